@@ -1,0 +1,1 @@
+"""Deployments, launching, tracking and the registry."""
