@@ -1,0 +1,1 @@
+"""Makes the embedded models again from nothing: ``python -m llmdiff.shapes.pretrain``."""

@@ -1,0 +1,110 @@
+"""The embedded decoder-only LLMs: trained on text alone, captions in every wording followed by restated facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
+
+from llmdiff.shapes.captions import WORDINGS, document
+from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
+from llmdiff.shapes.shards import random_scene
+
+SEED, BATCH, POOL = 0, 48, 16  # documents a step, batches made at once
+END, PAD = "<|endoftext|>", "<|pad|>"
+STEPS = {"llama": 5000, "phi": 2500}
+MODELS = {
+    "llama": lambda vocabulary: LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=160,
+            intermediate_size=432,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=1,
+        )
+    ),
+    "phi": lambda vocabulary: PhiForCausalLM(
+        PhiConfig(
+            vocab_size=vocabulary,
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            partial_rotary_factor=0.5,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=1,
+        )
+    ),
+}
+
+
+def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
+    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``."""
+    steps = steps or STEPS[name]
+    torch.manual_seed(SEED)
+    rng = np.random.default_rng(SEED + 1)
+    tokenizer = train_tokenizer(np.random.default_rng(SEED))
+    model = MODELS[name](len(tokenizer))
+
+    batches = text_batches(rng)
+
+    def loss_of(step: int) -> torch.Tensor:
+        batch = tokenizer(next(batches), return_tensors="pt", padding=True)
+        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+        with fast_cpu_math():
+            return model(**batch, labels=labels, use_cache=False).loss
+
+    figures = train(name, list(model.parameters()), loss_of, steps, 2e-3)
+    save_fp16(model, folder / name)
+    tokenizer.save_pretrained(folder / name)
+    write_card(
+        folder / name,
+        data="captions of random scenes in every wording, each followed by its facts; no picture, no held-out pair",
+        command=f"python -m llmdiff.shapes.pretrain {name}",
+        seed=SEED,
+        batch=BATCH,
+        figures=figures,
+    )
+
+
+def text_batches(rng: np.random.Generator) -> Iterator[list[str]]:
+    """Batches of documents of like length, in random order, without end."""
+    while True:
+        texts = sorted((text(rng) for _ in range(BATCH * POOL)), key=lambda document: document.count(" "))
+        for i in rng.permutation(POOL):
+            yield texts[i * BATCH : (i + 1) * BATCH]
+
+
+def text(rng: np.random.Generator) -> str:
+    """One training document."""
+    return document(random_scene(rng), str(rng.choice(list(WORDINGS))), rng, END)
+
+
+def train_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most 512 tokens over the documents' language."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text(rng).replace(END, " ") for _ in range(4000)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="right", model_max_length=256
+    )
