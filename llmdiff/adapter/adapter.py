@@ -1,0 +1,226 @@
+"""`LLMAdapter`: the trained part of LLMDiff. A projection `phi` and, in every cross-attention, a second attention."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from llmdiff.adapter.attention import AdapterProcessor, LayerAdapter, LayerShape, cross_attention_shapes
+from llmdiff.adapter.config import AdapterConfig, AdapterSettings
+
+WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
+
+
+class LLMAdapter(nn.Module):
+    """The adapter of METHOD section 3 for a U-Net with cross-attentions of the given shapes.
+
+    Build it with `for_unet` or `load`, put it into the U-Net with `install`, and give the U-Net what `context` returns
+    as its ``encoder_hidden_states``.
+    """
+
+    def __init__(self, shapes: Mapping[str, LayerShape], config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.phi = Phi(config)
+        # A module's name can't hold a dot; `state` gives the paths their dots back.
+        self.layers = nn.ModuleDict({slashed(path): LayerAdapter(shape, config) for path, shape in shapes.items()})
+        self.processors: list[tuple[Any, AdapterProcessor]] = []
+
+    @classmethod
+    def for_unet(cls, unet: UNet2DConditionModel, settings: AdapterSettings, **facts: Any) -> LLMAdapter:
+        """A new adapter for `unet`; `facts` are the fields of `AdapterConfig` that the settings leave out."""
+        shapes = cross_attention_shapes(unet)
+        facts.setdefault("context_dim", next(iter(shapes.values())).context_dim)
+        adapter = cls(shapes, AdapterConfig(**{**settings.model_dump(), **facts}))
+        if settings.copy_original:
+            for path in shapes:
+                if (new := adapter.layer(path).new) is not None:
+                    new.copy(unet.get_submodule(path))
+        return adapter
+
+    def layer(self, path: str) -> LayerAdapter:
+        layer = self.layers[slashed(path)]
+        assert isinstance(layer, LayerAdapter)
+        return layer
+
+    def context(self, encodings: Tensor, mask: Tensor, base: Tensor | None = None) -> Tensor:
+        """The U-Net's ``encoder_hidden_states``, ``(batch, token, context_dim)`` in the dtype of `phi`.
+
+        `encodings` ``(batch, token, hidden)``, or ``(batch, band, token, hidden)`` where there are bands, any float
+        dtype; `mask` ``(batch, token)`` bool, False for padding, whose content is never read; `base`
+        ``(batch, base_tokens, context_dim)``, the base model's own text features, with `base_context` "clip" alone.
+        Padding leaves as rows of zeros, by which the attention knows it.
+        """
+        self.check_inputs(encodings, base)
+        tokens = self.phi(encodings, mask)  # (b, t, d)
+        return tokens if base is None else torch.cat([base.to(tokens.dtype), tokens], dim=1)
+
+    def check_inputs(self, encodings: Tensor, base: Tensor | None) -> None:
+        expected = (self.config.bands, self.config.encoding_dim)
+        found = (encodings.shape[1] if encodings.ndim == 4 else 1, encodings.shape[-1])
+        if found != expected:
+            raise ValueError(f"the adapter reads encodings of (bands, width) {expected}, found {found}")
+        base_tokens = 0 if base is None else base.shape[1]
+        if base_tokens != self.config.base_tokens:
+            raise ValueError(
+                f"with base_context {self.config.base_context!r} the adapter reads {self.config.base_tokens} tokens of "
+                f"the base model's own text features, found {base_tokens}"
+            )
+
+    def install(self, unet: UNet2DConditionModel) -> None:
+        """Adds the new path to every cross-attention of `unet`; `uninstall` takes it out again."""
+        assert not self.processors, "the adapter is installed already"
+        check_shapes(self, unet)
+        for path in cross_attention_shapes(unet):
+            attn: Any = unet.get_submodule(path)
+            if isinstance(attn.processor, AdapterProcessor):
+                self.uninstall()
+                raise ValueError("the U-Net holds an adapter already: unload it first")
+            processor = AdapterProcessor(self.layer(path), attn.processor, self.config, self.config.base_tokens)
+            attn.set_processor(processor)
+            self.processors.append((attn, processor))
+
+    def uninstall(self) -> None:
+        """Puts the original processors back: the U-Net computes what it computed before, bit for bit."""
+        for attn, processor in self.processors:
+            del attn.processor
+            attn.set_processor(processor.restore[0])
+        self.processors = []
+
+    @property
+    def scale(self) -> float:
+        """How much of the adapter is mixed in: 1 is Eq. 9 as trained, 0 the original cross-attention alone."""
+        return self.processors[0][1].scale if self.processors else 1.0
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        for _, processor in self.processors:
+            processor.scale = float(scale)
+
+    @torch.no_grad()
+    def weights_by_layer(self) -> list[dict[str, Any]]:
+        """What each path ends up with, layer by layer in the U-Net's order (Figure 6)."""
+        table = torch.stack([layer.weights() for layer in self.layers.values()]).tolist()
+        names = [dotted(name) for name in self.layers]
+        return [
+            {"layer": name, "original": original, "new": new}
+            for name, (original, new) in zip(names, table, strict=True)
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
+        return {file_key(name): tensor for name, tensor in self.state_dict().items()}
+
+    def save(self, folder: str | os.PathLike[str], state: dict[str, Tensor] | None = None) -> Path:
+        """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or self.state()).items()}
+        (folder / f"{WEIGHTS}.part").write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
+        (folder / f"{CONFIG}.part").write_text(self.config.model_dump_json(indent=2) + "\n")
+        for name in (WEIGHTS, CONFIG):
+            (folder / f"{name}.part").replace(folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], unet: UNet2DConditionModel) -> LLMAdapter:
+        """Reads what `save` wrote, for `unet`; ValueError where the adapter was made for another shape of U-Net."""
+        folder = Path(folder)
+        config = read_config(folder)
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
+        adapter = cls(cross_attention_shapes(unet), config)
+        expected = {file_key(name): (name, tensor.shape) for name, tensor in adapter.state_dict().items()}
+        if odd := sorted(expected.keys() ^ tensors.keys()):
+            where = "missing" if odd[0] in expected else "not in this U-Net"
+            raise ValueError(
+                f"{folder / WEIGHTS}: made for another U-Net (trained on {config.base_model or 'an unnamed base'}); "
+                f"expected {len(expected)} tensors, found {len(tensors)}; {odd[0]} is {where}"
+            )
+        for key, (_, shape) in expected.items():
+            if tensors[key].shape != shape:
+                raise ValueError(
+                    f"{folder / WEIGHTS}: {key}: expected {tuple(shape)}, found {tuple(tensors[key].shape)}"
+                )
+        adapter.load_state_dict({name: tensors[key] for key, (name, _) in expected.items()})
+        return adapter
+
+
+class Phi(nn.Module):
+    """``phi``: sum the depth bands with ``g``, normalise (LLMs have outlier channels), project to the U-Net's width."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.norm = Float32LayerNorm(config.encoding_dim)
+        self.linear = nn.Linear(config.encoding_dim, config.context_dim)
+        if config.bands > 1:
+            self.g = nn.Parameter(torch.ones(config.bands), requires_grad=config.learn_bands)
+
+    def forward(self, encodings: Tensor, mask: Tensor) -> Tensor:
+        """``(batch, [band,] token, hidden)`` and ``(batch, token)`` bool -> ``(batch, token, context)``."""
+        padding = ~mask.unsqueeze(-1)
+        encodings = encodings.float()
+        if encodings.ndim == 4:
+            encodings = encodings.masked_fill(padding.unsqueeze(1), 0)
+            encodings = torch.einsum("bktd,k->btd", encodings, self.g.float())
+        # Masked before as well as after: a NaN in the padding would reach the gradient of `linear`.
+        normed = self.norm(encodings.masked_fill(padding, 0))
+        return self.linear(normed.to(self.linear.weight.dtype)).masked_fill(padding, 0)
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32 whatever the dtype of its weights: the outliers it is there for don't fit in less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
+
+def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
+    """The ``adapter_config.json`` of a folder; FileNotFoundError or ValueError naming the file."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected an adapter folder with {CONFIG} and {WEIGHTS}")
+    try:
+        return AdapterConfig(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not an adapter configuration: {error}") from error
+
+
+def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:
+    """ValueError where the adapter's layers are not the U-Net's."""
+    shapes = cross_attention_shapes(unet)
+    expected, found = list(adapter.layers), [slashed(path) for path in shapes]
+    width = next(iter(shapes.values())).context_dim
+    if expected != found or width != adapter.config.context_dim:
+        raise ValueError(
+            f"the adapter has {len(expected)} layers of context width {adapter.config.context_dim}, "
+            f"the U-Net {len(found)} of {width}"
+        )
+
+
+def slashed(path: str) -> str:
+    """A module path as a name in a `ModuleDict`."""
+    return path.replace(".", "/")
+
+
+def dotted(name: str) -> str:
+    """The other way round."""
+    return name.replace("/", ".")
+
+
+def file_key(name: str) -> str:
+    """``layers.down_blocks/0/…/attn2.new.to_q.weight`` -> ``down_blocks.0.….attn2.new.to_q.weight``."""
+    return dotted(name.removeprefix("layers."))

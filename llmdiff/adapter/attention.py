@@ -1,0 +1,162 @@
+"""The two cross-attentions of Eq. 9 in one layer of the U-Net, as a diffusers attention processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from llmdiff.adapter.config import AdapterSettings
+
+MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """The widths of one cross-attention."""
+
+    query_dim: int
+    inner_dim: int
+    context_dim: int
+    out_dim: int
+    heads: int
+
+
+def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
+    """The cross-attentions of a U-Net by module path; ValueError where an adapter can't be added to them."""
+    layers = {name: module for name, module in unet.named_modules() if is_cross_attention(module)}
+    if not layers:
+        raise ValueError("the U-Net has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
+    for name, attn in layers.items():
+        if attn.added_kv_proj_dim is not None or attn.norm_q is not None or attn.norm_k is not None:
+            raise ValueError(f"{name}: expected a plain cross-attention, found added or normalised keys")
+    shapes = {name: shape_of(attn) for name, attn in layers.items()}
+    widths = {shape.context_dim for shape in shapes.values()}
+    if len(widths) > 1:
+        raise ValueError(f"expected one cross-attention width, found {sorted(widths)}: one phi can't serve them all")
+    return shapes
+
+
+def is_cross_attention(module: nn.Module) -> bool:
+    """Whether a module reads the text, in whichever of diffusers' ways."""
+    return isinstance(module, Attention) and (module.is_cross_attention or module.added_kv_proj_dim is not None)
+
+
+def shape_of(attn: Attention) -> LayerShape:
+    """The widths of a diffusers attention."""
+    return LayerShape(
+        query_dim=attn.query_dim,
+        inner_dim=attn.inner_dim,
+        context_dim=attn.cross_attention_dim,
+        out_dim=attn.out_dim,
+        heads=attn.heads,
+    )
+
+
+class NewAttention(nn.Module):
+    """The second term of Eq. 9: ``attn(q, k(phi(c)), v(phi(c)))`` with query, key, value and output of its own."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.to_q = nn.Linear(shape.query_dim, shape.inner_dim, bias=False)
+        self.to_k = nn.Linear(shape.context_dim, shape.inner_dim, bias=False)
+        self.to_v = nn.Linear(shape.context_dim, shape.inner_dim, bias=False)
+        self.to_out = nn.Linear(shape.inner_dim, shape.out_dim)
+
+    @torch.no_grad()
+    def copy(self, attn: Attention) -> None:
+        """Starts as the original attention; a base without some bias starts with zeros there."""
+        self.to_q.weight.copy_(attn.to_q.weight)
+        self.to_k.weight.copy_(attn.to_k.weight)
+        self.to_v.weight.copy_(attn.to_v.weight)
+        self.to_out.weight.copy_(attn.to_out[0].weight)
+        if attn.to_out[0].bias is None:
+            self.to_out.bias.zero_()
+        else:
+            self.to_out.bias.copy_(attn.to_out[0].bias)
+
+    def forward(self, hidden_states: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        query = self.split_heads(self.to_q(hidden_states))  # (b, h, l, d)
+        key = self.split_heads(self.to_k(context))  # (b, h, t, d)
+        value = self.split_heads(self.to_v(context))  # (b, h, t, d)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype).unsqueeze(1))
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class LayerAdapter(nn.Module):
+    """What is trained in one layer: the new attention, and the weights ``a e^b`` of both paths."""
+
+    def __init__(self, shape: LayerShape, settings: AdapterSettings) -> None:
+        super().__init__()
+        self.new = NewAttention(shape) if settings.paths != "original" else None
+        start = [settings.original_weight, settings.new_weight]
+        self.a = nn.Parameter(torch.tensor(start), requires_grad=settings.learn_weights)
+        self.b = nn.Parameter(torch.zeros(2), requires_grad=settings.learn_weights)
+
+    def weights(self, scale: float = 1.0) -> Tensor:
+        """``(a1 e^b1, a2 e^b2)``; a `scale` below 1 leads back to ``(1, 0)``, the original attention alone."""
+        weights = self.a * self.b.exp()
+        if scale == 1.0:
+            return weights
+        return torch.lerp(torch.tensor([1.0, 0.0]).to(weights), weights, scale)
+
+    def forward(self, original: Tensor | None, new_inputs: tuple[Tensor, Tensor, Tensor], scale: float) -> Tensor:
+        """Eq. 9. `original` is the frozen attention's output ``(batch, query, channel)``, None where it is left out."""
+        w_original, w_new = self.weights(scale).unbind()
+        if self.new is None:
+            assert original is not None
+            return original * w_original
+        new = self.new(*new_inputs) * w_new
+        return new if original is None else original * w_original + new
+
+
+class AdapterProcessor(nn.Module):
+    """Takes the place of a cross-attention's processor and calls it for the original path.
+
+    The context ``(batch, token, channel)`` holds the base model's own text features first (where `base_tokens` is not
+    0), then ``phi(c)``; there, a row of zeros is padding. So one tensor carries features and mask through any pipeline.
+    """
+
+    def __init__(
+        self, layer: LayerAdapter, original: Callable[..., Tensor], settings: AdapterSettings, base_tokens: int
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = 1.0
+        self.base_tokens = base_tokens
+        self.use_original = settings.paths != "new"
+        self.restore = [original]  # in a list: a processor that is a module belongs to the U-Net, not to the adapter
+
+    def forward(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        assert encoder_hidden_states is not None
+        base, context = encoder_hidden_states[:, : self.base_tokens], encoder_hidden_states[:, self.base_tokens :]
+        bias = padding_bias(context)  # (b, 1, t)
+        base_bias = None
+        if attention_mask is not None:
+            base_bias, given = attention_mask[..., : self.base_tokens], attention_mask[..., self.base_tokens :]
+            bias = bias + given
+        if self.base_tokens == 0:
+            base, base_bias = context, bias
+        original = self.restore[0](attn, hidden_states, base, base_bias, temb) if self.use_original else None
+        return self.layer(original, (hidden_states, context, bias), self.scale)
+
+
+def padding_bias(context: Tensor) -> Tensor:
+    """``(batch, token, channel)`` -> ``(batch, 1, token)``: 0 for a token, very negative for a row of zeros."""
+    return ((context == 0).all(-1) * MASKED).to(context.dtype).unsqueeze(1)

@@ -1,0 +1,57 @@
+"""What an adapter is and where it comes from; `AdapterConfig` is the ``adapter_config.json`` beside its weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AdapterSettings(BaseModel):
+    """The choices of the method, made before training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_context: Literal["llm", "clip"] = "llm"
+    """What the original cross-attention reads: the projected encoding (Eq. 9), or the base's own text features."""
+    paths: Literal["both", "original", "new"] = "both"
+    """Ablations of Eq. 9: both terms, or one with the other's module left out altogether."""
+    original_weight: float = 1.0
+    """Where ``a1``, the weight of the original path, starts."""
+    new_weight: float = 0.1
+    """Where ``a2``, the weight of the new path, starts. With `base_context` "clip", 0 is exactly the loaded U-Net."""
+    learn_weights: bool = True
+    """Whether ``a1, a2, b1, b2`` of every layer are trained."""
+    copy_original: bool = True
+    """Whether the new attention starts as a copy of the original one, or at random."""
+    learn_bands: bool = True
+    """Whether ``g``, one weight for each depth band, is trained where an encoding has several bands."""
+
+
+class AdapterConfig(AdapterSettings):
+    """The settings, the widths they meet, and the lineage of the weights."""
+
+    encoding_dim: int = Field(gt=0)
+    """Width of the encodings: the LLM's hidden size."""
+    context_dim: int = Field(gt=0)
+    """Width that the U-Net's cross-attention reads; `phi` projects to it."""
+    bands: int = Field(default=1, gt=0)
+    """Depth bands in an encoding."""
+    base_tokens: int = Field(default=0, ge=0)
+    """Tokens of the base model's own text features, which lead the context where `base_context` is "clip"."""
+    encoder: Literal["llm", "base"] = "llm"
+    """Who made the encodings: a decoder-only LLM, or the base model's own text encoder (a control run)."""
+    encoder_fingerprint: str = ""
+    """The encoder's fingerprint in the store that the adapter was trained on."""
+    encoder_description: dict[str, Any] = Field(default_factory=dict)
+    """Everything that the fingerprint covers."""
+    llm: str = ""
+    """Name of the LLM, for people."""
+    base_model: str = ""
+    """Name or folder of the base model that the adapter was trained on."""
+    store: str = ""
+    """The store that training read."""
+    store_version: int | None = None
+    """The snapshot of the store that training read."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """The resolved training configuration."""

@@ -1,0 +1,1 @@
+"""The frozen base model: its U-Net and noise schedule, its autoencoder, its own text encoder."""

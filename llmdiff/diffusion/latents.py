@@ -1,0 +1,73 @@
+"""The base model's autoencoder: pictures to the latents that training reads, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+
+from llmdiff.diffusion.text import content_hash
+
+
+class LatentEncoder:
+    """Deterministic latents: the mean of the autoencoder's distribution, times its scaling factor."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae
+
+    @classmethod
+    def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
+        """The autoencoder of a Stable Diffusion folder or name, in float32."""
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+        return cls(vae.requires_grad_(False).eval().to(device))
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor | np.ndarray) -> Tensor:
+        """Images ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16."""
+        pixels = torch.as_tensor(images)
+        if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"expected uint8 images (batch, height, width, 3), found {pixels.dtype} {tuple(pixels.shape)}"
+            )
+        if pixels.shape[1] % self.factor or pixels.shape[2] % self.factor:
+            raise ValueError(f"expected sides divisible by {self.factor}, found {tuple(pixels.shape[1:3])}")
+        scaled = pixels.permute(0, 3, 1, 2).to(self.vae.device, torch.float32) / 127.5 - 1
+        latents = self.vae.encode(scaled).latent_dist.mean * self.vae.config.scaling_factor
+        return latents.half()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents ``(batch, channel, h, w)`` as `__call__` gives them -> images ``(batch, height, width, 3)`` uint8."""
+        scaled = latents.to(self.vae.device, torch.float32) / self.vae.config.scaling_factor
+        pixels = self.vae.decode(scaled).sample.clamp(-1, 1)
+        return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What the latents depend on, for their key in the store."""
+        return {
+            "kind": "vae",
+            "model": type(self.vae).__name__,
+            "weights": content_hash(self.vae),
+            "scaling_factor": self.vae.config.scaling_factor,
+            "formula": "mean/1",
+        }
+
+
+def decode_samples(path: Path, latent_encoder: LatentEncoder) -> list[tuple[str, Image.Image]]:
+    """The prompts and pictures of a ``samples/step-….safetensors`` that training wrote."""
+    with safe_open(path, framework="pt") as file:
+        prompts, latents = json.loads(file.metadata()["prompts"]), file.get_tensor("latents")
+    images = [Image.fromarray(pixels) for pixels in latent_encoder.decode(latents)]
+    return list(zip(prompts, images, strict=True))

@@ -1,0 +1,75 @@
+"""The base model's own text encoder, behind the interface of `llmdiff.encoder.Encoder`.
+
+It gives the original path its context with `base_context` "clip", and the control run its encodings: the same adapter
+fed the features that the base has anyway shows what the LLM adds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class BaseTextEncoder:
+    """Features as Stable Diffusion feeds them: the last hidden state over the model's full, padded length."""
+
+    def __init__(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
+        """The text encoder of a Stable Diffusion folder or name."""
+        text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", use_safetensors=True)
+        return cls(text_encoder.float().eval().to(device), CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"))
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.text_encoder.config.hidden_size)
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def __call__(
+        self, captions: Sequence[str], progress: Callable[[int], None] | None = None, batch_size: int = 64
+    ) -> list[Tensor]:
+        """Encodes captions: for each a ``(max_tokens, hidden)`` float32 tensor; longer captions are cut."""
+        encodings: list[Tensor] = []
+        for start in range(0, len(captions), batch_size):
+            batch = list(captions[start : start + batch_size])
+            ids = self.tokenizer(
+                batch, padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
+            ).input_ids.to(self.text_encoder.device)
+            encodings += self.text_encoder(ids).last_hidden_state.float().unbind()
+            if progress is not None:
+                progress(len(batch))
+        return encodings
+
+    def describe(self) -> dict[str, Any]:
+        """What the features depend on, for the store's fingerprint."""
+        return {
+            "kind": "base",
+            "model": type(self.text_encoder).__name__,
+            "weights": content_hash(self.text_encoder),
+            "tokenizer": hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest(),
+            "max_tokens": self.max_tokens,
+            "hidden_size": self.hidden_size,
+            "formula": "last_hidden_state/1",
+        }
+
+
+def content_hash(model: torch.nn.Module) -> str:
+    """Of the weights rounded to bfloat16, so that a model loaded in bfloat16 counts as the same one."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():  # position ids come and go between versions of transformers
+            digest.update(name.encode())
+            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

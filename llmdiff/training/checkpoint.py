@@ -1,0 +1,77 @@
+"""Resumable state of a run, apart from its result.
+
+``checkpoints/step-00000200/`` holds DeepSpeed's own files (weights and optimiser of the trained parameters alone), the
+averaged weights, and last of all ``state.json``: a folder without it was cut short and counts for nothing. The order
+of samples, noise and dropout follow from the seed and the step, so there is no other state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from llmdiff.training.ema import Average
+
+STATE = "state.json"
+
+
+def save(folder: Path, step: int, engine: Any, average: Average, keep: int) -> None:
+    """Writes the state after `step` steps, on every process, and removes all but the newest `keep`."""
+    tag = f"step-{step:08d}"
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder / tag, ignore_errors=True)  # what an interrupted save left
+    dist.barrier()
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+    if dist.get_rank() == 0:
+        save_file(average.tensors, folder / tag / "average.safetensors")
+        write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size()})
+        for old in complete(folder)[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def resume(folder: Path, engine: Any, average: Average) -> int:
+    """Loads the newest complete checkpoint, if there is one; returns the steps done."""
+    found = complete(folder)
+    if not found:
+        return 0
+    state = json.loads((found[-1] / STATE).read_text())
+    if state["processes"] != dist.get_world_size():
+        raise ValueError(
+            f"{found[-1]}: saved by {state['processes']} processes, resumed by {dist.get_world_size()}: "
+            "start as many as before"
+        )
+    engine.load_checkpoint(str(folder), tag=found[-1].name)
+    average.load(load_file(found[-1] / "average.safetensors"))
+    return int(state["step"])
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
+
+
+def write_last(path: Path, content: dict[str, Any]) -> None:
+    """Makes everything written before it durable, then appears at once and whole."""
+    for sibling in path.parent.iterdir():
+        sync(sibling)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content) + "\n")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or a folder's entries are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,142 @@
+"""The configuration of a training run. The resolved one is saved as ``config.json`` in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llmdiff.adapter.config import AdapterSettings
+
+# DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
+OWNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+OWNED += ("optimizer", "scheduler", "bf16", "fp16")
+
+
+class TrainConfig(BaseModel):
+    """One run: what it reads, what it trains, how, and where it writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    """Folder of the encoding store."""
+    store_version: int | None = None
+    """Snapshot of the store; None is the newest when the run starts."""
+    fingerprint: str
+    """Which encodings of the captions the adapter reads."""
+    base_fingerprint: str | None = None
+    """With ``adapter.base_context`` "clip": the base model's own text features in the store."""
+    base: str
+    """Folder or name of the base diffusion model."""
+    output: str
+    """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``, ``adapter/``."""
+    adapter: AdapterSettings = AdapterSettings()
+    """The method's choices."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Optimiser steps; or set `epochs`."""
+    epochs: int | None = Field(default=None, gt=0)
+    """Passes over the store; or set `steps`."""
+    batch_size: int = Field(default=8, gt=0)
+    """Samples a process takes at once."""
+    accumulate: int = Field(default=1, gt=0)
+    """Batches whose gradients make one step."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """AdamW's, after warm-up and before the cosine decay to 0."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's, for weight matrices alone: none on scalars, norms and biases."""
+    warmup: int = Field(default=100, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples that see the empty caption, for classifier-free guidance."""
+    timestep_exponent: float = Field(default=1.0, gt=0)
+    """Timesteps are drawn as ``T u^exponent``, u uniform: 1 is uniform, 0.5 takes more of the noisy ones."""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Min-SNR loss weighting (5 is usual); None is the plain mean squared error."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the averaged weights that become the result; 0 keeps the last weights."""
+    grad_clip: float = Field(default=1.0, ge=0)
+    """Norm to which the gradient is clipped; 0 is no clipping."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward and backward pass; weights, optimiser and averages stay fp32."""
+    gradient_checkpointing: bool = False
+    """Whether the U-Net recomputes activations in the backward pass, to save memory."""
+    seed: int = 0
+    """Of the order of samples, noise, timesteps and dropout."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    deepspeed: str | None = None
+    """A DeepSpeed JSON file with more settings (offloading, buckets, communication); see ``infra/deepspeed``."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of each process; None shares the machine's cores out among its processes."""
+
+    log_every: int = Field(default=10, gt=0)
+    """Steps between rows of ``metrics.jsonl``."""
+    checkpoint_every: int = Field(default=500, gt=0)
+    """Steps between resumable checkpoints; there is one at the end as well."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """How many of the newest checkpoints stay."""
+    sample_every: int | None = Field(default=None, gt=0)
+    """Steps between validation samples; None is none."""
+    validation_prompts: tuple[str, ...] = ()
+    """Captions to sample, each encoded in the store; training itself runs no text encoder."""
+    validation_steps: int = Field(default=20, gt=0)
+    """Sampling steps of a validation sample."""
+    validation_guidance: float = 5.0
+    """Classifier-free guidance scale of a validation sample."""
+
+    @model_validator(mode="after")
+    def check(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("expected either steps or epochs")
+        if (self.adapter.base_context == "clip") != (self.base_fingerprint is not None):
+            raise ValueError('base_fingerprint goes with adapter.base_context "clip", and with it alone')
+        if self.sample_every is not None and not self.validation_prompts:
+            raise ValueError("sample_every is set: expected validation_prompts")
+        return self
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
+        """A configuration from a JSON file; FileNotFoundError or ValueError naming the file and the field."""
+        text = Path(path).read_text()
+        try:
+            return cls(**json.loads(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "configuration"
+            raise ValueError(f"{path}: {field}: {first['msg']}, found {first['input']!r}") from error
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path}: not a JSON object: {error}") from error
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Saves the configuration as JSON that `read` takes."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+        return path
+
+    def for_deepspeed(self) -> dict[str, Any]:
+        """The configuration as ``deepspeed.initialize`` takes it."""
+        extra: dict[str, Any] = {} if self.deepspeed is None else json.loads(Path(self.deepspeed).read_text())
+        if clash := sorted(set(OWNED) & set(extra)):
+            raise ValueError(f"{self.deepspeed}: {clash[0]} follows from the run's own configuration: leave it out")
+        zero = {"stage": self.zero_stage, **DEFAULT_ZERO, **extra.pop("zero_optimization", {})}
+        if zero["stage"] != self.zero_stage:
+            raise ValueError(f"{self.deepspeed}: ZeRO stage {zero['stage']}, but zero_stage is {self.zero_stage}")
+        return {
+            "train_micro_batch_size_per_gpu": self.batch_size,
+            "gradient_accumulation_steps": self.accumulate,
+            "gradient_clipping": self.grad_clip,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+            **extra,
+        }
+
+
+# DeepSpeed's default buckets take 2 GB each; an adapter has 50 M parameters.
+DEFAULT_ZERO = {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000, "overlap_comm": False}

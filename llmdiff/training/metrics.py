@@ -1,0 +1,80 @@
+"""What a run says about itself: ``metrics.jsonl``, a row for every few steps, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from llmdiff.adapter import LLMAdapter
+
+BANDS = 4  # quarters of the noise schedule, the cleanest first
+
+
+class Meter:
+    """Sums losses between two rows, over all processes, and writes the rows on the first one."""
+
+    def __init__(self, path: Path, first: int, total: int, timesteps: int, device: torch.device) -> None:
+        self.timesteps = timesteps
+        self.sums = torch.zeros(3 + 2 * BANDS, device=device)
+        self.file: TextIO | None = None
+        self.bar: tqdm[Any] | None = None
+        if dist.get_rank() == 0:
+            self.file = truncated(path, first)
+            self.bar = tqdm(desc="train", initial=first, total=total, unit="step", file=sys.stdout, mininterval=1.0)
+        self.start, self.waited, self.samples = time.perf_counter(), 0.0, 0
+
+    def add(self, loss: Tensor, losses: Tensor, timesteps: Tensor) -> None:
+        """One batch: its loss, and each sample's loss and timestep ``(batch,)``."""
+        band = timesteps * BANDS // self.timesteps
+        self.sums[:2] += torch.stack([loss.detach(), torch.ones_like(loss)])
+        self.sums[3 : 3 + BANDS].index_add_(0, band, losses)
+        self.sums[3 + BANDS :].index_add_(0, band, torch.ones_like(losses))
+        self.samples += len(losses)
+
+    def advance(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def row(self, step: int, stop: bool, adapter: LLMAdapter, **values: float) -> bool:
+        """Writes the row of the steps since the last one; returns whether any process wants to `stop`."""
+        self.sums[2] = float(stop)
+        dist.all_reduce(self.sums)
+        loss, batches, stop_votes, *bands = self.sums.tolist()
+        seconds = time.perf_counter() - self.start
+        row: dict[str, Any] = {"step": step, "loss": loss / batches, **values}
+        row["samples_per_second"] = self.samples * dist.get_world_size() / seconds
+        row["data_wait_share"] = self.waited / seconds
+        row["loss_by_timestep"] = [
+            total / count if count else None for total, count in zip(bands[:BANDS], bands[BANDS:], strict=True)
+        ]
+        row["weights"] = adapter.weights_by_layer()
+        if self.file is not None and self.bar is not None:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+            self.bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+        self.sums.zero_()
+        self.start, self.waited, self.samples = time.perf_counter(), 0.0, 0
+        return stop_votes > 0
+
+    def close(self) -> None:
+        if self.file is not None and self.bar is not None:
+            self.file.close()
+            self.bar.close()
+
+
+def truncated(path: Path, first: int) -> TextIO:
+    """The file, opened to append, without rows past step `first`: a resumed run writes those again."""
+    rows = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= first]
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept))
+    part.replace(path)
+    return path.open("a")

@@ -1,0 +1,84 @@
+"""Validation samples while training: latents of a fixed set of prompts and seeds, drawn from stored encodings.
+
+Training loads neither LLM nor autoencoder, so the samples stay latents, for `llmdiff.diffusion.latents` to decode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter.padding import pad
+from llmdiff.training.config import TrainConfig
+from llmdiff.training.ema import Average
+from llmdiff.training.encodings import read_encodings
+from llmdiff.training.objective import Objective, fast_math
+from storage import EncodingStore
+
+
+class Validation:
+    """The prompts' contexts and starting noise, the same at every step."""
+
+    def __init__(self, config: TrainConfig, store: EncodingStore, objective: Objective) -> None:
+        self.config = config
+        self.objective = objective
+        prompts = list(config.validation_prompts)
+        self.encodings = read_encodings(store, config.fingerprint, prompts)
+        self.base: list[Tensor] = []
+        if config.base_fingerprint is not None:
+            self.base = read_encodings(store, config.base_fingerprint, prompts)
+        self.sampler = DDIMScheduler.from_config(objective.schedule.config)
+
+    @torch.no_grad()
+    def sample(self, step: int, average: Average) -> Path:
+        """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts."""
+        (unet,) = self.objective.frozen
+        with averaged(self.objective.adapter, average), fast_math(unet.device, self.config.precision):
+            latents = self.denoise(unet)
+        folder = Path(self.config.output) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{step:08d}.safetensors"
+        save_file({"latents": latents.cpu()}, path, metadata={"prompts": json.dumps(self.config.validation_prompts)})
+        return path
+
+    def denoise(self, unet: UNet2DConditionModel) -> Tensor:
+        count, context = len(self.encodings), self.context(unet.device)
+        size = (count, unet.config.in_channels, *[unet.config.sample_size] * 2)
+        latents = torch.randn(size, generator=torch.Generator().manual_seed(self.config.seed)).to(unet.device)
+        self.sampler.set_timesteps(self.config.validation_steps, device=unet.device)
+        for timestep in self.sampler.timesteps:
+            noisy = self.sampler.scale_model_input(torch.cat([latents] * 2), timestep).to(unet.dtype)
+            without, given = unet(noisy, timestep, encoder_hidden_states=context).sample.float().chunk(2)
+            guided = without + self.config.validation_guidance * (given - without)
+            latents = self.sampler.step(guided, timestep, latents).prev_sample
+        return latents
+
+    def context(self, device: torch.device) -> Tensor:
+        """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""
+        null, count = self.objective.null, len(self.encodings)
+        encodings, mask = pad([null.encoding] * count + self.encodings)
+        base = None if null.base is None else torch.stack([null.base] * count + self.base).to(device)
+        (unet,) = self.objective.frozen
+        return self.objective.adapter.context(encodings.to(device), mask.to(device), base).to(unet.dtype)
+
+
+@contextmanager
+def averaged(adapter: LLMAdapter, average: Average) -> Iterator[None]:
+    """The adapter with its averaged weights, for a while."""
+    state = adapter.state()
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    for name, tensor in state.items():
+        tensor.copy_(average.tensors[name])
+    try:
+        yield
+    finally:
+        for name, tensor in state.items():
+            tensor.copy_(kept[name])
