@@ -1,0 +1,37 @@
+"""Where a machine's runs, tracking database and flow engine live when nothing else is said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME_VARIABLE = "LLMDIFF_HOME"
+
+
+def home() -> Path:
+    """The folder of runs, tracking and flow records: ``LLMDIFF_HOME``, or ``runs`` in the working directory."""
+    return Path(os.environ.get(HOME_VARIABLE, "runs")).resolve()
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def prepare_engine(debug: bool = False) -> None:
+    """Settings of Prefect and MLflow for flows run in this process; to be called before either is imported.
+
+    Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
+    has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used.
+    """
+    defaults = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if debug else "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a busy machine takes longer than the default 20
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }
+    if "PREFECT_API_URL" not in os.environ and not Path("~/.prefect/profiles.toml").expanduser().exists():
+        defaults["PREFECT_HOME"] = str(home() / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
