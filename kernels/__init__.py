@@ -1,0 +1,1 @@
+"""Triton kernels, each in a folder with its plain PyTorch reference. Imports torch and triton alone."""

@@ -1,0 +1,168 @@
+"""The Langevin step in plain PyTorch: the truth that the Triton kernel is tested against, and the path on a CPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WORD = 0xFFFFFFFF
+ROUND_A, ROUND_B = 0xD2511F53, 0xCD9E8D57  # Philox 4x32's multipliers
+KEY_A, KEY_B = 0x9E3779B9, 0xBB67AE85  # and its key schedule
+ROUNDS = 10
+GROUP_BITS = 20  # of the 32-bit word that holds (block, group of four channels)
+NOISE_ELEMENTS = 1 << 18  # drawn at once: bounds the temporaries of the int64 arithmetic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which token of which caption each row of an encoding is.
+
+    position: int32 (row,). The token's index in its caption; negative: padding, a row that is left as it is.
+    caption: int64 (row,). 64 bits of the caption's hash, for the noise.
+    source: int32 (row,) or None. The row of the block's outputs that belongs to this row of the encoding, where the
+        encoding is ragged and the outputs are padded; None: the same row.
+    """
+
+    position: Tensor
+    caption: Tensor
+    source: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.position.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.position.device
+
+
+def langevin_step(
+    c: Tensor,
+    plus: Tensor,
+    also: Tensor | None = None,
+    minus: Tensor | None = None,
+    *,
+    rows: Rows,
+    g: float,
+    h: float = 0.0,
+    seed: int = 0,
+    block: int = 0,
+    accumulate: bool = True,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``c <- c + g (plus + also - minus) + sqrt(2 h) eps``, the inner line of Algorithm 1 (arXiv 2502.04412).
+
+    The score of a caption's first token is exactly zero, for it has no context; rounding is not let in. (It is
+    multiplied by zero, so that a NaN stays one.)
+
+    Args:
+        c: float32 or float64 (row, hidden), one band of the encoding, updated in place unless ``out`` is given.
+        plus, also, minus: (row of the outputs, hidden), any floating dtype: the block's outputs whose sum is the score.
+        rows: what each row of ``c`` is.
+        g, h: the step size and the noise level of this block.
+        seed, block: with the row's caption and position and the channel, all that the noise depends on.
+        accumulate: False writes the step without reading ``c``, which may then hold anything.
+        out: (row, hidden) of any floating dtype to write to in place of ``c``.
+
+    Returns:
+        ``c``, or ``out`` where given.
+    """
+    if bool((rows.position < 0).any()):
+        settings = {"g": g, "h": h, "seed": seed, "block": block, "accumulate": accumulate}
+        return _step_without_padding(c, plus, also, minus, rows, c if out is None else out, settings)
+    step = _score(plus, also, minus, rows.source, c.dtype)
+    step[rows.position == 0] *= 0.0
+    step *= g
+    if h > 0.0:
+        _add_noise(step, rows, math.sqrt(2.0 * h), seed, block)
+    if accumulate and out is None:
+        return c.add_(step)
+    if accumulate:
+        step += c
+    return (c if out is None else out).copy_(step)
+
+
+def _step_without_padding(
+    c: Tensor,
+    plus: Tensor,
+    also: Tensor | None,
+    minus: Tensor | None,
+    rows: Rows,
+    target: Tensor,
+    settings: dict[str, Any],
+) -> Tensor:
+    """The step on the rows that are no padding; the others are neither read nor written."""
+    i_keep = (rows.position >= 0).nonzero().squeeze(1)
+    source = i_keep.to(torch.int32) if rows.source is None else rows.source[i_keep]
+    kept = Rows(position=rows.position[i_keep], caption=rows.caption[i_keep], source=source)
+    new = torch.empty(len(kept), c.shape[1], dtype=target.dtype, device=c.device)
+    target[i_keep] = langevin_step(c[i_keep], plus, also, minus, rows=kept, out=new, **settings)
+    return target
+
+
+def _score(
+    plus: Tensor, also: Tensor | None, minus: Tensor | None, source: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """``plus + also - minus`` on the encoding's rows, summed in the encoding's dtype."""
+
+    def on_rows(term: Tensor) -> Tensor:
+        return term if source is None else term.index_select(0, source)
+
+    score = on_rows(plus).to(dtype, copy=source is None)
+    if also is not None:
+        score += on_rows(also)
+    if minus is not None:
+        score -= on_rows(minus)
+    return score
+
+
+def _add_noise(step: Tensor, rows: Rows, sigma: float, seed: int, block: int) -> None:
+    """Adds ``sigma`` times the rows' noise, a bounded number of rows at a time."""
+    per_chunk = max(1, NOISE_ELEMENTS // max(1, step.shape[1]))
+    for o_row in range(0, len(rows), per_chunk):
+        chunk = slice(o_row, o_row + per_chunk)
+        part = Rows(position=rows.position[chunk], caption=rows.caption[chunk])
+        step[chunk].add_(gaussian(part, step.shape[1], seed, block), alpha=sigma)
+
+
+def gaussian(rows: Rows, hidden: int, seed: int, block: int) -> Tensor:
+    """Standard normal noise, a pure function of (seed, caption, block, token, channel): float32 (row, hidden).
+
+    Four channels share a call of Philox: its counter is (token, block and channel group, caption), its key the seed.
+    Two Box-Muller pairs make its four words normal.
+    """
+    group = torch.arange((hidden + 3) // 4, dtype=torch.int64, device=rows.device)[None, :]  # (1, n)
+    token = rows.position.to(torch.int64)[:, None].expand(-1, group.shape[1])  # (r, n)
+    caption = rows.caption[:, None].expand_as(token)
+    counter = (
+        token & WORD,
+        ((block << GROUP_BITS) | group).expand_as(token),
+        caption & WORD,
+        (caption >> 32) & WORD,
+    )
+    words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
+    normals = (*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3]))
+    return torch.stack(normals, dim=-1).flatten(1)[:, :hidden]
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox 4x32-10 (Salmon et al., 2011): int64 tensors that hold 32-bit words, in and out."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        a, b = c0 * ROUND_A, c2 * ROUND_B  # 64-bit products: the sign bit is a bit like any other
+        c0, c1 = ((b >> 32) & WORD) ^ c1 ^ k0, b & WORD
+        c2, c3 = ((a >> 32) & WORD) ^ c3 ^ k1, a & WORD
+        k0, k1 = (k0 + KEY_A) & WORD, (k1 + KEY_B) & WORD
+    return c0, c1, c2, c3
+
+
+def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals of two 32-bit words, 24 bits of each (exact in float32)."""
+    uniform = ((first >> 8) + 1).to(torch.float32) * 2.0**-24  # (0, 1]
+    angle = (second >> 8).to(torch.float32) * (2.0**-24 * 2.0 * math.pi)
+    radius = torch.sqrt(-2.0 * torch.log(uniform))
+    return radius * torch.cos(angle), radius * torch.sin(angle)

@@ -1,0 +1,71 @@
+"""Batches by token budget, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
+
+
+def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Indices of captions of like length, longest first, in batches of at most ``budget`` tokens with their padding.
+
+    A caption longer than the budget is a batch of its own.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def run_in_batches(
+    lengths: list[int], budget: int, run: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """``run`` on every batch; where memory runs out, the budget is halved for all that is left.
+
+    Raises:
+        MemoryError: one caption alone does not fit.
+    """
+    left = list(range(len(lengths)))
+    while left:
+        finished: set[int] = set()
+        try:
+            for batch in batches_by_tokens([lengths[i] for i in left], budget):
+                indices = [left[i] for i in batch]
+                result = run(indices)
+                finished.update(indices)
+                yield indices, result
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            budget = _halved(indices, lengths, budget, error)
+        left = [i for i in left if i not in finished]
+
+
+def _halved(indices: list[int], lengths: list[int], budget: int, error: Exception) -> int:
+    """Half of the budget, or of what the failed batch took of it."""
+    used = len(indices) * max(lengths[i] for i in indices)
+    if len(indices) == 1:
+        raise MemoryError(f"one caption of {used} tokens does not fit into memory: {error}") from error
+    halved = max(1, min(budget, used) // 2)
+    logger.warning("out of memory on a batch of %d tokens; going on with %d", used, halved)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return halved
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that an allocation failed, on a GPU or a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(text in str(error) for text in CPU_MEMORY)

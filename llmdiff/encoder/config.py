@@ -1,0 +1,101 @@
+"""The encoder's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from llmdiff.encoder.schedules import parse_schedule
+
+WordPath = Literal["block", "isolated"]
+Initial = Literal["zeros", "embedding", "noise"]
+Noise = Literal["off", "fresh", "cached"]
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+Schedule = float | str | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """How captions become encodings. All but ``token_budget`` goes into the encoder's fingerprint."""
+
+    word_path: WordPath = "block"
+    """What the word score is: each block fed the token's hidden state alone (``block``, Algorithm 1), or the token fed
+    alone to the whole LLM (``isolated``): a table computed once, after which it costs nothing."""
+    g: Schedule = 1.0
+    """Step size: a number, one number a block from the embedding up, or ``constant``, ``linear``, ``cosine``, ``ddpm``
+    (``name:mean`` scales it to that mean)."""
+    h: Schedule = 0.0
+    """Noise level, given like ``g``. It needs ``noise`` other than ``off``."""
+    bands: int = 1
+    """Sums over this many depth bands are kept apart, so that training can weight them; storage grows by it."""
+    initial: Initial = "embedding"
+    """``c_T``: zeros, the token's embedding, or Gaussian noise."""
+    noise: Noise = "off"
+    """``cached``: drawn for every block into the encoding; ``fresh``: left to each use, from ``Encoder.noise_std``."""
+    seed: int = 0
+    """Seed of all noise; with caption, block, token and channel it is all that the noise depends on."""
+    max_tokens: int = 120
+    """Longer captions are cut to this many tokens (EOS included), counted and reported."""
+    append_eos: bool = True
+    """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost."""
+    template: str = "{caption}"
+    """Text around a caption; must hold ``{caption}`` once."""
+    dtype: DType = "bfloat16"
+    """The LLM's compute dtype; the encoding is summed in float32 (float64 for float64)."""
+    token_budget: int = field(default=8192, metadata={"identity": False})
+    """Tokens in a batch, padding included. Halved when memory runs out."""
+
+    def __post_init__(self) -> None:
+        for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType)):
+            if getattr(self, name) not in get_args(options):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(options))}; got {getattr(self, name)!r}")
+        for name, least in (("bands", 1), ("max_tokens", 1), ("token_budget", 1)):
+            _check_integer(name, getattr(self, name), least)
+        _check_integer("seed", self.seed, -(2**63))
+        if not self.seed < 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        if self.template.count("{caption}") != 1:
+            raise ValueError(f"template must hold {{caption}} once, got {self.template!r}")
+        object.__setattr__(self, "g", _checked_schedule("g", self.g))
+        object.__setattr__(self, "h", _checked_schedule("h", self.h))
+        if self.noise == "off" and self.h != 0.0:
+            raise ValueError(f"h is {self.h!r} with noise='off'; expected h=0, or noise='fresh' or 'cached'")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
+        """The configuration of a mapping; ValueError on a key that is none of its fields."""
+        known = [item.name for item in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"unknown encoder setting {', '.join(unknown)}; expected some of {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A mapping of JSON values that :meth:`from_dict` takes."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    """Raises ValueError unless the value is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def _checked_schedule(name: str, value: Any) -> float | str | tuple[float, ...]:
+    """The schedule as a float, a name or a tuple of floats; ValueError on a negative ``h`` or a non-finite number."""
+    if isinstance(value, str):
+        mean = parse_schedule(value)[1]
+        checked: float | str | tuple[float, ...] = value
+        numbers = [mean]
+    elif isinstance(value, Sequence):
+        numbers = [float(item) for item in value]
+        checked = tuple(numbers)
+    else:
+        checked = float(value)
+        numbers = [checked]
+    if not all(math.isfinite(number) for number in numbers) or (name == "h" and min(numbers, default=0.0) < 0.0):
+        raise ValueError(f"{name} must be finite{' and not negative' if name == 'h' else ''}, got {value!r}")
+    return checked

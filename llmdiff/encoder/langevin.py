@@ -1,0 +1,108 @@
+"""Algorithm 1 as a stream: each block's score goes into the encoding when it is there, and is forgotten."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from kernels.langevin import Rows, langevin_step
+from llmdiff.encoder.scores import BlockScore
+
+INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
+
+
+class Langevin:
+    """The encoding ``c`` (row, band, hidden) of a batch while the LLM runs. Rows are ragged: one a token, no padding.
+
+    Args:
+        rows: the token that each row is.
+        g, h: step size and noise level of each block, from the embedding up.
+        bands: depth bands whose sums are kept apart; the initial value goes to the first.
+        hidden: the LLM's width.
+        initial: ``zeros``, ``embedding`` or ``noise``.
+        seed: seed of the noise.
+        dtype: float32, or float64 for an LLM in float64.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        g: tuple[float, ...],
+        h: tuple[float, ...],
+        *,
+        bands: int,
+        hidden: int,
+        initial: str,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.rows, self.g, self.h, self.seed = rows, g, h, seed
+        self.bands, self.initial = bands, initial
+        self.c = torch.empty(len(rows), bands, hidden, dtype=dtype, device=rows.device)
+        self.begun = [False] * bands
+
+    def start(self, x: Tensor) -> None:
+        """``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
+        if self.initial == "zeros":
+            return
+        flat = x.flatten(0, 1)
+        if self.initial == "embedding":
+            self.c[:, 0].copy_(flat if self.rows.source is None else flat.index_select(0, self.rows.source))
+        else:  # sqrt(2 / 2) eps and nothing of x
+            self._step(0, flat, g=0.0, h=0.5, block=INITIAL_NOISE)
+        self.begun[0] = True
+
+    def fold(self, score: BlockScore) -> None:
+        """``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
+        band = band_of(score.index, len(self.g), self.bands)
+        flat = [None if term is None else term.flatten(0, 1) for term in (score.plus, score.also, score.minus)]
+        assert flat[0] is not None
+        block = len(self.g) - score.index
+        self._step(band, flat[0], flat[1], flat[2], g=self.g[score.index], h=self.h[score.index], block=block)
+
+    def subtract(self, word: Tensor) -> None:
+        """Takes the summed word scores (row, band, hidden) of the isolated path away, one table row a token."""
+        rows = Rows(position=self.rows.position, caption=self.rows.caption)
+        for band in range(self.bands):
+            langevin_step(self.c[:, band], word[:, band], rows=rows, g=-1.0)
+
+    def _step(
+        self,
+        band: int,
+        plus: Tensor,
+        also: Tensor | None = None,
+        minus: Tensor | None = None,
+        *,
+        g: float,
+        h: float,
+        block: int,
+    ) -> None:
+        begun, self.begun[band] = self.begun[band], True
+        c = self.c[:, band]
+        langevin_step(c, plus, also, minus, rows=self.rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
+
+
+def band_of(index: int, blocks: int, bands: int) -> int:
+    """The depth band of a block: equal shares, from the embedding up."""
+    return index * bands // blocks
+
+
+def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> Rows:
+    """The rows of a batch padded on the right to its longest caption.
+
+    Args:
+        lengths: tokens of each caption.
+        captions: 64 bits (signed) of each caption's hash.
+        device: where the LLM runs.
+    """
+    longest, total = max(lengths), sum(lengths)
+    count = torch.tensor(lengths)
+    starts = torch.tensor([0, *itertools.accumulate(lengths)][:-1])
+    index = torch.arange(len(lengths)).repeat_interleave(count)  # the caption of each row
+    position = torch.arange(total) - starts[index]
+    source = None if total == longest * len(lengths) else (index * longest + position).to(torch.int32).to(device)
+    return Rows(
+        position=position.to(torch.int32).to(device), caption=torch.tensor(captions)[index].to(device), source=source
+    )

@@ -1,0 +1,137 @@
+"""A decoder-only LLM as the encoder sees it: its blocks, its family, one forward pass without the head."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmdiff.encoder.families import FAMILIES, Family
+from llmdiff.encoder.scores import (
+    ContextScore,
+    Fold,
+    ReferenceScore,
+    SentenceScore,
+    UpdateScore,
+    Watcher,
+    block_input,
+    watching,
+)
+
+ScorePath = Literal["context", "sentence"]
+PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block, whether its family is known)
+    ("context", True): ContextScore,
+    ("sentence", True): SentenceScore,
+    ("context", False): ReferenceScore,
+    ("sentence", False): UpdateScore,
+}
+
+
+class DecoderLLM:
+    """The blocks of a transformers model and the scores they give.
+
+    Raises:
+        ValueError: the model is no decoder-only LLM, or its blocks cannot be found.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        check_decoder_only(model.config)
+        self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
+        self.config: Any = self.backbone.config
+        self.layers = find_layers(self.backbone)
+        self.family: Family | None = FAMILIES.get(self.config.model_type)
+        if self.family is None:
+            self._check_unknown_family()
+
+    @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self.model).__name__
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks T."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """The width of a hidden state."""
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids that have an embedding."""
+        return int(self.backbone.get_input_embeddings().weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies, and token ids must go."""
+        device: torch.device = self.backbone.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
+        return dtype
+
+    @torch.inference_mode()
+    def stream(self, ids: Tensor, path: ScorePath, fold: Fold, *, mask: Tensor | None = None) -> None:
+        """One forward pass over ``ids`` int64 (batch, token), padded on the right.
+
+        ``fold`` gets each block's score in turn. Nothing is kept from block to block: no logits, no hidden states, no
+        cache.
+        """
+        make = PATHS[path, self.family is not None]
+        watchers: list[Watcher] = [
+            make(i, layer, self.config, self.family, fold) for i, layer in enumerate(self.layers)
+        ]
+        with watching(watchers):
+            self.forward(ids, mask)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The plain forward pass, without the head: the last hidden state (batch, token, hidden)."""
+        hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        return hidden
+
+    def on_first_input(self, see: Any) -> Any:
+        """Calls ``see`` with the first block's input, ``x^T``, in every forward pass until the handle is removed."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            see(block_input(args, kwargs))
+
+        return self.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
+
+    @torch.inference_mode()
+    def _check_unknown_family(self) -> None:
+        """Warns of the cost, and refuses a model in which a token sees what comes after it."""
+        ids = torch.tensor([[0, 1], [0, 2]], device=self.device)
+        one, other = self.forward(ids)[:, 0]
+        if not torch.allclose(one, other, rtol=1e-2, atol=1e-3):
+            raise ValueError(f"{self.name} is not decoder-only: a token's hidden state depends on the tokens after it")
+        warnings.warn(
+            f"{self.name}: unknown family {self.config.model_type!r}; its blocks run a second time under a diagonal "
+            f"mask, about twice the cost of one pass (known families: {', '.join(FAMILIES)})",
+            stacklevel=4,
+        )
+
+
+def check_decoder_only(config: Any) -> None:
+    """Raises ValueError for a configuration that is an encoder-decoder's or attends in both directions."""
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"model type {config.model_type!r} is an encoder-decoder; expected a decoder-only LLM")
+    if getattr(text, "use_bidirectional_attention", False):
+        raise ValueError(f"model type {text.model_type!r} attends in both directions; expected a decoder-only LLM")
+
+
+def find_layers(backbone: nn.Module) -> nn.ModuleList:
+    """The transformer blocks: the list of ``num_hidden_layers`` modules in the decoder."""
+    count = getattr(backbone.config, "num_hidden_layers", None)
+    for module in backbone.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ValueError(f"{type(backbone).__name__}: found no list of {count} transformer blocks")

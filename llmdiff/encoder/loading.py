@@ -1,0 +1,72 @@
+"""Loading an LLM and its tokenizer: cheap checks first, safetensors only, no code of the model's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from llmdiff.encoder.llm import check_decoder_only
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder or a hub name.
+
+    Raises:
+        ValueError: no tokenizer, no safetensors weights, not decoder-only, or a model that needs code of its own.
+        FileNotFoundError: a path that does not exist.
+    """
+    source = str(name_or_folder)
+    if Path(source).is_dir():
+        _check_folder(Path(source))
+    elif isinstance(name_or_folder, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise FileNotFoundError(f"LLM folder {source}: no such folder")
+    arguments = {"revision": revision, "trust_remote_code": False}
+    config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
+    _check_causal(source, config)
+    tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
+    model = _read(
+        source,
+        "weights",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, **arguments
+        ),
+    )
+    return model, tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError where the configuration, the tokenizer or the weights are missing."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"LLM folder {folder}: no config.json; expected a folder that save_pretrained wrote")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"LLM folder {folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"LLM folder {folder}: no *.safetensors weights (other formats are not loaded)")
+
+
+def _check_causal(source: str, config: Any) -> None:
+    """Raises ValueError unless transformers has a causal language model for the configuration."""
+    try:
+        check_decoder_only(config)
+    except ValueError as error:
+        raise ValueError(f"LLM {source}: {error}") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
+
+
+def _read(source: str, what: str, load: Any) -> Any:
+    """What ``load`` gives; its failures in one line that names the LLM."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
+            raise ValueError(f"LLM {source}: {reason}") from error
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"LLM {source}: cannot read its {what}: {first_line}") from error

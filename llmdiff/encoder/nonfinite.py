@@ -1,0 +1,67 @@
+"""Encodings that are not finite: which caption, which block, which channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llmdiff.encoder.langevin import ragged_rows
+from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.tokens import caption_key
+
+if TYPE_CHECKING:
+    from llmdiff.encoder.encoder import Encoder
+
+
+class NonFinite(ValueError):
+    """A caption whose encoding holds NaN or infinity.
+
+    Attributes:
+        caption: the text.
+        block: the first block, from 0 at the embedding side, whose output or score is not finite; -1: the embedding.
+        channel: the first such channel.
+        token: the first such token.
+    """
+
+    def __init__(self, caption: str, block: int, token: int, channel: int) -> None:
+        self.caption, self.block, self.token, self.channel = caption, block, token, channel
+        where = "the embedding" if block < 0 else f"block {block}"
+        super().__init__(f"caption {caption!r}: non-finite values in {where}, token {token}, channel {channel}")
+
+    def __reduce__(self) -> tuple[type[NonFinite], tuple[str, int, int, int]]:
+        return NonFinite, (self.caption, self.block, self.token, self.channel)
+
+
+def locate(encoder: Encoder, caption: str, ids: list[int]) -> NonFinite:
+    """Runs the caption alone and finds where it first stops being finite. Only a caption that failed pays for it."""
+    device = encoder.llm.device
+    langevin = encoder.langevin(ragged_rows([len(ids)], [caption_key(caption)], device))
+    found: list[tuple[int, int, int]] = []
+
+    def note(block: int, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            bad = (~torch.isfinite(tensor)).nonzero()
+            if len(bad) and not found:
+                found.append((block, int(bad[0, 0]), int(bad[0, -1])))
+
+    def start(x: Tensor) -> None:
+        langevin.start(x)
+        note(-1, x[0])
+
+    def fold(score: BlockScore) -> None:
+        langevin.fold(score)
+        note(
+            score.index,
+            score.output[0],
+            *(langevin.c[:, band] for band in range(langevin.bands) if langevin.begun[band]),
+        )
+
+    handle = encoder.llm.on_first_input(start)
+    try:
+        encoder.llm.stream(torch.tensor([ids], device=device), encoder.path, fold)
+    finally:
+        handle.remove()
+    block, token, channel = found[0] if found else (encoder.llm.blocks - 1, 0, 0)
+    return NonFinite(caption, block, token, channel)

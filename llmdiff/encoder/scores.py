@@ -1,0 +1,220 @@
+"""Sentence and word scores of every block, taken from one forward pass of the LLM (Eq. 5).
+
+Hooks read what a block computes anyway; nothing of the LLM is rewritten, so masks, rotary embeddings, windows and norms
+are its own. Padding is on the right and attention is causal: no token ever sees it, and no attention mask is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from llmdiff.encoder.families import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockScore:
+    """What one block adds to the encoding: ``plus + also - minus``, each (batch, token, hidden) in the LLM's dtype."""
+
+    index: int
+    """The block, from 0 at the embedding side."""
+    plus: Tensor
+    also: Tensor | None = None
+    minus: Tensor | None = None
+    output: Tensor
+    """The block's output, the hidden state of the next."""
+
+
+Fold = Callable[[BlockScore], None]
+
+
+class Watcher(Protocol):
+    """Hooks for one block that call ``fold`` with the block's score each time the block has run."""
+
+    def watch(self) -> list[RemovableHandle]: ...
+
+
+@contextmanager
+def watching(watchers: list[Watcher]) -> Iterator[None]:
+    """Hooks in place inside the context, and gone after it."""
+    handles: list[RemovableHandle] = []
+    try:
+        for watcher in watchers:
+            handles += watcher.watch()
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class SentenceScore:
+    """``S_t`` alone, the block's residual update: attention plus MLP, before the residual is added.
+
+    The isolated word path folds it twice: over the sentence, and over each token alone.
+    """
+
+    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold) -> None:
+        self.index, self.layer, self.fold = index, layer, fold
+        self.attention_part = layer.get_submodule(family.after_attention or family.output)
+        self.mlp_part = layer.get_submodule(family.after_mlp or family.mlp)
+        self.attention: Tensor | None = None
+        self.mlp: Tensor | None = None
+
+    def watch(self) -> list[RemovableHandle]:
+        return [
+            self.attention_part.register_forward_hook(self._see_attention),
+            self.mlp_part.register_forward_hook(self._see_mlp),
+            self.layer.register_forward_hook(self._see_block),
+        ]
+
+    def _see_attention(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.attention = output
+
+    def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.mlp = output
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        assert self.attention is not None
+        self.fold(BlockScore(index=self.index, plus=self.attention, also=self.mlp, output=first(output)))
+        self.attention = self.mlp = None
+
+
+class ContextScore:
+    """``S_t - W_t`` of a block that is fed the same hidden state in context and alone (the block word path).
+
+    A token that attends to itself alone has softmax weight 1: its attention output is ``W_O v``, with the values that
+    the sentence path has projected already. Parallel blocks end there, for both paths share the MLP; sequential blocks
+    run their MLP on the word path as well. Differences are taken before the residual is added, so that nothing large
+    cancels.
+    """
+
+    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold) -> None:
+        self.index, self.layer, self.config, self.family, self.fold = index, layer, config, family, fold
+        self.parallel = family.parallel(config)
+        self.value, self.projection = layer.get_submodule(family.value), layer.get_submodule(family.output)
+        self.weight = self.projection.get_parameter("weight")
+        self.after_attention = layer.get_submodule(family.after_attention) if family.after_attention else None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.x: Tensor | None = None
+        self.values: Tensor | None = None
+        self.context: Tensor | None = None  # what attention adds in context and not alone
+        self.word: Tensor | None = None  # what the word path's MLP reads, before its norm
+        self.sentence_mlp: Tensor | None = None
+
+    def watch(self) -> list[RemovableHandle]:
+        handles = [
+            self.layer.register_forward_pre_hook(self._see_input, with_kwargs=True),
+            self.value.register_forward_hook(self._see_values),
+            self.projection.register_forward_hook(self._see_attention),
+            self.layer.register_forward_hook(self._see_block),
+        ]
+        if not self.parallel:
+            mlp = self.layer.get_submodule(self.family.after_mlp or self.family.mlp)
+            handles.append(mlp.register_forward_hook(self._see_mlp))
+        return handles
+
+    def _see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.x = block_input(args, kwargs)
+
+    def _see_values(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.values = self.family.values(self.config, output)
+
+    def _see_attention(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert self.values is not None
+        assert self.x is not None
+        difference = minus_values(args[0], self.values, self.config)
+        self.values = None
+        self.context = nn.functional.linear(difference, self.weight)  # the bias cancels
+        if self.parallel:
+            return
+        alone = output - self.context
+        if self.after_attention is not None:
+            alone = self.after_attention.forward(alone)
+            self.context = self.after_attention.forward(output) - alone
+        self.word = self.x + alone
+
+    def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.sentence_mlp = output
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        assert self.context is not None
+        word_mlp = None if self.word is None else self._word_mlp(self.word)
+        score = BlockScore(
+            index=self.index, plus=self.context, also=self.sentence_mlp, minus=word_mlp, output=first(output)
+        )
+        self._forget()
+        self.fold(score)
+
+    def _word_mlp(self, word: Tensor) -> Tensor:
+        """The feed-forward part on the word path; ``forward`` leaves the hooks out."""
+        self.word = None
+        for path in (self.family.mlp_norm, self.family.mlp, self.family.after_mlp):
+            word = word if path is None else self.layer.get_submodule(path).forward(word)
+        return word
+
+
+class ReferenceScore:
+    """``S_t - W_t`` of any block by running it again under a diagonal mask: what an unknown family falls back to."""
+
+    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold) -> None:
+        self.index, self.layer, self.fold = index, layer, fold
+
+    def watch(self) -> list[RemovableHandle]:
+        return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = block_input(args, kwargs)
+        alone = {**kwargs, "attention_mask": diagonal_mask(x)}
+        word = first(self.layer.forward(*args, **alone))
+        self.fold(BlockScore(index=self.index, plus=first(output), minus=word, output=first(output)))
+
+
+class UpdateScore:
+    """``S_t`` of any block as output minus input: the isolated word path of an unknown family."""
+
+    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold) -> None:
+        self.index, self.layer, self.fold = index, layer, fold
+
+    def watch(self) -> list[RemovableHandle]:
+        return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = block_input(args, kwargs)
+        self.fold(BlockScore(index=self.index, plus=first(output), minus=x, output=first(output)))
+
+
+def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
+    """What the output projection reads in context minus what it reads alone, values repeated over the query groups."""
+    groups = attended.shape[-1] // values.shape[-1]
+    if groups == 1:
+        return attended - values
+    heads = config.num_key_value_heads
+    grouped = attended.unflatten(-1, (heads, groups, -1))  # (b, t, k, g, d)
+    return (grouped - values.unflatten(-1, (heads, 1, -1))).flatten(-3)
+
+
+def diagonal_mask(x: Tensor) -> Tensor:
+    """The additive mask (1, 1, token, token) under which each token attends to itself alone."""
+    tokens = x.shape[1]
+    mask = torch.full((tokens, tokens), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
+    return mask.fill_diagonal_(0.0)[None, None]
+
+
+def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden state a block is called with, by position or by name."""
+    x: Tensor = args[0] if args else kwargs["hidden_states"]
+    return x
+
+
+def first(output: Any) -> Tensor:
+    """A block's hidden state, alone or first of a tuple."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor

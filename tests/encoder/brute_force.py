@@ -1,0 +1,56 @@
+"""The brute-force reference: every hidden state really fed alone to every block, in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def scores(model: Any, ids: list[int], word_path: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(x^T, S, W) of one caption: float64 (token, hidden), (block, token, hidden), (block, token, hidden)."""
+    model = copy.deepcopy(model).double()
+    calls = record(model, torch.tensor([ids]))
+    sentence = torch.stack([output[0] - x[0] for x, _, _, output in calls])
+    if word_path == "block":
+        word = torch.stack([alone(model, i, *call) for i, call in enumerate(calls)])
+    else:
+        tokens = [record(model, torch.tensor([[token]])) for token in ids]
+        word = torch.stack(
+            [torch.cat([token[i][3][0] - token[i][0][0] for token in tokens]) for i in range(len(calls))]
+        )
+    return calls[0][0][0], sentence, word
+
+
+def alone(model: Any, index: int, x: Tensor, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+    """The block's update of each hidden state by itself: no mask, no neighbour, its own position."""
+    layer = model.get_decoder().layers[index]
+    updates = []
+    for d in range(x.shape[1]):
+        cos, sin = kwargs["position_embeddings"]
+        own = {
+            **kwargs,
+            "attention_mask": None,
+            "position_embeddings": (cos[:, d : d + 1], sin[:, d : d + 1]),
+            "position_ids": None,
+        }
+        updates.append(layer(x[:, d : d + 1], **own)[0] - x[0, d : d + 1])
+    return torch.cat(updates)
+
+
+def record(model: Any, ids: Tensor) -> list[tuple[Tensor, Any, dict[str, Any], Tensor]]:
+    """(input, arguments, keyword arguments, output) of every block of one forward pass."""
+    calls: list[tuple[Tensor, Any, dict[str, Any], Tensor]] = []
+    handles = [
+        layer.register_forward_hook(
+            lambda module, args, kwargs, output: calls.append((args[0], args[1:], kwargs, output)), with_kwargs=True
+        )
+        for layer in model.get_decoder().layers
+    ]
+    model.get_decoder()(input_ids=ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return calls
