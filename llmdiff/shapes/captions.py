@@ -11,6 +11,8 @@ import numpy as np
 
 from llmdiff.shapes.scene import INVERSE, Scene, Thing
 
+Forms = dict[int, tuple[str, ...]]  # by the number of things
+
 NUMBER = {2: "two", 3: "three"}
 
 PHRASES = {
@@ -21,12 +23,12 @@ PHRASES = {
 }
 WAYS = {"left of": "left", "right of": "right", "above": "up", "below": "down"}
 
-TEMPLATE = {
+TEMPLATE: Forms = {
     1: ("a {x}",),
     2: ("a {x} {R} a {y}",),
     3: ("a {x} {R} a {y} {R2} a {z}",),
 }
-NATURAL = {
+NATURAL: Forms = {
     1: (
         "a picture of a {x}",
         "there is a {x}",
@@ -50,7 +52,7 @@ NATURAL = {
         "three things , a {x} and a {y} and a {z} . the first is {r} the second and the second is {r2} the third",
     ),
 }
-UNSEEN = {
+UNSEEN: Forms = {
     1: ("a {xc} {xs} of {xz} size",),
     2: (
         "start at the {y} and go {go} to find a {x}",
@@ -60,7 +62,7 @@ UNSEEN = {
     ),
     3: ("a {y} can be seen . a {x} lies {r} that and a {z} lies {i2} that",),
 }
-WORDINGS: dict[str, dict[int, tuple[str, ...]]] = {"template": TEMPLATE, "natural": NATURAL, "unseen_wording": UNSEEN}
+WORDINGS = {"template": TEMPLATE, "natural": NATURAL, "unseen_wording": UNSEEN}
 
 
 def caption(scene: Scene, wording: str, rng: np.random.Generator) -> str:
