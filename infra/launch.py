@@ -26,16 +26,14 @@ def launch_command(module: str, arguments: list[str], processes: int) -> list[st
     return [*launcher, *place, "--module", module, *arguments]
 
 
-def launch_environment(processes: int) -> dict[str, str]:
-    """The environment of the workers: CPU where there is no GPU, and the cores shared out among them."""
+def launch_environment() -> dict[str, str]:
+    """The environment of the workers: this checkout first on the path, and the CPU where there is no GPU."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
     environment["PYTHONUNBUFFERED"] = "1"
     if not has_gpu():
         environment.setdefault("DS_ACCELERATOR", "cpu")
-        threads = max(1, len(os.sched_getaffinity(0)) // processes)
-        environment["OMP_NUM_THREADS"] = str(threads)
     return environment
 
 
@@ -60,7 +58,7 @@ def run_workers(
         start = output.tell()
         child = subprocess.Popen(
             launch_command(module, arguments, processes),
-            env=launch_environment(processes),
+            env=launch_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,124 @@
+"""MLflow tracking: one run for each training run, its metrics as they are written, its pictures and its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from infra.local import home, tracking_uri
+
+EXPERIMENT = "llmdiff"
+LONGEST_PARAM = 6000
+
+
+def client() -> MlflowClient:
+    """A client of the tracking server and registry that `infra.local.tracking_uri` names."""
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri, uri)
+
+
+class TrackedRun:
+    """An MLflow run that follows a training run's ``metrics.jsonl``."""
+
+    def __init__(self, api: MlflowClient, run_id: str, artifacts: str) -> None:
+        self.api = api
+        self.run_id = run_id
+        self.artifacts = artifacts
+
+    def follow(self, rows: list[dict[str, Any]]) -> None:
+        """Logs rows of ``metrics.jsonl``: every number in them, nested ones under dotted names."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(row["step"]))
+            for row in rows
+            for name, value in numbers({key: item for key, item in row.items() if key != "step"})
+        ]
+        for first in range(0, len(metrics), 1000):  # the most that a server takes at once
+            self.api.log_batch(self.run_id, metrics=metrics[first : first + 1000])
+
+    def keep(self, path: Path, folder: str = "") -> None:
+        """Stores a file or a folder's content as artifacts below `folder`."""
+        log = self.api.log_artifacts if path.is_dir() else self.api.log_artifact
+        log(self.run_id, str(path), folder or None)
+
+
+@contextmanager
+def tracked_run(name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[TrackedRun]:
+    """An MLflow run from start to end: FINISHED, FAILED on an error, KILLED on Ctrl-C or cancellation."""
+    api = client()
+    run = api.create_run(_experiment(api), run_name=name)
+    run_id = run.info.run_id
+    flat = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flattened(params)]
+    api.log_batch(run_id, params=flat[:100], tags=[RunTag(key, value) for key, value in tags.items()])
+    status = "KILLED"
+    try:
+        yield TrackedRun(api, run_id, run.info.artifact_uri)
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        api.set_terminated(run_id, status)
+
+
+class RowReader:
+    """The complete rows that a growing JSON-lines file got since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        if self.path.stat().st_size < self.offset:  # a resumed run cut rows that it writes again
+            self.offset = 0
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
+
+
+def numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a row by dotted name; in a list of dictionaries with a "layer", the layer is the name."""
+    for key, value in row.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            yield name, float(value)
+        elif isinstance(value, dict):
+            yield from numbers(value, f"{name}.")
+        elif isinstance(value, list):
+            items = (item if isinstance(item, dict) else {"": item} for item in value)
+            for index, item in enumerate(items):
+                label = str(item.get("layer", index))
+                yield from ((f"{n.rstrip('.')}", v) for n, v in numbers(item, f"{name}.{label}."))
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by dotted name."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _experiment(api: MlflowClient) -> str:
+    found = api.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri().startswith("sqlite:")  # a server has an artifact store of its own
+    return str(api.create_experiment(EXPERIMENT, (home() / "mlartifacts").as_uri() if local else None))

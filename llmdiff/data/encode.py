@@ -1,0 +1,253 @@
+"""Encodes a source shard into the store: rows in; encodings, latents, samples and rejects out, in one commit."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmdiff.data.images import BadRow, Crop, load_image
+from llmdiff.data.sources import Row, SourceShard
+from llmdiff.diffusion.latents import LatentEncoder
+from storage import EncodingStore, Reject, Sample, caption_hash, content_hash
+
+T = TypeVar("T")
+
+ROWS_AT_ONCE = 256
+"""Rows whose pictures are held in memory together, and whose captions the encoder sorts into batches."""
+PICTURES_AT_ONCE = 16
+"""Pictures that the autoencoder takes at once."""
+
+
+class TextEncoder(Protocol):
+    """What `llmdiff.encoder.Encoder` and `llmdiff.diffusion.text.BaseTextEncoder` have in common."""
+
+    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How rows become encodings and latents; each part under the fingerprint of all that decides its numbers."""
+
+    encoder: TextEncoder
+    fingerprint: str
+    latent_encoder: LatentEncoder
+    latent_fingerprint: str
+    size: int
+
+    def latent_key(self, image_hash: str) -> str:
+        return content_hash(f"{self.latent_fingerprint}:{image_hash}".encode())
+
+
+@dataclass(kw_only=True)
+class ShardReport:
+    """What became of a shard's rows: ``rows == known + samples + sum(rejected.values())``."""
+
+    source: str
+    """The shard's name."""
+    rows: int = 0
+    """Rows in it."""
+    known: int = 0
+    """Rows that an earlier run committed or rejected: nothing was done for them."""
+    samples: int = 0
+    """Rows committed now."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Rows refused now, by reason."""
+    captions: int = 0
+    """Captions that went through the text encoder; the other samples' were in the store, or twice in the shard."""
+    tokens: int = 0
+    """Tokens of their encodings."""
+    latents: int = 0
+    """Pictures that went through the autoencoder."""
+    truncated: int = 0
+    """Captions cut to the token limit."""
+    seconds: float = 0.0
+
+
+def prepare(store: EncodingStore, encoder: TextEncoder, latent_encoder: LatentEncoder, size: int) -> Recipe:
+    """Registers both encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
+
+    Raises:
+        ValueError: `size` does not fit the autoencoder, or the store holds latents of another one or another size.
+    """
+    if size % latent_encoder.factor:
+        raise ValueError(f"size: expected a multiple of {latent_encoder.factor} pixels, found {size}")
+    description = {**latent_encoder.describe(), "size": size, "crop": "centre"}
+    for fingerprint, other in store.fingerprints().items():
+        if other.get("kind") == "vae" and other != description:
+            key = next(key for key in description if other.get(key) != description[key])
+            found = f"expected {key} {other.get(key)!r}, found {description[key]!r}"
+            raise ValueError(
+                f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
+            )
+    recipe = Recipe(
+        encoder=encoder,
+        fingerprint=store.register_fingerprint(encoder.describe()),
+        latent_encoder=latent_encoder,
+        latent_fingerprint=store.register_fingerprint(description),
+        size=size,
+    )
+    encode_captions(store, recipe.fingerprint, encoder, [""])
+    return recipe
+
+
+def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:
+    """Stores captions that belong to no picture, such as validation prompts; returns how many were new."""
+    texts = {caption_hash(caption): caption for caption in captions}
+    known = store.find_encodings(fingerprint, list(texts))
+    new = {key: text for key, text in texts.items() if key not in known}
+    if new:
+        encodings = encoder(list(new.values()))
+        with store.writer(_shard_id("captions")) as writer:
+            for key, encoding in zip(new, encodings, strict=True):
+                writer.add_encoding(key, as_bits(encoding))
+    return len(new)
+
+
+def encode_shard(
+    store: EncodingStore, source: SourceShard, recipe: Recipe, progress: Callable[[int], None] = lambda rows: None
+) -> ShardReport:
+    """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
+
+    Args:
+        store: opened for writing.
+        source: the shard.
+        recipe: what `prepare` returned for this store.
+        progress: called with the number of rows done.
+
+    Raises:
+        ValueError: the shard can't be read. No row of it is committed then.
+        OSError: the disk is full, or the store can't be written.
+    """
+    start = time.perf_counter()
+    known = store.find_samples(recipe.fingerprint, source.content_hash)
+    report = ShardReport(source=source.name, rows=source.count, known=len(known))
+    progress(report.known)
+    if report.known < report.rows:
+        before = getattr(recipe.encoder, "truncated", 0)
+        with store.writer(_shard_id(source.name)) as writer:
+            chunk = ShardChunk(store, writer, source, recipe, report)
+            new = ((number, row) for number, row in source.rows() if number not in known)
+            for rows in _chunks(new, ROWS_AT_ONCE):
+                chunk.encode(rows)
+                progress(len(rows))
+        report.truncated = getattr(recipe.encoder, "truncated", 0) - before
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+@dataclass
+class ShardChunk:
+    """Some rows at a time of the shard that `writer` is writing."""
+
+    store: EncodingStore
+    writer: Any
+    source: SourceShard
+    recipe: Recipe
+    report: ShardReport
+    written: set[str] = field(default_factory=set)
+    failed: dict[str, BadRow] = field(default_factory=dict)
+
+    def encode(self, rows: Sequence[tuple[int, Row | BadRow]]) -> None:
+        """Pictures first, so that no caption is encoded for a row that is refused."""
+        loaded = [(row, *square) for number, row in rows if (square := self.load(number, row)) is not None]
+        hashes = {row.row: (caption_hash(row.caption), content_hash(row.image)) for row, _, _ in loaded}
+        self.add_encodings({hashes[row.row][0]: row.caption for row, _, _ in loaded})
+        self.add_latents({self.recipe.latent_key(hashes[row.row][1]): square for row, square, _ in loaded})
+        for row, _, crop in loaded:
+            self.add_sample(row, *hashes[row.row], crop)
+
+    def load(self, number: int, row: Row | BadRow) -> tuple[np.ndarray, Crop] | None:
+        if isinstance(row, BadRow):
+            return self.reject(number, row)
+        try:
+            return load_image(row.image, self.recipe.size)
+        except BadRow as bad:
+            return self.reject(number, bad)
+
+    def add_encodings(self, captions: dict[str, str]) -> None:
+        """Encodes and writes captions by hash, but for those that the store or this shard has."""
+        known = self.store.find_encodings(self.recipe.fingerprint, list(captions))
+        new = {key: text for key, text in captions.items() if key not in known and key not in self.written}
+        encode = getattr(self.recipe.encoder, "encode", self.recipe.encoder)  # `encode` gives errors in their place
+        for (key, text), encoding in zip(new.items(), encode(list(new.values())) if new else [], strict=True):
+            if isinstance(encoding, Exception) or not encoding.isfinite().all():
+                detail = str(encoding) if isinstance(encoding, Exception) else f"caption {text!r}: non-finite encoding"
+                self.failed[key] = BadRow("not_finite", detail)
+                continue
+            bits = as_bits(encoding)
+            self.writer.add_encoding(key, bits)
+            self.written.add(key)
+            self.report.captions += 1
+            self.report.tokens += len(bits)
+
+    def add_latents(self, squares: dict[str, np.ndarray]) -> None:
+        """Encodes and writes pictures by latent key, but for those that the store or this shard has."""
+        known = self.store.find_latents(list(squares))
+        new = [(key, square) for key, square in squares.items() if key not in known and key not in self.written]
+        for batch in _chunks(new, PICTURES_AT_ONCE):
+            latents = self.recipe.latent_encoder(np.stack([square for _, square in batch])).cpu().numpy()
+            for (key, _), latent in zip(batch, latents, strict=True):
+                self.writer.add_latent(key, latent)
+                self.written.add(key)
+                self.report.latents += 1
+
+    def add_sample(self, row: Row, of_caption: str, of_image: str, crop: Crop) -> None:
+        if of_caption in self.failed:
+            self.reject(row.row, self.failed[of_caption])
+            return
+        self.writer.add_sample(
+            Sample(
+                caption=row.caption,
+                caption_hash=of_caption,
+                image_hash=of_image,
+                latent_key=self.recipe.latent_key(of_image),
+                fingerprint=self.recipe.fingerprint,
+                source=self.source.name,
+                source_hash=self.source.content_hash,
+                row=row.row,
+                crop=crop,
+            )
+        )
+        self.report.samples += 1
+
+    def reject(self, number: int, bad: BadRow) -> None:
+        reject = Reject(
+            source=self.source.name,
+            source_hash=self.source.content_hash,
+            row=number,
+            reason=bad.reason,
+            detail=bad.detail,
+            fingerprint=self.recipe.fingerprint,
+        )
+        self.writer.reject(reject)
+        self.report.rejected[bad.reason] += 1
+
+
+def as_bits(encoding: Tensor) -> np.ndarray:
+    """``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
+    tokens = encoding if encoding.ndim == 2 else encoding.transpose(0, 1).flatten(1)
+    return tokens.to(torch.bfloat16).contiguous().view(torch.uint16).cpu().numpy()
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _shard_id(name: str) -> str:
+    """A new folder's name that tells people where it came from."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".parquet")).strip("-")[-60:]
+    return f"{readable}-{uuid.uuid4().hex[:12]}"

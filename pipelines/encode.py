@@ -1,0 +1,208 @@
+"""The encode flow: captions and pictures of a data set, shard by shard, into an encoding store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import lru_cache
+from typing import Any, Literal
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmdiff.data.encode import Recipe, ShardReport, encode_captions, encode_shard, prepare
+from llmdiff.data.sources import SourceShard, open_source
+from llmdiff.diffusion.latents import LatentEncoder
+from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.encoder import Encoder, EncoderConfig
+from pipelines.progress import advance, progress
+from storage import EncodingStore
+
+
+class EncodeJob(BaseModel):
+    """What every task of an encode run must know: paths, names and settings; any process can load the rest from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    diffusion: str
+    llm: str | None
+    encoder: Literal["llm", "base"]
+    size: int | None
+    settings: dict[str, Any]
+    run: str
+    """Of the flow run: models stay loaded for as long as it lasts."""
+
+
+class EncodeResult(BaseModel):
+    """What an encode run did: ``rows == known + samples + sum(rejected.values())`` over the shards that it could read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    store_version: int
+    fingerprint: str
+    rows: int
+    known: int
+    samples: int
+    rejected: dict[str, int]
+    captions: int
+    tokens: int
+    latents: int
+    truncated: int
+    bytes_per_caption: float = Field(description="of the encodings written by this run; 0 where it wrote none")
+    shards: list[ShardReport]
+    unreadable: dict[str, str] = Field(description="shards that could not be read, and why")
+    seconds: float
+
+
+@flow(name="encode", validate_parameters=True)
+def encode_flow(
+    data: str,
+    store: str,
+    diffusion: str,
+    llm: str | None = None,
+    encoder: Literal["llm", "base"] = "llm",
+    size: int | None = None,
+    settings: dict[str, Any] | None = None,
+    captions: list[str] | None = None,
+) -> EncodeResult:
+    """Encodes what the store does not hold yet: a second run encodes nothing.
+
+    Args:
+        data: Parquet shards (a file or a folder) or an imagefolder.
+        store: folder of the encoding store; made if it is missing.
+        diffusion: folder or name of the Stable Diffusion model whose autoencoder makes the latents.
+        llm: folder or name of the decoder-only LLM.
+        encoder: "llm", or "base" for the diffusion model's own text features (the control).
+        size: side of the pictures in pixels; None is what the diffusion model was made for.
+        settings: of `llmdiff.encoder.EncoderConfig`.
+        captions: more captions to encode, without pictures: validation prompts.
+    """
+    start = time.perf_counter()
+    shards = open_source(data)
+    job = make_job(store, diffusion, llm, encoder, size, settings)
+    fingerprint = prepare_store(job, captions or [])
+    reports, unreadable = [], {}
+    with progress("encode", sum(map(_rows, shards)), "row"):
+        for shard in shards:
+            try:
+                reports.append(encode_source(job, shard))
+            except ValueError as error:
+                unreadable[shard.name] = str(error)
+    loaded_recipe.cache_clear()
+    if unreadable and not reports:
+        raise ValueError("; ".join(unreadable.values()))
+    return report(job, fingerprint, reports, unreadable, time.perf_counter() - start)
+
+
+def make_job(
+    store: str,
+    diffusion: str,
+    llm: str | None,
+    encoder: Literal["llm", "base"],
+    size: int | None,
+    settings: dict[str, Any] | None,
+) -> EncodeJob:
+    """The job, its settings checked before anything is loaded."""
+    if encoder == "llm" and llm is None:
+        raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
+    if encoder == "base" and settings:
+        raise ValueError(f'settings: encoder "base" has none, found {", ".join(settings)}')
+    resolved = EncoderConfig.from_dict(settings or {}).to_dict() if encoder == "llm" else {}
+    run = str(flow_run.id or time.time_ns())
+    return EncodeJob(store=store, diffusion=diffusion, llm=llm, encoder=encoder, size=size, settings=resolved, run=run)
+
+
+@task(name="prepare store", cache_policy=NO_CACHE)
+def prepare_store(job: EncodeJob, captions: list[str]) -> str:
+    """Loads the models, registers them in the store, encodes the captions without pictures; returns the fingerprint."""
+    recipe = loaded_recipe(job.model_dump_json())
+    encode_captions(EncodingStore.open(job.store), recipe.fingerprint, recipe.encoder, captions)
+    return recipe.fingerprint
+
+
+@task(name="encode shard", task_run_name="encode {shard.name}", cache_policy=NO_CACHE)
+def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
+    """Encodes one shard and commits it. Idempotent: a row that is in the store is left alone."""
+    done = encode_shard(EncodingStore.open(job.store), shard, loaded_recipe(job.model_dump_json()), advance)
+    get_run_logger().info(
+        "%s: %d rows, %d new, %d rejected", done.source, done.rows, done.samples, done.rejected.total()
+    )
+    return done
+
+
+@lru_cache(maxsize=1)
+def loaded_recipe(job_json: str) -> Recipe:
+    """The models of a job, loaded once a process and flow run."""
+    job = EncodeJob.model_validate_json(job_json)
+    if job.encoder == "llm":
+        assert job.llm is not None
+        encoder: Any = Encoder.from_pretrained(job.llm, EncoderConfig.from_dict(job.settings))
+    else:
+        encoder = BaseTextEncoder.from_pretrained(job.diffusion, device())
+    latent_encoder = LatentEncoder.from_pretrained(job.diffusion, device())
+    size = job.size or picture_size(job.diffusion, latent_encoder)
+    return prepare(EncodingStore.open_or_create(job.store), encoder, latent_encoder, size)
+
+
+def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
+    """The side in pixels that a diffusion model was made for."""
+    from diffusers import UNet2DConditionModel
+
+    return int(UNet2DConditionModel.load_config(diffusion, subfolder="unet")["sample_size"]) * latent_encoder.factor
+
+
+def device() -> str:
+    """Where the models run."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report(
+    job: EncodeJob, fingerprint: str, reports: list[ShardReport], unreadable: dict[str, str], seconds: float
+) -> EncodeResult:
+    """Adds the shards up, and shows them as a table in the Prefect UI."""
+    rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
+    totals = {
+        name: sum(getattr(shard, name) for shard in reports)
+        for name in ("rows", "known", "samples", "captions", "tokens", "latents", "truncated")
+    }
+    store = EncodingStore.open(job.store)
+    rows: list[dict[str, Any]] = [
+        {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": dict(s.rejected) or ""}
+        for s in reports
+    ] + [{"shard": name, "error": reason} for name, reason in unreadable.items()]
+    create_table_artifact(rows, key="encode-shards", description=f"Shards encoded into {job.store}")
+    return EncodeResult(
+        store=job.store,
+        store_version=store.version,
+        fingerprint=fingerprint,
+        rejected=dict(rejected),
+        bytes_per_caption=encoding_bytes(store, fingerprint) * totals["tokens"] / max(1, totals["captions"]),
+        shards=reports,
+        unreadable=unreadable,
+        seconds=seconds,
+        **totals,
+    )
+
+
+def encoding_bytes(store: EncodingStore, fingerprint: str) -> int:
+    """Bytes of one token's encoding."""
+    description = store.fingerprints()[fingerprint]
+    hidden = description.get("hidden_size") or description["llm"]["hidden_size"]
+    return 2 * int(hidden) * int(description.get("bands", 1))
+
+
+def _rows(shard: SourceShard) -> int:
+    """Rows for the bar; an unreadable shard has none, and says why when its turn comes."""
+    try:
+        return shard.count
+    except ValueError:
+        return 0

@@ -1,0 +1,32 @@
+"""One progress bar for a flow, which its tasks advance where they run in the flow's own process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tqdm import tqdm
+
+_current: ContextVar[tqdm[Any] | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress(what: str, total: int | None, unit: str) -> Iterator[tqdm[Any]]:
+    """A bar on standard error: redrawn in a terminal, a line now and then in a log."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(desc=what, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, leave=True) as bar:
+        token = _current.set(bar)
+        try:
+            yield bar
+        finally:
+            _current.reset(token)
+
+
+def advance(count: int) -> None:
+    """Moves the current bar; does nothing where there is none (a task on another machine, a test)."""
+    bar = _current.get()
+    if bar is not None:
+        bar.update(count)
