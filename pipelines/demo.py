@@ -1,0 +1,187 @@
+"""The demonstration: the whole path on the embedded world, from drawn shards to a report, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from infra.local import tracking_uri
+from infra.registry import fetch_adapter
+from llmdiff import LLMDiffPipeline
+from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
+from llmdiff.shapes import DIFFUSION, LLAMA
+from llmdiff.shapes.captions import WORDINGS
+from llmdiff.shapes.shards import write_shards
+from llmdiff.training.objective import fast_math
+from pipelines.encode import EncodeResult, encode_flow
+from pipelines.progress import advance, progress
+from pipelines.register import register_flow
+from pipelines.report import build_report, summary, write_report
+from pipelines.train import TrainResult, train_flow
+
+PICTURES = 6000
+PROMPTS = 200  # scenes, each worded in three ways
+PROCESSES = 2
+TRAINING: dict[str, Any] = {
+    "steps": 800,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "warmup": 50,
+    "ema_decay": 0.99,
+    "precision": "bf16",
+    "timestep_exponent": 0.5,
+    "checkpoint_every": 400,
+}
+ENCODER = {"initial": "embedding"}
+STAGES = {  # expected seconds of each on two cores, for the time left
+    "draw": 30,
+    "encode": 80,
+    "encode control": 40,
+    "train": 260,
+    "train control": 260,
+    "register": 10,
+    "evaluate": 170,
+    "report": 10,
+}
+
+
+def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps: int | None = None) -> dict[str, Any]:
+    """Runs every stage and leaves `report.html`, `report.json` and `samples.png` in the folder.
+
+    Args:
+        out: made anew; what an earlier demonstration left there is removed.
+        pictures: drawn for training.
+        prompts: scenes evaluated, each in three wordings.
+        steps: of training; None is the demonstration's own number.
+
+    Returns:
+        What `report.json` holds.
+    """
+    _clear(out)
+    clock = Clock()
+    settings = TRAINING if steps is None else {**TRAINING, "steps": steps}
+    with clock.stage("draw"):
+        write_shards(out / "data", pictures)
+    with clock.stage("encode"):
+        encoded = _encode(out, "llm")
+    with clock.stage("encode control"):
+        _encode(out, "base")
+    with clock.stage("train"):
+        trained = _train(out, "adapter", "llm", settings)
+    with clock.stage("train control"):
+        control = _train(out, "control", "base", settings)
+    with clock.stage("register"):
+        registered = register_flow(trained.adapter, trained.run_id, llm=str(LLAMA))
+    with clock.stage("evaluate"):
+        adapters = {"adapter": fetch_adapter(registered.uri), "control": Path(control.adapter)}
+        evaluations = compare(held_out_prompts(prompts), adapters)
+    with clock.stage("report"):
+        store = {
+            "captions": encoded.captions,
+            "bytes_per_caption": round(encoded.bytes_per_caption, 1),
+            "version": encoded.store_version,
+        }
+        registry = {"model": registered.name, "version": registered.version, "alias": registered.alias}
+        report = build_report(evaluations, clock.seconds, store, registry)
+        runs = {"adapter": Path(trained.metrics), "control": Path(control.metrics)}
+        write_report(out, report, evaluations, runs, _facts(encoded, trained, settings))
+    _print_result(out, report)
+    return report
+
+
+def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
+    """The base model and each adapter on the same prompts and seeds."""
+    pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, use_safetensors=True)}
+    for name, folder in adapters.items():
+        encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
+        pipes[name] = LLMDiffPipeline.from_pretrained(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
+    evaluations = {}
+    with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
+        for name, pipe in pipes.items():
+            pipe.set_progress_bar_config(disable=True)
+            with fast_math(torch.device("cpu"), "bf16"):
+                evaluations[name] = evaluate(pipe, prompts, progress=advance)
+    return evaluations
+
+
+class Clock:
+    """Seconds that each stage took, and about how many the rest will take on this machine."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces a stage with the time left, and times it."""
+        number = list(STAGES).index(name) + 1
+        print(f"[{number}/{len(STAGES)}] {name}: {self._left()}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name.replace(" ", "_")] = time.perf_counter() - start
+
+    def _left(self) -> str:
+        done = list(STAGES)[: len(self.seconds)]
+        expected = sum(STAGES[stage] for stage in done)
+        pace = sum(self.seconds.values()) / expected if expected > 100 else 1.0
+        left = pace * sum(seconds for stage, seconds in STAGES.items() if stage not in done)
+        return f"about {max(1, round(left / 60))} min left in all"
+
+
+def _clear(out: Path) -> None:
+    """Removes what an earlier demonstration left, and nothing else."""
+    for name in ("data", "store", "adapter", "control"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("report.html", "report.json", "samples.png"):
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _encode(out: Path, encoder: Any) -> EncodeResult:
+    return encode_flow(
+        str(out / "data"),
+        str(out / "store"),
+        str(DIFFUSION),
+        llm=str(LLAMA) if encoder == "llm" else None,
+        encoder=encoder,
+        settings=ENCODER if encoder == "llm" else None,
+    )
+
+
+def _train(out: Path, name: str, encoder: Any, settings: dict[str, Any]) -> TrainResult:
+    return train_flow(
+        str(out / "store"),
+        str(DIFFUSION),
+        output=str(out / name),
+        encoder=encoder,
+        processes=PROCESSES,
+        settings=settings,
+    )
+
+
+def _facts(encoded: EncodeResult, trained: TrainResult, settings: dict[str, Any]) -> dict[str, str]:
+    length = encoded.tokens / max(1, encoded.captions)
+    batch = f"{PROCESSES} x {settings['batch_size']}"
+    return {
+        "data": f"{encoded.rows} drawn pictures with natural captions, {sum(encoded.rejected.values())} rejected",
+        "encode": f"{encoded.captions} captions of {length:.1f} tokens on average through the frozen LLM, "
+        f"{encoded.bytes_per_caption:.0f} bytes a caption, store version {encoded.store_version}",
+        "train": f"{trained.steps} steps of {batch} on the frozen U-Net under DeepSpeed ZeRO-2",
+        "control": "the same adapter, steps and pictures, fed the base model's own text features",
+        "evaluate": f"prompts about held-out pairs in {len(WORDINGS)} kinds of wording, judged exactly",
+    }
+
+
+def _print_result(out: Path, report: dict[str, Any]) -> None:
+    print("\n".join(["", *summary(report), ""]))
+    print(f"Look at {out / 'report.html'} and {out / 'samples.png'}; the figures are in {out / 'report.json'}.")
+    print("The flows:    .venv/bin/prefect server start    (http://127.0.0.1:4200)")
+    print(f"The registry: .venv/bin/mlflow ui --backend-store-uri {tracking_uri()}    (http://127.0.0.1:5000)")
