@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
@@ -13,6 +14,9 @@ from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.adapter import read_config
 from llmdiff.adapter.padding import pad
 from llmdiff.diffusion.text import BaseTextEncoder
+
+if TYPE_CHECKING:
+    from llmdiff.encoder import EncoderConfig
 
 
 class TextEncoder(Protocol):
@@ -167,10 +171,26 @@ def find_encoder(
         )
     if not isinstance(llm, str | os.PathLike):
         return llm
-    from llmdiff.encoder import Encoder, EncoderConfig
+    from llmdiff.encoder import Encoder
 
-    settings = EncoderConfig(**config.encoder_description["config"])
-    return Encoder.from_pretrained(str(llm), settings, device=pipe.unet.device)
+    return Encoder.from_pretrained(os.fspath(llm), encoder_settings(config), device=pipe.unet.device)
+
+
+def encoder_settings(config: AdapterConfig) -> EncoderConfig:
+    """The settings in an encoder's description; None there is a setting without effect."""
+    from llmdiff.encoder import EncoderConfig
+
+    names = [field.name for field in dataclasses.fields(EncoderConfig)]
+    settings = {
+        name: value for name, value in config.encoder_description.items() if name in names and value is not None
+    }
+    for name in (
+        "g",
+        "h",
+    ):  # one number a block, there; a constant one lets an LLM of another depth get as far as the check
+        if len(set(settings.get(name, ()))) == 1:
+            settings[name] = settings[name][0]
+    return EncoderConfig.from_dict(settings)
 
 
 def check_encoder(config: AdapterConfig, encoder: TextEncoder) -> None:

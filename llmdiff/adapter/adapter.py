@@ -111,8 +111,8 @@ class LLMAdapter(nn.Module):
     @torch.no_grad()
     def weights_by_layer(self) -> list[dict[str, Any]]:
         """What each path ends up with, layer by layer in the U-Net's order (Figure 6)."""
-        table = torch.stack([layer.weights() for layer in self.layers.values()]).tolist()
         names = [dotted(name) for name in self.layers]
+        table = torch.stack([self.layer(name).weights() for name in names]).tolist()
         return [
             {"layer": name, "original": original, "new": new}
             for name, (original, new) in zip(names, table, strict=True)

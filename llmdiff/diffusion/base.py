@@ -9,7 +9,7 @@ from torch import Tensor
 
 def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """The frozen U-Net, in evaluation mode and without gradients."""
-    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=dtype, use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=dtype, use_safetensors=True)
     return unet.requires_grad_(False).eval()
 
 

@@ -25,7 +25,7 @@ class LatentEncoder:
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
         """The autoencoder of a Stable Diffusion folder or name, in float32."""
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=torch.float32, use_safetensors=True)
         return cls(vae.requires_grad_(False).eval().to(device))
 
     @property

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from llmdiff.encoder.identity import tokenizer_identity
+
+BATCH = 64
+
 
 class BaseTextEncoder:
     """Features as Stable Diffusion feeds them: the last hidden state over the model's full, padded length."""
@@ -21,6 +25,7 @@ class BaseTextEncoder:
     def __init__(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
+        self.truncated = 0
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
@@ -36,21 +41,31 @@ class BaseTextEncoder:
     def max_tokens(self) -> int:
         return int(self.tokenizer.model_max_length)
 
-    @torch.no_grad()
-    def __call__(
-        self, captions: Sequence[str], progress: Callable[[int], None] | None = None, batch_size: int = 64
-    ) -> list[Tensor]:
-        """Encodes captions: for each a ``(max_tokens, hidden)`` float32 tensor; longer captions are cut."""
+    def __call__(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
+        """A ``(max_tokens, hidden)`` float32 tensor on the CPU for each caption; longer captions are cut, and counted.
+
+        `progress` is called with (captions done, captions in all) after each batch.
+        """
         encodings: list[Tensor] = []
-        for start in range(0, len(captions), batch_size):
-            batch = list(captions[start : start + batch_size])
-            ids = self.tokenizer(
-                batch, padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
-            ).input_ids.to(self.text_encoder.device)
-            encodings += self.text_encoder(ids).last_hidden_state.float().unbind()
+        for start in range(0, len(captions), BATCH):
+            batch = list(captions[start : start + BATCH])
+            encodings += self.encode_batch(batch).unbind()
             if progress is not None:
-                progress(len(batch))
+                progress(len(encodings), len(captions))
         return encodings
+
+    def encode(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
+        """As a call: no caption of this encoder comes out non-finite."""
+        return self(captions, progress)
+
+    @torch.no_grad()
+    def encode_batch(self, captions: list[str]) -> Tensor:
+        """Features ``(caption, max_tokens, hidden)``."""
+        self.truncated += sum(len(ids) > self.max_tokens for ids in self.tokenizer(captions).input_ids)
+        ids = self.tokenizer(
+            captions, padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state.float().cpu()
 
     def describe(self) -> dict[str, Any]:
         """What the features depend on, for the store's fingerprint."""
@@ -58,7 +73,7 @@ class BaseTextEncoder:
             "kind": "base",
             "model": type(self.text_encoder).__name__,
             "weights": content_hash(self.text_encoder),
-            "tokenizer": hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest(),
+            "tokenizer": tokenizer_identity(self.tokenizer),
             "max_tokens": self.max_tokens,
             "hidden_size": self.hidden_size,
             "formula": "last_hidden_state/1",

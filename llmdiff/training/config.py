@@ -12,7 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmdiff.adapter.config import AdapterSettings
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
-OWNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+OWNED: tuple[str, ...] = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+)
 OWNED += ("optimizer", "scheduler", "bf16", "fp16")
 
 
@@ -29,6 +34,8 @@ class TrainConfig(BaseModel):
     """Which encodings of the captions the adapter reads."""
     base_fingerprint: str | None = None
     """With ``adapter.base_context`` "clip": the base model's own text features in the store."""
+    llm: str = ""
+    """Name or folder of the LLM behind the fingerprint, for the adapter's lineage; it is not loaded."""
     base: str
     """Folder or name of the base diffusion model."""
     output: str

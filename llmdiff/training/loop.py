@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,21 +31,25 @@ def train(config: TrainConfig) -> Path | None:
     first = checkpoint.resume(checkpoints, engine, average)
     meter = Meter(Path(config.output) / "metrics.jsonl", first, run.steps, run.timesteps, run.device)
     batches = endless(run, first * config.accumulate)
-    with interruption() as interrupted, closing(meter):
+    with interruption() as interrupted, closing(meter), closing(batches):
         for step in range(first + 1, run.steps + 1):
             rate = set_learning_rate(run, step)
             for micro in range((step - 1) * config.accumulate, step * config.accumulate):
                 batch = timed(batches, meter)
                 loss, losses, timesteps = engine(batch, step_generator(config.seed, micro, run.rank, run.device))
+                stop, broken = run.any_process(bool(interrupted), not loss.isfinite())
+                if broken:
+                    raise FloatingPointError(
+                        f"step {step}: the loss is not finite; {checkpoints} has the last good state"
+                    )
                 engine.backward(loss)
                 engine.step()
                 meter.add(loss, losses, timesteps)
             average.update(objective.adapter.state(), step)
             meter.advance()
-            stop = False
             if step % config.log_every == 0 or step == run.steps:
                 norm = float(engine.get_global_grad_norm() or 0.0)
-                stop = meter.row(step, bool(interrupted), objective.adapter, learning_rate=rate, grad_norm=norm)
+                meter.row(step, objective.adapter, learning_rate=rate, grad_norm=norm)
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
             if step % config.checkpoint_every == 0 or step == run.steps or stop:
@@ -71,7 +75,7 @@ def set_learning_rate(run: Run, step: int) -> float:
     return rate
 
 
-def endless(run: Run, position: int) -> Iterator[Batch]:
+def endless(run: Run, position: int) -> Generator[Batch]:
     """This process's batches from the `position`-th of the run on, epoch after epoch."""
     epoch, start = divmod(position, run.data.batches_per_epoch)
     while True:

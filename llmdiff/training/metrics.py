@@ -23,7 +23,7 @@ class Meter:
 
     def __init__(self, path: Path, first: int, total: int, timesteps: int, device: torch.device) -> None:
         self.timesteps = timesteps
-        self.sums = torch.zeros(3 + 2 * BANDS, device=device)
+        self.sums = torch.zeros(2 + 2 * BANDS, device=device)
         self.file: TextIO | None = None
         self.bar: tqdm[Any] | None = None
         if dist.get_rank() == 0:
@@ -35,19 +35,18 @@ class Meter:
         """One batch: its loss, and each sample's loss and timestep ``(batch,)``."""
         band = timesteps * BANDS // self.timesteps
         self.sums[:2] += torch.stack([loss.detach(), torch.ones_like(loss)])
-        self.sums[3 : 3 + BANDS].index_add_(0, band, losses)
-        self.sums[3 + BANDS :].index_add_(0, band, torch.ones_like(losses))
+        self.sums[2 : 2 + BANDS].index_add_(0, band, losses)
+        self.sums[2 + BANDS :].index_add_(0, band, torch.ones_like(losses))
         self.samples += len(losses)
 
     def advance(self) -> None:
         if self.bar is not None:
             self.bar.update()
 
-    def row(self, step: int, stop: bool, adapter: LLMAdapter, **values: float) -> bool:
-        """Writes the row of the steps since the last one; returns whether any process wants to `stop`."""
-        self.sums[2] = float(stop)
+    def row(self, step: int, adapter: LLMAdapter, **values: float) -> None:
+        """Writes the row of the steps since the last one."""
         dist.all_reduce(self.sums)
-        loss, batches, stop_votes, *bands = self.sums.tolist()
+        loss, batches, *bands = self.sums.tolist()
         seconds = time.perf_counter() - self.start
         row: dict[str, Any] = {"step": step, "loss": loss / batches, **values}
         row["samples_per_second"] = self.samples * dist.get_world_size() / seconds
@@ -62,7 +61,6 @@ class Meter:
             self.bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
         self.sums.zero_()
         self.start, self.waited, self.samples = time.perf_counter(), 0.0, 0
-        return stop_votes > 0
 
     def close(self) -> None:
         if self.file is not None and self.bar is not None:

@@ -44,6 +44,13 @@ class Run:
     def timesteps(self) -> int:
         return int(self.objective.schedule.config.num_train_timesteps)
 
+    def any_process(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any process: all of them must stop at the same step."""
+        votes = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return [vote > 0 for vote in votes.tolist()]
+
     def save_adapter(self) -> Path:
         """Writes the result, the averaged weights, from the first process."""
         folder = Path(self.config.output) / "adapter"
@@ -81,7 +88,8 @@ def prepare(config: TrainConfig) -> Run:
             f"{config.store}: {len(data)} samples don't fill one batch of {config.batch_size} on each of "
             f"{dist.get_world_size()} processes"
         )
-    unet = load_unet(config.base).to(device)
+    # The frozen weights in the precision of the pass: autocast would cast them again at every step.
+    unet = load_unet(config.base, torch.bfloat16 if config.precision == "bf16" else torch.float32).to(device)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
@@ -155,7 +163,7 @@ def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Nu
         encoder="base" if description.get("kind") == "base" else "llm",
         encoder_fingerprint=config.fingerprint,
         encoder_description=description,
-        llm=str(description.get("model", "")),
+        llm=config.llm,
         base_model=config.base,
         store=config.store,
         store_version=config.store_version,

@@ -1,0 +1,99 @@
+"""The frozen base's parts: text features, latents, targets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from llmdiff.diffusion.base import load_noise_schedule, load_unet, snr_weights, training_target
+from llmdiff.diffusion.latents import LatentEncoder, decode_samples
+from llmdiff.diffusion.text import BaseTextEncoder
+from tests.adapter import tiny
+
+CAPTIONS = ["a b", "", "a caption of more than twelve letters"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_base(tmp_path_factory.mktemp("base"), prediction_type="v_prediction")
+
+
+def test_base_text_features_are_what_stable_diffusion_reads(base: Path) -> None:
+    encoder = BaseTextEncoder.from_pretrained(base)
+    done = []
+    encodings = encoder(CAPTIONS, progress=lambda count, total: done.append((count, total)))
+    expected = tiny.pipeline().encode_prompt(CAPTIONS, "cpu", 1, False)[0]
+    assert torch.equal(torch.stack(encodings), expected)
+    assert encodings[0].shape == (tiny.TOKENS, encoder.hidden_size)
+    assert encodings[0].dtype == torch.float32
+    assert done == [(3, 3)]
+    assert encoder.truncated == 1
+
+
+def test_description_of_the_text_encoder_follows_its_weights(base: Path) -> None:
+    one, other = BaseTextEncoder.from_pretrained(base), BaseTextEncoder.from_pretrained(base)
+    assert one.describe() == other.describe() == json.loads(json.dumps(one.describe()))
+    with torch.no_grad():
+        next(other.text_encoder.parameters()).add_(0.1)
+    assert one.describe() != other.describe()
+
+
+def test_latents_are_the_scaled_mean(base: Path) -> None:
+    encoder = LatentEncoder.from_pretrained(base)
+    images = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3), dtype=np.uint8)
+    latents = encoder(images)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    expected = encoder.vae.encode(pixels).latent_dist.mode() * encoder.vae.config.scaling_factor
+    assert latents.shape == (2, 4, 8, 8)
+    assert latents.dtype == torch.float16
+    torch.testing.assert_close(latents, expected.half())
+    assert torch.equal(encoder(images), latents)
+    decoded = encoder.decode(latents)
+    assert decoded.shape == images.shape
+    assert decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 60, 3), (1, 3, 64, 64)])
+def test_images_of_another_shape_are_refused(base: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        LatentEncoder.from_pretrained(base)(np.zeros(shape, np.uint8))
+
+
+def test_samples_of_training_decode_to_pictures(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.safetensors"
+    save_file({"latents": torch.zeros(2, 4, 8, 8)}, path, metadata={"prompts": json.dumps(["a", "b"])})
+    pictures = decode_samples(path, LatentEncoder.from_pretrained(base))
+    assert [(prompt, picture.size) for prompt, picture in pictures] == [("a", (64, 64)), ("b", (64, 64))]
+
+
+def test_unet_is_frozen(base: Path) -> None:
+    unet = load_unet(str(base))
+    assert not unet.training
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+
+
+def test_targets_follow_the_base(base: Path) -> None:
+    latents, noise, timesteps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
+    schedule = load_noise_schedule(str(base))
+    alpha = schedule.alphas_cumprod[timesteps][:, None, None, None]
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    torch.testing.assert_close(training_target(schedule, latents, noise, timesteps), velocity)
+    schedule.register_to_config(prediction_type="epsilon")
+    assert training_target(schedule, latents, noise, timesteps) is noise
+    schedule.register_to_config(prediction_type="flow")
+    with pytest.raises(ValueError, match="found 'flow'"):
+        training_target(schedule, latents, noise, timesteps)
+
+
+def test_min_snr_weights(base: Path) -> None:
+    schedule, timesteps = load_noise_schedule(str(base)), torch.tensor([0, 500, 999])
+    alpha = schedule.alphas_cumprod[timesteps]
+    snr = alpha / (1 - alpha)
+    torch.testing.assert_close(snr_weights(schedule, timesteps, 5.0), snr.clamp(max=5) / (snr + 1))
+    schedule.register_to_config(prediction_type="epsilon")
+    torch.testing.assert_close(snr_weights(schedule, timesteps, 5.0), snr.clamp(max=5) / snr)

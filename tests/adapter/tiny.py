@@ -1,0 +1,116 @@
+"""Tiny random parts of a Stable Diffusion base, and adapters for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from llmdiff.adapter import AdapterSettings, LLMAdapter
+
+WIDTH, TOKENS, HIDDEN = 32, 12, 48  # cross-attention width, the base's text length, the encodings' width
+
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+
+
+def unet(**changes: Any) -> UNet2DConditionModel:
+    """Four cross-attentions: one down, one in the middle, two up."""
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**settings, **changes}).eval().requires_grad_(False)
+
+
+def vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, **blocks).eval()
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """One token a letter."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, [], model_max_length=TOKENS)
+
+
+def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    torch.manual_seed(2)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config).eval()
+
+
+def schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    tokenizer = clip_tokenizer()
+    parts = (vae(), text_encoder(tokenizer), tokenizer, unet(), schedule(prediction_type), None, None)
+    return StableDiffusionPipeline(*parts, requires_safety_checker=False)
+
+
+def save_base(folder: Path, prediction_type: str = "epsilon") -> Path:
+    pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def adapter(model: UNet2DConditionModel, facts: dict[str, Any] | None = None, **settings: Any) -> LLMAdapter:
+    """An adapter for a U-Net; with `base_context` "clip" the base's features come first."""
+    torch.manual_seed(3)
+    base_tokens = TOKENS if settings.get("base_context") == "clip" else 0
+    facts = {"encoding_dim": HIDDEN, "base_tokens": base_tokens, **(facts or {})}
+    return LLMAdapter.for_unet(model, AdapterSettings(**settings), **facts)
+
+
+def inputs(batch: int = 2, tokens: int = 6) -> dict[str, torch.Tensor]:
+    """Noisy latents, timesteps, encodings and masks of different lengths, and the base's features."""
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.randint(1, tokens + 1, (batch,), generator=generator)
+    return {
+        "latents": torch.randn(batch, 4, 8, 8, generator=generator),
+        "timesteps": torch.randint(0, 1000, (batch,), generator=generator),
+        "encodings": torch.randn(batch, tokens, HIDDEN, generator=generator),
+        "mask": torch.arange(tokens) < lengths[:, None],
+        "base": torch.randn(batch, TOKENS, WIDTH, generator=generator),
+    }
+
+
+def predict(model: UNet2DConditionModel, x: dict[str, torch.Tensor], context: torch.Tensor) -> torch.Tensor:
+    return model(x["latents"], x["timesteps"], encoder_hidden_states=context).sample
