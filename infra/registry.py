@@ -62,7 +62,7 @@ def register_adapter(
 def lineage(config: dict[str, Any]) -> dict[str, str]:
     """What a version came from, as tags, out of its ``adapter_config.json``."""
     keys = ("encoder", "encoder_fingerprint", "llm", "base_model", "store", "store_version")
-    tags = {key: str(config[key]) for key in keys if config.get(key) is not None}
+    tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
     return {**tags, "code_commit": code_commit()}
 
 

@@ -24,7 +24,7 @@ from storage import EncodingStore
 
 
 class EncodeJob(BaseModel):
-    """What every task of an encode run must know: paths, names and settings; any process can load the rest from them."""
+    """What every task of an encode run must know; any process can load models and data from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +39,7 @@ class EncodeJob(BaseModel):
 
 
 class EncodeResult(BaseModel):
-    """What an encode run did: ``rows == known + samples + sum(rejected.values())`` over the shards that it could read."""
+    """What an encode run did: over readable shards, ``rows == known + samples + sum(rejected.values())``."""
 
     model_config = ConfigDict(frozen=True)
 

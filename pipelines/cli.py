@@ -1,0 +1,256 @@
+"""The command line. Each command imports what it needs when it runs, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CANDIDATE = "models:/llmdiff-adapter@candidate"
+
+app = typer.Typer(
+    help="A decoder-only LLM as the text encoder of a latent diffusion model: from captions to pictures.",
+    epilog="Start with: llmdiff demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(
+    help="Look into an encoding store. Example: llmdiff store info runs/store", no_args_is_help=True
+)
+app.add_typer(store_app, name="store")
+
+
+class EncoderKind(StrEnum):
+    """Whose text encodings: the LLM's, or the base model's own (the control)."""
+
+    llm = "llm"
+    base = "base"
+
+
+Diffusion = Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")]
+Store = Annotated[Path, typer.Option(help="Folder of the encoding store.")]
+Config = Annotated[Path | None, typer.Option(help="YAML or JSON file of settings.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One setting, over those of --config.")]
+Adapter = Annotated[str, typer.Option(help="Adapter folder, or a version in the registry.")]
+AdapterLLM = Annotated[str | None, typer.Option(help="Folder or name of the adapter's LLM; default: as registered.")]
+AdapterBase = Annotated[
+    str | None, typer.Option("--diffusion", help="Folder or name of the base model; default: the one trained on.")
+]
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and all logs.")] = False,
+) -> None:
+    """Runs before every command."""
+    context.obj = debug
+
+
+@app.command(epilog="Example: llmdiff demo --out runs/demo")
+def demo(out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/demo")) -> None:
+    """The whole path on the embedded world: encode, train, register, evaluate, report."""
+    start_engine()
+    from pipelines.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command(
+    epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store"
+)
+def encode(
+    data: Annotated[Path, typer.Option(help="Parquet shards (file or folder) or an imagefolder.")],
+    diffusion: Diffusion,
+    store: Store,
+    llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
+    encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings; base is the control.")] = EncoderKind.llm,
+    size: Annotated[int | None, typer.Option(help="Side in pixels; default: what the diffusion model takes.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006 typer copies it
+) -> None:
+    """Encode captions and pictures into the store; what it holds already is left alone."""
+    from pipelines.settings import read_settings
+
+    settings = read_settings(config, set_)
+    more = read_lines(captions) if captions is not None else None
+    start_engine()
+    from pipelines.encode import encode_flow
+
+    result = encode_flow(str(data), str(store), diffusion, llm, encoder.value, size, settings, more)
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
+    print(
+        f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"
+    )
+    print(f"rejected: {rejected}")
+    print(f"captions encoded: {result.captions} ({result.tokens} tokens, {result.truncated} captions cut)")
+    print(f"pictures encoded: {result.latents}")
+    print(f"store: {store} version {result.store_version}, encodings {result.fingerprint}")
+    print(f"{result.seconds:.1f} s")
+    for reason in result.unreadable.values():
+        print(f"not read: {reason}", file=sys.stderr)
+
+
+@app.command(
+    epilog="Example: llmdiff train --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --set steps=10000"
+)
+def train(
+    store: Store,
+    diffusion: Diffusion,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; an unfinished one goes on.")] = None,
+    encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings to train on.")] = EncoderKind.llm,
+    fingerprint: Annotated[str | None, typer.Option(help="Which encodings, where there are several.")] = None,
+    store_version: Annotated[int | None, typer.Option(help="Snapshot of the store; default: the newest.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
+    llm: Annotated[str | None, typer.Option(help="Recorded with the adapter, for `generate` to find.")] = None,
+    register: Annotated[bool, typer.Option(help="Make it a version in the registry, alias candidate.")] = True,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Train an adapter on the store's encodings, and register it."""
+    from pipelines.settings import read_settings
+
+    settings = read_settings(config, set_)
+    start_engine()
+    from pipelines.train import train_flow
+
+    folder = str(output) if output is not None else None
+    result = train_flow(str(store), diffusion, folder, encoder.value, fingerprint, store_version, processes, settings)
+    print(f"adapter: {result.adapter} ({result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s)")
+    print(f"MLflow run: {result.run_id}")
+    if register:
+        from pipelines.register import register_flow
+
+        registered = register_flow(result.adapter, result.run_id, llm=llm)
+        print(f"registered: {registered.name} version {registered.version}, {registered.uri}")
+
+
+@app.command(epilog='Example: llmdiff generate --prompt "a red circle to the left of a blue square"')
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")] = [],  # noqa: B006
+    prompts: Annotated[Path | None, typer.Option(help="Text file of prompts, one a line.")] = None,
+    adapter: Adapter = CANDIDATE,
+    llm: AdapterLLM = None,
+    diffusion: AdapterBase = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 30,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
+) -> None:
+    """Draw prompts with and without the adapter, from the same seeds."""
+    texts = [*prompt, *(read_lines(prompts) if prompts is not None else [])]
+    start_engine()
+    from pipelines.generate import generate_flow
+
+    folder = str(output) if output is not None else None
+    result = generate_flow(texts, adapter, llm, diffusion, folder, seed, steps, guidance)
+    print(f"{result.prompts} prompts with and without the adapter: {result.sheet} ({result.seconds:.0f} s)")
+
+
+@app.command(epilog=f"Example: llmdiff evaluate --adapter {CANDIDATE} --scenes 50")
+def evaluate(
+    adapter: Adapter = CANDIDATE,
+    llm: AdapterLLM = None,
+    diffusion: AdapterBase = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each drawn in every wording.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of scenes, captions and noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
+) -> None:
+    """Judge pictures of the embedded world's held-out prompts, with and without the adapter."""
+    start_engine()
+    from pipelines.evaluate import evaluate_flow
+
+    file = str(output) if output is not None else None
+    figures = evaluate_flow(adapter, llm, diffusion, file, scenes, seed, steps, guidance)
+    for model in ("base", "adapter"):
+        for wording, facts in figures[model].items():
+            shares = "  ".join(f"{fact} {share:.2f}" for fact, share in facts.items())
+            print(f"{model:8} {wording:15} {shares}")
+    print(f"figures: {figures['file']}")
+
+
+@store_app.command("info", epilog="Example: llmdiff store info runs/store")
+def store_info(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
+    """What a store holds: version, samples, encodings, bytes."""
+    from storage import EncodingStore
+
+    print_values(EncodingStore.open(path).info())
+
+
+@store_app.command("verify", epilog="Example: llmdiff store verify runs/store")
+def store_verify(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
+    """Check every checksum; exit code 1 where something is wrong."""
+    from storage import EncodingStore
+
+    problems = EncodingStore.open(path).verify()
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "every checksum is right")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: llmdiff doctor")
+def doctor() -> None:
+    """What this machine can do, and what is wrong with it; exit code 1 where something is."""
+    from pipelines.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
+
+
+def start_engine() -> None:
+    """Settings for flows in this process; see `infra.local`."""
+    from infra.local import prepare_engine
+
+    prepare_engine(debug="--debug" in sys.argv)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that hold something."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def print_values(values: dict[str, Any], indent: str = "") -> None:
+    """A mapping as ``name: value`` lines."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            print_values(value, indent + "  ")
+        else:
+            print(f"{indent}{name}: {value}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: an error is one line and exit code 1; ``--debug`` shows where it came from."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = ["--debug", *(a for a in given if a != "--debug")] if debug else given  # wherever it was written
+    try:
+        app(given)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def error_line(error: Exception) -> str:
+    """An error in one line; the kinds that are nobody's plain words keep their name."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "LaunchError"
+    return text if known and text else f"{type(error).__name__}: {text}"
