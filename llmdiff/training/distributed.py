@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,6 +41,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def gathered(module: torch.nn.Module) -> AbstractContextManager[Any]:
+    """Within it, a module's parameters are whole on every process; ZeRO 3 keeps a part of each on each."""
+    import deepspeed
+
+    parts = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    return deepspeed.zero.GatheredParameters(parts) if parts else nullcontext()
 
 
 def wrap(objective: Objective, config: TrainConfig) -> Any:

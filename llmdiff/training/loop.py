@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmdiff.training import checkpoint
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.distributed import gathered
 from llmdiff.training.metrics import Meter
 from llmdiff.training.objective import step_generator
 from llmdiff.training.setup import Run, prepare
@@ -45,11 +46,12 @@ def train(config: TrainConfig) -> Path | None:
                 engine.backward(loss)
                 engine.step()
                 meter.add(loss, losses, timesteps)
-            average.update(objective.adapter.state(), step)
+            with gathered(objective.adapter):
+                average.update(objective.adapter.state(), step)
             meter.advance()
             if step % config.log_every == 0 or step == run.steps:
-                norm = float(engine.get_global_grad_norm() or 0.0)
-                meter.row(step, objective.adapter, learning_rate=rate, grad_norm=norm)
+                norm = engine.get_global_grad_norm()  # None with ZeRO 0
+                meter.row(step, objective.adapter, learning_rate=rate, grad_norm=None if norm is None else float(norm))
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
             if step % config.checkpoint_every == 0 or step == run.steps or stop:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llmdiff.adapter import LLMAdapter
+from llmdiff.training.distributed import gathered
 
 BANDS = 4  # quarters of the noise schedule, the cleanest first
 
@@ -43,7 +44,7 @@ class Meter:
         if self.bar is not None:
             self.bar.update()
 
-    def row(self, step: int, adapter: LLMAdapter, **values: float) -> None:
+    def row(self, step: int, adapter: LLMAdapter, **values: float | None) -> None:
         """Writes the row of the steps since the last one."""
         dist.all_reduce(self.sums)
         loss, batches, *bands = self.sums.tolist()
@@ -54,7 +55,8 @@ class Meter:
         row["loss_by_timestep"] = [
             total / count if count else None for total, count in zip(bands[:BANDS], bands[BANDS:], strict=True)
         ]
-        row["weights"] = adapter.weights_by_layer()
+        with gathered(adapter):
+            row["weights"] = adapter.weights_by_layer()
         if self.file is not None and self.bar is not None:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()

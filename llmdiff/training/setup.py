@@ -98,6 +98,7 @@ def prepare(config: TrainConfig) -> Run:
     adapter.install(unet)
     objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config)
     validation = Validation(config, store, objective) if config.sample_every is not None else None
+    average = Average(adapter.state(), config.ema_decay)  # before ZeRO 3 takes the weights apart
     return Run(
         config=config,
         device=device,
@@ -106,7 +107,7 @@ def prepare(config: TrainConfig) -> Run:
         data=data,
         objective=objective,
         engine=wrap(objective, config),
-        average=Average(adapter.state(), config.ema_decay),
+        average=average,
         validation=validation,
     )
 
