@@ -86,12 +86,17 @@ def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [found[i] for i in rng.permutation(len(found))]
 
 
-def document(scene: Scene, wording: str, rng: np.random.Generator, end: str) -> str:
-    """Text for a language model: a caption, the end mark, some facts restated and, half of the time, the template."""
-    sentences = facts(scene, rng)[:5]
-    if rng.random() < 0.5:
-        sentences.insert(int(rng.integers(len(sentences) + 1)), caption(scene, "template", rng))
+def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 3) -> str:
+    """Text for a language model: a caption, the end mark, the scene restated in the template, and some of its facts."""
+    sentences = [caption(_canonical(scene), "template", rng), *facts(scene, rng)[:facts_shown]]
     return f"{caption(scene, wording, rng)}{end}{' . '.join(sentences)}{end}"
+
+
+def _canonical(scene: Scene) -> Scene:
+    """Two things told from the left or from above, whichever thing the caption began with."""
+    if scene.relations in (("right of",), ("below",)):
+        return Scene(scene.things[::-1], (INVERSE[scene.relations[0]],))
+    return scene
 
 
 def _name(thing: Thing, things: tuple[Thing, ...]) -> str:

@@ -1,4 +1,8 @@
-"""The embedded decoder-only LLMs: trained on text alone, captions in every wording followed by restated facts."""
+"""The embedded decoder-only LLMs: trained on text alone, captions in every wording followed by restated facts.
+
+A model of two million parameters need not remember what a caption said as a large one does. So in half of the
+documents the facts see the caption through its end mark alone: what it means must be carried there.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ from llmdiff.shapes.captions import WORDINGS, document
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
 from llmdiff.shapes.shards import random_scene
 
-SEED, BATCH, POOL = 0, 48, 16  # documents a step, batches made at once
-END, PAD = "<|endoftext|>", "<|pad|>"
-STEPS = {"llama": 5000, "phi": 2500}
+SEED, BATCH, POOL = 0, 32, 16  # documents a step, batches made at once
+BOTTLENECK = 0.5  # share of documents whose facts see the caption through the end mark alone
+END, PAD, END_ID = "<|endoftext|>", "<|pad|>", 0
+STEPS = {"llama": 5000, "phi": 3000}
 MODELS = {
     "llama": lambda vocabulary: LlamaForCausalLM(
         LlamaConfig(
@@ -63,21 +68,40 @@ def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
 
     def loss_of(step: int) -> torch.Tensor:
         batch = tokenizer(next(batches), return_tensors="pt", padding=True)
-        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+        mask, labels = restating(batch.input_ids, batch.attention_mask == 1, torch.rand(BATCH) < BOTTLENECK)
         with fast_cpu_math():
-            return model(**batch, labels=labels, use_cache=False).loss
+            return model(input_ids=batch.input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
 
     figures = train(name, list(model.parameters()), loss_of, steps, 2e-3)
     save_fp16(model, folder / name)
     tokenizer.save_pretrained(folder / name)
     write_card(
         folder / name,
-        data="captions of random scenes in every wording, each followed by its facts; no picture, no held-out pair",
+        data="captions of random scenes in every wording, each followed by its facts, which in half of the documents "
+        "see the caption through the end mark alone; no picture, no held-out pair",
         command=f"python -m llmdiff.shapes.pretrain {name}",
         seed=SEED,
         batch=BATCH,
         figures=figures,
     )
+
+
+def restating(ids: torch.Tensor, present: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention mask and labels of documents ``caption end facts end``: the loss is on what follows the first end mark.
+
+    Args:
+        ids: ``(document, token)``.
+        present: ``(document, token)`` bool, False for padding.
+        bottleneck: ``(document,)`` bool, True where the facts may not look at the caption, only at the end mark.
+
+    Returns:
+        ``(document, 1, token, token)`` bool, True where a token may look; ``(document, token)`` labels.
+    """
+    ended = ((ids == END_ID) & present).cumsum(1) > 0  # from the first end mark on
+    after = ended & (torch.cat([ended.new_zeros(len(ids), 1), ended[:, :-1]], 1))
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    hidden = bottleneck[:, None, None] & after[:, :, None] & ~ended[:, None, :]
+    return (causal & ~hidden).unsqueeze(1), ids.masked_fill(~(after & present), -100)
 
 
 def text_batches(rng: np.random.Generator) -> Iterator[list[str]]:
