@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ ROUND_A, ROUND_B = 0xD2511F53, 0xCD9E8D57  # Philox 4x32's multipliers
 KEY_A, KEY_B = 0x9E3779B9, 0xBB67AE85  # and its key schedule
 ROUNDS = 10
 GROUP_BITS = 20  # of the 32-bit word that holds (block, group of four channels)
-NOISE_ELEMENTS = 1 << 18  # drawn at once: bounds the temporaries of the int64 arithmetic
+CHUNK_ELEMENTS = 1 << 17  # worked on at once: its temporaries stay in a core's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,10 @@ class Rows:
 
     def __len__(self) -> int:
         return self.position.shape[0]
+
+    def __getitem__(self, chunk: slice) -> Rows:
+        source = None if self.source is None else self.source[chunk]
+        return Rows(position=self.position[chunk], caption=self.caption[chunk], source=source)
 
     @property
     def device(self) -> torch.device:
@@ -70,62 +73,39 @@ def langevin_step(
     Returns:
         ``c``, or ``out`` where given.
     """
-    if bool((rows.position < 0).any()):
-        settings = {"g": g, "h": h, "seed": seed, "block": block, "accumulate": accumulate}
-        return _step_without_padding(c, plus, also, minus, rows, c if out is None else out, settings)
-    step = _score(plus, also, minus, rows.source, c.dtype)
-    step[rows.position == 0] *= 0.0
-    step *= g
-    if h > 0.0:
-        _add_noise(step, rows, math.sqrt(2.0 * h), seed, block)
-    if accumulate and out is None:
-        return c.add_(step)
-    if accumulate:
-        step += c
-    return (c if out is None else out).copy_(step)
-
-
-def _step_without_padding(
-    c: Tensor,
-    plus: Tensor,
-    also: Tensor | None,
-    minus: Tensor | None,
-    rows: Rows,
-    target: Tensor,
-    settings: dict[str, Any],
-) -> Tensor:
-    """The step on the rows that are no padding; the others are neither read nor written."""
-    i_keep = (rows.position >= 0).nonzero().squeeze(1)
-    source = i_keep.to(torch.int32) if rows.source is None else rows.source[i_keep]
-    kept = Rows(position=rows.position[i_keep], caption=rows.caption[i_keep], source=source)
-    new = torch.empty(len(kept), c.shape[1], dtype=target.dtype, device=c.device)
-    target[i_keep] = langevin_step(c[i_keep], plus, also, minus, rows=kept, out=new, **settings)
-    return target
+    out = c if out is None else out
+    padded = bool((rows.position < 0).any())
+    count = max(1, CHUNK_ELEMENTS // max(1, c.shape[1]))
+    for o_row in range(0, len(rows), count):
+        chunk = slice(o_row, o_row + count)
+        part = rows[chunk]
+        score = _score(plus, also, minus, part, chunk, c.dtype)
+        weight = (part.position > 0).to(c.dtype).mul_(g)[:, None]  # (r, 1)
+        step = torch.addcmul(c[chunk], score, weight, out=score) if accumulate else score.mul_(weight)
+        if h > 0.0:
+            step.add_(gaussian(part, c.shape[1], seed, block), alpha=math.sqrt(2.0 * h))
+        if padded:
+            keep = part.position >= 0
+            out[chunk][keep] = step[keep].to(out.dtype)
+        else:
+            out[chunk] = step
+    return out
 
 
 def _score(
-    plus: Tensor, also: Tensor | None, minus: Tensor | None, source: Tensor | None, dtype: torch.dtype
+    plus: Tensor, also: Tensor | None, minus: Tensor | None, rows: Rows, chunk: slice, dtype: torch.dtype
 ) -> Tensor:
-    """``plus + also - minus`` on the encoding's rows, summed in the encoding's dtype."""
+    """``plus + also - minus`` of some rows, summed in the encoding's dtype: a new tensor."""
 
     def on_rows(term: Tensor) -> Tensor:
-        return term if source is None else term.index_select(0, source)
+        return term[chunk] if rows.source is None else term.index_select(0, rows.source)
 
-    score = on_rows(plus).to(dtype, copy=source is None)
+    score = on_rows(plus).to(dtype, copy=True)
     if also is not None:
         score += on_rows(also)
     if minus is not None:
         score -= on_rows(minus)
     return score
-
-
-def _add_noise(step: Tensor, rows: Rows, sigma: float, seed: int, block: int) -> None:
-    """Adds ``sigma`` times the rows' noise, a bounded number of rows at a time."""
-    per_chunk = max(1, NOISE_ELEMENTS // max(1, step.shape[1]))
-    for o_row in range(0, len(rows), per_chunk):
-        chunk = slice(o_row, o_row + per_chunk)
-        part = Rows(position=rows.position[chunk], caption=rows.caption[chunk])
-        step[chunk].add_(gaussian(part, step.shape[1], seed, block), alpha=sigma)
 
 
 def gaussian(rows: Rows, hidden: int, seed: int, block: int) -> Tensor:

@@ -22,7 +22,6 @@ from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.loading import load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite, locate
 from llmdiff.encoder.schedules import resolve_schedule
-from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.table import load_or_make_table
 from llmdiff.encoder.tokens import Tokens, caption_key, normalise, padding_id, tokenise
 
@@ -227,7 +226,8 @@ class Encoder:
         finally:
             handle.remove()
         if self.config.word_path == "isolated":
-            self._subtract_isolated(langevin, padded, rows)
+            flat = padded.flatten()
+            langevin.subtract(self._table[flat if rows.source is None else flat[rows.source]])
         return langevin.c
 
     def langevin(self, rows: Rows) -> Langevin:
@@ -243,27 +243,6 @@ class Encoder:
             seed=self.config.seed,
             dtype=torch.float64 if self.config.dtype == "float64" else torch.float32,
         )
-
-    def _subtract_isolated(self, langevin: Langevin, padded: Tensor, rows: Rows) -> None:
-        """Takes the word scores of the isolated path away: table rows, or a second pass for an unknown family."""
-        if self.llm.family is not None:
-            ids = padded.flatten()
-            ids = ids if rows.source is None else ids.index_select(0, rows.source)
-            langevin.subtract(self._table.index_select(0, ids))
-            return
-        alone = Langevin(
-            rows,
-            self.g,
-            (0.0,) * self.llm.blocks,
-            bands=self.config.bands,
-            hidden=self.hidden_size,
-            initial="zeros",
-            seed=0,
-            dtype=langevin.c.dtype,
-        )
-        mask = diagonal_mask(padded[..., None].to(self.llm.dtype)).expand(padded.shape[0], -1, -1, -1)
-        self.llm.stream(padded, "sentence", alone.fold, mask=mask)
-        langevin.subtract(alone.c)
 
     @cached_property
     def _table(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from llmdiff.encoder.families import FAMILIES, Family
 from llmdiff.encoder.scores import (
     ContextScore,
+    DiagonalMaskCheck,
     Fold,
     ReferenceScore,
     SentenceScore,
@@ -79,7 +80,7 @@ class DecoderLLM:
         return dtype
 
     @torch.inference_mode()
-    def stream(self, ids: Tensor, path: ScorePath, fold: Fold, *, mask: Tensor | None = None) -> None:
+    def stream(self, ids: Tensor, path: ScorePath, fold: Fold) -> None:
         """One forward pass over ``ids`` int64 (batch, token), padded on the right.
 
         ``fold`` gets each block's score in turn. Nothing is kept from block to block: no logits, no hidden states, no
@@ -90,11 +91,11 @@ class DecoderLLM:
             make(i, layer, self.config, self.family, fold) for i, layer in enumerate(self.layers)
         ]
         with watching(watchers):
-            self.forward(ids, mask)
+            self.forward(ids)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
         """The plain forward pass, without the head: the last hidden state (batch, token, hidden)."""
-        hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        hidden: Tensor = self.backbone(input_ids=ids, use_cache=False)[0]
         return hidden
 
     def on_first_input(self, see: Any) -> Any:
@@ -112,6 +113,11 @@ class DecoderLLM:
         one, other = self.forward(ids)[:, 0]
         if not torch.allclose(one, other, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{self.name} is not decoder-only: a token's hidden state depends on the tokens after it")
+        try:
+            with watching([DiagonalMaskCheck(layer) for layer in self.layers]):
+                self.forward(ids)
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"{self.name}: its blocks do not run under a diagonal mask ({error})") from error
         warnings.warn(
             f"{self.name}: unknown family {self.config.model_type!r}; its blocks run a second time under a diagonal "
             f"mask, about twice the cost of one pass (known families: {', '.join(FAMILIES)})",

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llmdiff.encoder.llm import check_decoder_only
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
 def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
     """(model, tokenizer) of a folder or a hub name.
 
     Raises:
-        ValueError: no tokenizer, no safetensors weights, not decoder-only, or a model that needs code of its own.
+        ValueError: no tokenizer, no or not all safetensors weights, not decoder-only, or code of the model's own.
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
@@ -26,17 +28,14 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
         _check_folder(Path(source))
     elif isinstance(name_or_folder, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(f"LLM folder {source}: no such folder")
-    arguments = {"revision": revision, "trust_remote_code": False}
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
     _check_causal(source, config)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
-    model = _read(
-        source,
-        "weights",
-        lambda: AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, **arguments
-        ),
-    )
+    arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
+        raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
     return model, tokenizer
 
 
@@ -64,7 +63,7 @@ def _read(source: str, what: str, load: Any) -> Any:
     """What ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -171,10 +172,28 @@ class ReferenceScore:
         return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        x = block_input(args, kwargs)
-        alone = {**kwargs, "attention_mask": diagonal_mask(x)}
-        word = first(self.layer.forward(*args, **alone))
+        word = run_alone(self.layer, block_input(args, kwargs), args, kwargs)
         self.fold(BlockScore(index=self.index, plus=first(output), minus=word, output=first(output)))
+
+
+class DiagonalMaskCheck:
+    """Raises ValueError where a block (a recurrent one) lets a token see its neighbours in spite of a diagonal mask."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def watch(self) -> list[RemovableHandle]:
+        return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = block_input(args, kwargs)
+        other = x.clone()
+        other[:, 0] = x[:, -1]
+        one, two = (run_alone(self.layer, hidden, args, kwargs)[:, -1] for hidden in (x, other))
+        if not torch.allclose(one, two, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"{type(module).__name__}: a token sees others in spite of the mask; it gives no word score"
+            )
 
 
 class UpdateScore:
@@ -199,6 +218,20 @@ def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
     heads = config.num_key_value_heads
     grouped = attended.unflatten(-1, (heads, groups, -1))  # (b, t, k, g, d)
     return (grouped - values.unflatten(-1, (heads, 1, -1))).flatten(-3)
+
+
+def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The block's output on hidden states that each attend to themselves alone, its other arguments as they were.
+
+    Raises:
+        ValueError: the block takes no attention mask.
+    """
+    parameters = signature(layer.forward)
+    if "attention_mask" not in parameters.parameters:
+        raise ValueError(f"{type(layer).__name__} takes no attention mask; only blocks of attention give word scores")
+    call = parameters.bind(*((x, *args[1:]) if args else ()), **{**kwargs, **({} if args else {"hidden_states": x})})
+    call.arguments["attention_mask"] = diagonal_mask(x)
+    return first(layer.forward(*call.args, **call.kwargs))
 
 
 def diagonal_mask(x: Tensor) -> Tensor:

@@ -1,0 +1,364 @@
+"""What an encoder does with captions: tokens, bands, initial values, noise, batches, failures, identity."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.langevin import Rows, gaussian
+from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
+from llmdiff.encoder.batching import batches_by_tokens, run_in_batches
+from llmdiff.encoder.tokens import caption_key
+from tests.encoder.brute_force import scores
+from tests.encoder.tiny_models import WORDS, build, tokenizer
+
+CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]
+
+
+def make(name: str = "llama", **settings) -> Encoder:
+    config = EncoderConfig(**{"dtype": "float32", **settings})
+    return Encoder(build(name, getattr(torch, config.dtype)), tokenizer(), config)
+
+
+def test_one_float32_tensor_a_caption_in_the_callers_order() -> None:
+    encoder = make(dtype="bfloat16")
+    encodings = encoder(CAPTIONS)
+    assert [tuple(encoding.shape) for encoding in encodings] == [(9, 48), (2, 48), (11, 48)]
+    assert {encoding.dtype for encoding in encodings} == {torch.float32}
+    assert encoder.hidden_size == 48
+    assert encoder([]) == []
+
+
+def test_equal_captions_are_encoded_once() -> None:
+    seen: list[int] = []
+    encoder = make()
+    handle = encoder.llm.backbone.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    encodings = encoder(["a red circle", decomposed, "a red circle", composed])
+    handle.remove()
+    assert sum(seen) == 2
+    assert encodings[0] is encodings[2]
+    assert encodings[1] is encodings[3]
+
+
+def test_progress_counts_every_caption() -> None:
+    seen: list[tuple[int, int]] = []
+    make(token_budget=12)([*CAPTIONS, *CAPTIONS], progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 6), (4, 6), (6, 6)]
+
+
+def test_the_empty_caption_is_eos_alone_and_needs_it() -> None:
+    encoder = make()
+    embedding = encoder.llm.backbone.get_input_embeddings().weight[1]
+    assert torch.equal(encoder([""])[0][0], embedding)
+    with pytest.raises(ValueError, match="has no token; expected text, or append_eos=True"):
+        make(append_eos=False)([""])
+
+
+def test_long_captions_are_cut_counted_and_reported(caplog) -> None:
+    encoder = make(max_tokens=5)
+    with caplog.at_level(logging.WARNING):
+        encodings = encoder([*CAPTIONS, CAPTIONS[0]])
+    assert [len(encoding) for encoding in encodings] == [5, 2, 5, 5]
+    assert encoder.truncated == 3
+    assert "3 captions were cut to 5 tokens" in caplog.text
+    cut = make()(["a red circle next"])[0]
+    torch.testing.assert_close(encodings[0], cut)
+
+
+def test_the_template_goes_round_the_caption() -> None:
+    plain = make()(["a red {circle}"])[0]
+    wrapped = make(template="the {caption} below")(["a red {circle}"])[0]
+    assert len(wrapped) == len(plain) + 2
+
+
+def test_an_eos_of_the_tokenizers_own_is_not_doubled() -> None:
+    class OwnEos:
+        """A tokenizer that ends every text with EOS, as some do."""
+
+        eos_token_id, pad_token_id = 1, 0
+
+        def __call__(self, texts, **settings):
+            found = tokenizer()(texts, **settings)
+            return {"input_ids": [[*ids, 1] for ids in found["input_ids"]]}
+
+    encoder = make()
+    expected = encoder(CAPTIONS)
+    encoder.tokenizer = OwnEos()
+    assert all(torch.equal(one, other) for one, other in zip(encoder(CAPTIONS), expected, strict=True))
+
+
+def test_padding_is_never_read() -> None:
+    """Any token may fill a batch: a tokenizer without a pad token is padded with EOS."""
+    encoder = make()
+    expected = encoder(CAPTIONS)
+    encoder.tokenizer.pad_token = None
+    assert all(torch.equal(one, other) for one, other in zip(encoder(CAPTIONS), expected, strict=True))
+
+
+def test_a_tokenizer_without_what_is_needed_is_refused() -> None:
+    bare = tokenizer()
+    bare.eos_token = None
+    with pytest.raises(ValueError, match="no EOS token"):
+        Encoder(build("llama"), bare, EncoderConfig(dtype="float32"))
+    bare.pad_token = None
+    with pytest.raises(ValueError, match="no pad token"):
+        Encoder(build("llama"), bare, EncoderConfig(dtype="float32", append_eos=False))
+
+
+def test_an_id_without_an_embedding_names_the_caption() -> None:
+    larger = tokenizer()
+    larger.add_tokens([f"word{i}" for i in range(80)])
+    encoder = Encoder(build("llama"), larger, EncoderConfig(dtype="float32"))
+    with pytest.raises(ValueError, match="caption 'a word79': the tokenizer gives id 101; expected ids below 64"):
+        encoder(["a word79"])
+
+
+@pytest.mark.parametrize("word_path", ["block", "isolated"])
+def test_bands_sum_to_the_one_encoding(word_path: str, tmp_path) -> None:
+    model = build("phi")
+    whole, banded = (
+        Encoder(
+            model,
+            tokenizer(),
+            EncoderConfig(dtype="float32", g=[0.5, 1.0, 2.0], bands=bands, word_path=word_path),
+            cache_folder=tmp_path,
+        )(CAPTIONS)
+        for bands in (1, 3)
+    )
+    for one, other in zip(whole, banded, strict=True):
+        assert other.shape == (3, *one.shape)
+        torch.testing.assert_close(other.sum(0), one, rtol=1e-5, atol=1e-5)
+
+
+def test_a_band_holds_its_own_blocks() -> None:
+    encoder = make(bands=2, initial="zeros", dtype="float64")
+    encoding = encoder(CAPTIONS[:1])[0]
+    ids = [*encoder.tokenizer(CAPTIONS[0])["input_ids"], 1]
+    _, sentence, word = scores(encoder.llm.model, ids, "block")
+    difference = sentence - word
+    torch.testing.assert_close(encoding, torch.stack([difference[:2].sum(0), difference[2]]), rtol=1e-6, atol=1e-6)
+
+
+def test_initial_values() -> None:
+    zeros, embedding, noise = (make(initial=initial)(CAPTIONS)[0] for initial in ("zeros", "embedding", "noise"))
+    encoder = make()
+    ids = torch.tensor([*encoder.tokenizer(CAPTIONS[0])["input_ids"], 1])
+    torch.testing.assert_close(embedding - zeros, encoder.llm.backbone.get_input_embeddings()(ids).detach())
+    torch.testing.assert_close(noise - zeros, eps(CAPTIONS[0], block=0), rtol=1e-5, atol=1e-5)
+
+
+def test_cached_noise_is_that_of_algorithm_1() -> None:
+    quiet = make(initial="zeros")(CAPTIONS)
+    loud = make(initial="zeros", noise="cached", h=[0.5, 0.02, 0.0], seed=9)(CAPTIONS)
+    for caption, one, other in zip(CAPTIONS, quiet, loud, strict=True):
+        expected = 1.0 * eps(caption, seed=9, block=3) + 0.2 * eps(caption, seed=9, block=2)
+        torch.testing.assert_close(other - one, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fresh_noise_is_left_to_its_users() -> None:
+    encoder = make(noise="fresh", h=[0.5, 0.5, 2.0], bands=2, initial="zeros")
+    assert encoder.noise_std == (2.0**0.5, 2.0)
+    quiet = make(bands=2, initial="zeros")
+    assert torch.equal(encoder(CAPTIONS)[0], quiet(CAPTIONS)[0])
+    assert quiet.noise_std == (0.0, 0.0)
+
+
+def eps(caption: str, *, seed: int = 0, block: int) -> torch.Tensor:
+    count = len(caption.split()) + 1
+    rows = Rows(position=torch.arange(count, dtype=torch.int32), caption=torch.full((count,), caption_key(caption)))
+    return gaussian(rows, 48, seed, block)
+
+
+def test_neither_the_head_nor_a_hook_is_left(monkeypatch) -> None:
+    """No logits are computed, and the model is as it was."""
+    encoder = make()
+    model = encoder.llm.model
+    calls: list[object] = []
+    model.lm_head.register_forward_hook(lambda *args: calls.append(args))
+    encoder(CAPTIONS)
+    assert not calls
+    layers = model.get_decoder().layers
+    assert not any(module._forward_hooks or module._forward_pre_hooks for layer in layers for module in layer.modules())
+
+
+def test_hooks_are_gone_after_an_error() -> None:
+    encoder = make()
+    with pytest.raises(IndexError):
+        encoder.llm.stream(torch.tensor([[10**6]]), "context", lambda score: None)
+    assert not any(module._forward_hooks for module in encoder.llm.backbone.modules())
+
+
+def fragile() -> Encoder:
+    """A Phi in float16 whose block 1 overflows at channel 5 for the word "triangle" and for nothing else."""
+    encoder = make("phi", dtype="float16")
+    with torch.no_grad():
+        encoder.llm.backbone.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("triangle"), 5] = 60000.0
+        encoder.llm.layers[1].mlp.fc2.bias[5] = 10000.0
+    return encoder
+
+
+@pytest.mark.parametrize("word_path", ["block", "isolated"])
+def test_a_non_finite_caption_is_named_and_the_rest_go_on(word_path: str, tmp_path) -> None:
+    fine = fragile()(CAPTIONS[:2])
+    encoder = fragile()
+    if word_path == "isolated":
+        config = EncoderConfig(dtype="float16", word_path="isolated")
+        encoder = Encoder(encoder.llm.model, encoder.tokenizer, config, cache_folder=tmp_path)
+    results = encoder.encode(CAPTIONS)
+    error = results[2]
+    assert isinstance(error, NonFinite)
+    assert (error.caption, error.block, error.token, error.channel) == (CAPTIONS[2], 1, 3, 5)
+    assert "block 1, token 3, channel 5" in str(error)
+    if word_path == "block":
+        assert all(torch.equal(one, other) for one, other in zip(results[:2], fine, strict=True))
+    with pytest.raises(NonFinite, match="triangle"):
+        encoder(CAPTIONS)
+
+
+def test_a_non_finite_embedding_is_named() -> None:
+    encoder = make()
+    with torch.no_grad():
+        encoder.llm.backbone.get_input_embeddings().weight[3 + WORDS.index("red"), 7] = torch.nan
+    error = encoder.encode(["a red circle"])[0]
+    assert isinstance(error, NonFinite)
+    assert (error.block, error.token, error.channel) == (-1, 1, 7)
+
+
+def test_the_isolated_table_is_kept_on_disk(tmp_path) -> None:
+    model = build("llama")
+    config = EncoderConfig(word_path="isolated", dtype="float32")
+    first = Encoder(model, tokenizer(), config, cache_folder=tmp_path)(CAPTIONS)
+    tables = list(tmp_path.rglob("*.safetensors"))
+    assert len(tables) == 1
+    written = tables[0].stat().st_mtime_ns
+    second = Encoder(model, tokenizer(), config, cache_folder=tmp_path)
+    rows: list[int] = []
+    model.model.register_forward_hook(lambda module, args, output: rows.append(output[0].shape[1]))
+    assert all(torch.equal(one, other) for one, other in zip(second(CAPTIONS), first, strict=True))
+    assert rows == [11], "one forward pass: the captions'"
+    assert tables[0].stat().st_mtime_ns == written
+    Encoder(model, tokenizer(), EncoderConfig(word_path="isolated", dtype="float32", g=2.0), cache_folder=tmp_path)(
+        ["a"]
+    )
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
+def test_batches_hold_every_caption_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = list(batches_by_tokens(lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert longest * len(batch) <= budget or len(batch) == 1
+
+
+def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
+    """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
+    code = """
+    import logging, resource, sys, torch
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+    from llmdiff.encoder import Encoder, EncoderConfig
+    from tests.encoder.tiny_models import WORDS, llama, tokenizer
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = llama(intermediate_size=4096).eval()
+    words = [f"{WORDS[i % 19]} {WORDS[i // 19 % 19]} {WORDS[i // 361 % 19]} red circle" for i in range(500)]
+    expected = Encoder(model, tokenizer(), EncoderConfig(dtype="float32", token_budget=300))(words)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20), resource.RLIM_INFINITY))
+    encoder = Encoder(model, tokenizer(), EncoderConfig(dtype="float32", token_budget=3000))
+    for one, other in zip(encoder(words), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    print("all encoded")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=None)
+    assert done.returncode == 0, done.stderr
+    assert "out of memory on a batch of 3000 tokens; going on with 1500" in done.stdout
+    assert "all encoded" in done.stdout
+
+
+def test_one_caption_that_does_not_fit_is_an_error() -> None:
+    def run(indices: list[int]) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    with pytest.raises(MemoryError, match="one caption of 7 tokens does not fit"):
+        list(run_in_batches([3, 7], 100, run))
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    def run(indices: list[int]) -> None:
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        list(run_in_batches([3], 100, run))
+
+
+def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> None:
+    base = make().describe()
+    assert json.loads(json.dumps(base)) == base
+    assert make(token_budget=7).describe() == base
+    assert make(seed=5).describe() == base, "no noise, no seed"
+    assert make(noise="fresh", h=0.3).describe() == make(noise="fresh", h=0.4).describe()
+    changes = [
+        {"word_path": "isolated"},
+        {"g": 2.0},
+        {"bands": 2},
+        {"initial": "zeros"},
+        {"initial": "noise"},
+        {"initial": "noise", "seed": 1},
+        {"noise": "fresh"},
+        {"noise": "cached", "h": 0.1},
+        {"noise": "cached", "h": 0.1, "seed": 2},
+        {"max_tokens": 77},
+        {"append_eos": False},
+        {"template": "a picture of {caption}"},
+        {"dtype": "float64"},
+    ]
+    descriptions = [base, *(make(**change).describe() for change in changes), make("phi").describe()]
+    assert len({json.dumps(description, sort_keys=True) for description in descriptions}) == len(descriptions)
+
+
+def test_a_changed_weight_or_token_changes_the_description() -> None:
+    base = make().describe()
+    model, words = build("llama"), tokenizer()
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[3, 4] += 1e-3
+    assert Encoder(model, tokenizer(), EncoderConfig(dtype="float32")).describe()["llm"] != base["llm"]
+    words.add_tokens(["purple"])
+    changed = Encoder(build("llama"), words, EncoderConfig(dtype="float32")).describe()
+    assert changed["llm"] == base["llm"]
+    assert changed["tokenizer"] != base["tokenizer"]
+
+
+def test_the_head_and_training_state_do_not_matter() -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert Encoder(model.train(), tokenizer(), EncoderConfig(dtype="float32")).describe() == make().describe()
+
+
+def test_wrong_settings_of_the_encoder_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights are torch.float32; expected torch.bfloat16"):
+        Encoder(build("llama"), tokenizer(), EncoderConfig())
+    with pytest.raises(ValueError, match="bands is 4; expected at most 3"):
+        make(bands=4)
+    with pytest.raises(ValueError, match="a schedule of 2 numbers for an LLM of 3 blocks"):
+        make(g=[1.0, 2.0])
+
+
+def test_it_imports_with_torch_triton_and_transformers_alone() -> None:
+    heavy = ("diffusers", "deepspeed", "zarr", "deltalake", "pyarrow", "prefect", "mlflow", "pydantic", "storage")
+    code = f"import sys, llmdiff.encoder; found = set({heavy}) & set(sys.modules); print(found); sys.exit(bool(found))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
