@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llmdiff.encoder.schedules import parse_schedule
@@ -45,7 +45,7 @@ class EncoderConfig:
     """Text around a caption; must hold ``{caption}`` once."""
     dtype: DType = "bfloat16"
     """The LLM's compute dtype; the encoding is summed in float32 (float64 for float64)."""
-    token_budget: int = field(default=8192, metadata={"identity": False})
+    token_budget: int = 8192
     """Tokens in a batch, padding included. Halved when memory runs out."""
 
     def __post_init__(self) -> None:

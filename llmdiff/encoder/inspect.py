@@ -1,0 +1,162 @@
+"""What a caption's context adds, block by block and token by token: for a person to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llmdiff.encoder.llm import ScorePath
+from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.tokens import normalise, tokenise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+    from llmdiff.encoder.encoder import Encoder
+
+COLOURS = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]  # dark to bright
+CELL, MARGIN, LABEL = 18, 12, 96  # pixels
+
+
+class Outlier(NamedTuple):
+    """The largest channel of a block's output."""
+
+    block: int
+    token: int
+    channel: int
+    ratio: float
+    """Its magnitude over the median magnitude of the block's output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """Norms of one caption's scores, each float32 (block, token), blocks from the embedding up."""
+
+    caption: str
+    tokens: list[str]
+    sentence: Tensor
+    """``|S_t(d)|``: what the block adds to the token in its context."""
+    word: Tensor
+    """``|W_t(d)|``: what it adds to the token alone."""
+    context: Tensor
+    """``|S_t(d) - W_t(d)|``: what the context adds."""
+    outliers: list[Outlier]
+    """The largest channel of each block's output."""
+
+    def table(self) -> str:
+        """A line a block and token, then a line a block with its outlier channel."""
+        width = max(len(token) for token in self.tokens)
+        lines = [f"{'block':>5}  {'token':<{width}}  {'sentence':>10}  {'word':>10}  {'context':>10}"]
+        for block in range(len(self.sentence)):
+            for d, token in enumerate(self.tokens):
+                norms = (self.sentence[block, d], self.word[block, d], self.context[block, d])
+                lines.append(f"{block:>5}  {token:<{width}}  " + "  ".join(f"{float(norm):>10.4g}" for norm in norms))
+        lines.append("largest channel of each block's output, over the median of all:")
+        for outlier in self.outliers:
+            token = self.tokens[outlier.token]
+            lines.append(f"{outlier.block:>5}  {token:<{width}}  channel {outlier.channel:>5}  {outlier.ratio:>8.1f}")
+        return "\n".join(lines)
+
+
+@torch.inference_mode()
+def inspect(encoder: Encoder, caption: str) -> Inspection:
+    """The scores of one caption under the encoder's word path, before ``g``."""
+    caption = normalise(caption)
+    ids = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)[0].ids
+    row = torch.tensor([ids], device=encoder.llm.device)
+    sentence, outputs = _scores(encoder, row, "sentence")
+    if encoder.config.word_path == "block":
+        context = _scores(encoder, row, "context")[0]
+        word = sentence - context
+    else:
+        word = _scores(encoder, row.T, "sentence")[0]
+        context = sentence - word
+    context[:, 0] = 0.0
+    return Inspection(
+        caption=caption,
+        tokens=encoder.tokenizer.convert_ids_to_tokens(ids),
+        sentence=sentence.norm(dim=-1).cpu(),
+        word=word.norm(dim=-1).cpu(),
+        context=context.norm(dim=-1).cpu(),
+        outliers=[_outlier(block, output) for block, output in enumerate(outputs)],
+    )
+
+
+def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, list[Tensor]]:
+    """The scores (block, token, hidden) of one caption, or of a column of tokens alone, and the blocks' outputs."""
+    scores: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def fold(score: BlockScore) -> None:
+        total = score.plus.float()
+        total = total if score.also is None else total + score.also.float()
+        total = total if score.minus is None else total - score.minus.float()
+        scores.append(total.flatten(0, 1))
+        outputs.append(score.output.float().flatten(0, 1))
+
+    encoder.llm.stream(ids, path, fold)
+    return torch.stack(scores), outputs
+
+
+def _outlier(block: int, output: Tensor) -> Outlier:
+    """The largest channel of a block's output (token, hidden)."""
+    magnitude = output.abs()
+    token, channel = divmod(int(magnitude.argmax()), output.shape[1])
+    return Outlier(block, token, channel, float(magnitude.max() / magnitude.median().clamp_min(1e-12)))
+
+
+def write_heat_map(inspection: Inspection, path: str | Path) -> None:
+    """A PNG of three panels (sentence, word, context): tokens down, blocks across, one logarithmic scale for all."""
+    draw_heat_map(inspection).save(path, format="PNG")
+
+
+def draw_heat_map(inspection: Inspection) -> Image:
+    """The picture that :func:`write_heat_map` writes."""
+    from PIL import Image, ImageDraw
+
+    panels = {"sentence": inspection.sentence, "word": inspection.word, "context": inspection.context}
+    blocks, tokens = inspection.sentence.shape
+    panel_width = max(blocks * CELL, 6 * CELL)
+    size = (LABEL + len(panels) * (panel_width + MARGIN) + MARGIN, 5 * MARGIN + tokens * CELL)
+    image = Image.new("RGB", size, "white")
+    canvas = ImageDraw.Draw(image)
+    scaled = log_scale(torch.stack(list(panels.values())))
+    canvas.text((MARGIN // 2, MARGIN // 2), inspection.caption, fill="black")
+    for d, token in enumerate(inspection.tokens):
+        printable = token.encode("ascii", "replace").decode().replace("?", ".")
+        canvas.text((MARGIN // 2, 3 * MARGIN + d * CELL + 3), printable[:14], fill="black")
+    for i, (title, _) in enumerate(panels.items()):
+        left = LABEL + i * (panel_width + MARGIN)
+        canvas.text((left, 2 * MARGIN - 2), title, fill="black")
+        _draw_panel(canvas, scaled[i], left, 3 * MARGIN)
+    canvas.text((LABEL, 3 * MARGIN + tokens * CELL + 3), "block 0 at the left; brighter is larger (log)", fill="black")
+    return image
+
+
+def log_scale(values: Tensor) -> Tensor:
+    """Values as shares of the way from the smallest to the largest on a logarithmic scale, 0 where they are 0."""
+    positive = values > 0
+    logarithm = values.clamp_min(values[positive].min() if bool(positive.any()) else 1.0).log()
+    low, high = logarithm.min(), logarithm.max()
+    return torch.where(positive, (logarithm - low) / (high - low).clamp_min(1e-12), 0.0)
+
+
+def _draw_panel(canvas: ImageDraw, shares: Tensor, left: int, top: int) -> None:
+    """One cell a block and token."""
+    for block, column in enumerate(shares.tolist()):
+        for d, share in enumerate(column):
+            corner = (left + block * CELL, top + d * CELL)
+            canvas.rectangle((*corner, corner[0] + CELL - 2, corner[1] + CELL - 2), fill=colour(share))
+
+
+def colour(share: float) -> tuple[int, int, int]:
+    """The colour of a share between 0 and 1."""
+    place = min(max(share, 0.0), 1.0) * (len(COLOURS) - 1)
+    i = min(int(place), len(COLOURS) - 2)
+    red, green, blue = (round(a + (b - a) * (place - i)) for a, b in zip(COLOURS[i], COLOURS[i + 1], strict=True))
+    return red, green, blue
