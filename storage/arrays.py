@@ -1,0 +1,158 @@
+"""Ragged rows in Zarr v3 arrays: inner chunks for reading, outer shards for the disk, a CRC-32C on each chunk.
+
+The Rust codec pipeline (`zarrs`) reads and writes them. It skips a chunk's checksum where it reads part of the chunk,
+and a missing file reads as zeros; so the index holds a checksum of each row, and `read_rows` is not to be trusted
+without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+TOKENS_PER_CHUNK = 64
+LATENT_CHUNK_BYTES = 256 * 1024
+OUTER_BYTES = 128 * 1024 * 1024
+
+PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
+
+
+class ArrayWriter:
+    """Appends rows to an array of a shard that nobody can see yet; a full outer shard is written at once."""
+
+    def __init__(
+        self,
+        shard: Path,
+        name: str,
+        row_shape: Sequence[int],
+        dtype: str,
+        chunk_rows: int,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        self.shard = shard
+        self.name = name
+        self.row_shape = tuple(row_shape)
+        self.chunk_rows = chunk_rows
+        self.attributes = dict(attributes)
+        row_bytes = math.prod(self.row_shape) * np.dtype(dtype).itemsize
+        self.outer_rows = max(1, OUTER_BYTES // (row_bytes * chunk_rows)) * chunk_rows
+        self._buffer = np.empty((self.outer_rows, *self.row_shape), dtype)  # untouched pages cost nothing
+        self._array: zarr.Array[Any] | None = None
+        self._written = 0
+        self._filled = 0
+
+    def append(self, rows: np.ndarray) -> int:
+        """Adds ``(row, *row_shape)``; returns the number of its first row."""
+        first = self._written + self._filled
+        while len(rows):
+            free = self.outer_rows - self._filled
+            self._buffer[self._filled : self._filled + len(rows[:free])] = rows[:free]
+            self._filled += len(rows[:free])
+            rows = rows[free:]
+            if self._filled == self.outer_rows:
+                self.flush()
+        return first
+
+    def flush(self) -> None:
+        """Writes what is in memory; the last call may leave a partly filled outer shard."""
+        if self._filled == 0:
+            return
+        if self._array is None:
+            self._array = self._create()
+        stop = self._written + self._filled
+        try:
+            self._array.resize((stop, *self.row_shape))
+            self._array[self._written : stop] = self._buffer[: self._filled]
+        except RuntimeError as error:  # what the Rust pipeline makes of a full disk
+            raise OSError(f"{self.shard / self.name}: {error}") from error
+        self._written, self._filled = stop, 0
+
+    def _create(self) -> zarr.Array[Any]:
+        """An outer shard no larger than the array where all of it is here: its index has an entry a chunk."""
+        outer = min(self.outer_rows, -(-self._filled // self.chunk_rows) * self.chunk_rows)
+        with zarr.config.set(PIPELINE):
+            group = zarr.open_group(self.shard, mode="a", zarr_format=3)
+            return group.create_array(
+                self.name,
+                shape=(0, *self.row_shape),
+                dtype=self._buffer.dtype,
+                chunks=(self.chunk_rows, *self.row_shape),
+                shards=(outer, *self.row_shape),
+                filters=None,
+                compressors=[Crc32cCodec()],
+                fill_value=0,
+                attributes=self.attributes,
+            )
+
+
+def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> ArrayWriter:
+    """For bfloat16 bits ``(token, band * hidden)``."""
+    attributes = {"dtype": "bfloat16", "bands": bands, "hidden": width // bands}
+    return ArrayWriter(shard, f"encodings/{fingerprint}", (width,), "uint16", TOKENS_PER_CHUNK, attributes)
+
+
+def latent_writer(shard: Path, shape: Sequence[int]) -> ArrayWriter:
+    """For float16 ``(channel, height, width)``."""
+    rows = max(1, LATENT_CHUNK_BYTES // (2 * math.prod(shape)))
+    return ArrayWriter(shard, f"latents/{shape_name(shape)}", shape, "float16", rows, {})
+
+
+def shape_name(shape: Sequence[int]) -> str:
+    """The name of the array that holds latents of a shape."""
+    return "x".join(str(size) for size in shape)
+
+
+def open_array(shard: Path, name: str) -> zarr.Array[Any]:
+    """ValueError where it is not there or can't be understood."""
+    try:
+        with zarr.config.set(PIPELINE):
+            array = zarr.open_array(shard / name, mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error
+    return array
+
+
+def bands_of(array: zarr.Array[Any]) -> int:
+    """How many bands lie side by side in a row of an array of encodings."""
+    bands: Any = array.attrs["bands"]
+    return int(bands)
+
+
+def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
+    """Rows ``start`` to ``stop`` of an array; ValueError where its files are damaged or too short."""
+    if stop > array.shape[0]:
+        raise ValueError(f"{array.store_path}: expected {stop} rows, found {array.shape[0]}")
+    try:
+        return np.asarray(array[start:stop])
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{array.store_path}: rows {start} to {stop}: {error}") from error
+
+
+def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[int], gap: int) -> list[np.ndarray]:
+    """Several ranges of rows; those with fewer than `gap` rows between them are read at once."""
+    out: list[np.ndarray] = [np.empty(0)] * len(starts)
+    for group in _neighbours(starts, stops, gap):
+        first = starts[group[0]]
+        block = read_rows(array, first, max(stops[i] for i in group))
+        for i in group:
+            out[i] = block[starts[i] - first : stops[i] - first]
+    return out
+
+
+def _neighbours(starts: Sequence[int], stops: Sequence[int], gap: int) -> Iterable[list[int]]:
+    group: list[int] = []
+    end = 0
+    for i in sorted(range(len(starts)), key=starts.__getitem__):
+        if group and starts[i] > end + gap:
+            yield group
+            group, end = [], 0
+        group.append(i)
+        end = max(end, stops[i])
+    if group:
+        yield group

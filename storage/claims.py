@@ -1,0 +1,109 @@
+"""Locks: which shards are being written, which were left by a process that died, and who may remove what.
+
+A writer holds a lock file (`flock`) of its shard's name from before the first byte until after the commit. The kernel
+frees the lock when the process ends, however it ends; the file stays and says whose half-written files those are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Claim:
+    """The right to write the shard of one name."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.lock"
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """True if it is ours now; False if another process has it."""
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            if _is_at(descriptor, self.path):
+                break
+            os.close(descriptor)  # a sweep removed the file between our two calls
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps(owner).encode())
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Gives it back and removes the file: nothing half-written is left."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def claimed(folder: Path) -> list[str]:
+    """Names that are claimed, by the living or the dead."""
+    return sorted(path.stem for path in folder.glob("*.lock"))
+
+
+def abandoned(folder: Path) -> Iterator[Claim]:
+    """Claims of processes of this machine that have died; each is ours while the caller deals with it.
+
+    Locks of other machines are left alone: not every network file system shows them.
+    """
+    for name in claimed(folder):
+        if _host(folder / f"{name}.lock") not in (None, socket.gethostname()):
+            continue
+        claim = Claim(folder, name)
+        if claim.take():
+            try:
+                yield claim
+            finally:
+                claim.release()
+
+
+@contextmanager
+def committing(folder: Path) -> Iterator[None]:
+    """Held while a commit names data; many at once, but never while `removing` is held."""
+    with _locked(folder, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def removing(folder: Path) -> Iterator[None]:
+    """Held while files that nothing names are looked for and removed; waits for the commits under way."""
+    with _locked(folder, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    descriptor = os.open(folder / "commit", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _host(path: Path) -> str | None:
+    """Who wrote a lock file; None if it was killed before it could say."""
+    try:
+        return str(json.loads(path.read_bytes())["host"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None

@@ -1,0 +1,62 @@
+"""The order in which an epoch sees the samples: shuffled in blocks, and the same whatever the number of ranks.
+
+Blocks of neighbouring samples are permuted and dealt to lanes. A lane goes through its blocks a few at a time and
+shuffles the samples of those few; the epoch takes one sample of each lane in turn. The ranks share each global batch
+by lane, so that a rank reads whole blocks and its neighbour does not read the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShuffle:
+    """How an epoch is shuffled; two runs with the same values see the same order."""
+
+    seed: int = 0
+    block_size: int = 64
+    """Neighbouring samples that are read together."""
+    blocks_together: int = 16
+    """Blocks whose samples mix: their encodings are in memory at once."""
+    lanes: int = 8
+    """Blocks are dealt to this many; ranks up to this number read disjoint blocks."""
+
+    def order(self, count: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's samples in turn, and the lane of each: int64 ``(count,)`` twice."""
+        random = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))  # raw bits are the same in any NumPy
+        blocks = -(-count // self.block_size)
+        place = np.empty(blocks, np.int64)
+        place[np.argsort(random.random_raw(blocks), kind="stable")] = np.arange(blocks)
+        place = place[np.arange(count) // self.block_size]  # of each sample's block
+        lane, turn = place % self.lanes, place // self.lanes
+        together = max(1, self.blocks_together // self.lanes)
+        by_lane = np.lexsort((random.random_raw(count), turn // together, lane))
+        lane = lane[by_lane]
+        turn = np.arange(count) - np.searchsorted(lane, np.arange(self.lanes))[lane]
+        by_turn = np.lexsort((lane, turn))
+        return by_lane[by_turn], lane[by_turn]
+
+
+def batch_bounds(count: int, start: int, global_batch: int, ranks: int, drop_last: bool) -> list[tuple[int, int]]:
+    """Where each global batch begins and ends among an epoch's samples from `start` on.
+
+    Every rank takes part in every batch. Of the samples left after the full batches, `drop_last` leaves out all.
+    Otherwise they are a last, smaller batch; if they are fewer than the ranks, they join the last full one.
+    """
+    stops = list(range(start + global_batch, count + 1, global_batch))
+    last = stops[-1] if stops else start
+    if last < count and not drop_last:
+        if count - last >= ranks:
+            stops.append(count)
+        elif stops:
+            stops[-1] = count
+    return list(zip([start, *stops[:-1]], stops, strict=True)) if stops else []
+
+
+def share(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+    """Which samples of a global batch are a rank's: as many as another's, or one more where it does not divide."""
+    first, last = len(lanes) * rank // ranks, len(lanes) * (rank + 1) // ranks
+    return np.argsort(lanes, kind="stable")[first:last]

@@ -1,0 +1,328 @@
+"""Batches of encodings and latents for training, read ahead of it. The one part of the store that imports torch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from storage.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
+from storage.keys import caption_hash
+from storage.order import BlockShuffle, batch_bounds, share
+from storage.store import EncodingStore, check_row
+
+SAMPLE_COLUMNS = [
+    *("source", "source_hash", "row", "caption_hash"),
+    *("encoding_shard", "first_token", "token_count", "encoding_checksum"),
+    *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A rank's share of one global batch; padding is zeros."""
+
+    encodings: Tensor
+    """``(batch, token, hidden)`` bfloat16; ``(batch, band, token, hidden)`` where the encoder keeps several bands."""
+    mask: Tensor
+    """``(batch, token)`` bool, True at the captions' tokens."""
+    base_encodings: Tensor | None
+    """``(batch, token, hidden)`` bfloat16 under the base fingerprint, where one was asked for."""
+    base_mask: Tensor | None
+    """``(batch, token)`` bool."""
+    latents: Tensor
+    """``(batch, channel, height, width)`` float16."""
+    caption_hashes: list[str]
+    """Of each sample's caption."""
+    rows: list[tuple[str, int]]
+    """Source and row of each sample."""
+    position: int
+    """Samples of the epoch that all ranks have seen after this batch: where `EncodingDataset.epoch` can go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Where some rows of arrays lie, as columns: a million take tens of megabytes."""
+
+    array: str
+    """Name of the array inside each shard."""
+    shards: list[str]
+    shard: np.ndarray
+    """int64 ``(n,)``, into `shards`."""
+    first: np.ndarray
+    """int64 ``(n,)``"""
+    count: np.ndarray
+    """int64 ``(n,)``"""
+    checksum: np.ndarray
+    """int64 ``(n,)``"""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+class EncodingDataset:
+    """The samples of a store's version under one fingerprint, as batches to train on.
+
+    Every sample comes exactly once an epoch, on one rank. All ranks get the same number of batches; the samples left
+    after the last full one are shared too (a smaller last batch, or one larger by a sample), or left out with
+    `drop_last`. A thread reads ahead: in memory are about ``blocks_together * block_size / world_size`` samples and
+    `read_ahead` batches. Each row's checksum is compared as it is read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        version: int | None,
+        fingerprint: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        base_fingerprint: str | None = None,
+        block_size: int = 64,
+        blocks_together: int = 16,
+        lanes: int = 8,
+        read_ahead: int = 8,
+        drop_last: bool = False,
+    ) -> None:
+        """Opens a snapshot; reads its index, but no array.
+
+        Args:
+            path: the store.
+            version: of its index; None for the newest, which `version` then tells.
+            fingerprint: the encoder whose encodings to read.
+            batch_size: samples of a rank's batch.
+            seed: with the epoch's number, decides the order of the samples.
+            rank: of this process.
+            world_size: number of processes.
+            base_fingerprint: a second encoder, whose encodings of the same captions come along.
+            block_size: see `BlockShuffle`; it and the next two change the order.
+            blocks_together: see `BlockShuffle`.
+            lanes: see `BlockShuffle`.
+            read_ahead: batches ready before they are asked for.
+            drop_last: leave out the samples that don't fill a global batch.
+
+        Raises:
+            FileNotFoundError: there is no such store.
+            ValueError: no such version; no samples under the fingerprint, or fewer than ranks; no base encoding of a
+                caption; latents of several shapes.
+        """
+        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+            found = f"batch_size {batch_size}, rank {rank}, world_size {world_size}"
+            raise ValueError(f"expected batch_size >= 1 and 0 <= rank < world_size, found {found}")
+        store = EncodingStore.open(path)
+        self.store = EncodingStore(store.path, store.version if version is None else version)
+        self.version = self.store.version
+        self.fingerprint = fingerprint
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.read_ahead = read_ahead
+        self.drop_last = drop_last
+        self.shuffle = BlockShuffle(seed=seed, block_size=block_size, blocks_together=blocks_together, lanes=lanes)
+        samples = _load_samples(self.store, fingerprint)
+        if len(samples) < world_size:
+            raise ValueError(_too_few(self.store, fingerprint, len(samples), world_size))
+        self._hashes = samples["caption_hash"].combine_chunks()
+        self._source = samples["source"].combine_chunks().dictionary_encode()
+        self._row = samples["row"].to_numpy()
+        self._encodings = _rows(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
+        self._latents = _rows(samples, f"latents/{_latent_shape(self.store, samples)}", "latent_shard", "latent_index")
+        self._base = None if base_fingerprint is None else _join(self.store, base_fingerprint, samples)
+        self._open: Callable[[str, str], Any] = lru_cache(256)(self._open_array)
+
+    def __len__(self) -> int:
+        """Samples of an epoch, over all ranks."""
+        return len(self._encodings)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of each rank."""
+        return len(self._bounds(0))
+
+    def null(self) -> Tensor:
+        """The empty caption's encoding, bfloat16 ``([band,] token, hidden)``."""
+        return torch.from_numpy(self.store.encoding(self.fingerprint, caption_hash(""))).view(torch.bfloat16)
+
+    def epoch(self, epoch: int, start: int = 0, position: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch.
+
+        Args:
+            epoch: its number, from 0.
+            start: batches to leave out at the beginning: those that this rank had before it stopped.
+            position: samples to leave out at the beginning instead: the last batch's `position`, where the run goes on
+                with another number of ranks or another batch size.
+
+        Raises:
+            ValueError: a row read is not the one that was committed.
+        """
+        if not 0 <= position <= len(self) or start < 0 or (start and position):
+            raise ValueError(f"expected a batch or a position in 0 to {len(self)}, found {start} and {position}")
+        return read_ahead(self._batches(epoch, self._bounds(position)[start:]), self.read_ahead)
+
+    def _bounds(self, position: int) -> list[tuple[int, int]]:
+        return batch_bounds(len(self), position, self.batch_size * self.world_size, self.world_size, self.drop_last)
+
+    def _batches(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+        """Reads as many batches at once as their blocks are shuffled together."""
+        order, lanes = self.shuffle.order(len(self), epoch)
+        together = self.shuffle.block_size * self.shuffle.blocks_together
+        at_once = max(1, together // (self.batch_size * self.world_size))
+        for i in range(0, len(bounds), at_once):
+            some = bounds[i : i + at_once]
+            shares = [order[a:b][share(lanes[a:b], self.rank, self.world_size)] for a, b in some]
+            yield from self._read(shares, [stop for _, stop in some])
+
+    def _read(self, shares: Sequence[np.ndarray], positions: Sequence[int]) -> Iterator[Batch]:
+        samples = np.concatenate(shares)
+        encodings = self._rows_of(self._encodings, samples)
+        base = None if self._base is None else self._rows_of(self._base, samples)
+        latents = self._rows_of(self._latents, samples)
+        bands = bands_of(self._open(self._encodings.shards[0], self._encodings.array))
+        done = 0
+        for ids, position in zip(shares, positions, strict=True):
+            part = slice(done, done + len(ids))
+            done += len(ids)
+            padded, mask = _pad(encodings[part])
+            base_padded, base_mask = (None, None) if base is None else _pad(base[part])
+            yield Batch(
+                encodings=_split_bands(padded, bands),
+                mask=mask,
+                base_encodings=base_padded,
+                base_mask=base_mask,
+                latents=torch.from_numpy(np.concatenate(latents[part])),
+                caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
+                rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
+                position=position,
+            )
+
+    def _rows_of(self, rows: Rows, samples: np.ndarray) -> list[np.ndarray]:
+        """The arrays' rows of each sample, in the samples' order, compared with their checksums."""
+        out: list[np.ndarray] = [np.empty(0)] * len(samples)
+        for code in np.unique(rows.shard[samples]):
+            places = np.flatnonzero(rows.shard[samples] == code)
+            ids = samples[places]
+            first, stop = rows.first[ids], rows.first[ids] + rows.count[ids]
+            array = self._open(rows.shards[code], rows.array)
+            blocks = read_ranges(array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
+            for place, sample, block in zip(places, ids, blocks, strict=True):
+                check_row(block, int(rows.checksum[sample]), f"{array.store_path}: row {rows.first[sample]}")
+                out[place] = block
+        return out
+
+    def _open_array(self, shard: str, name: str) -> Any:
+        return open_array(self.store.path / "shards" / shard, name)
+
+
+def read_ahead(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
+    """Runs an iterator in a thread, `size` items ahead; its exceptions come out here, and closing this one ends it.
+
+    A thread and not a process: the arrays' codec must not be forked after a read, and it releases the interpreter lock.
+    """
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(max(1, size))
+    closed = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def run() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def _load_samples(store: EncodingStore, fingerprint: str) -> pa.Table:
+    """Samples with pictures, ordered by source and row: the same order in any store that holds the same ones."""
+    filters = (
+        (pc.field("fingerprint") == fingerprint) & pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
+    )
+    samples = store.index.read(store.snapshot(), SAMPLE_COLUMNS, filters)
+    return samples.sort_by([(name, "ascending") for name in ("source", "source_hash", "row", "caption_hash")])
+
+
+def _too_few(store: EncodingStore, fingerprint: str, found: int, world_size: int) -> str:
+    if found:
+        return f"{store.path}: expected at least a sample for each of {world_size} ranks, found {found}"
+    known = [key for key, entry in store.info()["fingerprints"].items() if entry["samples"]]
+    return f"{store.path}: no samples of fingerprint {fingerprint} at version {store.version}, found those of {known}"
+
+
+def _latent_shape(store: EncodingStore, samples: pa.Table) -> str:
+    shapes = pc.unique(samples["latent_shape"]).to_pylist()
+    if len(shapes) != 1:
+        raise ValueError(f"{store.path}: expected latents of one shape, found {', '.join(sorted(shapes))}")
+    return str(shapes[0])
+
+
+def _rows(samples: pa.Table, array: str, shard: str, first: str, count: str | None = None) -> Rows:
+    shards = samples[shard].combine_chunks().dictionary_encode()
+    return Rows(
+        array=array,
+        shards=shards.dictionary.to_pylist(),
+        shard=shards.indices.to_numpy().astype(np.int64),
+        first=samples[first].to_numpy(),
+        count=np.ones(len(samples), np.int64) if count is None else samples[count].to_numpy().astype(np.int64),
+        checksum=samples[f"{shard.removesuffix('_shard')}_checksum"].to_numpy(),
+    )
+
+
+def _join(store: EncodingStore, fingerprint: str, samples: pa.Table) -> Rows:
+    """Each sample's caption under another fingerprint."""
+    columns = ["caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum"]
+    known = store.index.read(store.snapshot(), columns, pc.field("fingerprint") == fingerprint)
+    places = pc.index_in(samples["caption_hash"], value_set=known["caption_hash"].combine_chunks())
+    if places.null_count:
+        caption = samples["caption_hash"].filter(pc.is_null(places))[0]
+        raise ValueError(
+            f"{store.path}: {places.null_count} of {len(samples)} samples have no encoding under the base fingerprint "
+            f"{fingerprint}; caption {caption} is the first"
+        )
+    return _rows(known.take(places), f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
+
+
+def _pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """``(token, width)`` bits each, to bfloat16 ``(batch, token, width)`` and the mask ``(batch, token)``."""
+    counts = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), int(counts.max()), rows[0].shape[1]), np.uint16)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    mask = np.arange(padded.shape[1]) < counts[:, None]
+    return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
+
+
+def _split_bands(padded: Tensor, bands: int) -> Tensor:
+    if bands == 1:
+        return padded
+    return padded.unflatten(-1, (bands, -1)).transpose(1, 2).contiguous()  # (b, t, k, d) -> (b, k, t, d)

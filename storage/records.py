@@ -1,0 +1,148 @@
+"""The records that go into the store and come out of it, and the schemas of the two Delta tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A caption with its picture, under one encoder: a row of the index."""
+
+    caption: str
+    """The text as it was encoded."""
+    caption_hash: str
+    """`storage.caption_hash` of it; with `fingerprint`, the key of its encoding."""
+    fingerprint: str
+    """The encoder that the encoding is of."""
+    source: str
+    """Name of the source shard, for people."""
+    source_hash: str
+    """Hash of the source shard's content; with `row` it says which sample this is."""
+    row: int
+    """Row of the source shard."""
+    image_hash: str | None = None
+    """Hash of the picture's bytes; None for a caption without one."""
+    latent_key: str | None = None
+    """Key of the picture's latent; None for a caption without one."""
+    crop: Sequence[int] | None = None
+    """What of the picture was kept, as the loader describes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A row that could not be used, and why."""
+
+    source: str
+    """Name of the source shard."""
+    source_hash: str
+    """Hash of the source shard's content."""
+    row: int
+    """Row of the source shard."""
+    reason: str
+    """A word to count by, such as ``empty_caption``."""
+    detail: str
+    """A sentence for whoever repairs the row."""
+    fingerprint: str
+    """The encoder the row was meant for."""
+
+
+@dataclass(frozen=True)
+class EncodingRef:
+    """Where an encoding lies: rows of ``shards/<shard>/encodings/<fingerprint>``."""
+
+    shard: str
+    first_token: int
+    token_count: int
+    checksum: int
+    """CRC-32C of its bytes."""
+
+
+@dataclass(frozen=True)
+class LatentRef:
+    """Where a latent lies: a row of ``shards/<shard>/latents/<shape>``."""
+
+    shard: str
+    index: int
+    shape: str
+    """``4x64x64``: channels, height, width."""
+    checksum: int
+    """CRC-32C of its bytes."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the store that is not as it was committed."""
+
+    kind: str
+    """``flipped``, ``missing``, ``truncated``, ``mismatch`` or ``orphan``."""
+    path: str
+    """The file or folder, relative to the store."""
+    detail: str
+    """What was expected and what was found."""
+    shard: str | None = None
+    """The shard it belongs to, where it belongs to one."""
+    encodings: tuple[tuple[str, str], ...] = ()
+    """(fingerprint, caption hash) of each encoding lost with it."""
+    latents: tuple[str, ...] = ()
+    """Keys of the latents lost with it."""
+
+    def __str__(self) -> str:
+        lost = [f"{len(self.encodings)} encodings"] * bool(self.encodings)
+        lost += [f"{len(self.latents)} latents"] * bool(self.latents)
+        return f"{self.kind}: {self.path}: {self.detail}" + (f" ({', '.join(lost)} lost)" if lost else "")
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard as the index sees it."""
+
+    name: str
+    samples: int
+    encodings: int
+    tokens: int
+    latents: int
+    bytes: int
+
+
+INDEX = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("caption_hash", pa.string()),
+        ("caption", pa.string()),
+        ("encoding_shard", pa.string()),
+        ("first_token", pa.int64()),
+        ("token_count", pa.int32()),
+        ("encoding_checksum", pa.int64()),
+        ("image_hash", pa.string()),
+        ("latent_key", pa.string()),
+        ("latent_shard", pa.string()),
+        ("latent_shape", pa.string()),
+        ("latent_index", pa.int64()),
+        ("latent_checksum", pa.int64()),
+        ("source", pa.string()),
+        ("source_hash", pa.string()),
+        ("row", pa.int64()),
+        ("crop", pa.list_(pa.int32())),
+        ("shard", pa.string()),
+        ("manifest", pa.string()),
+    ]
+)
+"""A row a sample. Rows without a source name encodings and latents that no sample of their shard uses, such as the
+empty caption's. ``shard`` is the shard that the row was committed with, ``manifest`` the hash of its list of files."""
+
+REJECTS = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("source", pa.string()),
+        ("source_hash", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("shard", pa.string()),
+    ]
+)
+"""A row a refused row of a source."""

@@ -1,0 +1,230 @@
+"""A Delta Lake table whose commits are on the disk when they return, and whose writers see one another.
+
+A commit's Parquet file is written and synced first, then named by one entry of the Delta log. Each entry carries
+application transactions: one names the commit, so that a leftover file can be told from a committed one; the others
+name what the commit depends on, so that of two writers at once the second fails, looks again, and commits what is
+still missing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction
+
+from storage.files import sync, write_file
+
+CHECKPOINT_EVERY = 100
+ATTEMPTS = 100
+KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
+NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A version of a table: what a reader that opened it sees for ever."""
+
+    version: int
+    files: tuple[str, ...]
+
+
+Build = Callable[[Snapshot], tuple[pa.Table, Iterable[str]] | None]
+"""From the newest snapshot, the rows to append and the names of what they depend on; None to commit nothing."""
+
+
+class Table:
+    """One of the store's two tables; safe to use from several threads and processes."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder = folder
+        self.schema = schema
+        self._lock = threading.Lock()
+        self._delta: DeltaTable | None = None
+        self._cache: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
+
+    def create(self) -> None:
+        """Makes an empty table; leaves one that is there as it is."""
+        self.folder.mkdir(exist_ok=True)
+        if not DeltaTable.is_deltatable(str(self.folder)):
+            try:
+                DeltaTable.create(self.folder, self.schema, mode="ignore", configuration=KEEP_HISTORY)
+            except CommitFailedError:  # another process made it just now
+                DeltaTable(self.folder)
+        self._sync_log(0)
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """A version, or the newest; ValueError where the table has no such version or files of it are gone."""
+        with self._lock:
+            delta = self._newest() if version is None else self._at(version)
+            files = tuple(sorted(_name(uri) for uri in delta.file_uris()))
+            found = Snapshot(delta.version(), files)
+        if version is not None:
+            for name in files:
+                if not (self.folder / name).exists():
+                    raise ValueError(f"{self.folder}: version {version} is not kept any more: {name} is gone")
+        return found
+
+    def read(self, snapshot: Snapshot, columns: Sequence[str], filters: Any = None) -> pa.Table:
+        """Columns of a snapshot, in no particular order of rows."""
+        schema = pa.schema([self.schema.field(column) for column in columns])
+        if not snapshot.files:
+            return schema.empty_table()
+        paths = [str(self.folder / name) for name in snapshot.files]
+        return pq.read_table(paths, columns=list(columns), filters=filters, partitioning=None).cast(schema)
+
+    def cached(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
+        """Columns of a snapshot kept in memory for look-ups; a later snapshot reads only the files new to it.
+
+        Columns of few values (`shard`, `fingerprint`) come back as dictionaries.
+        """
+        columns = tuple(columns)
+        with self._lock:
+            keep = {(name, columns): self._cache.get((name, columns)) for name in snapshot.files}
+            for key, table in keep.items():
+                if table is None:
+                    path = str(self.folder / key[0])
+                    keep[key] = pq.read_table(path, columns=list(columns), partitioning=None, use_threads=False)
+            self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
+            self._cache.update({key: table for key, table in keep.items() if table is not None})
+            tables = [self._cache[key] for key in keep]
+        schema = pa.schema([self.schema.field(column) for column in columns])
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def committed(self, name: str) -> bool:
+        """Whether a commit of this name ever went in."""
+        with self._lock:
+            return self._newest().transaction_version(name) is not None
+
+    def wrote(self, file: str) -> bool:
+        """Whether a commit or a rewrite that went in wrote this file."""
+        stem = file.removesuffix(".parquet")
+        return self.committed(stem) or self.committed(stem.rpartition("-")[0])
+
+    def commit(self, name: str, build: Build) -> int | None:
+        """Appends rows as one commit, in the file ``<name>.parquet``; returns the version that shows them.
+
+        On any exception nothing is visible. OSError where the disk is full or read-only.
+        """
+        path = self.folder / f"{name}.parquet"
+        for _ in range(ATTEMPTS):
+            snapshot = self.snapshot()
+            built = build(snapshot)
+            if built is None:
+                path.unlink(missing_ok=True)
+                return None
+            rows, depends_on = built
+            write_file(path, self._parquet(rows))
+            try:
+                return self._write(snapshot, [self._add(path, rows)], name, depends_on)
+            except CommitFailedError as error:
+                if "oncurrent" not in str(error):
+                    self._withdraw(path, name, error)
+            except (DeltaError, OSError) as error:
+                self._withdraw(path, name, error)
+        path.unlink(missing_ok=True)
+        raise OSError(f"{self.folder}: could not commit {name}: other writers came first {ATTEMPTS} times")
+
+    def rewrite(self, name: str, change: Callable[[pa.Table], pa.Table]) -> int | None:
+        """Replaces the newest snapshot's rows by what `change` makes of each file's, as one commit.
+
+        Earlier versions stay as they were. Returns the new version; None if nothing changed.
+        """
+        snapshot = self.snapshot()
+        actions: list[Any] = []
+        written: list[Path] = []
+        try:
+            for file in snapshot.files:
+                before = pq.read_table(self.folder / file, partitioning=None).cast(self.schema)
+                after = change(before)
+                if after.equals(before):
+                    continue
+                actions.append(self._remove(self.folder / file))
+                if len(after):
+                    path = self.folder / f"{name}-{len(written)}.parquet"
+                    written.append(path)
+                    write_file(path, self._parquet(after))
+                    actions.append(self._add(path, after))
+            return self._write(snapshot, actions, name, ()) if actions else None
+        except BaseException as error:
+            if not self.committed(name):
+                for path in written:
+                    path.unlink(missing_ok=True)
+            if isinstance(error, DeltaError):
+                raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
+            raise
+
+    def _write(self, snapshot: Snapshot, actions: list[Any], name: str, depends_on: Iterable[str]) -> int:
+        """One entry of the log; CommitFailedError where an entry after `snapshot` clashes with it."""
+        transactions = [Transaction(key, 1) for key in (name, *sorted(set(depends_on)))]
+        DeltaTable(self.folder, version=snapshot.version).create_write_transaction(
+            actions,
+            "append",
+            self.schema,
+            commit_properties=CommitProperties(app_transactions=transactions),
+            post_commithook_properties=NO_HOOKS,
+        )
+        with self._lock:
+            delta = self._newest()
+            version = int(delta.version())
+            for entry in range(snapshot.version + 1, version + 1):
+                self._sync_log(entry)
+            if version // CHECKPOINT_EVERY > snapshot.version // CHECKPOINT_EVERY:
+                delta.create_checkpoint()
+                self._sync_log(version)
+        return version
+
+    def _withdraw(self, path: Path, name: str, error: Exception) -> None:
+        """Removes a file that no entry names, and raises; if the entry went in after all, only raises."""
+        if not self.committed(name):
+            path.unlink(missing_ok=True)
+        raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
+
+    def _newest(self) -> DeltaTable:
+        if self._delta is None:
+            self._delta = DeltaTable(self.folder)
+        else:
+            self._delta.update_incremental()
+        return self._delta
+
+    def _at(self, version: int) -> DeltaTable:
+        try:
+            return DeltaTable(self.folder, version=version)
+        except DeltaError as error:
+            newest = self._newest().version()
+            raise ValueError(f"{self.folder}: expected version {version}, found versions 0 to {newest}") from error
+
+    def _sync_log(self, version: int) -> None:
+        log = self.folder / "_delta_log"
+        for path in log.glob(f"{version:020d}.*"):
+            sync(path)
+        if (log / "_last_checkpoint").exists():
+            sync(log / "_last_checkpoint")
+        sync(log)
+
+    def _parquet(self, rows: pa.Table) -> bytes:
+        """Parquet bytes with a checksum on each page."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.cast(self.schema), sink, compression="zstd", write_page_checksum=True)
+        return sink.getvalue().to_pybytes()
+
+    def _add(self, path: Path, rows: pa.Table) -> AddAction:
+        stats = json.dumps({"numRecords": len(rows)})
+        return AddAction(path.name, path.stat().st_size, {}, int(time.time() * 1000), True, stats)
+
+    def _remove(self, path: Path) -> RemoveAction:
+        return RemoveAction(path.name, True, int(time.time() * 1000), path.stat().st_size, {})
+
+
+def _name(uri: str) -> str:
+    return Path(unquote(urlparse(uri).path) if "://" in uri else uri).name
