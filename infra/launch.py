@@ -54,7 +54,7 @@ def run_workers(
         LaunchError: a process failed. An exception in this process (Ctrl-C, a cancelled flow) ends the workers first.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         start = output.tell()
         child = subprocess.Popen(
             launch_command(module, arguments, processes),

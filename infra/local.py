@@ -37,3 +37,13 @@ def prepare_engine(debug: bool = False) -> None:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
+    """The commands that open the pages of the flows and of the tracking database on this machine."""
+    engine = os.environ.get("PREFECT_HOME")
+    prefix = f"PREFECT_HOME={engine} " if engine else ""
+    return {
+        "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
+        "registry": f"{python_bin}/mlflow ui --backend-store-uri {tracking_uri()}    (http://127.0.0.1:5000)",
+    }

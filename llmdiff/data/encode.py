@@ -93,9 +93,9 @@ def prepare(store: EncodingStore, encoder: TextEncoder, latent_encoder: LatentEn
             )
     recipe = Recipe(
         encoder=encoder,
-        fingerprint=store.register_fingerprint(encoder.describe()),
+        fingerprint=str(store.register_fingerprint(encoder.describe())),
         latent_encoder=latent_encoder,
-        latent_fingerprint=store.register_fingerprint(description),
+        latent_fingerprint=str(store.register_fingerprint(description)),
         size=size,
     )
     encode_captions(store, recipe.fingerprint, encoder, [""])
@@ -109,7 +109,7 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
     new = {key: text for key, text in texts.items() if key not in known}
     if new:
         encodings = encoder(list(new.values()))
-        with store.writer(_shard_id("captions")) as writer:
+        with store.writer(_shard_id("captions"), fingerprint) as writer:
             for key, encoding in zip(new, encodings, strict=True):
                 writer.add_encoding(key, as_bits(encoding))
     return len(new)
@@ -136,7 +136,7 @@ def encode_shard(
     progress(report.known)
     if report.known < report.rows:
         before = getattr(recipe.encoder, "truncated", 0)
-        with store.writer(_shard_id(source.name)) as writer:
+        with store.writer(_shard_id(source.name), recipe.fingerprint) as writer:
             chunk = ShardChunk(store, writer, source, recipe, report)
             new = ((number, row) for number, row in source.rows() if number not in known)
             for rows in _chunks(new, ROWS_AT_ONCE):
@@ -152,7 +152,7 @@ class ShardChunk:
     """Some rows at a time of the shard that `writer` is writing."""
 
     store: EncodingStore
-    writer: Any
+    writer: ShardWriter
     source: SourceShard
     recipe: Recipe
     report: ShardReport

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.launch import LaunchError, error_of, run_workers
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
+    run_workers("tests.infra.rank", [str(folder), end], processes=2, log=folder / "log.txt", poll=poll, **options)  # type: ignore[arg-type]
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.read_text().split()[0]) for path in sorted(folder.glob("rank-*"))]
+
+
+def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path: Path) -> None:
+    polls: list[float] = []
+    with pytest.raises(LaunchError, match="KeyError: 'the real reason'"):
+        run(tmp_path, "raise", lambda: polls.append(time.monotonic()))
+    assert [path.read_text().split()[1] for path in sorted(tmp_path.glob("rank-*"))] == ["2", "2"]
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+    log = (tmp_path / "log.txt").read_text()
+    assert "rank 0 speaks" in log
+    assert "rank 1 speaks" in log
+    assert len(polls) > 2
+
+
+def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        if len(pids(tmp_path)) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "sleep", interrupt, interval=0.05)
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+    assert not [
+        child
+        for child in psutil.Process(os.getpid()).children(recursive=True)
+        if "launcher" in " ".join(child.cmdline())
+    ]
+
+
+def test_the_error_is_found_among_what_a_launcher_prints(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    output = (
+        "[INFO] launching\n"
+        "[rank1]: Traceback (most recent call last):\n"
+        "[rank1]:   File x\n"
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory\n"
+        "Traceback (most recent call last):\n"
+        "subprocess.CalledProcessError: Command 'x' returned\n"
+    )
+    assert error_of(output, 1, log).startswith("[rank1]: torch.OutOfMemoryError: CUDA out of memory")
+    assert (
+        error_of(output + "error: runs/x: expected this, found that\n", 1, log) == "runs/x: expected this, found that"
+    )
+    assert "exit code -9" in error_of("nothing said", -9, log)
+    assert str(log) in error_of("nothing said", -9, log)

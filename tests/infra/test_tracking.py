@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra import local
+from infra.tracking import RowReader, client, numbers, tracked_run
+
+pytestmark = pytest.mark.usefixtures("tracking")
+
+
+def test_a_run_carries_settings_metrics_and_files(tmp_path: Path) -> None:
+    rows = [{"step": step, "loss": 1 / step, "weights": [{"layer": "down.0", "new": 0.1}]} for step in (1, 2)]
+    (tmp_path / "note.txt").write_text("x")
+    with tracked_run("a run", {"steps": 2, "adapter": {"new_weight": 0.1}}, {"store_version": "3"}) as run:
+        run.follow(rows)
+        run.keep(tmp_path / "note.txt", "notes")
+    found = client().get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"steps": "2", "adapter.new_weight": "0.1"}
+    assert found.data.tags["store_version"] == "3"
+    assert found.data.metrics == {"loss": 0.5, "weights.down.0.new": 0.1}
+    assert [point.step for point in client().get_metric_history(run.run_id, "loss")] == [1, 2]
+    assert (local.home() / "mlartifacts" / run.run_id / "artifacts/notes/note.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_that_ends_early_says_how(error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), tracked_run("a run", {}, {}) as run:
+        raise error
+    assert client().get_run(run.run_id).info.status == status
+
+
+def test_numbers_of_a_row() -> None:
+    row = {
+        "a": 1,
+        "b": {"c": 2.5},
+        "bands": [0.5, None],
+        "weights": [{"layer": "x", "new": 3}],
+        "no": "text",
+        "t": True,
+    }
+    assert dict(numbers(row)) == {"a": 1.0, "b.c": 2.5, "bands.0": 0.5, "weights.x.new": 3.0}
+
+
+def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    reader = RowReader(path)
+    assert reader.read() == []
+    with path.open("w") as file:
+        file.write('{"step": 1}\n{"ste')
+        file.flush()
+        assert reader.read() == [{"step": 1}]
+        file.write('p": 2}\n')
+    assert reader.read() == [{"step": 2}]
+    path.write_text(json.dumps({"step": 1}) + "\n")  # a resumed run starts over
+    assert reader.read() == [{"step": 1}]
