@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNSIGNED_SECONDS = 60.0
+"""How long a writer may take from its lock to its signature."""
+
 
 class Claim:
     """The right to write the shard of one name."""
@@ -35,10 +38,14 @@ class Claim:
             if _is_at(descriptor, self.path):
                 break
             os.close(descriptor)  # a sweep removed the file between our two calls
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps(owner).encode())
         self._descriptor = descriptor
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps(owner).encode())
+        except OSError:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -60,7 +67,7 @@ def abandoned(folder: Path) -> Iterator[Claim]:
     Locks of other machines are left alone: not every network file system shows them.
     """
     for name in claimed(folder):
-        if _host(folder / f"{name}.lock") not in (None, socket.gethostname()):
+        if not _is_of_this_machine(folder / f"{name}.lock"):
             continue
         claim = Claim(folder, name)
         if claim.take():
@@ -101,9 +108,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _host(path: Path) -> str | None:
-    """Who wrote a lock file; None if it was killed before it could say."""
+def _is_of_this_machine(path: Path) -> bool:
+    """Of an owner that was killed before it could say who it is, so after a while."""
     try:
-        return str(json.loads(path.read_bytes())["host"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        return bool(json.loads(path.read_bytes())["host"] == socket.gethostname())
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError):
+        return time.time() - path.stat().st_mtime > UNSIGNED_SECONDS

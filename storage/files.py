@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.keys import checksum
+from storage.keys import canonical_json, checksum
 
 MANIFEST = "manifest.json"
 
@@ -54,13 +54,28 @@ def list_files(folder: Path) -> Iterator[str]:
             yield Path(parent, name).relative_to(folder).as_posix()
 
 
-def make_manifest(folder: Path) -> bytes:
-    """Size and CRC-32C of each file under a folder, as JSON."""
-    files = {
-        name: {"size": (folder / name).stat().st_size, "crc32c": file_checksum(folder / name)}
-        for name in list_files(folder)
-    }
-    return json.dumps({"files": files}, indent=1).encode()
+def write_manifest(folder: Path) -> None:
+    """Lists the files under a folder with size and CRC-32C, and the list's own CRC-32C, beside them."""
+    files = {}
+    for name in list_files(folder):
+        path = folder / name
+        files[name] = {"size": path.stat().st_size, "crc32c": file_checksum(path)}
+    manifest = {"files": files, "crc32c": checksum(canonical_json(files).encode())}
+    (folder / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, int]]:
+    """Size and CRC-32C of each file of a shard; ValueError where the list is not as it was written."""
+    data = (folder / MANIFEST).read_bytes()
+    try:
+        manifest = json.loads(data)
+        files: dict[str, dict[str, int]] = manifest["files"]
+        expected = int(manifest["crc32c"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expected a list of files, found {error!r}") from error
+    if (found := checksum(canonical_json(files).encode())) != expected:
+        raise ValueError(f"expected CRC-32C {expected:08x}, found {found:08x}")
+    return files
 
 
 def file_checksum(path: Path) -> int:

@@ -128,11 +128,13 @@ INDEX = pa.schema(
         ("row", pa.int64()),
         ("crop", pa.list_(pa.int32())),
         ("shard", pa.string()),
-        ("manifest", pa.string()),
     ]
 )
 """A row a sample. Rows without a source name encodings and latents that no sample of their shard uses, such as the
-empty caption's. ``shard`` is the shard that the row was committed with, ``manifest`` the hash of its list of files."""
+empty caption's. ``shard`` is the shard that the row was committed with."""
+
+ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
+LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")
 
 REJECTS = pa.schema(
     [

@@ -21,15 +21,13 @@ import pyarrow.compute as pc
 
 from storage.files import folder_size, sync, write_file
 from storage.keys import Fingerprint, checksum
-from storage.records import INDEX, REJECTS, EncodingRef, LatentRef, Problem, ShardInfo
+from storage.records import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, REJECTS, EncodingRef, LatentRef, Problem, ShardInfo
 from storage.tables import Snapshot, Table
 
 if TYPE_CHECKING:
     from storage.writer import ShardWriter
 
 FORMAT = 1
-ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
-LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")
 ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.files import sync, write_file
+from storage.files import file_checksum, sync, write_file
 
+CHECKSUMS = "checksums"
+"""Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
 CHECKPOINT_EVERY = 100
 ATTEMPTS = 100
 KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
@@ -164,14 +166,39 @@ class Table:
                 raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
             raise
 
+    def check(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+        """Files of the table that are not as they were committed: kind, path from the store, what was found."""
+        checksums: dict[str, int] = {}
+        for version in range(snapshot.version + 1):
+            entry = self.folder / "_delta_log" / f"{version:020d}.json"
+            sidecar = self.folder / CHECKSUMS / entry.name
+            if not entry.exists():
+                yield (
+                    "missing",
+                    f"{self.folder.name}/_delta_log/{entry.name}",
+                    "expected an entry of the log, found none",
+                )
+            elif sidecar.exists() and json.loads(sidecar.read_bytes())["crc32c"] != file_checksum(entry):
+                yield "flipped", f"{self.folder.name}/_delta_log/{entry.name}", "its CRC-32C is another"
+            else:
+                checksums |= _checksums_of(entry)
+        for name in snapshot.files:
+            path = self.folder / name
+            if not path.exists():
+                yield "missing", f"{self.folder.name}/{name}", "expected a file of the table, found none"
+            elif name in checksums and checksums[name] != file_checksum(path):
+                yield "flipped", f"{self.folder.name}/{name}", "its CRC-32C is another"
+
     def _write(self, snapshot: Snapshot, actions: list[Any], name: str, depends_on: Iterable[str]) -> int:
         """One entry of the log; CommitFailedError where an entry after `snapshot` clashes with it."""
         transactions = [Transaction(key, 1) for key in (name, *sorted(set(depends_on)))]
+        added = [action.path for action in actions if isinstance(action, AddAction)]
+        checksums = {path: file_checksum(self.folder / path) for path in added}
         DeltaTable(self.folder, version=snapshot.version).create_write_transaction(
             actions,
             "append",
             self.schema,
-            commit_properties=CommitProperties(app_transactions=transactions),
+            commit_properties=CommitProperties({CHECKSUMS: json.dumps(checksums)}, app_transactions=transactions),
             post_commithook_properties=NO_HOOKS,
         )
         with self._lock:
@@ -205,12 +232,17 @@ class Table:
             raise ValueError(f"{self.folder}: expected version {version}, found versions 0 to {newest}") from error
 
     def _sync_log(self, version: int) -> None:
+        """Brings an entry to the disk, and then its checksum, which Delta itself has no place for."""
         log = self.folder / "_delta_log"
         for path in log.glob(f"{version:020d}.*"):
             sync(path)
         if (log / "_last_checkpoint").exists():
             sync(log / "_last_checkpoint")
         sync(log)
+        entry, sidecar = log / f"{version:020d}.json", self.folder / CHECKSUMS / f"{version:020d}.json"
+        if not sidecar.exists():
+            sidecar.parent.mkdir(exist_ok=True)
+            write_file(sidecar, json.dumps({"crc32c": file_checksum(entry)}).encode())
 
     def _parquet(self, rows: pa.Table) -> bytes:
         """Parquet bytes with a checksum on each page."""
@@ -224,6 +256,14 @@ class Table:
 
     def _remove(self, path: Path) -> RemoveAction:
         return RemoveAction(path.name, True, int(time.time() * 1000), path.stat().st_size, {})
+
+
+def _checksums_of(entry: Path) -> dict[str, int]:
+    """CRC-32C of the files that an entry of the log adds."""
+    infos = [
+        action["commitInfo"] for line in entry.read_text().splitlines() if "commitInfo" in (action := json.loads(line))
+    ]
+    return {name: crc for info in infos for name, crc in json.loads(info.get(CHECKSUMS, "{}")).items()}
 
 
 def _name(uri: str) -> str:

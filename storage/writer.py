@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from storage.arrays import ArrayWriter, encoding_writer, latent_writer, shape_name
 from storage.claims import Claim, abandoned, committing
-from storage.files import MANIFEST, make_manifest, remove, sync_tree
-from storage.keys import checksum, content_hash
+from storage.files import remove, sync_tree, write_manifest
+from storage.keys import checksum
 from storage.records import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
 from storage.tables import Snapshot
 
@@ -126,19 +127,11 @@ class ShardWriter:
         return array
 
     def _commit(self) -> None:
-        manifest = self._write_data() if self._arrays else None
+        if self._arrays:
+            seal(self.folder, self._arrays.values())
         with committing(self.store.path / "writing"):
             self.store.reject_table.commit(self.name, self._build_rejects)
-            self.store.index.commit(self.name, lambda snapshot: self._build_index(snapshot, manifest))
-
-    def _write_data(self) -> str:
-        """Brings the arrays and their checksums to the disk; returns the hash of the list of checksums."""
-        for array in self._arrays.values():
-            array.flush()
-        manifest = make_manifest(self.folder)
-        (self.folder / MANIFEST).write_bytes(manifest)
-        sync_tree(self.folder)
-        return content_hash(manifest)
+            self.store.index.commit(self.name, self._build_index)
 
     def _build_rejects(self, snapshot: Snapshot) -> tuple[pa.Table, Iterable[str]] | None:
         known = {key: self.store.reject_rows_in(snapshot, *key) for key in {key[:2] for key in self._rejects}}
@@ -146,7 +139,7 @@ class ShardWriter:
         rows = [{**vars(reject), "shard": self.name} for reject in new]
         return (pa.Table.from_pylist(rows, REJECTS), map("/".join, known)) if rows else None
 
-    def _build_index(self, snapshot: Snapshot, manifest: str | None) -> tuple[pa.Table, Iterable[str]] | None:
+    def _build_index(self, snapshot: Snapshot) -> tuple[pa.Table, Iterable[str]] | None:
         """Rows for the samples that no other writer committed first, and for what no sample mentions."""
         known = {key: self.store.sample_rows_in(snapshot, *key) for key in {key[:2] for key in self._samples}}
         samples = [sample for key, sample in self._samples.items() if key[2] not in known[key[:2]]]
@@ -156,9 +149,7 @@ class ShardWriter:
         rows += self._unmentioned(snapshot, samples)
         if not rows:
             return None
-        for row in rows:
-            row.update(shard=self.name, manifest=manifest)
-        return pa.Table.from_pylist(rows, INDEX), map("/".join, known)
+        return pa.Table.from_pylist([{**row, "shard": self.name} for row in rows], INDEX), map("/".join, known)
 
     def _resolve_encodings(self, snapshot: Snapshot, samples: list[Sample]) -> dict[tuple[str, str], dict[str, Any]]:
         wanted = {(sample.fingerprint, sample.caption_hash) for sample in samples}
@@ -169,7 +160,7 @@ class ShardWriter:
             found |= {(fingerprint, key): ref for key, ref in refs.items()}
         if missing := sorted(wanted - found.keys()):
             raise ValueError(f"{self.folder}: no encoding of caption {missing[0][1]} under {missing[0][0]}")
-        return {key: _encoding_columns(key, ref) for key, ref in found.items()}
+        return {key: encoding_columns(key, ref) for key, ref in found.items()}
 
     def _resolve_latents(self, snapshot: Snapshot, samples: list[Sample]) -> dict[str | None, dict[str, Any]]:
         wanted = {sample.latent_key for sample in samples if sample.latent_key is not None}
@@ -177,7 +168,7 @@ class ShardWriter:
         found |= self.store.latents_in(snapshot, wanted - found.keys())
         if missing := sorted(wanted - found.keys()):
             raise ValueError(f"{self.folder}: no latent of key {missing[0]}")
-        return {None: {}} | {key: _latent_columns(key, ref) for key, ref in found.items()}
+        return {None: {}} | {key: latent_columns(key, ref) for key, ref in found.items()}
 
     def _unmentioned(self, snapshot: Snapshot, samples: list[Sample]) -> list[dict[str, Any]]:
         """A row for each encoding and latent that none of the samples uses and the store does not have."""
@@ -187,8 +178,16 @@ class ShardWriter:
             hashes = [key for fp, key in encodings if fp == fingerprint]
             encodings -= {(fingerprint, key) for key in self.store.encodings_in(snapshot, fingerprint, hashes)}
         latents -= self.store.latents_in(snapshot, latents).keys()
-        rows = [_encoding_columns(key, self._encodings[key]) for key in sorted(encodings)]
-        return rows + [_latent_columns(key, self._latents[key]) for key in sorted(latents)]
+        rows = [encoding_columns(key, self._encodings[key]) for key in sorted(encodings)]
+        return rows + [latent_columns(key, self._latents[key]) for key in sorted(latents)]
+
+
+def seal(folder: Path, arrays: Iterable[ArrayWriter]) -> None:
+    """Brings a shard's arrays, and after them the list of their files' checksums, to the disk."""
+    for array in arrays:
+        array.flush()
+    write_manifest(folder)
+    sync_tree(folder)
 
 
 def clear_abandoned(store: EncodingStore) -> None:
@@ -207,7 +206,8 @@ def clear_uncommitted(store: EncodingStore, name: str) -> None:
         remove(store.path / "rejects" / f"{name}.parquet")
 
 
-def _encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:
+def encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:
+    """An encoding's columns of the index; `key` is its fingerprint and caption hash."""
     return {
         "fingerprint": key[0],
         "caption_hash": key[1],
@@ -218,7 +218,8 @@ def _encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:
     }
 
 
-def _latent_columns(key: str, ref: LatentRef) -> dict[str, Any]:
+def latent_columns(key: str, ref: LatentRef) -> dict[str, Any]:
+    """A latent's columns of the index."""
     return {
         "latent_key": key,
         "latent_shard": ref.shard,
