@@ -13,6 +13,7 @@ from torch import Tensor
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.adapter import read_config
 from llmdiff.adapter.padding import pad
+from llmdiff.diffusion.base import LOADING
 from llmdiff.diffusion.text import BaseTextEncoder
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class LLMDiffPipeline(StableDiffusionPipeline):
         """
         if adapter is not None:
             read_config(adapter)  # before anything heavy is loaded
-        pipe = super().from_pretrained(base, **{"use_safetensors": True, **options})
+        pipe = super().from_pretrained(base, **{**LOADING, **options})
         if adapter is not None:
             load_adapter(pipe, adapter, llm)
         return pipe

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import is_accelerate_available
 from torch import Tensor
+
+# No pickled weights; and without accelerate, diffusers would warn at each model that it loads it the plain way.
+LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 
 
 def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """The frozen U-Net, in evaluation mode and without gradients."""
-    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=dtype, use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=dtype, **LOADING)
     return unet.requires_grad_(False).eval()
 
 

@@ -14,7 +14,7 @@ from llmdiff.training import checkpoint
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered
 from llmdiff.training.metrics import Meter
-from llmdiff.training.objective import step_generator
+from llmdiff.training.objective import plain_attention, step_generator
 from llmdiff.training.setup import Run, prepare
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train(config: TrainConfig) -> Path | None:
     first = checkpoint.resume(checkpoints, engine, average)
     meter = Meter(Path(config.output) / "metrics.jsonl", first, run.steps, run.timesteps, run.device)
     batches = endless(run, first * config.accumulate)
-    with interruption() as interrupted, closing(meter), closing(batches):
+    with interruption() as interrupted, closing(meter), closing(batches), plain_attention(run.device):
         for step in range(first + 1, run.steps + 1):
             rate = set_learning_rate(run, step)
             for micro in range((step - 1) * config.accumulate, step * config.accumulate):

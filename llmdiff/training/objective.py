@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -53,7 +52,7 @@ class Objective(nn.Module):
         dropped = self.draw(len(latents), generator) < self.config.caption_dropout  # (b,)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = training_target(self.schedule, latents, noise, timesteps)
-        with fast_math(latents.device, self.config.precision):
+        with autocast(latents.device, self.config.precision):
             context = self.context(batch, dropped)  # (b, t, d)
             predicted = unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=context.to(unet.dtype)).sample
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
@@ -88,9 +87,11 @@ def step_generator(seed: int, micro_step: int, rank: int, device: torch.device) 
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
 
 
-@contextmanager
-def fast_math(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast for bf16; plain attention on a CPU, where the backward pass of the flash kernel is slow."""
-    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with kernel, torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU, attention without the flash kernel, whose backward pass is slow; recomputed activations need it too."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 where the precision says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

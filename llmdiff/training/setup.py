@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from storage.reader import EncodingDataset
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet
@@ -20,6 +19,7 @@ from llmdiff.training.encodings import read_encodings
 from llmdiff.training.objective import Null, Objective
 from llmdiff.training.validation import Validation
 from storage import EncodingStore
+from storage.reader import EncodingDataset
 
 # A resumed run may log, save and show as it likes; anything else would bend its loss curve.
 FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output"}
@@ -83,17 +83,12 @@ def prepare(config: TrainConfig) -> Run:
         world_size=dist.get_world_size(),
         base_fingerprint=config.base_fingerprint,
     )
-    if data.batches_per_epoch == 0:
-        raise ValueError(
-            f"{config.store}: {len(data)} samples don't fill one batch of {config.batch_size} on each of "
-            f"{dist.get_world_size()} processes"
-        )
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
     unet = load_unet(config.base, torch.bfloat16 if config.precision == "bf16" else torch.float32).to(device)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
-    null = read_null(config, store, data)
+    null = read_null(config, store)
     adapter = build_adapter(config, store, unet, null).to(device)
     adapter.install(unet)
     objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config)
@@ -144,11 +139,12 @@ def keep_config(config: TrainConfig) -> None:
         config.write(path)
 
 
-def read_null(config: TrainConfig, store: EncodingStore, data: EncodingDataset) -> Null:
+def read_null(config: TrainConfig, store: EncodingStore) -> Null:
     """The empty caption's encodings."""
+    (encoding,) = read_encodings(store, config.fingerprint, [""])
     if config.base_fingerprint is None:
-        return Null(data.null(), None)
-    return Null(data.null(), *read_encodings(store, config.base_fingerprint, [""]))
+        return Null(encoding, None)
+    return Null(encoding, *read_encodings(store, config.base_fingerprint, [""]))
 
 
 def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Null) -> LLMAdapter:

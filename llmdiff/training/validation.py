@@ -20,7 +20,7 @@ from llmdiff.adapter.padding import pad
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import Average
 from llmdiff.training.encodings import read_encodings
-from llmdiff.training.objective import Objective, fast_math
+from llmdiff.training.objective import Objective, autocast
 from storage import EncodingStore
 
 
@@ -41,7 +41,7 @@ class Validation:
     def sample(self, step: int, average: Average) -> Path:
         """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts."""
         (unet,) = self.objective.frozen
-        with averaged(self.objective.adapter, average), fast_math(unet.device, self.config.precision):
+        with averaged(self.objective.adapter, average), autocast(unet.device, self.config.precision):
             latents = self.denoise(unet)
         folder = Path(self.config.output) / "samples"
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from llmdiff.training.config import TrainConfig
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
     options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
     try:
         config = TrainConfig.read(options.config)
         from llmdiff.training.loop import train

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training import runs
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a base that no test changes."""
+    root = tmp_path_factory.mktemp("training")
+    runs.save_base(root / "base")
+    llm, base = runs.make_store(root / "store")
+    (root / "fingerprints.json").write_text(json.dumps({"llm": llm, "base": base}))
+    return root
+
+
+@pytest.fixture
+def root(parts: Path, tmp_path: Path) -> Path:
+    """A folder of a test's own, with the store and the base in it."""
+    for path in parts.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return tmp_path

@@ -1,0 +1,110 @@
+"""A tiny store, a tiny base and runs on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmdiff.training import TrainConfig
+from storage import EncodingStore, Sample, caption_hash
+from tests.adapter import tiny
+
+SAMPLES, TOKENS = 24, 7  # of the store; the longest encoding of it
+TIMING = {"samples_per_second", "data_wait_share"}
+
+
+def save_base(folder: Path, prediction_type: str = "v_prediction") -> Path:
+    """What training reads of a base, and nothing else: no autoencoder, no text encoder."""
+    tiny.unet().save_pretrained(folder / "unet")
+    tiny.schedule(prediction_type).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def make_store(folder: Path, bands: int = 1, broken: bool = False) -> tuple[str, str]:
+    """A store of `SAMPLES` captions under an LLM's and the base's fingerprint; returns both."""
+    rng = np.random.default_rng(0)
+    store = EncodingStore.create(folder)
+    llm = store.register_fingerprint({"kind": "llm", "bands": bands})
+    base = store.register_fingerprint({"kind": "base"})
+    with store.writer("shard-0", fingerprint=llm) as writer:
+        for row in range(-1, SAMPLES):
+            caption = "" if row < 0 else f"caption {row}"
+            key = caption_hash(caption)
+            length = 1 if row < 0 else 1 + row % TOKENS
+            writer.add_encoding(key, bits(rng.standard_normal((length, bands * tiny.HIDDEN))))
+            writer.add_encoding(key, bits(rng.standard_normal((tiny.TOKENS, tiny.WIDTH))), fingerprint=base)
+            if row < 0:
+                continue
+            latent = rng.standard_normal((4, 8, 8)).astype(np.float16)
+            writer.add_latent(f"latent-{row}", np.full_like(latent, np.inf) if broken and row == 3 else latent)
+            sample = {"caption": caption, "caption_hash": key, "source": "made-up", "source_hash": "0", "row": row}
+            for fingerprint in (llm, base):
+                writer.add_sample(Sample(**sample, fingerprint=fingerprint, latent_key=f"latent-{row}"))
+    return str(llm), str(base)
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+
+
+def config(root: Path, output: str = "run", **changes: Any) -> TrainConfig:
+    """A run of twelve steps on `root`'s store and base."""
+    fingerprints = json.loads((root / "fingerprints.json").read_text())
+    settings = {
+        "store": str(root / "store"),
+        "fingerprint": fingerprints["llm"],
+        "base": str(root / "base"),
+        "output": str(root / output),
+        "steps": 12,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup": 3,
+        "threads": 1,
+        "log_every": 1,
+        "checkpoint_every": 4,
+    }
+    return TrainConfig(**{**settings, **changes})
+
+
+def rows(run: TrainConfig) -> list[dict[str, Any]]:
+    """The metrics without what depends on the clock."""
+    lines = (Path(run.output) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMING} for line in lines]
+
+
+def losses(run: TrainConfig) -> list[float]:
+    return [row["loss"] for row in rows(run)]
+
+
+WORKER = ("-m", "llmdiff.training.worker")
+
+
+def start_worker(run: TrainConfig, processes: int = 0, command: Sequence[str] = WORKER) -> subprocess.Popen[str]:
+    """The worker in a process of its own; under DeepSpeed's launcher where `processes` is not 0."""
+    path = run.write(Path(run.output).with_suffix(".json"))
+    if processes:
+        place = ["--master_addr", "127.0.0.1", "--num_accelerators", str(processes)]
+        command = ["-m", "deepspeed.launcher.runner", *place, "--module", "llmdiff.training.worker"]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    environment |= {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command, "--config", str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+# What a run in this process leaves in the environment, and a new one must not inherit.
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
