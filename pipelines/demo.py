@@ -100,10 +100,13 @@ def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps:
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
     """The base model and each adapter on the same prompts and seeds."""
-    pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, use_safetensors=True)}
+    loading = {"torch_dtype": torch.float32, "use_safetensors": True}
+    pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, **loading)}
     for name, folder in adapters.items():
         encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
-        pipes[name] = LLMDiffPipeline.from_pretrained(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
+        pipes[name] = LLMDiffPipeline.from_pretrained(
+            DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None, **loading
+        )
     evaluations = {}
     with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
         for name, pipe in pipes.items():
