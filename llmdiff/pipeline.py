@@ -49,7 +49,7 @@ class LLMDiffPipeline(StableDiffusionPipeline):
         """
         if adapter is not None:
             read_config(adapter)  # before anything heavy is loaded
-        pipe = super().from_pretrained(base, **{**LOADING, **options})
+        pipe = super().from_pretrained(base, **{"torch_dtype": torch.float32, **LOADING, **options})
         if adapter is not None:
             load_adapter(pipe, adapter, llm)
         return pipe
