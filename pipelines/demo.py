@@ -21,7 +21,7 @@ from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
-from llmdiff.training.objective import fast_math
+from llmdiff.training.objective import autocast
 from pipelines.encode import EncodeResult, encode_flow
 from pipelines.progress import advance, progress
 from pipelines.register import register_flow
@@ -111,7 +111,7 @@ def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evalu
     with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
         for name, pipe in pipes.items():
             pipe.set_progress_bar_config(disable=True)
-            with fast_math(torch.device("cpu"), "bf16"):
+            with autocast(torch.device("cpu"), "bf16"):
                 evaluations[name] = evaluate(pipe, prompts, progress=advance)
     return evaluations
 
