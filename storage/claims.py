@@ -48,10 +48,11 @@ class Claim:
             raise
         return True
 
-    def release(self) -> None:
-        """Gives it back and removes the file: nothing half-written is left."""
+    def release(self, forget: bool = True) -> None:
+        """Gives it back; with `forget` removes the file too: nothing half-written is left."""
         if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
+            if forget:
+                self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -61,7 +62,7 @@ def claimed(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.lock"))
 
 
-def abandoned(folder: Path) -> Iterator[Claim]:
+def abandoned(folder: Path, forget: bool = True) -> Iterator[Claim]:
     """Claims of processes of this machine that have died; each is ours while the caller deals with it.
 
     Locks of other machines are left alone: not every network file system shows them.
@@ -74,7 +75,7 @@ def abandoned(folder: Path) -> Iterator[Claim]:
             try:
                 yield claim
             finally:
-                claim.release()
+                claim.release(forget)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ still missing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -85,6 +86,10 @@ class Table:
         paths = [str(self.folder / name) for name in snapshot.files]
         return pq.read_table(paths, columns=list(columns), filters=filters, partitioning=None).cast(schema)
 
+    def read_file(self, file: str, columns: Sequence[str]) -> pa.Table:
+        """Columns of one of the table's files."""
+        return pq.read_table(self.folder / file, columns=list(columns), partitioning=None, use_threads=False)
+
     def cached(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
         """Columns of a snapshot kept in memory for look-ups; a later snapshot reads only the files new to it.
 
@@ -95,8 +100,7 @@ class Table:
             keep = {(name, columns): self._cache.get((name, columns)) for name in snapshot.files}
             for key, table in keep.items():
                 if table is None:
-                    path = str(self.folder / key[0])
-                    keep[key] = pq.read_table(path, columns=list(columns), partitioning=None, use_threads=False)
+                    keep[key] = self.read_file(key[0], columns)
             self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
             self._cache.update({key: table for key, table in keep.items() if table is not None})
             tables = [self._cache[key] for key in keep]
@@ -147,7 +151,7 @@ class Table:
         written: list[Path] = []
         try:
             for file in snapshot.files:
-                before = pq.read_table(self.folder / file, partitioning=None).cast(self.schema)
+                before = self.read_file(file, self.schema.names)
                 after = change(before)
                 if after.equals(before):
                     continue
@@ -166,28 +170,28 @@ class Table:
                 raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
             raise
 
-    def check(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
-        """Files of the table that are not as they were committed: kind, path from the store, what was found."""
+    def check_log(self) -> Iterator[tuple[str, str, str]]:
+        """Entries of the log that are not as they were committed: kind, file and what was found. Opens no snapshot."""
+        sidecars = {path.name: path for path in (self.folder / CHECKSUMS).glob("*.json")}
+        entries = {path.name: path for path in (self.folder / "_delta_log").glob("*.json")}
+        for version in range(max((int(Path(name).stem) for name in sidecars | entries), default=0) + 1):
+            name = f"{version:020d}.json"
+            if name not in entries:
+                yield "missing", f"_delta_log/{name}", "expected an entry of the log, found none"
+            elif name in sidecars and sidecars[name].read_bytes() != _sidecar(entries[name]):
+                yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
+
+    def check_files(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+        """Files of a snapshot that are not as they were committed, likewise."""
         checksums: dict[str, int] = {}
         for version in range(snapshot.version + 1):
-            entry = self.folder / "_delta_log" / f"{version:020d}.json"
-            sidecar = self.folder / CHECKSUMS / entry.name
-            if not entry.exists():
-                yield (
-                    "missing",
-                    f"{self.folder.name}/_delta_log/{entry.name}",
-                    "expected an entry of the log, found none",
-                )
-            elif sidecar.exists() and json.loads(sidecar.read_bytes())["crc32c"] != file_checksum(entry):
-                yield "flipped", f"{self.folder.name}/_delta_log/{entry.name}", "its CRC-32C is another"
-            else:
-                checksums |= _checksums_of(entry)
+            checksums |= _checksums_in(self.folder / "_delta_log" / f"{version:020d}.json")
         for name in snapshot.files:
             path = self.folder / name
             if not path.exists():
-                yield "missing", f"{self.folder.name}/{name}", "expected a file of the table, found none"
-            elif name in checksums and checksums[name] != file_checksum(path):
-                yield "flipped", f"{self.folder.name}/{name}", "its CRC-32C is another"
+                yield "missing", name, "expected a file of the table, found none"
+            elif name in checksums and (found := file_checksum(path)) != checksums[name]:
+                yield "flipped", name, f"expected CRC-32C {checksums[name]:08x}, found {found:08x}"
 
     def _write(self, snapshot: Snapshot, actions: list[Any], name: str, depends_on: Iterable[str]) -> int:
         """One entry of the log; CommitFailedError where an entry after `snapshot` clashes with it."""
@@ -207,8 +211,7 @@ class Table:
             for entry in range(snapshot.version + 1, version + 1):
                 self._sync_log(entry)
             if version // CHECKPOINT_EVERY > snapshot.version // CHECKPOINT_EVERY:
-                delta.create_checkpoint()
-                self._sync_log(version)
+                self._checkpoint(delta)
         return version
 
     def _withdraw(self, path: Path, name: str, error: Exception) -> None:
@@ -218,10 +221,13 @@ class Table:
         raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
 
     def _newest(self) -> DeltaTable:
-        if self._delta is None:
-            self._delta = DeltaTable(self.folder)
-        else:
-            self._delta.update_incremental()
+        try:
+            if self._delta is None:
+                self._delta = DeltaTable(self.folder)
+            else:
+                self._delta.update_incremental()
+        except DeltaError as error:
+            raise ValueError(f"{self.folder}: expected a Delta table, found none that can be read: {error}") from error
         return self._delta
 
     def _at(self, version: int) -> DeltaTable:
@@ -234,15 +240,22 @@ class Table:
     def _sync_log(self, version: int) -> None:
         """Brings an entry to the disk, and then its checksum, which Delta itself has no place for."""
         log = self.folder / "_delta_log"
-        for path in log.glob(f"{version:020d}.*"):
-            sync(path)
-        if (log / "_last_checkpoint").exists():
-            sync(log / "_last_checkpoint")
+        entry = log / f"{version:020d}.json"
+        sync(entry)
         sync(log)
-        entry, sidecar = log / f"{version:020d}.json", self.folder / CHECKSUMS / f"{version:020d}.json"
-        if not sidecar.exists():
+        sidecar = self.folder / CHECKSUMS / entry.name
+        with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
             sidecar.parent.mkdir(exist_ok=True)
-            write_file(sidecar, json.dumps({"crc32c": file_checksum(entry)}).encode())
+            if not sidecar.exists():
+                write_file(sidecar, _sidecar(entry))
+
+    def _checkpoint(self, delta: DeltaTable) -> None:
+        """Sums up the log, so that opening the table reads one file; any later commit may do it as well."""
+        log = self.folder / "_delta_log"
+        with contextlib.suppress(OSError, DeltaError):
+            delta.create_checkpoint()
+            for path in (*log.glob(f"{delta.version():020d}.checkpoint*"), log / "_last_checkpoint", log):
+                sync(path)
 
     def _parquet(self, rows: pa.Table) -> bytes:
         """Parquet bytes with a checksum on each page."""
@@ -258,12 +271,15 @@ class Table:
         return RemoveAction(path.name, True, int(time.time() * 1000), path.stat().st_size, {})
 
 
-def _checksums_of(entry: Path) -> dict[str, int]:
+def _checksums_in(entry: Path) -> dict[str, int]:
     """CRC-32C of the files that an entry of the log adds."""
-    infos = [
-        action["commitInfo"] for line in entry.read_text().splitlines() if "commitInfo" in (action := json.loads(line))
-    ]
+    actions = [json.loads(line) for line in entry.read_text().splitlines()]
+    infos = [action["commitInfo"] for action in actions if "commitInfo" in action]
     return {name: crc for info in infos for name, crc in json.loads(info.get(CHECKSUMS, "{}")).items()}
+
+
+def _sidecar(entry: Path) -> bytes:
+    return json.dumps({"crc32c": file_checksum(entry)}).encode()
 
 
 def _name(uri: str) -> str:

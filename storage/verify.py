@@ -182,9 +182,14 @@ def _check_file(path: Path, name: str, entry: dict[str, int]) -> Iterator[Proble
 
 
 def _check_tables(store: EncodingStore) -> Iterator[Problem]:
-    for table, snapshot in ((store.index, store.snapshot()), (store.reject_table, store.reject_table.snapshot())):
-        for kind, path, detail in table.check(snapshot):
-            yield Problem(kind, path, detail)
+    tables = store.index, store.reject_table
+    problems = [(table, *found) for table in tables for found in table.check_log()]
+    if not problems:
+        snapshots = store.snapshot(), store.reject_table.snapshot()
+        found_in = zip(tables, snapshots, strict=True)
+        problems = [(table, *found) for table, snapshot in found_in for found in table.check_files(snapshot)]
+    for table, kind, path, detail in problems:
+        yield Problem(kind, f"{table.folder.name}/{path}", detail)
 
 
 def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:

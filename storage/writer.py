@@ -198,12 +198,18 @@ def clear_abandoned(store: EncodingStore) -> None:
 
 def clear_uncommitted(store: EncodingStore, name: str) -> None:
     """Removes each file of a shard's name that no commit names; the caller holds the shard's claim."""
-    index_committed = store.index.committed(name)
-    if not index_committed:
-        remove(store.path / "shards" / name)
-        remove(store.path / "index" / f"{name}.parquet")
+    for path in uncommitted_files(store, name):
+        remove(path)
+
+
+def uncommitted_files(store: EncodingStore, name: str) -> list[Path]:
+    """Files and folders of a shard's name that no commit names."""
+    paths = []
+    if not store.index.committed(name):
+        paths += [store.path / "shards" / name, store.path / "index" / f"{name}.parquet"]
     if not store.reject_table.committed(name):
-        remove(store.path / "rejects" / f"{name}.parquet")
+        paths += [store.path / "rejects" / f"{name}.parquet"]
+    return [path for path in paths if path.exists()]
 
 
 def encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""Takes out of a store what is not wanted: rows from its newest version, then files that no kept version names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.claims import abandoned, claimed, removing
+from storage.files import folder_size, remove
+from storage.writer import clear_abandoned, uncommitted_files
+
+if TYPE_CHECKING:
+    from storage.store import EncodingStore
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` removed, or would."""
+
+    paths: tuple[str, ...]
+    """Relative to the store."""
+    bytes: int
+    kept_versions: tuple[int, ...] | None
+    """None where all are kept."""
+
+
+def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
+    """Takes the rows of an encoder, of a source's content, or of both at once, out of the newest version.
+
+    Earlier versions keep them, and the files stay until `collect` is told that those versions are not kept.
+
+    Returns:
+        The new version, or the newest one where there was no such row.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    wanted = {"fingerprint": fingerprint, "source_hash": source_hash}
+    wanted = {column: value for column, value in wanted.items() if value is not None}
+    if not wanted:
+        raise ValueError("drop: expected a fingerprint, a source_hash or both, found none")
+
+    def keep(rows: pa.Table) -> pa.Table:
+        dropped = pa.chunked_array([np.full(len(rows), True)])
+        for column, value in wanted.items():
+            dropped = pc.and_(dropped, pc.is_in(rows[column], value_set=pa.array([value])))
+        return rows.filter(pc.invert(dropped))
+
+    name = f"drop-{uuid.uuid4().hex}"
+    with removing(store.path / "writing"):
+        store.reject_table.rewrite(name, keep)
+        store.index.rewrite(name, keep)
+    return store.index.snapshot().version
+
+
+def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bool = False) -> Collected:
+    """Removes the files that no kept version names, and what killed writers left; never what a writer is writing.
+
+    Args:
+        store: opened at its newest version.
+        keep: versions to keep beside the newest one; the others can't be opened afterwards. None keeps all.
+        dry_run: remove nothing, only tell.
+
+    Raises:
+        ValueError: there is no such version to keep.
+    """
+    with removing(store.path / "writing"):
+        kept = None if keep is None else tuple(sorted({*keep, store.index.snapshot().version}))
+        unnamed = list(_unnamed_files(store, kept))
+        left = [claim.path.stem for claim in abandoned(store.path / "writing", forget=False)]
+        paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))})
+        names = tuple(path.relative_to(store.path).as_posix() for path in paths)
+        collected = Collected(names, sum(map(_size, paths)), kept)
+        if not dry_run:
+            for path in paths:
+                remove(path)
+            clear_abandoned(store)
+    return collected
+
+
+def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[Path]:
+    """Shards, and files of the index, that no kept version names and no writer has claimed."""
+    claims = set(claimed(store.path / "writing"))
+    files = _index_files(store, kept)
+    shards = _shards_named_in(store, files)
+    for path in (store.path / "shards").iterdir():
+        if path.name not in shards | claims:
+            yield path
+    for path in store.index.folder.glob("*.parquet"):
+        if path.name not in files and path.stem not in claims:
+            yield path
+    for path in store.reject_table.folder.glob("*.parquet"):
+        if path.stem not in claims and not store.reject_table.wrote(path.name):
+            yield path
+
+
+def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]:
+    if kept is None:
+        return {path.name for path in store.index.folder.glob("*.parquet") if store.index.wrote(path.name)}
+    return {name for version in kept for name in store.index.snapshot(version).files}
+
+
+def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
+    names: set[str] = set()
+    for file in files:
+        for column in ("encoding_shard", "latent_shard"):
+            names |= set(store.index.read_file(file, [column])[column].unique().drop_null().to_pylist())
+    return names
+
+
+def _size(path: Path) -> int:
+    return folder_size(path) if path.is_dir() else path.stat().st_size
