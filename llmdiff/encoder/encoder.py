@@ -226,8 +226,7 @@ class Encoder:
         finally:
             handle.remove()
         if self.config.word_path == "isolated":
-            flat = padded.flatten()
-            langevin.subtract(self._table[flat if rows.source is None else flat[rows.source]])
+            langevin.subtract(self._word_scores(ids))
         return langevin.c
 
     def langevin(self, rows: Rows) -> Langevin:
@@ -243,6 +242,12 @@ class Encoder:
             seed=self.config.seed,
             dtype=torch.float64 if self.config.dtype == "float64" else torch.float32,
         )
+
+    def _word_scores(self, ids: list[list[int]]) -> Tensor:
+        """The table's rows for every token of a batch: (row, band, hidden) where the LLM runs."""
+        needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
+        device = self.llm.device
+        return self._table[needed].to(device)[index.to(device)]
 
     @cached_property
     def _table(self) -> Tensor:

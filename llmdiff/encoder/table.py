@@ -28,6 +28,8 @@ def load_or_make_table(
 ) -> Tensor:
     """``sum_t g(t) W_t`` of every token id, band by band: (vocabulary, band, hidden), float32 (float64 for float64).
 
+    It lies on the CPU, mapped from its file: an encoder reads the rows that a batch needs and no others.
+
     Args:
         llm: the LLM.
         g: the step size of each block.
@@ -38,12 +40,10 @@ def load_or_make_table(
     key = {"version": TABLE_VERSION, "llm": identity, "g": g, "bands": config.bands, "dtype": config.dtype}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = (default_folder() if folder is None else Path(folder)) / "word-tables" / f"{name}.safetensors"
-    if path.is_file():
-        return load_file(path, device=str(llm.device))["table"]
-    logger.info("computing the word scores of %d token ids once; kept in %s", llm.vocabulary, path)
-    table = make_table(llm, g, config)
-    _write(table, path)
-    return table
+    if not path.is_file():
+        logger.info("computing the word scores of %d token ids once; kept in %s", llm.vocabulary, path)
+        _write(make_table(llm, g, config), path)
+    return load_file(path)["table"]
 
 
 def default_folder() -> Path:
@@ -54,9 +54,9 @@ def default_folder() -> Path:
 
 @torch.inference_mode()
 def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> Tensor:
-    """Feeds every token id alone to the LLM and sums its blocks' updates."""
+    """Feeds every token id alone to the LLM and sums its blocks' updates: (vocabulary, band, hidden) on the CPU."""
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
-    table = torch.empty(llm.vocabulary, config.bands, llm.hidden_size, dtype=dtype, device=llm.device)
+    table = torch.empty(llm.vocabulary, config.bands, llm.hidden_size, dtype=dtype)
     zeros = (0.0,) * llm.blocks
 
     def run(ids: list[int]) -> Tensor:
@@ -70,7 +70,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
         return langevin.c
 
     for ids, rows in run_in_batches([1] * llm.vocabulary, config.token_budget, run):
-        table[torch.tensor(ids, device=llm.device)] = rows
+        table[torch.tensor(ids)] = rows.cpu()
     return table
 
 
@@ -80,7 +80,7 @@ def _write(table: Tensor, path: Path) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(descriptor)
     try:
-        save_file({"table": table.cpu()}, temporary)
+        save_file({"table": table}, temporary)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

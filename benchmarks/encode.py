@@ -1,0 +1,166 @@
+"""What encoding costs: against one plain forward pass of the same tokens, and against the obvious implementation.
+
+Random weights in the real shapes, the real tokenizers, real prompts. Fewer blocks than the real model where memory or
+time ask for it; the row says how many. Every ratio is taken within one run, round by round.
+
+    python benchmarks/encode.py --shape phi-1.5 --blocks 4
+    python benchmarks/encode.py --shape vicuna-7b --blocks 2 --word-path isolated
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common.measure import append_row, device_name, interleaved, peak_bytes, quantiles, seconds, versions
+from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
+
+from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.batching import batches_by_tokens
+from llmdiff.encoder.encoder import pad
+from llmdiff.encoder.scores import diagonal_mask
+from llmdiff.encoder.tokens import padding_id, tokenise
+
+SHAPES: dict[str, tuple[Any, Callable[[Path], Any], int]] = {  # configuration, tokenizer, blocks of the real model
+    "phi-1.5": (PhiConfig(), gpt2_tokenizer, 24),
+    "vicuna-7b": (LlamaConfig(), llama2_tokenizer, 32),
+}
+GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for isolated
+CPU_BLOCKS = {"phi-1.5": 6, "vicuna-7b": 2}
+BATCH = 32  # captions in a batch of the obvious implementation
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.ERROR)
+    arguments = parse()
+    if not arguments.data.is_dir():
+        print(f"{arguments.data}: no such folder; nothing measured (see --data)")
+        return
+    for shape in arguments.shape:
+        measure_shape(shape, arguments)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])
+    parser.add_argument("--blocks", type=int, help="transformer blocks (all on a GPU, a few on a CPU)")
+    parser.add_argument(
+        "--captions", type=int, help="how many prompts, spread over the file (all on a GPU, 128 on a CPU)"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--token-budget", type=int, default=None, help="16384 on a GPU, 1024 on a CPU")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
+    return parser.parse_args()
+
+
+def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
+    """The rows of one LLM's shape."""
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    torch.set_num_threads(arguments.threads)
+    configuration, make_tokenizer, real_blocks = SHAPES[shape]
+    blocks = arguments.blocks or (real_blocks if on_gpu else CPU_BLOCKS[shape])
+    configuration.num_hidden_layers = blocks
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(configuration, dtype=getattr(torch, arguments.dtype)).eval()
+    tokenizer = make_tokenizer(arguments.data)
+    prompts = read_prompts(arguments.data)
+    count = arguments.captions or (len(prompts) if on_gpu else 128)
+    captions = prompts[:: max(1, len(prompts) // count)][:count]
+    budget = arguments.token_budget or (16384 if on_gpu else 1024)
+    for word_path in arguments.word_path:
+        with tempfile.TemporaryDirectory() as cache:
+            config = EncoderConfig(word_path=word_path, dtype=arguments.dtype, token_budget=budget)
+            encoder = Encoder(model, tokenizer, config, cache_folder=cache)
+            row = {
+                "device": device_name(device),
+                "versions": versions(),
+                "shape": shape,
+                "blocks": f"{blocks} of {real_blocks}",
+                "dtype": arguments.dtype,
+                "word_path": word_path,
+                "captions": len(captions),
+            }
+            append_row("encode", {**row, **measure(encoder, captions, arguments.rounds, device, shape)})
+
+
+def measure(encoder: Encoder, captions: list[str], rounds: int, device: torch.device, shape: str) -> dict[str, Any]:
+    """Times, ratios and peaks of one encoder."""
+    word_path = encoder.config.word_path
+    tokens = [token.ids for token in tokenise(encoder.tokenizer, captions, encoder.config, encoder.llm.vocabulary)]
+    batches = list(batches_by_tokens([len(ids) for ids in tokens], encoder.config.token_budget))
+    padded = [pad([tokens[i] for i in batch], padding_id(encoder.tokenizer)).to(device) for batch in batches]
+
+    @torch.inference_mode()
+    def plain() -> None:
+        for ids in padded:
+            encoder.llm.forward(ids)
+
+    plain_peak = peak_bytes(plain, device)
+    encoder(captions[:1])  # makes the isolated path's table, which is computed once per LLM
+    encode_peak = peak_bytes(lambda: encoder(captions), device)
+    runs = {"encode": lambda: encoder(captions), "plain": plain}
+    times = interleaved(runs, device, rounds)
+    ratios = [one / other for one, other in zip(times["encode"], times["plain"], strict=True)]
+    obvious = seconds(lambda: obvious_encode(encoder, tokens, device), device)
+    weights = sum(parameter.nbytes for parameter in encoder.llm.model.parameters())
+    encode = quantiles(times["encode"])
+    return {
+        "tokens": sum(len(ids) for ids in tokens),
+        "cut": sum(len(ids) == encoder.config.max_tokens for ids in tokens),
+        "padding": sum(ids.numel() for ids in padded) / sum(len(ids) for ids in tokens) - 1.0,
+        **dict(zip(("encode_p20_s", "encode_p50_s", "encode_p80_s"), encode, strict=True)),
+        "plain_p50_s": quantiles(times["plain"])[1],
+        **dict(zip(("ratio_p20", "ratio_p50", "ratio_p80"), quantiles(ratios), strict=True)),
+        "ratio_goal": GOALS.get((shape, word_path), 1.05),
+        "captions_per_s": len(captions) / encode[1],
+        "obvious_captions_per_s": len(captions) / obvious,
+        "speedup": obvious / encode[1],
+        "speedup_goal": 3.0,
+        "weights_mb": weights / 1e6,
+        "plain_peak_mb": plain_peak / 1e6,
+        "encode_peak_mb": encode_peak / 1e6,
+        "peak_ratio": encode_peak / plain_peak,
+        "peak_goal": 1.2,
+    }
+
+
+@torch.inference_mode()
+def obvious_encode(encoder: Encoder, tokens: list[list[int]], device: torch.device) -> list[Tensor]:
+    """What one would write first: two passes that keep all hidden states, the second under a diagonal mask.
+
+    Batches in file order, padded to their longest caption, an attention mask for the padding.
+    """
+    results = []
+    for o_caption in range(0, len(tokens), BATCH):
+        batch = tokens[o_caption : o_caption + BATCH]
+        ids = pad(batch, padding_id(encoder.tokenizer)).to(device)
+        lengths = torch.tensor([len(row) for row in batch], device=device)
+        seen = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+        alone = diagonal_mask(ids[..., None].to(encoder.llm.dtype)).expand(len(batch), -1, -1, -1)
+        settings = {"output_hidden_states": True, "use_cache": False}
+        sentence = encoder.llm.backbone(ids, attention_mask=seen, **settings).hidden_states
+        word = encoder.llm.backbone(ids, attention_mask=alone, **settings).hidden_states
+        c = sentence[0].float()
+        for t in range(len(sentence) - 1):
+            c += (sentence[t + 1] - sentence[t]).float() - (word[t + 1] - word[t]).float()
+        results += [c[i, : len(row)].cpu() for i, row in enumerate(batch)]
+    return results
+
+
+if __name__ == "__main__":
+    main()
