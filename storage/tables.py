@@ -65,6 +65,7 @@ class Table:
             except CommitFailedError:  # another process made it just now
                 DeltaTable(self.folder)
         self._sync_log(0)
+        sync(self.folder)
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """A version, or the newest; ValueError where the table has no such version or files of it are gone."""

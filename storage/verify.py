@@ -193,6 +193,10 @@ def _check_tables(store: EncodingStore) -> Iterator[Problem]:
 
 
 def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
+    named = store.index.read(store.snapshot(), ["fingerprint"])["fingerprint"].unique().drop_null().to_pylist()
+    for fingerprint in sorted(named):
+        if not (store.path / "fingerprints" / f"{fingerprint}.json").exists():
+            yield Problem("missing", f"fingerprints/{fingerprint}.json", "expected what the fingerprint stands for")
     for path in sorted((store.path / "fingerprints").glob("*.json")):
         name = f"fingerprints/{path.name}"
         try:

@@ -1,0 +1,186 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from storage import EncodingStore, caption_hash
+from storage.reader import EncodingDataset
+from tests.storage import made
+
+ROWS = 70
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A store of three sources under an LLM's fingerprint and the base's, and the empty caption."""
+    store, llm = made.make_store(tmp_path_factory.mktemp("reader") / "store")
+    base = store.register_fingerprint(made.BASE)
+    with store.writer("null", llm) as writer:
+        writer.add_encoding(caption_hash(""), made.encoding(""))
+    for source in ("a", "b", "c"):
+        made.encode(store, llm, source, range(ROWS), base=base)
+    return store, llm, base
+
+
+def dataset(filled, batch_size=8, **settings):
+    store, llm, _ = filled
+    settings = {"block_size": 4, "blocks_together": 8, "lanes": 4, "read_ahead": 2, **settings}
+    return EncodingDataset(store.path, store.version, llm, batch_size, **settings)
+
+
+def as_bits(tensor):
+    return tensor.contiguous().view(torch.uint16).numpy()
+
+
+def test_batches_hold_what_was_committed(filled):
+    data = dataset(filled, base_fingerprint=filled[2])
+    seen = []
+    for batch in data.epoch(0):
+        size = len(batch.caption_hashes)
+        assert batch.encodings.dtype == batch.base_encodings.dtype == torch.bfloat16
+        assert batch.latents.dtype == torch.float16
+        assert batch.mask.shape == batch.encodings.shape[:2] == (size, batch.mask.sum(1).max())
+        assert batch.latents.shape == (size, 4, 8, 8)
+        for i, (source, row) in enumerate(batch.rows):
+            caption = made.caption(source.removesuffix(".parquet"), row)
+            assert batch.caption_hashes[i] == caption_hash(caption)
+            np.testing.assert_array_equal(as_bits(batch.encodings[i][batch.mask[i]]), made.encoding(caption))
+            assert not as_bits(batch.encodings[i][~batch.mask[i]]).any()
+            base = as_bits(batch.base_encodings[i][batch.base_mask[i]])
+            np.testing.assert_array_equal(base, made.encoding(caption, width=8, longest=5))
+            latent = made.latent(f"{source.removesuffix('.parquet')}/{row}")
+            np.testing.assert_array_equal(batch.latents[i].numpy(), latent)
+        seen += batch.rows
+    store, llm, _ = filled
+    assert sorted(seen) == [(source, row) for source, row, _ in made.rows_of(store, llm)]
+    np.testing.assert_array_equal(as_bits(data.null()), made.encoding(""))
+
+
+def test_bands_come_before_tokens(tmp_path):
+    store = EncodingStore.create(tmp_path)
+    llm = store.register_fingerprint({**made.LLM, "bands": 2})
+    made.encode(store, llm, "a")
+    (batch,) = EncodingDataset(tmp_path, None, llm, 100).epoch(0)
+    for i, (_, row) in enumerate(batch.rows):
+        bits = made.encoding(made.caption("a", row))  # (token, band * hidden)
+        np.testing.assert_array_equal(as_bits(batch.encodings[i, 0][batch.mask[i]]), bits[:, : made.HIDDEN // 2])
+        np.testing.assert_array_equal(as_bits(batch.encodings[i, 1][batch.mask[i]]), bits[:, made.HIDDEN // 2 :])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_ranks_are_disjoint_and_in_step(filled, ranks):
+    data = [dataset(filled, batch_size=7, rank=rank, world_size=ranks, seed=5) for rank in range(ranks)]
+    batches = [list(each.epoch(2)) for each in data]
+    assert {len(each) for each in batches} == {data[0].batches_per_epoch}
+    rows = [row for each in batches for batch in each for row in batch.rows]
+    assert len(rows) == len(set(rows)) == len(data[0])
+    for together in zip(*batches, strict=True):
+        assert len({batch.position for batch in together}) == 1
+    assert batches[0][-1].position == len(data[0])
+
+
+def test_drop_last_leaves_out_the_rest(filled):
+    data = dataset(filled, batch_size=16, world_size=2, drop_last=True)
+    batches = list(data.epoch(0))
+    assert [len(batch.rows) for batch in batches] == [16] * (len(data) // 32)
+    assert batches[-1].position == len(data) // 32 * 32
+
+
+def test_resume_after_a_batch(filled):
+    data = dataset(filled, rank=1, world_size=2)
+    whole = list(data.epoch(3))
+    for start in (1, 4, len(whole)):
+        rest = list(dataset(filled, rank=1, world_size=2).epoch(3, start=start))
+        assert [batch.rows for batch in rest] == [batch.rows for batch in whole[start:]]
+        assert [batch.position for batch in rest] == [batch.position for batch in whole[start:]]
+
+
+def test_resume_with_other_ranks(filled):
+    """Two ranks stop; three go on: between them they have every sample once."""
+    before = [list(dataset(filled, rank=rank, world_size=2).epoch(1))[:4] for rank in range(2)]
+    position = before[0][-1].position
+    assert position == before[1][-1].position == 4 * 2 * 8
+    after = [list(dataset(filled, 5, rank=rank, world_size=3).epoch(1, position=position)) for rank in range(3)]
+    rows = [row for each in [*before, *after] for batch in each for row in batch.rows]
+    assert len(rows) == len(set(rows)) == len(dataset(filled))
+
+
+def test_order_depends_on_the_samples_alone(filled, tmp_path):
+    """A store made again, in another order of commits and after a rewrite, gives the same batches."""
+    store, llm = made.make_store(tmp_path)
+    for source in ("c", "a", "b"):
+        made.encode(store, llm, source, range(ROWS))
+    again = EncodingDataset(tmp_path, None, llm, 8, block_size=4, blocks_together=8, lanes=4)
+    for one, other in zip(dataset(filled).epoch(0), again.epoch(0), strict=True):
+        assert one.rows == other.rows
+        np.testing.assert_array_equal(as_bits(one.encodings), as_bits(other.encodings))
+
+
+def test_later_commits_do_not_disturb_an_epoch(tmp_path):
+    store, llm = made.make_store(tmp_path)
+    made.encode(store, llm, "a")
+    data = EncodingDataset(tmp_path, None, llm, 4)
+    epoch = data.epoch(0)
+    rows = next(epoch).rows
+    made.encode(store, llm, "b")
+    for batch in epoch:
+        rows += batch.rows
+    assert (data.version, len(data), len(set(rows))) == (1, 18, 18)
+
+
+def test_reading_ahead_is_bounded_and_ends(filled):
+    data = dataset(filled, batch_size=1, block_size=1, blocks_together=1, read_ahead=3)
+    before = threading.active_count()
+    epoch = data.epoch(0)
+    next(epoch)
+    time.sleep(0.3)
+    assert threading.active_count() == before + 1
+    epoch.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "0" * 32}, "no samples of fingerprint 00000"),
+        ({"version": 99}, "expected version 99"),
+        ({"base_fingerprint": "0" * 32}, "180 of 180 samples have no encoding under the base fingerprint"),
+        ({"rank": 2, "world_size": 2}, "rank 2, world_size 2"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"world_size": 181}, "at least a sample for each of 181 ranks, found 180"),
+    ],
+)
+def test_refusals(filled, change, message):
+    store, llm, _ = filled
+    arguments = {"path": store.path, "version": store.version, "fingerprint": llm, "batch_size": 4} | change
+    with pytest.raises(ValueError, match=message):
+        EncodingDataset(**arguments)
+
+
+def test_latents_of_two_shapes_are_refused(tmp_path):
+    store, llm = made.make_store(tmp_path)
+    with store.writer("a", llm) as writer:
+        for row, shape in enumerate([(4, 8, 8), (4, 8, 4)]):
+            writer.add_encoding(caption_hash("x"), made.encoding("x"))
+            writer.add_latent(made.latent_key("a", row), made.latent("x", shape))
+            writer.add_sample(made.sample(llm, "a", row, "x"))
+    with pytest.raises(ValueError, match="expected latents of one shape, found 4x8x4, 4x8x8"):
+        EncodingDataset(tmp_path, None, llm, 1)
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "truncate"])
+@pytest.mark.parametrize("array", ["encodings", "latents"])
+def test_damage_is_an_error_and_never_a_batch(tmp_path, array, damage):
+    store, llm = made.make_store(tmp_path)
+    made.encode(store, llm, "a", shard="a")
+    path = next(path for path in (tmp_path / "shards/a" / array).rglob("c/**/*") if path.is_file())
+    data = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    else:
+        data[100] ^= 1
+        path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    with pytest.raises(ValueError, match="damaged|checksum|failed|rows"):
+        list(EncodingDataset(tmp_path, None, llm, 4).epoch(0))

@@ -1,0 +1,145 @@
+"""Damage is found, named, and mended without losing what is whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage import EncodingStore, caption_hash
+from storage.repair import repair
+from tests.storage import made
+
+ROWS = range(40)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    store, llm = made.make_store(tmp_path_factory.mktemp("whole") / "store")
+    for source in ("a", "b"):
+        made.encode(store, llm, source, ROWS, shard=source)
+    assert store.verify() == []
+    return store.path
+
+
+@pytest.fixture
+def store(whole, tmp_path) -> EncodingStore:
+    return EncodingStore.open(shutil.copytree(whole, tmp_path / "store"))
+
+
+def files(store: EncodingStore) -> list[Path]:
+    locks = store.path / "writing"
+    return sorted(path for path in store.path.rglob("*") if path.is_file() and locks not in path.parents)
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1 << place % 8
+    path.write_bytes(data)
+
+
+def chunk(store: EncodingStore, kind: str) -> Path:
+    return next(path for path in (store.path / "shards/a" / kind).rglob("c/**/*") if path.is_file())
+
+
+def test_a_flipped_bit_anywhere_is_found(store):
+    random = np.random.default_rng(0)
+    for path in files(store):
+        if path.name == "store.json" or path.parent.name == "checksums":
+            continue
+        for place in random.integers(0, path.stat().st_size, 3):
+            good = path.read_bytes()
+            flip(path, int(place))
+            problems = EncodingStore.open(store.path).verify()
+            name = path.relative_to(store.path).as_posix()
+            assert name in {problem.path for problem in problems}, f"{name} at {place}: {problems}"
+            path.write_bytes(good)
+    assert EncodingStore.open(store.path).verify() == []
+
+
+def test_a_missing_or_truncated_file_is_found(store):
+    for path in files(store):
+        if path.name == "store.json" or path.parent.name == "checksums":
+            continue
+        name, good = path.relative_to(store.path).as_posix(), path.read_bytes()
+        for kind, data in (("missing", None), ("truncated", good[:-1])):
+            path.unlink()
+            if data is not None:
+                path.write_bytes(data)
+            problems = EncodingStore.open(store.path).verify()
+            found = {problem.path: problem.kind for problem in problems}
+            assert name in found, f"{name}: {problems}"
+            if "shards" in path.parts and path.name != "manifest.json":
+                assert found[name] == kind
+            path.write_bytes(good)
+
+
+def test_orphans_are_found(store):
+    (store.path / "shards/a/notes.txt").write_text("not ours")
+    (store.path / "shards/of-nobody").mkdir()
+    (store.path / "index/of-nobody.parquet").write_bytes(b"x")
+    found = {problem.path: problem.kind for problem in store.verify()}
+    assert found == dict.fromkeys(["shards/a/notes.txt", "shards/of-nobody", "index/of-nobody.parquet"], "orphan")
+
+
+def test_a_missing_shard_is_found_with_its_rows(store):
+    shutil.rmtree(store.path / "shards/b")
+    (problem,) = store.verify()
+    assert (problem.kind, problem.path) == ("missing", "shards/b")
+    info = next(shard for shard in store.shards() if shard.name == "b")
+    assert (len(problem.encodings), len(problem.latents)) == (info.encodings, info.latents)
+    assert str(problem).startswith("missing: shards/b: expected a folder, found none (")
+
+
+def test_rows_that_the_files_do_not_hold(store):
+    """A shard swapped for another, each file of it in order: only the index can tell."""
+    shutil.rmtree(store.path / "shards/a")
+    shutil.copytree(store.path / "shards/b", store.path / "shards/a")
+    problems = store.verify()
+    assert {problem.kind for problem in problems} == {"mismatch"}
+
+
+@pytest.mark.parametrize("place", [0, 1000, -1])
+@pytest.mark.parametrize("kind", ["encodings", "latents"])
+def test_repair_loses_only_what_is_lost(store, kind, place):
+    (llm,) = store.fingerprints()
+    flip(chunk(store, kind), place)
+    before, problems = made.rows_of(store, llm), store.verify()
+    version = store.version
+    repaired = repair(store, problems)
+    lost = [(row["source"], row["row"]) for row in repaired.lost.to_pylist()]
+    assert repaired.version == store.version == version + 1
+    assert store.verify() == []
+    assert made.rows_of(store, llm) == [row for row in before if row[:2] not in lost]
+    if place != -1:  # the last byte is of the index of the file: all its chunks are lost
+        assert len(lost) <= len(problems[0].encodings) * 2 + len(problems[0].latents) <= 8
+    assert made.encode(store, llm, "a", ROWS) + made.encode(store, llm, "b", ROWS) == len(lost)
+    assert made.rows_of(store, llm) == before
+    assert store.verify() == []
+    for _, _, caption in before:
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
+
+
+def test_repair_of_a_lost_shard(store):
+    (llm,) = store.fingerprints()
+    before = made.rows_of(store, llm)
+    shutil.rmtree(store.path / "shards/a")
+    lost = repair(store, store.verify()).lost
+    assert set(lost["source"].to_pylist()) == {"a.parquet", "b.parquet"}, "b's rows share some of a's captions"
+    assert made.encode(store, llm, "a", ROWS) + made.encode(store, llm, "b", ROWS) == len(lost)
+    assert made.rows_of(store, llm) == before
+    assert store.verify() == []
+
+
+def test_repair_refuses_what_no_data_can_mend(store):
+    path = next((store.path / "fingerprints").iterdir())
+    path.write_text(json.dumps({"kind": "another"}))
+    with pytest.raises(ValueError, match="can't be mended"):
+        repair(store, store.verify())
+
+
+def test_what_an_interrupted_writer_left_is_no_problem(store):
+    (store.path / "writing/left.lock").write_text("{}")
+    (store.path / "shards/left").mkdir()
+    assert store.verify() == []
