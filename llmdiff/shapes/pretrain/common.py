@@ -32,11 +32,15 @@ def train(
     steps: int,
     learning_rate: float,
     ema_decay: float = 0.999,
+    schedule_steps: int | None = None,
     checkpoint: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """AdamW with warm-up and cosine decay; the parameters end as their EMA. Returns the figures for the card."""
+    """AdamW with warm-up and cosine decay over `schedule_steps` (or `steps`, where fewer are not to be cut off).
+
+    The parameters end as their EMA. Returns the figures for the card.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(200, steps // 10), steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(200, steps // 10), schedule_steps or steps)
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75)
     start, losses = time.monotonic(), []
     bar = tqdm(range(steps), desc=name, mininterval=5, file=sys.stdout)
