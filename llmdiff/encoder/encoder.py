@@ -220,11 +220,7 @@ class Encoder:
         rows = ragged_rows([len(row) for row in ids], [caption_key(caption) for caption in captions], device)
         padded = pad(ids, padding_id(self.tokenizer)).to(device)
         langevin = self.langevin(rows)
-        handle = self.llm.on_first_input(langevin.start)
-        try:
-            self.llm.stream(padded, self.path, langevin.fold)
-        finally:
-            handle.remove()
+        self.llm.stream(padded, self.path, langevin.fold, langevin.start)
         if self.config.word_path == "isolated":
             langevin.subtract(self._word_scores(ids))
         return langevin.c

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from threading import Lock
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +15,12 @@ from llmdiff.encoder.families import FAMILIES, Family
 from llmdiff.encoder.scores import (
     ContextScore,
     DiagonalMaskCheck,
+    FirstInput,
     Fold,
     ReferenceScore,
     SentenceScore,
     UpdateScore,
     Watcher,
-    block_input,
     watching,
 )
 
@@ -28,6 +31,9 @@ PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block
     ("context", False): ReferenceScore,
     ("sentence", False): UpdateScore,
 }
+
+
+LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
 
 
 class DecoderLLM:
@@ -80,31 +86,25 @@ class DecoderLLM:
         return dtype
 
     @torch.inference_mode()
-    def stream(self, ids: Tensor, path: ScorePath, fold: Fold) -> None:
+    def stream(self, ids: Tensor, path: ScorePath, fold: Fold, start: Callable[[Tensor], None] | None = None) -> None:
         """One forward pass over ``ids`` int64 (batch, token), padded on the right.
 
-        ``fold`` gets each block's score in turn. Nothing is kept from block to block: no logits, no hidden states, no
-        cache.
+        ``start`` gets the first block's input ``x^T``, then ``fold`` each block's score in turn. Nothing is kept from
+        block to block: no logits, no hidden states, no cache. Threads that share the model take turns.
         """
         make = PATHS[path, self.family is not None]
         watchers: list[Watcher] = [
             make(i, layer, self.config, self.family, fold) for i, layer in enumerate(self.layers)
         ]
-        with watching(watchers):
+        if start is not None:
+            watchers.append(FirstInput(self.layers[0], start))
+        with LOCKS.setdefault(self.backbone, Lock()), watching(watchers):
             self.forward(ids)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The plain forward pass, without the head: the last hidden state (batch, token, hidden)."""
         hidden: Tensor = self.backbone(input_ids=ids, use_cache=False)[0]
         return hidden
-
-    def on_first_input(self, see: Any) -> Any:
-        """Calls ``see`` with the first block's input, ``x^T``, in every forward pass until the handle is removed."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            see(block_input(args, kwargs))
-
-        return self.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
 
     @torch.inference_mode()
     def _check_unknown_family(self) -> None:

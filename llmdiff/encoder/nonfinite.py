@@ -58,10 +58,6 @@ def locate(encoder: Encoder, caption: str, ids: list[int]) -> NonFinite:
             *(langevin.c[:, band] for band in range(langevin.bands) if langevin.begun[band]),
         )
 
-    handle = encoder.llm.on_first_input(start)
-    try:
-        encoder.llm.stream(torch.tensor([ids], device=device), encoder.path, fold)
-    finally:
-        handle.remove()
+    encoder.llm.stream(torch.tensor([ids], device=device), encoder.path, fold, start)
     block, token, channel = found[0] if found else (encoder.llm.blocks - 1, 0, 0)
     return NonFinite(caption, block, token, channel)

@@ -54,6 +54,19 @@ def watching(watchers: list[Watcher]) -> Iterator[None]:
             handle.remove()
 
 
+class FirstInput:
+    """Gives ``start`` the hidden states that the first block is fed: ``x^T``."""
+
+    def __init__(self, layer: nn.Module, start: Callable[[Tensor], None]) -> None:
+        self.layer, self.start = layer, start
+
+    def watch(self) -> list[RemovableHandle]:
+        return [self.layer.register_forward_pre_hook(self._see_input, with_kwargs=True)]
+
+    def _see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.start(block_input(args, kwargs))
+
+
 class SentenceScore:
     """``S_t`` alone, the block's residual update: attention plus MLP, before the residual is added.
 

@@ -7,6 +7,8 @@ import logging
 import subprocess
 import sys
 import textwrap
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from kernels.langevin import Rows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.batching import batches_by_tokens, run_in_batches
+from llmdiff.encoder.scores import BlockScore
 from llmdiff.encoder.tokens import caption_key
 from tests.encoder.brute_force import scores
 from tests.encoder.tiny_models import WORDS, build, tokenizer
@@ -195,6 +198,30 @@ def test_hooks_are_gone_after_an_error() -> None:
     with pytest.raises(IndexError):
         encoder.llm.stream(torch.tensor([[10**6]]), "context", lambda score: None)
     assert not any(module._forward_hooks for module in encoder.llm.backbone.modules())
+
+
+def test_blocks_are_forgotten_as_they_go() -> None:
+    """When a block's score comes, nothing of the block before is alive: memory does not grow with the blocks."""
+    for name in ("llama", "phi", "gemma2"):
+        encoder = make(name)
+        for path in ("context", "sentence"):
+            earlier: list[weakref.ref[torch.Tensor]] = []
+
+            def fold(score: BlockScore, earlier=earlier) -> None:
+                assert not any(tensor() is not None for tensor in earlier)
+                earlier[:] = [weakref.ref(term) for term in (score.plus, score.also, score.minus) if term is not None]
+
+            encoder.llm.stream(torch.tensor([[3, 4, 5, 1]]), path, fold)
+            assert earlier
+
+
+def test_threads_that_share_a_model_take_turns() -> None:
+    encoder = make(token_budget=12)
+    captions = [f"{CAPTIONS[i % 3]} {WORDS[i % 19]}" for i in range(40)]
+    expected = encoder(captions)
+    with ThreadPoolExecutor(4) as pool:
+        for encodings in pool.map(lambda _: encoder(captions), range(8)):
+            assert all(torch.equal(one, other) for one, other in zip(encodings, expected, strict=True))
 
 
 def fragile() -> Encoder:
