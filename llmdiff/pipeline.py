@@ -44,12 +44,13 @@ class LLMDiffPipeline(StableDiffusionPipeline):
     ) -> LLMDiffPipeline:
         """Loads a base model, an adapter folder and the LLM (folder, name or ready `Encoder`) it was trained with.
 
-        `options` go to ``StableDiffusionPipeline.from_pretrained``. An adapter trained on the base's own text features
-        needs no LLM. ValueError where the LLM is another than the adapter was trained with.
+        `options` go to ``StableDiffusionPipeline.from_pretrained``; without a `dtype` all is float32. No LLM is needed
+        by an adapter trained on the base's own text features. ValueError where the LLM is another than in training.
         """
         if adapter is not None:
             read_config(adapter)  # before anything heavy is loaded
-        pipe = super().from_pretrained(base, **{"torch_dtype": torch.float32, **LOADING, **options})
+        dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
+        pipe = super().from_pretrained(base, dtype=dtype, **{**LOADING, **options})
         if adapter is not None:
             load_adapter(pipe, adapter, llm)
         return pipe

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmdiff.adapter.config import AdapterSettings
 
+PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
 
 
@@ -28,8 +29,9 @@ class LayerShape:
 
 
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
-    """The cross-attentions of a U-Net by module path; ValueError where an adapter can't be added to them."""
-    layers = {name: module for name, module in unet.named_modules() if is_cross_attention(module)}
+    """The cross-attentions of a U-Net by module path, from its input on; ValueError where an adapter can't be added."""
+    named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
+    layers = {name: module for name, module in named if is_cross_attention(module)}
     if not layers:
         raise ValueError("the U-Net has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
     for name, attn in layers.items():

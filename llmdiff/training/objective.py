@@ -65,6 +65,7 @@ class Objective(nn.Module):
         encodings, mask = replace(encodings, mask, self.null.encoding.to(device), dropped)
         if self.null.base is None:
             return self.adapter.context(encodings, mask)
+        assert batch.base_encodings is not None
         base = torch.where(dropped[:, None, None], self.null.base.to(device), batch.base_encodings.to(device))
         return self.adapter.context(encodings, mask, base)
 

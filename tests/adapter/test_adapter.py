@@ -229,7 +229,9 @@ def test_weights_by_layer_are_a_e_to_the_b() -> None:
     adapter = tiny.adapter(tiny.unet(), original_weight=0.8, new_weight=0.2)
     with torch.no_grad():
         next(iter(adapter.layers.values())).b.copy_(torch.tensor([0.0, 1.0]))
-    first, *_, last = adapter.weights_by_layer()
+    first, middle, *_, last = adapter.weights_by_layer()
+    assert middle["layer"].startswith("mid_block")
+    assert last["layer"].startswith("up_blocks")
     assert first["layer"].startswith("down_blocks.1")
     assert first["original"] == pytest.approx(0.8)
     assert first["new"] == pytest.approx(0.2 * 2.718281828)

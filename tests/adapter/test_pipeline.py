@@ -14,7 +14,7 @@ from llmdiff import LLMDiffPipeline, load_adapter, unload_adapter
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from tests.adapter import tiny
-from tests.encoder import models
+from tests.encoder import tiny_models as models
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle"]
 
