@@ -213,7 +213,7 @@ class Encoder:
         """(token, band, hidden) as callers see it."""
         return c[:, 0] if self.config.bands == 1 else c.transpose(0, 1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _run(self, ids: list[list[int]], captions: list[str]) -> Tensor:
         """``c`` (row, band, hidden) of captions given as token ids: Algorithm 1 over one forward pass."""
         device = self.llm.device

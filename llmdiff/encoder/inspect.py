@@ -63,7 +63,7 @@ class Inspection:
         return "\n".join(lines)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def inspect(encoder: Encoder, caption: str) -> Inspection:
     """The scores of one caption under the encoder's word path, before ``g``."""
     caption = normalise(caption)

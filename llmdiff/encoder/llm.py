@@ -85,7 +85,7 @@ class DecoderLLM:
         dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
         return dtype
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def stream(self, ids: Tensor, path: ScorePath, fold: Fold, start: Callable[[Tensor], None] | None = None) -> None:
         """One forward pass over ``ids`` int64 (batch, token), padded on the right.
 
@@ -106,7 +106,7 @@ class DecoderLLM:
         hidden: Tensor = self.backbone(input_ids=ids, use_cache=False)[0]
         return hidden
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _check_unknown_family(self) -> None:
         """Warns of the cost, and refuses a model in which a token sees what comes after it."""
         ids = torch.tensor([[0, 1], [0, 2]], device=self.device)

@@ -52,7 +52,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("LLMDIFF_CACHE") or Path(home) / "llmdiff")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> Tensor:
     """Feeds every token id alone to the LLM and sums its blocks' updates: (vocabulary, band, hidden) on the CPU."""
     dtype = torch.float64 if config.dtype == "float64" else torch.float32

@@ -40,6 +40,12 @@ def test_one_float32_tensor_a_caption_in_the_callers_order() -> None:
     assert encoder([]) == []
 
 
+def test_encodings_may_be_trained_on() -> None:
+    layer = torch.nn.Linear(48, 4)
+    layer(make()(["a red circle"])[0]).sum().backward()
+    assert layer.weight.grad is not None
+
+
 def test_equal_captions_are_encoded_once() -> None:
     seen: list[int] = []
     encoder = make()
