@@ -19,7 +19,7 @@ def tracking_uri() -> str:
 
 
 def prepare_engine(debug: bool = False) -> None:
-    """Settings of Prefect and MLflow for flows run in this process; to be called before either is imported.
+    """Settings of Prefect, MLflow and the model libraries for flows run in this process, before any is imported.
 
     Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
     has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used.
@@ -32,9 +32,12 @@ def prepare_engine(debug: bool = False) -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "DEBUG" if debug else "WARNING",
         "DO_NOT_TRACK": "1",
+        "TRANSFORMERS_VERBOSITY": "warning" if debug else "error",
+        "DIFFUSERS_VERBOSITY": "warning" if debug else "error",
     }
     if "PREFECT_API_URL" not in os.environ and not Path("~/.prefect/profiles.toml").expanduser().exists():
         defaults["PREFECT_HOME"] = str(home() / "prefect")
+        home().mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but none above it
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

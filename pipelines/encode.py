@@ -19,7 +19,7 @@ from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from pipelines.progress import advance, progress
+from pipelines.progress import advance, progress, quieten_loading
 from storage import EncodingStore
 
 
@@ -140,6 +140,7 @@ def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
 def loaded_recipe(job_json: str) -> Recipe:
     """The models of a job, loaded once a process and flow run."""
     job = EncodeJob.model_validate_json(job_json)
+    quieten_loading()
     if job.encoder == "llm":
         assert job.llm is not None
         encoder: Any = Encoder.from_pretrained(job.llm, EncoderConfig.from_dict(job.settings))

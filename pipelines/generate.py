@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
-from pipelines.progress import advance, progress
+from pipelines.progress import advance, progress, quieten_loading
 from pipelines.sheet import contact_sheet
 
 CANDIDATE = f"models:/{MODEL}@candidate"
@@ -115,11 +115,10 @@ def draw(
 def load_pipeline(source: Source, adapted: bool) -> Any:
     """The base model's pipeline, with the adapter in it or as it was loaded."""
     import torch
-    from diffusers.utils import logging
 
     from llmdiff.pipeline import LLMDiffPipeline
 
-    logging.disable_progress_bar()
+    quieten_loading()
     adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
     pipe = LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)

@@ -30,3 +30,12 @@ def advance(count: int) -> None:
     bar = _current.get()
     if bar is not None:
         bar.update(count)
+
+
+def quieten_loading() -> None:
+    """No bars of transformers and diffusers while models load: they would break the flow's own."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

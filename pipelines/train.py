@@ -133,6 +133,9 @@ def follow(reader: RowReader, run: TrackedRun, bar: Any) -> None:
     rows = reader.read()
     if rows:
         run.follow(rows)
+        if bar.n == 0:  # the time left is of steps, without the processes' start
+            bar.reset()
+            bar.initial = rows[-1]["step"]
         bar.update(rows[-1]["step"] - bar.n)
         bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}")
 

@@ -26,13 +26,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_parquet(file: Path, rows: list[tuple[bytes | None, str | None]]) -> Path:
+def write_parquet(file: Path, rows: list[tuple[bytes | None, str | None]], **options: Any) -> Path:
     """A shard as Hugging Face's `datasets` writes it."""
     images = [None if data is None else {"bytes": data, "path": f"{i}.png"} for i, (data, _) in enumerate(rows)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array(images, kind), "text": pa.array([text for _, text in rows], pa.string())})
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, file)
+    pq.write_table(table, file, **options)
     return file
 
 

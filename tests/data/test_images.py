@@ -64,7 +64,7 @@ def test_a_cut_file_is_refused_with_its_reason(kind: str, keep: float) -> None:
     assert caught.value.reason == "broken_image"
 
 
-@pytest.mark.parametrize("side", [11_000, 20_000])
+@pytest.mark.parametrize("side", [11_000, 14_000])
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
     bomb = encoded(Image.new("1", (side, side)))
     assert len(bomb) < 100_000
