@@ -122,6 +122,10 @@ class LLMAdapter(nn.Module):
         """The weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
         return {file_key(name): tensor for name, tensor in self.state_dict().items()}
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over weights that `state` gave."""
+        self.load_state_dict({name: tensors[file_key(name)] for name in self.state_dict()})
+
     def save(self, folder: str | os.PathLike[str], state: dict[str, Tensor] | None = None) -> Path:
         """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA)."""
         folder = Path(folder)
@@ -143,19 +147,19 @@ class LLMAdapter(nn.Module):
         except SafetensorError as error:
             raise ValueError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
         adapter = cls(cross_attention_shapes(unet), config)
-        expected = {file_key(name): (name, tensor.shape) for name, tensor in adapter.state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in adapter.state().items()}
         if odd := sorted(expected.keys() ^ tensors.keys()):
             where = "missing" if odd[0] in expected else "not in this U-Net"
             raise ValueError(
                 f"{folder / WEIGHTS}: made for another U-Net (trained on {config.base_model or 'an unnamed base'}); "
                 f"expected {len(expected)} tensors, found {len(tensors)}; {odd[0]} is {where}"
             )
-        for key, (_, shape) in expected.items():
-            if tensors[key].shape != shape:
+        for name, shape in expected.items():
+            if tensors[name].shape != shape:
                 raise ValueError(
-                    f"{folder / WEIGHTS}: {key}: expected {tuple(shape)}, found {tuple(tensors[key].shape)}"
+                    f"{folder / WEIGHTS}: {name}: expected {tuple(shape)}, found {tuple(tensors[name].shape)}"
                 )
-        adapter.load_state_dict({name: tensors[key] for key, (name, _) in expected.items()})
+        adapter.load_state(tensors)
         return adapter
 
 

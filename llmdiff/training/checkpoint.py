@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llmdiff.training.ema import Average
@@ -27,11 +28,15 @@ def save(folder: Path, step: int, engine: Any, average: Average, keep: int) -> N
     if dist.get_rank() == 0:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what an interrupted save left
     dist.barrier()
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+    try:
+        engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+        if dist.get_rank() == 0:
+            save_file(average.tensors, folder / tag / "average.safetensors")
+    except (RuntimeError, SafetensorError) as error:  # their words for a full disk
+        raise OSError(f"{folder / tag}: not saved: {error}") from error
     if dist.get_rank() == 0:
-        save_file(average.tensors, folder / tag / "average.safetensors")
         write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size()})
-        for old in complete(folder)[:-keep]:
+        for old in set(folder.glob("step-*")) - set(complete(folder)[-keep:]):
             shutil.rmtree(old)
     dist.barrier()
 

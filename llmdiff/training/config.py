@@ -145,5 +145,11 @@ class TrainConfig(BaseModel):
         }
 
 
-# DeepSpeed's default buckets take 2 GB each; an adapter has 50 M parameters.
-DEFAULT_ZERO = {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000, "overlap_comm": False}
+# DeepSpeed's default buckets take 2 GB each, and an adapter has 50 M parameters. Its memory-efficient linear layer
+# (ZeRO 3) takes the place of torch's in the whole process, the frozen U-Net included.
+DEFAULT_ZERO = {
+    "reduce_bucket_size": 50_000_000,
+    "allgather_bucket_size": 50_000_000,
+    "overlap_comm": False,
+    "memory_efficient_linear": False,
+}

@@ -160,9 +160,15 @@ def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Nu
         encoder="base" if description.get("kind") == "base" else "llm",
         encoder_fingerprint=config.fingerprint,
         encoder_description=description,
-        llm=config.llm,
+        llm=config.llm or name_of(description),
         base_model=config.base,
         store=config.store,
         store_version=config.store_version,
         training=json.loads(config.model_dump_json()),
     )
+
+
+def name_of(description: dict[str, Any]) -> str:
+    """What to call an LLM that nobody named: its class and the start of its content's hash."""
+    about = description.get("llm", {})
+    return " ".join(filter(None, (about.get("class"), about.get("content", "")[:12])))

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import Average
@@ -41,17 +41,17 @@ class Validation:
     def sample(self, step: int, average: Average) -> Path:
         """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts."""
         (unet,) = self.objective.frozen
-        with averaged(self.objective.adapter, average), autocast(unet.device, self.config.precision):
-            latents = self.denoise(unet)
+        with averaged(self.objective.adapter, unet, average) as adapter, autocast(unet.device, self.config.precision):
+            latents = self.denoise(unet, self.context(adapter, unet))
         folder = Path(self.config.output) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{step:08d}.safetensors"
         save_file({"latents": latents.cpu()}, path, metadata={"prompts": json.dumps(self.config.validation_prompts)})
         return path
 
-    def denoise(self, unet: UNet2DConditionModel) -> Tensor:
-        count, context = len(self.encodings), self.context(unet.device)
-        size = (count, unet.config.in_channels, *[unet.config.sample_size] * 2)
+    def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
+        """DDIM with guidance from the same noise each time: latents ``(prompt, c, h, w)``."""
+        size = (len(self.encodings), unet.config.in_channels, *[unet.config.sample_size] * 2)
         latents = torch.randn(size, generator=torch.Generator().manual_seed(self.config.seed)).to(unet.device)
         self.sampler.set_timesteps(self.config.validation_steps, device=unet.device)
         for timestep in self.sampler.timesteps:
@@ -61,24 +61,23 @@ class Validation:
             latents = self.sampler.step(guided, timestep, latents).prev_sample
         return latents
 
-    def context(self, device: torch.device) -> Tensor:
+    def context(self, adapter: LLMAdapter, unet: UNet2DConditionModel) -> Tensor:
         """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""
         null, count = self.objective.null, len(self.encodings)
         encodings, mask = pad([null.encoding] * count + self.encodings)
-        base = None if null.base is None else torch.stack([null.base] * count + self.base).to(device)
-        (unet,) = self.objective.frozen
-        return self.objective.adapter.context(encodings.to(device), mask.to(device), base).to(unet.dtype)
+        base = None if null.base is None else torch.stack([null.base] * count + self.base).to(unet.device)
+        return adapter.context(encodings.to(unet.device), mask.to(unet.device), base).to(unet.dtype)
 
 
 @contextmanager
-def averaged(adapter: LLMAdapter, average: Average) -> Iterator[None]:
-    """The adapter with its averaged weights, for a while."""
-    state = adapter.state()
-    kept = {name: tensor.clone() for name, tensor in state.items()}
-    for name, tensor in state.items():
-        tensor.copy_(average.tensors[name])
+def averaged(adapter: LLMAdapter, unet: UNet2DConditionModel, average: Average) -> Iterator[LLMAdapter]:
+    """Puts an adapter of the averaged weights in place of the one in training, for a while."""
+    copy = LLMAdapter(cross_attention_shapes(unet), adapter.config)
+    copy.load_state(average.tensors)
+    adapter.uninstall()
+    copy.to(unet.device).install(unet)
     try:
-        yield
+        yield copy
     finally:
-        for name, tensor in state.items():
-            tensor.copy_(kept[name])
+        copy.uninstall()
+        adapter.install(unet)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,11 @@ def root(parts: Path, tmp_path: Path) -> Path:
     for path in parts.iterdir():
         (tmp_path / path.name).symlink_to(path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def not_launched() -> Iterator[None]:
+    """A run in this process sets what a launcher would; the processes of later tests must not inherit it."""
+    yield
+    for name in runs.LAUNCHED:
+        os.environ.pop(name, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -160,11 +162,29 @@ def test_two_processes_under_the_launcher(finished: TrainConfig, root: Path) -> 
         train(config)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_zero_stages_agree(finished: TrainConfig, root: Path, stage: int) -> None:
-    config = runs.config(root, f"zero{stage}", zero_stage=stage)
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero2-offload", "zero3"])
+def test_the_shipped_deepspeed_settings_agree(finished: TrainConfig, root: Path, name: str) -> None:
+    stage = int(name[4])
+    settings = {"validation_prompts": ("caption 1",), "validation_steps": 1, "sample_every": 12}
+    config = runs.config(root, name, zero_stage=stage, deepspeed=str(shipped(name)), **settings)
     train(config)
     assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(finished: TrainConfig, root: Path) -> None:
+    config = runs.config(root, "full")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    train(config.model_copy(update={"steps": 12, "checkpoint_every": 100}))
+    shutil.rmtree(Path(config.output) / "checkpoints")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="step-00000004"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert complete(Path(config.output) / "checkpoints") == []
+    train(config)
+    assert runs.rows(config) == runs.rows(finished)
 
 
 def test_gradient_checkpointing_changes_no_loss(finished: TrainConfig, root: Path) -> None:
