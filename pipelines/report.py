@@ -155,7 +155,7 @@ def shares_plot(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def loss_plot(metrics: dict[str, list[dict[str, Any]]], window: int = 25) -> Figure:
+def loss_plot(metrics: dict[str, list[dict[str, Any]]], window: int = 8) -> Figure:
     """Training loss of each run, smoothed over `window` records."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()

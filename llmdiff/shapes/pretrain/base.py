@@ -23,7 +23,8 @@ from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, writ
 from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
-SEED, STEPS, BATCH, POOL, DROPOUT = 0, 15000, 32, 30000, 0.1
+SEED, BATCH, POOL, DROPOUT = 0, 32, 30000, 0.1
+STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the judge is content
 TEXT_STEPS, TEXT_BATCH = 2500, 128
 TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
@@ -71,7 +72,16 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
         save(pipe, folder)
 
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    figures = train("base", parameters, loss_of, steps, 8e-4, ema_decay=0.9995, checkpoint=judge_at)
+    figures = train(
+        "base",
+        parameters,
+        loss_of,
+        steps,
+        8e-4,
+        ema_decay=0.9995,
+        schedule_steps=max(steps, SCHEDULE_STEPS),
+        checkpoint=judge_at,
+    )
     judge_at(steps)
     facts = {
         "data": f"{pool} drawn scenes of one to three things with captions of one template, none with a held-out pair",
