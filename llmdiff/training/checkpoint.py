@@ -22,8 +22,11 @@ from llmdiff.training.ema import Average
 STATE = "state.json"
 
 
-def save(folder: Path, step: int, engine: Any, average: Average, keep: int) -> None:
-    """Writes the state after `step` steps, on every process, and removes all but the newest `keep`."""
+def save(folder: Path, step: int, engine: Any, average: Average, sums: list[float], keep: int) -> None:
+    """Writes the state after `step` steps, on every process, and removes all but the newest `keep`.
+
+    `sums` are the meter's: of the steps since the last row of the log.
+    """
     tag = f"step-{step:08d}"
     if dist.get_rank() == 0:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what an interrupted save left
@@ -35,17 +38,17 @@ def save(folder: Path, step: int, engine: Any, average: Average, keep: int) -> N
     except (RuntimeError, SafetensorError) as error:  # their words for a full disk
         raise OSError(f"{folder / tag}: not saved: {error}") from error
     if dist.get_rank() == 0:
-        write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size()})
+        write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size(), "sums": sums})
         for old in set(folder.glob("step-*")) - set(complete(folder)[-keep:]):
             shutil.rmtree(old)
     dist.barrier()
 
 
-def resume(folder: Path, engine: Any, average: Average) -> int:
-    """Loads the newest complete checkpoint, if there is one; returns the steps done."""
+def resume(folder: Path, engine: Any, average: Average) -> tuple[int, list[float]]:
+    """Loads the newest complete checkpoint, if there is one; returns the steps done, and the meter's sums."""
     found = complete(folder)
     if not found:
-        return 0
+        return 0, []
     state = json.loads((found[-1] / STATE).read_text())
     if state["processes"] != dist.get_world_size():
         raise ValueError(
@@ -54,7 +57,7 @@ def resume(folder: Path, engine: Any, average: Average) -> int:
         )
     engine.load_checkpoint(str(folder), tag=found[-1].name)
     average.load(load_file(found[-1] / "average.safetensors"))
-    return int(state["step"])
+    return state["step"], state["sums"]
 
 
 def complete(folder: Path) -> list[Path]:

@@ -29,8 +29,8 @@ def train(config: TrainConfig) -> Path | None:
     run = prepare(config)
     engine, objective, average = run.engine, run.objective, run.average
     checkpoints = Path(config.output) / "checkpoints"
-    first = checkpoint.resume(checkpoints, engine, average)
-    meter = Meter(Path(config.output) / "metrics.jsonl", first, run.steps, run.timesteps, run.device)
+    first, sums = checkpoint.resume(checkpoints, engine, average)
+    meter = Meter(Path(config.output) / "metrics.jsonl", first, sums, run.steps, run.timesteps, run.device)
     batches = endless(run, first * config.accumulate)
     with interruption() as interrupted, closing(meter), closing(batches), plain_attention(run.device):
         for step in range(first + 1, run.steps + 1):
@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> Path | None:
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
             if step % config.checkpoint_every == 0 or step == run.steps or stop:
-                checkpoint.save(checkpoints, step, engine, average, config.keep_checkpoints)
+                checkpoint.save(checkpoints, step, engine, average, meter.total(), config.keep_checkpoints)
             if stop and step < run.steps:
                 return None
     return run.save_adapter()

@@ -22,9 +22,14 @@ BANDS = 4  # quarters of the noise schedule, the cleanest first
 class Meter:
     """Sums losses between two rows, over all processes, and writes the rows on the first one."""
 
-    def __init__(self, path: Path, first: int, total: int, timesteps: int, device: torch.device) -> None:
+    def __init__(
+        self, path: Path, first: int, sums: list[float], total: int, timesteps: int, device: torch.device
+    ) -> None:
+        """Goes on after step `first` with the `sums` that the checkpoint kept."""
         self.timesteps = timesteps
         self.sums = torch.zeros(2 + 2 * BANDS, device=device)
+        if sums and dist.get_rank() == 0:
+            self.sums += torch.tensor(sums, device=device)
         self.file: TextIO | None = None
         self.bar: tqdm[Any] | None = None
         if dist.get_rank() == 0:
@@ -44,10 +49,15 @@ class Meter:
         if self.bar is not None:
             self.bar.update()
 
+    def total(self) -> list[float]:
+        """The sums over all processes."""
+        sums = self.sums.clone()
+        dist.all_reduce(sums)
+        return sums.tolist()
+
     def row(self, step: int, adapter: LLMAdapter, **values: float | None) -> None:
         """Writes the row of the steps since the last one."""
-        dist.all_reduce(self.sums)
-        loss, batches, *bands = self.sums.tolist()
+        loss, batches, *bands = self.total()
         seconds = time.perf_counter() - self.start
         row: dict[str, Any] = {"step": step, "loss": loss / batches, **values}
         row["samples_per_second"] = self.samples * dist.get_world_size() / seconds

@@ -162,6 +162,16 @@ def test_two_processes_under_the_launcher(finished: TrainConfig, root: Path) -> 
         train(config)
 
 
+def test_a_row_of_the_log_may_span_a_checkpoint(root: Path) -> None:
+    whole, parts = (runs.config(root, name, log_every=3, keep_checkpoints=9) for name in ("whole", "parts"))
+    train(whole)
+    train(parts)
+    for step in ("step-00000008", "step-00000012"):
+        (Path(parts.output) / "checkpoints" / step / "state.json").unlink()
+    train(parts)
+    assert runs.rows(parts) == runs.rows(whole)
+
+
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero2-offload", "zero3"])
 def test_the_shipped_deepspeed_settings_agree(finished: TrainConfig, root: Path, name: str) -> None:
     stage = int(name[4])
