@@ -16,6 +16,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from storage.files import naming
+
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
@@ -63,12 +65,13 @@ class ArrayWriter:
         """Writes what is in memory; the last call may leave a partly filled outer shard."""
         if self._filled == 0:
             return
-        if self._array is None:
-            self._array = self._create()
         stop = self._written + self._filled
         try:
-            self._array.resize((stop, *self.row_shape))
-            self._array[self._written : stop] = self._buffer[: self._filled]
+            with naming(self.shard / self.name):
+                if self._array is None:
+                    self._array = self._create()
+                self._array.resize((stop, *self.row_shape))
+                self._array[self._written : stop] = self._buffer[: self._filled]
         except RuntimeError as error:  # what the Rust pipeline makes of a full disk
             raise OSError(f"{self.shard / self.name}: {error}") from error
         self._written, self._filled = stop, 0

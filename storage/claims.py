@@ -11,12 +11,12 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNSIGNED_SECONDS = 60.0
-"""How long a writer may take from its lock to its signature."""
+from storage.files import naming
 
 
 class Claim:
@@ -27,25 +27,38 @@ class Claim:
         self._descriptor: int | None = None
 
     def take(self) -> bool:
-        """True if it is ours now; False if another process has it."""
-        while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            if _is_at(descriptor, self.path):
-                break
-            os.close(descriptor)  # a sweep removed the file between our two calls
-        self._descriptor = descriptor
+        """True if it is ours now; False if it is another's, or was of one who died.
+
+        The file gets its name when it is locked and says whose it is: nobody sees it otherwise.
+        """
+        new = self.path.with_name(f"{self.path.stem}.{uuid.uuid4().hex}.new")
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, json.dumps(owner).encode())
-        except OSError:
-            self.release()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with naming(self.path):
+                os.write(descriptor, json.dumps(owner).encode())
+            self.path.hardlink_to(new)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, FileExistsError):
+                return False
             raise
+        finally:
+            new.unlink(missing_ok=True)
+        self._descriptor = descriptor
+        return True
+
+    def take_over(self) -> bool:
+        """True if it was of one who died, and is ours now."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        if not _lock_now(descriptor) or not _is_at(descriptor, self.path):
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
         return True
 
     def release(self, forget: bool = True) -> None:
@@ -62,16 +75,19 @@ def claimed(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.lock"))
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Lock files of processes that were killed before their claim had its name."""
+    return [path for path in folder.glob("*.new") if time.time() - path.stat().st_mtime > 60]
+
+
 def abandoned(folder: Path, forget: bool = True) -> Iterator[Claim]:
     """Claims of processes of this machine that have died; each is ours while the caller deals with it.
 
     Locks of other machines are left alone: not every network file system shows them.
     """
     for name in claimed(folder):
-        if not _is_of_this_machine(folder / f"{name}.lock"):
-            continue
         claim = Claim(folder, name)
-        if claim.take():
+        if _host(claim.path) == socket.gethostname() and claim.take_over():
             try:
                 yield claim
             finally:
@@ -102,18 +118,24 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _lock_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name: another may have dealt with it between our two calls."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _is_of_this_machine(path: Path) -> bool:
-    """Of an owner that was killed before it could say who it is, so after a while."""
+def _host(path: Path) -> str | None:
     try:
-        return bool(json.loads(path.read_bytes())["host"] == socket.gethostname())
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError):
-        return time.time() - path.stat().st_mtime > UNSIGNED_SECONDS
+        return str(json.loads(path.read_bytes())["host"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None

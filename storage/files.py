@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from storage.keys import canonical_json, checksum
@@ -17,7 +18,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all, under its final name once it is on the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with naming(path), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -26,6 +27,17 @@ def write_file(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts a path's name into an OSError that came without one, as that of a write to a full disk does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def sync(path: Path) -> None:
@@ -61,7 +73,8 @@ def write_manifest(folder: Path) -> None:
         path = folder / name
         files[name] = {"size": path.stat().st_size, "crc32c": file_checksum(path)}
     manifest = {"files": files, "crc32c": checksum(canonical_json(files).encode())}
-    (folder / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
+    with naming(folder / MANIFEST):
+        (folder / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, int]]:

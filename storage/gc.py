@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.claims import abandoned, claimed, removing
+from storage.claims import abandoned, claimed, removing, unfinished
 from storage.files import folder_size, remove
 from storage.writer import clear_abandoned, uncommitted_files
 
@@ -80,6 +80,8 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
         collected = Collected(names, sum(map(_size, paths)), kept)
         if not dry_run:
             for path in paths:
+                remove(path)
+            for path in unfinished(store.path / "writing"):
                 remove(path)
             clear_abandoned(store)
     return collected

@@ -55,7 +55,8 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
     name = f"repair-{uuid.uuid4().hex}"
     claim = Claim(store.path / "writing", name)
     with removing(store.path / "writing"):
-        claim.take()
+        if not claim.take():
+            raise ValueError(f"{claim.path}: another process has it")
         try:
             moved = _salvage(store, damaged, name)
             lost: list[dict[str, Any]] = []

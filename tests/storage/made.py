@@ -1,4 +1,4 @@
-"""Made-up encoders, sources and shards, the same at every call: what is in a store can be compared with what should be."""
+"""Made-up encoders, sources and shards, the same at every call, to compare a store with what should be in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def rng(*key: object) -> np.random.Generator:
 def encoding(caption: str, width: int = HIDDEN, longest: int = 40) -> np.ndarray:
     """uint16 ``(token, width)``: what an encoder would make of a caption."""
     random = rng(caption, width)
-    return random.integers(0, 2**15, (random.integers(1, longest), width)).astype(np.uint16)
+    values = random.normal(size=(random.integers(1, longest), width)).astype(np.float32)
+    return (values.view(np.uint32) >> 16).astype(np.uint16)  # the upper half is a bfloat16
 
 
 def latent(image: str, shape: tuple[int, ...] = (4, 8, 8)) -> np.ndarray:
@@ -71,7 +72,7 @@ def encode(
     shard: str | None = None,
     base: str | None = None,
 ) -> int:
-    """What an encode does with a source: skips what is known, rejects every seventh row; returns the rows it took on."""
+    """What an encode does: skips what is known, rejects every seventh row; returns how many rows it took on."""
     done = store.find_samples(fingerprint, content_hash(source.encode()))
     new = [row for row in rows if row not in done]
     if not new:

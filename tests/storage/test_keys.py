@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from storage import Fingerprint, caption_hash, content_hash
 
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
 
 def test_spellings_of_one_text_have_one_hash():
     assert caption_hash("café") == caption_hash("cafe\u0301")
@@ -14,9 +16,7 @@ def test_spellings_of_one_text_have_one_hash():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.floats(allow_nan=False, allow_infinity=False)))
-)
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(NUMBERS)))
 def test_fingerprint_is_of_the_content(description):
     shuffled = json.loads(json.dumps(dict(reversed(description.items()))))
     assert Fingerprint.of(description) == Fingerprint.of(shuffled)

@@ -140,6 +140,6 @@ def test_repair_refuses_what_no_data_can_mend(store):
 
 
 def test_what_an_interrupted_writer_left_is_no_problem(store):
-    (store.path / "writing/left.lock").write_text("{}")
+    (store.path / "writing/left.lock").write_text("{}")  # of another machine
     (store.path / "shards/left").mkdir()
     assert store.verify() == []

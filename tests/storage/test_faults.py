@@ -1,0 +1,176 @@
+"""Real processes, real signals: whatever happens to a writer, a shard is visible whole or not at all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import EncodingStore
+from storage.gc import collect
+from tests.storage import children, made
+
+
+@pytest.fixture
+def store(tmp_path) -> EncodingStore:
+    store, llm = made.make_store(tmp_path / "store")
+    made.encode(store, llm, "a")
+    return store
+
+
+def check_and_finish(store: EncodingStore, source: str) -> None:
+    """After a fault: all is well, a source is there whole or not at all; then a rerun, and every row is there once."""
+    (llm,) = store.fingerprints()
+    store = EncodingStore.open(store.path)
+    assert store.verify() == []
+    rows = made.rows_of(store, llm)
+    assert rows in (made.expected_rows("a"), made.expected_rows("a") + made.expected_rows(source))
+    made.encode(store, llm, source)
+    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows(source)
+    collect(store)
+    assert store.rejects()["row"].to_pylist() == [6, 13, 6, 13]
+    assert store.verify() == []
+    assert not list((store.path / "writing").glob("*.lock"))
+    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in store.shards()}
+
+
+def test_killed_before_any_file_operation(store, tmp_path):
+    (llm,) = store.fingerprints()
+    committed, number, code = 0, 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
+        code = children.run(children.die_at_file_operation, copy.path, llm, "b", number)
+        assert code in (-signal.SIGKILL, 0)
+        committed += copy.version == 2
+        check_and_finish(copy, "b")
+        shutil.rmtree(copy.path)
+        number += 7
+    assert number > 50
+    assert committed >= 1
+
+
+def test_killed_at_any_time(store, tmp_path):
+    """Where Python touches no file, the Rust libraries do."""
+    (llm,) = store.fingerprints()
+    for number in range(6):
+        copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
+        process = children.start(children.encode, copy.path, llm, "b")
+        while not list((copy.path / "writing").glob("*.lock")) and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(0.02 * number)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        check_and_finish(copy, "b")
+
+
+def test_gc_leaves_a_living_writer_alone_and_clears_after_a_dead_one(store):
+    (llm,) = store.fingerprints()
+    children.run(children.die_while_writing, store.path, llm, "lost")
+    left = [path.name for path in (store.path / "shards").iterdir()]
+    assert len(left) == 2
+    with store.writer("living", llm) as writer:
+        assert len(list((store.path / "shards").iterdir())) == 1, "a writer clears up after the dead"
+        writer.add_encoding("x", made.encoding("x"))
+        children.flush(writer)
+        assert collect(EncodingStore.open(store.path)).paths == ()
+    assert store.verify() == []
+    assert len(store.shards()) == 2
+
+
+def test_gc_after_a_kill(store):
+    (llm,) = store.fingerprints()
+    children.run(children.die_while_writing, store.path, llm, "lost")
+    assert store.verify() == []
+    assert len(store.info()["being_written"]) == 1
+    planned = collect(store, dry_run=True)
+    assert len(store.info()["being_written"]) == 1
+    assert collect(store) == planned
+    assert planned.bytes > 0
+    assert store.info()["being_written"] == []
+    check_and_finish(store, "b")
+
+
+@pytest.mark.parametrize("limit", [0, 100, 400, 1500, 4000, 8000])
+def test_a_file_can_grow_no_more(store, limit):
+    (llm,) = store.fingerprints()
+    assert children.run(children.encode_with_file_limit, store.path, llm, "b", limit) == 7
+    assert store.version == 1
+    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in store.shards()}
+    check_and_finish(store, "b")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_full_disk(small_disk):
+    store, llm = made.make_store(small_disk / "store")
+    made.encode(store, llm, "a")
+    for rows in (600, 1000, 2000):
+        assert children.run(children.encode_on_full_disk, store.path, llm, "b", rows) == 7
+        assert store.version == 1
+        assert EncodingStore.open(store.path).verify() == []
+    check_and_finish(store, "b")
+
+
+def test_read_only_folder(store):
+    if os.getuid():
+        pytest.skip("needs to become another user")
+    (llm,) = store.fingerprints()
+    for folder in (*store.path.parents[:3], *(path for path in store.path.rglob("*") if path.is_dir())):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    assert children.run(children.encode_as_nobody, store.path, llm, "b") == 7
+    assert store.version == 1
+    check_and_finish(store, "b")
+
+
+def test_power_lost_after_the_commit(store, tmp_path):
+    """Each new file was synced after it was last written to, and its folder after it was made there."""
+    (llm,) = store.fingerprints()
+    before = set(store.path.rglob("*"))
+    notes = tmp_path / "notes"
+    assert children.run(children.encode_noting_syncs, store.path, llm, "b", notes) == 0
+    synced = {(int(inode), state) for inode, state in json.loads(notes.read_text()).items()}
+    for path in sorted(set(store.path.rglob("*")) - before):
+        if path.parent.name != "writing":
+            inode, folder = path.stat(), path.parent.stat()
+            assert (inode.st_ino, inode.st_mtime_ns) in synced, f"{path} was not on the disk"
+            assert (folder.st_ino, folder.st_mtime_ns) in synced, f"the name {path} was not on the disk"
+    check_and_finish(store, "b")
+
+
+def test_many_writers_at_once(store):
+    """Four processes; two of them take on the same sources."""
+    (llm,) = store.fingerprints()
+    sources = [("b", "c", "d"), ("d", "c", "b"), ("e", "f"), ("g", "h")]
+    processes = [children.start(children.encode, store.path, llm, *names) for names in sources]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert made.rows_of(store, llm) == [row for source in "abcdefgh" for row in made.expected_rows(source)]
+    assert len(store.rejects()) == 8 * 2
+    assert store.verify() == []
+
+
+def test_many_first_runs_at_once(tmp_path):
+    path = tmp_path / "store"
+    processes = [children.start(children.create_and_encode, path, source) for source in "abcd"]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    store = EncodingStore.open(path)
+    (llm,) = store.fingerprints()
+    assert made.rows_of(store, llm) == [row for source in "abcd" for row in made.expected_rows(source)]
+    assert store.verify() == []

@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+from storage import EncodingStore, caption_hash, content_hash
+from storage.export import export
+from storage.gc import collect, drop
+from storage.reader import EncodingDataset
+from tests.storage import made
+
+
+@pytest.fixture
+def store(tmp_path) -> EncodingStore:
+    store, llm = made.make_store(tmp_path / "store")
+    made.encode(store, llm, "a")
+    made.encode(store, llm, "b")
+    return store
+
+
+def test_nothing_goes_while_every_version_is_kept(store):
+    (llm,) = store.fingerprints()
+    drop(store, fingerprint=llm)
+    assert collect(store).paths == ()
+    assert made.rows_of(store, llm) == []
+    old = EncodingStore.open(store.path, version=2)
+    assert made.rows_of(old, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert old.verify() == store.verify() == []
+
+
+def test_gc_removes_what_no_kept_version_names(store):
+    (llm,) = store.fingerprints()
+    version = drop(store, fingerprint=llm)
+    other = store.register_fingerprint({**made.LLM, "g": [2.0, 2.0]})
+    made.encode(store, other, "a")
+    size = store.size("shards")
+    planned = collect(store, keep=[], dry_run=True)
+    assert store.size("shards") == size
+    collected = collect(store, keep=[])
+    assert collected == planned
+    assert collected.kept_versions == (version + 1,)
+    assert store.size("shards") <= size - sum(len(made.encoding(text)) * 32 for _, _, text in made.expected_rows("a"))
+    assert made.rows_of(store, other) == made.expected_rows("a")
+    assert store.verify() == []
+    with pytest.raises(ValueError, match="version 2 is not kept any more"):
+        EncodingStore.open(store.path, version=2)
+
+
+def test_gc_keeps_the_versions_it_is_told(store):
+    (llm,) = store.fingerprints()
+    drop(store, fingerprint=llm)
+    collect(store, keep=[1])
+    assert made.rows_of(EncodingStore.open(store.path, version=1), llm) == made.expected_rows("a")
+    assert len(EncodingDataset(store.path, 1, llm, 4)) == 18
+    with pytest.raises(ValueError, match="expected version 9"):
+        collect(store, keep=[9])
+
+
+def test_shards_shared_between_sources_stay(store):
+    """b's rows use encodings of captions that a had first."""
+    (llm,) = store.fingerprints()
+    drop(store, source_hash=content_hash(b"a"))
+    collect(store, keep=[])
+    assert made.rows_of(store, llm) == made.expected_rows("b")
+    assert store.verify() == []
+    for _, _, caption in made.expected_rows("b"):
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
+    assert made.encode(store, llm, "a") == 20, "rejects are dropped with their source"
+
+
+def test_an_edited_source_takes_the_place_of_the_old(store):
+    (llm,) = store.fingerprints()
+    made.encode(store, llm, "a, edited")
+    drop(store, fingerprint=llm, source_hash=content_hash(b"a"))
+    assert made.rows_of(store, llm) == sorted(made.expected_rows("a, edited") + made.expected_rows("b"))
+
+
+def test_gc_removes_orphans(store):
+    orphans = {"shards/of-nobody", "index/of-nobody.parquet", "rejects/of-nobody.parquet"}
+    for name in orphans:
+        (store.path / name).write_bytes(b"x")
+    assert {problem.path for problem in store.verify()} == orphans
+    assert set(collect(store).paths) == orphans
+    assert store.verify() == []
+
+
+def test_drop_needs_to_be_told_what(store):
+    with pytest.raises(ValueError, match="expected a fingerprint, a source_hash or both"):
+        drop(store)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_export_as_safetensors(tmp_path, bands):
+    store = EncodingStore.create(tmp_path / "store")
+    llm = store.register_fingerprint({**made.LLM, "bands": bands})
+    made.encode(store, llm, "a")
+    paths = export(store, tmp_path / "out", llm, samples_a_file=7)
+    assert [path.name for path in paths] == [f"samples-0000{i}.safetensors" for i in range(3)]
+    rows = []
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            assert json.loads(file.metadata()["encoder"])["bands"] == bands
+            for number, sample in enumerate(json.loads(file.metadata()["samples"])):
+                encoding = file.get_tensor(f"{number}.encoding")
+                assert encoding.dtype == torch.bfloat16
+                np.testing.assert_array_equal(
+                    encoding.view(torch.uint16).numpy(), store.encoding(llm, caption_hash(sample["caption"]))
+                )
+                latent = file.get_tensor(f"{number}.latent").numpy()
+                np.testing.assert_array_equal(latent, made.latent(f"a/{sample['row']}"))
+                rows.append((sample["source"], sample["row"], sample["caption"]))
+    assert rows == made.expected_rows("a")
+
+
+def test_export_as_parquet(store, tmp_path):
+    (llm,) = store.fingerprints()
+    (path,) = export(store, tmp_path / "out", llm, format="parquet")
+    for row in pq.read_table(path).to_pylist():
+        encoding = np.array(row["encoding"], np.float32).reshape(row["encoding_shape"])
+        bits = (encoding.view(np.uint32) >> 16).astype(np.uint16)
+        np.testing.assert_array_equal(bits, made.encoding(row["caption"]))
+        latent = np.array(row["latent"], np.float16).reshape(row["latent_shape"])
+        np.testing.assert_array_equal(latent, made.latent(f"{row['source'].removesuffix('.parquet')}/{row['row']}"))
+
+
+def test_export_refuses(store, tmp_path):
+    (llm,) = store.fingerprints()
+    with pytest.raises(ValueError, match="expected one of safetensors, parquet, found 'csv'"):
+        export(store, tmp_path / "out", llm, format="csv")
+    with pytest.raises(ValueError, match="no samples of fingerprint 0"):
+        export(store, tmp_path / "out", "0")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        export(store, tmp_path / "out", llm)
