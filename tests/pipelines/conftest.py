@@ -1,0 +1,150 @@
+"""A real Prefect server with a worker, a tiny world, and what the deployed flows made of it; each once a session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from infra.launch import end_group, free_port
+from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
+
+ROOT = Path(__file__).resolve().parents[2]
+_prefect_home = tempfile.TemporaryDirectory(prefix="llmdiff-prefect-")  # Prefect reads it when it is imported
+os.environ["PREFECT_HOME"] = _prefect_home.name
+
+TRAINING = {"steps": 4, "batch_size": 4, "warmup": 1, "log_every": 1, "threads": 1}
+FINE, BROKEN, EMPTY = 24, 1, 1
+
+
+class World(NamedTuple):
+    """Folders of tiny random models, and of data: Parquet shards and an imagefolder."""
+
+    root: Path
+    diffusion: str
+    llm: str
+    data: str
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    from tests.adapter import tiny
+    from tests.encoder import tiny_models
+
+    root = tmp_path_factory.mktemp("world")
+    tiny.save_base(root / "sd", "v_prediction")
+    tiny_models.build("llama").save_pretrained(root / "llm")
+    tiny_models.tokenizer().save_pretrained(root / "llm")
+    words = [word for word in tiny_models.WORDS if word not in ("a", "an", "the")]
+    rows = [(encoded(picture(seed=i)), f"a {words[i % len(words)]} {words[-1 - i // 2]}") for i in range(FINE)]
+    bad = [(encoded(picture(200, 200), "JPEG")[:900], "a broken JPEG"), (encoded(picture()), "")]
+    write_parquet(root / "data" / "a.parquet", rows[:10] + bad)
+    write_imagefolder(root / "data" / "folder", rows[10:])
+    return World(root, str(root / "sd"), str(root / "llm"), str(root / "data"))
+
+
+class Server(NamedTuple):
+    """A Prefect server on loopback, and the environment in which commands and flows reach it."""
+
+    url: str
+    env: dict[str, str]
+    home: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(self.command(*arguments), env=self.env, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("server")
+    url = f"http://127.0.0.1:{free_port()}/api"
+    ours = {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "LLMDIFF_HOME": str(home / "runs"),
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+    }
+    made = Server(url, {**os.environ, **ours}, home)
+    port = url.split(":")[2].split("/")[0]
+    with (home / "server.log").open("wb") as log:
+        command = made.command("server", "start", "--host", "127.0.0.1", "--port", port)
+        child = subprocess.Popen(command, env=made.env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_until_healthy(url, child, home / "server.log")
+            yield made
+        finally:
+            end_group(child, grace=10)
+
+
+def wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the Prefect server does not answer: {log.read_text()}")
+
+
+@pytest.fixture
+def in_process(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Flows called in this process report to the session's server instead of starting one each."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", server.url)
+    monkeypatch.setenv("LLMDIFF_HOME", server.env["LLMDIFF_HOME"])
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_LEVEL: "ERROR"}):
+        yield server
+
+
+class Deployed(NamedTuple):
+    """What the deployments encode and train made, each run to Completed by a worker."""
+
+    store: str
+    output: Path
+    runs: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def deployed(server: Server, world: World) -> Iterator[Deployed]:
+    import json
+
+    server.run("work-pool", "create", "llmdiff", "--type", "process")
+    server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+    store, output = str(server.home / "store"), server.home / "run"
+    with (server.home / "worker.log").open("wb") as log:
+        command = server.command("worker", "start", "--pool", "llmdiff")
+        worker = subprocess.Popen(command, env=server.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            runs = {
+                "encode": server.run(
+                    *("deployment", "run", "encode/default", "--watch", "--watch-interval", "1"),
+                    *("--param", f"data={world.data}", "--param", f"store={store}"),
+                    *("--param", f"diffusion={world.diffusion}", "--param", f"llm={world.llm}"),
+                ),
+                "train": server.run(
+                    *("deployment", "run", "train/default", "--watch", "--watch-interval", "1"),
+                    *("--param", f"store={store}", "--param", f"diffusion={world.diffusion}"),
+                    *("--param", f"output={output}", "--param", "processes=2"),
+                    *("--param", f"settings={json.dumps({**TRAINING, 'sample_every': 4, 'validation_prompts': ['']})}"),
+                ),
+            }
+            yield Deployed(store, output, runs)
+        finally:
+            end_group(worker, grace=10)

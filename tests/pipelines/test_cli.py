@@ -1,0 +1,283 @@
+"""The command line: help at once, and one clear line for every kind of bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from storage import EncodingStore
+from tests.data.pictures import encoded, picture, write_parquet
+from tests.pipelines.conftest import ROOT, Deployed, Server, World
+
+HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
+COMMANDS = ("demo", "encode", "train", "generate", "evaluate", "store", "doctor")
+prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line that a command fails with."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, printed.err
+    assert "Traceback" not in printed.err
+    return errors[0].removeprefix("error: ")
+
+
+def succeeds(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    return printed.out
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("store", "info"), ("store", "verify")])
+def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    text = succeeds(capsys, *command, "--help")
+    assert "llmdiff " + " ".join(command) in text.replace("\n", " ")
+    assert ("Example: llmdiff" in text) or command == ()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["doctor"], ["store", "info", "{store}"]])
+def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    EncodingStore.create(tmp_path / "store")
+    given = [argument.format(store=tmp_path / "store") for argument in arguments]
+    script = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules]))\n"
+        f"from pipelines.cli import main\nmain({given!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_doctor_says_what_this_machine_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    text = succeeds(capsys, "doctor")
+    for name in ("python", "packages", "kernels", "cpu", "gpu", "triton", "deepspeed", "disk", "prefect", "mlflow"):
+        assert f" {name} " in text
+
+
+def test_doctor_finds_a_server_that_does_not_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 1
+    assert "BAD  prefect        http://127.0.0.1:9/api does not answer" in capsys.readouterr().out
+
+
+def test_store_verify_finds_a_changed_byte(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import numpy as np
+
+    from storage import caption_hash
+
+    store = EncodingStore.create(tmp_path / "store")
+    fingerprint = store.register_fingerprint({"kind": "llm"})
+    with store.writer(fingerprint=fingerprint) as writer:
+        writer.add_encoding(caption_hash("x"), np.ones((4, 8), np.uint16))
+    assert "every checksum is right" in succeeds(capsys, "store", "verify", store.path)
+    chunk = max((store.path / "shards").rglob("c/*/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(bytes(data))
+    with pytest.raises(SystemExit) as ended:
+        main(["store", "verify", str(store.path)])
+    assert ended.value.code == 1
+    assert chunk.relative_to(store.path).as_posix() in capsys.readouterr().out
+
+
+def test_a_store_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert fails(capsys, "store", "info", tmp_path / "gone") == f"{tmp_path / 'gone'}: no such store"
+    assert "expected an encoding store" in fails(capsys, "store", "info", tmp_path)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    script = f"from pipelines.cli import main\nmain(['store', 'info', {str(tmp_path / 'gone')!r}, '--debug'])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+
+
+class TestEncode:
+    """Bad input of `llmdiff encode`."""
+
+    pytestmark = prefect
+
+    @pytest.fixture
+    def encode(self, world: World, in_process: Server, tmp_path: Path) -> list[str | Path]:
+        return ["encode", "--diffusion", world.diffusion, "--store", tmp_path / "store"]
+
+    def test_a_missing_folder(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, *encode, "--llm", world.llm, "--data", tmp_path / "gone")
+        assert line.startswith(f"{tmp_path / 'gone'}: no such file or folder; expected ")
+        assert not (tmp_path / "store").exists()
+
+    def test_nothing_that_is_parquet(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "x.parquet").write_bytes(b"not parquet, but long enough for a footer")
+        line = fails(capsys, *encode, "--llm", world.llm, "--data", tmp_path / "x.parquet")
+        assert line.startswith(f"{tmp_path / 'x.parquet'}: expected a Parquet file, found none: ")
+        assert len(EncodingStore.open(tmp_path / "store").samples()) == 0
+
+    def test_bad_rows_are_counted_and_kept_with_their_reasons(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cut = encoded(picture(200, 200), "JPEG")[:900]
+        rows = [(encoded(picture()), "a red circle"), (cut, "a broken JPEG"), (encoded(picture()), " ")]
+        data = write_parquet(tmp_path / "data" / "a.parquet", rows)
+        text = succeeds(capsys, *encode, "--llm", world.llm, "--data", data)
+        assert "rows 3 = known 0 + new 1 + rejected 2" in text
+        assert "rejected: 1 broken_image, 1 empty_caption" in text
+        rejects = EncodingStore.open(tmp_path / "store").rejects().to_pylist()
+        assert [(row["source"], row["row"]) for row in rejects] == [("a.parquet", 1), ("a.parquet", 2)]
+
+    def test_an_llm_folder_without_a_tokenizer(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(world.llm, tmp_path / "llm", ignore=shutil.ignore_patterns("tokenizer*"))
+        line = fails(capsys, *encode, "--llm", tmp_path / "llm", "--data", world.data)
+        assert line.startswith(f"LLM folder {tmp_path / 'llm'}: no tokenizer; expected one of ")
+        assert not (tmp_path / "store").exists()
+
+    def test_no_llm_at_all(self, encode: list[str | Path], world: World, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "expected the folder or name of a decoder-only LLM" in fails(capsys, *encode, "--data", world.data)
+
+    def test_an_unknown_setting(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "encode.yaml").write_text("bandz: 4\n")
+        line = fails(capsys, *encode, "--llm", world.llm, "--data", world.data, "--config", tmp_path / "encode.yaml")
+        assert "unknown encoder setting bandz; expected some of word_path, g" in line
+
+    def test_a_full_disk(
+        self, world: World, in_process: Server, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [(encoded(picture(seed=i)), f"caption {i}") for i in range(400)]
+        data = write_parquet(tmp_path / "many" / "a.parquet", rows)
+        store = small_disk / "store"
+        encode = ["encode", "--diffusion", world.diffusion, "--store", store, "--llm", world.llm]
+        line = fails(capsys, *encode, "--data", data)
+        assert "No space left on device" in line
+        opened = EncodingStore.open(store)
+        assert len(opened.samples()) == 0
+        assert opened.verify() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class TestTrain:
+    """Bad input of `llmdiff train`."""
+
+    pytestmark = prefect
+
+    def test_no_store(
+        self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, "train", "--store", tmp_path / "gone", "--diffusion", world.diffusion)
+        assert line == f"{tmp_path / 'gone'}: no such store"
+
+    def test_encodings_that_the_store_has_not(
+        self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        EncodingStore.create(tmp_path / "store")
+        line = fails(capsys, "train", "--store", tmp_path / "store", "--diffusion", world.diffusion)
+        assert 'expected one kind of "llm" encodings, found {}' in line
+
+    @pytest.mark.parametrize(
+        ("assignment", "message"),
+        [
+            ("stepz=3", "training settings: stepz: Extra inputs are not permitted, found 3"),
+            ("steps=many", "training settings: steps: Input should be a valid integer"),
+            ("adapter.base_context=t5", "training settings: adapter.base_context: "),
+        ],
+    )
+    def test_an_unknown_or_wrong_setting(
+        self,
+        deployed: Deployed,
+        world: World,
+        in_process: Server,
+        capsys: pytest.CaptureFixture[str],
+        assignment: str,
+        message: str,
+    ) -> None:
+        line = fails(capsys, "train", "--store", deployed.store, "--diffusion", world.diffusion, "--set", assignment)
+        assert line.startswith(message)
+
+
+class TestGenerate:
+    """Bad input of `llmdiff generate`, and one good one."""
+
+    pytestmark = prefect
+
+    def test_an_adapter_for_another_llm(
+        self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from tests.encoder import tiny_models
+
+        tiny_models.build("phi").save_pretrained(tmp_path / "phi")
+        tiny_models.tokenizer().save_pretrained(tmp_path / "phi")
+        adapter = deployed.output / "adapter"
+        line = fails(
+            capsys, "generate", "--prompt", "x", "--adapter", adapter, "--llm", tmp_path / "phi", "--steps", "1"
+        )
+        assert "the adapter was trained with another encoder" in line
+        assert "expected" in line
+        assert "found" in line
+
+    def test_no_prompts(self, deployed: Deployed, in_process: Server, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "expected at least one, found none" in fails(
+            capsys, "generate", "--adapter", deployed.output / "adapter"
+        )
+
+    def test_a_folder_that_holds_no_adapter(
+        self, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, "generate", "--prompt", "x", "--adapter", tmp_path)
+        assert line == f"{tmp_path / 'adapter_config.json'}: no such file; expected an adapter folder"
+
+    def test_prompts_of_a_file_make_a_sheet(
+        self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
+        options = ["--adapter", deployed.output / "adapter", "--llm", world.llm, "--output", tmp_path / "out"]
+        text = succeeds(capsys, "generate", "--prompts", tmp_path / "prompts.txt", *options, "--steps", "1")
+        assert f"2 prompts with and without the adapter: {tmp_path / 'out' / 'sheet.png'}" in text
+        assert len(list((tmp_path / "out" / "adapter").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_without_a_server_a_flow_brings_its_own_engine(world: World, own_home: Path, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    arguments = ["encode", "--data", world.data, "--diffusion", world.diffusion, "--encoder", "base"]
+    script = f"from pipelines.cli import main\nmain({[*arguments, '--store', str(tmp_path / 'store')]!r})"
+    env |= {"HOME": str(tmp_path), "LLMDIFF_HOME": str(own_home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rows 26 = known 0 + new 24 + rejected 2" in done.stdout
+    assert (own_home / "prefect" / "prefect.db").exists()

@@ -1,0 +1,104 @@
+"""The flows as functions of this process, reporting to a real Prefect server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage import EncodingStore, caption_hash
+from tests.data.pictures import encoded, picture, write_parquet
+from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+
+
+def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
+    world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.encode import encode_flow
+
+    (tmp_path / "data").symlink_to(world.data)
+    store = str(tmp_path / "store")
+    first = encode_flow(world.data, store, world.diffusion, world.llm, captions=["a red circle"])
+    assert (first.rows, first.known, first.samples) == (FINE + BROKEN + EMPTY, 0, FINE)
+    assert first.rejected == {"broken_image": BROKEN, "empty_caption": EMPTY}
+    assert [shard.source for shard in first.shards] == ["a.parquet", "folder/metadata.jsonl"]
+    assert first.bytes_per_caption == 2 * 48 * first.tokens / first.captions
+    opened = EncodingStore.open(store)
+    assert opened.encoding(first.fingerprint, caption_hash("a red circle")).shape[1] == 48
+    again = encode_flow(world.data, store, world.diffusion, world.llm)
+    assert (again.known, again.samples, again.captions, again.latents) == (first.rows, 0, 0, 0)
+    assert (again.store_version, again.fingerprint) == (first.store_version, first.fingerprint)
+    control = encode_flow(world.data, store, world.diffusion, encoder="base")
+    assert (control.samples, control.captions, control.latents) == (FINE, first.captions, 0)
+    assert control.fingerprint != first.fingerprint
+
+
+def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
+    world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.encode import encode_flow
+
+    write_parquet(tmp_path / "data" / "fine.parquet", [(encoded(picture()), "a red circle")])
+    (tmp_path / "data" / "bad.parquet").write_bytes(b"not parquet, but long enough for a footer")
+    result = encode_flow(str(tmp_path / "data"), str(tmp_path / "store"), world.diffusion, world.llm)
+    assert result.samples == 1
+    assert list(result.unreadable) == ["bad.parquet"]
+    assert "expected a Parquet file" in result.unreadable["bad.parquet"]
+
+
+def test_register_then_generate_from_the_registry(
+    deployed: Deployed, world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.generate import generate_flow
+    from pipelines.register import register_flow
+
+    registered = register_flow(str(deployed.output / "adapter"), llm=world.llm)
+    assert registered.uri == "models:/llmdiff-adapter@candidate"
+    drawn = [
+        generate_flow(["a red circle", "a blue square"], output=str(tmp_path / name), steps=2, seed=3) for name in "ab"
+    ]
+    pictures = {
+        (run.output[-1], kind): np.stack(
+            [np.asarray(Image.open(Path(run.output) / kind / f"000{i}.png")) for i in (0, 1)]
+        )
+        for run in drawn
+        for kind in ("base", "adapter")
+    }
+    np.testing.assert_array_equal(pictures["a", "base"], pictures["b", "base"])
+    np.testing.assert_array_equal(pictures["a", "adapter"], pictures["b", "adapter"])
+    assert (pictures["a", "base"] != pictures["a", "adapter"]).any()
+    assert (pictures["a", "base"][0] != pictures["a", "base"][1]).any()
+    assert Image.open(drawn[0].sheet).width > 2 * 192
+
+
+def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
+    deployed: Deployed, world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.evaluate import evaluate_flow
+
+    file = tmp_path / "figures.json"
+    figures = evaluate_flow(str(deployed.output / "adapter"), world.llm, output=str(file), scenes=2, steps=1)
+    assert file.is_file()
+    assert figures["prompts"] == 6
+    for model in ("base", "adapter"):
+        assert set(figures[model]) == {"template", "natural", "unseen_wording"}
+        assert all(0 <= share <= 1 for facts in figures[model].values() for share in facts.values())
+
+
+def test_retrain_trains_on_new_data_and_ends_at_once_without(
+    world: World, in_process: Server, tmp_path: Path, tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infra.registry import adapter_tags
+    from pipelines.retrain import retrain_flow
+
+    monkeypatch.setenv("LLMDIFF_HOME", str(tracking.parent))
+    arguments = (world.data, str(tmp_path / "store"), world.diffusion)
+    done = retrain_flow(*arguments, encoder="base", settings={**TRAINING, "steps": 2})
+    assert done == f"{FINE} new samples: registered llmdiff-adapter version 1"
+    version = adapter_tags("models:/llmdiff-adapter@candidate")["store_version"]
+    assert version == str(EncodingStore.open(tmp_path / "store").version)
+    assert "nothing to do" in retrain_flow(*arguments, encoder="base", settings={**TRAINING, "steps": 2})
