@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from llmdiff.data.images import BadRow, Crop, load_image
 from llmdiff.data.sources import Row, SourceShard
 from llmdiff.diffusion.latents import LatentEncoder
 from storage import EncodingStore, Reject, Sample, caption_hash, content_hash
+
+if TYPE_CHECKING:
+    from storage.writer import ShardWriter
 
 T = TypeVar("T")
 
@@ -161,20 +164,22 @@ class ShardChunk:
 
     def encode(self, rows: Sequence[tuple[int, Row | BadRow]]) -> None:
         """Pictures first, so that no caption is encoded for a row that is refused."""
-        loaded = [(row, *square) for number, row in rows if (square := self.load(number, row)) is not None]
+        loaded = [usable for number, row in rows if (usable := self.load(number, row)) is not None]
         hashes = {row.row: (caption_hash(row.caption), content_hash(row.image)) for row, _, _ in loaded}
         self.add_encodings({hashes[row.row][0]: row.caption for row, _, _ in loaded})
         self.add_latents({self.recipe.latent_key(hashes[row.row][1]): square for row, square, _ in loaded})
         for row, _, crop in loaded:
             self.add_sample(row, *hashes[row.row], crop)
 
-    def load(self, number: int, row: Row | BadRow) -> tuple[np.ndarray, Crop] | None:
-        if isinstance(row, BadRow):
-            return self.reject(number, row)
+    def load(self, number: int, row: Row | BadRow) -> tuple[Row, np.ndarray, Crop] | None:
+        """The row with its picture's pixels; None where it is refused."""
         try:
-            return load_image(row.image, self.recipe.size)
+            if isinstance(row, BadRow):
+                raise row
+            return row, *load_image(row.image, self.recipe.size)
         except BadRow as bad:
-            return self.reject(number, bad)
+            self.reject(number, bad)
+            return None
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
