@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/llmdiff demo
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
