@@ -135,7 +135,7 @@ class EncodingDataset:
         if len(samples) < world_size:
             raise ValueError(_too_few(self.store, fingerprint, len(samples), world_size))
         self._hashes = samples["caption_hash"].combine_chunks()
-        self._source = samples["source"].combine_chunks().dictionary_encode()
+        self._source = samples["source"].combine_chunks()
         self._row = samples["row"].to_numpy()
         self._encodings = _rows(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
         self._latents = _rows(samples, f"latents/{_latent_shape(self.store, samples)}", "latent_shard", "latent_index")
@@ -189,7 +189,7 @@ class EncodingDataset:
         encodings = self._rows_of(self._encodings, samples)
         base = None if self._base is None else self._rows_of(self._base, samples)
         latents = self._rows_of(self._latents, samples)
-        bands = bands_of(self._open(self._encodings.shards[0], self._encodings.array))
+        bands = self._bands()
         done = 0
         for ids, position in zip(shares, positions, strict=True):
             part = slice(done, done + len(ids))
@@ -206,6 +206,9 @@ class EncodingDataset:
                 rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
                 position=position,
             )
+
+    def _bands(self) -> int:
+        return bands_of(self._open(self._encodings.shards[self._encodings.shard[0]], self._encodings.array))
 
     def _rows_of(self, rows: Rows, samples: np.ndarray) -> list[np.ndarray]:
         """The arrays' rows of each sample, in the samples' order, compared with their checksums."""
@@ -269,7 +272,24 @@ def _load_samples(store: EncodingStore, fingerprint: str) -> pa.Table:
         (pc.field("fingerprint") == fingerprint) & pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
     )
     samples = store.index.read(store.snapshot(), SAMPLE_COLUMNS, filters)
-    return samples.sort_by([(name, "ascending") for name in ("source", "source_hash", "row", "caption_hash")])
+    keys = [samples["row"].to_numpy(), _rank(samples["source_hash"]), _rank(samples["source"])]
+    order = np.lexsort(keys)
+    if _any_alike([key[order] for key in keys]):  # several captions of a row
+        keys.insert(0, pc.rank(samples["caption_hash"].combine_chunks(), tiebreaker="dense").to_numpy())
+        order = np.lexsort(keys)
+    return samples.take(order)
+
+
+def _rank(column: pa.ChunkedArray) -> np.ndarray:
+    """Of each value of a dictionary column, among the distinct ones: int64 ``(n,)``."""
+    array = column.combine_chunks()
+    places = np.argsort(np.argsort(np.array(array.dictionary.to_pylist(), dtype=str), kind="stable"), kind="stable")
+    return places[array.indices.to_numpy()] if len(array) else np.empty(0, np.int64)
+
+
+def _any_alike(keys: list[np.ndarray]) -> bool:
+    """Whether two neighbours agree in all the keys."""
+    return bool(np.all([key[1:] == key[:-1] for key in keys], axis=0).any())
 
 
 def _too_few(store: EncodingStore, fingerprint: str, found: int, world_size: int) -> str:
@@ -287,7 +307,7 @@ def _latent_shape(store: EncodingStore, samples: pa.Table) -> str:
 
 
 def _rows(samples: pa.Table, array: str, shard: str, first: str, count: str | None = None) -> Rows:
-    shards = samples[shard].combine_chunks().dictionary_encode()
+    shards = samples[shard].combine_chunks()
     return Rows(
         array=array,
         shards=shards.dictionary.to_pylist(),

@@ -177,13 +177,13 @@ class EncodingStore:
         filters = pc.field("source").is_valid()
         if fingerprint is not None:
             filters &= pc.field("fingerprint") == fingerprint
-        return self.index.read(self.snapshot(), INDEX.names, filters).sort_by(
-            [(name, "ascending") for name in ("source", "source_hash", "row", "caption_hash", "fingerprint")]
-        )
+        rows = self.index.read(self.snapshot(), INDEX.names, filters).cast(INDEX)
+        order = ("source", "source_hash", "row", "caption_hash", "fingerprint")
+        return rows.sort_by([(name, "ascending") for name in order])
 
     def rejects(self) -> pa.Table:
         """All refused rows, ordered by source and row."""
-        rows = self.reject_table.read(self.reject_table.snapshot(), REJECTS.names)
+        rows = self.reject_table.read(self.reject_table.snapshot(), REJECTS.names).cast(REJECTS)
         return rows.sort_by([(name, "ascending") for name in ("source", "source_hash", "row", "fingerprint")])
 
     # Writing

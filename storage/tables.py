@@ -28,6 +28,17 @@ from storage.files import file_checksum, sync, write_file
 
 CHECKSUMS = "checksums"
 """Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
+OF_FEW_VALUES = {
+    "fingerprint",
+    "encoding_shard",
+    "latent_shard",
+    "latent_shape",
+    "source",
+    "source_hash",
+    "shard",
+    "reason",
+}
+"""Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 CHECKPOINT_EVERY = 100
 ATTEMPTS = 100
 KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
@@ -80,33 +91,36 @@ class Table:
         return found
 
     def read(self, snapshot: Snapshot, columns: Sequence[str], filters: Any = None) -> pa.Table:
-        """Columns of a snapshot, in no particular order of rows."""
-        schema = pa.schema([self.schema.field(column) for column in columns])
+        """Columns of a snapshot, in no particular order of rows; those of few values (`shard`) as dictionaries."""
         if not snapshot.files:
-            return schema.empty_table()
+            return self._empty(columns)
         paths = [str(self.folder / name) for name in snapshot.files]
-        return pq.read_table(paths, columns=list(columns), filters=filters, partitioning=None).cast(schema)
+        dictionaries = [column for column in columns if column in OF_FEW_VALUES]
+        return pq.read_table(
+            paths, columns=list(columns), filters=filters, read_dictionary=dictionaries, partitioning=None
+        ).unify_dictionaries()
 
-    def read_file(self, file: str, columns: Sequence[str]) -> pa.Table:
+    def read_file(self, file: str, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
         """Columns of one of the table's files."""
-        return pq.read_table(self.folder / file, columns=list(columns), partitioning=None, use_threads=False)
+        return pq.read_table(
+            self.folder / file,
+            columns=list(columns),
+            read_dictionary=list(dictionaries),
+            partitioning=None,
+            use_threads=False,
+        )
 
     def cached(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
-        """Columns of a snapshot kept in memory for look-ups; a later snapshot reads only the files new to it.
-
-        Columns of few values (`shard`, `fingerprint`) come back as dictionaries.
-        """
+        """As `read`, and kept in memory for look-ups: a later snapshot reads only the files that are new to it."""
         columns = tuple(columns)
+        dictionaries = [column for column in columns if column in OF_FEW_VALUES]
         with self._lock:
-            keep = {(name, columns): self._cache.get((name, columns)) for name in snapshot.files}
-            for key, table in keep.items():
-                if table is None:
-                    keep[key] = self.read_file(key[0], columns)
+            tables = {name: self._cache.get((name, columns)) for name in snapshot.files}
+            for name, table in tables.items():
+                tables[name] = self.read_file(name, columns, dictionaries) if table is None else table
             self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
-            self._cache.update({key: table for key, table in keep.items() if table is not None})
-            tables = [self._cache[key] for key in keep]
-        schema = pa.schema([self.schema.field(column) for column in columns])
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+            self._cache.update({(name, columns): table for name, table in tables.items()})
+        return pa.concat_tables(tables.values()) if tables else self._empty(columns)
 
     def committed(self, name: str) -> bool:
         """Whether a commit of this name ever went in."""
@@ -257,6 +271,13 @@ class Table:
             delta.create_checkpoint()
             for path in (*log.glob(f"{delta.version():020d}.checkpoint*"), log / "_last_checkpoint", log):
                 sync(path)
+
+    def _empty(self, columns: Sequence[str]) -> pa.Table:
+        few = pa.dictionary(pa.int32(), pa.string())
+        fields = [self.schema.field(column) for column in columns]
+        return pa.schema(
+            [field.with_type(few) if field.name in OF_FEW_VALUES else field for field in fields]
+        ).empty_table()
 
     def _parquet(self, rows: pa.Table) -> bytes:
         """Parquet bytes with a checksum on each page."""

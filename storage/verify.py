@@ -99,7 +99,7 @@ def stored_rows(store: EncodingStore) -> dict[str, list[StoredRows]]:
 def _by(table: pa.Table, *keys: str, order: str) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
     """A table's distinct rows by the values of two columns, sorted by a third."""
     table = table.group_by(table.column_names).aggregate([])
-    for group in table.group_by(list(keys)).aggregate([]).to_pylist():
+    for group in table.select(keys).group_by(keys).aggregate([]).to_pylist():
         mask = pc.and_(*(pc.equal(table[key], group[key]) for key in keys))
         yield tuple(group[key] for key in keys), table.filter(mask).sort_by(order)
 
