@@ -10,20 +10,29 @@ import torch
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+PADDING = 0.1  # the most of a batch that may be padding,
+SMALL = 0.125  # unless it holds less than this share of the budget
 CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
     """Indices of captions of like length, longest first, in batches of at most ``budget`` tokens with their padding.
 
-    A caption longer than the budget is a batch of its own.
+    A batch ends where it is full, or where a share of it would be padding (and it is no small batch). A caption longer
+    than the budget is a batch of its own.
     """
     batch: list[int] = []
+    tokens = 0
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
+        if batch:
+            longest = lengths[batch[0]]
+            padded = longest * (len(batch) + 1)
+            large = longest * len(batch) >= SMALL * budget
+            if padded > budget or (large and padded - tokens - lengths[i] > PADDING * padded):
+                yield batch
+                batch, tokens = [], 0
         batch.append(i)
+        tokens += lengths[i]
     if batch:
         yield batch
 

@@ -295,6 +295,13 @@ def test_batches_hold_every_caption_once_within_the_budget(lengths: list[int], b
         assert longest * len(batch) <= budget or len(batch) == 1
 
 
+def test_little_of_a_batch_is_padding() -> None:
+    lengths = [1 + i * i % 97 for i in range(3000)]
+    batches = list(batches_by_tokens(lengths, 4096))
+    assert sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) < 1.06 * sum(lengths)
+    assert len(batches) < 2 * sum(lengths) / 4096
+
+
 def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
     """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
     code = """
