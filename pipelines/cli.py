@@ -186,6 +186,15 @@ def store_info(path: Annotated[Path, typer.Argument(help="Folder of the store.")
     print_values(EncodingStore.open(path).info())
 
 
+@store_app.command("rejects", epilog="Example: llmdiff store rejects runs/store")
+def store_rejects(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
+    """List the rows that were refused: file, row, reason, what was found."""
+    from storage import EncodingStore
+
+    for row in EncodingStore.open(path).rejects().to_pylist():
+        print(f"{row['source']} row {row['row']}: {row['reason']}: {row['detail']}")
+
+
 @store_app.command("verify", epilog="Example: llmdiff store verify runs/store")
 def store_verify(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
     """Check every checksum; exit code 1 where something is wrong."""

@@ -140,36 +140,40 @@ def encode_shard(
     if report.known < report.rows:
         before = getattr(recipe.encoder, "truncated", 0)
         with store.writer(_shard_id(source.name), recipe.fingerprint) as writer:
-            chunk = ShardChunk(store, writer, source, recipe, report)
+            encoder = RowEncoder(store, writer, source, recipe, report, progress)
             new = ((number, row) for number, row in source.rows() if number not in known)
             for rows in _chunks(new, ROWS_AT_ONCE):
-                chunk.encode(rows)
-                progress(len(rows))
+                encoder.encode(rows)
         report.truncated = getattr(recipe.encoder, "truncated", 0) - before
     report.seconds = time.perf_counter() - start
     return report
 
 
 @dataclass
-class ShardChunk:
-    """Some rows at a time of the shard that `writer` is writing."""
+class RowEncoder:
+    """Encodes rows into the shard that `writer` is writing, each caption and picture once."""
 
     store: EncodingStore
     writer: ShardWriter
     source: SourceShard
     recipe: Recipe
     report: ShardReport
+    progress: Callable[[int], None]
     written: set[str] = field(default_factory=set)
     failed: dict[str, BadRow] = field(default_factory=dict)
 
     def encode(self, rows: Sequence[tuple[int, Row | BadRow]]) -> None:
-        """Pictures first, so that no caption is encoded for a row that is refused."""
+        """Pictures are read first, so that no caption is encoded for a row that is refused."""
         loaded = [usable for number, row in rows if (usable := self.load(number, row)) is not None]
-        hashes = {row.row: (caption_hash(row.caption), content_hash(row.image)) for row, _, _ in loaded}
-        self.add_encodings({hashes[row.row][0]: row.caption for row, _, _ in loaded})
-        self.add_latents({self.recipe.latent_key(hashes[row.row][1]): square for row, square, _ in loaded})
-        for row, _, crop in loaded:
-            self.add_sample(row, *hashes[row.row], crop)
+        self.progress(len(rows) - len(loaded))
+        self.add_encodings({caption_hash(row.caption): row.caption for row, _, _ in loaded})
+        for batch in _chunks(loaded, PICTURES_AT_ONCE):
+            hashes = [content_hash(row.image) for row, _, _ in batch]
+            squares = (square for _, square, _ in batch)
+            self.add_latents(dict(zip(map(self.recipe.latent_key, hashes), squares, strict=True)))
+            for (row, _, crop), of_image in zip(batch, hashes, strict=True):
+                self.add_sample(row, of_image, crop)
+            self.progress(len(batch))
 
     def load(self, number: int, row: Row | BadRow) -> tuple[Row, np.ndarray, Crop] | None:
         """The row with its picture's pixels; None where it is refused."""
@@ -183,8 +187,12 @@ class ShardChunk:
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
-        known = self.store.find_encodings(self.recipe.fingerprint, list(captions))
-        new = {key: text for key, text in captions.items() if key not in known and key not in self.written}
+        known = (
+            self.store.find_encodings(self.recipe.fingerprint, list(captions)).keys()
+            | self.written
+            | self.failed.keys()
+        )
+        new = {key: text for key, text in captions.items() if key not in known}
         encode = getattr(self.recipe.encoder, "encode", self.recipe.encoder)  # `encode` gives errors in their place
         for (key, text), encoding in zip(new.items(), encode(list(new.values())) if new else [], strict=True):
             if isinstance(encoding, Exception) or not encoding.isfinite().all():
@@ -199,16 +207,19 @@ class ShardChunk:
 
     def add_latents(self, squares: dict[str, np.ndarray]) -> None:
         """Encodes and writes pictures by latent key, but for those that the store or this shard has."""
-        known = self.store.find_latents(list(squares))
-        new = [(key, square) for key, square in squares.items() if key not in known and key not in self.written]
-        for batch in _chunks(new, PICTURES_AT_ONCE):
-            latents = self.recipe.latent_encoder(np.stack([square for _, square in batch])).cpu().numpy()
-            for (key, _), latent in zip(batch, latents, strict=True):
-                self.writer.add_latent(key, latent)
-                self.written.add(key)
-                self.report.latents += 1
+        known = self.store.find_latents(list(squares)).keys() | self.written
+        new = {key: square for key, square in squares.items() if key not in known}
+        if not new:
+            return
+        latents = self.recipe.latent_encoder(np.stack(list(new.values()))).cpu().numpy()
+        for key, latent in zip(new, latents, strict=True):
+            self.writer.add_latent(key, latent)
+        self.written.update(new)
+        self.report.latents += len(new)
 
-    def add_sample(self, row: Row, of_caption: str, of_image: str, crop: Crop) -> None:
+    def add_sample(self, row: Row, of_image: str, crop: Crop) -> None:
+        """Adds a row to the index; or to the rejects, where its caption's encoding failed."""
+        of_caption = caption_hash(row.caption)
         if of_caption in self.failed:
             self.reject(row.row, self.failed[of_caption])
             return

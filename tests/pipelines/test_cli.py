@@ -41,7 +41,9 @@ def succeeds(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return printed.out
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("store", "info"), ("store", "verify")])
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS), ("store", "info"), ("store", "rejects"), ("store", "verify")]
+)
 def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     text = succeeds(capsys, *command, "--help")
     assert "llmdiff " + " ".join(command) in text.replace("\n", " ")
@@ -144,8 +146,9 @@ class TestEncode:
         text = succeeds(capsys, *encode, "--llm", world.llm, "--data", data)
         assert "rows 3 = known 0 + new 1 + rejected 2" in text
         assert "rejected: 1 broken_image, 1 empty_caption" in text
-        rejects = EncodingStore.open(tmp_path / "store").rejects().to_pylist()
-        assert [(row["source"], row["row"]) for row in rejects] == [("a.parquet", 1), ("a.parquet", 2)]
+        lines = succeeds(capsys, "store", "rejects", tmp_path / "store").splitlines()
+        assert lines[0].startswith("a.parquet row 1: broken_image: OSError: ")
+        assert lines[1] == "a.parquet row 2: empty_caption: expected text, found ' '"
 
     def test_an_llm_folder_without_a_tokenizer(
         self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
