@@ -226,7 +226,7 @@ class Encoder:
         langevin = self.langevin(rows)
         self.llm.stream(padded, self.path, langevin.fold, langevin.start)
         if self.config.word_path == "isolated":
-            langevin.subtract(self._word_scores(ids))
+            langevin.subtract(*self._word_scores(ids))
         return langevin.c
 
     def langevin(self, rows: Rows) -> Langevin:
@@ -243,11 +243,14 @@ class Encoder:
             dtype=torch.float64 if self.config.dtype == "float64" else torch.float32,
         )
 
-    def _word_scores(self, ids: list[list[int]]) -> Tensor:
-        """The table's rows for every token of a batch: (row, band, hidden) where the LLM runs."""
-        needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
+    def _word_scores(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """A table of word scores where the LLM runs, and the line in it of every token of a batch."""
+        tokens = torch.tensor([token for row in ids for token in row])
         device = self.llm.device
-        return self._table[needed].to(device)[index.to(device)]
+        if device.type == "cpu":
+            return self._table, tokens.to(torch.int32)
+        needed, index = tokens.unique(return_inverse=True)
+        return self._table[needed].to(device), index.to(device, torch.int32)
 
     @cached_property
     def _table(self) -> Tensor:

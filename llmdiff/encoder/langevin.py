@@ -62,11 +62,16 @@ class Langevin:
         block = len(self.g) - score.index
         self._step(band, flat[0], flat[1], flat[2], g=self.g[score.index], h=self.h[score.index], block=block)
 
-    def subtract(self, word: Tensor) -> None:
-        """Takes the summed word scores (row, band, hidden) of the isolated path away, one table row a token."""
-        rows = Rows(position=self.rows.position, caption=self.rows.caption)
+    def subtract(self, table: Tensor, source: Tensor) -> None:
+        """Takes the summed word scores of the isolated path away.
+
+        Args:
+            table: word scores (id, band, hidden).
+            source: int32 (row,), the line of the table for each row.
+        """
+        rows = Rows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
-            langevin_step(self.c[:, band], word[:, band], rows=rows, g=-1.0)
+            langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
     def _step(
         self,
