@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from storage.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
-from storage.keys import caption_hash
+from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.store import EncodingStore, check_row
 
@@ -219,8 +219,10 @@ class EncodingDataset:
             first, stop = rows.first[ids], rows.first[ids] + rows.count[ids]
             array = self._open(rows.shards[code], rows.array)
             blocks = read_ranges(array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
-            for place, sample, block in zip(places, ids, blocks, strict=True):
-                check_row(block, int(rows.checksum[sample]), f"{array.store_path}: row {rows.first[sample]}")
+            for place, sample, block in zip(places.tolist(), ids.tolist(), blocks, strict=True):
+                if checksum(block) != rows.checksum[sample]:
+                    what = f"{array.store_path}: row {rows.first[sample]}, caption {self._hashes[sample]}"
+                    check_row(block, int(rows.checksum[sample]), what)
                 out[place] = block
         return out
 
