@@ -34,7 +34,7 @@ PROCESSES = 2
 TRAINING: dict[str, Any] = {
     "steps": 800,
     "batch_size": 32,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "warmup": 50,
     "ema_decay": 0.99,
     "precision": "bf16",

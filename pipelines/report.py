@@ -118,11 +118,11 @@ def summary(report: dict[str, Any]) -> list[str]:
 def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
     """Rows: prompts, natural and unseen wordings in turn; columns: base, adapter, true picture."""
     prompts = evaluations["base"].prompts
-    natural, unseen = (
-        [i for i, prompt in enumerate(prompts) if prompt.wording == wording]
+    rows_of = {
+        wording: [i for i, prompt in enumerate(prompts) if prompt.wording == wording]
         for wording in ("natural", "unseen_wording")
-    )
-    chosen = [pair[row % 2] for row, pair in enumerate(zip(natural, unseen, strict=True))][:rows]
+    }
+    chosen = [pair[row % 2] for row, pair in enumerate(zip(*rows_of.values(), strict=True))][:rows]
     figure = Figure(figsize=(7.5, 1.9 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), 3, squeeze=False)
     for row, i in zip(axes, chosen, strict=True):
