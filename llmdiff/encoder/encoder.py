@@ -17,7 +17,7 @@ from kernels.langevin import Rows
 from llmdiff.encoder.batching import run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
 from llmdiff.encoder.identity import model_identity, tokenizer_identity
-from llmdiff.encoder.langevin import Langevin, ragged_rows
+from llmdiff.encoder.langevin import Langevin, band_of, ragged_rows
 from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.loading import load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite, locate
@@ -115,7 +115,7 @@ class Encoder:
         sums = [0.0] * self.config.bands
         if self.config.noise == "fresh":
             for index, level in enumerate(self.h):
-                sums[index * self.config.bands // self.llm.blocks] += 2.0 * level
+                sums[band_of(index, self.llm.blocks, self.config.bands)] += 2.0 * level
         return tuple(total**0.5 for total in sums)
 
     def __call__(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor]:
