@@ -23,7 +23,6 @@ LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
 
 PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
-READING = PIPELINE | {"codec_pipeline.validate_checksums": False}
 
 
 class ArrayWriter:
@@ -115,7 +114,7 @@ def shape_name(shape: Sequence[int]) -> str:
 def open_array(shard: Path, name: str) -> zarr.Array[Any]:
     """ValueError where it is not there or can't be understood."""
     try:
-        with zarr.config.set(READING):
+        with zarr.config.set(PIPELINE):
             array = zarr.open_array(shard / name, mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error
@@ -134,7 +133,7 @@ def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
         raise ValueError(f"{array.store_path}: expected {stop} rows, found {array.shape[0]}")
     try:
         return np.asarray(array[start:stop])
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, IndexError, OSError) as error:
         raise ValueError(f"{array.store_path}: rows {start} to {stop}: {error}") from error
 
 

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from storage.claims import abandoned, claimed, removing, unfinished
 from storage.files import folder_size, remove
-from storage.writer import clear_abandoned, uncommitted_files
+from storage.tables import written_by
+from storage.writer import clear_abandoned, rewriting, uncommitted_files
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore
@@ -54,7 +55,7 @@ def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: s
         return rows.filter(pc.invert(dropped))
 
     name = f"drop-{uuid.uuid4().hex}"
-    with removing(store.path / "writing"):
+    with rewriting(store, name):
         store.reject_table.rewrite(name, keep)
         store.index.rewrite(name, keep)
     return store.index.snapshot().version
@@ -96,10 +97,10 @@ def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterab
         if path.name not in shards | claims:
             yield path
     for path in store.index.folder.glob("*.parquet"):
-        if path.name not in files and path.stem not in claims:
+        if path.name not in files and written_by(path.name) not in claims:
             yield path
     for path in store.reject_table.folder.glob("*.parquet"):
-        if path.stem not in claims and not store.reject_table.wrote(path.name):
+        if written_by(path.name) not in claims and not store.reject_table.wrote(path.name):
             yield path
 
 

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.arrays import ArrayWriter, encoding_writer, latent_writer
-from storage.claims import Claim, removing
 from storage.keys import checksum
 from storage.records import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, EncodingRef, LatentRef, Problem
 from storage.verify import stored_rows
-from storage.writer import clear_uncommitted, encoding_columns, latent_columns, seal
+from storage.writer import encoding_columns, latent_columns, rewriting, seal
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore
@@ -53,17 +52,10 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
             raise ValueError(f"{store.path / problem.path}: can't be mended: {problem.detail}")
     damaged = {problem.shard for problem in problems if problem.shard is not None}
     name = f"repair-{uuid.uuid4().hex}"
-    claim = Claim(store.path / "writing", name)
-    with removing(store.path / "writing"):
-        if not claim.take():
-            raise ValueError(f"{claim.path}: another process has it")
-        try:
-            moved = _salvage(store, damaged, name)
-            lost: list[dict[str, Any]] = []
-            store.index.rewrite(name, lambda rows: _mend(rows, damaged, moved, lost))
-        finally:
-            clear_uncommitted(store, name)
-            claim.release()
+    lost: list[dict[str, Any]] = []
+    with rewriting(store, name):
+        moved = _salvage(store, damaged, name)
+        store.index.rewrite(name, lambda rows: _mend(rows, damaged, moved, lost))
     return Repaired(store.index.snapshot().version, len(moved), pa.Table.from_pylist(lost, LOST))
 
 

@@ -129,8 +129,13 @@ class Table:
 
     def wrote(self, file: str) -> bool:
         """Whether a commit or a rewrite that went in wrote this file."""
-        stem = file.removesuffix(".parquet")
-        return self.committed(stem) or self.committed(stem.rpartition("-")[0])
+        return self.committed(written_by(file))
+
+    def uncommitted_files(self, name: str) -> list[Path]:
+        """Files of a commit or a rewrite of this name, if it did not go in."""
+        if self.committed(name):
+            return []
+        return [path for path in self.folder.glob("*.parquet") if written_by(path.name) == name]
 
     def commit(self, name: str, build: Build) -> int | None:
         """Appends rows as one commit, in the file ``<name>.parquet``; returns the version that shows them.
@@ -172,7 +177,7 @@ class Table:
                     continue
                 actions.append(self._remove(self.folder / file))
                 if len(after):
-                    path = self.folder / f"{name}-{len(written)}.parquet"
+                    path = self.folder / f"{name}~{len(written)}.parquet"
                     written.append(path)
                     write_file(path, self._parquet(after))
                     actions.append(self._add(path, after))
@@ -291,6 +296,11 @@ class Table:
 
     def _remove(self, path: Path) -> RemoveAction:
         return RemoveAction(path.name, True, int(time.time() * 1000), path.stat().st_size, {})
+
+
+def written_by(file: str) -> str:
+    """The name of the commit, or of the rewrite, that a file was written for."""
+    return file.removesuffix(".parquet").partition("~")[0]
 
 
 def _checksums_in(entry: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from storage.claims import claimed
 from storage.files import MANIFEST, file_checksum, list_files, read_manifest
 from storage.keys import Fingerprint, checksum
 from storage.records import ENCODING_COLUMNS, LATENT_COLUMNS, Problem
+from storage.tables import written_by
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore
@@ -216,5 +217,5 @@ def _find_orphans(store: EncodingStore) -> Iterator[Problem]:
             yield Problem("orphan", f"shards/{path.name}", "no version names it")
     for table in (store.index, store.reject_table):
         for path in sorted(table.folder.glob("*.parquet")):
-            if path.stem not in claims and not table.wrote(path.name):
+            if written_by(path.name) not in claims and not table.wrote(path.name):
                 yield Problem("orphan", f"{table.folder.name}/{path.name}", "no version names it")

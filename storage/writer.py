@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.arrays import ArrayWriter, encoding_writer, latent_writer, shape_name
-from storage.claims import Claim, abandoned, committing
+from storage.claims import Claim, abandoned, committing, removing
 from storage.files import remove, sync_tree, write_manifest
 from storage.keys import checksum
 from storage.records import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
@@ -46,7 +47,6 @@ class ShardWriter:
         self._latents: dict[str, LatentRef] = {}
         self._samples: dict[tuple[str, str, int, str], Sample] = {}
         self._rejects: dict[tuple[str, str, int], Reject] = {}
-        self._bands: dict[str, int] = {}
 
     def __enter__(self) -> ShardWriter:
         clear_abandoned(self.store)
@@ -204,12 +204,24 @@ def clear_uncommitted(store: EncodingStore, name: str) -> None:
 
 def uncommitted_files(store: EncodingStore, name: str) -> list[Path]:
     """Files and folders of a shard's name that no commit names."""
-    paths = []
+    paths = [path for table in (store.index, store.reject_table) for path in table.uncommitted_files(name)]
     if not store.index.committed(name):
-        paths += [store.path / "shards" / name, store.path / "index" / f"{name}.parquet"]
-    if not store.reject_table.committed(name):
-        paths += [store.path / "rejects" / f"{name}.parquet"]
+        paths.append(store.path / "shards" / name)
     return [path for path in paths if path.exists()]
+
+
+@contextmanager
+def rewriting(store: EncodingStore, name: str) -> Iterator[None]:
+    """Held while committed rows are replaced under a name; what was not committed at the end is removed."""
+    claim = Claim(store.path / "writing", name)
+    with removing(store.path / "writing"):
+        if not claim.take():
+            raise ValueError(f"{claim.path}: another process has it")
+        try:
+            yield
+        finally:
+            clear_uncommitted(store, name)
+            claim.release()
 
 
 def encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:

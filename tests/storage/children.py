@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import EncodingStore
+from storage.repair import repair
 from storage.writer import ShardWriter
 from tests.storage import made
 
@@ -47,6 +48,19 @@ def encode(path: Path, fingerprint: str, *sources: str) -> None:
 def die_at_file_operation(path: Path, fingerprint: str, source: str, number: int) -> None:
     """Encodes a source, and is killed just before the `number`-th time that Python touches a file of the store."""
     store = EncodingStore.open(path)
+    die_at(path, number)
+    made.encode(store, fingerprint, source)
+
+
+def die_while_repairing(path: Path, number: int) -> None:
+    """Repairs a store, and is killed likewise."""
+    store = EncodingStore.open(path)
+    problems = store.verify()
+    die_at(path, number)
+    repair(store, problems)
+
+
+def die_at(path: Path, number: int) -> None:
     count = itertools.count()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -55,7 +69,6 @@ def die_at_file_operation(path: Path, fingerprint: str, source: str, number: int
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    made.encode(store, fingerprint, source)
 
 
 def die_while_writing(path: Path, fingerprint: str, caption: str) -> None:

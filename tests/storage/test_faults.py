@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from storage import EncodingStore
 from storage.gc import collect
+from storage.repair import repair
 from tests.storage import children, made
 
 
@@ -49,7 +51,7 @@ def test_killed_before_any_file_operation(store, tmp_path):
         committed += copy.version == 2
         check_and_finish(copy, "b")
         shutil.rmtree(copy.path)
-        number += 7
+        number += 9
     assert number > 50
     assert committed >= 1
 
@@ -125,12 +127,17 @@ def test_full_disk(small_disk):
     check_and_finish(store, "b")
 
 
-def test_read_only_folder(store):
-    if os.getuid():
-        pytest.skip("needs to become another user")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_read_only_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        store, llm = made.make_store(Path(folder, "store"))
+        made.encode(store, llm, "a")
+        check_read_only(store)
+
+
+def check_read_only(store: EncodingStore) -> None:
     (llm,) = store.fingerprints()
-    for folder in (*store.path.parents[:3], *(path for path in store.path.rglob("*") if path.is_dir())):
-        folder.chmod(folder.stat().st_mode | 0o055)
     assert children.run(children.encode_as_nobody, store.path, llm, "b") == 7
     assert store.version == 1
     check_and_finish(store, "b")
@@ -149,6 +156,26 @@ def test_power_lost_after_the_commit(store, tmp_path):
             assert (inode.st_ino, inode.st_mtime_ns) in synced, f"{path} was not on the disk"
             assert (folder.st_ino, folder.st_mtime_ns) in synced, f"the name {path} was not on the disk"
     check_and_finish(store, "b")
+
+
+def test_killed_while_repairing(store, tmp_path):
+    """The index is as before or mended, and a second attempt ends well."""
+    (llm,) = store.fingerprints()
+    chunk = next(path for path in store.path.rglob("encodings/*/c/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    number, code = 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
+        code = children.run(children.die_while_repairing, copy.path, number)
+        assert {problem.kind for problem in copy.verify()} in (set(), {"truncated"})
+        repair(copy, copy.verify())
+        made.encode(copy, llm, "a")
+        collect(copy)
+        assert copy.verify() == []
+        assert made.rows_of(copy, llm) == made.expected_rows("a")
+        shutil.rmtree(copy.path)
+        number += 11
+    assert code == 0
 
 
 def test_many_writers_at_once(store):
