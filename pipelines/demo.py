@@ -43,13 +43,13 @@ TRAINING: dict[str, Any] = {
 }
 ENCODER = {"initial": "embedding"}
 STAGES = {  # expected seconds of each on two cores, for the time left
-    "draw": 30,
-    "encode": 80,
-    "encode control": 40,
-    "train": 260,
-    "train control": 260,
+    "draw": 15,
+    "encode": 45,
+    "encode control": 15,
+    "train": 270,
+    "train control": 270,
     "register": 10,
-    "evaluate": 170,
+    "evaluate": 120,
     "report": 10,
 }
 
@@ -134,7 +134,7 @@ class Clock:
     def _left(self) -> str:
         done = list(STAGES)[: len(self.seconds)]
         expected = sum(STAGES[stage] for stage in done)
-        pace = sum(self.seconds.values()) / expected if expected > 100 else 1.0
+        pace = sum(self.seconds.values()) / expected if expected > 300 else 1.0
         left = pace * sum(seconds for stage, seconds in STAGES.items() if stage not in done)
         return f"about {max(1, round(left / 60))} min left in all"
 
