@@ -100,7 +100,7 @@ def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps:
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
     """The base model and each adapter on the same prompts and seeds."""
-    loading = {"torch_dtype": torch.float32, "use_safetensors": True}
+    loading = {"dtype": torch.float32, "use_safetensors": True}
     pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, **loading)}
     for name, folder in adapters.items():
         encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]

@@ -20,7 +20,7 @@ from storage.writer import ShardWriter
 from tests.storage import made
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.storage.children", "storage.store", "storage.writer", "storage.repair"])
+CONTEXT.set_forkserver_preload(["tests.storage.children", "storage.store", "storage.writer", "zarrs", "pandas"])
 FILE_EVENTS = ("open", "os.", "shutil.")
 
 

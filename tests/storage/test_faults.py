@@ -65,7 +65,7 @@ def test_killed_at_any_time(store, tmp_path):
         while not list((copy.path / "writing").glob("*.lock")) and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.02 * number)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         check_and_finish(copy, "b")
 

@@ -5,7 +5,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import zarr
+from deltalake import DeltaTable, QueryBuilder
+from zarrs import ZarrsCodecPipeline
 
 from storage import EncodingStore, Sample, caption_hash, content_hash
 from tests.storage import made
@@ -254,6 +258,18 @@ def test_sources_are_known_by_content(tmp_path):
     made.encode(store, llm, "a")
     assert store.find_samples(llm, content_hash(b"a")) == set(range(20))
     assert store.find_samples(llm, content_hash(b"a, edited")) == set()
+
+
+def test_other_tools_read_it(tmp_path):
+    """Delta's own query engine and Zarr's own codecs: nothing of ours is needed to get the data out."""
+    store, llm = made.make_store(tmp_path)
+    made.encode(store, llm, "a")
+    index = QueryBuilder().register("samples", DeltaTable(tmp_path / "index"))
+    query = "select encoding_shard, first_token, token_count from samples where source = 'a.parquet' and row = 3"
+    ((shard, first, count),) = (row.values() for row in pa.table(index.execute(query)).to_pylist())
+    array = zarr.open_array(tmp_path / "shards" / shard / "encodings" / llm, mode="r")
+    assert not isinstance(array.async_array.codec_pipeline, ZarrsCodecPipeline)
+    np.testing.assert_array_equal(array[first : first + count], made.encoding(made.caption("a", 3)))
 
 
 def test_fingerprints_are_kept_with_their_meaning(tmp_path):
