@@ -8,7 +8,9 @@ without it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
 
 PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
+_CONFIGURING = threading.Lock()
 
 
 class ArrayWriter:
@@ -79,7 +82,7 @@ class ArrayWriter:
     def _create(self) -> zarr.Array[Any]:
         """An outer shard no larger than the array where all of it is here: its index has an entry a chunk."""
         outer = min(self.outer_rows, -(-self._filled // self.chunk_rows) * self.chunk_rows)
-        with zarr.config.set(PIPELINE):
+        with rust_pipeline():
             group = zarr.open_group(self.shard, mode="a", zarr_format=3)
             return group.create_array(
                 self.name,
@@ -92,6 +95,16 @@ class ArrayWriter:
                 fill_value=0,
                 attributes=self.attributes,
             )
+
+
+@contextmanager
+def rust_pipeline() -> Iterator[None]:
+    """Arrays opened or made inside use the Rust codecs, and those of anyone else don't.
+
+    Zarr's configuration is the process's: of two threads that change it at once, one would undo it too late.
+    """
+    with _CONFIGURING, zarr.config.set(PIPELINE):
+        yield
 
 
 def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> ArrayWriter:
@@ -114,7 +127,7 @@ def shape_name(shape: Sequence[int]) -> str:
 def open_array(shard: Path, name: str) -> zarr.Array[Any]:
     """ValueError where it is not there or can't be understood."""
     try:
-        with zarr.config.set(PIPELINE):
+        with rust_pipeline():
             array = zarr.open_array(shard / name, mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error

@@ -1,9 +1,12 @@
 """The encoding store: a folder of immutable Zarr groups, and a Delta table that says which of them count.
 
-    <root>/store.json               makes the folder a store <root>/index, <root>/rejects    Delta tables: a row a
-    sample, a row a refused row <root>/shards/<shard>/          a Zarr v3 group, written once: encodings/<fingerprint>,
-    latents/<shape>, manifest.json <root>/fingerprints/<fp>.json   what a fingerprint stands for <root>/writing/
-    locks of the writers at work
+    <root>/store.json               makes the folder a store
+    <root>/index, <root>/rejects    Delta tables: a row a sample, a row a refused row; checksums/ of their logs' entries
+    <root>/shards/<shard>/          a Zarr v3 group, written once, and manifest.json, the list of its files' checksums
+        encodings/<fingerprint>     bfloat16 bits, uint16 (token, band * hidden), one caption after the other
+        latents/<shape>             float16 (latent, channel, height, width)
+    <root>/fingerprints/<fp>.json   what a fingerprint stands for
+    <root>/writing/                 locks of the writers at work
 
 A shard counts once a commit to the index names it. The index's version is the snapshot that a training run pins.
 """
