@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from storage.claims import abandoned, claimed, removing, unfinished
 from storage.files import folder_size, remove
 from storage.tables import written_by
+from storage.verify import data_files
 from storage.writer import clear_abandoned, rewriting, uncommitted_files
 
 if TYPE_CHECKING:
@@ -89,18 +90,18 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
 
 
 def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[Path]:
-    """Shards, and files of the index, that no kept version names and no writer has claimed."""
+    """Shards, and files of the tables, that no kept version names and no writer has claimed."""
+    found = data_files(store)  # before the claims: a writer's claim is older than its files
     claims = set(claimed(store.path / "writing"))
     files = _index_files(store, kept)
     shards = _shards_named_in(store, files)
-    for path in (store.path / "shards").iterdir():
-        if path.name not in shards | claims:
-            yield path
-    for path in store.index.folder.glob("*.parquet"):
-        if path.name not in files and written_by(path.name) not in claims:
-            yield path
-    for path in store.reject_table.folder.glob("*.parquet"):
-        if written_by(path.name) not in claims and not store.reject_table.wrote(path.name):
+    is_named: dict[str, Callable[[str], bool]] = {
+        "shards": shards.__contains__,
+        "index": files.__contains__,
+        "rejects": store.reject_table.wrote,
+    }
+    for path in found:
+        if written_by(path.name) not in claims and not is_named[path.parent.name](path.name):
             yield path
 
 
@@ -119,4 +120,4 @@ def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
 
 
 def _size(path: Path) -> int:
-    return folder_size(path) if path.is_dir() else path.stat().st_size
+    return path.stat().st_size if path.is_file() else folder_size(path)

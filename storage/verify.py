@@ -209,13 +209,18 @@ def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
             yield Problem("flipped", name, f"expected the description of {path.stem}, found that of {found}")
 
 
+def data_files(store: EncodingStore) -> list[Path]:
+    """Folders of shards and files of the tables, whether or not a version names them."""
+    tables = [path for table in (store.index, store.reject_table) for path in table.folder.glob("*.parquet")]
+    return sorted([*(store.path / "shards").iterdir(), *tables])
+
+
 def _find_orphans(store: EncodingStore) -> Iterator[Problem]:
     """Folders and files that no commit ever named and no writer, living or dead, has claimed."""
+    found = data_files(store)  # before the claims: a writer's claim is older than its files
     claims = set(claimed(store.path / "writing"))
-    for path in sorted((store.path / "shards").iterdir()):
-        if path.name not in claims and not store.index.committed(path.name):
-            yield Problem("orphan", f"shards/{path.name}", "no version names it")
-    for table in (store.index, store.reject_table):
-        for path in sorted(table.folder.glob("*.parquet")):
-            if written_by(path.name) not in claims and not table.wrote(path.name):
-                yield Problem("orphan", f"{table.folder.name}/{path.name}", "no version names it")
+    wrote = {"shards": store.index.committed, "index": store.index.wrote, "rejects": store.reject_table.wrote}
+    for path in found:
+        is_ours = written_by(path.name) in claims or wrote[path.parent.name](path.name)
+        if not is_ours and path.exists():
+            yield Problem("orphan", path.relative_to(store.path).as_posix(), "no version names it")

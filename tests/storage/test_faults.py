@@ -191,6 +191,16 @@ def test_many_writers_at_once(store):
     assert store.verify() == []
 
 
+def test_verify_and_gc_beside_writers(store):
+    (llm,) = store.fingerprints()
+    processes = [children.start(children.encode, store.path, llm, *sources) for sources in ("bcdef", "fghij")]
+    while any(process.is_alive() for process in processes):
+        assert EncodingStore.open(store.path).verify() == []
+        assert collect(store).paths == ()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert made.rows_of(store, llm) == [row for source in "abcdefghij" for row in made.expected_rows(source)]
+
+
 def test_many_first_runs_at_once(tmp_path):
     path = tmp_path / "store"
     processes = [children.start(children.create_and_encode, path, source) for source in "abcd"]
