@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -105,11 +106,11 @@ def wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path, seco
 @pytest.fixture
 def in_process(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Flows called in this process report to the session's server instead of starting one each."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     monkeypatch.setenv("PREFECT_API_URL", server.url)
     monkeypatch.setenv("LLMDIFF_HOME", server.env["LLMDIFF_HOME"])
-    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_LEVEL: "ERROR"}):
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
         yield server
 
 
@@ -123,8 +124,6 @@ class Deployed(NamedTuple):
 
 @pytest.fixture(scope="session")
 def deployed(server: Server, world: World) -> Iterator[Deployed]:
-    import json
-
     server.run("work-pool", "create", "llmdiff", "--type", "process")
     server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
     store, output = str(server.home / "store"), server.home / "run"
