@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from infra.local import tracking_uri
+from infra.local import page_commands
 from infra.registry import fetch_adapter
 from llmdiff import LLMDiffPipeline
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
@@ -186,5 +186,5 @@ def _facts(encoded: EncodeResult, trained: TrainResult, settings: dict[str, Any]
 def _print_result(out: Path, report: dict[str, Any]) -> None:
     print("\n".join(["", *summary(report), ""]))
     print(f"Look at {out / 'report.html'} and {out / 'samples.png'}; the figures are in {out / 'report.json'}.")
-    print("The flows:    .venv/bin/prefect server start    (http://127.0.0.1:4200)")
-    print(f"The registry: .venv/bin/mlflow ui --backend-store-uri {tracking_uri()}    (http://127.0.0.1:5000)")
+    for page, command in page_commands().items():
+        print(f"The page of the {page}: {command}")
