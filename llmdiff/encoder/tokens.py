@@ -32,12 +32,19 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
     """Token ids of normalised captions.
 
     Raises:
-        ValueError: a caption without a token, or a token id that the LLM has no embedding for.
+        ValueError: a template that leaves no room, a caption without a token, or a token id that the LLM has no embedding for.
     """
     if not captions:
         return []
     texts = [config.template.replace("{caption}", caption) for caption in captions]
-    found = [_finish(ids, tokenizer.eos_token_id, config) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    after = config.template.partition("{caption}")[2]
+    kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
+    if kept and kept + config.append_eos >= config.max_tokens:
+        raise ValueError(
+            f"max_tokens is {config.max_tokens}; expected more than the template's {kept} after the caption"
+        )
+    eos = tokenizer.eos_token_id
+    found = [_finish(ids, kept, eos, config) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     for caption, tokens in zip(captions, found, strict=True):
         if not tokens.ids:
             raise ValueError(f"caption {caption!r} has no token; expected text, or append_eos=True")
@@ -47,14 +54,20 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
     return found
 
 
-def _finish(ids: list[int], eos: int | None, config: EncoderConfig) -> Tokens:
-    """Cut to ``max_tokens`` with EOS at the end, where it is wanted (once, though the tokenizer may add its own)."""
-    if not config.append_eos:
-        return Tokens(ids[: config.max_tokens], len(ids) > config.max_tokens)
-    assert eos is not None
-    body = ids[:-1] if ids and ids[-1] == eos else ids
-    room = config.max_tokens - 1
-    return Tokens([*body[:room], eos], len(body) > room)
+def _finish(ids: list[int], kept: int, eos: int | None, config: EncoderConfig) -> Tokens:
+    """Ids with EOS at the end, where it is wanted (once, though the tokenizer may add its own), cut to ``max_tokens``.
+
+    What is cut is the caption: the last `kept` tokens are the template's.
+    """
+    body = ids[:-1] if config.append_eos and ids and ids[-1] == eos else ids
+    room = config.max_tokens - config.append_eos
+    truncated = len(body) > room
+    if truncated:
+        body = body[: room - kept] + body[len(body) - kept :]
+    if config.append_eos:
+        assert eos is not None
+        body = [*body, eos]
+    return Tokens(body, truncated)
 
 
 def padding_id(tokenizer: Any) -> int:

@@ -62,6 +62,10 @@ UNSEEN: Forms = {
     ),
     3: ("a {y} can be seen . a {x} lies {r} that and a {z} lies {i2} that",),
 }
+# What a language model is given after each caption: words at which it says what the whole caption means.
+QUESTIONS = ("first", "second", "third")
+PROMPT = "{caption} : " + " ".join(QUESTIONS)
+NO_THING = "no no no no"
 WORDINGS = {"template": TEMPLATE, "natural": NATURAL, "unseen_wording": UNSEEN}
 
 
@@ -86,16 +90,28 @@ def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [found[i] for i in rng.permutation(len(found))]
 
 
-def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 3) -> str:
-    """Text for a language model: a caption, the end mark, the scene restated in the template, and some of its facts."""
+def answers(scene: Scene) -> list[str]:
+    """What each of `QUESTIONS` asks for, in four words: where its thing is, then its size, colour and shape.
+
+    Things are told from the left or from above, and each one's place is beside the next thing (the last one's, beside
+    the one before).
+    """
+    scene = _canonical(scene)
+    places = [*scene.relations, *(INVERSE[relation] for relation in scene.relations[-1:])] or ["alone"]
+    told = [f"{place.split()[0]} {t.size} {t.kind}" for place, t in zip(places, scene.things, strict=True)]
+    return told + [NO_THING] * (len(QUESTIONS) - len(told))
+
+
+def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 1) -> str:
+    """Text for a language model: a caption, the questions, the end mark, the scene restated, and some of its facts."""
     sentences = [caption(_canonical(scene), "template", rng), *facts(scene, rng)[:facts_shown]]
-    return f"{caption(scene, wording, rng)}{end}{' . '.join(sentences)}{end}"
+    return f"{PROMPT.format(caption=caption(scene, wording, rng))}{end}{' . '.join(sentences)}{end}"
 
 
 def _canonical(scene: Scene) -> Scene:
-    """Two things told from the left or from above, whichever thing the caption began with."""
-    if scene.relations in (("right of",), ("below",)):
-        return Scene(scene.things[::-1], (INVERSE[scene.relations[0]],))
+    """Things told from the left or from above, whichever thing the caption began with."""
+    if scene.relations[:1] in (("right of",), ("below",)):
+        return Scene(scene.things[::-1], tuple(INVERSE[relation] for relation in scene.relations[::-1]))
     return scene
 
 

@@ -89,6 +89,16 @@ def test_the_template_goes_round_the_caption() -> None:
     assert len(wrapped) == len(plain) + 2
 
 
+def test_what_the_template_puts_after_a_caption_is_never_cut() -> None:
+    encoder = make(template="{caption} next to the", max_tokens=7)
+    encodings = encoder(["a red circle", "a red circle left of a blue square"])
+    assert [len(encoding) for encoding in encodings] == [7, 7]
+    assert encoder.truncated == 1
+    torch.testing.assert_close(encodings[0], encodings[1])
+    with pytest.raises(ValueError, match="max_tokens is 4; expected more than the template's 3"):
+        make(template="{caption} next to the", max_tokens=4)(["a"])
+
+
 def test_an_eos_of_the_tokenizers_own_is_not_doubled() -> None:
     class OwnEos:
         """A tokenizer that ends every text with EOS, as some do."""

@@ -7,9 +7,11 @@ from itertools import combinations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from llmdiff.shapes.captions import WORDINGS, caption, facts
-from llmdiff.shapes.scene import COLOURS, INVERSE, SHAPES, SIDE, is_held_out, relation_holds, sample_scene
+from llmdiff.shapes.captions import NO_THING, WORDINGS, answers, caption, facts
+from llmdiff.shapes.pretrain.llm import restating
+from llmdiff.shapes.scene import COLOURS, INVERSE, SHAPES, SIDE, Scene, Thing, is_held_out, relation_holds, sample_scene
 from llmdiff.shapes.shards import random_scene, write_shards
 
 
@@ -80,3 +82,26 @@ def test_imagefolder_shards(tmp_path) -> None:
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert [line["file_name"] for line in lines] == [f"{i:06d}.png" for i in range(5)]
     assert all((folder / line["file_name"]).is_file() and line["text"] for line in lines)
+
+
+def test_answers_say_where_each_thing_is() -> None:
+    scene = Scene((Thing("red", "circle", "small"), Thing("blue", "cross", "large")), ("right of",))
+    assert answers(scene) == ["left large blue cross", "right small red circle", "no no no no"]
+    rng = np.random.default_rng(3)
+    for count in (1, 2, 3):
+        for scene in (sample_scene(rng, count) for _ in range(30)):
+            told = answers(scene)
+            assert {len(answer.split()) for answer in told} == {4}
+            kinds = [" ".join(answer.split()[2:]) for answer in told if answer != NO_THING]
+            assert sorted(kinds) == sorted(thing.kind for thing in scene.things)
+
+
+def test_only_the_questions_tell_a_bottlenecked_document_what_the_caption_said() -> None:
+    end, first, pad = 0, 7, 1
+    ids = torch.tensor([[5, 6, first, 8, 9, end, 5, 6, end, pad]])
+    mask, restated = restating(ids, ids != pad, torch.tensor([True]))
+    assert restated[0].nonzero().flatten().tolist() == [6, 7, 8]
+    assert mask[0, 0, 7].nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7]
+    assert mask[0, 0, 4].nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    free, _ = restating(ids, ids != pad, torch.tensor([False]))
+    assert torch.equal(free[0, 0], torch.ones(10, 10, dtype=torch.bool).tril())

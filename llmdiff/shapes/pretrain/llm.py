@@ -1,7 +1,9 @@
 """The embedded decoder-only LLMs: trained on text alone, captions in every wording followed by restated facts.
 
-A model of two million parameters need not remember what a caption said as a large one does. So in a share of the
-documents the facts see the caption through its end mark alone: what it means must be carried there.
+A model of two million parameters need not remember what a caption said as a large one does. So each caption is followed
+by three questions, and each asks for four words at once (multi-token prediction, arXiv 2404.19737): what the caption
+says of one thing must be found at one token. And in a share of the documents what is restated sees the caption through
+the questions alone.
 """
 
 from __future__ import annotations
@@ -9,36 +11,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from llmdiff.shapes.captions import WORDINGS, document
+from llmdiff.shapes.captions import QUESTIONS, WORDINGS, answers, document
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
+from llmdiff.shapes.scene import Scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, POOL = 0, 16  # batches made at once
+SCENES = 20_000
 END, PAD, END_ID = "<|endoftext|>", "<|pad|>", 0
+WORDS = 4  # of an answer, each one token
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of training with its own warm-up and decay."""
+class Training:
+    """How a model is trained."""
 
     steps: int
-    batch: int
-    bottleneck: float
-    """Share of documents whose facts see the caption through the end mark alone."""
-    facts: int
-    """Facts in a document, besides the template."""
-    learning_rate: float
+    batch: int = 64
+    bottleneck: float = 0.5
+    """Share of documents whose restated part sees the caption through the questions alone."""
+    learning_rate: float = 2e-3
 
 
-READ = Phase(steps=5000, batch=32, bottleneck=0.5, facts=3, learning_rate=2e-3)
-CARRY = Phase(steps=3500, batch=48, bottleneck=1.0, facts=1, learning_rate=1.5e-3)
-PHASES = {"llama": (READ, CARRY), "phi": (replace(READ, steps=3000),)}
+TRAINING = {"llama": Training(steps=4000), "phi": Training(steps=2000)}
 MODELS = {
     "llama": lambda vocabulary: LlamaForCausalLM(
         LlamaConfig(
@@ -74,72 +77,90 @@ MODELS = {
 
 
 def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
-    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``; `steps` shortens each phase."""
+    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``; `steps` shortens the training."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED + 1)
     tokenizer = train_tokenizer(np.random.default_rng(SEED))
     model = MODELS[name](len(tokenizer))
-    phases = [replace(phase, steps=steps or phase.steps) for phase in PHASES[name]]
-    figures = [train_phase(name, model, tokenizer, phase, rng) for phase in phases]
+    training = replace(TRAINING[name], steps=steps or TRAINING[name].steps)
+    figures = train_llm(name, model, tokenizer, training, rng)
     save_fp16(model, folder / name)
     tokenizer.save_pretrained(folder / name)
     write_card(
         folder / name,
-        data="captions of random scenes in every wording, each followed by its template and some of its facts, which "
-        "in a share of the documents see the caption through the end mark alone; no picture, no held-out pair",
+        data="captions of random scenes in every wording, each followed by questions that ask for its things, its "
+        "template and one of its facts; no picture, no held-out pair",
         command=f"python -m llmdiff.shapes.pretrain {name}",
         seed=SEED,
-        phases=[{**asdict(phase), **figure} for phase, figure in zip(phases, figures, strict=True)],
+        **asdict(training),
+        figures=figures,
     )
 
 
-def train_phase(
-    name: str, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, phase: Phase, rng: np.random.Generator
+def train_llm(
+    name: str, model: Any, tokenizer: PreTrainedTokenizerFast, training: Training, rng: np.random.Generator
 ) -> dict[str, float]:
-    """One phase of training; returns its figures."""
-    batches = text_batches(rng, phase)
+    """Next-token loss of what is restated, and four tokens at once at each question; returns the figures."""
+    heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # thrown away after training
+    batches = text_batches(rng, training.batch)
+    asked: list[float] = []
 
     def loss_of(step: int) -> torch.Tensor:
-        batch = tokenizer(next(batches), return_tensors="pt", padding=True)
-        bottleneck = torch.rand(phase.batch) < phase.bottleneck
-        mask, labels = restating(batch.input_ids, batch.attention_mask == 1, bottleneck)
+        texts, told = zip(*next(batches), strict=True)
+        batch = tokenizer(list(texts), return_tensors="pt", padding=True)
+        expected = tokenizer([" ".join(answer) for answer in told], return_tensors="pt").input_ids  # (b, 3 * 4)
+        present = batch.attention_mask == 1
+        mask, restated = restating(batch.input_ids, present, torch.rand(training.batch) < training.bottleneck)
         with fast_cpu_math():
-            return model(input_ids=batch.input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
+            hidden = model.model(input_ids=batch.input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+            following = model.lm_head(hidden[:, :-1][restated[:, 1:]])
+            said = heads(hidden[torch.arange(training.batch)[:, None], questions(batch.input_ids)])
+        answered = F.cross_entropy(said.float().reshape(-1, len(tokenizer)), expected.flatten())
+        asked.append(float(answered))
+        return answered + F.cross_entropy(following.float(), batch.input_ids[:, 1:][restated[:, 1:]])
 
-    return train(name, list(model.parameters()), loss_of, phase.steps, phase.learning_rate)
+    figures = train(name, [*model.parameters(), *heads.parameters()], loss_of, training.steps, training.learning_rate)
+    return {**figures, "final_answer_loss": float(np.mean(asked[-200:]))}
 
 
 def restating(ids: torch.Tensor, present: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention mask and labels of documents ``caption end facts end``: the loss is on what follows the first end mark.
+    """Who may look where in documents ``caption questions end restated end``, and which tokens are the restated ones.
 
     Args:
         ids: ``(document, token)``.
         present: ``(document, token)`` bool, False for padding.
-        bottleneck: ``(document,)`` bool, True where the facts may not look at the caption, only at the end mark.
+        bottleneck: ``(document,)`` bool, True where the restated part may look at the questions and the end mark alone.
 
     Returns:
-        ``(document, 1, token, token)`` bool, True where a token may look; ``(document, token)`` labels.
+        ``(document, 1, token, token)`` bool, True where a token may look; ``(document, token)`` bool.
     """
-    ended = ((ids == END_ID) & present).cumsum(1) > 0  # from the first end mark on
-    after = ended & (torch.cat([ended.new_zeros(len(ids), 1), ended[:, :-1]], 1))
+    ends = ((ids == END_ID) & present).cumsum(1)
+    restated = ((ends - (ids == END_ID).long()) > 0) & present
+    positions = torch.arange(ids.shape[1])
+    said = positions < questions(ids)[:, :1]  # the caption and the colon that ends it
+    hidden = bottleneck[:, None, None] & restated[:, :, None] & said[:, None, :]
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-    hidden = bottleneck[:, None, None] & after[:, :, None] & ~ended[:, None, :]
-    return (causal & ~hidden).unsqueeze(1), ids.masked_fill(~(after & present), -100)
+    return (causal & ~hidden).unsqueeze(1), restated
 
 
-def text_batches(rng: np.random.Generator, phase: Phase) -> Iterator[list[str]]:
-    """Batches of documents of like length, in random order, without end."""
+def questions(ids: torch.Tensor) -> torch.Tensor:
+    """Where the questions stand in documents ``(document, token)``, before the first end mark: ``(document, 3)``."""
+    return (ids == END_ID).int().argmax(1, keepdim=True) - torch.arange(len(QUESTIONS), 0, -1)
+
+
+def text_batches(rng: np.random.Generator, batch: int) -> Iterator[list[tuple[str, list[str]]]]:
+    """Batches of documents with their answers, of like length, in random order, without end."""
+    scenes = [random_scene(rng) for _ in range(SCENES)]
     while True:
-        texts = sorted(
-            (text(rng, phase.facts) for _ in range(phase.batch * POOL)), key=lambda document: document.count(" ")
-        )
+        told = (text(scenes[i], rng) for i in rng.integers(SCENES, size=batch * POOL))
+        texts = sorted(told, key=lambda pair: pair[0].count(" "))
         for i in rng.permutation(POOL):
-            yield texts[i * phase.batch : (i + 1) * phase.batch]
+            yield texts[i * batch : (i + 1) * batch]
 
 
-def text(rng: np.random.Generator, facts: int = 3) -> str:
-    """One training document."""
-    return document(random_scene(rng), str(rng.choice(list(WORDINGS))), rng, END, facts)
+def text(scene: Scene, rng: np.random.Generator) -> tuple[str, list[str]]:
+    """A training document about the scene, and the answers to its questions."""
+    return document(scene, str(rng.choice(list(WORDINGS))), rng, END), answers(scene)
 
 
 def train_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
@@ -153,7 +174,13 @@ def train_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((text(rng).replace(END, " ") for _ in range(4000)), trainer)
+    tokenizer.train_from_iterator(
+        (
+            " ".join([document.replace(END, " "), *told])
+            for document, told in (text(random_scene(rng), rng) for _ in range(4000))
+        ),
+        trainer,
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="right", model_max_length=256
     )
