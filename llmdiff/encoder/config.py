@@ -42,8 +42,8 @@ class EncoderConfig:
     append_eos: bool = True
     """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost."""
     template: str = "{caption}"
-    """Text around a caption; must hold ``{caption}`` once. Words after it are where a causal model can say what the whole
-    caption means; they are never cut."""
+    """Text around a caption; must hold ``{caption}`` once. Words after it are never cut: at them a causal model can say
+    what the whole caption means."""
     dtype: DType = "bfloat16"
     """The LLM's compute dtype; the encoding is summed in float32 (float64 for float64)."""
     token_budget: int = 8192

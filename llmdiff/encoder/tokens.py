@@ -32,7 +32,8 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
     """Token ids of normalised captions.
 
     Raises:
-        ValueError: a template that leaves no room, a caption without a token, or a token id that the LLM has no embedding for.
+        ValueError: a template that leaves no room, a caption without a token, or a token id that the LLM has no
+            embedding for.
     """
     if not captions:
         return []

@@ -77,7 +77,7 @@ MODELS = {
 
 
 def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
-    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``; `steps` shortens the training."""
+    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``; `steps` shortens it."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED + 1)
     tokenizer = train_tokenizer(np.random.default_rng(SEED))
