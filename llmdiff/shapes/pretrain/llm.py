@@ -41,14 +41,14 @@ class Training:
     learning_rate: float = 2e-3
 
 
-TRAINING = {"llama": Training(steps=4000), "phi": Training(steps=2000)}
+TRAINING = {"llama": Training(steps=2500), "phi": Training(steps=2000)}
 MODELS = {
     "llama": lambda vocabulary: LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=160,
-            intermediate_size=432,
-            num_hidden_layers=6,
+            intermediate_size=320,
+            num_hidden_layers=5,
             num_attention_heads=8,
             num_key_value_heads=4,
             max_position_embeddings=256,
