@@ -72,7 +72,10 @@ def run_workers(
         finally:
             end_group(child)
     if child.returncode != 0:
-        raise LaunchError(error_of(log.read_bytes()[start:].decode(errors="replace"), child.returncode, log))
+        printed = log.read_bytes()[start:].decode(errors="replace")
+        failure = LaunchError(error_of(printed, child.returncode, log))
+        failure.add_note(f"What the training processes printed ({log}):\n{printed}")  # shown with a traceback alone
+        raise failure
 
 
 def end_group(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:

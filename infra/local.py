@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 HOME_VARIABLE = "LLMDIFF_HOME"
+ENGINE_BYTES = 20_000_000
+"""What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
 
 
 def home() -> Path:
@@ -22,7 +26,7 @@ def prepare_engine(debug: bool = False) -> None:
     """Settings of Prefect, MLflow and the model libraries for flows run in this process, before any is imported.
 
     Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
-    has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used.
+    has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used. OSError where the disk is full.
     """
     defaults = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if debug else "CRITICAL",
@@ -34,12 +38,21 @@ def prepare_engine(debug: bool = False) -> None:
         "DO_NOT_TRACK": "1",
         "TRANSFORMERS_VERBOSITY": "warning" if debug else "error",
         "DIFFUSERS_VERBOSITY": "warning" if debug else "error",
+        "HF_HUB_VERBOSITY": "warning" if debug else "error",
     }
     if "PREFECT_API_URL" not in os.environ and not Path("~/.prefect/profiles.toml").expanduser().exists():
         defaults["PREFECT_HOME"] = str(home() / "prefect")
         home().mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but none above it
+        check_room(home(), ENGINE_BYTES)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def check_room(folder: Path, expected: int) -> None:
+    """OSError where the disk of a folder has fewer bytes free than expected."""
+    if (free := shutil.disk_usage(folder).free) < expected:
+        room = f"expected {expected / 1e6:.0f} MB free for runs and flow records, found {free / 1e6:.1f} MB"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}", str(folder))
 
 
 def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:

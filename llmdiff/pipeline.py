@@ -15,6 +15,7 @@ from llmdiff.adapter.adapter import read_config
 from llmdiff.adapter.padding import pad
 from llmdiff.diffusion.base import LOADING
 from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.folders import BASE_PARTS, check_base
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
@@ -49,6 +50,7 @@ class LLMDiffPipeline(StableDiffusionPipeline):
         """
         if adapter is not None:
             read_config(adapter)  # before anything heavy is loaded
+        check_base(base, *(part for part in BASE_PARTS if part not in options))
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
         pipe = super().from_pretrained(base, dtype=dtype, **{**LOADING, **options})
         if adapter is not None:
@@ -73,7 +75,7 @@ def load_adapter(
     """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts."""
     config = read_config(adapter)
     encoder = find_encoder(pipe, config, llm)
-    check_encoder(config, encoder)
+    check_encoder(adapter, config, encoder)
     if "llm_adapter" in vars(pipe):
         raise ValueError("the pipeline has an adapter already: unload it first")
     loaded = LLMAdapter.load(adapter, pipe.unet).to(pipe.unet.device, pipe.unet.dtype).eval().requires_grad_(False)
@@ -195,17 +197,17 @@ def encoder_settings(config: AdapterConfig) -> EncoderConfig:
     return EncoderConfig.from_dict(settings)
 
 
-def check_encoder(config: AdapterConfig, encoder: TextEncoder) -> None:
+def check_encoder(adapter: str | os.PathLike[str], config: AdapterConfig, encoder: TextEncoder) -> None:
     """ValueError, naming both, where an encoder is not the one that the adapter was trained with."""
     if encoder.hidden_size != config.encoding_dim:
         raise ValueError(
-            f"the adapter was trained on encodings of width {config.encoding_dim} ({config.llm}), "
+            f"{adapter}: the adapter was trained on encodings of width {config.encoding_dim} ({config.llm}), "
             f"the LLM's is {encoder.hidden_size}"
         )
     expected, found = config.encoder_description, encoder.describe()
     if different := sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)):
         key = different[0]
         raise ValueError(
-            f"the adapter was trained with another encoder: {key}: expected {expected.get(key)!r} "
+            f"{adapter}: the adapter was trained with another encoder: {key}: expected {expected.get(key)!r} "
             f"(fingerprint {config.encoder_fingerprint}), found {found.get(key)!r}"
         )

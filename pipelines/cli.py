@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 CANDIDATE = "models:/llmdiff-adapter@candidate"
+SHOWN = 5  # rejected rows that `encode` spells out
 
 app = typer.Typer(
     help="A decoder-only LLM as the text encoder of a latent diffusion model: from captions to pictures.",
@@ -71,7 +72,7 @@ def encode(
     store: Store,
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
     encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings; base is the control.")] = EncoderKind.llm,
-    size: Annotated[int | None, typer.Option(help="Side in pixels; default: what the diffusion model takes.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; default: the diffusion model's own.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006 typer copies it
@@ -96,6 +97,7 @@ def encode(
     print(f"{result.seconds:.1f} s")
     for reason in result.unreadable.values():
         print(f"not read: {reason}", file=sys.stderr)
+    print_rejected([example for shard in result.shards for example in shard.examples], store)
 
 
 @app.command(
@@ -231,17 +233,27 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a text file that hold something."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from llmdiff.data.sources import read_text
+
+    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
+
+
+def print_rejected(examples: list[str], store: Path) -> None:
+    """The first few rows that a run refused, on standard error, and where the others are found."""
+    for example in examples[:SHOWN]:
+        print(f"rejected: {example}", file=sys.stderr)
+    if examples:
+        print(f"every rejected row: llmdiff store rejects {store}", file=sys.stderr)
 
 
 def print_values(values: dict[str, Any], indent: str = "") -> None:
     """A mapping as ``name: value`` lines."""
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{indent}{name}:")
             print_values(value, indent + "  ")
         else:
-            print(f"{indent}{name}: {value}")
+            print(f"{indent}{name}: {'none' if value in ({}, []) else value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -261,5 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def error_line(error: Exception) -> str:
     """An error in one line; the kinds that are nobody's plain words keep their name."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     known = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "LaunchError"
     return text if known and text else f"{type(error).__name__}: {text}"

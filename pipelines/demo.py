@@ -31,13 +31,14 @@ PICTURES = 6000
 PROMPTS = 200  # scenes, each worded in three ways
 PROCESSES = 2
 TRAINING: dict[str, Any] = {
-    "steps": 500,
-    "batch_size": 32,
+    "steps": 800,
+    "batch_size": 16,
     "learning_rate": 5e-3,
     "warmup": 50,
     "ema_decay": 0.99,
     "timestep_exponent": 0.5,
-    "checkpoint_every": 250,
+    "checkpoint_every": 400,
+    "adapter": {"new_weight": 1.0},
 }
 ENCODER = {"template": PROMPT}
 STAGES = {  # expected seconds of each on two cores, for the time left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, task
@@ -16,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import Recipe, ShardReport, encode_captions, encode_shard, prepare
 from llmdiff.data.sources import SourceShard, open_source
+from llmdiff.diffusion.base import read_part
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.folders import check_base
 from pipelines.progress import advance, progress, quieten_loading
 from storage import EncodingStore
+from storage.store import check_place
 
 
 class EncodeJob(BaseModel):
@@ -97,7 +101,10 @@ def encode_flow(
     loaded_recipe.cache_clear()
     if unreadable and not reports:
         raise ValueError("; ".join(unreadable.values()))
-    return report(job, fingerprint, reports, unreadable, time.perf_counter() - start)
+    result = report(job, fingerprint, reports, unreadable, time.perf_counter() - start)
+    if not any(shard.rows - shard.known_bad - shard.rejected.total() for shard in reports):
+        raise ValueError(nothing_usable(data, result))
+    return result
 
 
 def make_job(
@@ -138,8 +145,10 @@ def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
 
 @lru_cache(maxsize=1)
 def loaded_recipe(job_json: str) -> Recipe:
-    """The models of a job, loaded once a process and flow run."""
+    """The models of a job, loaded once a process and flow run; what can be refused at once is."""
     job = EncodeJob.model_validate_json(job_json)
+    check_place(Path(job.store))
+    check_base(job.diffusion, "vae", *(("text_encoder", "tokenizer") if job.encoder == "base" else ()))
     quieten_loading()
     if job.encoder == "llm":
         assert job.llm is not None
@@ -155,7 +164,8 @@ def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
     """The side in pixels that a diffusion model was made for."""
     from diffusers import UNet2DConditionModel
 
-    return int(UNet2DConditionModel.load_config(diffusion, subfolder="unet")["sample_size"]) * latent_encoder.factor
+    config = read_part(diffusion, "unet", UNet2DConditionModel.load_config, weights=False)
+    return int(config["sample_size"]) * latent_encoder.factor
 
 
 def device() -> str:
@@ -199,6 +209,15 @@ def encoding_bytes(store: EncodingStore, fingerprint: str) -> int:
     description = store.fingerprints()[fingerprint]
     hidden = description.get("hidden_size") or description["llm"]["hidden_size"]
     return 2 * int(hidden) * int(description.get("bands", 1))
+
+
+def nothing_usable(data: str, result: EncodeResult) -> str:
+    """One line that says why no row of the data is of any use."""
+    examples = [example for shard in result.shards for example in shard.examples]
+    reasons = [*result.unreadable.values(), *examples[:1]]
+    if result.rows:
+        reasons.append(f"`llmdiff store rejects {result.store}` lists them")
+    return "; ".join([f"{data}: expected usable rows, found {result.rows} rows and none usable", *reasons])
 
 
 def _rows(shard: SourceShard) -> int:

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.local import home
 from pipelines.generate import CANDIDATE, Source, load_pipeline, resolve_adapter
 from pipelines.progress import advance, progress
+from storage.files import write_file
 
 
 @flow(name="evaluate")
@@ -54,9 +55,9 @@ def judge(source: Source, scenes: int, seed: int, steps: int, guidance: float) -
 
     prompts = held_out_prompts(scenes, seed)
     with progress("evaluate", 2 * len(prompts), "picture"):
-        base, adapted = (
+        adapted, base = (  # the adapter first: where it doesn't fit the models, that shows before a picture is drawn
             evaluate(load_pipeline(source, with_adapter), prompts, steps=steps, guidance=guidance, progress=advance)
-            for with_adapter in (False, True)
+            for with_adapter in (True, False)
         )
     return {
         "prompts": len(prompts),
@@ -74,7 +75,7 @@ def judge(source: Source, scenes: int, seed: int, steps: int, guidance: float) -
 def write_figures(figures: dict[str, Any], path: Path) -> dict[str, Any]:
     """The figures as JSON, and as a table in the Prefect UI."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n")
+    write_file(path, (json.dumps(figures, indent=2) + "\n").encode())
     rows = [
         {"model": model, "wording": wording, **facts}
         for model in ("base", "adapter")

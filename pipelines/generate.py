@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
+from llmdiff.adapter.adapter import read_config
 from pipelines.progress import advance, progress, quieten_loading
-from pipelines.sheet import contact_sheet
+from pipelines.sheet import contact_sheet, save_png
 
 CANDIDATE = f"models:/{MODEL}@candidate"
 
@@ -60,8 +60,9 @@ def generate_flow(
     folder = Path(output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
     source = resolve_adapter(adapter, llm, diffusion)
     with progress("generate", 2 * len(prompts), "picture"):
-        base = draw(source, False, prompts, folder / "base", seed, steps, guidance)
+        # The adapter first: where it doesn't fit the models, that shows before a picture is drawn.
         adapted = draw(source, True, prompts, folder / "adapter", seed, steps, guidance)
+        base = draw(source, False, prompts, folder / "base", seed, steps, guidance)
     sheet = write_sheet(prompts, base, adapted, folder / "sheet.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
@@ -83,15 +84,12 @@ class Source(BaseModel):
 def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
     """The adapter's files on this machine, and the models that go with it."""
     folder = fetch_adapter(adapter)
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected an adapter folder")
-    config = json.loads(file.read_text())
-    if config.get("encoder") == "base":
+    config = read_config(folder)
+    if config.encoder == "base":
         llm = None
     elif llm is None and (llm := adapter_tags(adapter).get("llm")) is None:
         raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
-    return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config["base_model"])
+    return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
 
 
 @task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
@@ -103,11 +101,8 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, prompt in enumerate(prompts):
-        image = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise(seed + number)).images[
-            0
-        ]
-        paths.append(folder / f"{number:04d}.png")
-        image.save(paths[-1])
+        drawn = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise(seed + number))
+        paths.append(save_png(drawn.images[0], folder / f"{number:04d}.png"))
         advance(1)
     return paths
 
@@ -141,5 +136,4 @@ def write_sheet(prompts: list[str], base: list[Path], adapted: list[Path], path:
         (prompt, [Image.open(left), Image.open(right)])
         for prompt, left, right in zip(prompts, base, adapted, strict=True)
     ]
-    contact_sheet(rows, ["base", "adapter"]).save(path)
-    return path
+    return save_png(contact_sheet(rows, ["base", "adapter"]), path)

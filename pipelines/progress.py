@@ -33,9 +33,12 @@ def advance(count: int) -> None:
 
 
 def quieten_loading() -> None:
-    """No bars of transformers and diffusers while models load: they would break the flow's own."""
+    """No bars of transformers and diffusers while models load: they would break the flow's own; nor their quarrels."""
+    import warnings
+
     import diffusers.utils.logging
     import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # of arguments that diffusers still gives it

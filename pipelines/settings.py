@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,16 +22,34 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[st
         key, found, value = assignment.partition("=")
         if not found or not key:
             raise ValueError(f"expected key=value, found {assignment!r}")
-        _assign(settings, key.split("."), yaml.safe_load(value))
+        _assign(settings, key.split("."), _value(assignment, value))
     return settings
 
 
-def one_line(error: ValidationError) -> str:
-    """What a pydantic model refused: each field, why, and what was found."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}, found {item['input']!r}"
-        for item in error.errors(include_url=False)
-    )
+def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """What a pydantic model refused: each field, why or which there are, and what was found."""
+    lines = []
+    for item in error.errors(include_url=False):
+        unknown = item["type"] == "extra_forbidden"
+        reason = f"unknown; expected some of {', '.join(_known(model, item['loc'][:-1]))}" if unknown else item["msg"]
+        lines.append(f"{'.'.join(map(str, item['loc'])) or 'settings'}: {reason}, found {item['input']!r}")
+    return "; ".join(lines)
+
+
+def _known(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The settings of a model, or of the one that lies deeper in it."""
+    for part in path:
+        inner = model.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)
+
+
+def _value(assignment: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {assignment}: expected a value in YAML: {' '.join(str(error).split())}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:

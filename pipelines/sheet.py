@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from storage.files import write_file
 
 MARGIN = 8  # pixels
 LABEL_SIZE = 14  # pixels
@@ -40,3 +44,11 @@ def contact_sheet(
             sheet.paste(enlarged, (MARGIN + i * (cell + MARGIN), below))
         top += height
     return sheet
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Writes a picture whole or not at all, and returns where."""
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    write_file(path, data.getvalue())
+    return path

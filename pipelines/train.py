@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra.launch import LaunchError, run_workers
 from infra.local import home
 from infra.tracking import RowReader, TrackedRun, tracked_run
+from llmdiff.folders import check_base
 from llmdiff.training.config import TrainConfig
 from pipelines.progress import progress
 from pipelines.settings import one_line
@@ -81,7 +82,9 @@ def resolve_config(
     """The whole configuration, with the snapshot and the encodings it is to read pinned."""
     settings = {"steps": 1000, **(settings or {})} if "epochs" not in (settings or {}) else dict(settings or {})
     opened = EncodingStore.open(store, version=store_version)
-    if settings.get("adapter", {}).get("base_context") == "clip":
+    check_base(diffusion, "unet", "scheduler")
+    adapter = settings.get("adapter")
+    if isinstance(adapter, dict) and adapter.get("base_context") == "clip":
         settings.setdefault("base_fingerprint", find_fingerprint(opened, "base", None))
     named = {
         "store": store,
@@ -93,7 +96,7 @@ def resolve_config(
     try:
         return TrainConfig(**{**settings, **named})
     except ValidationError as error:
-        raise ValueError(f"training settings: {one_line(error)}") from error
+        raise ValueError(f"training settings: {one_line(error, TrainConfig)}") from error
 
 
 def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str:
@@ -117,7 +120,7 @@ def train_adapter(config: TrainConfig, processes: int) -> str:
         with progress("train", config.steps, "step") as bar:
             run_workers(
                 "llmdiff.training.worker",
-                ["--config", str(request)],
+                ["--config", str(request), "--debug"],  # into the log, and where this command is told --debug
                 processes=processes,
                 log=output / "train.log",
                 poll=lambda: follow(reader, run, bar),
@@ -148,13 +151,13 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
         return
     from infra.tracking import client
     from llmdiff.diffusion.latents import LatentEncoder, decode_samples
-    from pipelines.sheet import contact_sheet
+    from pipelines.sheet import contact_sheet, save_png
 
     latent_encoder = LatentEncoder.from_pretrained(config.base)
     for path in paths:
         rows = [(prompt, [image]) for prompt, image in decode_samples(path, latent_encoder)]
-        contact_sheet(rows, [path.stem]).save(path.with_suffix(".png"))
-        client().log_artifact(run_id, str(path.with_suffix(".png")), "samples")
+        sheet = save_png(contact_sheet(rows, [path.stem]), path.with_suffix(".png"))
+        client().log_artifact(run_id, str(sheet), "samples")
 
 
 def train_result(config: TrainConfig, run_id: str, seconds: float) -> TrainResult:

@@ -143,11 +143,11 @@ def bands_of(array: zarr.Array[Any]) -> int:
 def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
     """Rows ``start`` to ``stop`` of an array; ValueError where its files are damaged or too short."""
     if stop > array.shape[0]:
-        raise ValueError(f"{array.store_path}: expected {stop} rows, found {array.shape[0]}")
+        raise ValueError(f"{_where(array)}: expected {stop} rows, found {array.shape[0]}")
     try:
         return np.asarray(array[start:stop])
     except (RuntimeError, IndexError, OSError) as error:
-        raise ValueError(f"{array.store_path}: rows {start} to {stop}: {error}") from error
+        raise ValueError(f"{_where(array)}: rows {start} to {stop}: {error}") from error
 
 
 def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[int], gap: int) -> list[np.ndarray]:
@@ -159,6 +159,10 @@ def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[i
         for i in group:
             out[i] = block[starts[i] - first : stops[i] - first]
     return out
+
+
+def _where(array: zarr.Array[Any]) -> str:
+    return str(array.store_path).removeprefix("file://")
 
 
 def _neighbours(starts: Sequence[int], stops: Sequence[int], gap: int) -> Iterable[list[int]]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from storage.writer import ShardWriter
 
 FORMAT = 1
+OURS = {"store.json", "index", "rejects", "shards", "fingerprints", "writing"}
+"""What a store's folder holds; some of it before ``store.json``, where it is still being made."""
 ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 
 
@@ -60,6 +62,8 @@ class EncodingStore:
             ValueError: the folder is no store, or the store has no such version.
         """
         root = Path(path)
+        if root.is_file():
+            raise ValueError(f"{root}: expected an encoding store, found a file")
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such store")
         if not is_store(root):
@@ -75,18 +79,7 @@ class EncodingStore:
 
     @classmethod
     def _make(cls, root: Path) -> EncodingStore:
-        ours = {
-            "index",
-            "rejects",
-            "shards",
-            "fingerprints",
-            "writing",
-        }  # of a `create` that was killed or is under way
-        if root.exists() and (
-            not root.is_dir()
-            or {path.name for path in root.iterdir() if path.suffix != ".part"} - ours - {"store.json"}
-        ):
-            raise ValueError(f"{root}: expected an empty or new folder for a store, found other files there")
+        check_place(root)
         for name in ("shards", "fingerprints", "writing"):
             (root / name).mkdir(parents=True, exist_ok=True)
         store = cls(root)
@@ -232,6 +225,18 @@ class EncodingStore:
 def is_store(root: Path) -> bool:
     """Whether a folder is a store, finished being made."""
     return (root / "store.json").is_file()
+
+
+def check_place(root: Path) -> None:
+    """ValueError where a path is neither a store nor free for a new one."""
+    if is_store(root):
+        check_format(root)
+        return
+    there = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{root}: expected a folder for a store, found a file: {there}")
+    if there == root and (found := sorted({path.name for path in root.iterdir() if path.suffix != ".part"} - OURS)):
+        raise ValueError(f"{root}: expected an empty or new folder for a store, found other files there: {found[0]}")
 
 
 def check_format(root: Path) -> None:

@@ -29,6 +29,8 @@ ROWS_AT_ONCE = 256
 """Rows whose pictures are held in memory together, and whose captions the encoder sorts into batches."""
 PICTURES_AT_ONCE = 16
 """Pictures that the autoencoder takes at once."""
+EXAMPLES = 5
+"""Refused rows of a shard that its report spells out; the store's rejects have them all."""
 
 
 class TextEncoder(Protocol):
@@ -63,10 +65,14 @@ class ShardReport:
     """Rows in it."""
     known: int = 0
     """Rows that an earlier run committed or rejected: nothing was done for them."""
+    known_bad: int = 0
+    """Those of them that it rejected."""
     samples: int = 0
     """Rows committed now."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Rows refused now, by reason."""
+    examples: list[str] = field(default_factory=list)
+    """The first few rows refused now: file, row, reason, what was found."""
     captions: int = 0
     """Captions that went through the text encoder; the other samples' were in the store, or twice in the shard."""
     tokens: int = 0
@@ -84,7 +90,7 @@ def prepare(store: EncodingStore, encoder: TextEncoder, latent_encoder: LatentEn
     Raises:
         ValueError: `size` does not fit the autoencoder, or the store holds latents of another one or another size.
     """
-    if size % latent_encoder.factor:
+    if size < 1 or size % latent_encoder.factor:
         raise ValueError(f"size: expected a multiple of {latent_encoder.factor} pixels, found {size}")
     description = {**latent_encoder.describe(), "size": size, "crop": "centre"}
     for fingerprint, other in store.fingerprints().items():
@@ -135,7 +141,8 @@ def encode_shard(
     """
     start = time.perf_counter()
     known = store.find_samples(recipe.fingerprint, source.content_hash)
-    report = ShardReport(source=source.name, rows=source.count, known=len(known))
+    bad = store.reject_rows_in(store.reject_table.snapshot(), recipe.fingerprint, source.content_hash)
+    report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
     progress(report.known)
     if report.known < report.rows:
         before = getattr(recipe.encoder, "truncated", 0)
@@ -249,6 +256,8 @@ class RowEncoder:
         )
         self.writer.reject(reject)
         self.report.rejected[bad.reason] += 1
+        if len(self.report.examples) < EXAMPLES:
+            self.report.examples.append(f"{self.source.name} row {number}: {bad}")
 
 
 def as_bits(encoding: Tensor) -> np.ndarray:

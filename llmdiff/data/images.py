@@ -7,7 +7,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
@@ -58,6 +58,8 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> tuple[np
             raise
         except Image.DecompressionBombError as error:
             raise BadRow("image_too_large", str(error)) from error
+        except UnidentifiedImageError as error:
+            raise BadRow("broken_image", f"expected a picture, found bytes that begin {data[:12]!r}") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged data; each means the same here
             raise BadRow("broken_image", f"{type(error).__name__}: {error}".replace("\n", " ")) from error
 

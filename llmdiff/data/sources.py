@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -62,12 +63,14 @@ def open_source(path: str | Path) -> list[SourceShard]:
         raise FileNotFoundError(f"{root}: no such file or folder; expected Parquet shards or an imagefolder")
     if root.is_file():
         return _open_file(root, root.name)
-    shards: list[SourceShard] = []
-    for file in sorted(p for p in root.rglob("*") if p.suffix == ".parquet" or p.name in METADATA_FILES):
-        shards += _open_file(file, file.relative_to(root).as_posix())
-    if not shards:
+    files = sorted(
+        path
+        for path in root.rglob("*")
+        if (path.suffix == ".parquet" or path.name in METADATA_FILES) and not path.is_dir()
+    )
+    if not files:
         raise ValueError(f"{root}: expected *.parquet or one of {', '.join(METADATA_FILES)}, found neither")
-    return shards
+    return [shard for file in files for shard in _open_file(file, file.relative_to(root).as_posix())]
 
 
 def _open_file(file: Path, name: str) -> list[SourceShard]:
@@ -113,7 +116,7 @@ class ParquetShard:
     def _open(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self.file)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.file}: expected a Parquet file, found none: {error}") from error
 
     def _batches(self, table: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -158,11 +161,8 @@ class ImageFolderShard:
 
 
 def image_folder(metadata: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) -> Iterator[ImageFolderShard]:
-    """Cuts a metadata file into shards of `rows_per_shard` rows; ValueError where it is empty or not text."""
-    try:
-        records = _READERS[metadata.suffix](metadata)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata}: expected UTF-8 text: {error}") from error
+    """Cuts a metadata file into shards of `rows_per_shard` rows; ValueError where it is not text."""
+    records = _READERS[metadata.suffix](metadata)
     for first in range(0, len(records), rows_per_shard):
         part = tuple(records[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(records) > rows_per_shard else ""
@@ -170,7 +170,7 @@ def image_folder(metadata: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD
 
 
 def _read_jsonl(file: Path) -> list[dict[str, Any] | BadRow]:
-    lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also cut at U+2028 inside a caption
+    lines = read_text(file).split("\n")  # splitlines would also cut at U+2028 inside a caption
     return [_record(line) for line in lines if line.strip()]
 
 
@@ -185,11 +185,10 @@ def _record(line: str) -> dict[str, Any] | BadRow:
 
 
 def _read_csv(file: Path) -> list[dict[str, Any] | BadRow]:
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        try:
-            return list(csv.DictReader(text))
-        except csv.Error as error:
-            raise ValueError(f"{file}: expected comma-separated values: {error}") from error
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(file), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{file}: expected comma-separated values: {error}") from error
 
 
 _READERS: dict[str, Callable[[Path], list[dict[str, Any] | BadRow]]] = {".jsonl": _read_jsonl, ".csv": _read_csv}
@@ -230,6 +229,17 @@ def _read_inside(folder: Path, name: str) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BadRow("no_image", f"{name}: {error.strerror}") from error
+
+
+def read_text(file: Path) -> str:
+    """A UTF-8 file's text, its line ends as they are; ValueError naming the line where it is something else."""
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{error.object[error.start]:02x}"
+        raise ValueError(f"{file}: line {line}: expected UTF-8 text, found {found}") from error
 
 
 def _hash_rows(rows: Iterator[tuple[int, Row | BadRow]]) -> str:

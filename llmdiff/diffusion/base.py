@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
+from safetensors import SafetensorError
 from torch import Tensor
+
+from llmdiff.folders import check_base, first_line
+
+T = TypeVar("T")
 
 # No pickled weights; and without accelerate, diffusers would warn at each model that it loads it the plain way.
 LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
@@ -13,13 +22,26 @@ LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available
 
 def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """The frozen U-Net, in evaluation mode and without gradients."""
-    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=dtype, **LOADING)
+    unet = read_part(base, "unet", UNet2DConditionModel.from_pretrained, dtype=dtype, **LOADING)
     return unet.requires_grad_(False).eval()
 
 
 def load_noise_schedule(base: str) -> DDPMScheduler:
     """The base's training noise schedule, whichever sampler its folder names."""
-    return DDPMScheduler.from_config(DDPMScheduler.load_config(base, subfolder="scheduler"))
+    return DDPMScheduler.from_config(read_part(base, "scheduler", DDPMScheduler.load_config))
+
+
+def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True, **options: Any) -> T:
+    """A part of a base model as `load` gives it; ValueError or FileNotFoundError in one line that names both.
+
+    `load` is a class's ``from_pretrained``, or its ``load_config`` and then `weights` False; it gets the `options`.
+    """
+    check_base(base, part, weights=weights)
+    try:
+        return load(base, subfolder=part, **options)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        where = "" if Path(base).is_dir() else "no folder of that name here; from the hub: "
+        raise ValueError(f"diffusion model {base}: {where}cannot read its {part}: {first_line(error)}") from error
 
 
 def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

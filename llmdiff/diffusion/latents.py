@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from llmdiff.diffusion.base import LOADING
+from llmdiff.diffusion.base import LOADING, read_part
 from llmdiff.diffusion.text import content_hash
 
 
@@ -26,7 +26,7 @@ class LatentEncoder:
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
         """The autoencoder of a Stable Diffusion folder or name, in float32."""
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=torch.float32, **LOADING)
+        vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=torch.float32, **LOADING)
         return cls(vae.requires_grad_(False).eval().to(device))
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from llmdiff.diffusion.base import read_part
 from llmdiff.encoder.identity import tokenizer_identity
 
 BATCH = 64
@@ -30,8 +31,9 @@ class BaseTextEncoder:
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
         """The text encoder of a Stable Diffusion folder or name."""
-        text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", use_safetensors=True)
-        return cls(text_encoder.float().eval().to(device), CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"))
+        text_encoder = read_part(base, "text_encoder", CLIPTextModel.from_pretrained, use_safetensors=True)
+        tokenizer = read_part(base, "tokenizer", CLIPTokenizer.from_pretrained)
+        return cls(text_encoder.float().eval().to(device), tokenizer)
 
     @property
     def hidden_size(self) -> int:

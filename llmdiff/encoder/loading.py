@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llmdiff.encoder.llm import check_decoder_only
+from llmdiff.folders import check_llm, first_line
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
@@ -24,10 +24,7 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
-    if Path(source).is_dir():
-        _check_folder(Path(source))
-    elif isinstance(name_or_folder, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise FileNotFoundError(f"LLM folder {source}: no such folder")
+    check_llm(name_or_folder)
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
     _check_causal(source, config)
@@ -37,16 +34,6 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
         raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
     return model, tokenizer
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises ValueError where the configuration, the tokenizer or the weights are missing."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"LLM folder {folder}: no config.json; expected a folder that save_pretrained wrote")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(f"LLM folder {folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"LLM folder {folder}: no *.safetensors weights (other formats are not loaded)")
 
 
 def _check_causal(source: str, config: Any) -> None:
@@ -67,5 +54,5 @@ def _read(source: str, what: str, load: Any) -> Any:
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"LLM {source}: cannot read its {what}: {first_line}") from error
+        where = "" if Path(source).is_dir() else "no folder of that name here; from the hub: "
+        raise ValueError(f"LLM {source}: {where}cannot read its {what}: {first_line(error)}") from error

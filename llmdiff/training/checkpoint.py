@@ -36,7 +36,8 @@ def save(folder: Path, step: int, engine: Any, average: Average, sums: list[floa
         if dist.get_rank() == 0:
             save_file(average.tensors, folder / tag / "average.safetensors")
     except (RuntimeError, SafetensorError) as error:  # their words for a full disk
-        raise OSError(f"{folder / tag}: not saved: {error}") from error
+        free = shutil.disk_usage(folder).free / 1e6
+        raise OSError(f"{folder / tag}: not saved, with {free:.0f} MB free on the disk: {error}") from error
     if dist.get_rank() == 0:
         write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size(), "sums": sums})
         for old in set(folder.glob("step-*")) - set(complete(folder)[-keep:]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 import warnings
 
 from llmdiff.training.config import TrainConfig
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains as the configuration says; a user's mistake is one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="llmdiff.training.worker", description=__doc__)
     parser.add_argument("--config", required=True, help="JSON file of a TrainConfig")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
     parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(config)
     except (ValueError, OSError, FloatingPointError) as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,43 @@ def test_samples_of_training_decode_to_pictures(base: Path, tmp_path: Path) -> N
     save_file({"latents": torch.zeros(2, 4, 8, 8)}, path, metadata={"prompts": json.dumps(["a", "b"])})
     pictures = decode_samples(path, LatentEncoder.from_pretrained(base))
     assert [(prompt, picture.size) for prompt, picture in pictures] == [("a", (64, 64)), ("b", (64, 64))]
+
+
+LOADERS = {
+    "vae": LatentEncoder.from_pretrained,
+    "unet": load_unet,
+    "text_encoder": BaseTextEncoder.from_pretrained,
+    "tokenizer": BaseTextEncoder.from_pretrained,
+    "scheduler": load_noise_schedule,
+}
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_part_that_is_missing_is_named(base: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(base, tmp_path / "sd", ignore=shutil.ignore_patterns(part))
+    with pytest.raises((ValueError, FileNotFoundError), match=f"diffusion folder .*sd: its {part}: no .*; expected"):
+        LOADERS[part](str(tmp_path / "sd"))
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
+def test_weights_cut_short_are_named(base: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(base, tmp_path / "sd")
+    (weights,) = (tmp_path / "sd" / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{part}/{weights.name}: expected \d+ bytes, found \d+"):
+        LOADERS[part](str(tmp_path / "sd"))
+
+
+def test_a_broken_configuration_names_model_and_part(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "sd")
+    (tmp_path / "sd" / "unet" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="diffusion model .*sd: cannot read its unet: "):
+        load_unet(str(tmp_path / "sd"))
+
+
+def test_no_base_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="diffusion folder .*gone: no such folder"):
+        load_unet(str(tmp_path / "gone"))
 
 
 def test_unet_is_frozen(base: Path) -> None:

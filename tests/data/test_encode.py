@@ -105,6 +105,14 @@ def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, 
     report = encode(store, write_parquet(tmp_path / "a.parquet", rows), recipe)
     assert report.samples == 1
     assert report.captions == 1  # none for a row that is refused
+    assert [line.split(": ")[:2] for line in report.examples] == [
+        ["a.parquet row 1", "broken_image"],
+        ["a.parquet row 2", "empty_caption"],
+        ["a.parquet row 3", "no_caption"],
+        ["a.parquet row 4", "no_image"],
+    ]
+    again = encode(store, tmp_path / "a.parquet", recipe)
+    assert (again.known, again.known_bad, again.examples) == (5, 4, [])
     found = {row["row"]: (row["source"], row["reason"]) for row in store.rejects().to_pylist()}
     reasons = {1: "broken_image", 2: "empty_caption", 3: "no_caption", 4: "no_image"}
     assert found == {row: ("a.parquet", reason) for row, reason in reasons.items()}
@@ -142,8 +150,9 @@ def test_latents_of_another_size_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="expected size 64, found 128: use another store"):
         prepare(store, encoder, latent_encoder, 128)
-    with pytest.raises(ValueError, match="expected a multiple of 8 pixels, found 60"):
-        prepare(store, encoder, latent_encoder, 60)
+    for size in (60, 0, -64):
+        with pytest.raises(ValueError, match=f"expected a multiple of 8 pixels, found {size}"):
+            prepare(store, encoder, latent_encoder, size)
 
 
 def test_captions_without_pictures(store: EncodingStore, recipe: Recipe, encoder: Encoder) -> None:

@@ -64,6 +64,11 @@ def test_a_cut_file_is_refused_with_its_reason(kind: str, keep: float) -> None:
     assert caught.value.reason == "broken_image"
 
 
+def test_what_is_no_picture_is_told_by_how_it_begins() -> None:
+    with pytest.raises(BadRow, match="expected a picture, found bytes that begin b'<html><body>'"):
+        load_image(b"<html><body>404</body></html>", 32)
+
+
 @pytest.mark.parametrize("side", [11_000, 14_000])
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
     bomb = encoded(Image.new("1", (side, side)))

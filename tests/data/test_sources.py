@@ -66,6 +66,23 @@ def test_metadata_csv(tmp_path: Path) -> None:
     assert list(shard.rows()) == [(0, Row(0, PNG, "a cat, sitting"))]
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_that_is_not_utf8_names_file_line_and_byte(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("file_name,text\n1.png,a cat\n2.png,ein Kätzchen\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{name}: line 3: expected UTF-8 text, found byte 0xe4"):
+        open_source(tmp_path)
+
+
+def test_metadata_without_rows_has_no_shard(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").touch()
+    assert open_source(tmp_path) == []
+
+
+def test_a_folder_may_be_named_like_a_shard(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "all.parquet" / "part-0.parquet", [(PNG, "one")])
+    assert [shard.name for shard in open_source(tmp_path)] == ["all.parquet/part-0.parquet"]
+
+
 def test_bad_lines_of_metadata_are_rows_refused(tmp_path: Path) -> None:
     write_imagefolder(tmp_path, [(PNG, "fine")])
     lines = ["{not json", '["a list"]', json.dumps({"file_name": "gone.png", "text": "x"}), json.dumps({"text": "x"})]
@@ -117,7 +134,10 @@ def test_what_is_no_data_says_what_was_expected(tmp_path: Path) -> None:
         open_source(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but longer than a footer", None])
+DAMAGED = b"PAR1" + bytes(range(100)) + (100).to_bytes(4, "little") + b"PAR1"  # a footer that says nothing
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but longer than a footer", DAMAGED, None])
 def test_a_shard_that_is_not_parquet_names_its_file(tmp_path: Path, content: bytes | None) -> None:
     file = write_parquet(tmp_path / "a.parquet", [(PNG, "one")])
     file.write_bytes(file.read_bytes()[:-20] if content is None else content)

@@ -58,11 +58,30 @@ def test_a_folder_without_weights_or_configuration(folder: Path) -> None:
         Encoder.from_pretrained(folder)
 
 
-def test_truncated_weights(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (0, "expected a safetensors file, found 0 bytes without its header"),
+        (1000, "expected a safetensors file, found 1000 bytes without its header"),
+        (-1, r"expected \d+ bytes, found \d+: the file is cut short"),
+    ],
+)
+def test_truncated_weights(folder: Path, keep: int, message: str) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cannot read its weights"):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=f"model.safetensors: {message}"):
         Encoder.from_pretrained(folder)
+
+
+def test_a_pointer_to_weights_that_were_not_fetched(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(ValueError, match=r"model.safetensors: expected a safetensors file, found \d+ bytes"):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_file_in_place_of_a_folder(folder: Path) -> None:
+    with pytest.raises(ValueError, match="config.json: expected a folder, found a file"):
+        Encoder.from_pretrained(folder / "config.json")
 
 
 def test_weights_of_another_model(folder: Path) -> None:

@@ -22,8 +22,9 @@ def pids(folder: Path) -> list[int]:
 
 def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path: Path) -> None:
     polls: list[float] = []
-    with pytest.raises(LaunchError, match="KeyError: 'the real reason'"):
+    with pytest.raises(LaunchError, match="KeyError: 'the real reason'") as failed:
         run(tmp_path, "raise", lambda: polls.append(time.monotonic()))
+    assert 'raise KeyError("the real reason")' in failed.value.__notes__[0]  # shown with a traceback alone
     assert [path.read_text().split()[1] for path in sorted(tmp_path.glob("rank-*"))] == ["2", "2"]
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
     log = (tmp_path / "log.txt").read_text()

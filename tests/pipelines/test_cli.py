@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli import error_line, main
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
@@ -103,10 +103,52 @@ def test_store_verify_finds_a_changed_byte(capsys: pytest.CaptureFixture[str], t
 def test_a_store_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert fails(capsys, "store", "info", tmp_path / "gone") == f"{tmp_path / 'gone'}: no such store"
     assert "expected an encoding store" in fails(capsys, "store", "info", tmp_path)
+    (tmp_path / "file").touch()
+    assert fails(capsys, "store", "info", tmp_path / "file").endswith("file: expected an encoding store, found a file")
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    script = f"from pipelines.cli import main\nmain(['store', 'info', {str(tmp_path / 'gone')!r}, '--debug'])"
+def test_a_new_store_has_no_rejects_and_no_writers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines = succeeds(capsys, "store", "info", EncodingStore.create(tmp_path / "store").path).splitlines()
+    assert {"rejects: none", "being_written: none"} <= set(lines)
+
+
+@pytest.mark.parametrize("command", [("encode", "--data", "x", "--diffusion", "x", "--store", "x"), ("generate",)])
+def test_captions_that_are_not_utf8(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_bytes("a cat\nein Kätzchen\n".encode("latin-1"))
+    line = fails(capsys, *command, "--captions" if command[0] == "encode" else "--prompts", file)
+    assert line == f"{file}: line 2: expected UTF-8 text, found byte 0xe4"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (FileNotFoundError("a: no such store"), "a: no such store"),
+        (ValueError("two\nlines"), "two lines"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_an_error_is_one_line(error: Exception, line: str) -> None:
+    assert error_line(error) == line
+
+
+def test_a_full_disk_for_the_records_of_flows(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMDIFF_HOME", str(small_disk))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    line = fails(capsys, "encode", "--data", "x", "--diffusion", "x", "--store", "x")
+    assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
+    arguments = ["store", "info", str(tmp_path / "gone")]
+    script = f"from pipelines.cli import main\nmain({[*arguments[:place], '--debug', *arguments[place:]]!r})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
@@ -143,12 +185,40 @@ class TestEncode:
         cut = encoded(picture(200, 200), "JPEG")[:900]
         rows = [(encoded(picture()), "a red circle"), (cut, "a broken JPEG"), (encoded(picture()), " ")]
         data = write_parquet(tmp_path / "data" / "a.parquet", rows)
-        text = succeeds(capsys, *encode, "--llm", world.llm, "--data", data)
-        assert "rows 3 = known 0 + new 1 + rejected 2" in text
-        assert "rejected: 1 broken_image, 1 empty_caption" in text
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in (*encode, "--llm", world.llm, "--data", data)])
+        assert ended.value.code == 0
+        printed = capsys.readouterr()
+        assert "rows 3 = known 0 + new 1 + rejected 2" in printed.out
+        assert "rejected: 1 broken_image, 1 empty_caption" in printed.out
+        assert "rejected: a.parquet row 2: empty_caption: expected text, found ' '\n" in printed.err
+        assert f"every rejected row: llmdiff store rejects {tmp_path / 'store'}\n" in printed.err
         lines = succeeds(capsys, "store", "rejects", tmp_path / "store").splitlines()
         assert lines[0].startswith("a.parquet row 1: broken_image: OSError: ")
         assert lines[1] == "a.parquet row 2: empty_caption: expected text, found ' '"
+
+    def test_no_row_that_can_be_used(
+        self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = write_parquet(tmp_path / "data" / "a.parquet", [(encoded(picture()), " "), (b"junk", "x")])
+        first, again = (fails(capsys, *encode, "--llm", world.llm, "--data", data) for _ in range(2))
+        assert first.startswith(f"{data}: expected usable rows, found 2 rows and none usable; a.parquet row 0: empty_c")
+        assert again.startswith(f"{data}: expected usable rows, found 2 rows and none usable; `llmdiff store rejects")
+        (tmp_path / "metadata.jsonl").touch()
+        line = fails(capsys, *encode, "--llm", world.llm, "--data", tmp_path / "metadata.jsonl")
+        assert line.endswith("metadata.jsonl: expected usable rows, found 0 rows and none usable")
+
+    def test_a_store_that_is_a_file_and_a_base_without_an_autoencoder(
+        self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        encode = ["encode", "--llm", world.llm, "--data", world.data]
+        line = fails(capsys, *encode, "--diffusion", world.diffusion, "--store", tmp_path / "file")
+        assert line.startswith(f"{tmp_path / 'file'}: expected a folder for a store, found a file")
+        shutil.copytree(world.diffusion, tmp_path / "sd", ignore=shutil.ignore_patterns("vae"))
+        line = fails(capsys, *encode, "--diffusion", tmp_path / "sd", "--store", tmp_path / "store")
+        assert line.startswith(f"diffusion folder {tmp_path / 'sd'}: its vae: no config.json")
+        assert not (tmp_path / "store").exists()
 
     def test_an_llm_folder_without_a_tokenizer(
         self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -214,7 +284,9 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("assignment", "message"),
         [
-            ("stepz=3", "training settings: stepz: Extra inputs are not permitted, found 3"),
+            ("stepz=3", "training settings: stepz: unknown; expected some of store, store_version, "),
+            ("adapter.path=3", "training settings: adapter.path: unknown; expected some of base_context, "),
+            ("adapter=3", "training settings: adapter: Input should be a valid dictionary"),
             ("steps=many", "training settings: steps: Input should be a valid integer"),
             ("adapter.base_context=t5", "training settings: adapter.base_context: "),
         ],
@@ -246,9 +318,11 @@ class TestGenerate:
         tiny_models.tokenizer().save_pretrained(tmp_path / "phi")
         adapter = deployed.output / "adapter"
         line = fails(
-            capsys, "generate", "--prompt", "x", "--adapter", adapter, "--llm", tmp_path / "phi", "--steps", "1"
+            *(capsys, "generate", "--prompt", "x", "--adapter", adapter, "--llm", tmp_path / "phi"),
+            *("--steps", "1", "--output", tmp_path / "out"),
         )
-        assert "the adapter was trained with another encoder" in line
+        assert not (tmp_path / "out").exists()
+        assert line.startswith(f"{adapter}: the adapter was trained with another encoder")
         assert "expected" in line
         assert "found" in line
 
@@ -261,7 +335,7 @@ class TestGenerate:
         self, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         line = fails(capsys, "generate", "--prompt", "x", "--adapter", tmp_path)
-        assert line == f"{tmp_path / 'adapter_config.json'}: no such file; expected an adapter folder"
+        assert line.startswith(f"{tmp_path / 'adapter_config.json'}: not found; expected an adapter folder with ")
 
     def test_prompts_of_a_file_make_a_sheet(
         self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -33,15 +33,27 @@ def test_an_assignment_that_makes_no_sense(assignment: str, tmp_path: Path) -> N
         read_settings(tmp_path / "x.yaml", [assignment])
 
 
+def test_a_value_that_is_no_yaml_names_its_assignment() -> None:
+    with pytest.raises(ValueError, match=r"--set g=\[1: expected a value in YAML"):
+        read_settings(None, ["g=[1"])
+
+
 def test_an_unknown_key_and_a_wrong_value_make_one_line() -> None:
+    class Inner(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        weight: float = 1.0
+        paths: int = 2
+
     class Settings(BaseModel):
         model_config = ConfigDict(extra="forbid")
         steps: int
+        adapter: Inner
 
     with pytest.raises(ValidationError) as caught:
-        Settings(steps="many", stepz=3)
-    line = one_line(caught.value)
+        Settings(steps="many", stepz=3, adapter={"wait": 1})
+    line = one_line(caught.value, Settings)
     assert "\n" not in line
     assert "steps: " in line
     assert "found 'many'" in line
-    assert "stepz: Extra inputs are not permitted, found 3" in line
+    assert "stepz: unknown; expected some of steps, adapter, found 3" in line
+    assert "adapter.wait: unknown; expected some of weight, paths, found 1" in line

@@ -186,8 +186,13 @@ def test_open_says_what_is_wrong(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"found a folder without store\.json"):
         EncodingStore.open(tmp_path)
-    with pytest.raises(ValueError, match="found other files there"):
+    with pytest.raises(ValueError, match=r"found other files there: notes\.txt"):
         EncodingStore.open_or_create(tmp_path)
+    with pytest.raises(ValueError, match="expected an encoding store, found a file"):
+        EncodingStore.open(tmp_path / "notes.txt")
+    for name in ("notes.txt", "notes.txt/below"):
+        with pytest.raises(ValueError, match=r"expected a folder for a store, found a file: .*notes\.txt"):
+            EncodingStore.open_or_create(tmp_path / name)
     store = EncodingStore.open_or_create(tmp_path / "new" / "store")
     assert EncodingStore.open_or_create(store.path).version == 0
     with pytest.raises(ValueError, match="there is a store already"):

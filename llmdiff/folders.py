@@ -1,0 +1,93 @@
+"""What a model's folder lacks, found before anything heavy is imported or loaded; hub names are left to the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
+    "vae": ("config.json", True),
+    "unet": ("config.json", True),
+    "text_encoder": ("config.json", True),
+    "tokenizer": (None, False),
+    "scheduler": ("scheduler_config.json", False),
+}
+
+
+def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
+    """FileNotFoundError or ValueError where a path is no LLM's folder: configuration, tokenizer, whole weights."""
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        _check_hub_name(name_or_folder, "LLM folder")
+        return
+    what = f"LLM folder {folder}"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{what}: no config.json; expected a folder that save_pretrained wrote")
+    _check_tokenizer(folder, what)
+    _check_weights(folder, what)
+
+
+def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: bool = True) -> None:
+    """FileNotFoundError or ValueError where a path is no Stable Diffusion's folder with these parts.
+
+    Args:
+        name_or_folder: a hub name passes.
+        parts: keys of `BASE_PARTS`.
+        weights: whether the parts' weights are looked at too, or their configurations alone.
+    """
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        _check_hub_name(name_or_folder, "diffusion folder")
+        return
+    for part in parts:
+        needed, has_weights = BASE_PARTS[part]
+        what = f"diffusion folder {folder}: its {part}"
+        if needed is None:
+            _check_tokenizer(folder / part, what)
+        elif not (folder / part / needed).is_file():
+            raise FileNotFoundError(f"{what}: no {needed}; expected a Stable Diffusion that save_pretrained wrote")
+        if has_weights and weights:
+            _check_weights(folder / part, what)
+
+
+def check_safetensors(file: Path) -> None:
+    """ValueError where a file is not as long as its header says: a copy broken off, or a pointer to the real file."""
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        length = int.from_bytes(data.read(8), "little")
+        header = data.read(length) if 8 + length <= size else b""
+    try:
+        ends = [about["data_offsets"][1] for name, about in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
+    if size < (expected := 8 + length + max(ends, default=0)):
+        raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file is cut short")
+
+
+def first_line(error: Exception) -> str:
+    """A library's error as far as its first line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_tokenizer(folder: Path, what: str) -> None:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{what}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+
+
+def _check_weights(folder: Path, what: str) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{what}: no *.safetensors weights (other formats are not loaded)")
+    for file in files:
+        check_safetensors(file)
+
+
+def _check_hub_name(name: str | os.PathLike[str], what: str) -> None:
+    """FileNotFoundError for what can only be meant as a path."""
+    text = os.fspath(name)
+    if Path(text).is_file():
+        raise ValueError(f"{what} {text}: expected a folder, found a file")
+    if not isinstance(name, str) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise FileNotFoundError(f"{what} {text}: no such folder")
