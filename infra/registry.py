@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from infra.local import home
 from infra.tracking import client, tracked_run
 
 MODEL = "llmdiff-adapter"
@@ -75,8 +78,10 @@ def code_commit() -> str:
         return "unknown"
 
 
-def fetch_adapter(uri: str, into: Path | None = None) -> Path:
+def fetch_adapter(uri: str) -> Path:
     """The folder of an adapter: a folder as it is, or the files of ``models:/name@alias`` and ``models:/name/version``.
+
+    A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -87,10 +92,19 @@ def fetch_adapter(uri: str, into: Path | None = None) -> Path:
         if not folder.is_dir():
             raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {SCHEME}{MODEL}@candidate")
         return folder
-    folder = into or Path(tempfile.mkdtemp(prefix="llmdiff-adapter-"))
-    source = client().get_model_version_download_uri(*_resolve(uri))
-    for file in FILES:
-        get_artifact_repository(source).download_artifacts(file, str(folder))
+    name, version = _resolve(uri)
+    source = client().get_model_version_download_uri(name, version)
+    folder = home() / "adapters" / f"{name}-{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            for file in FILES:
+                get_artifact_repository(source).download_artifacts(file, str(part))
+            if not folder.is_dir():  # unless another process was faster
+                part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

@@ -47,6 +47,8 @@ def test_an_adapter_becomes_a_version_with_its_lineage_and_comes_back(folder: Pa
     back = fetch_adapter(first.uri)
     assert sorted(path.name for path in back.iterdir()) == ["adapter.safetensors", "adapter_config.json"]
     assert (back / "adapter.safetensors").read_bytes() == b"weights"
+    assert fetch_adapter(first.uri) == back
+    assert [path.name for path in back.parent.iterdir()] == [back.name]
     assert client().get_model_version("llmdiff-adapter", "1").run_id == run.run_id
 
 
