@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kernels.langevin import Rows, langevin_step
 
+GOALS = {"over_copy_goal": 0.85, "over_eager_goal": 3.0, "over_compiled_goal": 1.2}  # on a GPU
 CASES = {  # what a block gives on each path: (also, minus, h)
     "sequential blocks": (True, True, 0.0),
     "parallel blocks": (False, False, 0.0),
@@ -78,6 +79,7 @@ def measure(case: str, count: int, hidden: int, device: torch.device, rounds: in
         "over_copy": speed / ceiling,
         "over_eager": times["eager"][1] / times["kernel"][1],
         "over_compiled": times["compiled"][1] / times["kernel"][1] if on_gpu else math.nan,
+        **GOALS,
     }
     append_row("langevin_kernel", row)
 

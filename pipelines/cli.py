@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.encoder_settings import settings_help
+
 CANDIDATE = "models:/llmdiff-adapter@candidate"
 SHOWN = 5  # rejected rows that `encode` spells out
 
@@ -64,7 +66,8 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path
 
 
 @app.command(
-    epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store"
+    epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store "
+    f"--set max_tokens=77\n\n{settings_help()}"
 )
 def encode(
     data: Annotated[Path, typer.Option(help="Parquet shards (file or folder) or an imagefolder.")],
@@ -178,6 +181,30 @@ def evaluate(
             shares = "  ".join(f"{fact} {share:.2f}" for fact, share in facts.items())
             print(f"{model:8} {wording:15} {shares}")
     print(f"figures: {figures['file']}")
+
+
+@app.command(epilog='Example: llmdiff inspect "a red circle next to a blue square" --llm microsoft/phi-1_5')
+def inspect(
+    caption: Annotated[str, typer.Argument(help="What to look at.")],
+    llm: Annotated[str, typer.Option(help="Folder or name of the decoder-only LLM.")],
+    out: Annotated[Path, typer.Option(help="PNG file of the heat map.")] = Path("inspect.png"),
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Show, block by block and token by token, the norms of sentence score, word score and their difference."""
+    from pipelines.settings import read_settings
+
+    settings = read_settings(config, set_)
+    from llmdiff.encoder import Encoder, EncoderConfig
+    from llmdiff.encoder.inspect import inspect as inspect_caption
+    from llmdiff.encoder.inspect import write_heat_map
+    from pipelines.progress import quieten_loading
+
+    quieten_loading()
+    inspection = inspect_caption(Encoder.from_pretrained(llm, EncoderConfig.from_dict(settings)), caption)
+    print(inspection.table())
+    write_heat_map(inspection, out)
+    print(f"heat map: {out}")
 
 
 @store_app.command("info", epilog="Example: llmdiff store info runs/store")

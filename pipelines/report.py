@@ -97,21 +97,23 @@ def write_report(
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """The result in words, one sentence a line."""
+    """The result in words, one sentence a line, with 95 % intervals."""
     lines = []
     for wording, name in WORDING_NAMES.items():
-        parts = []
-        for model, label in MODELS.items():
-            low, high = report["intervals"][model][wording]["binding"]
-            parts.append(f"{label} {report[model][wording]['binding']:.2f} ({low:.2f} to {high:.2f})")
-        lines.append(f"Binding on {name}: {', '.join(parts)}.")
-    for wording in ("natural", "unseen_wording"):
-        parts = []
         for fact in ("binding", "relation"):
-            gap = report["gap_recovered"]["adapter"][wording][fact]
-            low, high = gap["interval"]
-            parts.append(f"{gap['value']:.0%} of the gap in {fact} ({low:.0%} to {high:.0%})")
-        lines.append(f"On {WORDING_NAMES[wording]} the adapter recovers {' and '.join(parts)}.")
+            parts = []
+            for model, label in MODELS.items():
+                low, high = report["intervals"][model][wording][fact]
+                parts.append(f"{label} {report[model][wording][fact]:.2f} ({low:.2f} to {high:.2f})")
+            lines.append(f"{fact.capitalize()} on {name}: {', '.join(parts)}.")
+    for wording in ("natural", "unseen_wording"):
+        for model in ("adapter", "control"):
+            parts = []
+            for fact in ("binding", "relation"):
+                gap = report["gap_recovered"][model][wording][fact]
+                low, high = gap["interval"]
+                parts.append(f"{gap['value']:.0%} of the gap in {fact} ({low:.0%} to {high:.0%})")
+            lines.append(f"On {WORDING_NAMES[wording]} the {MODELS[model]} recovers {' and '.join(parts)}.")
     return lines
 
 

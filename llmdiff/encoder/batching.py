@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Budget:
+    """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
+
+    tokens: int
+
+
 Result = TypeVar("Result")
 PADDING = 0.1  # the most of a batch that may be padding,
 SMALL = 0.125  # unless it holds less than this share of the budget
@@ -38,9 +48,9 @@ def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
 
 
 def run_in_batches(
-    lengths: list[int], budget: int, run: Callable[[list[int]], Result]
+    lengths: list[int], budget: Budget, run: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """``run`` on every batch; where memory runs out, the budget is halved for all that is left.
+    """``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
 
     Raises:
         MemoryError: one caption alone does not fit.
@@ -49,7 +59,7 @@ def run_in_batches(
     while left:
         finished: set[int] = set()
         try:
-            for batch in batches_by_tokens([lengths[i] for i in left], budget):
+            for batch in batches_by_tokens([lengths[i] for i in left], budget.tokens):
                 indices = [left[i] for i in batch]
                 result = run(indices)
                 finished.update(indices)
@@ -57,7 +67,7 @@ def run_in_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            budget = _halved(indices, lengths, budget, error)
+            budget.tokens = _halved(indices, lengths, budget.tokens, error)
         left = [i for i in left if i not in finished]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.langevin import Rows
-from llmdiff.encoder.batching import run_in_batches
+from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
 from llmdiff.encoder.identity import model_identity, tokenizer_identity
 from llmdiff.encoder.langevin import Langevin, band_of, ragged_rows
@@ -22,7 +22,7 @@ from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.loading import load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite, locate
 from llmdiff.encoder.schedules import resolve_schedule
-from llmdiff.encoder.table import load_or_make_table
+from llmdiff.encoder.table import WordTable, load_or_make_table
 from llmdiff.encoder.tokens import Tokens, caption_key, normalise, padding_id, tokenise
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.cache_folder = cache_folder
         self.truncated = 0
+        self._budget = Budget(self.config.token_budget)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
         self._check()
@@ -152,7 +153,7 @@ class Encoder:
             return self._encode_batch([unique[i] for i in indices], [tokens[i] for i in indices])
 
         lengths = [len(token.ids) for token in tokens]
-        for indices, encodings in run_in_batches(lengths, self.config.token_budget, run):
+        for indices, encodings in run_in_batches(lengths, self._budget, run):
             for i, encoding in zip(indices, encodings, strict=True):
                 results[unique[i]] = encoding
                 done += copies[unique[i]]
@@ -244,16 +245,12 @@ class Encoder:
         )
 
     def _word_scores(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """A table of word scores where the LLM runs, and the line in it of every token of a batch."""
-        tokens = torch.tensor([token for row in ids for token in row])
-        device = self.llm.device
-        if device.type == "cpu":
-            return self._table, tokens.to(torch.int32)
-        needed, index = tokens.unique(return_inverse=True)
-        return self._table[needed].to(device), index.to(device, torch.int32)
+        """The word scores of a batch's different tokens, where the LLM runs, and the line in them of every token."""
+        needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
+        return self._table.rows(needed.tolist()).to(self.llm.device), index.to(self.llm.device, torch.int32)
 
     @cached_property
-    def _table(self) -> Tensor:
+    def _table(self) -> WordTable:
         return load_or_make_table(self.llm, self.g, self.config, self._model_identity, self.cache_folder)
 
     @cached_property

@@ -5,30 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kernels.langevin import Rows
-from llmdiff.encoder.batching import run_in_batches
+from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
 from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.folders import check_safetensors
 
 logger = logging.getLogger(__name__)
 TABLE_VERSION = 1
+DTYPES = {"F32": torch.float32, "F64": torch.float64}
 
 
 def load_or_make_table(
     llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig, identity: str, folder: str | Path | None
-) -> Tensor:
-    """``sum_t g(t) W_t`` of every token id, band by band: (vocabulary, band, hidden), float32 (float64 for float64).
+) -> WordTable:
+    """``sum_t g(t) W_t`` of every token id, band by band; computed once, then kept on disk.
 
-    It lies on the CPU, mapped from its file: an encoder reads the rows that a batch needs and no others.
+    Its key is what decides its numbers, a part of the encoder's fingerprint: other settings share it.
 
     Args:
         llm: the LLM.
@@ -40,10 +43,32 @@ def load_or_make_table(
     key = {"version": TABLE_VERSION, "llm": identity, "g": g, "bands": config.bands, "dtype": config.dtype}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = (default_folder() if folder is None else Path(folder)) / "word-tables" / f"{name}.safetensors"
-    if not path.is_file():
+    if not _whole(path):
         logger.info("computing the word scores of %d token ids once; kept in %s", llm.vocabulary, path)
         _write(make_table(llm, g, config), path)
-    return load_file(path)["table"]
+    return WordTable(path)
+
+
+class WordTable:
+    """A file's tensor (vocabulary, band, hidden), float32 (float64 for float64), of which rows are read as needed.
+
+    Mapped into memory, a few hundred scattered rows would bring in the whole of it, half a gigabyte for a Llama.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as data:
+            length = int.from_bytes(data.read(8), "little")
+            about = json.loads(data.read(length))["table"]
+        self.shape, self.dtype = tuple(about["shape"]), DTYPES[about["dtype"]]
+        self.start = 8 + length + about["data_offsets"][0]
+
+    def rows(self, ids: list[int]) -> Tensor:
+        """The rows of some token ids, (id, band, hidden) on the CPU."""
+        length = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb", buffering=0) as data:
+            read = b"".join(os.pread(data.fileno(), length, self.start + i * length) for i in ids)
+        return torch.frombuffer(bytearray(read), dtype=self.dtype).reshape(len(ids), *self.shape[1:])
 
 
 def default_folder() -> Path:
@@ -69,9 +94,21 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
         llm.stream(torch.tensor(ids, device=llm.device)[:, None], "sentence", langevin.fold)
         return langevin.c
 
-    for ids, rows in run_in_batches([1] * llm.vocabulary, config.token_budget, run):
+    for ids, rows in run_in_batches([1] * llm.vocabulary, Budget(config.token_budget), run):
         table[torch.tensor(ids)] = rows.cpu()
     return table
+
+
+def _whole(path: Path) -> bool:
+    """Whether a table is there; one that was cut short (a disk that lost power) is made again."""
+    if not path.is_file():
+        return False
+    try:
+        check_safetensors(path)
+    except ValueError as error:
+        logger.warning("%s; made again", error)
+        return False
+    return True
 
 
 def _write(table: Tensor, path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kernels.langevin import Rows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
-from llmdiff.encoder.batching import batches_by_tokens, run_in_batches
+from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
 from llmdiff.encoder.tokens import caption_key
 from tests.encoder.brute_force import scores
@@ -294,6 +294,9 @@ def test_the_isolated_table_is_kept_on_disk(tmp_path) -> None:
     )
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     assert not list(tmp_path.rglob("*.tmp"))
+    tables[0].write_bytes(tables[0].read_bytes()[:-8])
+    third = Encoder(model, tokenizer(), config, cache_folder=tmp_path)
+    assert all(torch.equal(one, other) for one, other in zip(third(CAPTIONS), first, strict=True))
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
@@ -343,7 +346,23 @@ def test_one_caption_that_does_not_fit_is_an_error() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
     with pytest.raises(MemoryError, match="one caption of 7 tokens does not fit"):
-        list(run_in_batches([3, 7], 100, run))
+        list(run_in_batches([3, 7], Budget(100), run))
+
+
+def test_a_budget_that_memory_did_not_bear_is_not_tried_again() -> None:
+    sizes: list[int] = []
+
+    def run(indices: list[int]) -> None:
+        sizes.append(len(indices))
+        if len(indices) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    budget = Budget(8)
+    assert sorted(i for indices, _ in run_in_batches([1] * 8, budget, run) for i in indices) == list(range(8))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert budget.tokens == 2
+    list(run_in_batches([1] * 4, budget, run))
+    assert sizes[6:] == [2, 2]
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:
@@ -351,7 +370,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("a mistake")
 
     with pytest.raises(RuntimeError, match="a mistake"):
-        list(run_in_batches([3], 100, run))
+        list(run_in_batches([3], Budget(100), run))
 
 
 def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -10,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from llmdiff.encoder import EncoderConfig
+from llmdiff.shapes import LLAMA
 from pipelines.cli import error_line, main
+from pipelines.encoder_settings import ENCODER_SETTINGS
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
-COMMANDS = ("demo", "encode", "train", "generate", "evaluate", "store", "doctor")
+COMMANDS = ("demo", "encode", "train", "generate", "evaluate", "inspect", "store", "doctor")
 prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 
@@ -62,6 +67,31 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_every_encoder_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {field.name for field in dataclasses.fields(EncoderConfig)}
+    assert set(ENCODER_SETTINGS) == names
+    told, readme = succeeds(capsys, "encode", "--help"), (ROOT / "README.md").read_text()
+    for name, text in ENCODER_SETTINGS.items():
+        assert f"{name}: {text}." in " ".join(told.split())
+        assert f"| `{name}` | {text} |" in readme
+
+
+def test_inspect_prints_the_norms_and_writes_the_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = succeeds(
+        capsys, "inspect", "a red circle", "--llm", LLAMA, "--out", tmp_path / "map.png", "--set", "dtype=float32"
+    )
+    lines = [line.split() for line in told.splitlines()]
+    assert lines[0] == ["block", "token", "sentence", "word", "context"]
+    assert [line[1] for line in lines[1:5]] == ["Ġa", "Ġred", "Ġcircle", "<|endoftext|>"]
+    assert {line[4] for line in lines[1:21] if line[1] == "Ġa"} == {"0"}
+    assert f"heat map: {tmp_path / 'map.png'}" in told
+    with Image.open(tmp_path / "map.png") as image:
+        assert min(image.size) > 100
+    assert (
+        fails(capsys, "inspect", "a", "--llm", tmp_path / "gone") == f"LLM folder {tmp_path / 'gone'}: no such folder"
+    )
 
 
 def test_doctor_says_what_this_machine_can_do(capsys: pytest.CaptureFixture[str]) -> None:

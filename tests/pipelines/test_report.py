@@ -59,6 +59,8 @@ def test_summary_says_the_figures_in_words(report) -> None:
     text = " ".join(summary(report))
     assert "89% of the gap in binding" in text
     assert "adapter on the LLM 0.90" in text
+    assert "Relation on wordings that no picture was paired with" in text
+    assert "the adapter on the base's text features recovers 67% of the gap in binding" in text
 
 
 def test_sample_grid_alternates_wordings(evaluations) -> None:
