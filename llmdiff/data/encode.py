@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -23,6 +24,7 @@ from storage import EncodingStore, Reject, Sample, caption_hash, content_hash
 if TYPE_CHECKING:
     from storage.writer import ShardWriter
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 256
@@ -88,7 +90,8 @@ def prepare(store: EncodingStore, encoder: TextEncoder, latent_encoder: LatentEn
     """Registers both encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
 
     Raises:
-        ValueError: `size` does not fit the autoencoder, or the store holds latents of another one or another size.
+        ValueError: `size` does not fit the autoencoder, the store holds latents of another one or another size, or the
+            empty caption's encoding is not finite.
     """
     if size < 1 or size % latent_encoder.factor:
         raise ValueError(f"size: expected a multiple of {latent_encoder.factor} pixels, found {size}")
@@ -108,20 +111,51 @@ def prepare(store: EncodingStore, encoder: TextEncoder, latent_encoder: LatentEn
         size=size,
     )
     encode_captions(store, recipe.fingerprint, encoder, [""])
+    if not store.find_encodings(recipe.fingerprint, [caption_hash("")]):
+        reason = "holds NaN or infinity, and training needs it; the store's rejects say in which block"
+        raise ValueError(f"{store.path}: the empty caption's encoding {reason}")
     return recipe
 
 
 def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:
-    """Stores captions that belong to no picture, such as validation prompts; returns how many were new."""
+    """Stores captions that belong to no picture, such as validation prompts; returns how many were new.
+
+    One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
+    """
     texts = {caption_hash(caption): caption for caption in captions}
     known = store.find_encodings(fingerprint, list(texts))
-    new = {key: text for key, text in texts.items() if key not in known}
-    if new:
-        encodings = encoder(list(new.values()))
-        with store.writer(_shard_id("captions"), fingerprint) as writer:
-            for key, encoding in zip(new, encodings, strict=True):
-                writer.add_encoding(key, as_bits(encoding))
-    return len(new)
+    rejects = store.reject_table.snapshot()
+    new = {
+        key: text
+        for key, text in texts.items()
+        if key not in known and not store.reject_rows_in(rejects, fingerprint, key)
+    }
+    if not new:
+        return 0
+    written = 0
+    with store.writer(_shard_id("captions"), fingerprint) as writer:
+        for key, encoding in encode_finite(encoder, new):
+            if isinstance(encoding, BadRow):
+                logger.warning("%s", encoding)
+                writer.reject(_reject("captions", key, 0, encoding, fingerprint))
+                continue
+            writer.add_encoding(key, as_bits(encoding))
+            written += 1
+    return written
+
+
+def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tuple[str, Tensor | BadRow]]:
+    """The encodings of captions by hash; a reason in place of one that is not finite."""
+    encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
+    for (key, text), encoding in zip(
+        captions.items(), encode(list(captions.values())) if captions else [], strict=True
+    ):
+        if isinstance(encoding, Exception):
+            yield key, BadRow("not_finite", str(encoding))
+        elif not encoding.isfinite().all():
+            yield key, BadRow("not_finite", f"caption {text!r}: non-finite encoding")
+        else:
+            yield key, encoding
 
 
 def encode_shard(
@@ -200,11 +234,9 @@ class RowEncoder:
             | self.failed.keys()
         )
         new = {key: text for key, text in captions.items() if key not in known}
-        encode = getattr(self.recipe.encoder, "encode", self.recipe.encoder)  # `encode` gives errors in their place
-        for (key, text), encoding in zip(new.items(), encode(list(new.values())) if new else [], strict=True):
-            if isinstance(encoding, Exception) or not encoding.isfinite().all():
-                detail = str(encoding) if isinstance(encoding, Exception) else f"caption {text!r}: non-finite encoding"
-                self.failed[key] = BadRow("not_finite", detail)
+        for key, encoding in encode_finite(self.recipe.encoder, new):
+            if isinstance(encoding, BadRow):
+                self.failed[key] = encoding
                 continue
             bits = as_bits(encoding)
             self.writer.add_encoding(key, bits)
@@ -246,18 +278,21 @@ class RowEncoder:
         self.report.samples += 1
 
     def reject(self, number: int, bad: BadRow) -> None:
-        reject = Reject(
-            source=self.source.name,
-            source_hash=self.source.content_hash,
-            row=number,
-            reason=bad.reason,
-            detail=bad.detail,
-            fingerprint=self.recipe.fingerprint,
-        )
-        self.writer.reject(reject)
+        self.writer.reject(_reject(self.source.name, self.source.content_hash, number, bad, self.recipe.fingerprint))
         self.report.rejected[bad.reason] += 1
         if len(self.report.examples) < EXAMPLES:
             self.report.examples.append(f"{self.source.name} row {number}: {bad}")
+
+
+def _reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: str) -> Reject:
+    return Reject(
+        source=source,
+        source_hash=source_hash,
+        row=row,
+        reason=bad.reason,
+        detail=bad.detail,
+        fingerprint=fingerprint,
+    )
 
 
 def as_bits(encoding: Tensor) -> np.ndarray:

@@ -26,7 +26,7 @@ from llmdiff.encoder.table import WordTable, load_or_make_table
 from llmdiff.encoder.tokens import Tokens, caption_key, normalise, padding_id, tokenise
 
 logger = logging.getLogger(__name__)
-FORMULA_VERSION = 1
+FORMULA_VERSION = 2
 """Raised whenever the same settings would give other numbers."""
 
 Progress = Callable[[int, int], None]
@@ -36,8 +36,8 @@ class Encoder:
     """A frozen decoder-only LLM as a text encoder.
 
     A run repeated with the same captions gives the same bits. In other company a caption's matrix products have other
-    shapes and round differently: by about 2e-6 of the encoding in float32, and 1e-2 in bfloat16, which is what that
-    dtype's hidden states are off themselves.
+    shapes and round differently: by about 2e-6 of the encoding in float32, and up to 2e-2 in bfloat16, which is what
+    that dtype's hidden states are off themselves.
 
     Args:
         model: a transformers causal language model, its weights in the configuration's dtype.
@@ -205,10 +205,10 @@ class Encoder:
 
     def _encode_batch(self, captions: list[str], tokens: list[Tokens]) -> list[Tensor | NonFinite]:
         """The encodings of a batch's captions, non-finite ones located."""
-        c = self._run([token.ids for token in tokens], captions)
-        finite = torch.isfinite(c).flatten(1).all(dim=1).cpu()  # (row,)
+        langevin = self._run([token.ids for token in tokens], captions)
         lengths = [len(token.ids) for token in tokens]
-        parts = zip(captions, tokens, c.cpu().split(lengths), finite.split(lengths), strict=True)
+        finite = langevin.finite().cpu().split(lengths)
+        parts = zip(captions, tokens, langevin.c.cpu().split(lengths), finite, strict=True)
         return [
             self._shape(encoding) if bool(ok.all()) else locate(self, caption, token.ids)
             for caption, token, encoding, ok in parts
@@ -219,8 +219,8 @@ class Encoder:
         return c[:, 0] if self.config.bands == 1 else c.transpose(0, 1)
 
     @torch.no_grad()
-    def _run(self, ids: list[list[int]], captions: list[str]) -> Tensor:
-        """``c`` (row, band, hidden) of captions given as token ids: Algorithm 1 over one forward pass."""
+    def _run(self, ids: list[list[int]], captions: list[str]) -> Langevin:
+        """The finished sum of captions given as token ids: Algorithm 1 over one forward pass."""
         device = self.llm.device
         rows = ragged_rows([len(row) for row in ids], [caption_key(caption) for caption in captions], device)
         padded = pad(ids, padding_id(self.tokenizer)).to(device)
@@ -228,7 +228,7 @@ class Encoder:
         self.llm.stream(padded, self.path, langevin.fold, langevin.start)
         if self.config.word_path == "isolated":
             langevin.subtract(*self._word_scores(ids))
-        return langevin.c
+        return langevin
 
     def langevin(self, rows: Rows) -> Langevin:
         """The running sum of Algorithm 1 for these rows, with this encoder's settings."""

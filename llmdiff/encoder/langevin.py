@@ -42,6 +42,7 @@ class Langevin:
         self.bands, self.initial = bands, initial
         self.c = torch.empty(len(rows), bands, hidden, dtype=dtype, device=rows.device)
         self.begun = [False] * bands
+        self.end_is_finite: Tensor | None = None
 
     def start(self, x: Tensor) -> None:
         """``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
@@ -49,7 +50,7 @@ class Langevin:
             return
         flat = x.flatten(0, 1)
         if self.initial == "embedding":
-            self.c[:, 0].copy_(flat if self.rows.source is None else flat.index_select(0, self.rows.source))
+            self.c[:, 0].copy_(self._on_rows(flat))
         else:  # sqrt(2 / 2) eps and nothing of x
             self._step(0, flat, g=0.0, h=0.5, block=INITIAL_NOISE)
         self.begun[0] = True
@@ -61,6 +62,17 @@ class Langevin:
         assert flat[0] is not None
         block = len(self.g) - score.index
         self._step(band, flat[0], flat[1], flat[2], g=self.g[score.index], h=self.h[score.index], block=block)
+        if score.index == len(self.g) - 1:
+            self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
+
+    def finite(self) -> Tensor:
+        """Whether no block gave a row NaN or infinity: bool (row,).
+
+        Neither leaves the residual stream once it is in there, so the last block's output is looked at beside ``c``:
+        what a parallel block's MLP gives is in no score, for it cancels.
+        """
+        finite = torch.isfinite(self.c).flatten(1).all(dim=1)  # (row,)
+        return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
         """Takes the summed word scores of the isolated path away.
@@ -72,6 +84,10 @@ class Langevin:
         rows = Rows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
+
+    def _on_rows(self, flat: Tensor) -> Tensor:
+        """What of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
+        return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
 
     def _step(
         self,

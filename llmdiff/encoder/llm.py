@@ -33,6 +33,7 @@ PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block
 }
 
 
+OWN_CODE = "transformers_modules"
 LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
 
 
@@ -44,8 +45,9 @@ class DecoderLLM:
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = model.eval()
+        check_own_code(model)
         check_decoder_only(model.config)
+        self.model = model.eval()
         self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
         self.config: Any = self.backbone.config
         self.layers = find_layers(self.backbone)
@@ -122,6 +124,15 @@ class DecoderLLM:
             f"{self.name}: unknown family {self.config.model_type!r}; its blocks run a second time under a diagonal "
             f"mask, about twice the cost of one pass (known families: {', '.join(FAMILIES)})",
             stacklevel=4,
+        )
+
+
+def check_own_code(model: Any) -> None:
+    """Raises ValueError for a model of code from its own repository, which transformers imports under one package."""
+    if any(cls.__module__.partition(".")[0] == OWN_CODE for cls in type(model).__mro__):
+        raise ValueError(
+            f"{type(model).__name__} is of code from its own repository (trust_remote_code); expected a model that "
+            "transformers knows"
         )
 
 

@@ -58,6 +58,9 @@ def locate(encoder: Encoder, caption: str, ids: list[int]) -> NonFinite:
             *(langevin.c[:, band] for band in range(langevin.bands) if langevin.begun[band]),
         )
 
-    encoder.llm.stream(torch.tensor([ids], device=device), encoder.path, fold, start)
+    row = torch.tensor([ids], device=device)
+    encoder.llm.stream(row, encoder.path, fold, start)
+    if not found:  # the isolated path: a token alone, not the sentence
+        encoder.llm.stream(row.T, encoder.path, lambda score: note(score.index, score.output[:, 0]))
     block, token, channel = found[0] if found else (encoder.llm.blocks - 1, 0, 0)
     return NonFinite(caption, block, token, channel)

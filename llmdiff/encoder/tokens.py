@@ -45,7 +45,10 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
             f"max_tokens is {config.max_tokens}; expected more than the template's {kept} after the caption"
         )
     eos = tokenizer.eos_token_id
-    found = [_finish(ids, kept, eos, config) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    found = []
+    for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
+        cut = len(ids) > config.max_tokens - config.append_eos
+        found.append(_finish(ids, _kept(tokenizer, text, after, kept) if cut else 0, eos, config))
     for caption, tokens in zip(captions, found, strict=True):
         if not tokens.ids:
             raise ValueError(f"caption {caption!r} has no token; expected text, or append_eos=True")
@@ -53,6 +56,19 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
             expected = f"ids below {vocabulary}, the LLM's vocabulary"
             raise ValueError(f"caption {caption!r}: the tokenizer gives id {max(tokens.ids)}; expected {expected}")
     return found
+
+
+def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
+    """How many of a text's last tokens hold what the template puts after the caption.
+
+    In its place it need not fall into the tokens that it has alone: letters join with the caption's. A tokenizer that
+    cannot say which letters a token is of is taken at what it makes of them alone.
+    """
+    if not alone or not getattr(tokenizer, "is_fast", False):
+        return alone
+    start = len(text) - len(after)
+    ends = [end for _, end in tokenizer(text, verbose=False, return_offsets_mapping=True)["offset_mapping"]]
+    return sum(end > start for end in ends)
 
 
 def _finish(ids: list[int], kept: int, eos: int | None, config: EncoderConfig) -> Tokens:
@@ -64,6 +80,7 @@ def _finish(ids: list[int], kept: int, eos: int | None, config: EncoderConfig) -
     room = config.max_tokens - config.append_eos
     truncated = len(body) > room
     if truncated:
+        kept = min(kept, room)
         body = body[: room - kept] + body[len(body) - kept :]
     if config.append_eos:
         assert eos is not None

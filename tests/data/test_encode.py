@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from llmdiff.data.encode import Recipe, ShardReport, as_bits, encode_captions, encode_shard, prepare
-from llmdiff.data.sources import open_source
+from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
@@ -129,7 +132,35 @@ def test_a_caption_with_a_non_finite_encoding_is_refused_and_the_rest_go_on(
     report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
     assert (report.samples, report.captions, dict(report.rejected)) == (3, 2, {"not_finite": 1})
     (reject,) = store.rejects().to_pylist()
-    assert "a blue square" in reject["detail"]
+    assert "caption 'a blue square': non-finite values in the embedding, token 1, channel 0" in reject["detail"]
+
+
+@pytest.mark.parametrize("word_path", ["block", "isolated"])
+def test_a_block_that_is_not_finite_is_named_in_the_reject(
+    store: EncodingStore, latent_encoder: LatentEncoder, word_path: str, tmp_path: Path
+) -> None:
+    """It is the last block's MLP, which in a parallel block leaves no trace in the score."""
+    recipe = prepare(store, poisoned("phi", word_path, tmp_path), latent_encoder, SIZE)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
+    assert (report.samples, dict(report.rejected)) == (3, {"not_finite": 1})
+    (reject,) = store.rejects().to_pylist()
+    assert reject["row"] == 1
+    assert "caption 'a blue square': non-finite values in block 2, token 1, channel 5" in reject["detail"]
+
+
+def poisoned(name: str, word_path: str, cache: Path, word: str = "blue") -> Encoder:
+    """An encoder whose last MLP gives a NaN in channel 5 for one word."""
+    model, tokenizer = tiny_models.build(name), tiny_models.tokenizer()
+    ids: list[torch.Tensor] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: ids.append(kwargs["input_ids"]), with_kwargs=True
+    )
+
+    def poison(module: torch.nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        output[ids[-1] == tokenizer.convert_tokens_to_ids(word), 5] = torch.nan
+
+    model.get_decoder().layers[-1].mlp.register_forward_hook(poison)
+    return Encoder(model, tokenizer, EncoderConfig(dtype="float32", word_path=word_path), cache_folder=cache)
 
 
 def test_a_shard_that_breaks_off_leaves_nothing(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
@@ -159,6 +190,123 @@ def test_captions_without_pictures(store: EncodingStore, recipe: Recipe, encoder
     assert encode_captions(store, recipe.fingerprint, encoder, ["a red circle", "a red circle", ""]) == 1
     assert encode_captions(store, recipe.fingerprint, encoder, ["a red circle"]) == 0
     assert store.encoding(recipe.fingerprint, caption_hash("a red circle")).ndim == 2
+
+
+def test_a_caption_without_a_picture_that_is_not_finite_is_refused_and_the_rest_go_on(
+    store: EncodingStore, latent_encoder: LatentEncoder, tmp_path: Path
+) -> None:
+    encoder = poisoned("llama", "block", tmp_path)
+    fingerprint = prepare(store, encoder, latent_encoder, SIZE).fingerprint
+    assert encode_captions(store, fingerprint, encoder, ["a red circle", "a blue square", "a green circle"]) == 2
+    for caption in ("a red circle", "a green circle"):
+        np.testing.assert_array_equal(
+            store.encoding(fingerprint, caption_hash(caption)), as_bits(encoder([caption])[0])
+        )
+    (reject,) = store.rejects().to_pylist()
+    assert (reject["source"], reject["reason"]) == ("captions", "not_finite")
+    assert "caption 'a blue square': non-finite values in block 2, token 1, channel 5" in reject["detail"]
+    version = store.version
+    assert encode_captions(store, fingerprint, encoder, ["a blue square"]) == 0
+    assert (store.version, len(store.rejects())) == (version, 1)
+    assert not store.verify()
+
+
+def test_an_empty_caption_that_is_not_finite_is_an_error(
+    store: EncodingStore, latent_encoder: LatentEncoder, tmp_path: Path
+) -> None:
+    encoder = poisoned("llama", "block", tmp_path, word="<eos>")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the empty caption's encoding holds NaN or infinity"):
+            prepare(store, encoder, latent_encoder, SIZE)
+    assert [reject["detail"] for reject in store.rejects().to_pylist()] == [
+        "caption '': non-finite values in block 2, token 0, channel 5"
+    ]
+    assert not store.verify()
+
+
+class Recording(Encoder):
+    """An encoder that remembers what it gave, before the store rounds it."""
+
+    def encode(self, captions: Sequence[str], progress: Any = None) -> list[Any]:
+        found = super().encode(captions, progress)
+        self.__dict__.setdefault("given", {}).update(zip(captions, found, strict=True))
+        return found
+
+
+def worker(store: EncodingStore, latent_encoder: LatentEncoder, dtype: str = "float32") -> Recipe:
+    """What a process that comes to a store makes for itself: models, encoder and recipe, all its own."""
+    model = tiny_models.build("llama", getattr(torch, dtype))
+    config = EncoderConfig(dtype=dtype, noise="cached", h=0.01, seed=3)
+    return prepare(store, Recording(model, tiny_models.tokenizer(), config), latent_encoder, SIZE)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[SourceShard]:
+    """Four shards of captions of all lengths, some in more than one shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    for i in range(4):
+        captions = [" ".join((tiny_models.WORDS * 2)[i + k : 2 * i + 3 * k + 1]) for k in range(1, 7)]
+        write_parquet(folder / f"{i}.parquet", [(PNG[i], caption) for caption in [*captions, "a red circle"]])
+    return open_source(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_that_is_resumed_gives_the_same_bits(
+    latent_encoder: LatentEncoder, shards: list[SourceShard], dtype: str, tmp_path: Path
+) -> None:
+    """Cut off in the second shard and taken up by models loaded anew, the store holds what an unbroken run gives."""
+    whole, cut = (EncodingStore.create(tmp_path / name) for name in ("whole", "cut"))
+    recipe = worker(whole, latent_encoder, dtype)
+    for shard in shards:
+        encode_shard(whole, shard, recipe)
+
+    def stop(rows: int) -> None:
+        if rows:
+            raise KeyboardInterrupt
+
+    recipe = worker(cut, latent_encoder, dtype)
+    encode_shard(cut, shards[0], recipe)
+    with pytest.raises(KeyboardInterrupt):
+        encode_shard(cut, shards[1], recipe, stop)
+    resumed = EncodingStore.open(tmp_path / "cut")
+    recipe = worker(resumed, latent_encoder, dtype)
+    known = [encode_shard(resumed, shard, recipe).known for shard in shards]
+    assert known == [shards[0].count, 0, 0, 0]
+    captions = samples_of(whole)
+    assert samples_of(resumed) == captions
+    for caption in captions:
+        one, other = (store.encoding(recipe.fingerprint, caption_hash(caption)) for store in (whole, resumed))
+        np.testing.assert_array_equal(one, other)
+
+
+def samples_of(store: EncodingStore) -> list[str]:
+    return [sample["caption"] for sample in store.samples().to_pylist()]
+
+
+def test_two_workers_agree_with_one(latent_encoder: LatentEncoder, shards: list[SourceShard], tmp_path: Path) -> None:
+    """Each with its half of the shards and models of its own, in other company: within 1e-5, noise included."""
+    alone, shared = (EncodingStore.create(tmp_path / name) for name in ("alone", "shared"))
+    one = worker(alone, latent_encoder)
+    for shard in shards:
+        encode_shard(alone, shard, one)
+    halves = [worker(shared, latent_encoder) for _ in range(2)]
+
+    def encode_half(i: int) -> None:
+        store = EncodingStore.open(shared.path)
+        for shard in reversed(shards[i::2]):
+            encode_shard(store, shard, halves[i])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(encode_half, range(2)))
+    assert samples_of(alone) == samples_of(shared)
+    both = {**halves[0].encoder.given, **halves[1].encoder.given}
+    assert both.keys() == one.encoder.given.keys()
+    for caption, expected in one.encoder.given.items():
+        assert (both[caption] - expected).norm() < 1e-5 * expected.norm()
+        bits = [store.encoding(one.fingerprint, caption_hash(caption)) for store in (alone, shared)]
+        rounded = [torch.from_numpy(part).view(torch.bfloat16).float() for part in bits]
+        torch.testing.assert_close(*rounded, rtol=2**-7, atol=1e-4)  # the last place of bfloat16
+    assert not shared.verify()
 
 
 def test_bands_lie_side_by_side() -> None:

@@ -21,6 +21,22 @@ def test_named_schedules_fall_from_the_first_block_to_the_last_and_have_their_me
     assert min(values) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),  # sin^2 of pi t / 2 T
+        ("ddpm", [0.02, 0.015025, 0.01005, 0.005075]),  # from 1e-4 (which no block has) to 0.02
+    ],
+)
+def test_named_schedules_are_their_formulas(name: str, shape: list[float]) -> None:
+    """Of four blocks, t / T is 1, 3/4, 1/2, 1/4: the shape, scaled to its mean."""
+    values = resolve_schedule(f"{name}:0.5", 4)
+    assert list(values) == pytest.approx([0.5 * 4 * value / sum(shape) for value in shape], rel=1e-12)
+    assert [SCHEDULES[name](t / 4) for t in (4, 3, 2, 1)] == pytest.approx(shape, rel=1e-12)
+
+
 def test_numbers_and_lists() -> None:
     assert resolve_schedule(0.5, 3) == (0.5, 0.5, 0.5)
     assert resolve_schedule((1.0, 2.0), 2) == (1.0, 2.0)

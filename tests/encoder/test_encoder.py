@@ -8,20 +8,25 @@ import subprocess
 import sys
 import textwrap
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from kernels.langevin import Rows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.tokens import caption_key
+from llmdiff.encoder.tokens import caption_key, tokenise
 from tests.encoder.brute_force import scores
-from tests.encoder.tiny_models import WORDS, build, tokenizer
+from tests.encoder.tiny_models import WORDS, build, gemma2, gpt_neox, llama, phi, tokenizer
+from tests.kernels.allocations import Allocations
 
 CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]
 
@@ -97,6 +102,41 @@ def test_what_the_template_puts_after_a_caption_is_never_cut() -> None:
     torch.testing.assert_close(encodings[0], encodings[1])
     with pytest.raises(ValueError, match="max_tokens is 4; expected more than the template's 3"):
         make(template="{caption} next to the", max_tokens=4)(["a"])
+
+
+def byte_level_bpe() -> PreTrainedTokenizerFast:
+    """Trained on a few sentences, so that words are pieces, and a word's pieces depend on its neighbours."""
+    sentences = [*CAPTIONS, "two squares, three circles: triangles", "(the blue one) as a picture. squares below"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<eos>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(sentences, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.mark.parametrize(
+    "after", [" as a picture.", ", as a picture", "s below", "uares, (the blue one)", "one below", "\u00e9 below"]
+)
+def test_bytes_that_the_template_puts_after_a_caption_are_never_cut(after: str) -> None:
+    """Alone they may fall into other tokens, fewer or more, than in place, where the caption's last letters join in."""
+    words = byte_level_bpe()
+    config = EncoderConfig(template="the {caption}" + after, max_tokens=16)
+    captions = [
+        f"{caption}, {caption} {end}"
+        for caption in CAPTIONS[::2]
+        for end in ("sq", "ab", "red caf", "a large red square next to")
+    ]
+    for caption, found in zip(captions, tokenise(words, captions, config, 400), strict=True):
+        assert found.truncated
+        assert len(found.ids) == 16
+        whole = words(f"the {caption}{after}")["input_ids"]
+        kept = next(k for k in range(1, 16) if words.decode(whole[-k:]).endswith(after))
+        assert found.ids == [*whole[: 15 - kept], *whole[len(whole) - kept :], 1]
 
 
 def test_an_eos_of_the_tokenizers_own_is_not_doubled() -> None:
@@ -231,6 +271,26 @@ def test_blocks_are_forgotten_as_they_go() -> None:
             assert earlier
 
 
+@pytest.mark.parametrize("word_path", ["block", "isolated"])
+@pytest.mark.parametrize("family", [llama, phi, gemma2, gpt_neox])
+def test_memory_does_not_grow_with_the_blocks(family: Callable[..., Any], word_path: str, tmp_path) -> None:
+    """The most bytes alive at once, weights apart, are the same for 3 blocks and for 12."""
+    peaks, kept = [], []
+    for blocks in (3, 12):
+        model = family(num_hidden_layers=blocks).eval()
+        config = EncoderConfig(dtype="float32", word_path=word_path)
+        encoder = Encoder(model, tokenizer(), config, cache_folder=tmp_path)
+        encoder([""])  # makes the table
+        with Allocations([*model.parameters(), *model.buffers()]) as allocations:
+            encoder(CAPTIONS)
+        peaks.append(allocations.peak)
+        with Allocations([*model.parameters(), *model.buffers()]) as allocations, torch.no_grad():
+            model.get_decoder()(torch.ones(3, 11, dtype=torch.int64), output_hidden_states=True, use_cache=False)
+        kept.append(allocations.peak)
+    assert peaks[0] == peaks[1] > 0
+    assert kept[1] - kept[0] >= 9 * 3 * 11 * 48 * 4, "hidden states that are kept are seen to be"
+
+
 def test_threads_that_share_a_model_take_turns() -> None:
     encoder = make(token_budget=12)
     captions = [f"{CAPTIONS[i % 3]} {WORDS[i % 19]}" for i in range(40)]
@@ -265,6 +325,43 @@ def test_a_non_finite_caption_is_named_and_the_rest_go_on(word_path: str, tmp_pa
         assert all(torch.equal(one, other) for one, other in zip(results[:2], fine, strict=True))
     with pytest.raises(NonFinite, match="triangle"):
         encoder(CAPTIONS)
+
+
+def spoiled(model: Any, value: float, *, alone: bool) -> Any:
+    """The model with `value` in channel 5 of its last MLP for "triangle": always, or only where it is alone."""
+    seen: list[torch.Tensor] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+
+    def spoil(module: torch.nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if seen[-1].shape[1] == 1 or not alone:
+            output[seen[-1] == 3 + WORDS.index("triangle"), 5] = value
+
+    model.get_decoder().layers[-1].mlp.register_forward_hook(spoil)
+    return model
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("word_path", ["block", "isolated"])
+@pytest.mark.parametrize("name", ["phi", "gpt-neox", "llama"])
+def test_a_last_block_that_is_not_finite_is_named(name: str, word_path: str, value: float, tmp_path) -> None:
+    """The MLP of a parallel block cancels in the score, and no block comes after the last to show what it gave."""
+    config = EncoderConfig(dtype="float32", word_path=word_path)
+    *fine, error = Encoder(spoiled(build(name), value, alone=False), tokenizer(), config, cache_folder=tmp_path).encode(
+        CAPTIONS
+    )
+    assert not any(isinstance(encoding, NonFinite) for encoding in fine)
+    assert isinstance(error, NonFinite)
+    assert (error.caption, error.block, error.token, error.channel) == (CAPTIONS[2], 2, 3, 5)
+
+
+def test_a_token_that_is_not_finite_alone_is_named(tmp_path) -> None:
+    config = EncoderConfig(dtype="float32", word_path="isolated")
+    encoder = Encoder(spoiled(build("llama"), torch.nan, alone=True), tokenizer(), config, cache_folder=tmp_path)
+    error = encoder.encode(CAPTIONS)[2]
+    assert isinstance(error, NonFinite)
+    assert (error.block, error.token, error.channel) == (2, 3, 5)
 
 
 def test_a_non_finite_embedding_is_named() -> None:

@@ -20,7 +20,11 @@ CAPTIONS = [
     "a red circle",
     "a red square",
 ]
-TOLERANCE = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 2e-2}  # norms and softmax of Gemma stay in float32
+# Norms and softmax of Gemma stay in float32. Nothing overflows float16 with these small weights.
+TOLERANCE = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3}
+# Gemma 2 norms the attention's output, in context and alone, and rounds both to bfloat16 before their difference is
+# taken. With one token and EOS that difference is small (3 % off): the one exception to the 2 % of every caption.
+ROUNDED_NORMS = {("gemma2", "bfloat16", 2): 4e-2}
 
 
 def relative(one: Tensor, other: Tensor) -> float:
@@ -38,10 +42,8 @@ def test_scores_match_brute_force(name: str, word_path: str, tmp_path) -> None:
         for encoding, truth in zip(encodings, expected, strict=True):
             assert encoding.shape == truth.shape
             assert not encoding[0].any(), "the first token has no context"
-            if dtype != "bfloat16" and len(truth) > 1:
-                assert relative(encoding, truth) < tolerance
-        # In bfloat16 the LLM's own hidden states are 1 to 2 % off (one caption of two tokens up to 3 %): all in one.
-        assert relative(torch.cat(encodings), torch.cat(expected)) < tolerance, dtype
+            if len(truth) > 1:
+                assert relative(encoding, truth) < ROUNDED_NORMS.get((name, dtype, len(truth)), tolerance), dtype
 
 
 def brute_force(encoder: Encoder, caption: str, word_path: str) -> Tensor:
@@ -117,6 +119,17 @@ def test_a_caption_is_the_same_in_any_company(name: str, word_path: str, tmp_pat
     for caption in CAPTIONS:
         for other in (encode([caption], 8192), reverse, small):
             assert relative(other[caption], together[caption]) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_how_far_company_moves_a_caption_in_bfloat16(name: str) -> None:
+    """By at most 2e-2 of the encoding, as :class:`Encoder` says: other shapes round its hidden states differently."""
+    model = build(name, torch.bfloat16)
+    encoders = [Encoder(model, tokenizer(), EncoderConfig(token_budget=budget)) for budget in (8192, 24, 1)]
+    together, *others = (encoder(CAPTIONS) for encoder in encoders)
+    for encodings in others:
+        for one, other in zip(encodings, together, strict=True):
+            assert relative(one, other) < 2e-2
 
 
 def test_the_same_bits_when_run_again() -> None:

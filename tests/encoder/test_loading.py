@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import transformers
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from tests.encoder.tiny_models import SMALL, build, tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -110,6 +115,60 @@ def test_a_model_that_is_no_decoder_only_llm(model_type: str, folder: Path) -> N
     transformers.AutoConfig.for_model(model_type).save_pretrained(folder)
     with pytest.raises(ValueError, match="decoder-only"):
         Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "T5EncoderModel", "BartForConditionalGeneration"])
+def test_an_encoder_decoder_object(name: str) -> None:
+    settings = {"vocab_size": 64, "d_model": 48, "d_kv": 12, "d_ff": 80, "num_layers": 2, "num_heads": 4}
+    bart = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**settings, **(bart if "Bart" in name else {})))
+    with pytest.raises(ValueError, match="encoder-decoder; expected a decoder-only LLM|is not decoder-only"):
+        Encoder(model, tokenizer(), EncoderConfig(dtype="float32"))
+
+
+def test_an_object_with_code_of_its_own() -> None:
+    """Its class comes from the package that transformers imports such code under; so does a class made from one."""
+    module = "transformers_modules.someone.homemade.modeling"
+    homemade = type("HomemadeForCausalLM", (transformers.LlamaForCausalLM,), {"__module__": module})
+    for model_class in (homemade, type("Derived", (homemade,), {})):
+        with pytest.raises(ValueError, match=f"{model_class.__name__} is of code from its own repository"):
+            Encoder(model_class(transformers.LlamaConfig(**SMALL)), tokenizer(), EncoderConfig(dtype="float32"))
+
+
+HUB = """
+import sys, torch
+from llmdiff.encoder import Encoder, EncoderConfig
+from tests.encoder.tiny_models import build
+
+for revision, name in (("main", "llama"), ("other", "phi"), ("1" * 40, "phi"), (None, "llama")):
+    encoder = Encoder.from_pretrained("someone/tiny", EncoderConfig(dtype="float32"), revision=revision, device="cpu")
+    assert encoder.llm.config.model_type == name
+    assert torch.equal(encoder.llm.backbone.embed_tokens.weight, build(name).model.embed_tokens.weight)
+    assert encoder.tokenizer.model_max_length == {"llama": 256, "phi": 99}[name]
+try:
+    Encoder.from_pretrained("someone/tiny", revision="third", device="cpu")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_revision_of_the_hub(tmp_path: Path) -> None:
+    """In a process whose hub cache holds one repository at two commits: configuration, tokenizer and weights follow."""
+    repository = tmp_path / "models--someone--tiny"
+    for digit, branch, name, length in (("0", "main", "llama", 256), ("1", "other", "phi", 99)):
+        snapshot = repository / "snapshots" / (digit * 40)
+        build(name).save_pretrained(snapshot)
+        words = tokenizer()
+        words.model_max_length = length
+        words.save_pretrained(snapshot)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / branch).write_text(digit * 40)
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", HUB]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "LLM someone/tiny: no folder of that name here; from the hub: cannot read its config" in done.stdout
 
 
 def test_a_model_that_sees_what_comes_after() -> None:

@@ -33,6 +33,19 @@ def llama(**kw: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**GROUPED, **kw}))
 
 
+def llama3(**kw: Any) -> Any:
+    """Llama 3.1 and later stretch their rotary embedding's long waves: here all three of its ranges are met."""
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }
+    return llama(rope_parameters=rope, **kw)
+
+
 def phi(**kw: Any) -> Any:
     return transformers.PhiForCausalLM(transformers.PhiConfig(**{**SMALL, **kw}))
 
@@ -78,6 +91,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "llama": llama,
     "llama-bias": lambda: llama(attention_bias=True, mlp_bias=True),
     "llama-multi-query": lambda: llama(num_key_value_heads=1),
+    "llama-3": llama3,
     "mistral": mistral,
     "qwen2": qwen2,
     "qwen3": qwen3,

@@ -6,16 +6,22 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from kernels.langevin import Rows, gaussian, langevin_step
+from kernels.langevin import Rows, gaussian, langevin_step, reference, triton_impl
+from kernels.langevin.ops import MAX_BLOCKS
 from kernels.langevin.reference import philox
-from kernels.langevin.triton_impl import row_offset
+from kernels.langevin.triton_impl import langevin_kernel, row_offset
+from tests.kernels.allocations import Allocations
 
+ROOT = Path(__file__).parents[2]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (1, 16), (5, 41), (7, 401), (3, 1271), (2, 2049)]
 TERMS = [(False, False), (True, False), (False, True), (True, True)]
@@ -70,6 +76,48 @@ def test_outputs_full_of_nan_are_overwritten_and_padding_is_left(backend: str, d
     expected[rows.position < 0] = torch.nan
     torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
     assert c.isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("out_dtype", [None, *DTYPES], ids=str)
+def test_a_ragged_band_full_of_nan_is_overwritten_and_nothing_beside_it(
+    backend: str, dtype: torch.dtype, out_dtype: torch.dtype | None
+) -> None:
+    """Outputs padded and with NaN in their padding; of the bands, one is written, in place or elsewhere."""
+    plus, minus = (torch.randn(12, 41).to(dtype) for _ in range(2))
+    source = torch.tensor([0, 1, 2, 8, 10], dtype=torch.int32)
+    padding = [j for j in range(12) if j not in source]
+    plus[padding] = minus[padding] = torch.nan
+    rows = rows_of(5, source=source, padding=(4,))
+    c = torch.full((5, 3, 41), torch.nan)
+    target = c if out_dtype is None else torch.full((5, 3, 41), torch.nan, dtype=out_dtype)
+    settings = {"rows": rows, "g": 2.0, "h": 0.3, "seed": -7, "block": 4}
+    out = None if out_dtype is None else target[:, 1]
+    langevin_step(c[:, 1], plus, None, minus, **settings, accumulate=False, out=out, backend=backend)
+    expected = written_out(torch.zeros(5, 41), plus, None, minus, **settings)
+    expected[4] = torch.nan
+    close = {"rtol": 1e-6, "atol": 2e-6} if target.dtype == torch.float32 else {"rtol": 2.0**-7, "atol": 2e-6}
+    torch.testing.assert_close(target[:, 1].double(), expected, **close, equal_nan=True)
+    assert target[:, [0, 2]].isnan().all()
+    assert out_dtype is None or c.isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("h", [0.0, 0.7])
+def test_a_caption_wholly_of_padding_is_left_as_it_is(backend: str, h: float) -> None:
+    before = torch.randn(9, 41)
+    before[4] = torch.nan
+    plus = torch.full((9, 41), torch.nan)
+    plus[6:] = 1.0
+    settings = {"g": 2.0, "h": h, "backend": backend}
+    for padding in [(3, 4, 5), tuple(range(9))]:
+        after = langevin_step(before.clone(), plus, rows=rows_of(9, padding=padding), **settings)
+        torch.testing.assert_close(after[list(padding)], before[list(padding)], rtol=0, atol=0, equal_nan=True)
+    rows = rows_of(9, padding=(0, 1, 2, 3, 4, 5))
+    after = langevin_step(before.clone(), plus, rows=rows, **settings)
+    assert after[6:].isfinite().all()
+    assert (after[7:] != before[7:]).all()
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -140,7 +188,44 @@ def test_row_offsets_pass_two_to_the_31() -> None:
         assert out.item() == i_row * s_row
 
 
+class Launch:
+    """Stands in for the kernel and keeps what it is launched with."""
+
+    def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
+        self.grid = grid
+        return self.keep
+
+    def keep(self, *args: Any, **switches: Any) -> None:
+        self.arguments = {**dict(zip(langevin_kernel.arg_names, args, strict=False)), **switches}
+
+
+@pytest.mark.parametrize(("rows", "hidden", "bands"), [(2**20, 2048, 4), (2**28, 8, 2), (5, 4096, 1)])
+def test_a_launch_past_two_to_the_31_elements(rows: int, hidden: int, bands: int, monkeypatch) -> None:
+    """Tensors without memory: the grid covers every row and channel, and the last row's offset is its true one."""
+    launch = Launch()
+    monkeypatch.setattr(triton_impl, "langevin_kernel", launch)
+    with torch.device("meta"):
+        c = torch.empty(rows, bands, hidden)[:, bands - 1]
+        plus = torch.empty(rows, hidden, dtype=torch.bfloat16)
+        empty = {
+            name: torch.empty(rows, dtype=dtype)
+            for name, dtype in [("position", torch.int32), ("caption", torch.int64)]
+        }
+    triton_impl.langevin_step(c, plus, rows=Rows(**empty), g=1.0)
+    found = launch.arguments
+    assert launch.grid == (rows, -(-hidden // found["BLOCK"]))
+    assert launch.grid[0] < 2**31
+    assert launch.grid[1] < 2**16  # what CUDA allows
+    assert found["s_c"] == found["s_out"] == bands * hidden
+    assert found["s_plus"] == hidden
+    out = torch.zeros(1, dtype=torch.int64)
+    for stride in ("s_c", "s_plus"):
+        offset_kernel[(1,)](out, launch.grid[0] - 1, found[stride])
+        assert out.item() == (rows - 1) * found[stride]
+
+
 COMPILE = """
+import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -158,18 +243,57 @@ for on in (False, True):
     source = ASTSource(langevin_kernel, signature, constexprs={"BLOCK": 2048, "GROUP_BITS": 20, **switches})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
     print(compiled.asm["ptx"].count("mul.wide.u32"), len(compiled.asm["cubin"]))
+    print(*sorted(re.findall(r"tt.addptr %(p_\\w+), %\\w+ : !tt.ptr<\\w+>, i64", compiled.asm["ttir"])))
+    print(*sorted(re.findall(r"tt.addptr %(p_\\w+), %\\w+ : !tt.ptr<\\w+>, i32", compiled.asm["ttir"])))
 """
 
 
 def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -> None:
-    """Compiled to machine code for an H100, which needs no GPU; without noise no Philox multiplication is left."""
+    """Compiled to machine code for an H100, which needs no GPU; without noise no Philox multiplication is left.
+
+    Offsets that a stride goes into are of 64 bits; of 32 bits are those into vectors of one number a row.
+    """
     env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     env.pop("TRITON_INTERPRET", None)
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
-    (products_off, size_off), (products_on, size_on) = (map(int, line.split()) for line in done.stdout.splitlines())
+    lines = done.stdout.splitlines()
+    (products_off, size_off), (products_on, size_on) = (map(int, lines[i].split()) for i in (0, 3))
+    assert lines[1].split() == ["p_out", "p_plus"]
+    assert lines[4].split() == ["p_also", "p_c", "p_minus", "p_out", "p_plus"]
+    assert lines[5].split() == ["p_caption", "p_position", "p_source"]
     assert products_off < 10 <= 20 <= products_on
     assert size_off < size_on / 2
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
+def test_the_kernel_in_a_process_of_its_own_is_the_reference(device: str, tmp_path) -> None:
+    """On a GPU compiled, every dtype, the noise and all switches; on a CPU the same comparison, interpreted."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    env = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    if device == "cuda":
+        del env["TRITON_INTERPRET"]
+    command = [sys.executable, "-m", "tests.kernels.compare", device]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"noise {device} {'compiled' if device == 'cuda' else 'interpreted'}\n")
+
+
+@pytest.mark.parametrize("h", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_reference_holds_less_than_one_output_of_a_block(dtype: torch.dtype, h: float) -> None:
+    """Temporaries are of one size whatever the rows: all that are alive at once take less than a block's output."""
+    peaks = []
+    for count in (1024, 2048):
+        c, plus, minus = torch.zeros(count, 1024), *(torch.zeros(count + 1, 1024, dtype=dtype) for _ in range(2))
+        rows = rows_of(count, source=torch.arange(1, count + 1, dtype=torch.int32), padding=(1, 700))
+        with Allocations() as allocations:
+            reference.langevin_step(c, plus, None, minus, rows=rows, g=1.0, h=h)
+        peaks.append(allocations.peak)
+        assert allocations.largest <= plus.nbytes
+    assert 0 < peaks[0] <= peaks[1] < plus.nbytes
+    assert peaks[1] - peaks[0] < 1024 * 2  # a flag a row
 
 
 def test_the_reference_needs_no_triton() -> None:
@@ -209,6 +333,50 @@ def test_noise_is_standard_normal() -> None:
     assert 4.5 < z.abs().max() < 5.8
 
 
+FIXED = {"seed": -5, "caption": 3 - 2**40, "block": 7, "token": 11, "channel": 6}
+
+
+def along(index: str, count: int, step: int = 1) -> torch.Tensor:
+    """float64 (count,). Noise drawn along one index, the other four fixed."""
+    at = {name: torch.full((count,), value) for name, value in FIXED.items()}
+    first = 0 if index in ("block", "token", "channel") else -(count // 2)
+    at[index] = (torch.arange(count) + first) * step
+    rows = Rows(position=at["token"].int(), caption=at["caption"])
+    if index == "channel":
+        return gaussian(rows[:1], count, FIXED["seed"], FIXED["block"])[0].double()
+    z = gaussian(rows, FIXED["channel"] + 1, at["seed"][:, None], at["block"][:, None])  # a seed and a block a row
+    return z[:, FIXED["channel"]].double()
+
+
+ALONG = [
+    *(("seed", 1 << 16, 1), ("seed", 1 << 16, 1 << 32)),
+    *(("caption", 1 << 16, 1), ("caption", 1 << 16, 1 << 32)),
+    *(("block", MAX_BLOCKS, 1), ("token", 1 << 16, 1), ("channel", 1 << 18, 1)),
+]
+
+
+@pytest.mark.parametrize(("index", "count", "step"), ALONG)
+def test_noise_is_standard_normal_and_independent_along_each_index(index: str, count: int, step: int) -> None:
+    """The first four moments within five standard errors of those of N(0, 1), whose z, z^2, z^3, z^4 vary by these."""
+    z = along(index, count, step)
+    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert abs((z**power).mean() - moment) < 5 * (variance / count) ** 0.5, power
+    assert abs(z.var() - 1) < 5 * (2 / count) ** 0.5
+    kurtosis = ((z - z.mean()) ** 4).mean() / z.var() ** 2
+    assert abs(kurtosis - 3) < 5 * (24 / count) ** 0.5
+    for shift in (1, 2, 3, 4, 5, 16):
+        assert_uncorrelated(z[shift:], z[:-shift])
+
+
+def test_noise_along_an_index_is_that_of_single_calls() -> None:
+    for index in FIXED:
+        z = along(index, 8)
+        for i, value in enumerate(range(8) if index in ("block", "token", "channel") else range(-4, 4)):
+            at = {**FIXED, index: value}
+            rows = Rows(position=torch.tensor([at["token"]]), caption=torch.tensor([at["caption"]]))
+            assert gaussian(rows, at["channel"] + 1, at["seed"], at["block"])[0, -1] == z[i]
+
+
 BITS = {"seed": (0, 1, 31, 32, 40, 62), "caption": (0, 1, 31, 32, 40, 62), "block": (0, 1, 5, 11)}
 
 
@@ -231,6 +399,18 @@ def test_noise_depends_on_the_low_and_the_high_half_of_every_index() -> None:
     for other in (noise(tokens=4, hidden=8, seed=1 << 33), noise(tokens=4, hidden=8, caption=1 + (1 << 40))):
         assert (base != other).all()
     assert (noise(tokens=4, hidden=8, seed=-1) != noise(tokens=4, hidden=8, seed=2**32 - 1)).all()
+
+
+@pytest.mark.parametrize("seed", [0, -1, -(2**31) - 1, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("block", [0, MAX_BLOCKS - 1])
+def test_noise_of_triton_is_that_of_pytorch(seed: int, block: int) -> None:
+    """At the ends of every index: a negative seed, the last block, extreme captions, the last token."""
+    position = torch.tensor([0, 1, 2**31 - 1, 5], dtype=torch.int32)
+    rows = Rows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
+    nothing = torch.zeros(4, 41)
+    settings = {"rows": rows, "g": 1.0, "h": 0.5, "seed": seed, "block": block, "accumulate": False}
+    result = langevin_step(torch.empty(4, 41), nothing, **settings, backend="triton")
+    torch.testing.assert_close(result, gaussian(rows, 41, seed, block), rtol=1e-6, atol=1e-6)
 
 
 def test_noise_is_the_same_however_the_rows_are_cut() -> None:
