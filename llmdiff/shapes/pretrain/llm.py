@@ -41,7 +41,7 @@ class Training:
     learning_rate: float = 2e-3
 
 
-TRAINING = {"llama": Training(steps=2500), "phi": Training(steps=2000)}
+TRAINING = {"llama": Training(steps=2500), "phi": Training(steps=1200)}
 MODELS = {
     "llama": lambda vocabulary: LlamaForCausalLM(
         LlamaConfig(
