@@ -10,6 +10,10 @@ from typing import TypeVar
 import torch
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+PADDING = 0.1  # the most of a batch that may be padding,
+SMALL = 0.125  # unless it holds less than this share of the budget
+CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
 
 
 @dataclass
@@ -17,12 +21,6 @@ class Budget:
     """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
 
     tokens: int
-
-
-Result = TypeVar("Result")
-PADDING = 0.1  # the most of a batch that may be padding,
-SMALL = 0.125  # unless it holds less than this share of the budget
-CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:

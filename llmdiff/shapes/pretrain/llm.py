@@ -1,6 +1,6 @@
 """The embedded decoder-only LLMs: trained on text alone, captions in every wording followed by restated facts.
 
-A model of two million parameters need not remember what a caption said as a large one does. So each caption is followed
+A model of one million parameters need not remember what a caption said as a large one does. So each caption is followed
 by three questions, and each asks for four words at once (multi-token prediction, arXiv 2404.19737): what the caption
 says of one thing must be found at one token. And in a share of the documents what is restated sees the caption through
 the questions alone.
