@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipelines.encoder_settings import settings_help
+from pipelines.store_commands import store_app
 
 CANDIDATE = "models:/llmdiff-adapter@candidate"
 SHOWN = 5  # rejected rows that `encode` spells out
@@ -22,9 +23,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-)
-store_app = typer.Typer(
-    help="Look into an encoding store. Example: llmdiff store info runs/store", no_args_is_help=True
 )
 app.add_typer(store_app, name="store")
 
@@ -207,36 +205,6 @@ def inspect(
     print(f"heat map: {out}")
 
 
-@store_app.command("info", epilog="Example: llmdiff store info runs/store")
-def store_info(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
-    """What a store holds: version, samples, encodings, bytes."""
-    from storage import EncodingStore
-
-    print_values(EncodingStore.open(path).info())
-
-
-@store_app.command("rejects", epilog="Example: llmdiff store rejects runs/store")
-def store_rejects(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
-    """List the rows that were refused: file, row, reason, what was found."""
-    from storage import EncodingStore
-
-    for row in EncodingStore.open(path).rejects().to_pylist():
-        print(f"{row['source']} row {row['row']}: {row['reason']}: {row['detail']}")
-
-
-@store_app.command("verify", epilog="Example: llmdiff store verify runs/store")
-def store_verify(path: Annotated[Path, typer.Argument(help="Folder of the store.")]) -> None:
-    """Check every checksum; exit code 1 where something is wrong."""
-    from storage import EncodingStore
-
-    problems = EncodingStore.open(path).verify()
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} problems" if problems else "every checksum is right")
-    if problems:
-        raise typer.Exit(1)
-
-
 @app.command(epilog="Example: llmdiff doctor")
 def doctor() -> None:
     """What this machine can do, and what is wrong with it; exit code 1 where something is."""
@@ -271,16 +239,6 @@ def print_rejected(examples: list[str], store: Path) -> None:
         print(f"rejected: {example}", file=sys.stderr)
     if examples:
         print(f"every rejected row: llmdiff store rejects {store}", file=sys.stderr)
-
-
-def print_values(values: dict[str, Any], indent: str = "") -> None:
-    """A mapping as ``name: value`` lines."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            print(f"{indent}{name}:")
-            print_values(value, indent + "  ")
-        else:
-            print(f"{indent}{name}: {'none' if value in ({}, []) else value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
