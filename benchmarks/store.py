@@ -1,0 +1,582 @@
+"""The encoding store against what others do: bytes a caption, reading an epoch, writing, and the index as it grows.
+
+Real prompts with real token lengths (GPT-2's tokenizer at width 2,048, Llama 2's at 4,096); the encodings are normal
+values rounded to bfloat16. Peers are measured in the same run, in turns, on the same bytes; times are wall-clock. A
+row's ratio says how many times better the store is. A cold page cache was emptied with posix_fadvise and mincore
+found at most 1 % of the files' pages in it; a virtual disk may have a cache of its own below.
+
+    python benchmarks/store.py
+    python benchmarks/store.py --only read --width 2048 --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import operator
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from common import layouts
+from common.loaders import NpzFiles, PtFiles, file_loader, read_memmap
+from common.measure import append_row, device_name, quantiles
+from common.page_cache import evict, warm
+from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from matplotlib.figure import Figure
+
+from storage import EncodingStore, Sample, caption_hash, content_hash
+from storage.files import folder_size
+from storage.order import batch_bounds, share
+from storage.reader import EncodingDataset
+from storage.records import INDEX
+
+TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
+PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
+REPEATS = {"PartiPrompts": 4, "DPG-Bench": 1}  # of short prompts more, that an epoch takes long enough to time
+SHARD_ROWS = 4096
+BATCH = 32
+LATENT = (4, 32, 32)  # of a picture of 256 x 256
+COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Captions of one collection with made-up encodings of one width."""
+
+    name: str
+    width: int
+    texts: list[str]
+    counts: np.ndarray
+    """int64 ``(n,)``, tokens of each."""
+    pool: np.ndarray
+    """uint16 ``(token, width)``, what encodings are cut out of."""
+    latents: np.ndarray
+    """float16 ``(64, *LATENT)``"""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def bits(self, i: int, tokens: int | None = None) -> np.ndarray:
+        """A caption's encoding, or as many rows from where it begins."""
+        tokens = int(self.counts[i]) if tokens is None else tokens
+        start = i * 7919 % (len(self.pool) - tokens)
+        return self.pool[start : start + tokens]
+
+    def latent(self, i: int) -> np.ndarray:
+        return self.latents[i % len(self.latents)]
+
+    @property
+    def raw_bytes(self) -> int:
+        return int(self.counts.sum()) * self.width * 2
+
+
+class Results:
+    """Rows of store.csv, and the table at the end."""
+
+    def __init__(self, append: bool) -> None:
+        self.append = append
+        self.rows: list[dict[str, Any]] = []
+        self.device = device_name(torch.device("cpu"))
+        names = ("zarr", "zarrs", "deltalake", "pyarrow", "numpy", "torch")
+        self.versions = " ".join(f"{name}-{version(name)}" for name in names)
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        prompts: Prompts | None = None,
+        captions: int | None = None,
+        cache: str = "",
+        peer: str = "",
+        peer_value: float | str = "",
+        ratios: Sequence[float] = (),
+        goal: str = "",
+        note: str = "",
+    ) -> None:
+        """One row; the goal is for the median ratio where there is one, and for the value where there is none."""
+        p20, p50, p80 = quantiles(list(ratios)) if ratios else ("", "", "")
+        row = {
+            "device": self.device,
+            "versions": self.versions,
+            "name": name,
+            "width": prompts.width if prompts else "",
+            "prompts": prompts.name if prompts else "",
+            "captions": captions if captions is not None else len(prompts) if prompts else "",
+            "cache": cache,
+            "value": float(value),
+            "unit": unit,
+            "peer": peer,
+            "peer_value": peer_value,
+            "ratio_p20": p20,
+            "ratio": p50,
+            "ratio_p80": p80,
+            "goal": goal,
+            "note": note,
+        }
+        self.rows.append(row)
+        if self.append:
+            append_row("store", row)
+        else:
+            print(", ".join(f"{key} {value}" for key, value in row.items() if key != "versions"), flush=True)
+
+    def print_table(self) -> None:
+        for row in self.rows:
+            what = " ".join(str(row[key]) for key in ("name", "width", "prompts", "cache") if row[key] != "")
+            value = f"{row['value']:.4g} {row['unit']}"
+            peer = f"{row['ratio']:.3g} x {row['peer']}" if row["ratio"] != "" else row["peer"]
+            print(f"{what:64} {value:>20}  {peer:44} {row['goal']:8} {verdict(row)}")
+
+
+def verdict(row: dict[str, Any]) -> str:
+    if not row["goal"]:
+        return ""
+    sign, number = row["goal"].split()
+    value = row["value"] if row["ratio"] == "" else row["ratio"]
+    return "PASS" if COMPARE[sign](value, float(number)) else "short of goal"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.ERROR)
+    arguments = parse()
+    if not arguments.data.is_dir():
+        print(f"{arguments.data}: no such folder; nothing measured (see --data)")
+        return
+    torch.set_num_threads(1)
+    results = Results(append=not arguments.no_append)
+    sections = {"bytes": measure_bytes, "read": measure_reading, "write": measure_writing}
+    with temporary(arguments.folder) as folder:
+        for width in arguments.width:
+            for prompts in load_prompts(arguments.data, width, arguments.quick):
+                for name in arguments.only:
+                    if name in sections:
+                        with temporary(folder) as place:
+                            sections[name](prompts, place, arguments, results)
+        if "index" in arguments.only:
+            measure_index(folder, arguments, results)
+    results.print_table()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sections = ["bytes", "read", "write", "index"]
+    parser.add_argument("--only", nargs="+", choices=sections, default=sections)
+    parser.add_argument("--width", nargs="+", type=int, choices=list(TOKENIZERS), default=list(TOKENIZERS))
+    parser.add_argument("--rounds", type=int, default=7, help="of each measurement with a warm cache")
+    parser.add_argument("--cold-rounds", type=int, default=5, help="of each with a cold cache, and of writing")
+    parser.add_argument(
+        "--padded", type=int, default=64, help="captions written in the padded layouts, all of one size"
+    )
+    parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="sizes of the index")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
+    )
+    parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure (about 8 GB)")
+    parser.add_argument("--plot", type=Path, default=Path("docs/store-index.png"))
+    parser.add_argument("--quick", action="store_true", help="small and few, for a look; adds no rows to the CSV file")
+    parser.add_argument("--no-append", action="store_true", help="add no rows to the CSV file, and no plot")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.cold_rounds, arguments.padded = 3, 2, 8
+        arguments.rows = [row for row in arguments.rows if row <= 100_000]
+        arguments.no_append = True
+    return arguments
+
+
+@contextmanager
+def temporary(parent: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        yield Path(name)
+
+
+def load_prompts(data: Path, width: int, quick: bool) -> Iterator[Prompts]:
+    """Both collections; repeated prompts get other texts, so that they are other captions, and other encodings."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((4096, width), np.float32)
+    pool = (values.view(np.uint32) >> 16).astype(np.uint16)  # the upper half is a bfloat16
+    latents = random.standard_normal((64, *LATENT), np.float32).astype(np.float16)
+    tokenizer = TOKENIZERS[width](data)
+    all_texts = read_prompts(data)
+    for name, texts in (("PartiPrompts", all_texts[:PARTI]), ("DPG-Bench", all_texts[PARTI:])):
+        texts = texts[:: 4 if quick else 1]
+        counts = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
+        texts = [f"{text} ({turn})" if turn else text for turn in range(REPEATS[name]) for text in texts]
+        counts = np.tile(counts, REPEATS[name])
+        yield Prompts(name=name, width=width, texts=texts, counts=counts, pool=pool, latents=latents)
+
+
+# Writing stores
+
+
+def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bool) -> tuple[EncodingStore, str]:
+    store = EncodingStore.create(folder)
+    fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1, "width": prompts.width})
+    rows = list(rows)
+    for first in range(0, len(rows), SHARD_ROWS):
+        write_shard(store, fingerprint, prompts, rows[first : first + SHARD_ROWS], pictures)
+    return store, fingerprint
+
+
+def write_shard(store: EncodingStore, fingerprint: str, prompts: Prompts, rows: list[int], pictures: bool) -> None:
+    source = content_hash(f"{prompts.name} {rows[0]}".encode())
+    with store.writer(fingerprint=fingerprint) as writer:
+        for i in rows:
+            picture = content_hash(f"picture {i}".encode()) if pictures else None
+            writer.add_encoding(caption_hash(prompts.texts[i]), prompts.bits(i))
+            if picture:
+                writer.add_latent(picture, prompts.latent(i))
+            writer.add_sample(
+                Sample(
+                    caption=prompts.texts[i],
+                    caption_hash=caption_hash(prompts.texts[i]),
+                    fingerprint=fingerprint,
+                    source=f"{prompts.name}-{rows[0]:08}.parquet",
+                    source_hash=source,
+                    row=i,
+                    image_hash=picture,
+                    latent_key=picture,
+                )
+            )
+
+
+# Bytes a caption
+
+
+def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+    """The store of a collection's captions, each once and without pictures, against the padded layouts."""
+    count = len(prompts) // REPEATS[prompts.name]
+    store, _ = make_store(folder / "store", prompts, range(count), pictures=False)
+    ours = folder_size(store.path) / count
+    some = np.linspace(0, count - 1, min(arguments.padded, count)).astype(int).tolist()
+    texts, counts = [prompts.texts[i] for i in some], [int(prompts.counts[i]) for i in some]
+    peers: dict[str, tuple[Callable[..., None], int, Sequence[Any], str]] = {
+        "kohya .npz": (layouts.write_kohya, 512, counts, "512 tokens, float32"),
+        "PixArt .npz": (layouts.write_pixart, 120, counts, "120 tokens, float32, compressed as PixArt does"),
+        "Mosaic MDS": (layouts.write_mosaic, 512, texts, "512 tokens, float32"),
+    }
+    for peer, (write, tokens, third, note) in peers.items():
+        place = folder / peer
+        place.mkdir()
+        write(place, (prompts.bits(i, tokens) for i in some), third)
+        theirs = folder_size(place) / len(some)
+        goal = ">= 5" if prompts.name == "PartiPrompts" else ""
+        results.add(
+            "bytes a caption, with index and manifests",
+            *(ours, "bytes"),
+            prompts=prompts,
+            captions=count,
+            peer=peer,
+            peer_value=theirs,
+            ratios=[theirs / ours],
+            goal=goal,
+            note=f"{note}; {len(some)} captions written",
+        )
+        shutil.rmtree(place)
+    raw = int(prompts.counts[:count].sum()) * prompts.width * 2
+    arrays = sum(folder_size(shard / "encodings") for shard in (store.path / "shards").iterdir())
+    common = {"prompts": prompts, "captions": count, "peer": "raw bfloat16 bits"}
+    results.add("overhead of the encodings' arrays", arrays / raw - 1, "of raw", goal="<= 0.02", **common)
+    results.add("overhead with index and manifests", ours * count / raw - 1, "of raw", **common)
+
+
+# Reading an epoch
+
+
+def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+    """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
+    store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
+    batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
+    write_memmap(folder / "memmap", prompts)
+    runs: dict[str, Callable[[], Iterator[Any]]] = {
+        "store": lambda: EncodingDataset(store.path, None, fingerprint, BATCH).epoch(0),
+        "memmap": lambda: read_memmap(folder / "memmap", prompts.counts, prompts.width, LATENT, batches),
+    }
+    check_same(runs["store"](), runs["memmap"]())
+    files = {"pt": PtFiles(folder / "pt"), "npz": NpzFiles(folder / "npz")}
+    for name, each in files.items():
+        each.folder.mkdir()
+        for i in range(len(prompts)):
+            each.write(i, prompts.bits(i), prompts.latent(i))
+        for workers in (0, 2):
+            loader = file_loader(each, batches, workers)
+            for _ in loader if workers else ():  # starts its processes, which is not counted
+                pass
+            runs[f"{name} {workers}"] = lambda loader=loader: iter(loader)
+    for cache, rounds in (("warm", arguments.rounds), ("cold", arguments.cold_rounds)):
+        seconds = epochs(runs, folder, cache, rounds)
+        add_reading(prompts, cache, seconds, results)
+
+
+def batches_of(data: EncodingDataset) -> list[np.ndarray]:
+    """Samples of each batch of its first epoch, in the order of the sources' rows."""
+    order, lanes = data.shuffle.order(len(data), 0)
+    bounds = batch_bounds(len(data), 0, data.batch_size, 1, data.drop_last)
+    return [order[a:b][share(lanes[a:b], 0, 1)] for a, b in bounds]
+
+
+def write_memmap(folder: Path, prompts: Prompts) -> None:
+    folder.mkdir()
+    with (folder / "encodings.bin").open("wb") as file:
+        for i in range(len(prompts)):
+            file.write(prompts.bits(i).data)
+    with (folder / "latents.bin").open("wb") as file:
+        for i in range(len(prompts)):
+            file.write(prompts.latent(i).data)
+
+
+def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
+    """Bit for bit, since random bits may be NaN."""
+    for batch, (encodings, mask, latents) in zip(ours, theirs, strict=True):
+        assert torch.equal(batch.encodings.view(torch.uint16), encodings.view(torch.uint16))
+        assert torch.equal(batch.mask, mask)
+        assert torch.equal(batch.latents, latents)
+
+
+def epochs(
+    runs: dict[str, Callable[[], Iterator[Any]]], folder: Path, cache: str, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each reader's epoch in every round, in turns; opening the index is not counted."""
+    places = {name: folder / name.split()[0] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    if cache == "warm":
+        for place in set(places.values()):
+            warm(place)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            batches = run()
+            if cache == "cold":
+                evict(places[name])
+            start = time.perf_counter()
+            for batch in batches:
+                del batch
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def add_reading(prompts: Prompts, cache: str, seconds: dict[str, list[float]], results: Results) -> None:
+    ours = len(prompts) / statistics.median(seconds["store"])
+    goals = {"memmap": ">= 0.5" if cache == "warm" else ">= 0.9", "pt": ">= 5", "npz": ">= 5"}
+    peers = {"memmap": "np.memmap", "pt": "a .pt a prompt", "npz": "an .npz a prompt"}
+    for name, peer in peers.items():
+        fastest = min(
+            (run for run in seconds if run.split()[0] == name), key=lambda run: statistics.median(seconds[run])
+        )
+        workers = "" if name == "memmap" else f"; the better of 0 and 2 workers: {fastest.split()[1]}"
+        results.add(
+            "reading an epoch",
+            *(ours, "samples/s"),
+            prompts=prompts,
+            cache=cache,
+            peer=peer,
+            peer_value=len(prompts) / statistics.median(seconds[fastest]),
+            ratios=[theirs / mine for mine, theirs in zip(seconds["store"], seconds[fastest], strict=True)],
+            goal=goals[name],
+            note=f"batches of {BATCH}, latents {'x'.join(map(str, LATENT))}"
+            + workers
+            + ("; emptied, checked with mincore" if cache == "cold" else ""),
+        )
+
+
+# Writing
+
+
+def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+    """A shard through the writer, until its commit is on the disk, against writing the same bytes with one fsync."""
+    rows = list(range(min(SHARD_ROWS, len(prompts))))
+    size = int(prompts.counts[rows].sum()) * prompts.width * 2 + len(rows) * prompts.latents[0].nbytes
+    data = bytearray(size)
+    at = 0
+    for i in rows:
+        for part in (prompts.bits(i), prompts.latent(i)):
+            data[at : at + part.nbytes] = part.data.cast("B")
+            at += part.nbytes
+    ours, plain = [], []
+    for turn in range(arguments.cold_rounds + 1):  # the first warms up
+        store = EncodingStore.create(folder / "store")
+        fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
+        ours.append(timed(lambda store=store, key=fingerprint: write_shard(store, key, prompts, rows, pictures=True)))
+        plain.append(timed(lambda: write_plainly(folder / "plain", data)))
+        shutil.rmtree(folder / "store")
+        (folder / "plain").unlink()
+        if turn == 0:
+            ours, plain = [], []
+    results.add(
+        "writing a shard, fsync included",
+        *(size / statistics.median(ours) / 1e6, "MB/s"),
+        prompts=prompts,
+        captions=len(rows),
+        peer="write and fsync",
+        peer_value=size / statistics.median(plain) / 1e6,
+        ratios=[theirs / mine for mine, theirs in zip(ours, plain, strict=True)],
+        goal=">= 0.5",
+        note=f"{size / 1e6:.0f} MB with latents {'x'.join(map(str, LATENT))}",
+    )
+
+
+def write_plainly(path: Path, data: bytearray) -> None:
+    with path.open("wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+# The index
+
+
+def measure_index(folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+    """One store, committed to as writers do, without arrays; probed at each size in processes of their own."""
+    store = EncodingStore.create(folder / "indexed")
+    fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
+    texts = read_prompts(arguments.data)
+    found: dict[int, dict[str, float]] = {}
+    for rows in sorted(arguments.rows):
+        start = max(found, default=0)
+        seconds = [
+            timed(
+                lambda first=first, rows=rows: commit_rows(
+                    store, fingerprint, texts, first, min(first + SHARD_ROWS, rows)
+                )
+            )
+            for first in range(start, rows, SHARD_ROWS)
+        ]
+        found[rows] = {**probe(store.path, fingerprint, texts, rows), "commit": statistics.median(seconds)}
+        add_index(rows, found[rows], len(store.snapshot().files), results)
+    if not arguments.no_append:
+        plot_index(found, arguments.plot)
+
+
+def commit_rows(store: EncodingStore, fingerprint: str, texts: list[str], first: int, stop: int) -> None:
+    """One commit of samples from `first` to `stop`."""
+    rows = range(first, stop)
+    shard = content_hash(f"shard {first}".encode())
+    captions = [caption_of(texts, i) for i in rows]
+    hashes = {what: [content_hash(f"{what} {i}".encode()) for i in rows] for what in ("picture", "latent")}
+    counts = [4 + len(caption) // 4 for caption in captions]
+    random = np.random.default_rng(first)
+    table = pa.Table.from_pydict(
+        {
+            "fingerprint": [fingerprint] * len(rows),
+            "caption_hash": [caption_hash(caption) for caption in captions],
+            "caption": captions,
+            "encoding_shard": [shard] * len(rows),
+            "first_token": np.cumsum([0, *counts[:-1]]),
+            "token_count": counts,
+            "encoding_checksum": random.integers(0, 1 << 32, len(rows)),
+            "image_hash": hashes["picture"],
+            "latent_key": hashes["latent"],
+            "latent_shard": [shard] * len(rows),
+            "latent_shape": ["4x64x64"] * len(rows),
+            "latent_index": np.arange(len(rows)),
+            "latent_checksum": random.integers(0, 1 << 32, len(rows)),
+            "source": [f"train-{first // SHARD_ROWS:05}.parquet"] * len(rows),
+            "source_hash": [content_hash(f"source {first}".encode())] * len(rows),
+            "row": np.arange(len(rows)),
+            "crop": [[512, 384, 64, 0]] * len(rows),
+            "shard": [shard] * len(rows),
+        },
+        INDEX,
+    )
+    store.index.commit(shard, lambda snapshot: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
+
+
+def caption_of(texts: list[str], i: int) -> str:
+    return f"{texts[i % len(texts)]} ({i // len(texts)})"
+
+
+def probe(path: Path, fingerprint: str, texts: list[str], rows: int) -> dict[str, float]:
+    """What fresh processes measure, with a cold and a warm page cache."""
+    some = np.random.default_rng(1).permutation(rows)[: min(10_000, rows)]
+    hashes = path.parent / "hashes.json"
+    hashes.write_text(json.dumps([caption_hash(caption_of(texts, int(i))) for i in some]))
+    found: dict[str, float] = {"bytes": folder_size(path / "index")}
+    for cache in ("cold", "warm"):
+        for what, more in (("lookup", [str(hashes)]), ("dataset", [])):
+            if cache == "cold":
+                evict(path)
+            command = [
+                sys.executable,
+                str(Path(__file__).parent / "common/index_probe.py"),
+                what,
+                str(path),
+                fingerprint,
+            ]
+            output = subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout
+            found |= {f"{cache} {what} {key}": value for key, value in json.loads(output).items()}
+    return found
+
+
+def add_index(rows: int, found: dict[str, float], files: int, results: Results) -> None:
+    goal = "< 2" if rows == 1_000_000 else ""
+    common = {"captions": rows, "note": f"{files} files, a fresh process"}
+    for cache in ("cold", "warm"):
+        part = {key.removeprefix(f"{cache} "): value for key, value in found.items() if key.startswith(cache)}
+        both = part["lookup open"] + part["lookup first"]
+        results.add("open a store, look 10,000 captions up", both, "s", cache=cache, goal=goal, **common)
+        results.add("open a store's newest version", part["lookup open"], "s", cache=cache, goal=goal, **common)
+        results.add("open a store at a version", part["lookup pinned"], "s", cache=cache, goal=goal, **common)
+        results.add("open a version to train on", part["dataset open"], "s", cache=cache, goal=goal, **common)
+    results.add("look 10,000 captions up again", part["lookup again"], "s", cache="warm", goal=goal, **common)
+    goal = "< 1000" if rows == 1_000_000 else ""
+    results.add("peak memory of looking up", part["lookup lookup_rss"] / 1e6, "MB", goal=goal, **common)
+    torch_mb = part["dataset rss_before"] / 1e6
+    note = f"{common['note']}, {torch_mb:.0f} MB of it before opening, most of it PyTorch's"
+    peak = part["dataset peak_rss"] / 1e6
+    results.add("peak memory of opening to train on", peak, "MB", captions=rows, goal=goal, note=note)
+    results.add("index", found["bytes"] / rows, "bytes a row", **common)
+    results.add(f"a commit of {SHARD_ROWS} rows", found["commit"], "s", **common)
+
+
+def plot_index(found: dict[int, dict[str, float]], path: Path) -> None:
+    """Seconds and memory over the rows of the index."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    rows = list(found)
+    lines: dict[str, Callable[[dict[str, float]], float]] = {
+        "open and look 10,000 captions up, cold": lambda at: at["cold lookup open"] + at["cold lookup first"],
+        "open and look 10,000 captions up, warm": lambda at: at["warm lookup open"] + at["warm lookup first"],
+        "look 10,000 captions up again": lambda at: at["warm lookup again"],
+        "open to train on, cold": lambda at: at["cold dataset open"],
+        "open a version, warm": lambda at: at["warm lookup pinned"],
+    }
+    for label, value in lines.items():
+        seconds.plot(rows, [value(found[row]) for row in rows], marker="o", label=label)
+    seconds.axhline(2.0, color="black", linestyle=":", linewidth=1)
+    seconds.set(xlabel="rows of the index", ylabel="seconds", xscale="log", yscale="log")
+    for label, key in (("looking up", "warm lookup lookup_rss"), ("opening to train on", "warm dataset peak_rss")):
+        memory.plot(rows, [found[row][key] / 1e6 for row in rows], marker="o", label=label)
+    memory.plot(rows, [found[row]["bytes"] / 1e6 for row in rows], marker="o", label="the index on the disk")
+    memory.axhline(1000.0, color="black", linestyle=":", linewidth=1)
+    memory.set(xlabel="rows of the index", ylabel="MB (peak of a fresh process)", xscale="log", yscale="log")
+    for axes in (seconds, memory):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
