@@ -57,7 +57,7 @@ def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
 def verify(
     path: StorePath,
     repair: Annotated[bool, typer.Option("--repair", help="Mend it: needs --data and encode's options.")] = False,
-    data: Annotated[Path | None, typer.Option(help="The data that lost rows are encoded from again.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data that lost rows are encoded from again.")] = None,
     diffusion: Annotated[str | None, typer.Option(help="Folder or name of the Stable Diffusion model.")] = None,
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
     encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
@@ -186,7 +186,7 @@ def open_store(path: str, version: int | None = None) -> EncodingStore:
 
 def encode_arguments(
     path: str,
-    data: Path | None,
+    data: str | None,
     diffusion: str | None,
     llm: str | None,
     encoder: Literal["llm", "base"],
@@ -210,7 +210,7 @@ def encode_arguments(
     from pipelines.mend import EncodeArguments
 
     return EncodeArguments(
-        data=str(data),
+        data=data,
         store=path,
         diffusion=diffusion,
         llm=llm,
