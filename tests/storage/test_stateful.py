@@ -1,0 +1,230 @@
+"""Random histories of a store against a plain model of what must be in it."""
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from storage import EncodingStore, caption_hash, content_hash
+from storage.gc import collect, drop
+from storage.repair import repair
+from tests.storage import children, made
+
+SOURCES = st.sampled_from(["a", "b", "c"])
+ENCODERS = st.sampled_from([0, 1])
+ROWS = st.integers(1, 20).map(range)
+BITS_COMPARED = 3
+"""Encodings compared after each step; at the end all are."""
+
+Key = tuple[int, str, int]
+"""Encoder, source as it is now, row."""
+
+
+class History(RuleBasedStateMachine):
+    """`samples` and `rejects` are what the newest version holds, `versions` the samples of each one that is kept."""
+
+    @initialize()
+    def create(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "store"
+        self.store = EncodingStore.create(self.path)
+        self.encoders = [self.store.register_fingerprint({**made.LLM, "seed": seed}) for seed in range(2)]
+        self.edits = dict.fromkeys("abc", 0)
+        self.samples: set[Key] = set()
+        self.rejects: set[Key] = set()
+        self.versions: dict[int, frozenset[Key]] = {0: frozenset()}
+        self.pins: dict[int, EncodingStore] = {}
+        self.damaged: set[int] = set()
+
+    def now(self, source: str) -> str:
+        """A source's content: a new one after each edit."""
+        return f"{source}, edited {self.edits[source]} times" if self.edits[source] else source
+
+    def expect(self, encoder: int, source: str, rows: range) -> None:
+        self.samples |= {(encoder, source, row) for row in rows if row % 7 != 6}
+        self.rejects |= {(encoder, source, row) for row in rows if row % 7 == 6}
+
+    def forget(self, encoders: list[int], source: str | None) -> None:
+        for keys in (self.samples, self.rejects):
+            keys -= {key for key in keys if key[0] in encoders and source in (None, key[1])}
+
+    def note(self) -> None:
+        self.versions[self.store.version] = frozenset(self.samples)
+
+    # What happens to a store
+
+    @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
+    def encode(self, encoder, source, rows):
+        made.encode(self.store, self.encoders[encoder], self.now(source), rows)
+        self.expect(encoder, self.now(source), rows)
+        self.note()
+
+    @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
+    def encode_twice_at_once(self, encoder, source, rows):
+        """Two writers take on the same rows; the second one to commit finds them there."""
+        fingerprint, name = self.encoders[encoder], self.now(source)
+        done = self.store.find_samples(fingerprint, content_hash(name.encode()))
+        with self.store.writer(None, fingerprint) as writer:
+            for row in sorted({row for row in rows if row % 7 != 6} - done):
+                text = made.caption(name, row)
+                writer.add_encoding(caption_hash(text), made.encoding(text))
+                writer.add_latent(made.latent_key(name, row), made.latent(f"{name}/{row}"))
+                writer.add_sample(made.sample(fingerprint, name, row, text))
+            made.encode(EncodingStore.open(self.path), fingerprint, name, rows)
+            self.expect(encoder, name, rows)
+            self.note()
+        self.note()
+
+    @rule(encoder=ENCODERS, source=SOURCES, number=st.integers(0, 200))
+    def encode_and_be_killed(self, encoder, source, number):
+        """Of the source's rows that were not there, all came in, or none; its rejects come in before them."""
+        version, name, expected = self.store.version, self.now(source), (self.samples.copy(), self.rejects.copy())
+        code = children.run(children.die_at_file_operation, self.path, self.encoders[encoder], name, number)
+        assert code in (0, -signal.SIGKILL)
+        self.expect(encoder, name, range(20))
+        if self.store.version == version and code != 0:
+            self.samples = expected[0]
+            if self.rejects_found() != self.rejects:
+                self.rejects = expected[1]
+        self.note()
+
+    @rule(encoder=ENCODERS)
+    def die_with_data_on_the_disk(self, encoder):
+        code = children.run(children.die_while_writing, self.path, self.encoders[encoder], "lost")
+        assert code == -signal.SIGKILL
+
+    @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
+    def edit(self, encoder, source, rows):
+        """A source's captions change: it is encoded again, and what was encoded of it before is dropped."""
+        before = self.now(source)
+        self.edits[source] += 1
+        made.encode(self.store, self.encoders[encoder], self.now(source), rows)
+        self.expect(encoder, self.now(source), rows)
+        self.note()
+        drop(self.store, source_hash=content_hash(before.encode()))
+        self.forget([0, 1], before)
+        self.note()
+
+    @rule(encoder=ENCODERS, source=st.none() | SOURCES)
+    def drop(self, encoder, source):
+        name = None if source is None else self.now(source)
+        of_source = None if name is None else content_hash(name.encode())
+        drop(self.store, fingerprint=self.encoders[encoder], source_hash=of_source)
+        self.forget([encoder], name)
+        self.note()
+
+    @rule()
+    def pin(self):
+        self.pins[self.store.version] = EncodingStore.open(self.path, version=self.store.version)
+
+    @rule(keep=st.none() | st.lists(st.booleans(), min_size=40, max_size=40))
+    def collect(self, keep):
+        """Pinned versions are kept, and some of the others, or all."""
+        versions = None
+        if keep is not None:
+            versions = {v for v, kept in zip(sorted(self.versions), keep, strict=False) if kept} | self.pins.keys()
+            self.versions = {version: self.versions[version] for version in versions | {self.store.version}}
+        planned = collect(self.store, versions, dry_run=True)
+        assert collect(self.store, versions) == planned
+        assert collect(self.store, versions).paths == ()
+
+    @rule(place=st.integers(0, 10**6), again=st.booleans())
+    def damage_and_mend(self, place, again):
+        """One bit of any chunk flips: rows go that used it, and no others; encoding again makes those and no others."""
+        chunks = sorted(path for path in (self.path / "shards").rglob("c/**/*") if path.is_file())
+        if not chunks:
+            return
+        path = chunks[place % len(chunks)]
+        self.damaged |= {version for version in self.versions if self.names(version, path)}
+        content = bytearray(path.read_bytes())
+        content[place % len(content)] ^= 1
+        path.write_bytes(content)
+        problems = self.store.verify()
+        assert bool(problems) == (self.store.version in self.damaged)
+        lost = self.keys_of(repair(self.store, problems).lost.to_pylist())
+        parts = {part for problem in problems for part in (*problem.encodings, *problem.latents)}
+        for encoder, source, row in lost:
+            encoding = self.encoders[encoder], caption_hash(made.caption(source, row))
+            assert encoding in parts or made.latent_key(source, row) in parts
+        assert lost <= self.samples
+        self.samples -= lost
+        self.note()
+        for encoder, source in {key[:2] for key in lost if again}:
+            rows = [row for *of, row in sorted(self.samples | lost) if of == [encoder, source]]
+            anew = made.encode(self.store, self.encoders[encoder], source, rows)
+            assert anew == len([key for key in lost if key[:2] == (encoder, source)])
+            self.samples |= {(encoder, source, row) for row in rows}
+            self.note()
+
+    def names(self, version: int, path: Path) -> bool:
+        """Whether a version names the shard that a file is of."""
+        shards = EncodingStore.open(self.path, version=version).shards()
+        return path.relative_to(self.path / "shards").parts[0] in {shard.name for shard in shards}
+
+    def keys_of(self, rows: list[dict]) -> set[Key]:
+        names = {content_hash(name.encode()): name for name in self.contents()}
+        return {(self.encoders.index(row["fingerprint"]), names[row["source_hash"]], row["row"]) for row in rows}
+
+    def contents(self) -> list[str]:
+        """Every content that the sources ever had."""
+        edited = [f"{source}, edited {i} times" for source, count in self.edits.items() for i in range(1, count + 1)]
+        return [*self.edits, *edited]
+
+    def rejects_found(self) -> set[Key]:
+        rejects = self.store.rejects().to_pylist()
+        keys = self.keys_of(rejects)
+        assert len(keys) == len(rejects), "a row was rejected twice"
+        return keys
+
+    @rule()
+    def reopen(self):
+        self.store = EncodingStore.open(self.path)
+
+    # What must hold
+
+    @invariant()
+    def shows_what_it_must(self):
+        if not hasattr(self, "store"):
+            return
+        assert self.store.verify() == []
+        self.check_rows(self.store, self.samples)
+        assert self.rejects_found() == self.rejects
+        self.check_bits(
+            self.store, sorted(self.samples, key=lambda key: content_hash(repr(key).encode()))[:BITS_COMPARED]
+        )
+        for version, store in self.pins.items():
+            assert store.version == version
+            self.check_rows(store, self.versions[version])
+
+    def check_rows(self, store: EncodingStore, samples: set[Key] | frozenset[Key]) -> None:
+        for encoder, fingerprint in enumerate(self.encoders):
+            expected = [(f"{s}.parquet", row, made.caption(s, row)) for e, s, row in samples if e == encoder]
+            assert made.rows_of(store, fingerprint) == sorted(expected)
+
+    def check_bits(self, store: EncodingStore, samples: list[Key]) -> None:
+        for encoder, source, row in samples:
+            text = made.caption(source, row)
+            found = store.encoding(self.encoders[encoder], caption_hash(text))
+            np.testing.assert_array_equal(found, made.encoding(text))
+
+    def teardown(self):
+        if not hasattr(self, "store"):
+            return
+        self.check_bits(self.store, sorted(self.samples))
+        for version, samples in self.versions.items():
+            old = self.pins.get(version) or EncodingStore.open(self.path, version=version)
+            self.check_rows(old, samples)
+            if version not in self.damaged:
+                assert old.verify() == []
+        shutil.rmtree(self.folder)
+
+
+TestHistory = History.TestCase
+TestHistory.settings = settings(
+    max_examples=8, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+)
