@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,12 +68,19 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path
     f"--set max_tokens=77\n\n{settings_help()}"
 )
 def encode(
-    data: Annotated[Path, typer.Option(help="Parquet shards (file or folder) or an imagefolder.")],
-    diffusion: Diffusion,
+    data: Annotated[
+        Path, typer.Option(help="Parquet, WebDataset tar, jsonl, csv, tsv or txt: a file, or a folder of them.")
+    ],
     store: Store,
+    diffusion: Annotated[
+        str | None, typer.Option(help="Folder or name of the Stable Diffusion model; captions alone need none.")
+    ] = None,
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
     encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings; base is the control.")] = EncoderKind.llm,
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; default: the diffusion model's own.")] = None,
+    min_side: Annotated[
+        int | None, typer.Option(min=1, help="Least pixels of a picture's shorter side; default: a quarter of --size.")
+    ] = None,
     captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006 typer copies it
@@ -83,10 +90,14 @@ def encode(
 
     settings = read_settings(config, set_)
     more = read_lines(captions) if captions is not None else None
+    from llmdiff.data.sources import open_source
+
+    open_source(data)  # mistakes are told before the engine starts, which takes seconds
+    check_encoder(config, settings)
     start_engine()
     from pipelines.encode import encode_flow
 
-    result = encode_flow(str(data), str(store), diffusion, llm, encoder.value, size, settings, more)
+    result = encode_flow(str(data), str(store), diffusion, llm, encoder.value, size, settings, more, min_side)
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
     print(
         f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"
@@ -99,6 +110,18 @@ def encode(
     for reason in result.unreadable.values():
         print(f"not read: {reason}", file=sys.stderr)
     print_rejected([example for shard in result.shards for example in shard.examples], store)
+
+
+def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
+    """Refuses settings that the encoder has not, and names the file that they are from."""
+    from llmdiff.encoder import EncoderConfig
+    from pipelines.settings import read_settings
+
+    try:
+        EncoderConfig.from_dict(read_settings(config))
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+    EncoderConfig.from_dict(settings)
 
 
 @app.command(

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmdiff.data.encode import Recipe, ShardReport, encode_captions, encode_shard, prepare
+from llmdiff.data.encode import Recipe, ShardReport, TextEncoder, encode_captions, encode_shard, prepare
 from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.base import read_part
 from llmdiff.diffusion.latents import LatentEncoder
@@ -33,11 +33,14 @@ class EncodeJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str
-    diffusion: str
+    diffusion: str | None
     llm: str | None
     encoder: Literal["llm", "base"]
     size: int | None
+    min_side: int | None
     settings: dict[str, Any]
+    pictures: bool
+    """Whether the data have pictures; the autoencoder is loaded for them alone."""
     run: str
     """Of the flow run: models stay loaded for as long as it lasts."""
 
@@ -68,28 +71,32 @@ class EncodeResult(BaseModel):
 def encode_flow(
     data: str,
     store: str,
-    diffusion: str,
+    diffusion: str | None = None,
     llm: str | None = None,
     encoder: Literal["llm", "base"] = "llm",
     size: int | None = None,
     settings: dict[str, Any] | None = None,
     captions: list[str] | None = None,
+    min_side: int | None = None,
 ) -> EncodeResult:
     """Encodes what the store does not hold yet: a second run encodes nothing.
 
     Args:
-        data: Parquet shards (a file or a folder) or an imagefolder.
+        data: file or folder that `llmdiff.data.sources.open_source` takes.
         store: folder of the encoding store; made if it is missing.
-        diffusion: folder or name of the Stable Diffusion model whose autoencoder makes the latents.
+        diffusion: folder or name of the Stable Diffusion model whose autoencoder makes the latents; captions alone need
+            none.
         llm: folder or name of the decoder-only LLM.
         encoder: "llm", or "base" for the diffusion model's own text features (the control).
         size: side of the pictures in pixels; None is what the diffusion model was made for.
         settings: of `llmdiff.encoder.EncoderConfig`.
         captions: more captions to encode, without pictures: validation prompts.
+        min_side: the fewest pixels of a picture's shorter side; None is a quarter of the size.
     """
     start = time.perf_counter()
     shards = open_source(data)
-    job = make_job(store, diffusion, llm, encoder, size, settings)
+    pictures = any(map(_has_pictures, shards))
+    job = make_job(store, diffusion, llm, encoder, size, settings, min_side, pictures)
     fingerprint = prepare_store(job, captions or [])
     reports, unreadable = [], {}
     with progress("encode", sum(map(_rows, shards)), "row"):
@@ -109,20 +116,38 @@ def encode_flow(
 
 def make_job(
     store: str,
-    diffusion: str,
+    diffusion: str | None,
     llm: str | None,
     encoder: Literal["llm", "base"],
     size: int | None,
     settings: dict[str, Any] | None,
+    min_side: int | None = None,
+    pictures: bool = True,
 ) -> EncodeJob:
     """The job, its settings checked before anything is loaded."""
+    if pictures and diffusion is None:
+        raise ValueError(
+            "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
+        )
+    if encoder == "base" and diffusion is None:
+        raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
     if encoder == "llm" and llm is None:
         raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
     if encoder == "base" and settings:
         raise ValueError(f'settings: encoder "base" has none, found {", ".join(settings)}')
     resolved = EncoderConfig.from_dict(settings or {}).to_dict() if encoder == "llm" else {}
     run = str(flow_run.id or time.time_ns())
-    return EncodeJob(store=store, diffusion=diffusion, llm=llm, encoder=encoder, size=size, settings=resolved, run=run)
+    return EncodeJob(
+        store=store,
+        diffusion=diffusion,
+        llm=llm,
+        encoder=encoder,
+        size=size,
+        min_side=min_side,
+        settings=resolved,
+        pictures=pictures,
+        run=run,
+    )
 
 
 @task(name="prepare store", cache_policy=NO_CACHE)
@@ -148,16 +173,26 @@ def loaded_recipe(job_json: str) -> Recipe:
     """The models of a job, loaded once a process and flow run; what can be refused at once is."""
     job = EncodeJob.model_validate_json(job_json)
     check_place(Path(job.store))
-    check_base(job.diffusion, "vae", *(("text_encoder", "tokenizer") if job.encoder == "base" else ()))
+    base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base")
+    if job.diffusion is not None and base_parts:
+        check_base(job.diffusion, *base_parts)
     quieten_loading()
-    if job.encoder == "llm":
-        assert job.llm is not None
-        encoder: Any = Encoder.from_pretrained(job.llm, EncoderConfig.from_dict(job.settings))
-    else:
-        encoder = BaseTextEncoder.from_pretrained(job.diffusion, device())
+    encoder = load_encoder(job)
+    if not job.pictures:
+        return prepare(EncodingStore.open_or_create(job.store), encoder)
+    assert job.diffusion is not None  # `make_job` looked
     latent_encoder = LatentEncoder.from_pretrained(job.diffusion, device())
     size = job.size or picture_size(job.diffusion, latent_encoder)
-    return prepare(EncodingStore.open_or_create(job.store), encoder, latent_encoder, size)
+    return prepare(EncodingStore.open_or_create(job.store), encoder, latent_encoder, size, job.min_side)
+
+
+def load_encoder(job: EncodeJob) -> TextEncoder:
+    """The encoder of captions."""
+    if job.encoder == "llm":
+        assert job.llm is not None
+        return Encoder.from_pretrained(job.llm, EncoderConfig.from_dict(job.settings))
+    assert job.diffusion is not None
+    return BaseTextEncoder.from_pretrained(job.diffusion, device())
 
 
 def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
@@ -226,3 +261,11 @@ def _rows(shard: SourceShard) -> int:
         return shard.count
     except ValueError:
         return 0
+
+
+def _has_pictures(shard: SourceShard) -> bool:
+    """Whether it needs the autoencoder; an unreadable shard does not."""
+    try:
+        return shard.has_pictures
+    except ValueError:
+        return False

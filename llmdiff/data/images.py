@@ -31,37 +31,54 @@ class Crop(NamedTuple):
     top: int
 
 
-def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, Crop]:
+def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[np.ndarray, Crop]:
     """Decodes a picture, turns it upright, and keeps the centred square at `size` pixels.
 
     Args:
         data: an encoded picture in any format that Pillow reads; of an animation, the first frame.
         size: side of the square in pixels.
         max_pixels: the most pixels a picture may have.
+        min_side: the fewest pixels its shorter side may have.
 
     Returns:
         ``(height, width, channel)`` uint8 sRGB, transparent parts on white, and what was kept.
 
     Raises:
-        BadRow: "image_too_large" or "broken_image".
+        BadRow: "image_too_large", "too_small", "truncated_image" or "broken_image".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides here
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                if picture.width * picture.height > max_pixels:
-                    found = f"{picture.width}x{picture.height} pixels"
-                    raise BadRow("image_too_large", f"expected at most {max_pixels} pixels, found {found}")
+                _check_size(picture, max_pixels, min_side)
                 upright = ImageOps.exif_transpose(picture)
                 return _square(_rgb(upright), size)
         except BadRow:
             raise
         except Image.DecompressionBombError as error:
             raise BadRow("image_too_large", str(error)) from error
-        except UnidentifiedImageError as error:
-            raise BadRow("broken_image", f"expected a picture, found bytes that begin {data[:12]!r}") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged data; each means the same here
-            raise BadRow("broken_image", f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+            raise _unreadable(data, error) from error
+
+
+def _check_size(picture: Image.Image, max_pixels: int, min_side: int) -> None:
+    found = f"{picture.width}x{picture.height} pixels"
+    if picture.width * picture.height > max_pixels:
+        raise BadRow("image_too_large", f"expected at most {max_pixels} pixels, found {found}")
+    if min(picture.size) < min_side:
+        raise BadRow("too_small", f"expected a shorter side of at least {min_side} pixels, found {found}")
+
+
+def _unreadable(data: bytes, error: Exception) -> BadRow:
+    """A picture that breaks off, told by Pillow's words or by the length that a WebP states; or a broken one."""
+    detail = f"{type(error).__name__}: {error}".replace("\n", " ")
+    if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        return BadRow("truncated_image", f"expected {8 + int.from_bytes(data[4:8], 'little')} bytes, found {len(data)}")
+    if "truncated" in detail.lower():
+        return BadRow("truncated_image", detail)
+    if isinstance(error, UnidentifiedImageError):
+        return BadRow("broken_image", f"expected a picture, found bytes that begin {data[:12]!r}")
+    return BadRow("broken_image", detail)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

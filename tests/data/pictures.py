@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,23 @@ def write_parquet(file: Path, rows: list[tuple[bytes | None, str | None]], **opt
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file, **options)
     return file
+
+
+def write_tar(file: Path, members: dict[str, bytes | str]) -> Path:
+    """A WebDataset shard."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, content in members.items():
+            data = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file
+
+
+def not_utf8(values: list[bytes]) -> pa.Array:
+    """A column of strings as a careless writer leaves it: Arrow does not look at the bytes."""
+    return pa.StringArray.from_buffers(len(values), *pa.array(values, pa.binary()).buffers()[1:])
 
 
 def write_imagefolder(folder: Path, rows: list[tuple[bytes, str]]) -> Path:

@@ -16,33 +16,13 @@ from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny
+from tests.data.conftest import SIZE
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.encoder import tiny_models
 
-SIZE = 64
 PNG = [encoded(picture(seed=seed)) for seed in range(4)]
 CAPTIONS = ["a red circle", "a blue square", "the small green triangle above a red circle", "a red circle"]
 ROWS = list(zip(PNG, CAPTIONS, strict=True))
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(tiny_models.build("llama"), tiny_models.tokenizer(), EncoderConfig(dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def latent_encoder() -> LatentEncoder:
-    return LatentEncoder(tiny.vae())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> EncodingStore:
-    return EncodingStore.create(tmp_path / "store")
-
-
-@pytest.fixture
-def recipe(store: EncodingStore, encoder: Encoder, latent_encoder: LatentEncoder) -> Recipe:
-    return prepare(store, encoder, latent_encoder, SIZE)
 
 
 def encode(store: EncodingStore, data: Path, recipe: Recipe) -> ShardReport:
@@ -109,7 +89,7 @@ def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, 
     assert report.samples == 1
     assert report.captions == 1  # none for a row that is refused
     assert [line.split(": ")[:2] for line in report.examples] == [
-        ["a.parquet row 1", "broken_image"],
+        ["a.parquet row 1", "truncated_image"],
         ["a.parquet row 2", "empty_caption"],
         ["a.parquet row 3", "no_caption"],
         ["a.parquet row 4", "no_image"],
@@ -117,7 +97,7 @@ def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, 
     again = encode(store, tmp_path / "a.parquet", recipe)
     assert (again.known, again.known_bad, again.examples) == (5, 4, [])
     found = {row["row"]: (row["source"], row["reason"]) for row in store.rejects().to_pylist()}
-    reasons = {1: "broken_image", 2: "empty_caption", 3: "no_caption", 4: "no_image"}
+    reasons = {1: "truncated_image", 2: "empty_caption", 3: "no_caption", 4: "no_image"}
     assert found == {row: ("a.parquet", reason) for row, reason in reasons.items()}
 
 

@@ -61,7 +61,32 @@ def test_a_cut_file_is_refused_with_its_reason(kind: str, keep: float) -> None:
     cut = data[: int(keep * len(data)) if 0 < keep < 1 else int(keep)]
     with pytest.raises(BadRow) as caught:
         load_image(cut, 32)
-    assert caught.value.reason == "broken_image"
+    assert caught.value.reason == ("broken_image" if keep == 0 or (kind, keep) == ("PNG", 10) else "truncated_image")
+
+
+def test_a_damaged_file_is_not_a_truncated_one() -> None:
+    data = bytearray(encoded(picture(200, 200)))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(BadRow, match="broken_image: "):
+        load_image(bytes(data), 32)
+
+
+@pytest.mark.parametrize(("width", "height", "fine"), [(16, 400, True), (15, 400, False), (400, 15, False)])
+def test_a_picture_with_a_side_too_short_is_refused(width: int, height: int, fine: bool) -> None:
+    data = encoded(picture(width, height))
+    if fine:
+        assert load_image(data, 64, min_side=16)[0].shape == (64, 64, 3)
+        return
+    with pytest.raises(BadRow, match=f"at least 16 pixels, found {width}x{height}") as caught:
+        load_image(data, 64, min_side=16)
+    assert caught.value.reason == "too_small"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_kinds_of_files_that_data_come_in(kind: str) -> None:
+    source = picture(32, 32)
+    square, _ = load_image(encoded(source, kind, quality=95), 32)
+    np.testing.assert_allclose(square.astype(float), np.asarray(source).astype(float), atol=24)
 
 
 def test_what_is_no_picture_is_told_by_how_it_begins() -> None:

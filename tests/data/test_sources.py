@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.images import BadRow
-from llmdiff.data.sources import Row, image_folder, open_source
-from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
+from llmdiff.data.sources import ParquetShard, Row, Url, image_folder, open_source
+from tests.data.pictures import encoded, not_utf8, picture, write_imagefolder, write_parquet, write_tar
 
 PNG = encoded(picture())
 
@@ -66,13 +66,6 @@ def test_metadata_csv(tmp_path: Path) -> None:
     assert list(shard.rows()) == [(0, Row(0, PNG, "a cat, sitting"))]
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-def test_metadata_that_is_not_utf8_names_file_line_and_byte(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes("file_name,text\n1.png,a cat\n2.png,ein Kätzchen\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=f"{name}: line 3: expected UTF-8 text, found byte 0xe4"):
-        open_source(tmp_path)
-
-
 def test_metadata_without_rows_has_no_shard(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").touch()
     assert open_source(tmp_path) == []
@@ -127,11 +120,38 @@ def test_content_is_what_counts_not_the_name(tmp_path: Path) -> None:
 def test_what_is_no_data_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone: no such file or folder"):
         open_source(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"expected \*\.parquet or one of metadata\.jsonl, metadata\.csv"):
+    with pytest.raises(ValueError, match=r"expected a file of \.parquet, \.tar, \.jsonl, .* found none in it"):
         open_source(tmp_path)
-    (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ValueError, match="expected a .parquet file"):
-        open_source(tmp_path / "a.txt")
+    (tmp_path / "a.docx").write_text("x")
+    with pytest.raises(ValueError, match=r"a\.docx: expected a file of \.parquet, \.tar, "):
+        open_source(tmp_path / "a.docx")
+
+
+def test_a_folder_may_hold_any_mixture(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "b.parquet", [(PNG, "one")])
+    write_imagefolder(tmp_path / "d", [(PNG, "two")])
+    write_tar(tmp_path / "a.tar", {"1.png": PNG, "1.txt": "three"})
+    (tmp_path / "c.TSV").write_text("Prompt\nfour\n")
+    (tmp_path / "e.txt").write_text("five\n")
+    shards = open_source(tmp_path)
+    assert [shard.name for shard in shards] == ["a.tar", "b.parquet", "c.TSV", "d/metadata.jsonl", "e.txt"]
+    assert [shard.has_pictures for shard in shards] == [True, True, False, True, False]
+
+
+def test_the_list_that_img2dataset_leaves_beside_a_tar_is_no_data(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"1.png": PNG, "1.txt": "a cat"})
+    pq.write_table(pa.table({"url": ["http://x/1.png"], "caption": ["a cat"]}), tmp_path / "0.parquet")
+    assert [shard.name for shard in open_source(tmp_path)] == ["0.tar"]
+
+
+def test_an_unreadable_metadata_file_says_so_when_its_turn_comes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "b.parquet", [(PNG, "one")])
+    (tmp_path / "metadata.jsonl").symlink_to("gone")
+    fine, bad = open_source(tmp_path)
+    assert fine.count == 1
+    for ask in (lambda: bad.count, lambda: bad.content_hash, lambda: bad.has_pictures, lambda: list(bad.rows())):
+        with pytest.raises(ValueError, match=r"metadata\.jsonl: No such file or directory"):
+            ask()
 
 
 DAMAGED = b"PAR1" + bytes(range(100)) + (100).to_bytes(4, "little") + b"PAR1"  # a footer that says nothing
@@ -150,3 +170,84 @@ def test_a_parquet_file_without_the_columns_names_those_it_has(tmp_path: Path) -
     pq.write_table(pa.table({"id": [1], "image": [PNG]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="expected a column named caption or text or prompt, found id, image"):
         list(open_source(tmp_path)[0].rows())
+
+
+@pytest.mark.parametrize("names", [("URL", "TEXT"), ("image_url", "caption"), ("Image", "Prompt"), ("path", "text")])
+def test_urls_are_rows_that_nothing_was_downloaded_for(tmp_path: Path, names: tuple[str, str]) -> None:
+    table = pa.table({names[0]: ["http://127.0.0.1:9/a.png"], names[1]: ["a cat"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (shard,) = open_source(tmp_path)
+    ((_, row),) = shard.rows()
+    assert isinstance(row, Row)
+    assert isinstance(row.image, Url)
+    assert row.image == "http://127.0.0.1:9/a.png"
+    assert shard.has_pictures
+    assert len(shard.content_hash) == 64
+
+
+def test_a_parquet_file_of_captions_alone(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2], "Prompt": ["a cat", ""]}), tmp_path / "a.parquet")
+    (shard,) = open_source(tmp_path)
+    assert not shard.has_pictures
+    assert next(iter(shard.rows())) == (0, Row(0, None, "a cat"))
+    assert reasons(tmp_path) == {1: "empty_caption"}
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), None])
+def test_several_captions_make_a_row_each(tmp_path: Path, kind: pa.DataType | None) -> None:
+    captions = [["a", "b"], [], None, ["c", " ", None]]
+    if kind is None:
+        lines = [json.dumps({"image": f"{i}.png", "caption": several}) for i, several in enumerate(captions)]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        for i in range(4):
+            (tmp_path / f"{i}.png").write_bytes(PNG)
+    else:
+        pq.write_table(pa.table({"image": [PNG] * 4, "caption": pa.array(captions, kind)}), tmp_path / "a.parquet")
+    (shard,) = open_source(tmp_path)
+    rows = list(shard.rows())
+    assert [number for number, _ in rows] == list(range(shard.count)) == list(range(7))
+    assert {n: row.caption for n, row in rows if isinstance(row, Row)} == {0: "a", 1: "b", 4: "c"}
+    found = {n: str(row) for n, row in rows if isinstance(row, BadRow)}
+    assert set(found) == {2, 3, 5, 6}
+    assert found[5] == "empty_caption: row 3 of the file, caption 1, both from 0: expected text, found ' '"
+    assert found[6] == "no_caption: row 3 of the file, caption 2, both from 0: expected text, found NoneType"
+    assert found[3].startswith("no_caption: row 2 of the file, ")
+
+
+def test_a_list_of_captions_is_counted_without_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"image": [PNG] * 2, "text": [["a", "b"], ["c"]]}), tmp_path / "a.parquet")
+    read: list[list[str]] = []
+    batches = ParquetShard._batches
+    monkeypatch.setattr(
+        ParquetShard, "_batches", lambda self, table, names: read.append(names) or batches(self, table, names)
+    )
+    assert open_source(tmp_path)[0].count == 3
+    assert read == [["text"]]
+
+
+BAD = "ein Kätzchen".encode("latin-1")
+
+
+@pytest.mark.parametrize("kind", ["string", "binary", "list"])
+def test_a_parquet_string_that_is_not_utf8_is_a_row_refused(tmp_path: Path, kind: str) -> None:
+    values = [b"a cat", BAD, b"a dog"]
+    texts = {
+        "string": not_utf8(values),
+        "binary": pa.array(values),
+        "list": pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), not_utf8(values)),
+    }
+    pq.write_table(pa.table({"image": [PNG] * 3, "text": texts[kind]}), tmp_path / "a.parquet")
+    assert reasons(tmp_path) == {1: "not_utf8"}
+
+
+def test_a_path_that_is_not_utf8_is_a_row_refused(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(PNG)
+    pq.write_table(pa.table({"path": not_utf8([b"1.png", BAD]), "text": ["a", "b"]}), tmp_path / "a.parquet")
+    assert reasons(tmp_path) == {1: "not_utf8"}
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "loop.png", "x" * 300])
+def test_a_path_that_no_system_takes_is_a_row_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"path": name, "text": "x"}))
+    assert reasons(tmp_path) == {0: "no_image"}

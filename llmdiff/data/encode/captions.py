@@ -1,0 +1,91 @@
+"""Captions to stored encodings: those that are finite, once each, in bfloat16."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmdiff.data.images import BadRow
+from storage import EncodingStore, Reject, caption_hash
+
+logger = logging.getLogger(__name__)
+
+
+class TextEncoder(Protocol):
+    """What `llmdiff.encoder.Encoder` and `llmdiff.diffusion.text.BaseTextEncoder` have in common."""
+
+    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:
+    """Stores captions that belong to no picture, such as validation prompts; returns how many were new.
+
+    One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
+    """
+    texts = {caption_hash(caption): caption for caption in captions}
+    known = store.find_encodings(fingerprint, list(texts))
+    rejects = store.reject_table.snapshot()
+    new = {
+        key: text
+        for key, text in texts.items()
+        if key not in known and not store.reject_rows_in(rejects, fingerprint, key)
+    }
+    if not new:
+        return 0
+    written = 0
+    with store.writer(shard_id("captions"), fingerprint) as writer:
+        for key, encoding in encode_finite(encoder, new):
+            if isinstance(encoding, BadRow):
+                logger.warning("%s", encoding)
+                writer.reject(reject("captions", key, 0, encoding, fingerprint))
+                continue
+            writer.add_encoding(key, as_bits(encoding))
+            written += 1
+    return written
+
+
+def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tuple[str, Tensor | BadRow]]:
+    """The encodings of captions by hash; a reason in place of one that is not finite."""
+    if not captions:
+        return
+    encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
+    for (key, text), encoding in zip(captions.items(), encode(list(captions.values())), strict=True):
+        if isinstance(encoding, Exception):
+            yield key, BadRow("not_finite", str(encoding))
+        elif not encoding.isfinite().all():
+            yield key, BadRow("not_finite", f"caption {text!r}: non-finite encoding")
+        else:
+            yield key, encoding
+
+
+def as_bits(encoding: Tensor) -> np.ndarray:
+    """``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
+    tokens = encoding if encoding.ndim == 2 else encoding.transpose(0, 1).flatten(1)
+    return tokens.to(torch.bfloat16).contiguous().view(torch.uint16).cpu().numpy()
+
+
+def reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: str) -> Reject:
+    """The store's record of a refused row."""
+    return Reject(
+        source=source,
+        source_hash=source_hash,
+        row=row,
+        reason=bad.reason,
+        detail=bad.detail,
+        fingerprint=fingerprint,
+    )
+
+
+def shard_id(name: str) -> str:
+    """A new folder's name that tells people where it came from."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".parquet"))[-60:].strip("-")
+    return f"{readable or 'shard'}-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,89 @@
+"""What a store's encodings and latents are made with, registered there before any is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmdiff.data.encode.captions import TextEncoder, encode_captions
+from llmdiff.diffusion.latents import LatentEncoder
+from storage import EncodingStore, caption_hash, content_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How rows become encodings and latents; each part under the fingerprint of all that decides its numbers."""
+
+    encoder: TextEncoder
+    fingerprint: str
+    latents: LatentRecipe | None = None
+    """None for captions alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentRecipe:
+    """How pictures become latents."""
+
+    encoder: LatentEncoder
+    fingerprint: str
+    size: int
+    """Side of the square that is kept, in pixels."""
+    min_side: int
+    """Pictures whose shorter side has fewer pixels are refused."""
+
+    def key(self, image_hash: str) -> str:
+        """Of a picture's latent in the store."""
+        return content_hash(f"{self.fingerprint}:{image_hash}".encode())
+
+
+def prepare(
+    store: EncodingStore,
+    encoder: TextEncoder,
+    latent_encoder: LatentEncoder | None = None,
+    size: int | None = None,
+    min_side: int | None = None,
+) -> Recipe:
+    """Registers the encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
+
+    Args:
+        store: opened for writing.
+        encoder: of captions.
+        latent_encoder: of pictures; None for captions alone.
+        size: side of the pictures in pixels, where there are pictures.
+        min_side: the fewest pixels of a picture's shorter side; None is a quarter of `size`.
+
+    Raises:
+        ValueError: `size` does not fit the autoencoder, the store holds latents of another one or another size, or the
+            empty caption's encoding is not finite.
+    """
+    latents = None
+    if latent_encoder is not None:
+        assert size is not None
+        latents = prepare_latents(store, latent_encoder, size, size // 4 if min_side is None else min_side)
+    fingerprint = str(store.register_fingerprint(encoder.describe()))
+    encode_captions(store, fingerprint, encoder, [""])
+    if not store.find_encodings(fingerprint, [caption_hash("")]):
+        reason = "holds NaN or infinity, and training needs it; the store's rejects say in which block"
+        raise ValueError(f"{store.path}: the empty caption's encoding {reason}")
+    return Recipe(encoder=encoder, fingerprint=fingerprint, latents=latents)
+
+
+def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min_side: int) -> LatentRecipe:
+    """Registers the autoencoder; see `prepare`."""
+    if size < 1 or size % encoder.factor:
+        raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
+    description = {**encoder.describe(), "size": size, "crop": "centre"}
+    check_same_latents(store, description)
+    fingerprint = str(store.register_fingerprint(description))
+    return LatentRecipe(encoder=encoder, fingerprint=fingerprint, size=size, min_side=min_side)
+
+
+def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
+    """ValueError where a store's latents are of another autoencoder or another size."""
+    for fingerprint, other in store.fingerprints().items():
+        if other.get("kind") == "vae" and other != description:
+            key = next(key for key in description if other.get(key) != description[key])
+            found = f"expected {key} {other.get(key)!r}, found {description[key]!r}"
+            raise ValueError(
+                f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
+            )

@@ -1,0 +1,198 @@
+"""Encodes a source shard into the store: rows in; encodings, latents, samples and rejects out, in one commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from llmdiff.data.encode.captions import as_bits, encode_finite, reject, shard_id
+from llmdiff.data.encode.recipe import LatentRecipe, Recipe
+from llmdiff.data.encode.report import ShardReport
+from llmdiff.data.fetch import fetch_pictures
+from llmdiff.data.images import BadRow, Crop, load_image
+from llmdiff.data.sources import Row, SourceShard
+from storage import EncodingStore, Sample, caption_hash, content_hash
+
+if TYPE_CHECKING:
+    from storage.writer import ShardWriter
+
+T = TypeVar("T")
+
+ROWS_AT_ONCE = 256
+"""Rows whose pictures are held in memory together, and whose captions the encoder sorts into batches."""
+PICTURES_AT_ONCE = 16
+"""Pictures that the autoencoder takes at once."""
+EXAMPLES = 5
+"""Refused rows of a shard that its report spells out; the store's rejects have them all."""
+
+
+def encode_shard(
+    store: EncodingStore, source: SourceShard, recipe: Recipe, progress: Callable[[int], None] = lambda rows: None
+) -> ShardReport:
+    """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
+
+    Args:
+        store: opened for writing.
+        source: the shard.
+        recipe: what `prepare` returned for this store.
+        progress: called with the number of rows done.
+
+    Raises:
+        ValueError: the shard can't be read, or has pictures and the recipe no autoencoder. No row of it is committed
+            then.
+        OSError: the disk is full, or the store can't be written.
+    """
+    start = time.perf_counter()
+    if source.has_pictures and recipe.latents is None:
+        raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
+    samples = store.sample_rows_in(store.snapshot(), recipe.fingerprint, source.content_hash)
+    bad = store.reject_rows_in(store.reject_table.snapshot(), recipe.fingerprint, source.content_hash)
+    known = samples | bad
+    report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
+    progress(report.known)
+    if report.known < report.rows:
+        before = getattr(recipe.encoder, "truncated", 0)
+        with store.writer(shard_id(source.name), recipe.fingerprint) as writer:
+            encoder = RowEncoder(store, writer, source, recipe, report, progress)
+            new = ((number, row) for number, row in source.rows() if number not in known)
+            for rows in _chunks(new, ROWS_AT_ONCE):
+                encoder.encode(rows)
+        report.truncated = getattr(recipe.encoder, "truncated", 0) - before
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+class Picture(NamedTuple):
+    """A picture ready for the autoencoder."""
+
+    hash: str
+    """Of its bytes."""
+    latent_key: str
+    square: np.ndarray
+    crop: Crop
+
+
+@dataclass
+class RowEncoder:
+    """Encodes rows into the shard that `writer` is writing, each caption and picture once."""
+
+    store: EncodingStore
+    writer: ShardWriter
+    source: SourceShard
+    recipe: Recipe
+    report: ShardReport
+    progress: Callable[[int], None]
+    written: set[str] = field(default_factory=set)
+    failed: dict[str, BadRow] = field(default_factory=dict)
+    last: tuple[bytes, Picture | BadRow] = (b"", BadRow("no_image", "expected a picture, found no bytes"))
+
+    def encode(self, rows: Sequence[tuple[int, Row | BadRow]]) -> None:
+        """Pictures are read first, so that no caption is encoded for a row that is refused."""
+        loaded = [usable for number, row in fetch_pictures(rows) if (usable := self.load(number, row)) is not None]
+        self.progress(len(rows) - len(loaded))
+        self.add_encodings({caption_hash(row.caption): row.caption for row, _ in loaded})
+        for batch in _chunks(loaded, PICTURES_AT_ONCE):
+            self.add_latents({picture.latent_key: picture.square for _, picture in batch if picture is not None})
+            for row, picture in batch:
+                self.add_sample(row, picture)
+            self.progress(len(batch))
+
+    def load(self, number: int, row: Row | BadRow) -> tuple[Row, Picture | None] | None:
+        """The row with its picture's pixels, where it has one; None where it is refused."""
+        if isinstance(row, BadRow):
+            self.reject(number, row)
+            return None
+        picture = self.picture(row.image) if isinstance(row.image, bytes) else None
+        if isinstance(picture, BadRow):
+            self.reject(number, picture, row.place)
+            return None
+        return row, picture
+
+    def picture(self, data: bytes) -> Picture | BadRow:
+        """The picture, or why it can't be used; decoded once for rows of one picture that follow each other."""
+        if data != self.last[0]:
+            assert self.recipe.latents is not None  # `encode_shard` looked
+            self.last = data, load_picture(data, self.recipe.latents)
+        return self.last[1]
+
+    def add_encodings(self, captions: dict[str, str]) -> None:
+        """Encodes and writes captions by hash, but for those that the store or this shard has."""
+        known = (
+            self.store.find_encodings(self.recipe.fingerprint, list(captions)).keys()
+            | self.written
+            | self.failed.keys()
+        )
+        new = {key: text for key, text in captions.items() if key not in known}
+        for key, encoding in encode_finite(self.recipe.encoder, new):
+            if isinstance(encoding, BadRow):
+                self.failed[key] = encoding
+                continue
+            bits = as_bits(encoding)
+            self.writer.add_encoding(key, bits)
+            self.written.add(key)
+            self.report.captions += 1
+            self.report.tokens += len(bits)
+
+    def add_latents(self, squares: dict[str, np.ndarray]) -> None:
+        """Encodes and writes pictures by latent key, but for those that the store or this shard has."""
+        known = self.store.find_latents(list(squares)).keys() | self.written if squares else set()
+        new = {key: square for key, square in squares.items() if key not in known}
+        if not new:
+            return
+        assert self.recipe.latents is not None
+        latents = self.recipe.latents.encoder(np.stack(list(new.values()))).cpu().numpy()
+        for key, latent in zip(new, latents, strict=True):
+            self.writer.add_latent(key, latent)
+        self.written.update(new)
+        self.report.latents += len(new)
+
+    def add_sample(self, row: Row, picture: Picture | None) -> None:
+        """Adds a row to the index; or to the rejects, where its caption's encoding failed."""
+        of_caption = caption_hash(row.caption)
+        if of_caption in self.failed:
+            self.reject(row.row, self.failed[of_caption], row.place)
+            return
+        self.writer.add_sample(
+            Sample(
+                caption=row.caption,
+                caption_hash=of_caption,
+                image_hash=picture and picture.hash,
+                latent_key=picture and picture.latent_key,
+                fingerprint=self.recipe.fingerprint,
+                source=self.source.name,
+                source_hash=self.source.content_hash,
+                row=row.row,
+                crop=picture and picture.crop,
+            )
+        )
+        self.report.samples += 1
+
+    def reject(self, number: int, bad: BadRow, place: str = "") -> None:
+        """Adds a row to the rejects; `place` is told where `bad` does not know it."""
+        bad = BadRow(bad.reason, place + bad.detail)
+        source, of_source = self.source.name, self.source.content_hash
+        self.writer.reject(reject(source, of_source, number, bad, self.recipe.fingerprint))
+        self.report.rejected[bad.reason] += 1
+        if len(self.report.examples) < EXAMPLES:
+            self.report.examples.append(f"{self.source.name} row {number}: {bad}")
+
+
+def load_picture(data: bytes, recipe: LatentRecipe) -> Picture | BadRow:
+    """A picture's square with its keys, or why it can't be used."""
+    try:
+        square, crop = load_image(data, recipe.size, min_side=recipe.min_side)
+    except BadRow as bad:
+        return bad
+    of_image = content_hash(data)
+    return Picture(of_image, recipe.key(of_image), square, crop)
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,67 @@
+"""Downloads pictures over HTTP: several at once, bounded in bytes and time; failures are reasons to refuse a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from llmdiff.data.images import BadRow
+from llmdiff.data.sources import Row, Url
+
+AT_ONCE = 16
+RETRIES = 3
+"""Of a connection that fails, with a growing pause before each."""
+TIMEOUT = 20.0
+"""Seconds to wait for a connection, or for the next bytes."""
+DEADLINE = 120.0
+"""Seconds for the whole of a picture."""
+MAX_BYTES = 64 * 1024**2
+
+
+def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, Row | BadRow]]:
+    """The rows with the bytes of their pictures in place of URLs; each URL is asked once."""
+    urls = list({row.image: None for _, row in rows if isinstance(row, Row) and isinstance(row.image, Url)})
+    if not urls:
+        return list(rows)
+    transport = httpx.HTTPTransport(retries=RETRIES)
+    headers = {"User-Agent": "llmdiff"}
+    with httpx.Client(transport=transport, timeout=TIMEOUT, follow_redirects=True, headers=headers) as client:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(zip(urls, pool.map(lambda url: fetch(client, url), urls), strict=True))
+    return [(number, _with_bytes(row, found)) for number, row in rows]
+
+
+def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes | BadRow:
+    """What a URL gives, or why it gives no picture."""
+    try:
+        with client.stream("GET", url) as answer:
+            if not answer.is_success:
+                return BadRow("not_fetched", f"{url}: HTTP {answer.status_code} {answer.reason_phrase}")
+            return _read(answer, max_bytes)
+    except BadRow as bad:
+        return bad
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        return BadRow("not_fetched", f"{url}: {type(error).__name__}: {error}")
+
+
+def _read(answer: httpx.Response, max_bytes: int) -> bytes:
+    data, end = bytearray(), time.monotonic() + DEADLINE
+    for part in answer.iter_bytes():
+        data += part
+        if len(data) > max_bytes:
+            raise BadRow("not_fetched", f"{answer.url}: expected at most {max_bytes} bytes, found more")
+        if time.monotonic() > end:
+            raise BadRow("not_fetched", f"{answer.url}: no end after {DEADLINE:.0f} s")
+    return bytes(data)
+
+
+def _with_bytes(row: Row | BadRow, found: dict[Url, bytes | BadRow]) -> Row | BadRow:
+    if isinstance(row, BadRow) or not isinstance(row.image, Url):
+        return row
+    data = found[row.image]
+    if isinstance(data, BadRow):
+        return BadRow(data.reason, row.place + data.detail)
+    return row._replace(image=data)

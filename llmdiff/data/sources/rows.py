@@ -1,0 +1,208 @@
+"""What every format gives: rows of a picture and a caption, numbered, each usable or refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from llmdiff.data.images import BadRow
+
+URL_COLUMNS = ("url", "image_url")
+IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path", *URL_COLUMNS)
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+
+class Url(str):
+    """Where a picture is; it is downloaded once its row is known to be new."""
+
+    __slots__ = ()
+
+
+class Row(NamedTuple):
+    """One sample: its number in the file, the encoded picture, the caption."""
+
+    row: int
+    image: bytes | Url | None
+    """None for a caption alone."""
+    caption: str
+    place: str = ""
+    """Where it stands in the file, for messages, where the number does not say so."""
+
+
+class SourceShard(Protocol):
+    """A piece of the data that is encoded, retried and committed as one. ValueError where it can't be read."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: a file, and rows where the file has several shards."""
+
+    @property
+    def content_hash(self) -> str:
+        """Of every byte the rows depend on, so that a changed shard is read again and a moved one is not.
+
+        Of a picture behind a URL, the URL alone.
+        """
+
+    @property
+    def count(self) -> int:
+        """How many rows it has, bad ones included."""
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its rows are pictures with captions, or captions alone."""
+
+    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """Every row with its number, from 0 within the file: usable, or why not."""
+
+
+@dataclass(frozen=True)
+class UnreadableShard:
+    """A file that can't be read: whatever is asked of it says why."""
+
+    name: str
+    reason: str
+
+    @property
+    def content_hash(self) -> str:
+        raise ValueError(self.reason)
+
+    @property
+    def count(self) -> int:
+        raise ValueError(self.reason)
+
+    @property
+    def has_pictures(self) -> bool:
+        raise ValueError(self.reason)
+
+    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """See `SourceShard`."""
+        raise ValueError(self.reason)
+
+
+class Pair(NamedTuple):
+    """A picture and one of its captions as they were found, unchecked; either may be the reason why it is unusable."""
+
+    number: int
+    image: Any
+    caption: Any
+    place: str
+
+
+def pairs(records: Iterable[tuple[Any, Any]]) -> Iterator[Pair]:
+    """Numbers pictures with their captions: one pair for each caption of a list, one for an empty list too."""
+    number = 0
+    for row, (image, captions) in enumerate(records):
+        several = isinstance(captions, list)
+        for i, caption in enumerate(captions if several and captions else [captions]):
+            place = f"row {row} of the file, caption {i}, both from 0: " if several or number != row else ""
+            yield Pair(number, image, caption, place)
+            number += 1
+
+
+def checked(pair: Pair, folder: Path | None = None, has_picture: bool = True) -> Row | BadRow:
+    """A row whose picture is at hand or at a URL and whose caption says something, or the reason why it is not one.
+
+    Args:
+        pair: what was found.
+        folder: where pictures given by path are; None where there are no such.
+        has_picture: whether there should be a picture.
+    """
+    try:
+        image = _picture(pair.image, folder) if has_picture else None
+        return Row(pair.number, image, _caption(pair.caption), pair.place)
+    except BadRow as bad:
+        return BadRow(bad.reason, pair.place + bad.detail)
+
+
+def column(names: Iterable[Any], known: tuple[str, ...]) -> str | None:
+    """The first of the known columns that is among the names, whatever their case."""
+    by_lower = {str(name).strip().lower(): name for name in names}
+    return next((by_lower[name] for name in known if name in by_lower), None)
+
+
+def caption_column(file: Path, names: Iterable[str]) -> str:
+    """The captions' column; ValueError where there is none."""
+    found = column(names, CAPTION_COLUMNS)
+    if found is None:
+        there = ", ".join(names).encode(errors="backslashreplace").decode()
+        raise ValueError(f"{file}: expected a column named {' or '.join(CAPTION_COLUMNS)}, found {there}")
+    return str(found)
+
+
+def text(data: bytes | str) -> str:
+    """Text that can be stored; BadRow where it is not UTF-8, or has half a surrogate pair."""
+    try:
+        if isinstance(data, bytes):
+            return data.decode("utf-8-sig")
+        data.encode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise BadRow("not_utf8", f"expected UTF-8 text, found {found}: {data!r:.80}") from error
+    except UnicodeEncodeError as error:
+        raise BadRow("not_utf8", f"expected text, found half a surrogate pair: {data!r:.80}") from error
+    return data
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file; ValueError where it can't be read."""
+    try:
+        with file.open("rb") as data:
+            return hashlib.file_digest(data, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+
+
+def hash_rows(rows: Iterable[tuple[int, Row | BadRow]]) -> str:
+    """SHA-256 of rows and all they depend on."""
+    digest = hashlib.sha256()
+    for number, row in rows:
+        parts = (row.reason, row.detail) if isinstance(row, BadRow) else (row.image or b"", row.caption)
+        for part in (str(number), *parts):
+            data = part if isinstance(part, bytes) else part.encode()
+            digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _caption(value: Any) -> str:
+    if isinstance(value, BadRow):
+        raise value
+    if not isinstance(value, (str, bytes)):
+        raise BadRow("no_caption", f"expected text, found {type(value).__name__}")
+    caption = text(value)
+    if not caption.strip():
+        raise BadRow("empty_caption", f"expected text, found {caption!r:.80}")
+    return caption
+
+
+def _picture(value: Any, folder: Path | None) -> bytes | Url:
+    if isinstance(value, BadRow):
+        raise value
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if isinstance(value, str) and "://" in value:
+        return Url(text(value))
+    if isinstance(value, str) and value and folder is not None:
+        return _read_inside(folder, text(value))
+    raise BadRow("no_image", f"expected a picture's bytes, path or URL, found {value!r:.80}")
+
+
+def _read_inside(folder: Path, name: str) -> bytes:
+    """The file's bytes; never of a file outside the data's own folder, whatever the metadata says."""
+    try:
+        file = (folder / name).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}")
+        return file.read_bytes()
+    except OSError as error:
+        raise BadRow("no_image", f"{name}: {error.strerror}") from error
+    except RuntimeError as error:  # links in a circle
+        raise BadRow("no_image", f"{name}: {error}") from error
+    except BadRow:
+        raise
+    except ValueError as error:  # a NUL
+        raise BadRow("no_image", f"{name!r}: {error}") from error
