@@ -1,8 +1,8 @@
 """Ragged rows in Zarr v3 arrays: inner chunks for reading, outer shards for the disk, a CRC-32C on each chunk.
 
-The Rust codec pipeline (`zarrs`) reads and writes them. It skips a chunk's checksum where it reads part of the chunk,
-and a missing file reads as zeros; so the index holds a checksum of each row, and `read_rows` is not to be trusted
-without it.
+The Rust codec pipeline (`zarrs`) writes them on a disk and reads them from one; from an object store zarr's own does.
+Either skips the checksum of a chunk that it reads a part of, and a missing file reads as zeros; so the index holds a
+checksum of each row, and `read_rows` is not to be trusted without it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from obstore.exceptions import BaseError
 from zarr.codecs import Crc32cCodec
+from zarr.storage import ObjectStore
 
 from storage.files import naming
+from storage.places import ObjectPath, Place
 
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
@@ -29,7 +32,7 @@ _CONFIGURING = threading.Lock()
 
 
 class ArrayWriter:
-    """Appends rows to an array of a shard that nobody can see yet; a full outer shard is written at once."""
+    """Appends rows to an array of a shard on a disk that nobody can see yet; a full outer shard is written at once."""
 
     def __init__(
         self,
@@ -124,14 +127,19 @@ def shape_name(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def open_array(shard: Path, name: str) -> zarr.Array[Any]:
-    """ValueError where it is not there or can't be understood."""
+def open_array(shard: Place, name: str) -> zarr.Array[Any]:
+    """ValueError where it is not there or can't be understood; OSError where an object store does not answer."""
     try:
-        with rust_pipeline():
-            array = zarr.open_array(shard / name, mode="r", zarr_format=3)
+        if isinstance(shard, Path):
+            with rust_pipeline():
+                return zarr.open_array(shard / name, mode="r", zarr_format=3)
+        with naming(shard):
+            store = ObjectStore(shard.client, read_only=True)
+            return zarr.open_array(store, path=(shard / name).key, mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(shard, ObjectPath) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
         raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error
-    return array
 
 
 def bands_of(array: zarr.Array[Any]) -> int:
@@ -141,11 +149,13 @@ def bands_of(array: zarr.Array[Any]) -> int:
 
 
 def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
-    """Rows ``start`` to ``stop`` of an array; ValueError where its files are damaged or too short."""
+    """Rows ``start`` to ``stop`` of an array; errors as of `open_array`, where its files are damaged or too short."""
     if stop > array.shape[0]:
         raise ValueError(f"{_where(array)}: expected {stop} rows, found {array.shape[0]}")
     try:
         return np.asarray(array[start:stop])
+    except BaseError as error:
+        raise OSError(f"{_where(array)}: {error}") from error
     except (RuntimeError, IndexError, OSError) as error:
         raise ValueError(f"{_where(array)}: rows {start} to {stop}: {error}") from error
 

@@ -1,7 +1,8 @@
 """Locks: which shards are being written, which were left by a process that died, and who may remove what.
 
-A writer holds a lock file (`flock`) of its shard's name from before the first byte until after the commit. The kernel
-frees the lock when the process ends, however it ends; the file stays and says whose half-written files those are.
+On a disk a writer holds a lock file (`flock`) of its shard's name from before the first byte until after the commit.
+The kernel frees the lock when the process ends, however it ends; the file stays and says whose half-written files those
+are. In an object store, which has no locks, see `storage.leases`.
 """
 
 from __future__ import annotations
@@ -13,25 +14,77 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from storage.files import naming
+from storage.places import Place
 
 
-class Claim:
+class Claim(Protocol):
     """The right to write the shard of one name."""
 
+    name: str
+
+    @property
+    def path(self) -> Place: ...
+
+    def take(self, removing: bool = False) -> bool:
+        """True if it is ours now; False if it is another's, or was of one who died.
+
+        Args:
+            removing: `Claims.removing` is held by the caller.
+        """
+
+    def renew(self) -> None:
+        """Says that its writer is alive; to be called now and then."""
+
+    def release(self, forget: bool = True) -> None:
+        """Gives it back; with `forget` as if it had never been taken: nothing half-written is left."""
+
+
+class Claims(Protocol):
+    """The claims of a store."""
+
+    def claim(self, name: str) -> Claim: ...
+
+    def claimed(self) -> list[str]:
+        """Names that are claimed, by the living or the dead."""
+
+    def abandoned(self, forget: bool = True) -> Iterator[Claim]:
+        """Claims of writers that have died; each is ours while the caller deals with it."""
+
+    def leftovers(self) -> list[Place]:
+        """Files of claims that were never finished."""
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Held while a commit names data; many at once, but never while `removing` is held."""
+
+    def removing(self) -> AbstractContextManager[None]:
+        """Held while files that nothing names are looked for and removed, or rows are replaced."""
+
+
+def claims_of(folder: Place) -> Claims:
+    """The claims that lie in a store's folder for them."""
+    if isinstance(folder, Path):
+        return FileClaims(folder)
+    from storage.leases import Leases
+
+    return Leases(folder)
+
+
+class FileClaim:
+    """A locked file; see `Claim`."""
+
     def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
         self.path = folder / f"{name}.lock"
         self._descriptor: int | None = None
 
-    def take(self) -> bool:
-        """True if it is ours now; False if it is another's, or was of one who died.
-
-        The file gets its name when it is locked and says whose it is: nobody sees it otherwise.
-        """
-        new = self.path.with_name(f"{self.path.stem}.{uuid.uuid4().hex}.new")
+    def take(self, removing: bool = False) -> bool:
+        """The file gets its name when it is locked and says whose it is: nobody sees it otherwise."""
+        new = self.path.with_name(f"{self.name}.{uuid.uuid4().hex}.new")
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
@@ -61,8 +114,10 @@ class Claim:
         self._descriptor = descriptor
         return True
 
+    def renew(self) -> None:
+        """Nothing: the kernel knows that we live."""
+
     def release(self, forget: bool = True) -> None:
-        """Gives it back; with `forget` removes the file too: nothing half-written is left."""
         if self._descriptor is not None:
             if forget:
                 self.path.unlink(missing_ok=True)
@@ -70,52 +125,51 @@ class Claim:
             self._descriptor = None
 
 
-def claimed(folder: Path) -> list[str]:
-    """Names that are claimed, by the living or the dead."""
-    return sorted(path.stem for path in folder.glob("*.lock"))
+class FileClaims:
+    """Locked files of a folder; see `Claims`."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-def unfinished(folder: Path) -> list[Path]:
-    """Lock files of processes that were killed before their claim had its name."""
-    return [path for path in folder.glob("*.new") if time.time() - path.stat().st_mtime > 60]
+    def claim(self, name: str) -> FileClaim:
+        return FileClaim(self.folder, name)
 
+    def claimed(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.lock"))
 
-def abandoned(folder: Path, forget: bool = True) -> Iterator[Claim]:
-    """Claims of processes of this machine that have died; each is ours while the caller deals with it.
+    def abandoned(self, forget: bool = True) -> Iterator[FileClaim]:
+        """Locks of other machines are left alone: not every network file system shows them."""
+        for name in self.claimed():
+            claim = FileClaim(self.folder, name)
+            if _host(claim.path) == socket.gethostname() and claim.take_over():
+                try:
+                    yield claim
+                finally:
+                    claim.release(forget)
 
-    Locks of other machines are left alone: not every network file system shows them.
-    """
-    for name in claimed(folder):
-        claim = Claim(folder, name)
-        if _host(claim.path) == socket.gethostname() and claim.take_over():
-            try:
-                yield claim
-            finally:
-                claim.release(forget)
+    def leftovers(self) -> list[Place]:
+        """Of processes that were killed before their claim had its name."""
+        return [path for path in self.folder.glob("*.new") if time.time() - path.stat().st_mtime > 60]
 
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        with self._locked(fcntl.LOCK_SH):
+            yield
 
-@contextmanager
-def committing(folder: Path) -> Iterator[None]:
-    """Held while a commit names data; many at once, but never while `removing` is held."""
-    with _locked(folder, fcntl.LOCK_SH):
-        yield
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """Waits for the commits under way."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
 
-
-@contextmanager
-def removing(folder: Path) -> Iterator[None]:
-    """Held while files that nothing names are looked for and removed; waits for the commits under way."""
-    with _locked(folder, fcntl.LOCK_EX):
-        yield
-
-
-@contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    descriptor = os.open(folder / "commit", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, kind)
-        yield
-    finally:
-        os.close(descriptor)
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        descriptor = os.open(self.folder / "commit", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, kind)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def _lock_now(descriptor: int) -> bool:

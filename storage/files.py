@@ -9,13 +9,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+
 from storage.keys import canonical_json, checksum
+from storage.places import ObjectPath, Place
 
 MANIFEST = "manifest.json"
 
 
-def write_file(path: Path, data: bytes) -> None:
+def read_file(path: Place) -> bytes:
+    """A file's bytes; FileNotFoundError where there is none."""
+    if isinstance(path, Path):
+        return path.read_bytes()
+    with naming(path):
+        return bytes(obstore.get(path.client, path.key).bytes())
+
+
+def exists(path: Place) -> bool:
+    """Whether there is such a file, or on a disk such a folder."""
+    if isinstance(path, Path):
+        return path.exists()
+    try:
+        with naming(path):
+            obstore.head(path.client, path.key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_file(path: Place, data: bytes) -> None:
     """Writes a file whole or not at all, under its final name once it is on the disk."""
+    if isinstance(path, ObjectPath):
+        with naming(path):
+            obstore.put(path.client, path.key, data)  # an object appears whole
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path), part.open("wb") as file:
@@ -29,19 +57,41 @@ def write_file(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def create_object(path: ObjectPath, data: bytes) -> bool:
+    """Writes an object unless there is one: of several that try at once, one gets True."""
+    try:
+        with naming(path):
+            obstore.put(path.client, path.key, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts a path's name into an OSError that came without one, as that of a write to a full disk does."""
+def naming(path: Place) -> Iterator[None]:
+    """Puts a path's name into an error that came without one: a full disk's, an object store's."""
     try:
         yield
     except OSError as error:
+        if isinstance(path, ObjectPath):
+            raise type(error)(f"{path}: {_first_line(error)}") from error
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+    except AlreadyExistsError as error:
+        raise FileExistsError(f"{path}: there is an object already") from error
+    except BaseError as error:
+        raise OSError(f"{path}: {_first_line(error)}") from error
 
 
-def sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def sync(path: Place) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk; an object is there once it is written."""
+    if isinstance(path, ObjectPath):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,28 +108,50 @@ def sync_tree(folder: Path) -> None:
     sync(folder.parent)
 
 
-def list_files(folder: Path) -> Iterator[str]:
+def upload_tree(folder: Path, target: ObjectPath) -> None:
+    """Copies a folder's files to an object store."""
+    for name in list_files(folder):
+        with naming(target / name):
+            obstore.put(target.client, (target / name).key, folder / name)  # in parts where it is large
+
+
+def list_folder(folder: Place) -> list[Place]:
+    """What lies directly in a folder, sorted; nothing where there is no such folder."""
+    if isinstance(folder, Path):
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    with naming(folder):
+        found = obstore.list_with_delimiter(folder.client, folder.key or None)
+    keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+    return [ObjectPath(folder.bucket, key) for key in sorted(keys)]
+
+
+def list_files(folder: Place) -> list[str]:
     """Paths of all files under a folder, relative to it, sorted."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(parent, name).relative_to(folder).as_posix()
+    return sorted(file_sizes(folder))
+
+
+def file_sizes(folder: Place) -> dict[str, int]:
+    """Bytes of each file under a folder, by path relative to it; empty where there is no such folder."""
+    if isinstance(folder, Path):
+        paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    with naming(folder):
+        found = [entry for page in obstore.list(folder.client, folder.key) for entry in page]
+    return {entry["path"].removeprefix(f"{folder.key}/"): entry["size"] for entry in found}
 
 
 def write_manifest(folder: Path) -> None:
     """Lists the files under a folder with size and CRC-32C, and the list's own CRC-32C, beside them."""
-    files = {}
-    for name in list_files(folder):
-        path = folder / name
-        files[name] = {"size": path.stat().st_size, "crc32c": file_checksum(path)}
+    sizes = sorted(file_sizes(folder).items())
+    files = {name: {"size": size, "crc32c": file_checksum(folder / name)} for name, size in sizes}
     manifest = {"files": files, "crc32c": checksum(canonical_json(files).encode())}
     with naming(folder / MANIFEST):
         (folder / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, int]]:
+def read_manifest(folder: Place) -> dict[str, dict[str, int]]:
     """Size and CRC-32C of each file of a shard; ValueError where the list is not as it was written."""
-    data = (folder / MANIFEST).read_bytes()
+    data = read_file(folder / MANIFEST)
     try:
         manifest = json.loads(data)
         files: dict[str, dict[str, int]] = manifest["files"]
@@ -91,19 +163,23 @@ def read_manifest(folder: Path) -> dict[str, dict[str, int]]:
     return files
 
 
-def file_checksum(path: Path) -> int:
+def file_checksum(path: Place) -> int:
     """CRC-32C of a file: at most one outer chunk, so it fits in memory."""
-    return checksum(path.read_bytes())
+    return checksum(read_file(path))
 
 
-def folder_size(folder: Path) -> int:
+def folder_size(folder: Place) -> int:
     """Bytes of all files under a folder; 0 where there is none."""
-    return sum((folder / name).stat().st_size for name in list_files(folder)) if folder.exists() else 0
+    return sum(file_sizes(folder).values())
 
 
-def remove(path: Path) -> None:
+def remove(path: Place) -> None:
     """Removes a file or a folder, if it is there."""
-    if path.is_dir():
+    if isinstance(path, ObjectPath):
+        with naming(path):
+            keys = [(path / name).key for name in list_files(path)]
+            obstore.delete(path.client, [path.key, *keys])
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.claims import abandoned, claimed, removing, unfinished
-from storage.files import folder_size, remove
+from storage.files import file_sizes, read_file, remove
+from storage.places import Place
 from storage.tables import written_by
 from storage.verify import data_files
 from storage.writer import clear_abandoned, rewriting, uncommitted_files
@@ -73,26 +72,26 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
     Raises:
         ValueError: there is no such version to keep.
     """
-    with removing(store.path / "writing"):
+    with store.claims.removing():
         kept = None if keep is None else tuple(sorted({*keep, store.index.snapshot().version}))
         unnamed = list(_unnamed_files(store, kept))
-        left = [claim.path.stem for claim in abandoned(store.path / "writing", forget=False)]
-        paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))})
-        names = tuple(path.relative_to(store.path).as_posix() for path in paths)
+        left = [claim.name for claim in store.claims.abandoned(forget=False)]
+        paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))}, key=str)
+        names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
         collected = Collected(names, sum(map(_size, paths)), kept)
         if not dry_run:
             for path in paths:
                 remove(path)
-            for path in unfinished(store.path / "writing"):
+            for path in store.claims.leftovers():
                 remove(path)
             clear_abandoned(store)
     return collected
 
 
-def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[Path]:
+def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[Place]:
     """Shards, and files of the tables, that no kept version names and no writer has claimed."""
     found = data_files(store)  # before the claims: a writer's claim is older than its files
-    claims = set(claimed(store.path / "writing"))
+    claims = set(store.claims.claimed())
     files = _index_files(store, kept)
     shards = _shards_named_in(store, files)
     is_named: dict[str, Callable[[str], bool]] = {
@@ -107,7 +106,7 @@ def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterab
 
 def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]:
     if kept is None:
-        return {path.name for path in store.index.folder.glob("*.parquet") if store.index.wrote(path.name)}
+        return {path.name for path in store.index.parquet_files() if store.index.wrote(path.name)}
     return {name for version in kept for name in store.index.snapshot(version).files}
 
 
@@ -119,5 +118,6 @@ def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
     return names
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else folder_size(path)
+def _size(path: Place) -> int:
+    """Bytes of a file of a table or of a shard's folder."""
+    return sum(file_sizes(path).values()) if path.parent.name == "shards" else len(read_file(path))

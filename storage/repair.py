@@ -16,7 +16,7 @@ from storage.arrays import ArrayWriter, encoding_writer, latent_writer
 from storage.keys import checksum
 from storage.records import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, EncodingRef, LatentRef, Problem
 from storage.verify import stored_rows
-from storage.writer import encoding_columns, latent_columns, rewriting, seal
+from storage.writer import discard, draft_of, encoding_columns, latent_columns, rewriting, seal
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore
@@ -62,18 +62,22 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
 def _salvage(store: EncodingStore, damaged: set[str], name: str) -> dict[Any, dict[str, Any]]:
     """Copies the rows of damaged shards that match their checksums; returns their new columns of the index by key."""
     folder = store.path / "shards" / name
+    draft = draft_of(folder)
     arrays: dict[str, ArrayWriter] = {}
     moved: dict[Any, dict[str, Any]] = {}
-    for shard, stored in stored_rows(store).items():
-        for rows in stored if shard in damaged else ():
-            for key, row in rows.read(store.path / "shards" / shard):
-                if row is None or key in moved:
-                    continue
-                if rows.name not in arrays:
-                    arrays[rows.name] = _array_like(store, folder, rows.name, row)
-                moved[key] = _columns(name, rows.name, key, arrays[rows.name].append(row), row)
-    if arrays:
-        seal(folder, arrays.values())
+    try:
+        for shard, stored in stored_rows(store).items():
+            for rows in stored if shard in damaged else ():
+                for key, row in rows.read(store.path / "shards" / shard):
+                    if row is None or key in moved:
+                        continue
+                    if rows.name not in arrays:
+                        arrays[rows.name] = _array_like(store, draft, rows.name, row)
+                    moved[key] = _columns(name, rows.name, key, arrays[rows.name].append(row), row)
+        if arrays:
+            seal(draft, folder, arrays.values())
+    finally:
+        discard(draft, folder)
     return moved
 
 

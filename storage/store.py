@@ -1,5 +1,7 @@
 """The encoding store: a folder of immutable Zarr groups, and a Delta table that says which of them count.
 
+The folder is one of a disk or, as an ``s3://`` URL, a prefix of an object store.
+
     <root>/store.json               makes the folder a store
     <root>/index, <root>/rejects    Delta tables: a row a sample, a row a refused row; checksums/ of their logs' entries
     <root>/shards/<shard>/          a Zarr v3 group, written once, and manifest.json, the list of its files' checksums
@@ -22,8 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.files import folder_size, sync, write_file
+from storage.claims import claims_of
+from storage.files import exists, folder_size, list_folder, read_file, sync, write_file
 from storage.keys import Fingerprint, checksum
+from storage.places import Place, place
 from storage.records import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, REJECTS, EncodingRef, LatentRef, Problem, ShardInfo
 from storage.tables import Snapshot, Table
 
@@ -39,49 +43,51 @@ ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 class EncodingStore:
     """A store opened at a version, which it then shows for ever, or at the newest, which it follows."""
 
-    def __init__(self, path: str | Path, version: int | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place, version: int | None = None) -> None:
+        self.path = place(path)
+        self.claims = claims_of(self.path / "writing")
         self.index = Table(self.path / "index", INDEX)
         self.reject_table = Table(self.path / "rejects", REJECTS)
         self.pinned: Snapshot | None = None if version is None else self.index.snapshot(version)
 
     @classmethod
-    def create(cls, path: str | Path) -> EncodingStore:
+    def create(cls, path: str | Place) -> EncodingStore:
         """Makes an empty store; ValueError where the folder has other files in it, or is a store."""
-        root = Path(path)
+        root = place(path)
         if is_store(root):
             raise ValueError(f"{root}: there is a store already")
         return cls._make(root)
 
     @classmethod
-    def open(cls, path: str | Path, version: int | None = None) -> EncodingStore:
+    def open(cls, path: str | Place, version: int | None = None) -> EncodingStore:
         """Opens a store; with `version`, as it was then and read-only.
 
         Raises:
             FileNotFoundError: there is no such folder.
             ValueError: the folder is no store, or the store has no such version.
         """
-        root = Path(path)
-        if root.is_file():
+        root = place(path)
+        if is_store(root):
+            check_format(root)
+            return cls(root, version)
+        if isinstance(root, Path) and root.is_file():
             raise ValueError(f"{root}: expected an encoding store, found a file")
-        if not root.is_dir():
+        if not list_folder(root) and not exists(root):
             raise FileNotFoundError(f"{root}: no such store")
-        if not is_store(root):
-            raise ValueError(f"{root}: expected an encoding store, found a folder without store.json")
-        check_format(root)
-        return cls(root, version)
+        raise ValueError(f"{root}: expected an encoding store, found a folder without store.json")
 
     @classmethod
-    def open_or_create(cls, path: str | Path) -> EncodingStore:
+    def open_or_create(cls, path: str | Place) -> EncodingStore:
         """Opens a store, after making it if need be; several processes may do so at once."""
-        root = Path(path)
+        root = place(path)
         return cls.open(root) if is_store(root) else cls._make(root)
 
     @classmethod
-    def _make(cls, root: Path) -> EncodingStore:
+    def _make(cls, root: Place) -> EncodingStore:
         check_place(root)
-        for name in ("shards", "fingerprints", "writing"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        if isinstance(root, Path):
+            for name in ("shards", "fingerprints", "writing"):
+                (root / name).mkdir(parents=True, exist_ok=True)
         store = cls(root)
         store.index.create()
         store.reject_table.create()
@@ -104,14 +110,14 @@ class EncodingStore:
         """Stores what an encoder is, once, and returns the hash that stands for it."""
         fingerprint = Fingerprint.of(description)
         path = self.path / "fingerprints" / f"{fingerprint}.json"
-        if not path.exists():
+        if not exists(path):
             write_file(path, json.dumps(description, indent=2, sort_keys=True, ensure_ascii=False).encode())
         return fingerprint
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Descriptions by fingerprint."""
-        paths = sorted((self.path / "fingerprints").glob("*.json"))
-        return {path.stem: json.loads(path.read_bytes()) for path in paths}
+        paths = [path for path in list_folder(self.path / "fingerprints") if path.name.endswith(".json")]
+        return {path.stem: json.loads(read_file(path)) for path in paths}
 
     # Look-ups
 
@@ -222,27 +228,29 @@ class EncodingStore:
         return sum(folder_size(self.path / folder) for folder in folders)
 
 
-def is_store(root: Path) -> bool:
+def is_store(root: Place) -> bool:
     """Whether a folder is a store, finished being made."""
-    return (root / "store.json").is_file()
+    return exists(root / "store.json")
 
 
-def check_place(root: Path) -> None:
+def check_place(root: Place) -> None:
     """ValueError where a path is neither a store nor free for a new one."""
     if is_store(root):
         check_format(root)
         return
-    there = next(path for path in (root, *root.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"{root}: expected a folder for a store, found a file: {there}")
-    if there == root and (found := sorted({path.name for path in root.iterdir() if path.suffix != ".part"} - OURS)):
+    if isinstance(root, Path):
+        there = next(path for path in (root, *root.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"{root}: expected a folder for a store, found a file: {there}")
+    names = {path.name for path in list_folder(root) if not path.name.endswith(".part")}
+    if found := sorted(names - OURS):
         raise ValueError(f"{root}: expected an empty or new folder for a store, found other files there: {found[0]}")
 
 
-def check_format(root: Path) -> None:
+def check_format(root: Place) -> None:
     """ValueError where a store is of a layout this version of the code does not know."""
     try:
-        found = json.loads((root / "store.json").read_bytes())["format"]
+        found = json.loads(read_file(root / "store.json"))["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{root / 'store.json'}: expected a store's format, found {error!r}") from error
     if found != FORMAT:

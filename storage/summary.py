@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.claims import claimed
 from storage.files import folder_size
 from storage.records import ShardInfo
 
@@ -44,7 +43,7 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
         },
         "bytes_per_caption": round(encoding_bytes / captions, 1) if captions else None,
         "fingerprints": fingerprints,
-        "being_written": claimed(store.path / "writing"),
+        "being_written": store.claims.claimed(),
     }
 
 

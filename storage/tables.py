@@ -13,6 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.files import file_checksum, sync, write_file
+from storage.files import exists, list_folder, read_file, remove, sync, write_file
+from storage.keys import checksum
+from storage.places import Place
 
 CHECKSUMS = "checksums"
 """Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
@@ -41,6 +44,9 @@ OF_FEW_VALUES = {
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 CHECKPOINT_EVERY = 100
 ATTEMPTS = 100
+LOST_THE_RACE = ("oncurrent", "Failed to commit transaction: ")
+"""In what a commit says that failed because another came first: on a disk, and after many tries in an object store."""
+REQUESTS_AT_ONCE = 16
 KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
@@ -60,7 +66,7 @@ Build = Callable[[Snapshot], tuple[pa.Table, Iterable[str]] | None]
 class Table:
     """One of the store's two tables; safe to use from several threads and processes."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+    def __init__(self, folder: Place, schema: pa.Schema) -> None:
         self.folder = folder
         self.schema = schema
         self._lock = threading.Lock()
@@ -69,12 +75,13 @@ class Table:
 
     def create(self) -> None:
         """Makes an empty table; leaves one that is there as it is."""
-        self.folder.mkdir(exist_ok=True)
+        if isinstance(self.folder, Path):
+            self.folder.mkdir(exist_ok=True)
         if not DeltaTable.is_deltatable(str(self.folder)):
             try:
-                DeltaTable.create(self.folder, self.schema, mode="ignore", configuration=KEEP_HISTORY)
+                DeltaTable.create(str(self.folder), self.schema, mode="ignore", configuration=KEEP_HISTORY)
             except CommitFailedError:  # another process made it just now
-                DeltaTable(self.folder)
+                DeltaTable(str(self.folder))
         self._sync_log(0)
         sync(self.folder)
 
@@ -85,39 +92,51 @@ class Table:
             files = tuple(sorted(_name(uri) for uri in delta.file_uris()))
             found = Snapshot(delta.version(), files)
         if version is not None:
-            for name in files:
-                if not (self.folder / name).exists():
-                    raise ValueError(f"{self.folder}: version {version} is not kept any more: {name} is gone")
+            there = {path.name for path in self.parquet_files()}
+            for name in sorted(set(files) - there):
+                raise ValueError(f"{self.folder}: version {version} is not kept any more: {name} is gone")
         return found
 
     def read(self, snapshot: Snapshot, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Columns of a snapshot, in no particular order of rows; those of few values (`shard`) as dictionaries."""
         if not snapshot.files:
             return self._empty(columns)
-        paths = [str(self.folder / name) for name in snapshot.files]
         dictionaries = [column for column in columns if column in OF_FEW_VALUES]
-        return pq.read_table(
-            paths, columns=list(columns), filters=filters, read_dictionary=dictionaries, partitioning=None
-        ).unify_dictionaries()
+        if isinstance(self.folder, Path):
+            paths = [str(self.folder / name) for name in snapshot.files]
+            options = {"columns": list(columns), "filters": filters, "read_dictionary": dictionaries}
+            return pq.read_table(paths, partitioning=None, **options).unify_dictionaries()
+        parts = self._read_files(snapshot.files, columns, dictionaries)
+        table = pa.concat_tables(parts).unify_dictionaries()
+        return table if filters is None else table.filter(filters)
 
     def read_file(self, file: str, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
         """Columns of one of the table's files."""
-        return pq.read_table(
-            self.folder / file,
-            columns=list(columns),
-            read_dictionary=list(dictionaries),
-            partitioning=None,
-            use_threads=False,
-        )
+        path = self.folder / file
+        source = path if isinstance(path, Path) else pa.BufferReader(read_file(path))
+        options = {"columns": list(columns), "read_dictionary": list(dictionaries), "use_threads": False}
+        return pq.read_table(source, partitioning=None, **options)
+
+    def _read_files(
+        self, files: Sequence[str], columns: Sequence[str], dictionaries: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """Several files; from an object store many at once, for there each is a wait."""
+        at_once = 1 if isinstance(self.folder, Path) else REQUESTS_AT_ONCE
+        with ThreadPoolExecutor(at_once) as pool:
+            yield from pool.map(lambda file: self.read_file(file, columns, dictionaries), files)
+
+    def parquet_files(self) -> list[Place]:
+        """All files of rows in the table's folder, whether or not a version names them."""
+        return [path for path in list_folder(self.folder) if path.name.endswith(".parquet")]
 
     def cached(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
         """As `read`, and kept in memory for look-ups: a later snapshot reads only the files that are new to it."""
         columns = tuple(columns)
         dictionaries = [column for column in columns if column in OF_FEW_VALUES]
         with self._lock:
-            tables = {name: self._cache.get((name, columns)) for name in snapshot.files}
-            for name, table in tables.items():
-                tables[name] = self.read_file(name, columns, dictionaries) if table is None else table
+            known = {name: self._cache[name, columns] for name in snapshot.files if (name, columns) in self._cache}
+            new = [name for name in snapshot.files if name not in known]
+            tables = known | dict(zip(new, self._read_files(new, columns, dictionaries), strict=True))
             self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
             self._cache.update({(name, columns): table for name, table in tables.items()})
         return pa.concat_tables(tables.values()) if tables else self._empty(columns)
@@ -131,11 +150,11 @@ class Table:
         """Whether a commit or a rewrite that went in wrote this file."""
         return self.committed(written_by(file))
 
-    def uncommitted_files(self, name: str) -> list[Path]:
+    def uncommitted_files(self, name: str) -> list[Place]:
         """Files of a commit or a rewrite of this name, if it did not go in."""
         if self.committed(name):
             return []
-        return [path for path in self.folder.glob("*.parquet") if written_by(path.name) == name]
+        return [path for path in self.parquet_files() if written_by(path.name) == name]
 
     def commit(self, name: str, build: Build) -> int | None:
         """Appends rows as one commit, in the file ``<name>.parquet``; returns the version that shows them.
@@ -147,18 +166,19 @@ class Table:
             snapshot = self.snapshot()
             built = build(snapshot)
             if built is None:
-                path.unlink(missing_ok=True)
+                remove(path)
                 return None
             rows, depends_on = built
-            write_file(path, self._parquet(rows))
+            data = self._parquet(rows)
+            write_file(path, data)
             try:
-                return self._write(snapshot, [self._add(path, rows)], name, depends_on)
+                return self._write(snapshot, [self._add(path, rows, data)], {path.name: data}, name, depends_on)
             except CommitFailedError as error:
-                if "oncurrent" not in str(error):
+                if not any(words in str(error) for words in LOST_THE_RACE):
                     self._withdraw(path, name, error)
             except (DeltaError, OSError) as error:
                 self._withdraw(path, name, error)
-        path.unlink(missing_ok=True)
+        remove(path)
         raise OSError(f"{self.folder}: could not commit {name}: other writers came first {ATTEMPTS} times")
 
     def rewrite(self, name: str, change: Callable[[pa.Table], pa.Table]) -> int | None:
@@ -168,37 +188,38 @@ class Table:
         """
         snapshot = self.snapshot()
         actions: list[Any] = []
-        written: list[Path] = []
+        written: dict[str, bytes] = {}
         try:
             for file in snapshot.files:
                 before = self.read_file(file, self.schema.names)
                 after = change(before)
                 if after.equals(before):
                     continue
-                actions.append(self._remove(self.folder / file))
+                actions.append(self._remove(file))
                 if len(after):
                     path = self.folder / f"{name}~{len(written)}.parquet"
-                    written.append(path)
-                    write_file(path, self._parquet(after))
-                    actions.append(self._add(path, after))
-            return self._write(snapshot, actions, name, ()) if actions else None
+                    written[path.name] = self._parquet(after)
+                    write_file(path, written[path.name])
+                    actions.append(self._add(path, after, written[path.name]))
+            return self._write(snapshot, actions, written, name, ()) if actions else None
         except BaseException as error:
             if not self.committed(name):
-                for path in written:
-                    path.unlink(missing_ok=True)
+                for file in written:
+                    remove(self.folder / file)
             if isinstance(error, DeltaError):
                 raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
             raise
 
     def check_log(self) -> Iterator[tuple[str, str, str]]:
         """Entries of the log that are not as they were committed: kind, file and what was found. Opens no snapshot."""
-        sidecars = {path.name: path for path in (self.folder / CHECKSUMS).glob("*.json")}
-        entries = {path.name: path for path in (self.folder / "_delta_log").glob("*.json")}
+        sidecars = {path.name: path for path in list_folder(self.folder / CHECKSUMS) if path.name.endswith(".json")}
+        log = list_folder(self.folder / "_delta_log")
+        entries = {path.name: path for path in log if path.name.endswith(".json")}
         for version in range(max((int(Path(name).stem) for name in sidecars | entries), default=0) + 1):
             name = f"{version:020d}.json"
             if name not in entries:
                 yield "missing", f"_delta_log/{name}", "expected an entry of the log, found none"
-            elif name in sidecars and sidecars[name].read_bytes() != _sidecar(entries[name]):
+            elif name in sidecars and read_file(sidecars[name]) != _sidecar(entries[name]):
                 yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
 
     def check_files(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
@@ -207,18 +228,21 @@ class Table:
         for version in range(snapshot.version + 1):
             checksums |= _checksums_in(self.folder / "_delta_log" / f"{version:020d}.json")
         for name in snapshot.files:
-            path = self.folder / name
-            if not path.exists():
+            try:
+                found = checksum(read_file(self.folder / name))
+            except FileNotFoundError:
                 yield "missing", name, "expected a file of the table, found none"
-            elif name in checksums and (found := file_checksum(path)) != checksums[name]:
+                continue
+            if name in checksums and found != checksums[name]:
                 yield "flipped", name, f"expected CRC-32C {checksums[name]:08x}, found {found:08x}"
 
-    def _write(self, snapshot: Snapshot, actions: list[Any], name: str, depends_on: Iterable[str]) -> int:
+    def _write(
+        self, snapshot: Snapshot, actions: list[Any], added: dict[str, bytes], name: str, depends_on: Iterable[str]
+    ) -> int:
         """One entry of the log; CommitFailedError where an entry after `snapshot` clashes with it."""
         transactions = [Transaction(key, 1) for key in (name, *sorted(set(depends_on)))]
-        added = [action.path for action in actions if isinstance(action, AddAction)]
-        checksums = {path: file_checksum(self.folder / path) for path in added}
-        DeltaTable(self.folder, version=snapshot.version).create_write_transaction(
+        checksums = {file: checksum(data) for file, data in added.items()}
+        DeltaTable(str(self.folder), version=snapshot.version).create_write_transaction(
             actions,
             "append",
             self.schema,
@@ -234,16 +258,16 @@ class Table:
                 self._checkpoint(delta)
         return version
 
-    def _withdraw(self, path: Path, name: str, error: Exception) -> None:
+    def _withdraw(self, path: Place, name: str, error: Exception) -> None:
         """Removes a file that no entry names, and raises; if the entry went in after all, only raises."""
         if not self.committed(name):
-            path.unlink(missing_ok=True)
+            remove(path)
         raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
 
     def _newest(self) -> DeltaTable:
         try:
             if self._delta is None:
-                self._delta = DeltaTable(self.folder)
+                self._delta = DeltaTable(str(self.folder))
             else:
                 self._delta.update_incremental()
         except DeltaError as error:
@@ -252,7 +276,7 @@ class Table:
 
     def _at(self, version: int) -> DeltaTable:
         try:
-            return DeltaTable(self.folder, version=version)
+            return DeltaTable(str(self.folder), version=version)
         except DeltaError as error:
             newest = self._newest().version()
             raise ValueError(f"{self.folder}: expected version {version}, found versions 0 to {newest}") from error
@@ -265,8 +289,9 @@ class Table:
         sync(log)
         sidecar = self.folder / CHECKSUMS / entry.name
         with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
-            sidecar.parent.mkdir(exist_ok=True)
-            if not sidecar.exists():
+            if isinstance(sidecar, Path):
+                sidecar.parent.mkdir(exist_ok=True)
+            if not exists(sidecar):
                 write_file(sidecar, _sidecar(entry))
 
     def _checkpoint(self, delta: DeltaTable) -> None:
@@ -274,7 +299,8 @@ class Table:
         log = self.folder / "_delta_log"
         with contextlib.suppress(OSError, DeltaError):
             delta.create_checkpoint()
-            for path in (*log.glob(f"{delta.version():020d}.checkpoint*"), log / "_last_checkpoint", log):
+            made = [path for path in list_folder(log) if path.name.startswith(f"{delta.version():020d}.checkpoint")]
+            for path in (*made, log / "_last_checkpoint", log):
                 sync(path)
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
@@ -290,12 +316,13 @@ class Table:
         pq.write_table(rows.cast(self.schema), sink, compression="zstd", write_page_checksum=True)
         return sink.getvalue().to_pybytes()
 
-    def _add(self, path: Path, rows: pa.Table) -> AddAction:
+    def _add(self, path: Place, rows: pa.Table, data: bytes) -> AddAction:
         stats = json.dumps({"numRecords": len(rows)})
-        return AddAction(path.name, path.stat().st_size, {}, int(time.time() * 1000), True, stats)
+        return AddAction(path.name, len(data), {}, int(time.time() * 1000), True, stats)
 
-    def _remove(self, path: Path) -> RemoveAction:
-        return RemoveAction(path.name, True, int(time.time() * 1000), path.stat().st_size, {})
+    def _remove(self, file: str) -> RemoveAction:
+        size = len(read_file(self.folder / file))
+        return RemoveAction(file, True, int(time.time() * 1000), size, {})
 
 
 def written_by(file: str) -> str:
@@ -303,15 +330,15 @@ def written_by(file: str) -> str:
     return file.removesuffix(".parquet").partition("~")[0]
 
 
-def _checksums_in(entry: Path) -> dict[str, int]:
+def _checksums_in(entry: Place) -> dict[str, int]:
     """CRC-32C of the files that an entry of the log adds."""
-    actions = [json.loads(line) for line in entry.read_text().splitlines()]
+    actions = [json.loads(line) for line in read_file(entry).splitlines()]
     infos = [action["commitInfo"] for action in actions if "commitInfo" in action]
     return {name: crc for info in infos for name, crc in json.loads(info.get(CHECKSUMS, "{}")).items()}
 
 
-def _sidecar(entry: Path) -> bytes:
-    return json.dumps({"crc32c": file_checksum(entry)}).encode()
+def _sidecar(entry: Place) -> bytes:
+    return json.dumps({"crc32c": checksum(read_file(entry))}).encode()
 
 
 def _name(uri: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.arrays import open_array, read_rows
-from storage.claims import claimed
-from storage.files import MANIFEST, file_checksum, list_files, read_manifest
+from storage.files import MANIFEST, exists, file_checksum, file_sizes, list_folder, read_file, read_manifest
 from storage.keys import Fingerprint, checksum
+from storage.places import Place
 from storage.records import ENCODING_COLUMNS, LATENT_COLUMNS, Problem
 from storage.tables import written_by
 
@@ -55,7 +54,7 @@ class StoredRows:
     checksum: np.ndarray
     """int64 ``(n,)``"""
 
-    def read(self, folder: Path) -> Iterator[tuple[Any, np.ndarray | None]]:
+    def read(self, folder: Place) -> Iterator[tuple[Any, np.ndarray | None]]:
         """Each key with its bytes as they were committed, or None where they are lost."""
         try:
             array = open_array(folder, self.name)
@@ -129,7 +128,7 @@ def _read_each(array: Any, first: np.ndarray, count: np.ndarray) -> Iterator[np.
         yield block[a : a + n]
 
 
-def _check_shard(root: Path, shard: str, stored: list[StoredRows]) -> list[Problem]:
+def _check_shard(root: Place, shard: str, stored: list[StoredRows]) -> list[Problem]:
     """Problems of a shard's files, each with the rows lost by it; and rows lost though the files look well."""
     problems = [replace(problem, shard=shard) for problem in _check_files(root, shard)]
     for rows in stored:
@@ -153,9 +152,10 @@ def _is_about(problem: str, array: str) -> bool:
     return f"{problem}/".startswith(f"{array}/") or f"{array}/".startswith(f"{problem}/")
 
 
-def _check_files(root: Path, shard: str) -> Iterator[Problem]:
+def _check_files(root: Place, shard: str) -> Iterator[Problem]:
     folder, path = root / "shards" / shard, f"shards/{shard}"
-    if not folder.is_dir():
+    sizes = file_sizes(folder)
+    if not sizes:
         yield Problem("missing", path, "expected a folder, found none")
         return
     try:
@@ -167,15 +167,15 @@ def _check_files(root: Path, shard: str) -> Iterator[Problem]:
         yield Problem("flipped", f"{path}/{MANIFEST}", str(error))
         return
     for name, entry in expected.items():
-        yield from _check_file(folder / name, f"{path}/{name}", entry)
-    for name in sorted(set(list_files(folder)) - expected.keys() - {MANIFEST}):
+        yield from _check_file(folder / name, f"{path}/{name}", sizes.get(name), entry)
+    for name in sorted(sizes.keys() - expected.keys() - {MANIFEST}):
         yield Problem("orphan", f"{path}/{name}", "a file that the shard was not committed with")
 
 
-def _check_file(path: Path, name: str, entry: dict[str, int]) -> Iterator[Problem]:
-    if not path.is_file():
+def _check_file(path: Place, name: str, size: int | None, entry: dict[str, int]) -> Iterator[Problem]:
+    if size is None:
         yield Problem("missing", name, f"expected {entry['size']} bytes, found no file")
-    elif (size := path.stat().st_size) != entry["size"]:
+    elif size != entry["size"]:
         kind = "truncated" if size < entry["size"] else "flipped"
         yield Problem(kind, name, f"expected {entry['size']} bytes, found {size}")
     elif (found := file_checksum(path)) != entry["crc32c"]:
@@ -195,13 +195,13 @@ def _check_tables(store: EncodingStore) -> Iterator[Problem]:
 
 def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
     named = store.index.read(store.snapshot(), ["fingerprint"])["fingerprint"].unique().drop_null().to_pylist()
-    for fingerprint in sorted(named):
-        if not (store.path / "fingerprints" / f"{fingerprint}.json").exists():
-            yield Problem("missing", f"fingerprints/{fingerprint}.json", "expected what the fingerprint stands for")
-    for path in sorted((store.path / "fingerprints").glob("*.json")):
+    described = [path for path in list_folder(store.path / "fingerprints") if path.name.endswith(".json")]
+    for fingerprint in sorted(set(named) - {path.stem for path in described}):
+        yield Problem("missing", f"fingerprints/{fingerprint}.json", "expected what the fingerprint stands for")
+    for path in described:
         name = f"fingerprints/{path.name}"
         try:
-            found = Fingerprint.of(json.loads(path.read_bytes()))
+            found = Fingerprint.of(json.loads(read_file(path)))
         except ValueError as error:
             yield Problem("flipped", name, f"expected JSON: {error}")
             continue
@@ -209,18 +209,18 @@ def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
             yield Problem("flipped", name, f"expected the description of {path.stem}, found that of {found}")
 
 
-def data_files(store: EncodingStore) -> list[Path]:
+def data_files(store: EncodingStore) -> list[Place]:
     """Folders of shards and files of the tables, whether or not a version names them."""
-    tables = [path for table in (store.index, store.reject_table) for path in table.folder.glob("*.parquet")]
-    return sorted([*(store.path / "shards").iterdir(), *tables])
+    shards = list_folder(store.path / "shards")
+    return [*store.index.parquet_files(), *store.reject_table.parquet_files(), *shards]
 
 
 def _find_orphans(store: EncodingStore) -> Iterator[Problem]:
     """Folders and files that no commit ever named and no writer, living or dead, has claimed."""
     found = data_files(store)  # before the claims: a writer's claim is older than its files
-    claims = set(claimed(store.path / "writing"))
+    claims = set(store.claims.claimed())
     wrote = {"shards": store.index.committed, "index": store.index.wrote, "rejects": store.reject_table.wrote}
     for path in found:
         is_ours = written_by(path.name) in claims or wrote[path.parent.name](path.name)
-        if not is_ours and path.exists():
-            yield Problem("orphan", path.relative_to(store.path).as_posix(), "no version names it")
+        if not is_ours and (exists(path) or list_folder(path)):
+            yield Problem("orphan", f"{path.parent.name}/{path.name}", "no version names it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from storage.arrays import ArrayWriter, encoding_writer, latent_writer, shape_name
-from storage.claims import Claim, abandoned, committing, removing
-from storage.files import remove, sync_tree, write_manifest
+from storage.files import exists, list_folder, remove, sync_tree, upload_tree, write_manifest
 from storage.keys import checksum
+from storage.places import Place
 from storage.records import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
 from storage.tables import Snapshot
 
@@ -41,7 +42,8 @@ class ShardWriter:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"shard id: expected letters, digits, '.', '_' and '-', at most 128, found {shard_id!r}")
         self.folder = store.path / "shards" / self.name
-        self._claim = Claim(store.path / "writing", self.name)
+        self._claim = store.claims.claim(self.name)
+        self._draft: Path | None = None
         self._arrays: dict[str, ArrayWriter] = {}
         self._encodings: dict[tuple[str, str], EncodingRef] = {}
         self._latents: dict[str, LatentRef] = {}
@@ -52,9 +54,10 @@ class ShardWriter:
         clear_abandoned(self.store)
         if not self._claim.take():
             raise ValueError(f"{self.folder}: another process is writing this shard")
-        if self.folder.exists() or self.store.index.committed(self.name):
+        if list_folder(self.folder) or self.store.index.committed(self.name):
             self._claim.release()
             raise ValueError(f"{self.folder}: there is a shard of this name already")
+        self._draft = draft_of(self.folder)
         return self
 
     def __exit__(
@@ -65,6 +68,7 @@ class ShardWriter:
                 self._commit()
         finally:
             self._arrays.clear()
+            discard(self._draft, self.folder)
             clear_uncommitted(self.store, self.name)
             self._claim.release()
 
@@ -81,6 +85,7 @@ class ShardWriter:
             raise ValueError("add_encoding: expected a fingerprint, here or in EncodingStore.writer; found none")
         if (fingerprint, caption_hash) in self._encodings:
             return
+        self._claim.renew()
         if bits.dtype != np.uint16 or bits.ndim != 2 or not bits.size:
             raise ValueError(f"encoding: expected uint16 (token, band * hidden), found {bits.dtype} {bits.shape}")
         array = self._encoding_array(fingerprint, bits.shape[1])
@@ -92,10 +97,11 @@ class ShardWriter:
         """Adds a picture's latent, float16 ``(channel, height, width)``, unless the shard has it."""
         if latent_key in self._latents:
             return
+        self._claim.renew()
         if latent.dtype != np.float16 or latent.ndim != 3 or not latent.size:
             raise ValueError(f"latent: expected float16 (channel, height, width), found {latent.dtype} {latent.shape}")
         shape = shape_name(latent.shape)
-        array = self._arrays.get(f"latents/{shape}") or self._add_array(latent_writer(self.folder, latent.shape))
+        array = self._arrays.get(f"latents/{shape}") or self._add_array(latent_writer(self.draft, latent.shape))
         latent = np.ascontiguousarray(latent)
         self._latents[latent_key] = LatentRef(self.name, array.append(latent[None]), shape, checksum(latent))
 
@@ -107,6 +113,13 @@ class ShardWriter:
         """Adds a refused row."""
         self._rejects[reject.fingerprint, reject.source_hash, reject.row] = reject
 
+    @property
+    def draft(self) -> Path:
+        """Where its arrays are written: its folder, or one of this machine until an object store gets them."""
+        if self._draft is None:
+            raise ValueError(f"{self.folder}: expected a writer in its with block")
+        return self._draft
+
     def _encoding_array(self, fingerprint: str, width: int) -> ArrayWriter:
         name = f"encodings/{fingerprint}"
         if name not in self._arrays:
@@ -116,7 +129,7 @@ class ShardWriter:
             bands = int(description.get("bands", 1))
             if width % bands:
                 raise ValueError(f"encoding: expected {bands} bands of one width, found {width} columns")
-            self._add_array(encoding_writer(self.folder, fingerprint, width, bands))
+            self._add_array(encoding_writer(self.draft, fingerprint, width, bands))
         array = self._arrays[name]
         if array.row_shape != (width,):
             raise ValueError(f"encoding: expected {array.row_shape[0]} columns as before, found {width}")
@@ -128,8 +141,8 @@ class ShardWriter:
 
     def _commit(self) -> None:
         if self._arrays:
-            seal(self.folder, self._arrays.values())
-        with committing(self.store.path / "writing"):
+            seal(self.draft, self.folder, self._arrays.values())
+        with self.store.claims.committing():
             self.store.reject_table.commit(self.name, self._build_rejects)
             self.store.index.commit(self.name, self._build_index)
 
@@ -182,18 +195,32 @@ class ShardWriter:
         return rows + [latent_columns(key, self._latents[key]) for key in sorted(latents)]
 
 
-def seal(folder: Path, arrays: Iterable[ArrayWriter]) -> None:
-    """Brings a shard's arrays, and after them the list of their files' checksums, to the disk."""
+def draft_of(folder: Place) -> Path:
+    """Where a shard's arrays are written: in its folder, or in a temporary one if that is in an object store."""
+    return folder if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="llmdiff-"))
+
+
+def seal(draft: Path, folder: Place, arrays: Iterable[ArrayWriter]) -> None:
+    """Brings a shard's arrays, and the list of their files' checksums, to the disk or into the object store."""
     for array in arrays:
         array.flush()
-    write_manifest(folder)
-    sync_tree(folder)
+    write_manifest(draft)
+    if isinstance(folder, Path):
+        sync_tree(draft)
+    else:
+        upload_tree(draft, folder)
+
+
+def discard(draft: Path | None, folder: Place) -> None:
+    """Removes a temporary folder."""
+    if draft is not None and draft != folder:
+        remove(draft)
 
 
 def clear_abandoned(store: EncodingStore) -> None:
-    """Removes what writers of this machine that died left half-written."""
-    for claim in abandoned(store.path / "writing"):
-        clear_uncommitted(store, claim.path.stem)
+    """Removes what writers that died left half-written."""
+    for claim in store.claims.abandoned():
+        clear_uncommitted(store, claim.name)
 
 
 def clear_uncommitted(store: EncodingStore, name: str) -> None:
@@ -202,20 +229,20 @@ def clear_uncommitted(store: EncodingStore, name: str) -> None:
         remove(path)
 
 
-def uncommitted_files(store: EncodingStore, name: str) -> list[Path]:
+def uncommitted_files(store: EncodingStore, name: str) -> list[Place]:
     """Files and folders of a shard's name that no commit names."""
     paths = [path for table in (store.index, store.reject_table) for path in table.uncommitted_files(name)]
     if not store.index.committed(name):
         paths.append(store.path / "shards" / name)
-    return [path for path in paths if path.exists()]
+    return [path for path in paths if exists(path) or list_folder(path)]
 
 
 @contextmanager
 def rewriting(store: EncodingStore, name: str) -> Iterator[None]:
     """Held while committed rows are replaced under a name; what was not committed at the end is removed."""
-    claim = Claim(store.path / "writing", name)
-    with removing(store.path / "writing"):
-        if not claim.take():
+    claim = store.claims.claim(name)
+    with store.claims.removing():
+        if not claim.take(removing=True):
             raise ValueError(f"{claim.path}: another process has it")
         try:
             yield
