@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.storage import LocalStore
 
 from storage.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
 from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
+from storage.places import Place
 from storage.store import EncodingStore, check_row
 
 SAMPLE_COLUMNS = [
@@ -26,6 +31,9 @@ SAMPLE_COLUMNS = [
     *("encoding_shard", "first_token", "token_count", "encoding_checksum"),
     *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
 ]
+OPEN_FILES = 256
+OPEN_ARRAYS = 1024
+NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +83,13 @@ class EncodingDataset:
 
     Every sample comes exactly once an epoch, on one rank. All ranks get the same number of batches; the samples left
     after the last full one are shared too (a smaller last batch, or one larger by a sample), or left out with
-    `drop_last`. A thread reads ahead: in memory are about ``blocks_together * block_size / world_size`` samples and
-    `read_ahead` batches. Each row's checksum is compared as it is read.
+    `drop_last`. A thread reads ahead: in memory are `read_ahead` batches, and where the arrays are no plain local files
+    also about ``blocks_together * block_size / world_size`` samples. Each row's checksum is compared as it is read.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Place,
         version: int | None,
         fingerprint: str,
         batch_size: int,
@@ -140,7 +148,8 @@ class EncodingDataset:
         self._encodings = _rows(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
         self._latents = _rows(samples, f"latents/{_latent_shape(self.store, samples)}", "latent_shard", "latent_index")
         self._base = None if base_fingerprint is None else _join(self.store, base_fingerprint, samples)
-        self._open: Callable[[str, str], Any] = lru_cache(256)(self._open_array)
+        self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
+        self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
 
     def __len__(self) -> int:
         """Samples of an epoch, over all ranks."""
@@ -175,59 +184,228 @@ class EncodingDataset:
         return batch_bounds(len(self), position, self.batch_size * self.world_size, self.world_size, self.drop_last)
 
     def _batches(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        """Reads as many batches at once as their blocks are shuffled together."""
+        """Reads as many batches at once as their blocks are shuffled together; the disk is a group of them ahead."""
         order, lanes = self.shuffle.order(len(self), epoch)
         together = self.shuffle.block_size * self.shuffle.blocks_together
         at_once = max(1, together // (self.batch_size * self.world_size))
-        for i in range(0, len(bounds), at_once):
-            some = bounds[i : i + at_once]
-            shares = [order[a:b][share(lanes[a:b], self.rank, self.world_size)] for a, b in some]
-            yield from self._read(shares, [stop for _, stop in some])
 
-    def _read(self, shares: Sequence[np.ndarray], positions: Sequence[int]) -> Iterator[Batch]:
+        def shares(some: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+            return [order[a:b][share(lanes[a:b], self.rank, self.world_size)] for a, b in some]
+
+        groups = (shares(bounds[i : i + at_once]) for i in range(0, len(bounds), at_once))
+        positions = iter([stop for _, stop in bounds])
+        group: list[np.ndarray] = next(groups, [])
+        self._will_need(np.concatenate(group or [order[:0]]))
+        while group:
+            following = next(groups, [])
+            soon = np.sort(np.concatenate(following or [order[:0]]))
+            yield from self._read(group, positions, np.array_split(soon, len(group)))
+            group = following
+
+    def _read(
+        self, shares: Sequence[np.ndarray], positions: Iterator[int], following: Sequence[np.ndarray]
+    ) -> Iterator[Batch]:
+        """Batches of these samples; hints at a part of the following ones before each."""
         samples = np.concatenate(shares)
-        encodings = self._rows_of(self._encodings, samples)
-        base = None if self._base is None else self._rows_of(self._base, samples)
-        latents = self._rows_of(self._latents, samples)
-        bands = self._bands()
-        done = 0
-        for ids, position in zip(shares, positions, strict=True):
-            part = slice(done, done + len(ids))
-            done += len(ids)
-            padded, mask = _pad(encodings[part])
-            base_padded, base_mask = (None, None) if base is None else _pad(base[part])
+        arrays = [rows for rows in (self._encodings, self._base, self._latents) if rows is not None]
+        blocks = {rows.array: self._read_blocks(rows, samples) for rows in arrays}
+        bands = bands_of(self._array_of(self._encodings, samples[0]))
+        for ids, soon in zip(shares, following, strict=True):
+            self._will_need(soon)
+            padded, mask = self._padded(self._encodings, ids, blocks)
+            base_padded, base_mask = (None, None) if self._base is None else self._padded(self._base, ids, blocks)
             yield Batch(
                 encodings=_split_bands(padded, bands),
                 mask=mask,
                 base_encodings=base_padded,
                 base_mask=base_mask,
-                latents=torch.from_numpy(np.concatenate(latents[part])),
+                latents=self._stacked(self._latents, ids, blocks),
                 caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
                 rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
-                position=position,
+                position=next(positions),
             )
 
-    def _bands(self) -> int:
-        return bands_of(self._open(self._encodings.shards[self._encodings.shard[0]], self._encodings.array))
+    def _padded(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> tuple[Tensor, Tensor]:
+        """``(token, width)`` bits of each sample, as bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
+        counts = rows.count[ids]
+        padded = np.zeros((len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:]), np.uint16)
+        lines = [line[:count] for line, count in zip(padded, counts.tolist(), strict=True)]
+        self._fill(rows, ids, lines, blocks[rows.array])
+        mask = np.arange(padded.shape[1]) < counts[:, None]
+        return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
 
-    def _rows_of(self, rows: Rows, samples: np.ndarray) -> list[np.ndarray]:
-        """The arrays' rows of each sample, in the samples' order, compared with their checksums."""
-        out: list[np.ndarray] = [np.empty(0)] * len(samples)
-        for code in np.unique(rows.shard[samples]):
-            places = np.flatnonzero(rows.shard[samples] == code)
-            ids = samples[places]
-            first, stop = rows.first[ids], rows.first[ids] + rows.count[ids]
-            array = self._open(rows.shards[code], rows.array)
-            blocks = read_ranges(array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
-            for place, sample, block in zip(places.tolist(), ids.tolist(), blocks, strict=True):
-                if checksum(block) != rows.checksum[sample]:
-                    what = f"{array.store_path}: row {rows.first[sample]}, caption {self._hashes[sample]}"
-                    check_row(block, int(rows.checksum[sample]), what)
-                out[place] = block
+    def _stacked(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> Tensor:
+        """A row of each sample, one on the other."""
+        array = self._array_of(rows, ids[0])
+        stacked = np.empty((len(ids), *array.shape[1:]), array.dtype)
+        self._fill(rows, ids, [stacked[i : i + 1] for i in range(len(ids))], blocks[rows.array])
+        return torch.from_numpy(stacked)
+
+    def _fill(self, rows: Rows, ids: np.ndarray, outs: Sequence[np.ndarray], blocks: Blocks) -> None:
+        """Brings samples' rows of an array to where they go in a batch, and compares them with their checksums."""
+        columns = (column[ids].tolist() for column in (rows.shard, rows.first, rows.checksum))
+        for sample, shard, first, expected, out in zip(ids.tolist(), *columns, outs, strict=True):
+            files = self._open(rows.shards[shard], rows.array).files
+            if files is None:
+                out[:] = blocks[sample]
+            else:
+                files.read(first, first + len(out), out)
+            if checksum(out) != expected:
+                where = f"{self.store.path}/shards/{rows.shards[shard]}/{rows.array}"
+                check_row(out, expected, f"{where}: row {first}, caption {self._hashes[sample]}")
+
+    def _read_blocks(self, rows: Rows, samples: np.ndarray) -> Blocks:
+        """What can't be read from plain files, read through Zarr: the arrays' rows by sample, not compared yet."""
+        out: Blocks = {}
+        for array, ids, first, stop in self._by_array(rows, samples):
+            if array.files is None:
+                blocks = read_ranges(array.array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
+                out.update(zip(ids.tolist(), blocks, strict=True))
         return out
 
-    def _open_array(self, shard: str, name: str) -> Any:
-        return open_array(self.store.path / "shards" / shard, name)
+    def _will_need(self, samples: np.ndarray) -> None:
+        """Has the disk begin to read some samples, where they lie in plain files."""
+        for rows in (self._encodings, self._base, self._latents):
+            for array, _, first, stop in () if rows is None else self._by_array(rows, samples):
+                if array.files is not None:
+                    with suppress(ValueError):  # which reading them raises
+                        array.files.will_need(first, stop)
+
+    def _by_array(
+        self, rows: Rows, samples: np.ndarray
+    ) -> Iterator[tuple[OpenArray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Of some samples: each array that holds some, which those are, and where their rows begin and end."""
+        codes = rows.shard[samples]
+        for code in np.unique(codes):
+            ids = samples[codes == code]
+            yield self._open(rows.shards[code], rows.array), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
+
+    def _array_of(self, rows: Rows, sample: int) -> Any:
+        return self._open(rows.shards[rows.shard[sample]], rows.array).array
+
+    def _open_array(self, shard: str, name: str) -> OpenArray:
+        array = open_array(self.store.path / "shards" / shard, name)
+        return OpenArray(array, PlainFiles(array, self._open_file) if is_plain(array) else None)
+
+
+Blocks = dict[int, np.ndarray]
+"""Rows read through Zarr, by sample."""
+
+
+@dataclass(frozen=True)
+class OpenArray:
+    """An array of a shard, and its files where its rows lie in them as they are."""
+
+    array: Any
+    files: PlainFiles | None
+
+
+def is_plain(array: Any) -> bool:
+    """Whether an array's rows lie uncompressed in local files, each within one chunk."""
+    codecs = array.metadata.codecs
+    if not isinstance(array.store_path.store, LocalStore) or len(codecs) != 1 or array.chunks[1:] != array.shape[1:]:
+        return False
+    raw = (BytesCodec(endian="little"), Crc32cCodec())
+    return bool(
+        isinstance(codecs[0], ShardingCodec)
+        and tuple(codecs[0].codecs) == tuple(codecs[0].index_codecs) == raw
+        and codecs[0].index_location.value == "end"
+    )
+
+
+class PlainFiles:
+    """Reads rows of a plain array by their place in its files, straight to where they are wanted.
+
+    The codec pipeline copies twice, into memory that is new each time, and takes four times as long. Neither it, when
+    it reads a part of a chunk, nor this compares the chunk's checksum: the row's decides.
+    """
+
+    def __init__(self, array: Any, open_file: Callable[[str, int, int], OuterShard]) -> None:
+        self.rows = int(array.shape[0])
+        self.chunk_rows = int(array.chunks[0])
+        self.outer_rows = int(array.shards[0])
+        self.row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
+        self.name = str(array.store_path)
+        folder = array.store_path.store.root / array.store_path.path
+        numbers = range(-(-self.rows // self.outer_rows))
+        keys = [array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1))) for number in numbers]
+        self._paths = [str(folder / key) for key in keys]
+        self._open_file = open_file
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Rows ``start`` to ``stop`` into a C-contiguous `out`; ValueError where the files are damaged or too short."""
+        if stop > self.rows:
+            raise ValueError(f"{self.name}: expected {stop} rows, found {self.rows}")
+        into = out.data.cast("B")
+        while start < stop:
+            file = self._file(start // self.outer_rows)
+            chunk, row = divmod(start % self.outer_rows, self.chunk_rows)
+            rows = min(stop - start, self.chunk_rows - row)
+            size = rows * self.row_bytes
+            file.read(chunk, row * self.row_bytes, into[:size])
+            into = into[size:]
+            start += rows
+
+    def will_need(self, first: np.ndarray, stop: np.ndarray) -> None:
+        """Has the disk begin to read ranges of rows: the chunks that hold them."""
+        begin, end = first // self.chunk_rows, (stop - 1) // self.chunk_rows
+        more = end - begin
+        chunks = np.unique(np.concatenate([begin[more >= i] + i for i in range(int(more.max()) + 1)]))
+        per_file = self.outer_rows // self.chunk_rows
+        for number in np.unique(chunks // per_file):
+            self._file(int(number)).will_need(chunks[chunks // per_file == number] % per_file)
+
+    def _file(self, number: int) -> OuterShard:
+        return self._open_file(
+            self._paths[number], self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes
+        )
+
+
+class OuterShard:
+    """A file of a plain array, open: chunks of one size in any order, each with its checksum, and then their index."""
+
+    def __init__(self, path: str, chunks: int, chunk_bytes: int) -> None:
+        """ValueError where the file is not there, too short, or its index is not as it was written."""
+        self.path = path
+        self.chunk_bytes = chunk_bytes
+        self._descriptor = -1
+        size = 16 * chunks  # place and size of each, uint64
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            index = os.pread(self._descriptor, size + 4, os.fstat(self._descriptor).st_size - size - 4)
+        except OSError as error:
+            raise ValueError(f"{path}: can't be read, the store is damaged: {error.strerror}") from error
+        if len(index) != size + 4 or checksum(index[:-4]) != int.from_bytes(index[-4:], "little"):
+            raise ValueError(f"{path}: the index does not have its checksum: the store is damaged")
+        self._starts = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].tolist()
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, chunk: int, offset: int, into: memoryview) -> None:
+        """Bytes of a chunk from an offset on, as many as there is room for; zeros where it has no bytes."""
+        start = self._starts[chunk]
+        if start == NO_CHUNK:
+            into[:] = bytes(len(into))
+            return
+        try:
+            found = os.preadv(self._descriptor, [into], start + offset)
+        except OSError as error:
+            raise ValueError(f"{self.path}: can't be read: {error.strerror}") from error
+        if found != len(into):
+            raise ValueError(f"{self.path}: expected {len(into)} bytes, found {found}: the store is damaged")
+
+    def will_need(self, chunks: np.ndarray) -> None:
+        """Has the disk begin to read some chunks, neighbours at once."""
+        starts = sorted(start for chunk in chunks.tolist() if (start := self._starts[chunk]) != NO_CHUNK)
+        begin = end = 0
+        for start in [*starts, NO_CHUNK]:
+            if start > end + self.chunk_bytes:
+                if end > begin:
+                    os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
+                begin = start
+            end = start + self.chunk_bytes
 
 
 def read_ahead(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
@@ -332,16 +510,6 @@ def _join(store: EncodingStore, fingerprint: str, samples: pa.Table) -> Rows:
             f"{fingerprint}; caption {caption} is the first"
         )
     return _rows(known.take(places), f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
-
-
-def _pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """``(token, width)`` bits each, to bfloat16 ``(batch, token, width)`` and the mask ``(batch, token)``."""
-    counts = np.array([len(row) for row in rows])
-    padded = np.zeros((len(rows), int(counts.max()), rows[0].shape[1]), np.uint16)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = row
-    mask = np.arange(padded.shape[1]) < counts[:, None]
-    return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
 
 
 def _split_bands(padded: Tensor, bands: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Files thrown out of the page cache, and how much of them is in it (Linux).
 
-A cold read here is cold for this machine's page cache alone: file names stay known, a virtual disk may have a cache too.
+A cold read is cold for this machine's page cache alone: file names stay known, and a virtual disk may have a cache too.
 """
 
 from __future__ import annotations
