@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+RETRY_FOR = timedelta(seconds=60)
+"""How long a request is tried again that an object store did not answer."""
 
 
 @dataclass(frozen=True, order=True)
@@ -70,4 +74,4 @@ def place(path: str | Place) -> Place:
 def _client(bucket: str) -> ObjectStore:
     from obstore.store import from_url
 
-    return from_url(f"s3://{bucket}")
+    return from_url(f"s3://{bucket}", retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})

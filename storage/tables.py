@@ -101,29 +101,23 @@ class Table:
         """Columns of a snapshot, in no particular order of rows; those of few values (`shard`) as dictionaries."""
         if not snapshot.files:
             return self._empty(columns)
-        dictionaries = [column for column in columns if column in OF_FEW_VALUES]
+        options = {"columns": list(columns), "filters": filters, "read_dictionary": _of_few_values(columns)}
         if isinstance(self.folder, Path):
             paths = [str(self.folder / name) for name in snapshot.files]
-            options = {"columns": list(columns), "filters": filters, "read_dictionary": dictionaries}
             return pq.read_table(paths, partitioning=None, **options).unify_dictionaries()
-        parts = self._read_files(snapshot.files, columns, dictionaries)
-        table = pa.concat_tables(parts).unify_dictionaries()
-        return table if filters is None else table.filter(filters)
+        return pa.concat_tables(self._read_files(snapshot.files, **options)).unify_dictionaries()
 
-    def read_file(self, file: str, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
-        """Columns of one of the table's files."""
+    def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
+        """Columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
         path = self.folder / file
         source = path if isinstance(path, Path) else pa.BufferReader(read_file(path))
-        options = {"columns": list(columns), "read_dictionary": list(dictionaries), "use_threads": False}
-        return pq.read_table(source, partitioning=None, **options)
+        return pq.read_table(source, columns=list(columns), partitioning=None, use_threads=False, **options)
 
-    def _read_files(
-        self, files: Sequence[str], columns: Sequence[str], dictionaries: Sequence[str]
-    ) -> Iterator[pa.Table]:
+    def _read_files(self, files: Sequence[str], **options: Any) -> Iterator[pa.Table]:
         """Several files; from an object store many at once, for there each is a wait."""
         at_once = 1 if isinstance(self.folder, Path) else REQUESTS_AT_ONCE
         with ThreadPoolExecutor(at_once) as pool:
-            yield from pool.map(lambda file: self.read_file(file, columns, dictionaries), files)
+            yield from pool.map(lambda file: self.read_file(file, **options), files)
 
     def parquet_files(self) -> list[Place]:
         """All files of rows in the table's folder, whether or not a version names them."""
@@ -132,11 +126,12 @@ class Table:
     def cached(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
         """As `read`, and kept in memory for look-ups: a later snapshot reads only the files that are new to it."""
         columns = tuple(columns)
-        dictionaries = [column for column in columns if column in OF_FEW_VALUES]
         with self._lock:
             known = {name: self._cache[name, columns] for name in snapshot.files if (name, columns) in self._cache}
             new = [name for name in snapshot.files if name not in known]
-            tables = known | dict(zip(new, self._read_files(new, columns, dictionaries), strict=True))
+            tables = known | dict(
+                zip(new, self._read_files(new, columns=columns, read_dictionary=_of_few_values(columns)), strict=True)
+            )
             self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
             self._cache.update({(name, columns): table for name, table in tables.items()})
         return pa.concat_tables(tables.values()) if tables else self._empty(columns)
@@ -323,6 +318,10 @@ class Table:
     def _remove(self, file: str) -> RemoveAction:
         size = len(read_file(self.folder / file))
         return RemoveAction(file, True, int(time.time() * 1000), size, {})
+
+
+def _of_few_values(columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if column in OF_FEW_VALUES]
 
 
 def written_by(file: str) -> str:

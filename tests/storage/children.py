@@ -71,12 +71,20 @@ def die_at(path: Path, number: int) -> None:
     sys.addaudithook(hook)
 
 
-def die_while_writing(path: Path, fingerprint: str, caption: str) -> None:
+def die_while_writing(path: Path | str, fingerprint: str, caption: str) -> None:
     """Is killed with data on the disk and nothing committed."""
     with EncodingStore.open(path).writer(None, fingerprint) as writer:
         writer.add_encoding(caption, made.encoding(caption))
         flush(writer)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_commit(path: str, fingerprint: str, caption: str) -> None:
+    """Is killed when the data is where it belongs and the commit would begin."""
+    store = EncodingStore.open(path)
+    store.claims.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    with store.writer(None, fingerprint) as writer:
+        writer.add_encoding(caption, made.encoding(caption))
 
 
 def flush(writer: ShardWriter) -> None:
@@ -131,7 +139,7 @@ def encode_noting_syncs(path: Path, fingerprint: str, source: str, notes: Path) 
     notes.write_text(json.dumps(synced))
 
 
-def create_and_encode(path: Path, source: str) -> None:
+def create_and_encode(path: Path | str, source: str) -> None:
     """As a first run does, at the same moment as others."""
     store = EncodingStore.open_or_create(path)
     made.encode(store, store.register_fingerprint(made.LLM), source)

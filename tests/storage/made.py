@@ -104,6 +104,6 @@ def expected_rows(source: str, rows: Iterable[int] = range(20)) -> list[tuple[st
     return [(f"{source}.parquet", row, caption(source, row)) for row in rows if row % 7 != 6]
 
 
-def make_store(path: Path) -> tuple[EncodingStore, str]:
+def make_store(path: Path | str) -> tuple[EncodingStore, str]:
     store = EncodingStore.create(path)
     return store, store.register_fingerprint(LLM)

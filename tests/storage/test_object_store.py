@@ -1,0 +1,178 @@
+"""Stores in an object store: several writers, killed ones, damage, reading; a real server and real processes."""
+
+import json
+import os
+import signal
+from multiprocessing import get_context
+
+import numpy as np
+import obstore
+import pytest
+
+from storage import EncodingStore, caption_hash
+from storage.export import export
+from storage.files import file_sizes, list_folder, read_file, write_file
+from storage.gc import collect
+from storage.places import ObjectPath, place
+from storage.reader import EncodingDataset
+from storage.repair import repair
+from tests.storage import children, made
+
+pytestmark = pytest.mark.xdist_group("s3")
+CONTEXT = get_context("spawn")  # a fork server may have been started without the object store's address
+
+
+@pytest.fixture
+def store(s3_url) -> EncodingStore:
+    store, llm = made.make_store(s3_url)
+    made.encode(store, llm, "a")
+    return store
+
+
+def start(function, *arguments):
+    process = CONTEXT.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def test_processes_write_at_once(s3_url):
+    processes = [start(children.create_and_encode, s3_url, source) for source in ("a", "b", "b")]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    store = EncodingStore.open(s3_url)
+    (llm,) = store.fingerprints()
+    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("moment", ["before anything is uploaded", "between data and commit"])
+def test_a_killed_writer(store, s3_url, moment, monkeypatch):
+    (llm,) = store.fingerprints()
+    die = children.die_while_writing if moment.startswith("before") else children.die_before_commit
+    process = start(die, s3_url, llm, "x")
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (store.version, store.verify()) == (1, [])
+    with pytest.raises(ValueError, match="a writer is at work"):
+        collect(store)
+    made.encode(store, llm, "b")
+    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    shards = len(list_folder(store.path / "shards"))
+    monkeypatch.setattr("storage.leases.STALE_AFTER", 0.0)
+    assert len(collect(store).paths) == shards - 2 == moment.startswith("between")
+    assert (store.claims.claimed(), store.verify()) == ([], [])
+
+
+def test_who_writes_and_who_removes_keep_out_of_each_others_way(store, monkeypatch):
+    (llm,) = store.fingerprints()
+    with store.writer("mine", llm) as writer:
+        writer.add_encoding("x", made.encoding("x"))
+        with pytest.raises(ValueError, match="mine.lock: a writer is at work"):
+            collect(store)
+    monkeypatch.setattr("storage.leases.WAIT", 0.0)
+    with store.claims.removing():
+        with pytest.raises(ValueError, match="somebody removes files"), store.writer("other", llm):
+            pass
+        with pytest.raises(ValueError, match="somebody else removes files"):
+            collect(store)
+    assert store.claims.claimed() == []
+    assert collect(store).paths == ()
+
+
+def test_a_writer_at_work_renews_its_lease(store, monkeypatch):
+    (llm,) = store.fingerprints()
+    monkeypatch.setattr("storage.leases.RENEW_AFTER", 0.0)
+    with store.writer("mine", llm) as writer:
+        lock = store.path / "writing" / "mine.lock"
+        before = json.loads(read_file(lock))
+        writer.add_encoding("x", made.encoding("x"))
+        after = json.loads(read_file(lock))
+    assert after["since"] > before["since"]
+    assert after["pid"] == os.getpid()
+
+
+def test_damage_is_found_and_mended(store):
+    (llm,) = store.fingerprints()
+    made.encode(store, llm, "b")
+    chunks = chunks_of(store)
+    data = bytearray(read_file(chunks[0]))
+    data[len(data) // 3] ^= 1
+    write_file(chunks[0], bytes(data))
+    obstore.delete(chunks[1].client, chunks[1].key)
+    problems = store.verify()
+    assert {problem.kind for problem in problems} == {"flipped", "missing"}
+    assert str(chunks[0]).endswith(problems[0].path)
+    repaired = repair(store, problems)
+    assert len(repaired.lost) > 0
+    for source in ("a", "b"):
+        made.encode(store, llm, source)
+    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    collect(store, keep=[])
+    assert store.verify() == []
+
+
+def test_the_same_batches_as_from_a_disk(store, s3_url, tmp_path):
+    (llm,) = store.fingerprints()
+    local, _ = made.make_store(tmp_path / "store")
+    made.encode(local, llm, "a")
+    ours, theirs = (list(EncodingDataset(path, None, llm, 4).epoch(0)) for path in (s3_url, tmp_path / "store"))
+    assert len(ours) == len(theirs) > 2
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.rows == other.rows
+        assert one.encodings.equal(other.encodings)
+        assert one.latents.equal(other.latents)
+
+
+def test_export(store, tmp_path):
+    (llm,) = store.fingerprints()
+    (path,) = export(store, tmp_path / "out", llm)
+    assert path.stat().st_size > 0
+
+
+def test_a_lost_chunk_is_an_error_and_never_a_batch(store, s3_url):
+    (llm,) = store.fingerprints()
+    for chunk in chunks_of(store):
+        obstore.delete(chunk.client, chunk.key)
+    with pytest.raises(ValueError, match="expected checksum"):
+        list(EncodingDataset(s3_url, None, llm, 4).epoch(0))
+
+
+def test_what_can_not_be_opened(s3_url):
+    with pytest.raises(FileNotFoundError, match="no such store"):
+        EncodingStore.open(s3_url)
+    write_file(place(s3_url) / "notes.txt", b"mine")
+    with pytest.raises(ValueError, match=r"found a folder without store\.json"):
+        EncodingStore.open(s3_url)
+    with pytest.raises(ValueError, match=r"found other files there: notes\.txt"):
+        EncodingStore.open_or_create(s3_url)
+    for url in ("gs://bucket/store", "s3://", "http://host/store"):
+        with pytest.raises(ValueError, match="expected a folder or s3://bucket/prefix"):
+            EncodingStore.open(url)
+    with pytest.raises(OSError, match="s3://no-such-bucket"):
+        EncodingStore.create("s3://no-such-bucket/store")
+
+
+def test_the_server_is_away(store, s3_url, monkeypatch):
+    """An object store that does not answer is no damage: nothing of it may be taken for lost."""
+    (llm,) = store.fingerprints()
+    np.testing.assert_array_equal(
+        store.encoding(llm, caption_hash(made.caption("a", 1))), made.encoding(made.caption("a", 1))
+    )
+    away = obstore.store.S3Store(
+        place(s3_url).bucket,
+        endpoint="http://127.0.0.1:9",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    monkeypatch.setattr(ObjectPath, "client", away)
+    with pytest.raises(OSError, match=s3_url):
+        store.encoding(llm, caption_hash(made.caption("a", 1)))
+    with pytest.raises(OSError, match=s3_url):
+        EncodingStore.open(s3_url)
+
+
+def chunks_of(store: EncodingStore) -> list[ObjectPath]:
+    """The files of the arrays: of encodings first, then of latents."""
+    names = sorted(name for name in file_sizes(store.path / "shards") if "/c/" in name)
+    return [store.path / "shards" / name for name in names]
