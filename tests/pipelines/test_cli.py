@@ -171,7 +171,8 @@ def test_a_full_disk_for_the_records_of_flows(
     monkeypatch.setenv("LLMDIFF_HOME", str(small_disk))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    line = fails(capsys, "encode", "--data", "x", "--diffusion", "x", "--store", "x")
+    (tmp_path / "a.txt").write_text("a cat")
+    line = fails(capsys, "encode", "--data", tmp_path / "a.txt", "--store", "x")
     assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
 
 
@@ -183,6 +184,45 @@ def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
     assert "FileNotFoundError" in done.stderr
+
+
+class TestEncodeAtOnce:
+    """Mistakes of `llmdiff encode` that are told before the engine of flows starts."""
+
+    @pytest.fixture(autouse=True)
+    def no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pipelines.cli.start_engine", lambda: pytest.fail("the engine was started"))
+
+    @pytest.fixture
+    def encode(self, tmp_path: Path) -> list[str | Path]:
+        (tmp_path / "a.txt").write_text("a cat")
+        return ["encode", "--store", tmp_path / "store", "--llm", "x", "--data"]
+
+    def test_a_missing_folder(
+        self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, *encode, tmp_path / "gone")
+        assert line.startswith(f"{tmp_path / 'gone'}: no such file or folder; expected a file of .parquet, .tar, ")
+
+    def test_a_file_of_no_known_format(
+        self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "a.docx").touch()
+        line = fails(capsys, *encode, tmp_path / "a.docx")
+        assert line.startswith(f"{tmp_path / 'a.docx'}: expected a file of .parquet, .tar, ")
+
+    def test_an_unknown_setting(
+        self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A file's is named with the file."""
+        (tmp_path / "encode.yaml").write_text("bandz: 4\n")
+        config = ("--config", tmp_path / "encode.yaml")
+        told = "unknown encoder setting {}; expected some of word_path, g"
+        line = fails(capsys, *encode, tmp_path / "a.txt", *config)
+        assert line.startswith(f"{tmp_path / 'encode.yaml'}: {told.format('bandz')}")
+        (tmp_path / "encode.yaml").write_text("bands: 4\n")
+        line = fails(capsys, *encode, tmp_path / "a.txt", *config, "--set", "seeed=1")
+        assert line.startswith(told.format("seeed"))
 
 
 class TestEncode:
@@ -220,11 +260,11 @@ class TestEncode:
         assert ended.value.code == 0
         printed = capsys.readouterr()
         assert "rows 3 = known 0 + new 1 + rejected 2" in printed.out
-        assert "rejected: 1 broken_image, 1 empty_caption" in printed.out
+        assert "rejected: 1 empty_caption, 1 truncated_image" in printed.out
         assert "rejected: a.parquet row 2: empty_caption: expected text, found ' '\n" in printed.err
         assert f"every rejected row: llmdiff store rejects {tmp_path / 'store'}\n" in printed.err
         lines = succeeds(capsys, "store", "rejects", tmp_path / "store").splitlines()
-        assert lines[0].startswith("a.parquet row 1: broken_image: OSError: ")
+        assert lines[0].startswith("a.parquet row 1: truncated_image: OSError: ")
         assert lines[1] == "a.parquet row 2: empty_caption: expected text, found ' '"
 
     def test_no_row_that_can_be_used(
@@ -261,12 +301,21 @@ class TestEncode:
     def test_no_llm_at_all(self, encode: list[str | Path], world: World, capsys: pytest.CaptureFixture[str]) -> None:
         assert "expected the folder or name of a decoder-only LLM" in fails(capsys, *encode, "--data", world.data)
 
-    def test_an_unknown_setting(
+    def test_captions_alone(
         self, encode: list[str | Path], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "encode.yaml").write_text("bandz: 4\n")
-        line = fails(capsys, *encode, "--llm", world.llm, "--data", world.data, "--config", tmp_path / "encode.yaml")
-        assert "unknown encoder setting bandz; expected some of word_path, g" in line
+        (tmp_path / "a.txt").write_bytes("a red circle\na blue square\nein Kätzchen\n".encode("latin-1"))
+        encode = ["encode", "--llm", world.llm, "--data", tmp_path / "a.txt", "--store", tmp_path / "store"]
+        text = succeeds(capsys, *encode)
+        assert "rows 3 = known 0 + new 2 + rejected 1\nrejected: 1 not_utf8\n" in text
+        assert "pictures encoded: 0\n" in text
+        assert "rows 3 = known 3 + new 0 + rejected 0\n" in succeeds(capsys, *encode)
+
+    def test_pictures_without_a_diffusion_model(
+        self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, "encode", "--llm", "x", "--data", world.data, "--store", tmp_path / "store")
+        assert line.startswith("diffusion: expected the folder or name of a Stable Diffusion model")
 
     def test_a_full_disk(
         self, world: World, in_process: Server, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

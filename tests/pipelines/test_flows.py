@@ -24,7 +24,7 @@ def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     store = str(tmp_path / "store")
     first = encode_flow(world.data, store, world.diffusion, world.llm, captions=["a red circle"])
     assert (first.rows, first.known, first.samples) == (FINE + BROKEN + EMPTY, 0, FINE)
-    assert first.rejected == {"broken_image": BROKEN, "empty_caption": EMPTY}
+    assert first.rejected == {"truncated_image": BROKEN, "empty_caption": EMPTY}
     assert [shard.source for shard in first.shards] == ["a.parquet", "folder/metadata.jsonl"]
     assert first.bytes_per_caption == 2 * 48 * first.tokens / first.captions
     opened = EncodingStore.open(store)
@@ -44,10 +44,47 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
 
     write_parquet(tmp_path / "data" / "fine.parquet", [(encoded(picture()), "a red circle")])
     (tmp_path / "data" / "bad.parquet").write_bytes(b"not parquet, but long enough for a footer")
+    (tmp_path / "data" / "metadata.jsonl").symlink_to("gone")
     result = encode_flow(str(tmp_path / "data"), str(tmp_path / "store"), world.diffusion, world.llm)
     assert result.samples == 1
-    assert list(result.unreadable) == ["bad.parquet"]
+    assert list(result.unreadable) == ["bad.parquet", "metadata.jsonl"]
     assert "expected a Parquet file" in result.unreadable["bad.parquet"]
+    assert "metadata.jsonl: No such file" in result.unreadable["metadata.jsonl"]
+
+
+def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server, tmp_path: Path) -> None:
+    from pipelines.encode import encode_flow
+
+    (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\na blue square\ty\na red circle\tz\n")
+    store = str(tmp_path / "store")
+    first = encode_flow(str(tmp_path / "a.tsv"), store, llm=world.llm)
+    assert (first.rows, first.samples, first.captions, first.latents) == (3, 3, 3 - 1, 0)
+    assert [kind["kind"] for kind in EncodingStore.open(store).fingerprints().values()] == ["llm"]
+    again = encode_flow(str(tmp_path / "a.tsv"), store, world.diffusion, world.llm)
+    assert (again.known, again.samples, again.captions) == (3, 0, 0)
+    assert again.store_version == first.store_version
+
+
+def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
+    world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.encode import encode_flow
+
+    store = tmp_path / "store"
+    with pytest.raises(ValueError, match="expected the folder or name of a Stable Diffusion model, for the data have"):
+        encode_flow(world.data, str(store), llm=str(tmp_path / "no LLM here"))
+    (tmp_path / "a.txt").write_text("a red circle")
+    with pytest.raises(ValueError, match='expected the folder or name of the model that encoder "base" is of'):
+        encode_flow(str(tmp_path / "a.txt"), str(store), encoder="base")
+    assert not store.exists()
+
+
+def test_the_smallest_side_can_be_chosen(world: World, in_process: Server, tmp_path: Path) -> None:
+    from pipelines.encode import encode_flow
+
+    data = write_parquet(tmp_path / "a.parquet", [(encoded(picture(40, 40)), "a"), (encoded(picture(39, 99)), "b")])
+    result = encode_flow(str(data), str(tmp_path / "store"), world.diffusion, world.llm, min_side=40)
+    assert (result.samples, result.rejected) == (1, {"too_small": 1})
 
 
 def test_register_then_generate_from_the_registry(
