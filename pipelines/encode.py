@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, task
@@ -24,6 +23,7 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.folders import check_base
 from pipelines.progress import advance, progress, quieten_loading
 from storage import EncodingStore
+from storage.places import place
 from storage.store import check_place
 
 
@@ -172,7 +172,7 @@ def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
 def loaded_recipe(job_json: str) -> Recipe:
     """The models of a job, loaded once a process and flow run; what can be refused at once is."""
     job = EncodeJob.model_validate_json(job_json)
-    check_place(Path(job.store))
+    check_place(place(job.store))
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base")
     if job.diffusion is not None and base_parts:
         check_base(job.diffusion, *base_parts)
