@@ -47,7 +47,10 @@ from storage.records import INDEX
 
 TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
-REPEATS = {"PartiPrompts": 4, "DPG-Bench": 1}  # of short prompts more, that an epoch takes long enough to time
+REPEATS = {
+    "PartiPrompts": 4,
+    "DPG-Bench": 2,
+}  # so that an epoch takes long enough to time, and several groups of blocks
 SHARD_ROWS = 4096
 BATCH = 32
 LATENT = (4, 32, 32)  # of a picture of 256 x 256

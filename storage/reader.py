@@ -34,6 +34,8 @@ SAMPLE_COLUMNS = [
 OPEN_FILES = 256
 OPEN_ARRAYS = 1024
 NO_CHUNK = 2**64 - 1
+HINT_BYTES = 128 * 1024
+"""Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,8 +404,8 @@ class OuterShard:
         begin = end = 0
         for start in [*starts, NO_CHUNK]:
             if start > end + self.chunk_bytes:
-                if end > begin:
-                    os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
+                for part in range(begin, end, HINT_BYTES):
+                    os.posix_fadvise(self._descriptor, part, min(HINT_BYTES, end - part), os.POSIX_FADV_WILLNEED)
                 begin = start
             end = start + self.chunk_bytes
 
