@@ -27,12 +27,13 @@ class EncodeArguments:
 
     data: str
     store: str
-    diffusion: str
+    diffusion: str | None
     llm: str | None
     encoder: Literal["llm", "base"]
     size: int | None
     settings: dict[str, Any]
     captions: list[str] | None
+    min_side: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +123,13 @@ def check(arguments: EncodeArguments) -> set[str]:
     """Refuses arguments that encoding would refuse; returns the hashes of the data's readable shards."""
     from pipelines.encode import make_job
 
-    make_job(**{name: value for name, value in asdict(arguments).items() if name not in ("data", "captions")})
-    hashes = set()
+    hashes, pictures = set(), False
     for shard in open_source(arguments.data):
         with contextlib.suppress(ValueError):  # the flow says why it can't be read
             hashes.add(shard.content_hash)
+            pictures |= shard.has_pictures
+    of_job = {name: value for name, value in asdict(arguments).items() if name not in ("data", "captions")}
+    make_job(**of_job, pictures=pictures)
     return hashes
 
 

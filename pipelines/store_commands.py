@@ -62,6 +62,7 @@ def verify(
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
     encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; default: the diffusion model's own.")] = None,
+    min_side: Annotated[int | None, typer.Option(min=1, help="As given to `llmdiff encode`.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Text file of captions without pictures.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file of the encoder's settings.")] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One setting, over --config.")] = [],  # noqa: B006 typer copies it
@@ -73,7 +74,7 @@ def verify(
     `llmdiff encode` with the same options would. Exit code 0 then means: checked again, all right, nothing missing.
     """
     if repair:
-        arguments = encode_arguments(path, data, diffusion, llm, encoder, size, captions, config, set_)
+        arguments = encode_arguments(path, data, diffusion, llm, encoder, size, min_side, captions, config, set_)
     store = open_store(path)
     problems = store.verify()
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}
@@ -191,22 +192,23 @@ def encode_arguments(
     llm: str | None,
     encoder: Literal["llm", "base"],
     size: int | None,
+    min_side: int | None,
     captions: Path | None,
     config: Path | None,
     assignments: list[str],
 ) -> EncodeArguments:
-    """The encode flow's arguments from the command's, with its files read; ValueError where the needed ones are not."""
-    if data is None or diffusion is None:
-        missing = "--diffusion" if data is not None else "--data"
-        raise ValueError(f"--repair: expected --data, --diffusion and --llm, as `llmdiff encode` does; no {missing}")
-    from pipelines.cli import read_lines
+    """The encode flow's arguments from the command's; refused as `llmdiff encode` would refuse them."""
+    if data is None:
+        raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
+    from llmdiff.data.sources import open_source
+    from pipelines.cli import check_encoder, read_lines, start_engine
     from pipelines.settings import read_settings
 
     settings = read_settings(config, assignments)
     lines = read_lines(captions) if captions is not None else None
-    from infra.local import prepare_engine
-
-    prepare_engine(debug="--debug" in sys.argv)
+    open_source(data)
+    check_encoder(config, settings)
+    start_engine()
     from pipelines.mend import EncodeArguments
 
     return EncodeArguments(
@@ -218,6 +220,7 @@ def encode_arguments(
         size=size,
         settings=settings,
         captions=lines,
+        min_side=min_side,
     )
 
 
