@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from storage import EncodingStore, caption_hash
-from storage.reader import EncodingDataset
+from storage.reader import EncodingDataset, read_ahead
 from tests.storage import made
 
 ROWS = 70
@@ -97,14 +97,35 @@ def test_resume_after_a_batch(filled):
         assert [batch.position for batch in rest] == [batch.position for batch in whole[start:]]
 
 
-def test_resume_with_other_ranks(filled):
-    """Two ranks stop; three go on: between them they have every sample once."""
-    before = [list(dataset(filled, rank=rank, world_size=2).epoch(1))[:4] for rank in range(2)]
-    position = before[0][-1].position
-    assert position == before[1][-1].position == 4 * 2 * 8
-    after = [list(dataset(filled, 5, rank=rank, world_size=3).epoch(1, position=position)) for rank in range(3)]
-    rows = [row for each in [*before, *after] for batch in each for row in batch.rows]
+@pytest.mark.parametrize(
+    "legs",
+    [[(2, 8), (3, 5)], [(2, 8), (3, 8)], [(1, 8), (1, 3)], [(3, 4), (1, 30)], [(2, 8), (3, 5), (1, 7), (5, 2)]],
+    ids=str,
+)
+def test_resume_with_other_ranks_or_another_batch_size(filled, legs):
+    """Each leg is some ranks of a batch size; all but the last stop after four batches. Every sample comes once."""
+    rows, position = [], 0
+    for number, (ranks, batch_size) in enumerate(legs):
+        data = [dataset(filled, batch_size, rank=rank, world_size=ranks, seed=1) for rank in range(ranks)]
+        batches = [list(each.epoch(1, position=position)) for each in data]
+        if number < len(legs) - 1:
+            batches = [each[:4] for each in batches]
+            assert {each[-1].position for each in batches} == {position + 4 * ranks * batch_size}
+        position = batches[0][-1].position
+        rows += [row for each in batches for batch in each for row in batch.rows]
+    assert position == len(dataset(filled))
     assert len(rows) == len(set(rows)) == len(dataset(filled))
+
+
+def test_resume_goes_on_with_the_samples_that_would_have_come(filled):
+    """Whatever the ranks and the batch size, the samples up to a position are the same ones."""
+    (first,) = {frozenset(seen_until(filled, 48, *settings)) for settings in [(1, 8), (2, 8), (3, 16), (1, 48)]}
+    assert len(first) == 48
+
+
+def seen_until(filled, position, ranks, batch_size):
+    data = [dataset(filled, batch_size, rank=rank, world_size=ranks, seed=1) for rank in range(ranks)]
+    return [row for each in data for batch in each.epoch(1) if batch.position <= position for row in batch.rows]
 
 
 def test_order_depends_on_the_samples_alone(filled, tmp_path):
@@ -139,6 +160,50 @@ def test_reading_ahead_is_bounded_and_ends(filled):
     assert threading.active_count() == before + 1
     epoch.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_reading_ahead_stops_where_the_queue_is_full(size):
+    """In memory are the batches in the queue and the one that waits for its place there, however slow the training."""
+    made_so_far = []
+
+    def batches():
+        for number in range(100):
+            made_so_far.append(number)
+            yield number
+
+    ahead = read_ahead(batches(), size)
+    for taken in range(1, 4):
+        next(ahead)
+        deadline = time.monotonic() + 10
+        while len(made_so_far) < taken + size + 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # longer than the thread waits before it looks again
+        assert len(made_so_far) == taken + size + 1
+    ahead.close()
+    assert len(made_so_far) <= 3 + size + 2
+
+
+def test_an_error_of_the_reading_thread_comes_after_the_batches_before_it():
+    def batches():
+        yield 1
+        raise ValueError("damaged")
+
+    ahead = read_ahead(batches(), 2)
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="damaged"):
+        next(ahead)
+
+
+def test_a_fingerprint_without_samples_is_told_what_was_found(filled):
+    """The base's fingerprint has encodings and no samples."""
+    store, llm, base = filled
+    for version, found in ((store.version, [llm]), (0, [])):
+        with pytest.raises(ValueError, match="no samples of fingerprint") as refused:
+            EncodingDataset(store.path, version, base, 4)
+        assert str(refused.value) == (
+            f"{store.path}: no samples of fingerprint {base} at version {version}, found those of {found}"
+        )
 
 
 @pytest.mark.parametrize(
