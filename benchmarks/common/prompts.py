@@ -27,7 +27,7 @@ def gpt2_tokenizer(folder: Path) -> Any:
     vocabulary = json.loads((files / "gpt2_vocab.json").read_text())
     lines = (files / "gpt2_merges.txt").read_text().splitlines()
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-    return GPT2Tokenizer(vocab=vocabulary, merges=merges)
+    return GPT2Tokenizer(vocab=vocabulary, merges=merges, pad_token="<|endoftext|>")
 
 
 def llama2_tokenizer(folder: Path) -> Any:
@@ -35,7 +35,7 @@ def llama2_tokenizer(folder: Path) -> Any:
     data = (folder / "tokenizers" / "llama2.tokenizer.model").read_bytes()
     pieces = [dict(fields(piece))[1].decode() for number, piece in fields(data) if number == 1]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary), add_bos_token=True)
+    return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary), add_bos_token=True, pad_token="</s>")
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:

@@ -47,7 +47,7 @@ class Encoder:
 
     Raises:
         ValueError: the model is not decoder-only, its dtype is not the configuration's, a schedule does not fit its
-            number of blocks, or the tokenizer lacks the EOS token that ``append_eos`` asks for.
+            number of blocks, or the tokenizer lacks a pad token, or the EOS token that ``append_eos`` asks for.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Encoder:
     ) -> Encoder:
         """The encoder of a folder or a hub name. Only safetensors weights, and no code of the model's own, are loaded.
 
+        A tokenizer without a pad token, as Phi's and Llama's are, is given its EOS for one.
+
         Args:
             name_or_folder: a folder that ``save_pretrained`` wrote, or a name on the hub.
             config: the settings; defaults where None.
@@ -90,7 +92,8 @@ class Encoder:
             cache_folder: as for the constructor.
 
         Raises:
-            ValueError: there is no tokenizer, no safetensors weights, or no decoder-only LLM that transformers knows.
+            ValueError: there is no tokenizer, or one with neither a pad token nor EOS, no safetensors weights, or no
+                decoder-only LLM that transformers knows.
             FileNotFoundError: there is no such folder.
         """
         config = config or EncoderConfig()
@@ -225,7 +228,7 @@ class Encoder:
         rows = ragged_rows([len(row) for row in ids], [caption_key(caption) for caption in captions], device)
         padded = pad(ids, padding_id(self.tokenizer)).to(device)
         langevin = self.langevin(rows)
-        self.llm.stream(padded, self.path, langevin.fold, langevin.start)
+        self.llm.stream(padded, self.path, langevin.fold, langevin.start, rows.source)
         if self.config.word_path == "isolated":
             langevin.subtract(*self._word_scores(ids))
         return langevin
@@ -259,7 +262,7 @@ class Encoder:
 
     @cached_property
     def _tokenizer_identity(self) -> str:
-        return tokenizer_identity(self.tokenizer)
+        return tokenizer_identity(self.tokenizer, eos_pads=True)
 
 
 def pad(ids: list[list[int]], padding: int) -> Tensor:

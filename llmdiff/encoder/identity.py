@@ -34,14 +34,19 @@ def model_identity(backbone: Any) -> str:
     return digest.hexdigest()
 
 
-def tokenizer_identity(tokenizer: Any) -> str:
-    """SHA-256 of all that decides which ids a text gets: 64 hexadecimal digits."""
+def tokenizer_identity(tokenizer: Any, *, eos_pads: bool = False) -> str:
+    """SHA-256 of all that decides which ids a text gets: 64 hexadecimal digits.
+
+    With ``eos_pads`` a tokenizer whose pad token is its EOS counts as the one without a pad token that it was.
+    """
     if getattr(tokenizer, "is_fast", False):
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
     else:
         content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
+    if eos_pads and special.get("pad_token") == special.get("eos_token"):
+        special.pop("pad_token", None)
     return hashlib.sha256(_canonical({"content": content, "special": special})).hexdigest()
 
 

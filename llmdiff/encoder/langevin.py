@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import torch
@@ -39,6 +40,7 @@ class Langevin:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.rows, self.g, self.h, self.seed = rows, g, h, seed
+        self.ragged = dataclasses.replace(rows, source=None)
         self.bands, self.initial = bands, initial
         self.c = torch.empty(len(rows), bands, hidden, dtype=dtype, device=rows.device)
         self.begun = [False] * bands
@@ -48,20 +50,18 @@ class Langevin:
         """``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
         if self.initial == "zeros":
             return
-        flat = x.flatten(0, 1)
         if self.initial == "embedding":
-            self.c[:, 0].copy_(self._on_rows(flat))
+            self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1)))
         else:  # sqrt(2 / 2) eps and nothing of x
-            self._step(0, flat, g=0.0, h=0.5, block=INITIAL_NOISE)
+            self._step(0, x, g=0.0, h=0.5, block=INITIAL_NOISE)
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
         """``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
         band = band_of(score.index, len(self.g), self.bands)
-        flat = [None if term is None else term.flatten(0, 1) for term in (score.plus, score.also, score.minus)]
-        assert flat[0] is not None
         block = len(self.g) - score.index
-        self._step(band, flat[0], flat[1], flat[2], g=self.g[score.index], h=self.h[score.index], block=block)
+        g, h = self.g[score.index], self.h[score.index]
+        self._step(band, score.plus, score.also, score.minus, g=g, h=h, block=block)
         if score.index == len(self.g) - 1:
             self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
 
@@ -101,8 +101,15 @@ class Langevin:
         block: int,
     ) -> None:
         begun, self.begun[band] = self.begun[band], True
+        rows = self.rows if plus.ndim == 3 else self.ragged
+        terms = plus.flatten(0, -2), _flat(also), _flat(minus)
         c = self.c[:, band]
-        langevin_step(c, plus, also, minus, rows=self.rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
+        langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
+
+
+def _flat(term: Tensor | None) -> Tensor | None:
+    """(batch, token, hidden) or (row, hidden) -> (row, hidden)."""
+    return None if term is None else term.flatten(0, -2)
 
 
 def band_of(index: int, blocks: int, bands: int) -> int:

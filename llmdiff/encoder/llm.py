@@ -88,15 +88,24 @@ class DecoderLLM:
         return dtype
 
     @torch.no_grad()
-    def stream(self, ids: Tensor, path: ScorePath, fold: Fold, start: Callable[[Tensor], None] | None = None) -> None:
+    def stream(
+        self,
+        ids: Tensor,
+        path: ScorePath,
+        fold: Fold,
+        start: Callable[[Tensor], None] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
         """One forward pass over ``ids`` int64 (batch, token), padded on the right.
 
         ``start`` gets the first block's input ``x^T``, then ``fold`` each block's score in turn. Nothing is kept from
         block to block: no logits, no hidden states, no cache. Threads that share the model take turns.
+
+        ``rows`` says which of (batch * token) are no padding, where some are: the block word path runs on those alone.
         """
         make = PATHS[path, self.family is not None]
         watchers: list[Watcher] = [
-            make(i, layer, self.config, self.family, fold) for i, layer in enumerate(self.layers)
+            make(i, layer, self.config, self.family, fold, rows) for i, layer in enumerate(self.layers)
         ]
         if start is not None:
             watchers.append(FirstInput(self.layers[0], start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from llmdiff.encoder.llm import check_decoder_only
 from llmdiff.folders import check_llm, first_line
 
+logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
 def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder or a hub name.
+    """(model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
 
     Raises:
-        ValueError: no tokenizer, no or not all safetensors weights, not decoder-only, or code of the model's own.
+        ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
+            decoder-only, or code of the model's own.
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
@@ -29,6 +32,7 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
     _check_causal(source, config)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
+    _set_padding(source, tokenizer)
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
     model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
@@ -44,6 +48,19 @@ def _check_causal(source: str, config: Any) -> None:
         raise ValueError(f"LLM {source}: {error}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
+
+
+def _set_padding(source: str, tokenizer: Any) -> None:
+    """EOS as the pad token of a tokenizer that has none; ValueError where it has no EOS either."""
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"LLM {source}: its tokenizer has no pad token and no EOS token to be one; set tokenizer.pad_token to one "
+            "of its tokens and save it: padding never reaches an encoding"
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    logger.info("LLM %s: its tokenizer has no pad token; EOS (%s) is the padding", source, tokenizer.eos_token)
 
 
 def _read(source: str, what: str, load: Any) -> Any:

@@ -21,7 +21,10 @@ from llmdiff.encoder.families import Family
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScore:
-    """What one block adds to the encoding: ``plus + also - minus``, each (batch, token, hidden) in the LLM's dtype."""
+    """What one block adds to the encoding: ``plus + also - minus``, in the LLM's dtype.
+
+    All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone.
+    """
 
     index: int
     """The block, from 0 at the embedding side."""
@@ -29,7 +32,7 @@ class BlockScore:
     also: Tensor | None = None
     minus: Tensor | None = None
     output: Tensor
-    """The block's output, the hidden state of the next."""
+    """The block's output (batch, token, hidden), the hidden state of the next."""
 
 
 Fold = Callable[[BlockScore], None]
@@ -73,7 +76,9 @@ class SentenceScore:
     The isolated word path folds it twice: over the sentence, and over each token alone.
     """
 
-    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold) -> None:
+    def __init__(
+        self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold, rows: Tensor | None
+    ) -> None:
         self.index, self.layer, self.fold = index, layer, fold
         self.attention_part = layer.get_submodule(family.after_attention or family.output)
         self.mlp_part = layer.get_submodule(family.after_mlp or family.mlp)
@@ -106,10 +111,15 @@ class ContextScore:
     the sentence path has projected already. Parallel blocks end there, for both paths share the MLP; sequential blocks
     run their MLP on the word path as well. Differences are taken before the residual is added, so that nothing large
     cancels.
+
+    A word knows no neighbours, so all of it runs on the real tokens alone: on `rows` of (batch * token), or on all.
     """
 
-    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold) -> None:
+    def __init__(
+        self, index: int, layer: nn.Module, config: Any, family: Family, fold: Fold, rows: Tensor | None
+    ) -> None:
         self.index, self.layer, self.config, self.family, self.fold = index, layer, config, family, fold
+        self.rows = rows
         self.parallel = family.parallel(config)
         self.value, self.projection = layer.get_submodule(family.value), layer.get_submodule(family.output)
         self.weight = self.projection.get_parameter("weight")
@@ -117,11 +127,11 @@ class ContextScore:
         self._forget()
 
     def _forget(self) -> None:
-        self.x: Tensor | None = None
-        self.values: Tensor | None = None
-        self.context: Tensor | None = None  # what attention adds in context and not alone
-        self.word: Tensor | None = None  # what the word path's MLP reads, before its norm
-        self.sentence_mlp: Tensor | None = None
+        self.x: Tensor | None = None  # (b, t, d)
+        self.values: Tensor | None = None  # (b, t, d)
+        self.context: Tensor | None = None  # (r, d): what attention adds in context and not alone
+        self.word: Tensor | None = None  # (r, d): what the word path's MLP reads, before its norm
+        self.sentence_mlp: Tensor | None = None  # (r, d)
 
     def watch(self) -> list[RemovableHandle]:
         handles = [
@@ -144,19 +154,20 @@ class ContextScore:
     def _see_attention(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert self.values is not None
         assert self.x is not None
-        difference = minus_values(args[0], self.values, self.config)
+        difference = self._on_rows(minus_values(args[0], self.values, self.config))
         self.values = None
         self.context = nn.functional.linear(difference, self.weight)  # the bias cancels
         if self.parallel:
             return
-        alone = output - self.context
+        sentence = self._on_rows(output)
+        alone = sentence - self.context
         if self.after_attention is not None:
             alone = self.after_attention.forward(alone)
-            self.context = self.after_attention.forward(output) - alone
-        self.word = self.x + alone
+            self.context = self.after_attention.forward(sentence) - alone
+        self.word = self._on_rows(self.x) + alone
 
     def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.sentence_mlp = output
+        self.sentence_mlp = self._on_rows(output)
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert self.context is not None
@@ -166,6 +177,11 @@ class ContextScore:
         )
         self._forget()
         self.fold(score)
+
+    def _on_rows(self, padded: Tensor) -> Tensor:
+        """(b, t, d) -> (r, d)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.rows is None else flat.index_select(0, self.rows)
 
     def _word_mlp(self, word: Tensor) -> Tensor:
         """The feed-forward part on the word path; ``forward`` leaves the hooks out."""
@@ -178,7 +194,9 @@ class ContextScore:
 class ReferenceScore:
     """``S_t - W_t`` of any block by running it again under a diagonal mask: what an unknown family falls back to."""
 
-    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold) -> None:
+    def __init__(
+        self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
+    ) -> None:
         self.index, self.layer, self.fold = index, layer, fold
 
     def watch(self) -> list[RemovableHandle]:
@@ -212,7 +230,9 @@ class DiagonalMaskCheck:
 class UpdateScore:
     """``S_t`` of any block as output minus input: the isolated word path of an unknown family."""
 
-    def __init__(self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold) -> None:
+    def __init__(
+        self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
+    ) -> None:
         self.index, self.layer, self.fold = index, layer, fold
 
     def watch(self) -> list[RemovableHandle]:

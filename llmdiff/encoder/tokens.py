@@ -40,15 +40,19 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
     texts = [config.template.replace("{caption}", caption) for caption in captions]
     after = config.template.partition("{caption}")[2]
     kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
-    if kept and kept + config.append_eos >= config.max_tokens:
+    room = config.max_tokens - config.append_eos
+    if kept and kept >= room:
         raise ValueError(
             f"max_tokens is {config.max_tokens}; expected more than the template's {kept} after the caption"
         )
-    eos = tokenizer.eos_token_id
+    end = [tokenizer.eos_token_id] if config.append_eos else []
     found = []
     for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
-        cut = len(ids) > config.max_tokens - config.append_eos
-        found.append(_finish(ids, _kept(tokenizer, text, after, kept) if cut else 0, eos, config))
+        body = ids[:-1] if end and ids[-1:] == end else ids  # the tokenizer may add an EOS of its own
+        truncated = len(body) > room
+        if truncated:
+            body = _cut(body, room, _kept(tokenizer, text, after, kept))
+        found.append(Tokens([*body, *end], truncated))
     for caption, tokens in zip(captions, found, strict=True):
         if not tokens.ids:
             raise ValueError(f"caption {caption!r} has no token; expected text, or append_eos=True")
@@ -56,6 +60,12 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
             expected = f"ids below {vocabulary}, the LLM's vocabulary"
             raise ValueError(f"caption {caption!r}: the tokenizer gives id {max(tokens.ids)}; expected {expected}")
     return found
+
+
+def _cut(ids: list[int], room: int, kept: int) -> list[int]:
+    """The ids cut to `room`. What is cut is the caption: the last `kept` tokens are the template's."""
+    kept = min(kept, room)
+    return ids[: room - kept] + ids[len(ids) - kept :]
 
 
 def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
@@ -71,30 +81,15 @@ def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
     return sum(end > start for end in ends)
 
 
-def _finish(ids: list[int], kept: int, eos: int | None, config: EncoderConfig) -> Tokens:
-    """Ids with EOS at the end, where it is wanted (once, though the tokenizer may add its own), cut to ``max_tokens``.
-
-    What is cut is the caption: the last `kept` tokens are the template's.
-    """
-    body = ids[:-1] if config.append_eos and ids and ids[-1] == eos else ids
-    room = config.max_tokens - config.append_eos
-    truncated = len(body) > room
-    if truncated:
-        kept = min(kept, room)
-        body = body[: room - kept] + body[len(body) - kept :]
-    if config.append_eos:
-        assert eos is not None
-        body = [*body, eos]
-    return Tokens(body, truncated)
-
-
 def padding_id(tokenizer: Any) -> int:
-    """The id that fills a batch on the right, where no token ever sees it: the pad token, or else EOS.
+    """The id that fills a batch on the right, where no token ever sees it.
 
     Raises:
-        ValueError: the tokenizer has neither.
+        ValueError: the tokenizer has no pad token.
     """
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    raise ValueError("the tokenizer has no pad token and no EOS token; set tokenizer.pad_token to one of its tokens")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "the tokenizer has no pad token; set one, as in tokenizer.pad_token = tokenizer.eos_token: padding never "
+            "reaches an encoding"
+        )
+    return int(tokenizer.pad_token_id)

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
 from kernels.langevin import Rows, gaussian
@@ -156,11 +157,39 @@ def test_an_eos_of_the_tokenizers_own_is_not_doubled() -> None:
 
 
 def test_padding_is_never_read() -> None:
-    """Any token may fill a batch: a tokenizer without a pad token is padded with EOS."""
+    """Any token may fill a batch."""
     encoder = make()
     expected = encoder(CAPTIONS)
-    encoder.tokenizer.pad_token = None
-    assert all(torch.equal(one, other) for one, other in zip(encoder(CAPTIONS), expected, strict=True))
+    for token in ("<eos>", "red"):
+        encoder.tokenizer.pad_token = token
+        assert all(torch.equal(one, other) for one, other in zip(encoder(CAPTIONS), expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "phi", "gemma2"])
+def test_the_word_path_costs_nothing_for_padding(name: str) -> None:
+    """What encoding adds to a plain pass is the same whether captions are padded to the longest or each alone."""
+    extra = []
+    for budget in (8192, 1):
+        encoder = make(name, token_budget=budget)
+        shapes: list[tuple[int, int]] = []
+        handle = encoder.llm.backbone.register_forward_pre_hook(
+            lambda module, args, kwargs, shapes=shapes: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+        )
+        encode = flops(lambda encoder=encoder: encoder(CAPTIONS))
+        handle.remove()
+        assert len(shapes) == (1 if budget > 1 else 3)
+        plain = flops(
+            lambda encoder=encoder, shapes=shapes: [encoder.llm.forward(torch.ones(*s).long()) for s in shapes]
+        )
+        extra.append(encode - plain)
+    assert extra[0] == extra[1] > 0
+
+
+@torch.no_grad()
+def flops(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def test_a_tokenizer_without_what_is_needed_is_refused() -> None:
@@ -168,9 +197,10 @@ def test_a_tokenizer_without_what_is_needed_is_refused() -> None:
     bare.eos_token = None
     with pytest.raises(ValueError, match="no EOS token"):
         Encoder(build("llama"), bare, EncoderConfig(dtype="float32"))
+    bare = tokenizer()
     bare.pad_token = None
-    with pytest.raises(ValueError, match="no pad token"):
-        Encoder(build("llama"), bare, EncoderConfig(dtype="float32", append_eos=False))
+    with pytest.raises(ValueError, match=r"no pad token; .* tokenizer.pad_token = tokenizer.eos_token"):
+        Encoder(build("llama"), bare, EncoderConfig(dtype="float32"))
 
 
 def test_an_id_without_an_embedding_names_the_caption() -> None:

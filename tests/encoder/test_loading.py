@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 import transformers
 
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.identity import tokenizer_identity
 from tests.encoder.tiny_models import SMALL, build, tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,25 @@ def test_a_folder_gives_the_encoder_that_was_saved(name: str, tmp_path: Path) ->
     saved, loaded = Encoder(model, tokenizer(), config), Encoder.from_pretrained(tmp_path, config, device="cpu")
     assert saved.describe() == loaded.describe()
     assert torch.equal(saved(["a red circle"])[0], loaded(["a red circle"])[0])
+
+
+def test_eos_pads_where_a_loaded_tokenizer_has_no_pad_token(folder: Path, caplog) -> None:
+    """As Phi's and Llama's have none. The fingerprint is what it would be without; the encodings are the same."""
+    words = tokenizer()
+    expected = Encoder(build("llama"), words, EncoderConfig(dtype="float32"))(["a red circle", "a"])
+    words.pad_token = None
+    bare = tokenizer_identity(words)
+    words.save_pretrained(folder)
+    with caplog.at_level(logging.INFO):
+        encoder = Encoder.from_pretrained(folder, EncoderConfig(dtype="float32"), device="cpu")
+    assert encoder.tokenizer.pad_token == "<eos>"
+    assert "its tokenizer has no pad token; EOS (<eos>) is the padding" in caplog.text
+    assert encoder.describe()["tokenizer"] == bare
+    assert all(torch.equal(one, other) for one, other in zip(encoder(["a red circle", "a"]), expected, strict=True))
+    words.eos_token = None
+    words.save_pretrained(folder)
+    with pytest.raises(ValueError, match=f"LLM {folder}: its tokenizer has no pad token and no EOS token to be one"):
+        Encoder.from_pretrained(folder, EncoderConfig(dtype="float32", append_eos=False))
 
 
 def test_dtype_overrides_the_configuration(folder: Path) -> None:
