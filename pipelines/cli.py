@@ -35,7 +35,7 @@ class EncoderKind(StrEnum):
 
 
 Diffusion = Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")]
-Store = Annotated[Path, typer.Option(help="Folder of the encoding store.")]
+Store = Annotated[str, typer.Option(help="Folder of the encoding store, or s3://bucket/prefix.")]
 Config = Annotated[Path | None, typer.Option(help="YAML or JSON file of settings.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One setting, over those of --config.")]
 Adapter = Annotated[str, typer.Option(help="Adapter folder, or a version in the registry.")]
@@ -97,7 +97,7 @@ def encode(
     start_engine()
     from pipelines.encode import encode_flow
 
-    result = encode_flow(str(data), str(store), diffusion, llm, encoder.value, size, settings, more, min_side)
+    result = encode_flow(str(data), store, diffusion, llm, encoder.value, size, settings, more, min_side)
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
     print(
         f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"
@@ -148,7 +148,7 @@ def train(
     from pipelines.train import train_flow
 
     folder = str(output) if output is not None else None
-    result = train_flow(str(store), diffusion, folder, encoder.value, fingerprint, store_version, processes, settings)
+    result = train_flow(store, diffusion, folder, encoder.value, fingerprint, store_version, processes, settings)
     print(f"adapter: {result.adapter} ({result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s)")
     print(f"MLflow run: {result.run_id}")
     if register:
@@ -256,7 +256,7 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in read_text(file).split("\n") if line.strip()]
 
 
-def print_rejected(examples: list[str], store: Path) -> None:
+def print_rejected(examples: list[str], store: str) -> None:
     """The first few rows that a run refused, on standard error, and where the others are found."""
     for example in examples[:SHOWN]:
         print(f"rejected: {example}", file=sys.stderr)

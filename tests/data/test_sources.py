@@ -132,10 +132,16 @@ def test_a_folder_may_hold_any_mixture(tmp_path: Path) -> None:
     write_imagefolder(tmp_path / "d", [(PNG, "two")])
     write_tar(tmp_path / "a.tar", {"1.png": PNG, "1.txt": "three"})
     (tmp_path / "c.TSV").write_text("Prompt\nfour\n")
-    (tmp_path / "e.txt").write_text("five\n")
+    (tmp_path / "README.txt").write_text("About these data.\n")
     shards = open_source(tmp_path)
-    assert [shard.name for shard in shards] == ["a.tar", "b.parquet", "c.TSV", "d/metadata.jsonl", "e.txt"]
-    assert [shard.has_pictures for shard in shards] == [True, True, False, True, False]
+    assert [shard.name for shard in shards] == ["a.tar", "b.parquet", "c.TSV", "d/metadata.jsonl"]
+    assert [shard.has_pictures for shard in shards] == [True, True, False, True]
+
+
+def test_a_folder_of_text_files(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"a caption of {name}\n")
+    assert [(shard.name, shard.count) for shard in open_source(tmp_path)] == [("a.txt", 1), ("b.txt", 1)]
 
 
 def test_the_list_that_img2dataset_leaves_beside_a_tar_is_no_data(tmp_path: Path) -> None:

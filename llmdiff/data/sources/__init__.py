@@ -48,7 +48,8 @@ EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
 def open_source(path: str | Path) -> list[SourceShard]:
     """The shards of a file, or of all files of a folder in the order of their names.
 
-    A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data.
+    A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is a
+    text file (a README, say) in a folder that holds other data.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -62,7 +63,8 @@ def open_source(path: str | Path) -> list[SourceShard]:
     files = sorted(file for file in root.rglob("*") if _is_data(file))
     if not files:
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it")
-    return [shard for file in files for shard in _open_file(file, file.relative_to(root).as_posix())]
+    data = [file for file in files if file.suffix.lower() != ".txt"] or files
+    return [shard for file in data for shard in _open_file(file, file.relative_to(root).as_posix())]
 
 
 def _is_data(file: Path) -> bool:
