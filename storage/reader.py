@@ -34,6 +34,8 @@ SAMPLE_COLUMNS = [
 OPEN_FILES = 256
 OPEN_ARRAYS = 1024
 NO_CHUNK = 2**64 - 1
+HINTS = 4
+"""In how many parts the disk is told of a group of batches, while the one before it is read."""
 HINT_BYTES = 128 * 1024
 """Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
 
@@ -200,20 +202,20 @@ class EncodingDataset:
         self._will_need(np.concatenate(group or [order[:0]]))
         while group:
             following = next(groups, [])
-            soon = np.sort(np.concatenate(following or [order[:0]]))
-            yield from self._read(group, positions, np.array_split(soon, len(group)))
+            yield from self._read(group, positions, np.sort(np.concatenate(following or [order[:0]])))
             group = following
 
-    def _read(
-        self, shares: Sequence[np.ndarray], positions: Iterator[int], following: Sequence[np.ndarray]
-    ) -> Iterator[Batch]:
-        """Batches of these samples; hints at a part of the following ones before each."""
+    def _read(self, shares: Sequence[np.ndarray], positions: Iterator[int], following: np.ndarray) -> Iterator[Batch]:
+        """Batches of these samples; in between, the disk is told of the following ones, a part at a time."""
         samples = np.concatenate(shares)
         arrays = [rows for rows in (self._encodings, self._base, self._latents) if rows is not None]
         blocks = {rows.array: self._read_blocks(rows, samples) for rows in arrays}
         bands = bands_of(self._array_of(self._encodings, samples[0]))
-        for ids, soon in zip(shares, following, strict=True):
-            self._will_need(soon)
+        every = -(-len(shares) // HINTS)
+        soon = np.array_split(following, -(-len(shares) // every))
+        for i, ids in enumerate(shares):
+            if i % every == 0:
+                self._will_need(soon[i // every])
             padded, mask = self._padded(self._encodings, ids, blocks)
             base_padded, base_mask = (None, None) if self._base is None else self._padded(self._base, ids, blocks)
             yield Batch(
