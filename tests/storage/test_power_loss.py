@@ -1,0 +1,288 @@
+"""Power is lost while a store is written to: what was not synced is gone, empty or cut off, and the store is well.
+
+Before each sync the folder is copied as a disk could hold it: of a file its bytes when it was last synced, of a folder
+its names when it was last synced, and of what came later anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage import EncodingStore, caption_hash, content_hash, tables
+from storage.gc import collect, drop
+from storage.repair import repair
+from tests.storage import children, made
+
+ROWS = range(8)
+
+pytestmark = pytest.mark.xfail(
+    reason="locks, removals and the log's entries are not on the disk when what follows relies on them", strict=False
+)
+
+
+class Disk:
+    """What of a folder is on the disk for sure, by inode: bytes of files, names in folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.bytes: dict[int, bytes] = {}
+        self.names: dict[int, dict[str, int]] = {}
+        self.folders: set[int] = set()
+        self._held: dict[int, int] = {}  # open files: an inode that is held is not given to another file
+        for path in (root, *root.rglob("*")):
+            self.sync(path)
+
+    def sync(self, path: Path) -> None:
+        inode = self.hold(path)
+        if inode in self.folders:
+            self.names[inode] = {child.name: self.hold(child) for child in path.iterdir()}
+        else:
+            self.bytes[inode] = path.read_bytes()
+
+    def hold(self, path: Path) -> int:
+        inode = path.stat().st_ino
+        if inode not in self._held:
+            self._held[inode] = os.open(path, os.O_RDONLY)
+            if path.is_dir():
+                self.folders.add(inode)
+        return inode
+
+    def close(self) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
+
+
+class Loss:
+    """What a disk makes of what was not synced: nothing of it is there."""
+
+    def __init__(self, disk: Disk, seed: int) -> None:
+        self.disk = disk
+        self.random = np.random.default_rng(seed)
+        self.live = {disk.hold(path): path for path in (disk.root, *disk.root.rglob("*"))}
+
+    def copy(self, inode: int, target: Path) -> None:
+        if inode not in self.disk.folders:
+            target.write_bytes(self.content(inode))
+            return
+        target.mkdir()
+        for name, child in self.listing(inode).items():
+            self.copy(child, target / name)
+
+    def synced_names(self, inode: int) -> dict[str, int]:
+        return self.disk.names.get(inode, {})
+
+    def names_now(self, inode: int) -> dict[str, int]:
+        path = self.live.get(inode)
+        return {} if path is None else {child.name: self.disk.hold(child) for child in path.iterdir()}
+
+    def synced_bytes(self, inode: int) -> bytes:
+        return self.disk.bytes.get(inode, b"")
+
+    def bytes_now(self, inode: int) -> bytes:
+        path = self.live.get(inode)
+        return self.synced_bytes(inode) if path is None else path.read_bytes()
+
+    def listing(self, inode: int) -> dict[str, int]:
+        return self.synced_names(inode)
+
+    def content(self, inode: int) -> bytes:
+        return self.synced_bytes(inode)
+
+
+class NamesWithoutBytes(Loss):
+    """The journal has every name, and the files' bytes were still in memory."""
+
+    def listing(self, inode: int) -> dict[str, int]:
+        return self.names_now(inode)
+
+
+class HalfOfTheBytes(NamesWithoutBytes):
+    """The journal has every name, and half of each file's bytes got to the disk."""
+
+    def content(self, inode: int) -> bytes:
+        before, now = self.synced_bytes(inode), self.bytes_now(inode)
+        return before if now == before else now[: len(now) // 2]
+
+
+class Anything(Loss):
+    """Each name and each file's bytes for themselves: as they were, as they are, or cut off."""
+
+    def listing(self, inode: int) -> dict[str, int]:
+        before, now = self.synced_names(inode), self.names_now(inode)
+        chosen = {name: (before, now)[self.random.integers(2)].get(name) for name in sorted(before | now)}
+        return {name: child for name, child in chosen.items() if child is not None}
+
+    def content(self, inode: int) -> bytes:
+        before, now = self.synced_bytes(inode), self.bytes_now(inode)
+        return before if now == before else (before, now, now[: len(now) // 2])[self.random.integers(3)]
+
+
+LOSSES = {
+    "only what was synced": Loss,
+    "names without bytes": NamesWithoutBytes,
+    "half of the bytes": HalfOfTheBytes,
+    "anything": Anything,
+}
+
+
+class Cuts:
+    """Copies of a store as it is on the disk when power is lost: before each sync, and at the end."""
+
+    def __init__(self, root: Path, loss: type[Loss], folder: Path) -> None:
+        self.disk = Disk(root)
+        self.loss = loss
+        self.folder = folder
+        self.copies: list[Path] = []
+        self.of_arrays = itertools.count()
+
+    def __enter__(self) -> Cuts:
+        self.fsync = os.fsync
+        os.fsync = self.cut_and_sync
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync = self.fsync
+        self.cut()
+        self.disk.close()
+
+    def cut_and_sync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_relative_to(self.disk.root):
+            if "shards" not in path.parts or next(self.of_arrays) % 4 == 0:  # those are many and much alike
+                self.cut()
+            self.disk.sync(path)
+
+    def cut(self) -> None:
+        copy = self.folder / f"cut-{len(self.copies)}"
+        loss = self.loss(self.disk, len(self.copies))
+        loss.copy(self.disk.hold(self.disk.root), copy)
+        self.copies.append(copy)
+
+
+@pytest.fixture(params=LOSSES.values(), ids=LOSSES)
+def cuts(request, tmp_path) -> Callable[[Path], Cuts]:
+    folder = tmp_path / "cuts"
+    folder.mkdir()
+    return lambda root: Cuts(root, request.param, folder)
+
+
+@pytest.fixture
+def store(tmp_path) -> EncodingStore:
+    store, llm = made.make_store(tmp_path / "store")
+    made.encode(store, llm, "a", ROWS, shard="a")
+    return store
+
+
+def expected(*sources: str) -> list[tuple[str, int, str]]:
+    return [row for source in sources for row in made.expected_rows(source, ROWS)]
+
+
+def rows_of(store: EncodingStore) -> list[tuple[str, int, str]]:
+    (llm,) = store.fingerprints()
+    return made.rows_of(store, llm)
+
+
+def check(path: Path, *sources: str) -> None:
+    """The sources' rows are there, each once, all is well, and nothing is left of what was being written."""
+    store = EncodingStore.open(path)
+    (llm,) = store.fingerprints()
+    collect(store)
+    assert store.verify() == []
+    assert rows_of(store) == expected(*sources)
+    for _, _, caption in expected(*sources):
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
+    assert not list((path / "writing").glob("*.lock"))
+
+
+def test_while_encoding(store, cuts):
+    (llm,) = store.fingerprints()
+    with cuts(store.path) as made_cuts:
+        made.encode(store, llm, "b", ROWS, shard="b")
+    there = []
+    for path in made_cuts.copies:
+        cut = EncodingStore.open(path)
+        assert cut.verify() == []
+        there.append(rows_of(cut))
+        assert there[-1] in (expected("a"), expected("a", "b"))
+        made.encode(cut, llm, "b", ROWS)
+        check(path, "a", "b")
+    assert len(there) > 10
+    assert there[0] == expected("a")
+    assert there[-1] == expected("a", "b")
+
+
+def test_while_dropping(store, cuts):
+    (llm,) = store.fingerprints()
+    made.encode(store, llm, "b", ROWS, shard="b")
+    with cuts(store.path) as made_cuts:
+        drop(store, source_hash=content_hash(b"a"))
+    for path in made_cuts.copies:
+        cut = EncodingStore.open(path)
+        assert cut.verify() == []
+        assert rows_of(cut) in (expected("a", "b"), expected("b"))
+        drop(cut, source_hash=content_hash(b"a"))
+        check(path, "b")
+
+
+def test_while_removing_what_is_not_kept(store, cuts):
+    """A file that was removed may be back."""
+    (llm,) = store.fingerprints()
+    made.encode(store, llm, "b", ROWS, shard="b")
+    drop(store, source_hash=content_hash(b"a"))
+    children.run(children.die_while_writing, store.path, llm, "lost")
+    with cuts(store.path) as made_cuts:
+        collect(store, keep=[])
+        for _ in range(10):
+            made_cuts.cut()
+    for path in made_cuts.copies:
+        cut = EncodingStore.open(path)
+        assert cut.verify() == []
+        collect(cut, keep=[])
+        check(path, "b")
+
+
+@pytest.mark.parametrize("cuts", [HalfOfTheBytes, Anything], ids=["half of the bytes", "anything"], indirect=True)
+def test_while_repairing(store, cuts):
+    (llm,) = store.fingerprints()
+    made.encode(store, llm, "b", ROWS, shard="b")
+    chunk = next(path for path in sorted((store.path / "shards/a/encodings").rglob("c/**/*")) if path.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    with cuts(store.path) as made_cuts:
+        repair(store, store.verify())
+    for path in made_cuts.copies:
+        cut = EncodingStore.open(path)
+        problems = cut.verify()
+        assert {problem.shard for problem in problems} <= {"a"}
+        repair(cut, problems)
+        for source in ("a", "b"):
+            made.encode(cut, llm, source, ROWS)
+        check(path, "a", "b")
+
+
+def test_while_making_a_store(tmp_path, cuts):
+    place = tmp_path / "place"
+    place.mkdir()
+    with cuts(place) as made_cuts:
+        made.make_store(place / "store")
+    for path in made_cuts.copies:
+        store = EncodingStore.open_or_create(path / "store")
+        made.encode(store, store.register_fingerprint(made.LLM), "a", ROWS)
+        check(store.path, "a")
+
+
+def test_while_summing_up_the_log(store, cuts, monkeypatch):
+    (llm,) = store.fingerprints()
+    monkeypatch.setattr(tables, "CHECKPOINT_EVERY", 2)
+    with cuts(store.path) as made_cuts:
+        made.encode(store, llm, "b", [0, 6], shard="b")
+    assert list((made_cuts.copies[-1] / "index" / "_delta_log").glob("*.checkpoint*"))
+    for path in made_cuts.copies:
+        assert EncodingStore.open(path).verify() == []
