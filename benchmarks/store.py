@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from common import layouts
-from common.loaders import NpzFiles, PtFiles, file_loader, read_memmap
+from common.loaders import KohyaFiles, NpzFiles, PtFiles, collate, file_loader, read_memmap, stack
 from common.measure import append_row, device_name, quantiles
 from common.page_cache import evict, warm
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
@@ -186,17 +186,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--padded", type=int, default=64, help="captions written in the padded layouts, all of one size"
     )
+    parser.add_argument("--kohya", type=int, default=256, help="captions read as kohya writes them, 4 or 8 MB each")
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="sizes of the index")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
     )
-    parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure (about 8 GB)")
+    parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure (about 12 GB)")
     parser.add_argument("--plot", type=Path, default=Path("docs/store-index.png"))
     parser.add_argument("--quick", action="store_true", help="small and few, for a look; adds no rows to the CSV file")
     parser.add_argument("--no-append", action="store_true", help="add no rows to the CSV file, and no plot")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.cold_rounds, arguments.padded = 3, 2, 8
+        arguments.rounds, arguments.cold_rounds, arguments.padded, arguments.kohya = 3, 2, 8, 32
         arguments.rows = [row for row in arguments.rows if row <= 100_000]
         arguments.no_append = True
     return arguments
@@ -301,29 +302,51 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
 # Reading an epoch
 
 
+@dataclass(frozen=True)
+class Reader:
+    """One way to read samples."""
+
+    folder: Path
+    samples: int
+    batches: Callable[[], Iterator[Any]]
+
+
 def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
     """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
     batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
     write_memmap(folder / "memmap", prompts)
-    runs: dict[str, Callable[[], Iterator[Any]]] = {
+    readers = {
         "store": lambda: EncodingDataset(store.path, None, fingerprint, BATCH).epoch(0),
         "memmap": lambda: read_memmap(folder / "memmap", prompts.counts, prompts.width, LATENT, batches),
     }
-    check_same(runs["store"](), runs["memmap"]())
-    files = {"pt": PtFiles(folder / "pt"), "npz": NpzFiles(folder / "npz")}
-    for name, each in files.items():
-        each.folder.mkdir()
+    check_same(readers["store"](), readers["memmap"]())
+    runs = {name: Reader(folder / name, len(prompts), run) for name, run in readers.items()}
+    for files in (PtFiles(folder / "pt"), NpzFiles(folder / "npz")):
+        files.folder.mkdir()
         for i in range(len(prompts)):
-            each.write(i, prompts.bits(i), prompts.latent(i))
-        for workers in (0, 2):
-            loader = file_loader(each, batches, workers)
-            for _ in loader if workers else ():  # starts its processes, which is not counted
-                pass
-            runs[f"{name} {workers}"] = lambda loader=loader: iter(loader)
+            files.write(i, prompts.bits(i), prompts.latent(i))
+        runs |= file_readers(files, batches, collate)
+    some = np.linspace(0, len(prompts) - 1, min(arguments.kohya, len(prompts))).astype(int).tolist()
+    kohya = KohyaFiles(folder / "kohya")
+    kohya.folder.mkdir()
+    layouts.write_kohya(kohya.folder, (prompts.bits(i, 512) for i in some), [int(prompts.counts[i]) for i in some])
+    order = np.random.default_rng(0).permutation(len(some))
+    runs |= file_readers(kohya, [order[i : i + BATCH] for i in range(0, len(order), BATCH)], stack)
     for cache, rounds in (("warm", arguments.rounds), ("cold", arguments.cold_rounds)):
-        seconds = epochs(runs, folder, cache, rounds)
-        add_reading(prompts, cache, seconds, results)
+        add_reading(prompts, cache, epochs(runs, cache, rounds), results)
+
+
+def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., Any]) -> dict[str, Reader]:
+    """Without processes and with two; starting them is not counted."""
+    readers = {}
+    for workers in (0, 2):
+        loader = file_loader(files, batches, workers, join)
+        for _ in loader if workers else ():
+            pass
+        count = sum(map(len, batches))
+        readers[f"{files.folder.name} {workers}"] = Reader(files.folder, count, lambda loader=loader: iter(loader))
+    return readers
 
 
 def batches_of(data: EncodingDataset) -> list[np.ndarray]:
@@ -351,47 +374,43 @@ def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
         assert torch.equal(batch.latents, latents)
 
 
-def epochs(
-    runs: dict[str, Callable[[], Iterator[Any]]], folder: Path, cache: str, rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of each reader's epoch in every round, in turns; opening the index is not counted."""
-    places = {name: folder / name.split()[0] for name in runs}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def epochs(runs: dict[str, Reader], cache: str, rounds: int) -> dict[str, list[float]]:
+    """Samples a second of each reader in every round, in turns; opening the index is not counted."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
     if cache == "warm":
-        for place in set(places.values()):
-            warm(place)
+        warm(*{run.folder for run in runs.values()})
     for _ in range(rounds):
         for name, run in runs.items():
-            batches = run()
+            batches = run.batches()
             if cache == "cold":
-                evict(places[name])
+                evict(run.folder)
             start = time.perf_counter()
             for batch in batches:
                 del batch
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+            rates[name].append(run.samples / (time.perf_counter() - start))
+    return rates
 
 
-def add_reading(prompts: Prompts, cache: str, seconds: dict[str, list[float]], results: Results) -> None:
-    ours = len(prompts) / statistics.median(seconds["store"])
-    goals = {"memmap": ">= 0.5" if cache == "warm" else ">= 0.9", "pt": ">= 5", "npz": ">= 5"}
-    peers = {"memmap": "np.memmap", "pt": "a .pt a prompt", "npz": "an .npz a prompt"}
-    for name, peer in peers.items():
-        fastest = min(
-            (run for run in seconds if run.split()[0] == name), key=lambda run: statistics.median(seconds[run])
-        )
-        workers = "" if name == "memmap" else f"; the better of 0 and 2 workers: {fastest.split()[1]}"
+def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], results: Results) -> None:
+    peers = {
+        "memmap": ("np.memmap", ">= 0.5" if cache == "warm" else ">= 0.9", "the same bytes"),
+        "pt": ("a .pt a prompt", ">= 5", "unpadded bfloat16, with its latent"),
+        "npz": ("an .npz a prompt", ">= 5", "unpadded bits, with its latent"),
+        "kohya": ("kohya .npz", ">= 5", "512 tokens, float32, as kohya writes it; without latents"),
+    }
+    for name, (peer, goal, note) in peers.items():
+        best = max((run for run in rates if run.split()[0] == name), key=lambda run: statistics.median(rates[run]))
+        workers = "" if name == "memmap" else f"; the better of 0 and 2 workers: {best.split()[1]}"
         results.add(
             "reading an epoch",
-            *(ours, "samples/s"),
+            *(statistics.median(rates["store"]), "samples/s"),
             prompts=prompts,
             cache=cache,
             peer=peer,
-            peer_value=len(prompts) / statistics.median(seconds[fastest]),
-            ratios=[theirs / mine for mine, theirs in zip(seconds["store"], seconds[fastest], strict=True)],
-            goal=goals[name],
-            note=f"batches of {BATCH}, latents {'x'.join(map(str, LATENT))}"
-            + workers
+            peer_value=statistics.median(rates[best]),
+            ratios=[ours / theirs for ours, theirs in zip(rates["store"], rates[best], strict=True)],
+            goal=goal,
+            note=f"batches of {BATCH}, latents {'x'.join(map(str, LATENT))}; {note}{workers}"
             + ("; emptied, checked with mincore" if cache == "cold" else ""),
         )
 

@@ -5,7 +5,7 @@ All give the batches that `EncodingDataset` gives: bfloat16 padded with zeros, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,27 @@ class NpzFiles(Dataset[Any]):
             return found["encoding"], found["latent"]
 
 
-def file_loader(files: Dataset[Any], batches: Sequence[np.ndarray], workers: int) -> DataLoader[Any]:
+class KohyaFiles(Dataset[Any]):
+    """What `layouts.write_kohya` writes, as it is: padded float32 and a mask."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        with np.load(self.folder / f"{i:06}_flux_te.npz") as found:
+            return found["t5_out"], found["t5_attn_mask"]
+
+
+def stack(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    """Encodings and masks of one length."""
+    encodings, masks = (torch.from_numpy(np.stack(column)) for column in zip(*samples, strict=True))
+    return encodings, masks
+
+
+def file_loader(
+    files: Dataset[Any], batches: Sequence[np.ndarray], workers: int, join: Callable[..., Any]
+) -> DataLoader[Any]:
     """The batches in their order; the processes, once started, stay."""
     settings: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
     sampler = [ids.tolist() for ids in batches]
-    return DataLoader(files, batch_sampler=sampler, num_workers=workers, collate_fn=collate, **settings)
+    return DataLoader(files, batch_sampler=sampler, num_workers=workers, collate_fn=join, **settings)
