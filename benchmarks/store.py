@@ -12,38 +12,31 @@ found at most 1 % of the files' pages in it; a virtual disk may have a cache of 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import operator
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from common import layouts
+from common.index_growth import SHARD_ROWS, measure_index
 from common.loaders import KohyaFiles, NpzFiles, PtFiles, collate, file_loader, read_memmap, stack
-from common.measure import append_row, device_name, quantiles
 from common.page_cache import evict, warm
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
-from matplotlib.figure import Figure
+from common.store_rows import Rows, timed
 
 from storage import EncodingStore, Sample, caption_hash, content_hash
 from storage.files import folder_size
 from storage.order import batch_bounds, share
 from storage.reader import EncodingDataset
-from storage.records import INDEX
 
 TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
@@ -51,10 +44,8 @@ REPEATS = {
     "PartiPrompts": 4,
     "DPG-Bench": 2,
 }  # so that an epoch takes long enough to time, and several groups of blocks
-SHARD_ROWS = 4096
 BATCH = 32
 LATENT = (4, 32, 32)  # of a picture of 256 x 256
-COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,73 +79,6 @@ class Prompts:
         return int(self.counts.sum()) * self.width * 2
 
 
-class Results:
-    """Rows of store.csv, and the table at the end."""
-
-    def __init__(self, append: bool) -> None:
-        self.append = append
-        self.rows: list[dict[str, Any]] = []
-        self.device = device_name(torch.device("cpu"))
-        names = ("zarr", "zarrs", "deltalake", "pyarrow", "numpy", "torch")
-        self.versions = " ".join(f"{name}-{version(name)}" for name in names)
-
-    def add(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        *,
-        prompts: Prompts | None = None,
-        captions: int | None = None,
-        cache: str = "",
-        peer: str = "",
-        peer_value: float | str = "",
-        ratios: Sequence[float] = (),
-        goal: str = "",
-        note: str = "",
-    ) -> None:
-        """One row; the goal is for the median ratio where there is one, and for the value where there is none."""
-        p20, p50, p80 = quantiles(list(ratios)) if ratios else ("", "", "")
-        row = {
-            "device": self.device,
-            "versions": self.versions,
-            "name": name,
-            "width": prompts.width if prompts else "",
-            "prompts": prompts.name if prompts else "",
-            "captions": captions if captions is not None else len(prompts) if prompts else "",
-            "cache": cache,
-            "value": float(value),
-            "unit": unit,
-            "peer": peer,
-            "peer_value": peer_value,
-            "ratio_p20": p20,
-            "ratio": p50,
-            "ratio_p80": p80,
-            "goal": goal,
-            "note": note,
-        }
-        self.rows.append(row)
-        if self.append:
-            append_row("store", row)
-        else:
-            print(", ".join(f"{key} {value}" for key, value in row.items() if key != "versions"), flush=True)
-
-    def print_table(self) -> None:
-        for row in self.rows:
-            what = " ".join(str(row[key]) for key in ("name", "width", "prompts", "cache") if row[key] != "")
-            value = f"{row['value']:.4g} {row['unit']}"
-            peer = f"{row['ratio']:.3g} x {row['peer']}" if row["ratio"] != "" else row["peer"]
-            print(f"{what:64} {value:>20}  {peer:44} {row['goal']:8} {verdict(row)}")
-
-
-def verdict(row: dict[str, Any]) -> str:
-    if not row["goal"]:
-        return ""
-    sign, number = row["goal"].split()
-    value = row["value"] if row["ratio"] == "" else row["ratio"]
-    return "PASS" if COMPARE[sign](value, float(number)) else "short of goal"
-
-
 def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     arguments = parse()
@@ -162,7 +86,7 @@ def main() -> None:
         print(f"{arguments.data}: no such folder; nothing measured (see --data)")
         return
     torch.set_num_threads(1)
-    results = Results(append=not arguments.no_append)
+    results = Rows(append=not arguments.no_append)
     sections = {"bytes": measure_bytes, "read": measure_reading, "write": measure_writing}
     with temporary(arguments.folder) as folder:
         for width in arguments.width:
@@ -172,7 +96,8 @@ def main() -> None:
                         with temporary(folder) as place:
                             sections[name](prompts, place, arguments, results)
         if "index" in arguments.only:
-            measure_index(folder, arguments, results)
+            plot = None if arguments.no_append else arguments.plot
+            measure_index(folder, read_prompts(arguments.data), arguments.rows, plot, results)
     results.print_table()
 
 
@@ -262,7 +187,7 @@ def write_shard(store: EncodingStore, fingerprint: str, prompts: Prompts, rows: 
 # Bytes a caption
 
 
-def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Rows) -> None:
     """The store of a collection's captions, each once and without pictures, against the padded layouts."""
     count = len(prompts) // REPEATS[prompts.name]
     store, _ = make_store(folder / "store", prompts, range(count), pictures=False)
@@ -283,7 +208,8 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
         results.add(
             "bytes a caption, with index and manifests",
             *(ours, "bytes"),
-            prompts=prompts,
+            width=prompts.width,
+            prompts=prompts.name,
             captions=count,
             peer=peer,
             peer_value=theirs,
@@ -294,7 +220,7 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
         shutil.rmtree(place)
     raw = int(prompts.counts[:count].sum()) * prompts.width * 2
     arrays = sum(folder_size(shard / "encodings") for shard in (store.path / "shards").iterdir())
-    common = {"prompts": prompts, "captions": count, "peer": "raw bfloat16 bits"}
+    common = {"width": prompts.width, "prompts": prompts.name, "captions": count, "peer": "raw bfloat16 bits"}
     results.add("overhead of the encodings' arrays", arrays / raw - 1, "of raw", goal="<= 0.02", **common)
     results.add("overhead with index and manifests", ours * count / raw - 1, "of raw", **common)
 
@@ -311,7 +237,7 @@ class Reader:
     batches: Callable[[], Iterator[Any]]
 
 
-def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Rows) -> None:
     """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
     batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
@@ -391,7 +317,7 @@ def epochs(runs: dict[str, Reader], cache: str, rounds: int) -> dict[str, list[f
     return rates
 
 
-def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], results: Results) -> None:
+def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], results: Rows) -> None:
     peers = {
         "memmap": ("np.memmap", ">= 0.5" if cache == "warm" else ">= 0.9", "the same bytes"),
         "pt": ("a .pt a prompt", ">= 5", "unpadded bfloat16, with its latent"),
@@ -404,7 +330,9 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
         results.add(
             "reading an epoch",
             *(statistics.median(rates["store"]), "samples/s"),
-            prompts=prompts,
+            width=prompts.width,
+            prompts=prompts.name,
+            captions=len(prompts),
             cache=cache,
             peer=peer,
             peer_value=statistics.median(rates[best]),
@@ -418,7 +346,7 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
 # Writing
 
 
-def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Results) -> None:
+def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Rows) -> None:
     """A shard through the writer, until its commit is on the disk, against writing the same bytes with one fsync."""
     rows = list(range(min(SHARD_ROWS, len(prompts))))
     size = int(prompts.counts[rows].sum()) * prompts.width * 2 + len(rows) * prompts.latents[0].nbytes
@@ -441,7 +369,8 @@ def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespac
     results.add(
         "writing a shard, fsync included",
         *(size / statistics.median(ours) / 1e6, "MB/s"),
-        prompts=prompts,
+        width=prompts.width,
+        prompts=prompts.name,
         captions=len(rows),
         peer="write and fsync",
         peer_value=size / statistics.median(plain) / 1e6,
@@ -457,147 +386,6 @@ def write_plainly(path: Path, data: bytearray) -> None:
         while view:
             view = view[file.write(view) :]
         os.fsync(file.fileno())
-
-
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-# The index
-
-
-def measure_index(folder: Path, arguments: argparse.Namespace, results: Results) -> None:
-    """One store, committed to as writers do, without arrays; probed at each size in processes of their own."""
-    store = EncodingStore.create(folder / "indexed")
-    fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
-    texts = read_prompts(arguments.data)
-    found: dict[int, dict[str, float]] = {}
-    for rows in sorted(arguments.rows):
-        start = max(found, default=0)
-        seconds = [
-            timed(
-                lambda first=first, rows=rows: commit_rows(
-                    store, fingerprint, texts, first, min(first + SHARD_ROWS, rows)
-                )
-            )
-            for first in range(start, rows, SHARD_ROWS)
-        ]
-        found[rows] = {**probe(store.path, fingerprint, texts, rows), "commit": statistics.median(seconds)}
-        add_index(rows, found[rows], len(store.snapshot().files), results)
-    if not arguments.no_append:
-        plot_index(found, arguments.plot)
-
-
-def commit_rows(store: EncodingStore, fingerprint: str, texts: list[str], first: int, stop: int) -> None:
-    """One commit of samples from `first` to `stop`."""
-    rows = range(first, stop)
-    shard = content_hash(f"shard {first}".encode())
-    captions = [caption_of(texts, i) for i in rows]
-    hashes = {what: [content_hash(f"{what} {i}".encode()) for i in rows] for what in ("picture", "latent")}
-    counts = [4 + len(caption) // 4 for caption in captions]
-    random = np.random.default_rng(first)
-    table = pa.Table.from_pydict(
-        {
-            "fingerprint": [fingerprint] * len(rows),
-            "caption_hash": [caption_hash(caption) for caption in captions],
-            "caption": captions,
-            "encoding_shard": [shard] * len(rows),
-            "first_token": np.cumsum([0, *counts[:-1]]),
-            "token_count": counts,
-            "encoding_checksum": random.integers(0, 1 << 32, len(rows)),
-            "image_hash": hashes["picture"],
-            "latent_key": hashes["latent"],
-            "latent_shard": [shard] * len(rows),
-            "latent_shape": ["4x64x64"] * len(rows),
-            "latent_index": np.arange(len(rows)),
-            "latent_checksum": random.integers(0, 1 << 32, len(rows)),
-            "source": [f"train-{first // SHARD_ROWS:05}.parquet"] * len(rows),
-            "source_hash": [content_hash(f"source {first}".encode())] * len(rows),
-            "row": np.arange(len(rows)),
-            "crop": [[512, 384, 64, 0]] * len(rows),
-            "shard": [shard] * len(rows),
-        },
-        INDEX,
-    )
-    store.index.commit(shard, lambda snapshot: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
-
-
-def caption_of(texts: list[str], i: int) -> str:
-    return f"{texts[i % len(texts)]} ({i // len(texts)})"
-
-
-def probe(path: Path, fingerprint: str, texts: list[str], rows: int) -> dict[str, float]:
-    """What fresh processes measure, with a cold and a warm page cache."""
-    some = np.random.default_rng(1).permutation(rows)[: min(10_000, rows)]
-    hashes = path.parent / "hashes.json"
-    hashes.write_text(json.dumps([caption_hash(caption_of(texts, int(i))) for i in some]))
-    found: dict[str, float] = {"bytes": folder_size(path / "index")}
-    for cache in ("cold", "warm"):
-        for what, more in (("lookup", [str(hashes)]), ("dataset", [])):
-            if cache == "cold":
-                evict(path)
-            command = [
-                sys.executable,
-                str(Path(__file__).parent / "common/index_probe.py"),
-                what,
-                str(path),
-                fingerprint,
-            ]
-            output = subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout
-            found |= {f"{cache} {what} {key}": value for key, value in json.loads(output).items()}
-    return found
-
-
-def add_index(rows: int, found: dict[str, float], files: int, results: Results) -> None:
-    goal = "< 2" if rows == 1_000_000 else ""
-    common = {"captions": rows, "note": f"{files} files, a fresh process"}
-    for cache in ("cold", "warm"):
-        part = {key.removeprefix(f"{cache} "): value for key, value in found.items() if key.startswith(cache)}
-        both = part["lookup open"] + part["lookup first"]
-        results.add("open a store, look 10,000 captions up", both, "s", cache=cache, goal=goal, **common)
-        results.add("open a store's newest version", part["lookup open"], "s", cache=cache, goal=goal, **common)
-        results.add("open a store at a version", part["lookup pinned"], "s", cache=cache, goal=goal, **common)
-        results.add("open a version to train on", part["dataset open"], "s", cache=cache, goal=goal, **common)
-    results.add("look 10,000 captions up again", part["lookup again"], "s", cache="warm", goal=goal, **common)
-    goal = "< 1000" if rows == 1_000_000 else ""
-    results.add("peak memory of looking up", part["lookup lookup_rss"] / 1e6, "MB", goal=goal, **common)
-    torch_mb = part["dataset rss_before"] / 1e6
-    note = f"{common['note']}, {torch_mb:.0f} MB of it before opening, most of it PyTorch's"
-    peak = part["dataset peak_rss"] / 1e6
-    results.add("peak memory of opening to train on", peak, "MB", captions=rows, goal=goal, note=note)
-    results.add("index", found["bytes"] / rows, "bytes a row", **common)
-    results.add(f"a commit of {SHARD_ROWS} rows", found["commit"], "s", **common)
-
-
-def plot_index(found: dict[int, dict[str, float]], path: Path) -> None:
-    """Seconds and memory over the rows of the index."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    seconds, memory = figure.subplots(1, 2)
-    rows = list(found)
-    lines: dict[str, Callable[[dict[str, float]], float]] = {
-        "open and look 10,000 captions up, cold": lambda at: at["cold lookup open"] + at["cold lookup first"],
-        "open and look 10,000 captions up, warm": lambda at: at["warm lookup open"] + at["warm lookup first"],
-        "look 10,000 captions up again": lambda at: at["warm lookup again"],
-        "open to train on, cold": lambda at: at["cold dataset open"],
-        "open a version, warm": lambda at: at["warm lookup pinned"],
-    }
-    for label, value in lines.items():
-        seconds.plot(rows, [value(found[row]) for row in rows], marker="o", label=label)
-    seconds.axhline(2.0, color="black", linestyle=":", linewidth=1)
-    seconds.set(xlabel="rows of the index", ylabel="seconds", xscale="log", yscale="log")
-    for label, key in (("looking up", "warm lookup lookup_rss"), ("opening to train on", "warm dataset peak_rss")):
-        memory.plot(rows, [found[row][key] / 1e6 for row in rows], marker="o", label=label)
-    memory.plot(rows, [found[row]["bytes"] / 1e6 for row in rows], marker="o", label="the index on the disk")
-    memory.axhline(1000.0, color="black", linestyle=":", linewidth=1)
-    memory.set(xlabel="rows of the index", ylabel="MB (peak of a fresh process)", xscale="log", yscale="log")
-    for axes in (seconds, memory):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
