@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from storage.files import naming
+from storage.files import naming, sync
 from storage.places import Place
 
 
@@ -91,7 +91,9 @@ class FileClaim:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with naming(self.path):
                 os.write(descriptor, json.dumps(owner).encode())
+                os.fsync(descriptor)
             self.path.hardlink_to(new)
+            sync(self.path.parent)  # data whose claim is lost with the power would be nobody's
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, FileExistsError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,3 +183,12 @@ def remove(path: Place) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_all(paths: Iterable[Place]) -> None:
+    """Removes files and folders, for good: no loss of power brings them back."""
+    paths = list(paths)
+    for path in paths:
+        remove(path)
+    for folder in {path.parent for path in paths}:
+        sync(folder)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.files import file_sizes, read_file, remove
+from storage.files import file_sizes, read_file, remove, remove_all
 from storage.places import Place
 from storage.tables import written_by
 from storage.verify import data_files
@@ -80,8 +80,7 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
         names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
         collected = Collected(names, sum(map(_size, paths)), kept)
         if not dry_run:
-            for path in paths:
-                remove(path)
+            remove_all(paths)
             for path in store.claims.leftovers():
                 remove(path)
             clear_abandoned(store)

@@ -91,6 +91,7 @@ class EncodingStore:
         store = cls(root)
         store.index.create()
         store.reject_table.create()
+        sync(root)
         write_file(root / "store.json", json.dumps({"format": FORMAT}).encode())
         sync(root.parent)
         return store

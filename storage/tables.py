@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +26,11 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.files import exists, list_folder, read_file, remove, sync, write_file
+from storage.files import exists, list_folder, read_file, remove, remove_all, sync, write_file
 from storage.keys import checksum
 from storage.places import Place
 
+logger = logging.getLogger(__name__)
 CHECKSUMS = "checksums"
 """Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
 OF_FEW_VALUES = {
@@ -77,13 +79,14 @@ class Table:
         """Makes an empty table; leaves one that is there as it is."""
         if isinstance(self.folder, Path):
             self.folder.mkdir(exist_ok=True)
+            self._remove_torn()
         if not DeltaTable.is_deltatable(str(self.folder)):
             try:
                 DeltaTable.create(str(self.folder), self.schema, mode="ignore", configuration=KEEP_HISTORY)
             except CommitFailedError:  # another process made it just now
                 DeltaTable(str(self.folder))
-        self._sync_log(0)
         sync(self.folder)
+        self._sync_log(0)
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """A version, or the newest; ValueError where the table has no such version or files of it are gone."""
@@ -262,12 +265,40 @@ class Table:
     def _newest(self) -> DeltaTable:
         try:
             if self._delta is None:
-                self._delta = DeltaTable(str(self.folder))
+                self._delta = self._open()
             else:
                 self._delta.update_incremental()
         except DeltaError as error:
             raise ValueError(f"{self.folder}: expected a Delta table, found none that can be read: {error}") from error
         return self._delta
+
+    def _open(self) -> DeltaTable:
+        try:
+            return DeltaTable(str(self.folder))
+        except DeltaError:
+            if not isinstance(self.folder, Path) or not self._remove_torn():
+                raise
+            return DeltaTable(str(self.folder))
+
+    def _remove_torn(self) -> bool:
+        """Removes what a loss of power left of a commit or a checkpoint that did not return; whether there was any.
+
+        Delta names an entry before it is on the disk. One that has its checksum beside it was there whole.
+        """
+        log = self.folder / "_delta_log"
+        entries = [path for path in list_folder(log) if path.name.endswith(".json")]
+        torn = [
+            path for path in entries[-1:] if not exists(self.folder / CHECKSUMS / path.name) and not _is_whole(path)
+        ]
+        checkpoints = [
+            path for path in list_folder(log) if ".checkpoint" in path.name or path.name == "_last_checkpoint"
+        ]
+        if not all(map(_is_checkpoint, checkpoints)) or len(checkpoints) == 1:
+            torn += checkpoints
+        for path in torn:
+            logger.warning("%s: removed: cut off by a loss of power before it was finished", path)
+        remove_all(torn)
+        return bool(torn)
 
     def _at(self, version: int) -> DeltaTable:
         try:
@@ -342,3 +373,21 @@ def _sidecar(entry: Place) -> bytes:
 
 def _name(uri: str) -> str:
     return Path(unquote(urlparse(uri).path) if "://" in uri else uri).name
+
+
+def _is_whole(entry: Place) -> bool:
+    """Whether an entry of the log is one: lines of JSON."""
+    try:
+        return bool([json.loads(line) for line in read_file(entry).splitlines()])
+    except ValueError:
+        return False
+
+
+def _is_checkpoint(path: Place) -> bool:
+    """Whether a file of a checkpoint can be read."""
+    try:
+        if path.name.endswith(".parquet"):
+            return pq.ParquetFile(path).metadata is not None
+        return bool(json.loads(read_file(path)))
+    except (ValueError, OSError):
+        return False

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.arrays import ArrayWriter, encoding_writer, latent_writer, shape_name
-from storage.files import exists, list_folder, remove, sync_tree, upload_tree, write_manifest
+from storage.files import exists, list_folder, remove, remove_all, sync_tree, upload_tree, write_manifest
 from storage.keys import checksum
 from storage.places import Place
 from storage.records import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
@@ -225,8 +225,7 @@ def clear_abandoned(store: EncodingStore) -> None:
 
 def clear_uncommitted(store: EncodingStore, name: str) -> None:
     """Removes each file of a shard's name that no commit names; the caller holds the shard's claim."""
-    for path in uncommitted_files(store, name):
-        remove(path)
+    remove_all(uncommitted_files(store, name))
 
 
 def uncommitted_files(store: EncodingStore, name: str) -> list[Place]:

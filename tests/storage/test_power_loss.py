@@ -21,10 +21,6 @@ from tests.storage import children, made
 
 ROWS = range(8)
 
-pytestmark = pytest.mark.xfail(
-    reason="locks, removals and the log's entries are not on the disk when what follows relies on them", strict=False
-)
-
 
 class Disk:
     """What of a folder is on the disk for sure, by inode: bytes of files, names in folders."""
