@@ -76,7 +76,7 @@ def verify(
     if repair:
         arguments = encode_arguments(path, data, diffusion, llm, encoder, size, min_side, captions, config, set_)
     store = open_store(path)
-    problems = store.verify()
+    problems = verified(store)
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}
     if not as_json:
         print_problems(problems)
@@ -175,6 +175,14 @@ def rejects(
         print(f"{row['source']} row {row['row']}: {row['reason']}: {row['detail']}")
 
 
+def verified(store: EncodingStore) -> list[Problem]:
+    """The store's problems, with a bar over its shards."""
+    from pipelines.progress import advance, progress
+
+    with progress("verify", len(store.shards()), "shard"):
+        return store.verify(lambda done, shards: advance(1))
+
+
 def open_store(path: str, version: int | None = None) -> EncodingStore:
     """The store at a path or an address."""
     from storage import EncodingStore
@@ -229,7 +237,7 @@ def mend_and_verify(problems: Sequence[Problem], arguments: EncodeArguments) -> 
     from pipelines.mend import mend
 
     mended = mend(problems, arguments)
-    return mended, open_store(arguments.store).verify()
+    return mended, verified(open_store(arguments.store))
 
 
 def print_problems(problems: Sequence[Problem]) -> None:

@@ -16,7 +16,7 @@ A shard counts once a commit to the index names it. The index's version is the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,11 +218,11 @@ class EncodingStore:
 
         return list_shards(self)
 
-    def verify(self) -> list[Problem]:
-        """Reads everything that this version names and every checksum of it; returns what is wrong."""
+    def verify(self, progress: Callable[[int, int], None] = lambda done, shards: None) -> list[Problem]:
+        """Reads everything that this version names and every checksum of it; see `storage.verify`."""
         from storage.verify import verify
 
-        return verify(self)
+        return verify(self, progress)
 
     def size(self, *folders: str) -> int:
         """Bytes on the disk under some of its folders."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +25,23 @@ BYTES_AT_ONCE = 64 * 1024 * 1024
 """Read from an array at once."""
 
 
-def verify(store: EncodingStore) -> list[Problem]:
+def verify(store: EncodingStore, progress: Callable[[int, int], None] = lambda done, shards: None) -> list[Problem]:
     """All problems of the version that the store shows, and the files that no version names.
 
     What a killed writer left is no problem: nothing shows it, and the next writer or `gc` removes it.
+
+    Args:
+        store: to read.
+        progress: called with (shards done, shards in all) after each.
     """
     problems = list(_check_tables(store))
     if problems:  # what the index would say about the shards can't be trusted
         return problems
     problems = list(_check_fingerprints(store))
-    for shard, stored in stored_rows(store).items():
+    shards = stored_rows(store)
+    for done, (shard, stored) in enumerate(shards.items(), 1):
         problems += _check_shard(store.path, shard, stored)
+        progress(done, len(shards))
     return problems + list(_find_orphans(store))
 
 
