@@ -1,8 +1,8 @@
 """Ragged rows in Zarr v3 arrays: inner chunks for reading, outer shards for the disk, a CRC-32C on each chunk.
 
-The Rust codec pipeline (`zarrs`) writes them on a disk and reads them from one; from an object store zarr's own does.
-Either skips the checksum of a chunk that it reads a part of, and a missing file reads as zeros; so the index holds a
-checksum of each row, and `read_rows` is not to be trusted without it.
+`storage.plain` writes them on a disk. From one the Rust codec pipeline (`zarrs`) reads them, zarr's own pipeline from
+an object store. Either skips the checksum of a chunk that it reads a part of, and a missing file reads as zeros; so the
+index holds a checksum of each row, and `read_rows` is not to be trusted without it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from zarr.storage import ObjectStore
 
 from storage.files import naming
 from storage.places import ObjectPath, Place
+from storage.plain import write_outer_shard
 
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
@@ -51,6 +52,8 @@ class ArrayWriter:
         row_bytes = math.prod(self.row_shape) * np.dtype(dtype).itemsize
         self.outer_rows = max(1, OUTER_BYTES // (row_bytes * chunk_rows)) * chunk_rows
         self._buffer = np.empty((self.outer_rows, *self.row_shape), dtype)  # untouched pages cost nothing
+        self.files: dict[str, dict[str, int]] = {}
+        """Size and CRC-32C of each file written, by path in the shard."""
         self._array: zarr.Array[Any] | None = None
         self._written = 0
         self._filled = 0
@@ -71,38 +74,42 @@ class ArrayWriter:
         """Writes what is in memory; the last call may leave a partly filled outer shard."""
         if self._filled == 0:
             return
-        stop = self._written + self._filled
-        try:
-            with naming(self.shard / self.name):
-                if self._array is None:
-                    self._array = self._create()
-                self._array.resize((stop, *self.row_shape))
-                self._array[self._written : stop] = self._buffer[: self._filled]
-        except RuntimeError as error:  # what the Rust pipeline makes of a full disk
-            raise OSError(f"{self.shard / self.name}: {error}") from error
-        self._written, self._filled = stop, 0
+        number, rest = divmod(self._written, self.outer_rows)
+        assert rest == 0, "an outer shard is written once"
+        whole = -(-self._filled // self.chunk_rows) * self.chunk_rows
+        self._buffer[self._filled : whole] = 0
+        with naming(self.shard / self.name):
+            if self._array is None:
+                self._array = self._create()
+            key = self._array.metadata.encode_chunk_key((number, *(0 for _ in self.row_shape)))
+            path = self.shard / self.name / key
+            assert self._array.shards is not None
+            chunks = self._array.shards[0] // self.chunk_rows
+            size, crc32c = write_outer_shard(path, self._buffer[:whole], self.chunk_rows, chunks)
+            self.files[f"{self.name}/{key}"] = {"size": size, "crc32c": crc32c}
+            self._written, self._filled = self._written + self._filled, 0
+            self._array.resize((self._written, *self.row_shape))
 
     def _create(self) -> zarr.Array[Any]:
         """An outer shard no larger than the array where all of it is here: its index has an entry a chunk."""
         outer = min(self.outer_rows, -(-self._filled // self.chunk_rows) * self.chunk_rows)
-        with rust_pipeline():
-            group = zarr.open_group(self.shard, mode="a", zarr_format=3)
-            return group.create_array(
-                self.name,
-                shape=(0, *self.row_shape),
-                dtype=self._buffer.dtype,
-                chunks=(self.chunk_rows, *self.row_shape),
-                shards=(outer, *self.row_shape),
-                filters=None,
-                compressors=[Crc32cCodec()],
-                fill_value=0,
-                attributes=self.attributes,
-            )
+        group = zarr.open_group(self.shard, mode="a", zarr_format=3)
+        return group.create_array(
+            self.name,
+            shape=(0, *self.row_shape),
+            dtype=self._buffer.dtype,
+            chunks=(self.chunk_rows, *self.row_shape),
+            shards=(outer, *self.row_shape),
+            filters=None,
+            compressors=[Crc32cCodec()],
+            fill_value=0,
+            attributes=self.attributes,
+        )
 
 
 @contextmanager
 def rust_pipeline() -> Iterator[None]:
-    """Arrays opened or made inside use the Rust codecs, and those of anyone else don't.
+    """Arrays opened inside use the Rust codecs, and those of anyone else don't.
 
     Zarr's configuration is the process's: of two threads that change it at once, one would undo it too late.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,10 +140,15 @@ def file_sizes(folder: Place) -> dict[str, int]:
     return {entry["path"].removeprefix(f"{folder.key}/"): entry["size"] for entry in found}
 
 
-def write_manifest(folder: Path) -> None:
-    """Lists the files under a folder with size and CRC-32C, and the list's own CRC-32C, beside them."""
+def write_manifest(folder: Path, known: Mapping[str, dict[str, int]]) -> None:
+    """Lists the files under a folder with size and CRC-32C, and the list's own CRC-32C, beside them.
+
+    Args:
+        folder: a shard's.
+        known: size and CRC-32C of files that need not be read again: what was written is what counts.
+    """
     sizes = sorted(file_sizes(folder).items())
-    files = {name: {"size": size, "crc32c": file_checksum(folder / name)} for name, size in sizes}
+    files = {name: known.get(name) or {"size": size, "crc32c": file_checksum(folder / name)} for name, size in sizes}
     manifest = {"files": files, "crc32c": checksum(canonical_json(files).encode())}
     with naming(folder / MANIFEST):
         (folder / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())

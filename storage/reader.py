@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
-from zarr.storage import LocalStore
 
 from storage.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
 from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.places import Place
+from storage.plain import OuterShard, PlainFiles, is_plain
 from storage.store import EncodingStore, check_row
 
 SAMPLE_COLUMNS = [
@@ -33,11 +30,8 @@ SAMPLE_COLUMNS = [
 ]
 OPEN_FILES = 256
 OPEN_ARRAYS = 1024
-NO_CHUNK = 2**64 - 1
 HINTS = 4
 """In how many parts the disk is told of a group of batches, while the one before it is read."""
-HINT_BYTES = 128 * 1024
-"""Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,114 +296,6 @@ class OpenArray:
 
     array: Any
     files: PlainFiles | None
-
-
-def is_plain(array: Any) -> bool:
-    """Whether an array's rows lie uncompressed in local files, each within one chunk."""
-    codecs = array.metadata.codecs
-    if not isinstance(array.store_path.store, LocalStore) or len(codecs) != 1 or array.chunks[1:] != array.shape[1:]:
-        return False
-    raw = (BytesCodec(endian="little"), Crc32cCodec())
-    return bool(
-        isinstance(codecs[0], ShardingCodec)
-        and tuple(codecs[0].codecs) == tuple(codecs[0].index_codecs) == raw
-        and codecs[0].index_location.value == "end"
-    )
-
-
-class PlainFiles:
-    """Reads rows of a plain array by their place in its files, straight to where they are wanted.
-
-    The codec pipeline copies twice, into memory that is new each time, and takes four times as long. Neither it, when
-    it reads a part of a chunk, nor this compares the chunk's checksum: the row's decides.
-    """
-
-    def __init__(self, array: Any, open_file: Callable[[str, int, int], OuterShard]) -> None:
-        self.rows = int(array.shape[0])
-        self.chunk_rows = int(array.chunks[0])
-        self.outer_rows = int(array.shards[0])
-        self.row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
-        self.name = str(array.store_path)
-        folder = array.store_path.store.root / array.store_path.path
-        numbers = range(-(-self.rows // self.outer_rows))
-        keys = [array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1))) for number in numbers]
-        self._paths = [str(folder / key) for key in keys]
-        self._open_file = open_file
-
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Rows ``start`` to ``stop`` into a C-contiguous `out`; ValueError where the files are damaged or too short."""
-        if stop > self.rows:
-            raise ValueError(f"{self.name}: expected {stop} rows, found {self.rows}")
-        into = out.data.cast("B")
-        while start < stop:
-            file = self._file(start // self.outer_rows)
-            chunk, row = divmod(start % self.outer_rows, self.chunk_rows)
-            rows = min(stop - start, self.chunk_rows - row)
-            size = rows * self.row_bytes
-            file.read(chunk, row * self.row_bytes, into[:size])
-            into = into[size:]
-            start += rows
-
-    def will_need(self, first: np.ndarray, stop: np.ndarray) -> None:
-        """Has the disk begin to read ranges of rows: the chunks that hold them."""
-        begin, end = first // self.chunk_rows, (stop - 1) // self.chunk_rows
-        more = end - begin
-        chunks = np.unique(np.concatenate([begin[more >= i] + i for i in range(int(more.max()) + 1)]))
-        per_file = self.outer_rows // self.chunk_rows
-        for number in np.unique(chunks // per_file):
-            self._file(int(number)).will_need(chunks[chunks // per_file == number] % per_file)
-
-    def _file(self, number: int) -> OuterShard:
-        return self._open_file(
-            self._paths[number], self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes
-        )
-
-
-class OuterShard:
-    """A file of a plain array, open: chunks of one size in any order, each with its checksum, and then their index."""
-
-    def __init__(self, path: str, chunks: int, chunk_bytes: int) -> None:
-        """ValueError where the file is not there, too short, or its index is not as it was written."""
-        self.path = path
-        self.chunk_bytes = chunk_bytes
-        self._descriptor = -1
-        size = 16 * chunks  # place and size of each, uint64
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-            index = os.pread(self._descriptor, size + 4, os.fstat(self._descriptor).st_size - size - 4)
-        except OSError as error:
-            raise ValueError(f"{path}: can't be read, the store is damaged: {error.strerror}") from error
-        if len(index) != size + 4 or checksum(index[:-4]) != int.from_bytes(index[-4:], "little"):
-            raise ValueError(f"{path}: the index does not have its checksum: the store is damaged")
-        self._starts = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].tolist()
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read(self, chunk: int, offset: int, into: memoryview) -> None:
-        """Bytes of a chunk from an offset on, as many as there is room for; zeros where it has no bytes."""
-        start = self._starts[chunk]
-        if start == NO_CHUNK:
-            into[:] = bytes(len(into))
-            return
-        try:
-            found = os.preadv(self._descriptor, [into], start + offset)
-        except OSError as error:
-            raise ValueError(f"{self.path}: can't be read: {error.strerror}") from error
-        if found != len(into):
-            raise ValueError(f"{self.path}: expected {len(into)} bytes, found {found}: the store is damaged")
-
-    def will_need(self, chunks: np.ndarray) -> None:
-        """Has the disk begin to read some chunks, neighbours at once."""
-        starts = sorted(start for chunk in chunks.tolist() if (start := self._starts[chunk]) != NO_CHUNK)
-        begin = end = 0
-        for start in [*starts, NO_CHUNK]:
-            if start > end + self.chunk_bytes:
-                for part in range(begin, end, HINT_BYTES):
-                    os.posix_fadvise(self._descriptor, part, min(HINT_BYTES, end - part), os.POSIX_FADV_WILLNEED)
-                begin = start
-            end = start + self.chunk_bytes
 
 
 def read_ahead(batches: Iterator[Batch], size: int) -> Iterator[Batch]:

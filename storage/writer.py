@@ -202,9 +202,11 @@ def draft_of(folder: Place) -> Path:
 
 def seal(draft: Path, folder: Place, arrays: Iterable[ArrayWriter]) -> None:
     """Brings a shard's arrays, and the list of their files' checksums, to the disk or into the object store."""
+    known: dict[str, dict[str, int]] = {}
     for array in arrays:
         array.flush()
-    write_manifest(draft)
+        known |= array.files
+    write_manifest(draft, known)
     if isinstance(folder, Path):
         sync_tree(draft)
     else:

@@ -1,0 +1,164 @@
+"""Plain arrays: rows that lie uncompressed in an array's local files, written and read there without a copy.
+
+The files are Zarr's own sharded format, which any Zarr reads: an outer shard is its inner chunks, each with its
+CRC-32C, and after them their index. The codec pipelines copy what they write once more and what they read twice, into
+memory that is new each time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.storage import LocalStore
+
+from storage.keys import checksum
+
+NO_CHUNK = 2**64 - 1
+"""Place and size of a chunk that is not there: all zeros."""
+HINT_BYTES = 128 * 1024
+"""Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
+
+
+def write_outer_shard(path: Path, rows: np.ndarray, chunk_rows: int, chunks: int) -> tuple[int, int]:
+    """Writes the file of an outer shard; returns its size and its CRC-32C.
+
+    Args:
+        path: of the file; its folder is made.
+        rows: C-contiguous ``(row, ...)``, whole chunks.
+        chunk_rows: rows of an inner chunk.
+        chunks: inner chunks of a full outer shard; of fewer `rows`, the index says that the others are not there.
+    """
+    index = np.full((chunks, 2), NO_CHUNK, "<u8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = crc = 0
+    with path.open("wb") as file:
+
+        def write(piece: np.ndarray) -> None:
+            """The piece and its checksum, as the codec writes it."""
+            nonlocal size, crc
+            for part in (piece, np.array([checksum(piece)], "<u4")):
+                file.write(part.data)
+                size += part.nbytes
+                crc = google_crc32c.extend(crc, part)
+
+        for i in range(0, len(rows), chunk_rows):
+            chunk = rows[i : i + chunk_rows]
+            index[i // chunk_rows] = size, chunk.nbytes + 4
+            write(chunk)
+        write(index)
+    return size, int(crc)
+
+
+def is_plain(array: Any) -> bool:
+    """Whether an array's rows lie uncompressed in local files, each within one chunk."""
+    codecs = array.metadata.codecs
+    if not isinstance(array.store_path.store, LocalStore) or len(codecs) != 1 or array.chunks[1:] != array.shape[1:]:
+        return False
+    raw = (BytesCodec(endian="little"), Crc32cCodec())
+    return bool(
+        isinstance(codecs[0], ShardingCodec)
+        and tuple(codecs[0].codecs) == tuple(codecs[0].index_codecs) == raw
+        and codecs[0].index_location.value == "end"
+    )
+
+
+class PlainFiles:
+    """Reads rows of a plain array by their place in its files, straight to where they are wanted.
+
+    The codec pipeline copies twice, into memory that is new each time, and takes four times as long. Neither it, when
+    it reads a part of a chunk, nor this compares the chunk's checksum: the row's decides.
+    """
+
+    def __init__(self, array: Any, open_file: Callable[[str, int, int], OuterShard]) -> None:
+        self.rows = int(array.shape[0])
+        self.chunk_rows = int(array.chunks[0])
+        self.outer_rows = int(array.shards[0])
+        self.row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
+        self.name = str(array.store_path)
+        folder = array.store_path.store.root / array.store_path.path
+        numbers = range(-(-self.rows // self.outer_rows))
+        keys = [array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1))) for number in numbers]
+        self._paths = [str(folder / key) for key in keys]
+        self._open_file = open_file
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Rows ``start`` to ``stop`` into a C-contiguous `out`; ValueError where the files are damaged or too short."""
+        if stop > self.rows:
+            raise ValueError(f"{self.name}: expected {stop} rows, found {self.rows}")
+        into = out.data.cast("B")
+        while start < stop:
+            file = self._file(start // self.outer_rows)
+            chunk, row = divmod(start % self.outer_rows, self.chunk_rows)
+            rows = min(stop - start, self.chunk_rows - row)
+            size = rows * self.row_bytes
+            file.read(chunk, row * self.row_bytes, into[:size])
+            into = into[size:]
+            start += rows
+
+    def will_need(self, first: np.ndarray, stop: np.ndarray) -> None:
+        """Has the disk begin to read ranges of rows: the chunks that hold them."""
+        begin, end = first // self.chunk_rows, (stop - 1) // self.chunk_rows
+        more = end - begin
+        chunks = np.unique(np.concatenate([begin[more >= i] + i for i in range(int(more.max()) + 1)]))
+        per_file = self.outer_rows // self.chunk_rows
+        for number in np.unique(chunks // per_file):
+            self._file(int(number)).will_need(chunks[chunks // per_file == number] % per_file)
+
+    def _file(self, number: int) -> OuterShard:
+        return self._open_file(
+            self._paths[number], self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes
+        )
+
+
+class OuterShard:
+    """A file of a plain array, open: chunks of one size in any order, each with its checksum, and then their index."""
+
+    def __init__(self, path: str, chunks: int, chunk_bytes: int) -> None:
+        """ValueError where the file is not there, too short, or its index is not as it was written."""
+        self.path = path
+        self.chunk_bytes = chunk_bytes
+        self._descriptor = -1
+        size = 16 * chunks  # place and size of each, uint64
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            index = os.pread(self._descriptor, size + 4, os.fstat(self._descriptor).st_size - size - 4)
+        except OSError as error:
+            raise ValueError(f"{path}: can't be read, the store is damaged: {error.strerror}") from error
+        if len(index) != size + 4 or checksum(index[:-4]) != int.from_bytes(index[-4:], "little"):
+            raise ValueError(f"{path}: the index does not have its checksum: the store is damaged")
+        self._starts = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].tolist()
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, chunk: int, offset: int, into: memoryview) -> None:
+        """Bytes of a chunk from an offset on, as many as there is room for; zeros where it has no bytes."""
+        start = self._starts[chunk]
+        if start == NO_CHUNK:
+            into[:] = bytes(len(into))
+            return
+        try:
+            found = os.preadv(self._descriptor, [into], start + offset)
+        except OSError as error:
+            raise ValueError(f"{self.path}: can't be read: {error.strerror}") from error
+        if found != len(into):
+            raise ValueError(f"{self.path}: expected {len(into)} bytes, found {found}: the store is damaged")
+
+    def will_need(self, chunks: np.ndarray) -> None:
+        """Has the disk begin to read some chunks, neighbours at once."""
+        starts = sorted(start for chunk in chunks.tolist() if (start := self._starts[chunk]) != NO_CHUNK)
+        begin = end = 0
+        for start in [*starts, NO_CHUNK]:
+            if start > end + self.chunk_bytes:
+                for part in range(begin, end, HINT_BYTES):
+                    os.posix_fadvise(self._descriptor, part, min(HINT_BYTES, end - part), os.POSIX_FADV_WILLNEED)
+                begin = start
+            end = start + self.chunk_bytes
