@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from torch import Tensor
+from torch import nn
 
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.adapter import read_config
-from llmdiff.adapter.padding import pad
+from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.folders import BASE_PARTS, check_base
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
-
-
-class TextEncoder(Protocol):
-    """What `llmdiff.encoder.Encoder` and `BaseTextEncoder` have in common."""
-
-    @property
-    def hidden_size(self) -> int: ...
-
-    def __call__(self, captions: list[str]) -> list[Tensor]: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 class LLMDiffPipeline(StableDiffusionPipeline):
@@ -70,25 +59,29 @@ class LLMDiffPipeline(StableDiffusionPipeline):
 
 
 def load_adapter(
-    pipe: DiffusionPipeline, adapter: str | os.PathLike[str], llm: str | os.PathLike[str] | TextEncoder | None = None
+    pipe: DiffusionPipeline,
+    adapter: str | os.PathLike[str] | DiffusionPipeline,
+    llm: str | os.PathLike[str] | TextEncoder | None = None,
 ) -> LLMAdapter:
-    """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts."""
-    config = read_config(adapter)
-    encoder = find_encoder(pipe, config, llm)
-    check_encoder(adapter, config, encoder)
+    """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts.
+
+    `adapter` is a folder; or another pipeline with the same U-Net, whose adapter this one is to know of.
+
+    An LLM loaded here is where the pipeline is, and follows it; a ready `Encoder` stays where it is. ValueError, with
+    the reason, for a U-Net that the adapter can't go into, and for an LLM other than in training.
+    """
+    check_pipeline(pipe)
     if "llm_adapter" in vars(pipe):
         raise ValueError("the pipeline has an adapter already: unload it first")
-    loaded = LLMAdapter.load(adapter, pipe.unet).to(pipe.unet.device, pipe.unet.dtype).eval().requires_grad_(False)
-    loaded.install(pipe.unet)
-    pipe.llm_adapter = loaded
-    pipe.encode_prompt = PromptEncoder(pipe, loaded, encoder)
-    return loaded
+    loaded = loaded_in(adapter, pipe) if isinstance(adapter, DiffusionPipeline) else read(adapter, pipe, llm)
+    loaded.add(pipe)
+    return loaded.adapter
 
 
 def unload_adapter(pipe: DiffusionPipeline) -> None:
-    """Gives the pipeline back as it was before `load_adapter`."""
-    adapter_of(pipe).uninstall()
-    del pipe.llm_adapter, pipe.encode_prompt
+    """Gives the pipeline, and those that share its U-Net, back as they were before `load_adapter`."""
+    adapter_of(pipe)
+    pipe.encode_prompt.loaded.remove()
 
 
 def adapter_of(pipe: DiffusionPipeline) -> LLMAdapter:
@@ -100,84 +93,54 @@ def adapter_of(pipe: DiffusionPipeline) -> LLMAdapter:
     return adapter
 
 
-class PromptEncoder:
-    """Stands in for a pipeline's ``encode_prompt``: the adapter's context goes where text features went.
-
-    Everything a pipeline does with prompt embeddings (repeating, guidance, callbacks, giving them back as
-    ``prompt_embeds``) works on the context, because it is one tensor that carries its padding.
-    """
-
-    def __init__(self, pipe: DiffusionPipeline, adapter: LLMAdapter, encoder: TextEncoder) -> None:
-        self.pipe = pipe
-        self.adapter = adapter
-        self.encoder = encoder
-        self.original = pipe.encode_prompt
-
-    def __call__(
-        self,
-        prompt: str | list[str] | None,
-        device: torch.device | None = None,
-        num_images_per_prompt: int = 1,
-        do_classifier_free_guidance: bool = True,
-        negative_prompt: str | list[str] | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each."""
-        device = device or self.pipe._execution_device
-        given = prompt_embeds
-        if given is None:
-            given = self.context([prompt] if isinstance(prompt, str) else prompt or [], device, options)
-        if not do_classifier_free_guidance:
-            return given.repeat_interleave(num_images_per_prompt, dim=0), None
-        without = negative_prompt_embeds
-        if without is None:
-            without = self.context(negatives(negative_prompt, len(given)), device, options)
-        given, without = (x.repeat_interleave(num_images_per_prompt, dim=0) for x in same_length(given, without))
-        return given, without
-
-    @torch.no_grad()
-    def context(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
-        encodings, mask = pad([encoding.to(device) for encoding in self.encoder(captions)])
-        base = None
-        if self.adapter.config.base_tokens:
-            base = self.original(captions, device, 1, False, **options)[0]
-        adapter = self.adapter.to(device)
-        return adapter.context(encodings, mask.to(device), base).to(self.pipe.unet.dtype)
+def check_pipeline(pipe: DiffusionPipeline) -> None:
+    """ValueError for a pipeline of another family."""
+    if not (hasattr(pipe, "encode_prompt") and hasattr(getattr(pipe, "unet", None), "config")):
+        raise ValueError(f"expected a pipeline with a U-Net that is told what to draw, found {type(pipe).__name__}")
 
 
-def negatives(negative_prompt: str | list[str] | None, count: int) -> list[str]:
-    """One negative prompt for each prompt; none given is the empty caption, as in training."""
-    if negative_prompt is None or isinstance(negative_prompt, str):
-        return [negative_prompt or ""] * count
-    if len(negative_prompt) != count:
-        raise ValueError(f"expected {count} negative prompts, one a prompt, found {len(negative_prompt)}")
-    return negative_prompt
+def read(
+    adapter: str | os.PathLike[str], pipe: DiffusionPipeline, llm: str | os.PathLike[str] | TextEncoder | None
+) -> Loaded:
+    """Reads an adapter folder into a pipeline's U-Net."""
+    config = read_config(adapter)
+    encoder, following = find_encoder(pipe, config, llm)
+    check_encoder(adapter, config, encoder)
+    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)  # of a compiled one
+    weights = LLMAdapter.load(adapter, unet).to(pipe._execution_device, unet.dtype)
+    loaded = Loaded(unet, weights.eval().requires_grad_(False), encoder, following)
+    loaded.install()
+    return loaded
 
 
-def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Pads the shorter context with rows of zeros, which the adapter knows as padding."""
-    longest = max(a.shape[1], b.shape[1])
-    pad_to = torch.nn.functional.pad
-    return pad_to(a, (0, 0, 0, longest - a.shape[1])), pad_to(b, (0, 0, 0, longest - b.shape[1]))
+def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> Loaded:
+    """The adapter of another pipeline."""
+    adapter_of(source)
+    loaded: Loaded = source.encode_prompt.loaded
+    if getattr(pipe.unet, "_orig_mod", pipe.unet) is not loaded.unet:
+        raise ValueError("the two pipelines have different U-Nets: load the adapter from its folder")
+    return loaded
 
 
 def find_encoder(
     pipe: DiffusionPipeline, config: AdapterConfig, llm: str | os.PathLike[str] | TextEncoder | None
-) -> TextEncoder:
-    """The encoder that the adapter names: the base's own, or the LLM with the settings that it was trained with."""
+) -> tuple[TextEncoder, list[nn.Module]]:
+    """The encoder that the adapter names: the base's own, or the LLM with the settings that it was trained with.
+
+    And what of it moves with the pipeline.
+    """
     if config.encoder == "base":
-        return BaseTextEncoder(pipe.text_encoder, pipe.tokenizer)
+        return BaseTextEncoder(pipe.text_encoder, pipe.tokenizer), []
     if llm is None:
         raise ValueError(
             f"the adapter reads an LLM's encodings: expected the folder or name of {config.llm}, found none"
         )
     if not isinstance(llm, str | os.PathLike):
-        return llm
+        return llm, []
     from llmdiff.encoder import Encoder
 
-    return Encoder.from_pretrained(os.fspath(llm), encoder_settings(config), device=pipe.unet.device)
+    encoder = Encoder.from_pretrained(os.fspath(llm), encoder_settings(config), device=pipe._execution_device)
+    return encoder, [encoder.llm.model]
 
 
 def encoder_settings(config: AdapterConfig) -> EncoderConfig:
@@ -188,10 +151,7 @@ def encoder_settings(config: AdapterConfig) -> EncoderConfig:
     settings = {
         name: value for name, value in config.encoder_description.items() if name in names and value is not None
     }
-    for name in (
-        "g",
-        "h",
-    ):  # one number a block, there; a constant one lets an LLM of another depth get as far as the check
+    for name in ("g", "h"):  # one number a block, there; a constant one lets an LLM of another depth get to the check
         if len(set(settings.get(name, ()))) == 1:
             settings[name] = settings[name][0]
     return EncoderConfig.from_dict(settings)

@@ -88,14 +88,13 @@ class LLMAdapter(nn.Module):
                 self.uninstall()
                 raise ValueError("the U-Net holds an adapter already: unload it first")
             processor = AdapterProcessor(self.layer(path), attn.processor, self.config, self.config.base_tokens)
-            attn.set_processor(processor)
+            processor.install(attn)
             self.processors.append((attn, processor))
 
     def uninstall(self) -> None:
         """Puts the original processors back: the U-Net computes what it computed before, bit for bit."""
         for attn, processor in self.processors:
-            del attn.processor
-            attn.set_processor(processor.restore[0])
+            processor.uninstall(attn)
         self.processors = []
 
     @property
@@ -126,11 +125,19 @@ class LLMAdapter(nn.Module):
         """Takes over weights that `state` gave."""
         self.load_state_dict({name: tensors[file_key(name)] for name in self.state_dict()})
 
-    def save(self, folder: str | os.PathLike[str], state: dict[str, Tensor] | None = None) -> Path:
-        """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA)."""
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        state: dict[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float16,
+    ) -> Path:
+        """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA).
+
+        Matrices are written in `dtype`, which is what a file's size depends on; all else is float32.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or self.state()).items()}
+        tensors = {name: as_written(tensor, dtype) for name, tensor in (state or self.state()).items()}
         (folder / f"{WEIGHTS}.part").write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
         (folder / f"{CONFIG}.part").write_text(self.config.model_dump_json(indent=2) + "\n")
         for name in (WEIGHTS, CONFIG):
@@ -213,6 +220,14 @@ def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:
             f"the adapter has {len(expected)} layers of context width {adapter.config.context_dim}, "
             f"the U-Net {len(found)} of {width}"
         )
+
+
+def as_written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix in `dtype`, if that can hold its numbers, anything else in float32; on the CPU."""
+    tensor = tensor.detach().cpu().float()
+    if tensor.ndim >= 2 and tensor.abs().max() <= torch.finfo(dtype).max:
+        tensor = tensor.to(dtype)
+    return tensor.contiguous()
 
 
 def slashed(path: str) -> str:

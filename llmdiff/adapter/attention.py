@@ -13,6 +13,13 @@ from torch import Tensor, nn
 
 from llmdiff.adapter.config import AdapterSettings
 
+# Settings of a U-Net that an adapter goes with: with others, text is read outside the cross-attentions, too.
+TAKEN = {
+    "addition_embed_type": (None, "text_time"),
+    "encoder_hid_dim_type": (None,),
+    "class_embed_type": (None,),
+    "dual_cross_attention": (None, False),
+}
 PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
 
@@ -30,6 +37,13 @@ class LayerShape:
 
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
     """The cross-attentions of a U-Net by module path, from its input on; ValueError where an adapter can't be added."""
+    for setting, taken in TAKEN.items():
+        if (found := unet.config.get(setting)) not in taken:
+            expected = " or ".join(map(repr, taken))
+            raise ValueError(
+                f"the U-Net has {setting} {found!r}, expected {expected}: an adapter changes cross-attentions alone, "
+                "and this one reads its conditions in another way"
+            )
     named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
     layers = {name: module for name, module in named if is_cross_attention(module)}
     if not layers:
@@ -121,32 +135,48 @@ class LayerAdapter(nn.Module):
         return new if original is None else original * w_original + new
 
 
-class AdapterProcessor(nn.Module):
+class AdapterProcessor:
     """Takes the place of a cross-attention's processor and calls it for the original path.
 
     The context ``(batch, token, channel)`` holds the base model's own text features first (where `base_tokens` is not
     0), then ``phi(c)``; there, a row of zeros is padding. So one tensor carries features and mask through any pipeline.
+
+    It is no module: the U-Net's state dict, and what walks the U-Net's layers (LoRA, offloading), pass the adapter by.
     """
 
     def __init__(
         self, layer: LayerAdapter, original: Callable[..., Tensor], settings: AdapterSettings, base_tokens: int
     ) -> None:
-        super().__init__()
         self.layer = layer
+        self.original = original
         self.scale = 1.0
         self.base_tokens = base_tokens
         self.use_original = settings.paths != "new"
-        self.restore = [original]  # in a list: a processor that is a module belongs to the U-Net, not to the adapter
 
-    def forward(
+    def install(self, attn: Attention) -> None:
+        """Goes into an attention, and stays when attention slicing or its like set another processor."""
+        attn.set_processor(self)
+        attn.set_processor = self.take
+
+    def uninstall(self, attn: Attention) -> None:
+        """Leaves the attention with the processor that it would have by now."""
+        del attn.set_processor
+        attn.set_processor(self.original)
+
+    def take(self, processor: Callable[..., Tensor]) -> None:
+        """Stands in for the attention's own `set_processor`: it is the original path's processor that changes."""
+        if processor is not self:  # given back by who had asked for all processors
+            self.original = processor
+
+    def __call__(
         self,
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
     ) -> Tensor:
-        assert encoder_hidden_states is not None
+        if not isinstance(encoder_hidden_states, Tensor):
+            raise ValueError("expected one context, found several: an adapter and an IP-Adapter can't share a U-Net")
         base, context = encoder_hidden_states[:, : self.base_tokens], encoder_hidden_states[:, self.base_tokens :]
         bias = padding_bias(context)  # (b, 1, t)
         base_bias = None
@@ -155,7 +185,11 @@ class AdapterProcessor(nn.Module):
             bias = bias + given
         if self.base_tokens == 0:
             base, base_bias = context, bias
-        original = self.restore[0](attn, hidden_states, base, base_bias, temb) if self.use_original else None
+        original = None
+        if self.use_original or self.scale == 0:
+            original = self.original(attn, hidden_states, encoder_hidden_states=base, attention_mask=base_bias)
+            if self.scale == 0:
+                return original
         return self.layer(original, (hidden_states, context, bias), self.scale)
 
 

@@ -67,7 +67,10 @@ class BaseTextEncoder:
         ids = self.tokenizer(
             captions, padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
         ).input_ids
-        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state.float().cpu()
+        device = self.text_encoder.device
+        if device.type != "meta":  # offloaded, it fetches its inputs itself
+            ids = ids.to(device)
+        return self.text_encoder(ids).last_hidden_state.float().cpu()
 
     def describe(self) -> dict[str, Any]:
         """What the features depend on, for the store's fingerprint."""
@@ -84,6 +87,8 @@ class BaseTextEncoder:
 
 def content_hash(model: torch.nn.Module) -> str:
     """Of the weights rounded to bfloat16, so that a model loaded in bfloat16 counts as the same one."""
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError("the base's text encoder is offloaded already: load the adapter before")
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_floating_point():  # position ids come and go between versions of transformers
