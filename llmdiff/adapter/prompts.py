@@ -1,0 +1,214 @@
+"""Prompts as the adapter's contexts, in pipelines that know nothing of adapters."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from llmdiff.adapter.adapter import LLMAdapter
+from llmdiff.adapter.padding import pad
+
+PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
+OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers hang on a module that they move about
+
+
+class TextEncoder(Protocol):
+    """What `llmdiff.encoder.Encoder` and `BaseTextEncoder` have in common."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    def __call__(self, captions: list[str]) -> list[Tensor]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class PromptEncoder:
+    """Stands in for a pipeline's ``encode_prompt``: the adapter's context goes where text features went.
+
+    Everything a pipeline does with prompt embeddings (repeating, guidance, callbacks, giving them back as
+    ``prompt_embeds``) works on the context, because it is one tensor that carries its padding. It ends in a row of
+    zeros, by which `Loaded` knows it. Where the pipeline has a ControlNet, the base's own text features lead it.
+
+    A pipeline calls this before all else, wherever it has been moved by then: so adapter and LLM follow here.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, loaded: Loaded) -> None:
+        self.pipe = pipe
+        self.loaded = loaded
+        self.original = pipe.encode_prompt
+        self.signature = inspect.signature(self.original)
+
+    @property
+    def text_tokens(self) -> int:
+        """How many of the base's own text features lead a context."""
+        if self.has_controlnet:
+            return int(self.pipe.tokenizer.model_max_length)
+        return self.loaded.adapter.config.base_tokens
+
+    @property
+    def has_controlnet(self) -> bool:
+        return isinstance(getattr(self.pipe, "controlnet", None), nn.Module)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        """Contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each.
+
+        Called as the pipeline's own. Pooled text features, which SDXL has besides, stay the base's.
+        """
+        call = self.signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        contexts = self.contexts(**call.arguments)
+        if "pooled_prompt_embeds" not in call.arguments:
+            return contexts
+        return *contexts, *self.original(*args, **kwargs)[2:]
+
+    def contexts(
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device | None,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The contexts; what is given is taken as it is."""
+        options = {name: options[name] for name in PASSED_ON if name in options}
+        self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
+        given, without = prompt_embeds, negative_prompt_embeds
+        with self.placed() as here:
+            if given is None:
+                given = self.context([prompt] if isinstance(prompt, str) else prompt or [], here, options)
+            if do_classifier_free_guidance and without is None:
+                without = self.context(negatives(negative_prompt, len(given)), here, options)
+        to, times = device or here, num_images_per_prompt
+        if not do_classifier_free_guidance or without is None:
+            return given.to(to).repeat_interleave(times, dim=0), None
+        given, without = same_length(given.to(to), without.to(to))
+        return given.repeat_interleave(times, dim=0), without.repeat_interleave(times, dim=0)
+
+    @contextmanager
+    def placed(self) -> Iterator[torch.device]:
+        """Adapter and LLM where the pipeline computes; the LLM of an offloaded one leaves again."""
+        here = self.pipe._execution_device
+        self.loaded.adapter.to(here, self.pipe.unet.dtype)
+        for module in self.loaded.following:
+            module.to(here)
+        try:
+            yield here
+        finally:
+            if any(hasattr(self.pipe.unet, hook) for hook in OFFLOADING):
+                for module in self.loaded.following:
+                    module.to("cpu")
+
+    @torch.no_grad()
+    def context(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
+        adapter = self.loaded.adapter
+        encodings, mask = pad([encoding.to(device) for encoding in self.loaded.encoder(captions)])
+        text = self.text(captions, device, options) if self.text_tokens else None
+        base = text if adapter.config.base_tokens else None
+        context = adapter.context(encodings, mask.to(device), base)
+        if text is not None and base is None:
+            context = torch.cat([text.to(context), context], dim=1)
+        return F.pad(context, (0, 0, 0, 1)).to(self.pipe.unet.dtype)
+
+    def text(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
+        """The base's own text features."""
+        features: Tensor = self.original(
+            captions, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False, **options
+        )[0]
+        return features
+
+    def install(self) -> None:
+        """Takes the place of the pipeline's ``encode_prompt``; a ControlNet gets the base's text features alone."""
+        self.pipe.llm_adapter = self.loaded.adapter
+        self.pipe.encode_prompt = self
+        self.hooks = []
+        if self.has_controlnet:
+            self.hooks.append(self.pipe.controlnet.register_forward_pre_hook(self.text_alone, with_kwargs=True))
+
+    def uninstall(self) -> None:
+        """Gives the pipeline its own ``encode_prompt`` back."""
+        for hook in self.hooks:
+            hook.remove()
+        del self.pipe.llm_adapter, self.pipe.encode_prompt
+
+    def text_alone(self, controlnet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Before a ControlNet: of a context, the base's own text features, which it was trained on."""
+        text = kwargs["encoder_hidden_states"][:, : self.text_tokens].contiguous()
+        return args, {**kwargs, "encoder_hidden_states": text}
+
+
+class Loaded:
+    """An adapter in a U-Net, what encodes captions for it, and the pipelines that share the U-Net.
+
+    Args:
+        following: modules that move to where a pipeline computes; an LLM that was given ready made stays where it is.
+    """
+
+    def __init__(
+        self, unet: nn.Module, adapter: LLMAdapter, encoder: TextEncoder, following: Sequence[nn.Module]
+    ) -> None:
+        self.unet = unet
+        self.adapter = adapter
+        self.encoder = encoder
+        self.following = following
+        self.pipelines: weakref.WeakSet[DiffusionPipeline] = weakref.WeakSet()
+        self.skip = 0  # tokens at the start of a context that are for a ControlNet alone
+        self.known: Callable[[], Tensor | None] = lambda: None
+
+    def install(self) -> None:
+        """Puts the adapter into the U-Net."""
+        self.adapter.install(self.unet)
+        self.hook = self.unet.register_forward_pre_hook(self.before_unet, with_kwargs=True)
+
+    def add(self, pipe: DiffusionPipeline) -> None:
+        """Lets a pipeline with this U-Net encode its prompts for the adapter."""
+        PromptEncoder(pipe, self).install()
+        self.pipelines.add(pipe)
+
+    def remove(self) -> None:
+        """Gives the U-Net and all its pipelines back as they were."""
+        for pipe in self.pipelines:
+            pipe.encode_prompt.uninstall()
+        self.hook.remove()
+        self.adapter.uninstall()
+
+    def before_unet(self, unet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Refuses text that is no context, which the adapter would read as one: another pipeline's on this U-Net."""
+        if "encoder_hidden_states" not in kwargs:
+            args, kwargs = args[:2], {"encoder_hidden_states": args[2], **kwargs}
+        context = kwargs["encoder_hidden_states"]
+        # Once a call: it is the same tensor at every step, and looking into it makes a GPU wait.
+        if not torch.compiler.is_compiling() and context is not self.known():
+            if context[:, -1].any():
+                raise ValueError(
+                    "the U-Net holds an LLMDiff adapter that this pipeline does not know of: call "
+                    "load_adapter(pipeline, the pipeline that has the adapter), or unload_adapter on that one"
+                )
+            self.known = weakref.ref(context)
+        return args, {**kwargs, "encoder_hidden_states": context[:, self.skip :]}
+
+
+def negatives(negative_prompt: str | list[str] | None, count: int) -> list[str]:
+    """One negative prompt for each prompt; none given is the empty caption, as in training."""
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        return [negative_prompt or ""] * count
+    if len(negative_prompt) != count:
+        raise ValueError(f"expected {count} negative prompts, one a prompt, found {len(negative_prompt)}")
+    return negative_prompt
+
+
+def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Pads the shorter context with rows of zeros, which the adapter knows as padding."""
+    longest = max(a.shape[1], b.shape[1])
+    return F.pad(a, (0, 0, 0, longest - a.shape[1])), F.pad(b, (0, 0, 0, longest - b.shape[1]))
