@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from llmdiff.adapter import LLMAdapter
@@ -187,7 +187,7 @@ def path_shares(adapter: LLMAdapter) -> Iterator[dict[str, float]]:
 
 
 def _share_into(found: dict[str, float], name: str) -> Any:
-    def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         original, _, scale = inputs
         kept = original * layer.weights(scale)[0]
         norm = kept.float().norm().item()
