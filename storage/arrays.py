@@ -22,7 +22,7 @@ from zarr.storage import ObjectStore
 
 from storage.files import naming
 from storage.places import ObjectPath, Place
-from storage.plain import write_outer_shard
+from storage.plain import OuterShardWriter
 
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ _CONFIGURING = threading.Lock()
 
 
 class ArrayWriter:
-    """Appends rows to an array of a shard on a disk that nobody can see yet; a full outer shard is written at once."""
+    """Appends rows to an array of a shard on a disk that nobody can see yet; in memory is one inner chunk."""
 
     def __init__(
         self,
@@ -47,59 +47,68 @@ class ArrayWriter:
         self.shard = shard
         self.name = name
         self.row_shape = tuple(row_shape)
-        self.chunk_rows = chunk_rows
         self.attributes = dict(attributes)
-        row_bytes = math.prod(self.row_shape) * np.dtype(dtype).itemsize
-        self.outer_rows = max(1, OUTER_BYTES // (row_bytes * chunk_rows)) * chunk_rows
-        self._buffer = np.empty((self.outer_rows, *self.row_shape), dtype)  # untouched pages cost nothing
         self.files: dict[str, dict[str, int]] = {}
-        """Size and CRC-32C of each file written, by path in the shard."""
+        """Size and CRC-32C of each finished file, by path in the shard."""
+        self._chunk = np.empty((chunk_rows, *self.row_shape), dtype)
+        self._outer_chunks = max(1, OUTER_BYTES // self._chunk.nbytes)
+        self._rows = 0
+        self._file: OuterShardWriter | None = None
         self._array: zarr.Array[Any] | None = None
-        self._written = 0
-        self._filled = 0
 
     def append(self, rows: np.ndarray) -> int:
         """Adds ``(row, *row_shape)``; returns the number of its first row."""
-        first = self._written + self._filled
+        first = self._rows
         while len(rows):
-            free = self.outer_rows - self._filled
-            self._buffer[self._filled : self._filled + len(rows[:free])] = rows[:free]
-            self._filled += len(rows[:free])
-            rows = rows[free:]
-            if self._filled == self.outer_rows:
-                self.flush()
+            filled = self._rows % len(self._chunk)
+            part = rows[: len(self._chunk) - filled]
+            self._chunk[filled : filled + len(part)] = part
+            self._rows += len(part)
+            rows = rows[len(part) :]
+            if self._rows % len(self._chunk) == 0:
+                self._write_chunk()
         return first
 
     def flush(self) -> None:
-        """Writes what is in memory; the last call may leave a partly filled outer shard."""
-        if self._filled == 0:
-            return
-        number, rest = divmod(self._written, self.outer_rows)
-        assert rest == 0, "an outer shard is written once"
-        whole = -(-self._filled // self.chunk_rows) * self.chunk_rows
-        self._buffer[self._filled : whole] = 0
+        """Writes what is in memory, to be called once, at the end: the last file may be smaller than the others."""
+        if filled := self._rows % len(self._chunk):
+            self._chunk[filled:] = 0
+            self._write_chunk()
+        if self._file is not None:
+            self._finish_file(self._file)
+
+    def _write_chunk(self) -> None:
+        with naming(self.shard / self.name):
+            if self._file is None:
+                self._file = OuterShardWriter(self.shard / self._file_name())
+            self._file.write(self._chunk)
+        if len(self._file.starts) == self._outer_chunks:
+            self._finish_file(self._file)
+
+    def _finish_file(self, file: OuterShardWriter) -> None:
         with naming(self.shard / self.name):
             if self._array is None:
-                self._array = self._create()
-            key = self._array.metadata.encode_chunk_key((number, *(0 for _ in self.row_shape)))
-            path = self.shard / self.name / key
+                self._array = self._create(len(file.starts))
             assert self._array.shards is not None
-            chunks = self._array.shards[0] // self.chunk_rows
-            size, crc32c = write_outer_shard(path, self._buffer[:whole], self.chunk_rows, chunks)
-            self.files[f"{self.name}/{key}"] = {"size": size, "crc32c": crc32c}
-            self._written, self._filled = self._written + self._filled, 0
-            self._array.resize((self._written, *self.row_shape))
+            file.finish(self._array.shards[0] // len(self._chunk))
+            self._array.resize((self._rows, *self.row_shape))
+        self.files[self._file_name()] = {"size": file.size, "crc32c": file.crc32c}
+        self._file = None
 
-    def _create(self) -> zarr.Array[Any]:
-        """An outer shard no larger than the array where all of it is here: its index has an entry a chunk."""
-        outer = min(self.outer_rows, -(-self._filled // self.chunk_rows) * self.chunk_rows)
+    def _file_name(self) -> str:
+        """Of the next file, as Zarr's default encoding of chunk keys has it."""
+        return "/".join([self.name, "c", str(len(self.files)), *("0" for _ in self.row_shape)])
+
+    def _create(self, chunks: int) -> zarr.Array[Any]:
+        """The array's metadata. An outer shard is no larger than the first: its index has an entry a chunk."""
+        chunk_rows = len(self._chunk)
         group = zarr.open_group(self.shard, mode="a", zarr_format=3)
         return group.create_array(
             self.name,
             shape=(0, *self.row_shape),
-            dtype=self._buffer.dtype,
-            chunks=(self.chunk_rows, *self.row_shape),
-            shards=(outer, *self.row_shape),
+            dtype=self._chunk.dtype,
+            chunks=(chunk_rows, *self.row_shape),
+            shards=(chunks * chunk_rows, *self.row_shape),
             filters=None,
             compressors=[Crc32cCodec()],
             fill_value=0,

@@ -22,38 +22,53 @@ from storage.keys import checksum
 
 NO_CHUNK = 2**64 - 1
 """Place and size of a chunk that is not there: all zeros."""
+BEGIN_BYTES = 4 * 1024 * 1024
+"""Written between two times that the disk is told to begin."""
 HINT_BYTES = 128 * 1024
 """Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
 
 
-def write_outer_shard(path: Path, rows: np.ndarray, chunk_rows: int, chunks: int) -> tuple[int, int]:
-    """Writes the file of an outer shard; returns its size and its CRC-32C.
+class OuterShardWriter:
+    """Writes the file of an outer shard, a chunk at a time."""
 
-    Args:
-        path: of the file; its folder is made.
-        rows: C-contiguous ``(row, ...)``, whole chunks.
-        chunk_rows: rows of an inner chunk.
-        chunks: inner chunks of a full outer shard; of fewer `rows`, the index says that the others are not there.
-    """
-    index = np.full((chunks, 2), NO_CHUNK, "<u8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = crc = 0
-    with path.open("wb") as file:
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.size = 0
+        """Bytes written."""
+        self.crc32c = 0
+        """Of those."""
+        self.starts: list[tuple[int, int]] = []
+        """Place and size of each chunk."""
+        self._file = path.open("wb")
+        self._begun = 0  # bytes that the disk has been told to write
 
-        def write(piece: np.ndarray) -> None:
-            """The piece and its checksum, as the codec writes it."""
-            nonlocal size, crc
-            for part in (piece, np.array([checksum(piece)], "<u4")):
-                file.write(part.data)
-                size += part.nbytes
-                crc = google_crc32c.extend(crc, part)
+    def write(self, chunk: np.ndarray) -> None:
+        """Adds a chunk, C-contiguous and little-endian."""
+        self.starts.append((self.size, chunk.nbytes + 4))
+        self._write(chunk)
+        if self.size - self._begun >= BEGIN_BYTES:
+            self._begin()
 
-        for i in range(0, len(rows), chunk_rows):
-            chunk = rows[i : i + chunk_rows]
-            index[i // chunk_rows] = size, chunk.nbytes + 4
-            write(chunk)
-        write(index)
-    return size, int(crc)
+    def finish(self, chunks: int) -> None:
+        """Writes the index, for so many chunks; those that were not written are not there."""
+        index = np.full((chunks, 2), NO_CHUNK, "<u8")
+        index[: len(self.starts)] = self.starts
+        self._write(index)
+        self._begin()
+        self._file.close()
+
+    def _begin(self) -> None:
+        """Has the disk begin to write, as Linux does with what it can not drop: syncing will wait for less."""
+        self._file.flush()
+        os.posix_fadvise(self._file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
+
+    def _write(self, data: np.ndarray) -> None:
+        """Data and their checksum, as the codec writes it."""
+        for part in (data, np.array([checksum(data)], "<u4")):
+            self._file.write(part.data)
+            self.size += part.nbytes
+            self.crc32c = int(google_crc32c.extend(self.crc32c, part))
 
 
 def is_plain(array: Any) -> bool:
