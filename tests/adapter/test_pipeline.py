@@ -11,47 +11,16 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 
 from llmdiff import LLMDiffPipeline, load_adapter, unload_adapter
-from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from tests.adapter import tiny
+from tests.adapter.tiny import draw, quiet
 from tests.encoder import tiny_models as models
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle"]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base, an LLM, another LLM, and adapters on each kind of encodings."""
-    root = tmp_path_factory.mktemp("parts")
-    for name in ("llama", "phi"):
-        models.build(name).save_pretrained(root / name)
-        models.tokenizer().save_pretrained(root / name)
-    encoder = Encoder.from_pretrained(root / "llama", EncoderConfig(dtype="float32", max_tokens=20))
-    base = BaseTextEncoder.from_pretrained(tiny.save_base(root / "base"))
-    facts = {"encoder_description": encoder.describe(), "encoder_fingerprint": "f1", "llm": "tiny-llama"}
-    unet = tiny.unet()
-    tiny.adapter(unet, facts, new_weight=0.5, copy_original=False).save(root / "on-llm")
-    tiny.adapter(unet, facts, new_weight=0.5, base_context="clip").save(root / "on-both")
-    control = {"encoder": "base", "encoding_dim": tiny.WIDTH, "encoder_description": base.describe()}
-    tiny.adapter(unet, control, new_weight=0.5).save(root / "control")
-    return {path.name: path for path in root.iterdir()}
-
-
 @pytest.fixture(params=["on-llm", "on-both", "control"])
 def pipe(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LLMDiffPipeline:
     return quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders[request.param], folders["llama"]))
-
-
-def quiet(pipe: Any) -> Any:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def draw(pipe: Any, prompt: Any = "a red circle", seed: int = 0, **options: Any) -> np.ndarray:
-    if "generator" not in options and "latents" not in options:
-        options["generator"] = torch.Generator().manual_seed(seed)
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", **options}
-    return pipe(prompt, **options).images
 
 
 def test_called_like_stable_diffusion(pipe: LLMDiffPipeline) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 
@@ -19,6 +27,30 @@ SD15 = {
     "layers_per_block": 2,
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
+}
+
+SD2 = {**SD15, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
+SDXL_CHANGES = {
+    **SD2_CHANGES,
+    "cross_attention_dim": 2 * WIDTH,
+    "transformer_layers_per_block": (1, 2),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
 }
 
 
@@ -51,7 +83,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, [], model_max_length=TOKENS)
 
 
-def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder(tokenizer: CLIPTokenizer, kind: Any = CLIPTextModel) -> Any:
     torch.manual_seed(2)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -65,7 +97,7 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPTextModel(config).eval()
+    return kind(config).eval()
 
 
 def schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
@@ -84,6 +116,22 @@ def pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     tokenizer = clip_tokenizer()
     parts = (vae(), text_encoder(tokenizer), tokenizer, unet(), schedule(prediction_type), None, None)
     return StableDiffusionPipeline(*parts, requires_safety_checker=False)
+
+
+def xl_pipeline() -> StableDiffusionXLPipeline:
+    one, two = clip_tokenizer(), clip_tokenizer()
+    texts = text_encoder(one), text_encoder(two, CLIPTextModelWithProjection)
+    return quiet(StableDiffusionXLPipeline(vae(), *texts, one, two, unet(**SDXL_CHANGES), schedule()))
+
+
+def controlnet(model: UNet2DConditionModel) -> ControlNetModel:
+    """One that has something to say, and reads the text."""
+    net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 16, 16, 16))
+    torch.manual_seed(5)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return net.eval().requires_grad_(False)
 
 
 def save_base(folder: Path, prediction_type: str = "epsilon") -> Path:
@@ -114,3 +162,17 @@ def inputs(batch: int = 2, tokens: int = 6) -> dict[str, torch.Tensor]:
 
 def predict(model: UNet2DConditionModel, x: dict[str, torch.Tensor], context: torch.Tensor) -> torch.Tensor:
     return model(x["latents"], x["timesteps"], encoder_hidden_states=context).sample
+
+
+def quiet(pipe: Any) -> Any:
+    """A pipeline without bars."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: Any, prompt: Any = "a red circle", seed: int = 0, **options: Any) -> np.ndarray:
+    """Pictures ``(n, 64, 64, 3)`` of two steps."""
+    if "generator" not in options and "latents" not in options:
+        options["generator"] = torch.Generator().manual_seed(seed)
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", **options}
+    return pipe(prompt, **options).images

@@ -1,0 +1,33 @@
+"""Folders of tiny random parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.encoder import Encoder, EncoderConfig
+from tests.adapter import tiny
+from tests.encoder import tiny_models as models
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base, an LLM, another LLM, and adapters on each kind of encodings."""
+    root = tmp_path_factory.mktemp("parts")
+    for name in ("llama", "phi"):
+        models.build(name).save_pretrained(root / name)
+        models.tokenizer().save_pretrained(root / name)
+    encoder = Encoder.from_pretrained(root / "llama", EncoderConfig(dtype="float32", max_tokens=20))
+    base = BaseTextEncoder.from_pretrained(tiny.save_base(root / "base"))
+    facts = {"encoder_description": encoder.describe(), "encoder_fingerprint": "f1", "llm": "tiny-llama"}
+    unet = tiny.unet()
+    tiny.adapter(unet, facts, new_weight=0.5, copy_original=False).save(root / "on-llm")
+    tiny.adapter(unet, facts, new_weight=0.5, base_context="clip").save(root / "on-both")
+    control = {"encoder": "base", "encoding_dim": tiny.WIDTH, "encoder_description": base.describe()}
+    tiny.adapter(unet, control, new_weight=0.5).save(root / "control")
+    xl = tiny.unet(**tiny.SDXL_CHANGES)
+    tiny.adapter(xl, facts, new_weight=0.5, base_context="clip").save(root / "on-xl")
+    tiny.adapter(xl, facts, new_weight=0.5).save(root / "on-xl-llm")
+    return {path.name: path for path in root.iterdir()}
