@@ -9,9 +9,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from llmdiff.adapter import AdapterConfig, LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad, replace
+from llmdiff.adapter.prompts import same_length
 from tests.adapter import tiny
 
 
@@ -34,6 +36,37 @@ def test_size_on_the_real_stable_diffusion_1_5(hidden: int, millions: float) -> 
     assert scalars == 16 * 4
     assert round((attentions + count(adapter.phi.linear)) / 1e6, 1) == millions
     assert count(adapter) == attentions + scalars + count(adapter.phi)
+
+
+@pytest.mark.parametrize(("config", "layers", "millions"), [(tiny.SD2, 16, 52.5), (tiny.SDXL, 70, 549.9)])
+def test_size_on_other_stable_diffusions(config: dict[str, object], layers: int, millions: float) -> None:
+    with torch.device("meta"):
+        adapter = tiny.adapter(UNet2DConditionModel(**config), {"encoding_dim": 2048})
+    assert len(adapter.layers) == layers
+    assert round(count(adapter) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("base_context", ["llm", "clip"])
+@pytest.mark.parametrize("changes", [tiny.SD2_CHANGES, tiny.SDXL_CHANGES], ids=["SD 2", "SDXL"])
+def test_shapes_of_other_stable_diffusions(changes: dict[str, object], base_context: str) -> None:
+    unet, x = tiny.unet(**changes), tiny.inputs()
+    base = torch.randn(2, tiny.TOKENS, unet.config.cross_attention_dim)
+    added = {"text_embeds": torch.randn(2, tiny.WIDTH), "time_ids": torch.ones(2, 6)}
+
+    def predict(context: torch.Tensor) -> torch.Tensor:
+        return unet(x["latents"], x["timesteps"], encoder_hidden_states=context, added_cond_kwargs=added).sample
+
+    frozen = predict(base)
+    adapter = tiny.adapter(unet, base_context=base_context, new_weight=0.5)
+    adapter.install(unet)
+    context = adapter.context(x["encodings"], x["mask"], base if base_context == "clip" else None)
+    predicted = predict(context)
+    assert predicted.isfinite().all()
+    assert not torch.equal(predicted, frozen)
+    adapter.scale = 0.0
+    assert torch.equal(predict(context), frozen) == (base_context == "clip")
+    adapter.uninstall()
+    assert torch.equal(predict(base), frozen)
 
 
 def test_step_zero_with_clip_context_is_the_frozen_unet_bit_for_bit() -> None:
@@ -132,6 +165,36 @@ def test_padding_never_changes_the_output(lengths: list[int], junk: float, clip:
     assert all(torch.equal(clean, soiled) for clean, soiled in zip(*results, strict=True))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
+    negative_lengths=st.lists(st.integers(1, 4), min_size=2, max_size=2),
+    junk=st.sampled_from([0.0, 1.0, -1e30, float("inf"), float("nan")]),
+    bands=st.sampled_from([1, 3]),
+    clip=st.booleans(),
+)
+def test_padding_never_changes_what_guidance_sees(
+    lengths: list[int], negative_lengths: list[int], junk: float, bands: int, clip: bool
+) -> None:
+    """Prompts and negative prompts of other lengths, as a pipeline brings them together."""
+    unet, x = tiny.unet(), tiny.inputs(batch=4)
+    adapter = tiny.adapter(unet, {"bands": bands}, base_context="clip" if clip else "llm", new_weight=0.5)
+    adapter.install(unet)
+
+    def predicted(junk: float) -> torch.Tensor:
+        contexts = []
+        for found, tokens in ((lengths, 6), (negative_lengths, 4)):
+            generator = torch.Generator().manual_seed(tokens)
+            encodings = torch.randn(2, *([bands] if bands > 1 else []), tokens, tiny.HIDDEN, generator=generator)
+            mask = torch.arange(tokens) < torch.tensor(found)[:, None]
+            seen = mask[:, None, :, None] if bands > 1 else mask[..., None]
+            encodings = torch.where(seen, encodings, junk)
+            contexts.append(adapter.context(encodings, mask, x["base"][:2] if clip else None))
+        return tiny.predict(unet, x, torch.cat(same_length(*contexts)))
+
+    assert torch.equal(predicted(0.0), predicted(junk))
+
+
 def test_more_padding_is_the_same_caption() -> None:
     unet, x = tiny.unet(), tiny.inputs()
     adapter = tiny.adapter(unet, new_weight=0.5)
@@ -217,6 +280,40 @@ def test_saved_adapter_loads_and_predicts_the_same(tmp_path) -> None:
     assert torch.equal(tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"])), expected)
 
 
+def test_files_hold_16_bit_matrices_and_whole_scalars(tmp_path) -> None:
+    unet, x = tiny.unet(), tiny.inputs()
+    adapter = tiny.adapter(unet, copy_original=False)
+    adapter.install(unet)
+    expected = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
+    adapter.uninstall()
+    tensors = load_file(adapter.save(tmp_path) / "adapter.safetensors")
+    for name, tensor in adapter.state().items():
+        assert tensors[name].dtype == (torch.float16 if tensor.ndim == 2 else torch.float32)
+        torch.testing.assert_close(tensors[name].float(), tensor, atol=1e-6, rtol=1e-3)
+    loaded = LLMAdapter.load(tmp_path, unet)
+    assert all(torch.equal(tensor, tensors[name].float()) for name, tensor in loaded.state().items())
+    first = (tmp_path / "adapter.safetensors").read_bytes()
+    assert (loaded.save(tmp_path) / "adapter.safetensors").read_bytes() == first
+    loaded.install(unet)
+    found = tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"]))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_16_bits_cannot_hold_stays_whole(tmp_path) -> None:
+    adapter = tiny.adapter(tiny.unet())
+    with torch.no_grad():
+        adapter.phi.linear.weight[0, 0] = 1e6
+    adapter.save(tmp_path)
+    assert torch.equal(LLMAdapter.load(tmp_path, tiny.unet()).phi.linear.weight, adapter.phi.linear.weight)
+
+
+def test_the_file_for_stable_diffusion_1_5_is_of_91_megabytes() -> None:
+    with torch.device("meta"):
+        state = tiny.adapter(UNet2DConditionModel(**tiny.SD15), {"encoding_dim": 2048}).state()
+    size = sum(tensor.numel() * (2 if tensor.ndim == 2 else 4) for tensor in state.values())
+    assert round(size / 1e6) == 91
+
+
 def test_keys_in_the_file_are_module_paths(tmp_path) -> None:
     unet = tiny.unet()
     keys = set(tiny.adapter(unet).state())
@@ -260,6 +357,38 @@ def test_a_unet_with_added_keys_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="plain cross-attention"):
         tiny.adapter(unet)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"addition_embed_type": "text", "encoder_hid_dim": 32, "addition_embed_type_num_heads": 4},
+        {"addition_embed_type": "image"},
+        {"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_proj"},
+        {"class_embed_type": "timestep"},
+        {"dual_cross_attention": True},
+    ],
+    ids=str,
+)
+def test_a_unet_that_reads_text_elsewhere_is_refused(setting: dict[str, object]) -> None:
+    unet = tiny.unet()
+    unet.register_to_config(**setting)
+    with pytest.raises(ValueError, match=f"has {'|'.join(setting)} .*expected None"):
+        tiny.adapter(tiny.unet()).install(unet)
+    with pytest.raises(ValueError, match=f"has {'|'.join(setting)} .*expected None"):
+        tiny.adapter(unet)
+
+
+@pytest.mark.parametrize("paths", ["both", "original", "new"])
+def test_scale_zero_leaves_the_new_path_out(paths: str) -> None:
+    unet, x = tiny.unet(), tiny.inputs()
+    frozen = tiny.predict(unet, x, x["base"])
+    adapter = tiny.adapter(unet, base_context="clip", paths=paths)
+    adapter.install(unet)
+    for parameter in adapter.layers.parameters():
+        parameter.data.fill_(torch.nan)  # not even looked at
+    adapter.scale = 0.0
+    assert torch.equal(tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"], x["base"])), frozen)
 
 
 @pytest.mark.parametrize(
