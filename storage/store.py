@@ -153,9 +153,12 @@ class EncodingStore:
         """Committed rows of a source in a given snapshot of the index."""
         return _rows_of(self.index.cached(snapshot, ROW_COLUMNS), fingerprint, source_hash)
 
-    def reject_rows_in(self, snapshot: Snapshot, fingerprint: str, source_hash: str) -> set[int]:
-        """Rejected rows of a source in a given snapshot of the rejects."""
-        return _rows_of(self.reject_table.cached(snapshot, ROW_COLUMNS), fingerprint, source_hash)
+    def reject_rows_in(
+        self, snapshot: Snapshot, fingerprint: str, source_hash: str, besides: Iterable[str] = ()
+    ) -> set[int]:
+        """Rejected rows of a source in a given snapshot of the rejects; those of some reasons left out."""
+        rejects = self.reject_table.cached(snapshot, (*ROW_COLUMNS, "reason"))
+        return _rows_of(rejects.filter(pc.invert(_is_in(rejects["reason"], besides))), fingerprint, source_hash)
 
     # Reading
 
@@ -185,8 +188,11 @@ class EncodingStore:
         return rows.sort_by([(name, "ascending") for name in order])
 
     def rejects(self) -> pa.Table:
-        """All refused rows, ordered by source and row."""
+        """All refused rows but those that are samples by now, ordered by source and row."""
         rows = self.reject_table.read(self.reject_table.snapshot(), REJECTS.names).cast(REJECTS)
+        of_row = [REJECTS.field(name) for name in ROW_COLUMNS]
+        samples = self.index.read(self.snapshot(), ROW_COLUMNS, pc.field("source").is_valid()).cast(pa.schema(of_row))
+        rows = rows.join(samples, list(ROW_COLUMNS), join_type="left anti")
         return rows.sort_by([(name, "ascending") for name in ("source", "source_hash", "row", "fingerprint")])
 
     # Writing

@@ -19,6 +19,8 @@ TIMEOUT = 20.0
 DEADLINE = 120.0
 """Seconds for the whole of a picture."""
 MAX_BYTES = 64 * 1024**2
+BUSY = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP status codes of a server that may answer later."""
 
 
 def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, Row | BadRow]]:
@@ -35,16 +37,19 @@ def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, 
 
 
 def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes | BadRow:
-    """What a URL gives, or why it gives no picture."""
+    """What a URL gives, or why it gives no picture: "not_fetched", or "no_answer" where asking later may help."""
     try:
         with client.stream("GET", url) as answer:
             if not answer.is_success:
-                return BadRow("not_fetched", f"{url}: HTTP {answer.status_code} {answer.reason_phrase}")
+                reason = "no_answer" if answer.status_code in BUSY else "not_fetched"
+                return BadRow(reason, f"{url}: HTTP {answer.status_code} {answer.reason_phrase}")
             return _read(answer, max_bytes)
     except BadRow as bad:
         return bad
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+    except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL, UnicodeError) as error:
         return BadRow("not_fetched", f"{url}: {type(error).__name__}: {error}")
+    except httpx.HTTPError as error:
+        return BadRow("no_answer", f"{url}: {type(error).__name__}: {error}")
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> bytes:
@@ -54,7 +59,7 @@ def _read(answer: httpx.Response, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             raise BadRow("not_fetched", f"{answer.url}: expected at most {max_bytes} bytes, found more")
         if time.monotonic() > end:
-            raise BadRow("not_fetched", f"{answer.url}: no end after {DEADLINE:.0f} s")
+            raise BadRow("no_answer", f"{answer.url}: no end after {DEADLINE:.0f} s")
     return bytes(data)
 
 

@@ -30,6 +30,7 @@ class Site:
     def __init__(self, url: str) -> None:
         self.url = url
         self.asked: Counter[str] = Counter()
+        self.busy = True
 
 
 @pytest.fixture
@@ -42,7 +43,12 @@ def site() -> Iterator[Site]:
                 self.send_header("Location", self.path.removeprefix("/moved") or "file:///etc/passwd")
                 self.end_headers()
                 return
-            body = {"/a.png": PNG, "/long": bytes(100_000), "/page": b"<html>", "/cut": PNG[:50]}.get(self.path)
+            if self.path == "/busy" and found.busy:
+                self.send_error(503)
+                return
+            body = {"/a.png": PNG, "/busy": PNG, "/long": bytes(100_000), "/page": b"<html>", "/cut": PNG[:50]}.get(
+                self.path
+            )
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(PNG if self.path == "/cut" else body or b"")))
             self.end_headers()
@@ -68,24 +74,25 @@ def test_a_picture_is_fetched(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "detail"),
+    ("url", "reason", "detail"),
     [
-        ("{site}/gone", "/gone: HTTP 404 Not Found"),
-        ("{site}/long", "/long: expected at most 50000 bytes, found more"),
-        ("{site}/cut", "RemoteProtocolError: "),
-        ("{site}/moved", "UnsupportedProtocol: "),
-        ("http://127.0.0.1:9/a.png", "ConnectError: "),
-        ("file:///etc/passwd", "UnsupportedProtocol: "),
-        ("ftp://x/a.png", "UnsupportedProtocol: "),
-        ("http://x:port/a.png", "InvalidURL: "),
-        ("http://" + "x" * 300 + "/", "Error: "),
+        ("{site}/gone", "not_fetched", "/gone: HTTP 404 Not Found"),
+        ("{site}/long", "not_fetched", "/long: expected at most 50000 bytes, found more"),
+        ("{site}/busy", "no_answer", "/busy: HTTP 503 Service Unavailable"),
+        ("{site}/cut", "no_answer", "RemoteProtocolError: "),
+        ("{site}/moved", "not_fetched", "UnsupportedProtocol: "),
+        ("http://127.0.0.1:9/a.png", "no_answer", "ConnectError: "),
+        ("file:///etc/passwd", "not_fetched", "UnsupportedProtocol: "),
+        ("ftp://x/a.png", "not_fetched", "UnsupportedProtocol: "),
+        ("http://x:port/a.png", "not_fetched", "InvalidURL: "),
+        ("http://" + "x" * 300 + "/", "not_fetched", "Error: "),
     ],
 )
-def test_what_gives_no_picture_says_why(site: Site, url: str, detail: str) -> None:
+def test_what_gives_no_picture_says_why(site: Site, url: str, reason: str, detail: str) -> None:
     with httpx.Client(follow_redirects=True) as client:
         found = fetch(client, url.format(site=site.url), max_bytes=50_000)
     assert isinstance(found, BadRow)
-    assert found.reason == "not_fetched"
+    assert found.reason == reason
     assert detail in found.detail
 
 
@@ -112,3 +119,19 @@ def test_each_url_is_asked_once_and_none_again_by_a_second_run(
     table = {"URL": [*urls, f"{site.url}/long"], "TEXT": ["a cat", "a dog", "x", "y", "z"]}
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
     assert encode_shard(store, open_source(tmp_path / "b.parquet")[0], recipe).rejected["broken_image"] == 2
+
+
+def test_a_server_that_is_busy_is_asked_again_by_the_next_run(
+    site: Site, store: EncodingStore, recipe: Recipe, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"url": [f"{site.url}/busy"], "text": ["a cat"]}), tmp_path / "a.parquet")
+
+    def run() -> tuple[int, int, dict[str, int]]:
+        report = encode_shard(store, open_source(tmp_path / "a.parquet")[0], recipe)
+        return report.known, report.samples, dict(report.rejected)
+
+    assert [run(), run()] == [(0, 0, {"no_answer": 1})] * 2
+    assert store.rejects()["reason"].to_pylist() == ["no_answer"]
+    site.busy = False
+    assert [run(), run()] == [(0, 1, {}), (1, 0, {})]
+    assert len(store.rejects()) == 0

@@ -27,6 +27,8 @@ ROWS_AT_ONCE = 256
 """Rows whose pictures are held in memory together, and whose captions the encoder sorts into batches."""
 PICTURES_AT_ONCE = 16
 """Pictures that the autoencoder takes at once."""
+TRY_AGAIN = ("no_answer",)
+"""Reasons that may have gone by the next run; the others are final."""
 EXAMPLES = 5
 """Refused rows of a shard that its report spells out; the store's rejects have them all."""
 
@@ -51,7 +53,8 @@ def encode_shard(
     if source.has_pictures and recipe.latents is None:
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     samples = store.sample_rows_in(store.snapshot(), recipe.fingerprint, source.content_hash)
-    bad = store.reject_rows_in(store.reject_table.snapshot(), recipe.fingerprint, source.content_hash)
+    rejects = store.reject_table.snapshot()
+    bad = store.reject_rows_in(rejects, recipe.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | bad
     report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
     progress(report.known)

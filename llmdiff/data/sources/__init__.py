@@ -48,8 +48,8 @@ EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
 def open_source(path: str | Path) -> list[SourceShard]:
     """The shards of a file, or of all files of a folder in the order of their names.
 
-    A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is a
-    text file (a README, say) in a folder that holds other data.
+    A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is
+    a text file (a README, say) in a folder that holds other data.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
