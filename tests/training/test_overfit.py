@@ -1,7 +1,7 @@
 """A tiny U-Net and its adapter learn 8 images by heart, through the library's own reader, objective and sampler.
 
-Bounds, where the images' variance is 1: the loss falls from 1.05 to below 0.08 (mean of the last 20 steps), and every
-image drawn from noise is within a mean squared error of 0.05 of its caption's, and of no other's.
+Bounds, where the images' variance is 1: the loss falls from 1.1 to below 0.08 (mean of the last 20 steps), and every
+image drawn from noise is within a mean squared error of 0.1 of its caption's, and of no other's.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def test_eight_images_are_learned_by_heart(config: TrainConfig) -> None:
         drawn = validation.denoise(unet, validation.context(objective.adapter, unet))
     distances = torch.stack([(drawn - images[row]).square().mean((1, 2, 3)) for row in range(IMAGES)])  # (image, drawn)
     assert torch.equal(distances.argmin(0), torch.arange(IMAGES))
-    assert distances.diagonal().max() < 0.05
+    assert distances.diagonal().max() < 0.1
 
 
 def double(batch: Batch) -> Batch:

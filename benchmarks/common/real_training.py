@@ -1,0 +1,145 @@
+"""Stable Diffusion 1.5's real U-Net with random weights, stores made for it, and real training processes on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from infra.launch import launch_command, launch_environment
+from llmdiff.training import TrainConfig
+from storage import EncodingStore, Sample, caption_hash
+from storage.reader import Batch
+
+ROOT = Path(__file__).parents[2]
+SHAPES = runpy.run_path(str(ROOT / "tests" / "real_shapes.py"))  # the real configurations that the tests use
+SMALL = {"block_out_channels": (32, 64, 64, 64), "norm_num_groups": 8}  # over the real one, to try the script
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+WORKER = "llmdiff.training.worker"
+
+
+def make_unet(quick: bool, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
+    """The U-Net, frozen; 860 M parameters, 3.4 GB in float32. With `quick` a small one of the same layout."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**{**SHAPES["UNET"], **(SMALL if quick else {})})
+    unet = torch.nn.Module.to(unet, dtype).to_empty(device=device)  # diffusers' own `to` warns
+    torch.manual_seed(0)
+    SHAPES["fill"](unet)
+    return unet.requires_grad_(False).eval()
+
+
+def save_base(folder: Path, quick: bool) -> Path:
+    """What training reads of a base: U-Net and schedule."""
+    make_unet(quick, torch.float16, torch.device("cpu")).save_pretrained(folder / "unet")
+    DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def make_store(folder: Path, samples: int, side: int, width: int, tokens: Sequence[int]) -> str:
+    """A store of random encodings `width` wide, as long as `tokens` says in turn, and latents; its fingerprint."""
+    rng = np.random.default_rng(0)
+    store = EncodingStore.create(folder)
+    fingerprint = store.register_fingerprint({"kind": "llm", "bands": 1, "width": width})
+    with store.writer(fingerprint=fingerprint) as writer:
+        writer.add_encoding(caption_hash(""), random_bits(rng, 1, width))
+        for row in range(samples):
+            caption = f"caption {row}"
+            writer.add_encoding(caption_hash(caption), random_bits(rng, tokens[row % len(tokens)], width))
+            writer.add_latent(f"latent {row}", rng.standard_normal((4, side, side), np.float32).astype(np.float16))
+            sample = {"caption": caption, "caption_hash": caption_hash(caption), "latent_key": f"latent {row}"}
+            writer.add_sample(Sample(**sample, fingerprint=fingerprint, source="made", source_hash="0", row=row))
+    return str(fingerprint)
+
+
+def random_bits(rng: np.random.Generator, tokens: int, width: int) -> np.ndarray:
+    """bfloat16 bits of normal numbers."""
+    values = torch.from_numpy(rng.standard_normal((tokens, width), np.float32))
+    return values.bfloat16().view(torch.uint16).numpy()
+
+
+def make_batch(size: int, side: int, width: int, tokens: int) -> Batch:
+    """A batch in memory, as the reader gives it."""
+    return Batch(
+        encodings=torch.randn(size, tokens, width).bfloat16(),
+        mask=torch.ones(size, tokens, dtype=torch.bool),
+        base_encodings=None,
+        base_mask=None,
+        latents=torch.randn(size, 4, side, side).half(),
+        caption_hashes=[str(i) for i in range(size)],
+        rows=[("made", i) for i in range(size)],
+        position=size,
+    )
+
+
+# Training processes
+
+
+@dataclass
+class Training:
+    """A run of the real worker, watched from outside through its log and ``/proc``."""
+
+    config: TrainConfig
+    processes: int = 1
+    child: subprocess.Popen[bytes] = field(init=False)
+
+    def __enter__(self) -> Training:
+        output = Path(self.config.output)
+        arguments = ["--config", str(self.config.write(output.with_suffix(".json")))]
+        command = [sys.executable, "-m", WORKER, *arguments]
+        if self.processes > 1:
+            command = launch_command(WORKER, arguments, self.processes)
+        environment = launch_environment() | {"OMP_NUM_THREADS": str(self.config.threads)}
+        with output.with_suffix(".log").open("wb") as log:
+            self.child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kills the run, as a power cut would; its files stay."""
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 900) -> None:
+        """RuntimeError where the run ends or time is up before `ready`."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            ended = self.child.poll() is not None
+            if (ended and not ready()) or time.monotonic() > deadline:
+                log = Path(self.config.output).with_suffix(".log").read_text(errors="replace")
+                raise RuntimeError(f"{self.config.output}: {'ended' if ended else 'too slow'}:\n{log[-3000:]}")
+            time.sleep(0.02)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The log's complete rows."""
+        path = Path(self.config.output) / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def step_seconds(self, row: dict[str, Any]) -> float:
+        """What the steps of a row took, each."""
+        samples = self.config.batch_size * self.config.accumulate * self.processes
+        return samples / row["samples_per_second"]
+
+    def reset_peak(self) -> None:
+        """The resident set's high-water mark starts anew."""
+        Path(f"/proc/{self.child.pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """The most bytes resident since then."""
+        status = Path(f"/proc/{self.child.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        assert found is not None
+        return int(found.group(1)) * 1024
