@@ -34,6 +34,26 @@ class EncoderKind(StrEnum):
     base = "base"
 
 
+class Scheduler(StrEnum):
+    """The samplers of `generate`."""
+
+    ddim = "ddim"
+    dpm = "dpm++"
+    euler = "euler"
+    euler_a = "euler-a"
+    lcm = "lcm"
+    pndm = "pndm"
+    unipc = "unipc"
+
+
+class DType(StrEnum):
+    """Floating-point types."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 Diffusion = Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")]
 Store = Annotated[str, typer.Option(help="Folder of the encoding store, or s3://bucket/prefix.")]
 Config = Annotated[Path | None, typer.Option(help="YAML or JSON file of settings.")]
@@ -166,17 +186,28 @@ def generate(
     llm: AdapterLLM = None,
     diffusion: AdapterBase = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first picture's noise; the next one has the next.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 30,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
+    negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    scale: Annotated[float, typer.Option(help="How much of the adapter: 1 as trained, 0 none.")] = 1.0,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    scheduler: Annotated[Scheduler | None, typer.Option(help="Sampler; default: the base model's own.")] = None,
+    dtype: Annotated[DType, typer.Option(help="Of base model and adapter.")] = DType.float32,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 4,
 ) -> None:
-    """Draw prompts with and without the adapter, from the same seeds."""
+    """Draw prompts with and without the adapter, from the same seeds; each PNG holds its settings."""
     texts = [*prompt, *(read_lines(prompts) if prompts is not None else [])]
     start_engine()
     from pipelines.generate import generate_flow
 
     folder = str(output) if output is not None else None
-    result = generate_flow(texts, adapter, llm, diffusion, folder, seed, steps, guidance)
+    result = generate_flow(
+        *(texts, adapter, llm, diffusion, folder, seed, steps, guidance, negative, scale, count),
+        scheduler=scheduler.value if scheduler is not None else None,
+        dtype=dtype.value,
+        batch=batch,
+    )
     print(f"{result.prompts} prompts with and without the adapter: {result.sheet} ({result.seconds:.0f} s)")
 
 

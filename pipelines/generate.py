@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
@@ -17,6 +17,17 @@ from pipelines.progress import advance, progress, quieten_loading
 from pipelines.sheet import contact_sheet, save_png
 
 CANDIDATE = f"models:/{MODEL}@candidate"
+DType = Literal["float32", "bfloat16", "float16"]
+Scheduler = Literal["ddim", "dpm++", "euler", "euler-a", "lcm", "pndm", "unipc"]
+SCHEDULERS: dict[Scheduler, str] = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
 
 
 class GenerateResult(BaseModel):
@@ -41,6 +52,12 @@ def generate_flow(
     seed: int = 0,
     steps: int = 30,
     guidance: float = 5.0,
+    negative: str = "",
+    scale: float = 1.0,
+    count: int = 1,
+    scheduler: Scheduler | None = None,
+    dtype: DType = "float32",
+    batch: int = 4,
 ) -> GenerateResult:
     """Draws every prompt with the base model and with the adapter, from the same noise, onto one sheet.
 
@@ -50,24 +67,48 @@ def generate_flow(
         llm: folder or name of the LLM; None takes what was recorded when the adapter was registered.
         diffusion: folder or name of the base model; None takes the one that the adapter was trained on.
         output: folder for the pictures; None makes one below the folder of runs.
-        seed: of the first prompt; the next prompt has the next seed.
+        seed: of the first picture; the next one has the next seed, whatever the batch.
         steps: of sampling.
         guidance: classifier-free guidance scale.
+        negative: what not to draw.
+        scale: how much of the adapter: 1 is as trained, 0 the original attention alone.
+        count: pictures of each prompt.
+        scheduler: one of `SCHEDULERS`; None takes the base model's own.
+        dtype: of the base model and the adapter: float32, bfloat16 or float16.
+        batch: pictures drawn at once.
     """
     start = time.perf_counter()
     if not prompts:
         raise ValueError("prompts: expected at least one, found none")
     folder = Path(output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
+    sampling = Sampling(
+        seed=seed, steps=steps, guidance=guidance, negative=negative, scale=scale, scheduler=scheduler, dtype=dtype
+    )
     source = resolve_adapter(adapter, llm, diffusion)
-    with progress("generate", 2 * len(prompts), "picture"):
+    wanted = [prompt for prompt in prompts for _ in range(count)]
+    with progress("generate", 2 * len(wanted), "picture"):
         # The adapter first: where it doesn't fit the models, that shows before a picture is drawn.
-        adapted = draw(source, True, prompts, folder / "adapter", seed, steps, guidance)
-        base = draw(source, False, prompts, folder / "base", seed, steps, guidance)
-    sheet = write_sheet(prompts, base, adapted, folder / "sheet.png")
+        adapted = draw(source, True, wanted, folder / "adapter", sampling, batch)
+        base = draw(source, False, wanted, folder / "base", sampling, batch)
+    sheet = write_sheet(wanted, base, adapted, folder / "sheet.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
         output=str(folder), sheet=str(sheet), adapter=source.adapter, prompts=len(prompts), seconds=seconds
     )
+
+
+class Sampling(BaseModel):
+    """How pictures are drawn; see `generate_flow`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    steps: int = Field(default=30, ge=1)
+    guidance: float = 5.0
+    negative: str = ""
+    scale: float = 1.0
+    scheduler: Scheduler | None = None
+    dtype: DType = "float32"
 
 
 class Source(BaseModel):
@@ -93,29 +134,60 @@ def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Sou
 
 
 @task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
-def draw(
-    source: Source, adapted: bool, prompts: list[str], folder: Path, seed: int, steps: int, guidance: float
-) -> list[Path]:
-    """One picture a prompt, written as it is drawn."""
-    pipe = load_pipeline(source, adapted)
+def draw(source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int) -> list[Path]:
+    """One picture a prompt, written as it is drawn, with its settings in it."""
+    pipe = load_pipeline(source, adapted, sampling.dtype, sampling.scheduler)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, prompt in enumerate(prompts):
-        drawn = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise(seed + number))
-        paths.append(save_png(drawn.images[0], folder / f"{number:04d}.png"))
-        advance(1)
+    paths: list[Path] = []
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        seeds = range(sampling.seed + start, sampling.seed + start + len(some))
+        drawn = pipe(
+            some,
+            negative_prompt=[sampling.negative] * len(some),
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            generator=[noise(seed) for seed in seeds],
+            adapter_scale=sampling.scale if adapted else None,
+        )
+        for image, prompt, seed in zip(drawn.images, some, seeds, strict=True):
+            settings = {"prompt": prompt, **describe(source, adapted, sampling, pipe), "seed": seed}
+            paths.append(save_png(image, folder / f"{len(paths):04d}.png", settings))
+        advance(len(some))
     return paths
 
 
-def load_pipeline(source: Source, adapted: bool) -> Any:
+def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> dict[str, Any]:
+    """What a picture depends on besides its prompt and seed."""
+    from llmdiff import __version__
+
+    settings = {
+        "negative prompt": sampling.negative,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "scheduler": type(pipe.scheduler).__name__,
+        "dtype": sampling.dtype,
+        "base": source.diffusion,
+        "llmdiff": __version__,
+    }
+    if adapted:
+        settings |= {"adapter": source.adapter, "scale": sampling.scale, "LLM": source.llm}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", scheduler: Scheduler | None = None) -> Any:
     """The base model's pipeline, with the adapter in it or as it was loaded."""
+    import diffusers
     import torch
 
     from llmdiff.pipeline import LLMDiffPipeline
 
     quieten_loading()
     adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
-    pipe = LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, safety_checker=None)
+    options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
+    pipe = LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, **options)
+    if scheduler is not None:
+        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from storage.files import write_file
 
@@ -46,9 +48,11 @@ def contact_sheet(
     return sheet
 
 
-def save_png(image: Image.Image, path: Path) -> Path:
-    """Writes a picture whole or not at all, and returns where."""
-    data = io.BytesIO()
-    image.save(data, "PNG")
+def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> Path:
+    """Writes a picture whole or not at all, and returns where; `settings` go into its text metadata."""
+    data, about = io.BytesIO(), PngInfo()
+    for name, value in (settings or {}).items():
+        about.add_text(name, str(value))
+    image.save(data, "PNG", pnginfo=about)
     write_file(path, data.getvalue())
     return path

@@ -1,0 +1,104 @@
+"""What `llmdiff generate` draws, and what its files say."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import llmdiff
+from pipelines import cli
+from pipelines import generate as module
+from pipelines.generate import SCHEDULERS, DType, Sampling, Scheduler, Source, draw, load_pipeline
+
+PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle", "kreis, größer als 紅"]
+
+
+@pytest.fixture
+def source(folders: dict[str, Path]) -> Source:
+    parts = {"adapter": folders["on-llm"], "llm": folders["llama"], "diffusion": folders["base"]}
+    return Source(**{name: str(folder) for name, folder in parts.items()})
+
+
+def pictures(paths: list[Path]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in paths])
+
+
+def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
+    sampling = Sampling(seed=5, steps=2, guidance=3.0, negative="a square", scale=0.7, scheduler="unipc")
+    paths = draw.fn(source, True, PROMPTS, tmp_path, sampling, 2)
+    assert [path.name for path in paths] == ["0000.png", "0001.png", "0002.png"]
+    assert Image.open(paths[2]).text == {
+        "prompt": PROMPTS[2],
+        "negative prompt": "a square",
+        "seed": "7",
+        "steps": "2",
+        "guidance": "3.0",
+        "scheduler": "UniPCMultistepScheduler",
+        "dtype": "float32",
+        "base": source.diffusion,
+        "adapter": source.adapter,
+        "scale": "0.7",
+        "LLM": source.llm,
+        "llmdiff": llmdiff.__version__,
+    }
+    (base,) = draw.fn(source, False, PROMPTS[:1], tmp_path / "base", sampling, 2)
+    assert {"adapter", "scale", "LLM"}.isdisjoint(Image.open(base).text)
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("scheduler", [None, "euler-a"])
+def test_a_picture_is_the_same_whatever_the_batch(
+    source: Source, tmp_path: Path, adapted: bool, scheduler: Scheduler | None
+) -> None:
+    """But for the last bit, which matrix products of other sizes round differently."""
+    sampling = Sampling(steps=2, scheduler=scheduler)
+    one, three = (pictures(draw.fn(source, adapted, PROMPTS, tmp_path / str(n), sampling, n)) for n in (1, 3))
+    assert np.abs(one - three).max() <= 1
+    again = pictures(
+        draw.fn(source, adapted, PROMPTS[1:2], tmp_path / "own", sampling.model_copy(update={"seed": 1}), 1)
+    )
+    assert np.array_equal(again[0], one[1])
+
+
+def test_scale_and_negative_prompt_matter(source: Source, tmp_path: Path) -> None:
+    drawn = [
+        pictures(draw.fn(source, True, PROMPTS[:1], tmp_path, Sampling(steps=2, **options), 1))
+        for options in ({}, {"scale": 0.0}, {"negative": "a green square"}, {"dtype": "bfloat16"})
+    ]
+    assert len({found.tobytes() for found in drawn}) == 4
+
+
+@pytest.mark.parametrize("name", get_args(Scheduler))
+def test_every_scheduler_is_there(source: Source, name: Scheduler) -> None:
+    assert type(load_pipeline(source, False, scheduler=name).scheduler).__name__ == SCHEDULERS[name]
+
+
+def test_the_command_line_offers_what_there_is() -> None:
+    assert [one.value for one in cli.Scheduler] == list(get_args(Scheduler)) == list(SCHEDULERS)
+    assert [one.value for one in cli.DType] == list(get_args(DType))
+
+
+def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    result = module.GenerateResult(output="o", sheet="s", adapter="a", prompts=1, seconds=0)
+    signature = inspect.signature(module.generate_flow.fn)
+
+    def record(*args: Any, **kwargs: Any) -> module.GenerateResult:
+        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+        return result
+
+    monkeypatch.setattr(module, "generate_flow", record)
+    monkeypatch.setattr(cli, "start_engine", lambda: None)
+    options = {"seed": 3, "steps": 4, "guidance": 2.5, "scale": 0.5, "count": 2, "batch": 8}
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    given += ["--scheduler", "dpm++", "--dtype", "bfloat16", "--negative", "blurred"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["generate", "--prompt", "x", *given])
+    assert left.value.code == 0
+    expected = {**options, "scheduler": "dpm++", "dtype": "bfloat16", "negative": "blurred", "prompts": ["x"]}
+    assert {name: calls[0][name] for name in expected} == expected
