@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
@@ -46,12 +49,13 @@ def run_workers(
         module: what each process runs, as ``python -m`` would.
         arguments: of the module.
         processes: how many, on this machine.
-        log: gets everything they print.
+        log: gets everything they print. Their standard input stays open while this process lives, however it ends.
         poll: called every `interval` seconds and once at the end, to report progress.
         interval: seconds.
 
     Raises:
-        LaunchError: a process failed. An exception in this process (Ctrl-C, a cancelled flow) ends the workers first.
+        LaunchError: a process failed. An exception in this process (Ctrl-C, a cancelled flow) ends the workers first;
+            LaunchError too where they had to be killed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -59,7 +63,7 @@ def run_workers(
         child = subprocess.Popen(
             launch_command(module, arguments, processes),
             env=launch_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own process group, so that all of it can be ended at once
@@ -70,12 +74,38 @@ def run_workers(
                 time.sleep(interval)
             poll()
         finally:
-            end_group(child)
+            if not end_workers(child):
+                raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
     if child.returncode != 0:
         printed = log.read_bytes()[start:].decode(errors="replace")
         failure = LaunchError(error_of(printed, child.returncode, log))
         failure.add_note(f"What the training processes printed ({log}):\n{printed}")  # shown with a traceback alone
         raise failure
+
+
+def end_workers(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> bool:
+    """Asks the workers below DeepSpeed's launcher to end, waits, and kills what is left; False where that was needed.
+
+    The launcher itself is not asked: it would kill the workers after 30 seconds.
+    """
+    deadline = time.monotonic() + grace
+    asked: set[int] = set()
+    while child.poll() is None and time.monotonic() < deadline:
+        for pid in set(workers_of(child.pid)) - asked:
+            asked.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        time.sleep(0.05)
+    in_time = child.poll() is not None
+    end_group(child, grace=0.0 if not in_time else deadline - time.monotonic())
+    return in_time
+
+
+def workers_of(runner: int) -> list[int]:
+    """The processes that DeepSpeed's runner started by way of its launcher."""
+    with suppress(psutil.NoSuchProcess):
+        return [worker.pid for launcher in psutil.Process(runner).children() for worker in launcher.children()]
+    return []
 
 
 def end_group(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -150,28 +151,49 @@ def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
 def train(
     store: Store,
     diffusion: Diffusion,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run; an unfinished one goes on.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: one for these settings. An unfinished one goes on.")
+    ] = None,
+    restart: Annotated[bool, typer.Option(help="Remove what the run left, and begin again.")] = False,
     encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings to train on.")] = EncoderKind.llm,
     fingerprint: Annotated[str | None, typer.Option(help="Which encodings, where there are several.")] = None,
-    store_version: Annotated[int | None, typer.Option(help="Snapshot of the store; default: the newest.")] = None,
+    store_version: Annotated[
+        int | None, typer.Option(help="Snapshot of the store; default: the newest at the start.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
     llm: Annotated[str | None, typer.Option(help="Recorded with the adapter, for `generate` to find.")] = None,
+    llm_revision: Annotated[str | None, typer.Option(help="Its commit on the hub; default: the cached one.")] = None,
     register: Annotated[bool, typer.Option(help="Make it a version in the registry, alias candidate.")] = True,
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> None:
-    """Train an adapter on the store's encodings, and register it."""
+    """Train an adapter on the store's encodings, and register it; the same command goes on where it was cut short."""
     from pipelines.settings import read_settings
 
+    end_well_on_sigterm()
     settings = read_settings(config, set_)
     start_engine()
-    from pipelines.train import train_flow
+    from pipelines.train import registered_before, train_flow
 
     folder = str(output) if output is not None else None
-    result = train_flow(store, diffusion, folder, encoder.value, fingerprint, store_version, processes, settings)
+    result = train_flow(
+        store,
+        diffusion,
+        folder,
+        encoder.value,
+        fingerprint,
+        store_version,
+        processes,
+        settings,
+        llm=llm,
+        llm_revision=llm_revision,
+        restart=restart,
+    )
+    if result.before:
+        print(f"finished before, on version {result.store_version} of the store; --restart begins again")
     print(f"adapter: {result.adapter} ({result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s)")
     print(f"MLflow run: {result.run_id}")
-    if register:
+    if register and not registered_before(result):
         from pipelines.register import register_flow
 
         registered = register_flow(result.adapter, result.run_id, llm=llm)
@@ -269,6 +291,16 @@ def doctor() -> None:
         print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
     if not all(finding.fine for finding in findings):
         raise typer.Exit(1)
+
+
+def end_well_on_sigterm() -> None:
+    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save."""
+
+    def end(*_: Any) -> None:
+        print("stopped by SIGTERM: the same command goes on")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def start_engine() -> None:

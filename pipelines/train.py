@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +18,15 @@ from infra.launch import LaunchError, run_workers
 from infra.local import home
 from infra.tracking import RowReader, TrackedRun, tracked_run
 from llmdiff.folders import check_base
-from llmdiff.training.config import TrainConfig
+from llmdiff.training.checkpoint import complete, read_state
+from llmdiff.training.config import FREE, TrainConfig
+from llmdiff.training.lock import locked
 from pipelines.progress import progress
 from pipelines.settings import one_line
 from storage import EncodingStore
+
+RUN_ID = "mlflow-run"
+"""File of a run's folder with the id of its MLflow run."""
 
 
 class TrainResult(BaseModel):
@@ -35,6 +43,8 @@ class TrainResult(BaseModel):
     steps: int
     loss: float
     seconds: float
+    before: bool = False
+    """Whether an earlier call had finished it."""
 
 
 @flow(name="train")
@@ -47,24 +57,34 @@ def train_flow(
     store_version: int | None = None,
     processes: int = 1,
     settings: dict[str, Any] | None = None,
+    llm: str | None = None,
+    llm_revision: str | None = None,
+    restart: bool = False,
 ) -> TrainResult:
-    """Trains an adapter; run again with the same output, it goes on from the last checkpoint.
+    """Trains an adapter; run again in the same way, it goes on from the last checkpoint, or finds it finished.
 
     Args:
         store: folder of the encoding store.
         diffusion: folder or name of the base diffusion model.
-        output: folder of the run; None makes one below the folder of runs.
+        output: folder of the run; None is one below the folder of runs, the same one for the same arguments.
         encoder: whose encodings: "llm", or "base" for the control.
         fingerprint: which encodings, where the store has several of that kind.
-        store_version: the snapshot to train on; None pins the newest.
+        store_version: the snapshot to train on; None is the one that the run began with, or the newest.
         processes: on this machine.
         settings: of `llmdiff.training.config.TrainConfig`: steps, batch_size, learning_rate, ...
+        llm: name or folder of the LLM behind the encodings, recorded with the adapter.
+        llm_revision: its commit on the hub; None finds it in the hub's cache.
+        restart: removes what the run left, and begins again.
     """
     start = time.perf_counter()
-    config = resolve_config(store, diffusion, output, encoder, fingerprint, store_version, settings)
-    run_id = train_adapter(config, processes)
-    keep_samples(config, run_id)
-    result = train_result(config, run_id, time.perf_counter() - start)
+    settings = {"llm": llm or "", "llm_revision": llm_revision or hub_revision(llm), **(settings or {})}
+    settings = settings if "epochs" in settings else {"steps": 1000, **settings}
+    config = resolve_config(store, diffusion, output, encoder, fingerprint, store_version, settings, processes, restart)
+    finished = finished_run(config, processes)
+    if finished is None:
+        run_id = train_adapter(config, processes)
+        keep_samples(config, run_id)
+    result = train_result(config, finished or run_id, time.perf_counter() - start, finished is not None)
     show(result)
     return result
 
@@ -77,26 +97,78 @@ def resolve_config(
     encoder: Literal["llm", "base"],
     fingerprint: str | None,
     store_version: int | None,
-    settings: dict[str, Any] | None,
+    settings: dict[str, Any],
+    processes: int,
+    restart: bool,
 ) -> TrainConfig:
-    """The whole configuration, with the snapshot and the encodings it is to read pinned."""
-    settings = {"steps": 1000, **(settings or {})} if "epochs" not in (settings or {}) else dict(settings or {})
-    opened = EncodingStore.open(store, version=store_version)
+    """The whole configuration, with the folder, the snapshot and the encodings it is to read pinned."""
     check_base(diffusion, "unet", "scheduler")
-    adapter = settings.get("adapter")
-    if isinstance(adapter, dict) and adapter.get("base_context") == "clip":
-        settings.setdefault("base_fingerprint", find_fingerprint(opened, "base", None))
-    named = {
-        "store": store,
+    named = {"store": store, "store_version": store_version, "fingerprint": fingerprint or "", "base": diffusion}
+    draft = checked({**settings, **named, "output": output or ""})
+    folder = Path(output) if output is not None else home() / "train" / run_name(draft, encoder, processes)
+    if restart:
+        clear(folder)
+    opened = EncodingStore.open(store, version=pinned_version(folder, store_version))
+    found = {
         "store_version": opened.version,
         "fingerprint": find_fingerprint(opened, encoder, fingerprint),
-        "base": diffusion,
-        "output": output or str(home() / "train" / time.strftime("%Y%m%d-%H%M%S")),
+        "output": str(folder),
     }
+    if draft.adapter.base_context == "clip":
+        found["base_fingerprint"] = find_fingerprint(opened, "base", draft.base_fingerprint or None)
+    return draft.model_copy(update=found)
+
+
+def checked(settings: dict[str, Any]) -> TrainConfig:
+    """A configuration whose fingerprints may be missing yet; ValueError naming the settings that are wrong."""
+    adapter = settings.get("adapter")
+    if isinstance(adapter, dict) and adapter.get("base_context") == "clip":
+        settings = {"base_fingerprint": "", **settings}
     try:
-        return TrainConfig(**{**settings, **named})
+        return TrainConfig(**settings)
     except ValidationError as error:
         raise ValueError(f"training settings: {one_line(error, TrainConfig)}") from error
+
+
+def run_name(draft: TrainConfig, encoder: str, processes: int) -> str:
+    """A folder's name for a run: the same for all that may go on with it."""
+    settings = draft.model_dump(mode="json", exclude=set(FREE))
+    settings |= {"encoder": encoder, "samples": draft.batch_size * draft.accumulate * processes}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{draft.store.rstrip('/').rpartition('/')[2]}-{encoder}-{digest[:8]}"
+
+
+def pinned_version(folder: Path, wanted: int | None) -> int | None:
+    """The snapshot that a run began with, if it did; ValueError where another one is wanted."""
+    path = folder / "request.json"
+    began = TrainConfig.read(path).store_version if path.exists() else wanted
+    if wanted not in (None, began):
+        raise ValueError(
+            f"{folder}: the run began with store version {began}, found {wanted}: leave the version out to go on, "
+            "restart, or use another output"
+        )
+    return began
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run left, and nothing else."""
+    if not folder.exists():
+        return
+    with locked(folder):
+        for name in ("checkpoints", "samples", "adapter", "adapter-raw"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("config.json", "request.json", "metrics.jsonl", "train.log", RUN_ID):
+            (folder / name).unlink(missing_ok=True)
+
+
+def hub_revision(llm: str | None) -> str:
+    """The commit of a hub model in this machine's cache, where `encode` left it; empty for a folder."""
+    if llm is None or Path(llm).exists():
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(llm, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str:
@@ -109,6 +181,17 @@ def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str
     return found[0]
 
 
+def finished_run(config: TrainConfig, processes: int) -> str | None:
+    """The MLflow run of a run that has its result; None where there is something left to do."""
+    folder = Path(config.output)
+    config.check_same(folder / "config.json")
+    if not (folder / "adapter" / "adapter.safetensors").exists() or not (folder / RUN_ID).exists():
+        return None
+    for last in complete(folder / "checkpoints")[-1:]:
+        read_state(last).check_batch(config, processes)
+    return (folder / RUN_ID).read_text().strip()
+
+
 @task(name="train adapter", cache_policy=NO_CACHE)
 def train_adapter(config: TrainConfig, processes: int) -> str:
     """Runs the training processes, followed by MLflow; returns the MLflow run's id."""
@@ -117,10 +200,16 @@ def train_adapter(config: TrainConfig, processes: int) -> str:
     reader = RowReader(output / "metrics.jsonl")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
+        (output / RUN_ID).write_text(f"{run.run_id}\n")
         with progress("train", config.steps, "step") as bar:
             run_workers(
                 "llmdiff.training.worker",
-                ["--config", str(request), "--debug"],  # into the log, and where this command is told --debug
+                [
+                    "--config",
+                    str(request),
+                    "--tied",
+                    "--debug",
+                ],  # the last: into the log, and where this command is told --debug
                 processes=processes,
                 log=output / "train.log",
                 poll=lambda: follow(reader, run, bar),
@@ -160,7 +249,7 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
         client().log_artifact(run_id, str(sheet), "samples")
 
 
-def train_result(config: TrainConfig, run_id: str, seconds: float) -> TrainResult:
+def train_result(config: TrainConfig, run_id: str, seconds: float, before: bool) -> TrainResult:
     """What the flow returns, read from what the run wrote."""
     output = Path(config.output)
     last = RowReader(output / "metrics.jsonl").read()[-1]
@@ -174,7 +263,15 @@ def train_result(config: TrainConfig, run_id: str, seconds: float) -> TrainResul
         steps=last["step"],
         loss=last["loss"],
         seconds=seconds,
+        before=before,
     )
+
+
+def registered_before(result: TrainResult) -> bool:
+    """Whether an earlier call made a version of the run in the registry."""
+    from infra.tracking import client
+
+    return result.before and bool(client().search_model_versions(f"run_id='{result.run_id}'"))
 
 
 @task(name="show run", cache_policy=NO_CACHE)

@@ -47,6 +47,8 @@ class AdapterConfig(AdapterSettings):
     """Everything that the fingerprint covers."""
     llm: str = ""
     """Name of the LLM, for people."""
+    llm_revision: str = ""
+    """Its commit on the hub, where it is from there."""
     base_model: str = ""
     """Name or folder of the base model that the adapter was trained on."""
     store: str = ""

@@ -172,6 +172,7 @@ class Encoder:
         """
         config = self.config
         drawn = config.noise == "cached"
+        left = {"noise_std": list(self.noise_std)} if config.noise == "fresh" else {}
         return {
             "kind": "llm",
             "formula": FORMULA_VERSION,
@@ -179,7 +180,7 @@ class Encoder:
             "tokenizer": self._tokenizer_identity,
             "word_path": config.word_path,
             "g": list(self.g),
-            "h": list(self.h) if drawn else None,
+            "h": list(self.h) if config.noise != "off" else None,
             "bands": config.bands,
             "initial": config.initial,
             "noise": config.noise,
@@ -188,6 +189,7 @@ class Encoder:
             "append_eos": config.append_eos,
             "template": config.template,
             "dtype": config.dtype,
+            **left,
         }
 
     def _check(self) -> None:

@@ -1,8 +1,9 @@
 """Resumable state of a run, apart from its result.
 
-``checkpoints/step-00000200/`` holds DeepSpeed's own files (weights and optimiser of the trained parameters alone), the
-averaged weights, and last of all ``state.json``: a folder without it was cut short and counts for nothing. The order
-of samples, noise and dropout follow from the seed and the step, so there is no other state.
+``checkpoints/step-00000200/`` holds the weights as an adapter folder, ``ema/`` with the averaged ones as another, the
+optimiser's moments in ``optimizer.safetensors``, and last of all ``state.json``: a folder without it was cut short and
+counts for nothing. All are whole tensors under the adapter's names, so another number of processes or another ZeRO
+stage can go on. The order of samples, noise and dropout follow from the seed and the sample: there is no other state.
 """
 
 from __future__ import annotations
@@ -11,54 +12,98 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter.adapter import CONFIG, WEIGHTS
+from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import Average
 
-STATE = "state.json"
+STATE, OPTIMIZER, EMA = "state.json", "optimizer.safetensors", "ema"
 
 
-def save(folder: Path, step: int, engine: Any, average: Average, sums: list[float], keep: int) -> None:
-    """Writes the state after `step` steps, on every process, and removes all but the newest `keep`.
+class State(BaseModel):
+    """What ``state.json`` holds."""
 
-    `sums` are the meter's: of the steps since the last row of the log.
-    """
-    tag = f"step-{step:08d}"
-    if dist.get_rank() == 0:
-        shutil.rmtree(folder / tag, ignore_errors=True)  # what an interrupted save left
-    dist.barrier()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = 0
+    """Steps done."""
+    epoch: int = 0
+    """Which pass over the store."""
+    position: int = 0
+    """Samples of it that were seen, over all processes."""
+    global_batch: int
+    """Samples of a step, over all processes."""
+    updates: int = 0
+    """Steps that the optimiser took."""
+    skipped: int = 0
+    """Steps that were left out, because their loss or gradient was not finite."""
+    loss_scale: float
+    """Of fp16; 1 in the other precisions."""
+    good_steps: int = 0
+    """Steps since the loss scale changed."""
+    sums: list[float] = []
+    """The meter's: of the steps since the last row of the log."""
+
+    def check_batch(self, config: TrainConfig, processes: int) -> None:
+        """ValueError where a resumed run would take other batches than it began with."""
+        if (found := config.batch_size * config.accumulate * processes) != self.global_batch:
+            raise ValueError(
+                f"{config.output}: the run began with {self.global_batch} samples a step, found {found} = batch_size "
+                f"{config.batch_size} x accumulate {config.accumulate} x {processes} processes: change batch_size or "
+                "accumulate, or use another output"
+            )
+
+
+def save(
+    folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], average: Average, keep: int
+) -> None:
+    """Writes a checkpoint, on the first process, and removes all but the newest `keep`; OSError on a full disk."""
+    path = folder / f"step-{state.step:08d}"
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
     try:
-        engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
-        if dist.get_rank() == 0:
-            save_file(average.tensors, folder / tag / "average.safetensors")
-    except (RuntimeError, SafetensorError) as error:  # their words for a full disk
+        write_adapter(path, adapter, adapter.state())
+        write_adapter(path / EMA, adapter, average.tensors)
+        save_file(moments, path / OPTIMIZER)
+        write_last(path / STATE, state.model_dump_json())
+    except (OSError, SafetensorError) as error:  # their words for a full disk
+        shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
-        raise OSError(f"{folder / tag}: not saved, with {free:.0f} MB free on the disk: {error}") from error
-    if dist.get_rank() == 0:
-        write_last(folder / tag / STATE, {"step": step, "processes": dist.get_world_size(), "sums": sums})
-        for old in set(folder.glob("step-*")) - set(complete(folder)[-keep:]):
-            shutil.rmtree(old)
-    dist.barrier()
+        raise OSError(f"{path}: not saved, with {free:.0f} MB free on the disk: {error}") from error
+    for old in set(folder.glob("step-*")) - set(complete(folder)[-keep:]):
+        shutil.rmtree(old)
 
 
-def resume(folder: Path, engine: Any, average: Average) -> tuple[int, list[float]]:
-    """Loads the newest complete checkpoint, if there is one; returns the steps done, and the meter's sums."""
-    found = complete(folder)
-    if not found:
-        return 0, []
-    state = json.loads((found[-1] / STATE).read_text())
-    if state["processes"] != dist.get_world_size():
-        raise ValueError(
-            f"{found[-1]}: saved by {state['processes']} processes, resumed by {dist.get_world_size()}: "
-            "start as many as before"
-        )
-    engine.load_checkpoint(str(folder), tag=found[-1].name)
-    average.load(load_file(found[-1] / "average.safetensors"))
-    return state["step"], state["sums"]
+def read_state(path: Path) -> State:
+    """The state of a checkpoint; ValueError where another version of the program wrote it."""
+    try:
+        return State(**json.loads((path / STATE).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path / STATE}: not a checkpoint of this version: {error}") from error
+
+
+def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor]) -> None:
+    """An adapter folder in float32, as training needs it; `LLMAdapter.load` reads it too."""
+    folder.mkdir()
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(adapter.config.model_dump_json(indent=2) + "\n")
+
+
+def load_adapter(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint or its ``ema``."""
+    return load_file(path / WEIGHTS)
+
+
+def load_moments(path: Path) -> dict[str, Tensor]:
+    """The optimiser's moments, by parameter."""
+    return load_file(path / OPTIMIZER)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -66,15 +111,22 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
-def write_last(path: Path, content: dict[str, Any]) -> None:
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint, the same one on every process."""
+    dist.barrier()
+    return max(complete(folder), default=None)
+
+
+def write_last(path: Path, text: str) -> None:
     """Makes everything written before it durable, then appears at once and whole."""
-    for sibling in path.parent.iterdir():
+    for sibling in path.parent.rglob("*"):
         sync(sibling)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(content) + "\n")
+    part.write_text(text + "\n")
     sync(part)
     part.replace(path)
     sync(path.parent)
+    sync(path.parent.parent)
 
 
 def sync(path: Path) -> None:

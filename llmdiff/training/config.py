@@ -20,6 +20,12 @@ OWNED: tuple[str, ...] = (
 )
 OWNED += ("optimizer", "scheduler", "bf16", "fp16")
 
+# What a resumed run may change: what it logs, saves and shows, and how its steps are laid out over processes as long as
+# their batches stay the same. Anything else would bend its loss curve.
+FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output", "skip_limit"}
+FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm", "llm_revision"}
+FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing"}
+
 
 class TrainConfig(BaseModel):
     """One run: what it reads, what it trains, how, and where it writes."""
@@ -36,10 +42,13 @@ class TrainConfig(BaseModel):
     """With ``adapter.base_context`` "clip": the base model's own text features in the store."""
     llm: str = ""
     """Name or folder of the LLM behind the fingerprint, for the adapter's lineage; it is not loaded."""
+    llm_revision: str = ""
+    """The LLM's commit on the hub."""
     base: str
     """Folder or name of the base diffusion model."""
     output: str
-    """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``, ``adapter/``."""
+    """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``; the result is
+    ``adapter/``, the averaged weights, and ``adapter-raw/``, the last ones."""
     adapter: AdapterSettings = AdapterSettings()
     """The method's choices."""
 
@@ -67,8 +76,12 @@ class TrainConfig(BaseModel):
     """Of the averaged weights that become the result; 0 keeps the last weights."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Norm to which the gradient is clipped; 0 is no clipping."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the forward and backward pass; weights, optimiser and averages stay fp32."""
+    skip_limit: int = Field(default=5, gt=0)
+    """Steps in a row whose loss or gradient is not finite, each left out, after which the run stops. Of fp16, those
+    that a smaller loss scale may help don't count."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward and backward pass; weights, optimiser and averages stay fp32. fp16 comes with a dynamic loss
+    scale."""
     gradient_checkpointing: bool = False
     """Whether the U-Net recomputes activations in the backward pass, to save memory."""
     seed: int = 0
@@ -126,6 +139,17 @@ class TrainConfig(BaseModel):
         path.write_text(self.model_dump_json(indent=2) + "\n")
         return path
 
+    def check_same(self, path: Path) -> None:
+        """ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
+        if not path.exists():
+            return
+        before, now = json.loads(path.read_text()), json.loads(self.model_dump_json())
+        if changed := sorted(key for key in now.keys() - FREE if key in before and before[key] != now[key]):
+            key = changed[0]
+            raise ValueError(
+                f"{path}: the run began with {key} {before[key]!r}, found {now[key]!r}: use another output"
+            )
+
     def for_deepspeed(self) -> dict[str, Any]:
         """The configuration as ``deepspeed.initialize`` takes it."""
         extra: dict[str, Any] = {} if self.deepspeed is None else json.loads(Path(self.deepspeed).read_text())
@@ -137,7 +161,7 @@ class TrainConfig(BaseModel):
         return {
             "train_micro_batch_size_per_gpu": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_clipping": self.grad_clip,
+            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `PlainAdamW` clips
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

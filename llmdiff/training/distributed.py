@@ -11,6 +11,7 @@ import torch
 
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.objective import Objective
+from llmdiff.training.optimiser import PlainAdamW
 
 
 def start(config: TrainConfig) -> torch.device:
@@ -55,10 +56,21 @@ def wrap(objective: Objective, config: TrainConfig) -> Any:
     """The DeepSpeed engine of an objective: AdamW on what is trained, ZeRO as configured."""
     import deepspeed
 
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    options: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
+    groups = parameter_groups(objective, config.weight_decay)
+    optimiser = (
+        PlainAdamW(groups, config.grad_clip, **options)
+        if config.zero_stage == 0
+        else torch.optim.AdamW(groups, **options)
+    )
+    return deepspeed.initialize(model=objective, optimizer=optimiser, config=config.for_deepspeed())[0]
+
+
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """What is trained: matrices with weight decay; scalars, norms and biases without."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
-    return deepspeed.initialize(model=objective, optimizer=optimiser, config=config.for_deepspeed())[0]
+    return [group for group in groups if group["params"]]

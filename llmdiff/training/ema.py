@@ -22,3 +22,6 @@ class Average:
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
+
+    def to(self, device: torch.device) -> None:
+        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}

@@ -6,15 +6,17 @@ import math
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from llmdiff.training import checkpoint
+import torch.distributed as dist
+
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.distributed import gathered
+from llmdiff.training.distributed import gathered, start
+from llmdiff.training.lock import locked
 from llmdiff.training.metrics import Meter
-from llmdiff.training.objective import plain_attention, step_generator
+from llmdiff.training.objective import plain_attention, sample_generators, split
 from llmdiff.training.setup import Run, prepare
 
 if TYPE_CHECKING:
@@ -26,39 +28,64 @@ def train(config: TrainConfig) -> Path | None:
 
     Returns the folder of the adapter; None where a SIGTERM ended the run early, with its state saved.
     """
-    run = prepare(config)
-    engine, objective, average = run.engine, run.objective, run.average
-    checkpoints = Path(config.output) / "checkpoints"
-    first, sums = checkpoint.resume(checkpoints, engine, average)
-    meter = Meter(Path(config.output) / "metrics.jsonl", first, sums, run.steps, run.timesteps, run.device)
-    batches = endless(run, first * config.accumulate)
-    with interruption() as interrupted, closing(meter), closing(batches), plain_attention(run.device):
-        for step in range(first + 1, run.steps + 1):
+    device = start(config)
+    with interruption() as interrupted, locked(config.output) if dist.get_rank() == 0 else nullcontext():
+        return steps(prepare(config, device), interrupted)
+
+
+def steps(run: Run, interrupted: list[int]) -> Path | None:
+    """All steps that are left, and the result."""
+    config, adapter = run.config, run.objective.adapter
+    meter = Meter(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
+    shares, in_a_row = endless(run), 0
+    with closing(meter), closing(shares), plain_attention(run.device):
+        if run.any_process(bool(interrupted)):
+            return None
+        for step in range(run.state.step + 1, run.steps + 1):
             rate = set_learning_rate(run, step)
-            for micro in range((step - 1) * config.accumulate, step * config.accumulate):
-                batch = timed(batches, meter)
-                loss, losses, timesteps = engine(batch, step_generator(config.seed, micro, run.rank, run.device))
-                stop, broken = run.any_process(bool(interrupted), not loss.isfinite())
-                if broken:
-                    raise FloatingPointError(
-                        f"step {step}: the loss is not finite; {checkpoints} has the last good state"
-                    )
-                engine.backward(loss)
-                engine.step()
-                meter.add(loss, losses, timesteps)
-            with gathered(objective.adapter):
-                average.update(objective.adapter.state(), step)
+            share = timed(shares, meter)
+            applied = update(run, share, meter)
+            if applied:
+                with gathered(adapter):
+                    run.average.update(adapter.state(), step)
+            else:
+                meter.skip(step)
+            in_a_row = 0 if run.scale.update(applied) else in_a_row + 1
             meter.advance()
             if step % config.log_every == 0 or step == run.steps:
-                norm = engine.get_global_grad_norm()  # None with ZeRO 0
-                meter.row(step, objective.adapter, learning_rate=rate, grad_norm=None if norm is None else float(norm))
+                meter.row(step, adapter, learning_rate=rate, grad_norm=float(run.engine.get_global_grad_norm()))
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
-            if step % config.checkpoint_every == 0 or step == run.steps or stop:
-                checkpoint.save(checkpoints, step, engine, average, meter.total(), config.keep_checkpoints)
+            stop = run.any_process(bool(interrupted))
+            broken = in_a_row == config.skip_limit
+            if step % config.checkpoint_every == 0 or step == run.steps or stop or broken:
+                run.save(step, share.epoch, share.batch.position, meter)
+            if broken:
+                raise FloatingPointError(
+                    f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite, and were left "
+                    f"out; {run.checkpoints} has the last good state"
+                )
             if stop and step < run.steps:
                 return None
     return run.save_adapter()
+
+
+def update(run: Run, share: Share, meter: Meter) -> bool:
+    """One step of the optimiser on this process's share; False where it was left out, on every process alike."""
+    logged = []
+    for batch, counts in split(share.batch, run.config.accumulate):
+        factor = run.config.accumulate * run.processes / share.samples if counts else 0.0
+        generators = sample_generators(run.config.seed, share.epoch, batch, run.device)
+        loss, *values = run.engine(batch, generators, factor)
+        run.scale.backward(loss)
+        run.engine.step()
+        if counts:
+            logged.append(values)
+    applied: bool = run.engine.was_step_applied()
+    if applied:
+        for values in logged:
+            meter.add(*values)
+    return applied
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -77,20 +104,31 @@ def set_learning_rate(run: Run, step: int) -> float:
     return rate
 
 
-def endless(run: Run, position: int) -> Generator[Batch]:
-    """This process's batches from the `position`-th of the run on, epoch after epoch."""
-    epoch, start = divmod(position, run.data.batches_per_epoch)
+class Share(NamedTuple):
+    """What this process does of one step."""
+
+    epoch: int
+    batch: Batch
+    samples: int
+    """Of the step, over all processes."""
+
+
+def endless(run: Run) -> Generator[Share]:
+    """This process's shares from where the run is on, epoch after epoch."""
+    epoch, position = run.state.epoch, run.state.position
     while True:
-        yield from run.data.epoch(epoch, start=start)
-        epoch, start = epoch + 1, 0
+        for batch in run.data.epoch(epoch, position=position):
+            yield Share(epoch, batch, batch.position - position)
+            position = batch.position
+        epoch, position = epoch + 1, 0
 
 
-def timed(batches: Iterator[Batch], meter: Meter) -> Batch:
-    """The next batch; the time spent waiting for it counts as waited."""
+def timed(shares: Iterator[Share], meter: Meter) -> Share:
+    """The next share; the time spent waiting for it counts as waited."""
     start = time.perf_counter()
-    batch = next(batches)
+    share = next(shares)
     meter.waited += time.perf_counter() - start
-    return batch
+    return share
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llmdiff.adapter import LLMAdapter
+from llmdiff.training.checkpoint import State
 from llmdiff.training.distributed import gathered
 
 BANDS = 4  # quarters of the noise schedule, the cleanest first
@@ -22,28 +24,38 @@ BANDS = 4  # quarters of the noise schedule, the cleanest first
 class Meter:
     """Sums losses between two rows, over all processes, and writes the rows on the first one."""
 
-    def __init__(
-        self, path: Path, first: int, sums: list[float], total: int, timesteps: int, device: torch.device
-    ) -> None:
-        """Goes on after step `first` with the `sums` that the checkpoint kept."""
+    def __init__(self, path: Path, state: State, total: int, timesteps: int, device: torch.device) -> None:
+        """Goes on from a checkpoint's `state`."""
         self.timesteps = timesteps
-        self.sums = torch.zeros(2 + 2 * BANDS, device=device)
-        if sums and dist.get_rank() == 0:
-            self.sums += torch.tensor(sums, device=device)
+        self.skipped = state.skipped
+        self.sums = torch.zeros(2 + 2 * BANDS, device=device, dtype=torch.float64)
+        if state.sums and dist.get_rank() == 0:
+            self.sums += torch.tensor(state.sums, device=device, dtype=torch.float64)
         self.file: TextIO | None = None
         self.bar: tqdm[Any] | None = None
         if dist.get_rank() == 0:
-            self.file = truncated(path, first)
-            self.bar = tqdm(desc="train", initial=first, total=total, unit="step", file=sys.stdout, mininterval=1.0)
+            self.file = truncated(path, state.step)
+            self.bar = tqdm(
+                desc="train", initial=state.step, total=total, unit="step", file=sys.stdout, mininterval=1.0
+            )
         self.start, self.waited, self.samples = time.perf_counter(), 0.0, 0
 
-    def add(self, loss: Tensor, losses: Tensor, timesteps: Tensor) -> None:
-        """One batch: its loss, and each sample's loss and timestep ``(batch,)``."""
+    def add(self, weighted: Tensor, losses: Tensor, timesteps: Tensor) -> None:
+        """One batch: each sample's weighted loss, plain loss and timestep ``(batch,)``."""
         band = timesteps * BANDS // self.timesteps
-        self.sums[:2] += torch.stack([loss.detach(), torch.ones_like(loss)])
+        weighted, losses = weighted.double(), losses.double()
+        self.sums[0] += weighted.sum()
+        self.sums[1] += len(losses)
         self.sums[2 : 2 + BANDS].index_add_(0, band, losses)
         self.sums[2 + BANDS :].index_add_(0, band, torch.ones_like(losses))
         self.samples += len(losses)
+
+    def skip(self, step: int) -> None:
+        """A step that was left out."""
+        self.skipped += 1
+        if self.bar is not None:
+            text = f"step {step}: left out, its loss or gradient is not finite ({self.skipped} so far)"
+            self.bar.write(text, file=sys.stdout)
 
     def advance(self) -> None:
         if self.bar is not None:
@@ -55,11 +67,15 @@ class Meter:
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def row(self, step: int, adapter: LLMAdapter, **values: float | None) -> None:
-        """Writes the row of the steps since the last one."""
-        loss, batches, *bands = self.total()
+    def row(self, step: int, adapter: LLMAdapter, learning_rate: float, grad_norm: float) -> None:
+        """Writes the row of the steps since the last one, unless all of them were left out."""
+        loss, samples, *bands = self.total()
+        if samples == 0:
+            return
         seconds = time.perf_counter() - self.start
-        row: dict[str, Any] = {"step": step, "loss": loss / batches, **values}
+        row: dict[str, Any] = {"step": step, "loss": loss / samples, "learning_rate": learning_rate}
+        row["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
+        row["skipped"] = self.skipped
         row["samples_per_second"] = self.samples * dist.get_world_size() / seconds
         row["data_wait_share"] = self.waited / seconds
         row["loss_by_timestep"] = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -18,6 +20,8 @@ from llmdiff.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from storage.reader import Batch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Null(NamedTuple):
@@ -34,35 +38,53 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, adapter: LLMAdapter, unet: UNet2DConditionModel, schedule: DDPMScheduler, null: Null, config: TrainConfig
+        self,
+        adapter: LLMAdapter,
+        unet: UNet2DConditionModel,
+        schedule: DDPMScheduler,
+        null: Null,
+        config: TrainConfig,
+        noise_std: Sequence[float] = (),
     ) -> None:
+        """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty."""
         super().__init__()
         self.adapter = adapter
         self.frozen = (unet,)
         self.schedule = schedule
         self.null = null
         self.config = config
+        self.noise_std = tuple(noise_std)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss; and for the log, each sample's unweighted loss ``(batch,)`` and timestep ``(batch,)``."""
+    def forward(
+        self, batch: Batch, generators: Sequence[torch.Generator], factor: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The loss of a batch, with a generator for each sample.
+
+        Returns:
+            The weighted losses' sum times `factor`; and for the log, each sample's weighted loss, plain loss and
+            timestep, ``(batch,)`` each.
+        """
         (unet,) = self.frozen
         latents = batch.latents.to(unet.device, torch.float32)  # (b, c, h, w)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        timesteps = self.draw_timesteps(len(latents), generator)  # (b,)
-        dropped = self.draw(len(latents), generator) < self.config.caption_dropout  # (b,)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=g, device=g.device) for g in generators])
+        u = torch.stack([torch.rand(2, generator=g, device=g.device) for g in generators])  # (b, 2)
+        timesteps, dropped = self.timesteps(u[:, 0]), u[:, 1] < self.config.caption_dropout  # (b,)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = training_target(self.schedule, latents, noise, timesteps)
         with autocast(latents.device, self.config.precision):
-            context = self.context(batch, dropped)  # (b, t, d)
+            context = self.context(batch, dropped, generators)  # (b, t, d)
             predicted = unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=context.to(unet.dtype)).sample
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
-        return (losses * self.weights(timesteps)).mean(), losses.detach(), timesteps
+        weighted = losses * self.weights(timesteps)
+        return weighted.sum() * factor, weighted.detach(), losses.detach(), timesteps
 
-    def context(self, batch: Batch, dropped: Tensor) -> Tensor:
+    def context(self, batch: Batch, dropped: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """The batch's context, with the empty caption in place of the `dropped` ones."""
         device = dropped.device
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
         encodings, mask = replace(encodings, mask, self.null.encoding.to(device), dropped)
+        if any(self.noise_std):
+            encodings = noised(encodings, mask, self.noise_std, generators)
         if self.null.base is None:
             return self.adapter.context(encodings, mask)
         assert batch.base_encodings is not None
@@ -74,18 +96,45 @@ class Objective(nn.Module):
             return torch.ones_like(timesteps, dtype=torch.float32)
         return snr_weights(self.schedule, timesteps, self.config.min_snr_gamma)
 
-    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+    def timesteps(self, u: Tensor) -> Tensor:
+        """Timesteps from uniform numbers ``(batch,)``."""
         steps = self.schedule.config.num_train_timesteps
-        return (steps * self.draw(count, generator) ** self.config.timestep_exponent).long().clamp(max=steps - 1)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.rand(count, generator=generator, device=generator.device)
+        return (steps * u**self.config.timestep_exponent).long().clamp(max=steps - 1)
 
 
-def step_generator(seed: int, micro_step: int, rank: int, device: torch.device) -> torch.Generator:
-    """Randomness as a function of the place in the run: a resumed run needs no saved generator."""
-    digest = hashlib.blake2b(f"{seed}/{micro_step}/{rank}".encode(), digest_size=7).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
+def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    """Langevin noise of Algorithm 1 on encodings ``(batch, [band,] token, hidden)``, float32; none on the padding."""
+    banded = encodings.float().reshape(len(encodings), len(std), *encodings.shape[-2:])  # (b, k, t, d)
+    noise = torch.zeros_like(banded)
+    for row, tokens, generator in zip(noise, mask.sum(1).tolist(), generators, strict=True):
+        row[:, :tokens] = torch.randn(row[:, :tokens].shape, generator=generator, device=generator.device)
+    return (banded + noise * banded.new_tensor(std)[:, None, None]).reshape(encodings.shape)
+
+
+def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device) -> list[torch.Generator]:
+    """Randomness as a function of sample and epoch: the same on any number of processes, and in a resumed run."""
+    generators = []
+    for (source, row), caption in zip(batch.rows, batch.caption_hashes, strict=True):
+        digest = hashlib.blake2b(f"{seed}/{epoch}/{source}/{row}/{caption}".encode(), digest_size=7).digest()
+        generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest, "big")))
+    return generators
+
+
+def split(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
+    """A batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count."""
+    size = len(batch.latents)
+    for i in range(count):
+        first, last = size * i // count, size * (i + 1) // count
+        yield part_of(batch, first, max(last, first + 1)), last > first
+
+
+def part_of(batch: Batch, first: int, last: int) -> Batch:
+    """Some samples of a batch."""
+    columns = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    parts: dict[str, Any] = {
+        k: column[first:last] for k, column in columns.items() if isinstance(column, Tensor | list)
+    }
+    return dataclasses.replace(batch, **parts)
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -94,5 +143,5 @@ def plain_attention(device: torch.device) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 where the precision says so."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """The pass in 16 bits where the precision says so."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")

@@ -12,18 +12,17 @@ import torch.distributed as dist
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet
+from llmdiff.training.checkpoint import EMA, State, load_adapter, load_moments, newest, read_state, save
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.distributed import start, wrap
+from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import Average
 from llmdiff.training.encodings import read_encodings
-from llmdiff.training.objective import Null, Objective
+from llmdiff.training.metrics import Meter
+from llmdiff.training.objective import DTYPES, Null, Objective
+from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.validation import Validation
 from storage import EncodingStore
 from storage.reader import EncodingDataset
-
-# A resumed run may log, save and show as it likes; anything else would bend its loss curve.
-FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output"}
-FREE |= {"validation_prompts", "validation_steps", "validation_guidance"}
 
 
 @dataclass(kw_only=True)
@@ -33,10 +32,13 @@ class Run:
     config: TrainConfig
     device: torch.device
     rank: int
-    steps: int
+    processes: int
+    state: State
+    """Where it goes on."""
     data: EncodingDataset
     objective: Objective
     engine: Any
+    scale: LossScale
     average: Average
     validation: Validation | None
 
@@ -44,18 +46,55 @@ class Run:
     def timesteps(self) -> int:
         return int(self.objective.schedule.config.num_train_timesteps)
 
-    def any_process(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set on any process: all of them must stop at the same step."""
-        votes = torch.tensor(flags, dtype=torch.float32, device=self.device)
+    @property
+    def steps(self) -> int:
+        """Of the whole run. How an epoch ends can depend on the number of processes, so those done count as done."""
+        if self.config.steps is not None:
+            return self.config.steps
+        assert self.config.epochs is not None
+        each, position = self.data.batches_per_epoch, self.state.position
+        done = each if position == len(self.data) else position // self.state.global_batch
+        return self.state.step + (self.config.epochs - self.state.epoch) * each - done
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.config.output) / "checkpoints"
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether a flag is set on any process: all of them must stop at the same step."""
+        vote = torch.tensor(float(flag), device=self.device)
         if dist.get_world_size() > 1:
-            dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return [vote > 0 for vote in votes.tolist()]
+            dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+        return vote.item() > 0
+
+    def save(self, step: int, epoch: int, position: int, meter: Meter) -> None:
+        """Writes a checkpoint, from the first process; the others have a part of its content."""
+        adapter = self.objective.adapter
+        content = moments(self.engine, adapter)
+        state = State(
+            step=step,
+            epoch=epoch,
+            position=position,
+            global_batch=self.state.global_batch,
+            updates=updates(self.engine),
+            skipped=meter.skipped,
+            loss_scale=self.scale.value,
+            good_steps=self.scale.good_steps,
+            sums=meter.total(),
+        )
+        with gathered(adapter):
+            if self.rank == 0:
+                save(self.checkpoints, state, adapter, content, self.average, self.config.keep_checkpoints)
+        dist.barrier()
 
     def save_adapter(self) -> Path:
-        """Writes the result, the averaged weights, from the first process."""
+        """Writes the result, the averaged weights, from the first process; and the last ones beside it."""
         folder = Path(self.config.output) / "adapter"
-        if self.rank == 0:
-            self.objective.adapter.save(folder, self.average.tensors)
+        adapter = self.objective.adapter
+        with gathered(adapter):
+            if self.rank == 0:
+                adapter.save(folder.with_name("adapter-raw"))
+                adapter.save(folder, self.average.tensors)
         dist.barrier()
         return folder
 
@@ -66,45 +105,68 @@ class Run:
         dist.barrier()
 
 
-def prepare(config: TrainConfig) -> Run:
-    """Joins the processes, opens the store, loads the U-Net, builds adapter and engine."""
-    device = start(config)
+def prepare(config: TrainConfig, device: torch.device) -> Run:
+    """Opens the store, loads the U-Net, builds adapter and engine, and gives them the newest checkpoint's state."""
     config = pinned(config)
     store = EncodingStore.open(config.store, version=config.store_version)
     check_fingerprints(config, store)
     keep_config(config)
-    data = EncodingDataset(
-        config.store,
-        config.store_version,
-        config.fingerprint,
-        config.batch_size,
-        seed=config.seed,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        base_fingerprint=config.base_fingerprint,
-    )
+    data = open_data(config)
+    found = newest(Path(config.output) / "checkpoints")
+    state = start_state(config) if found is None else read_state(found)
+    state.check_batch(config, dist.get_world_size())
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
-    unet = load_unet(config.base, torch.bfloat16 if config.precision == "bf16" else torch.float32).to(device)
+    unet = load_unet(config.base, DTYPES[config.precision]).to(device)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
     null = read_null(config, store)
-    adapter = build_adapter(config, store, unet, null).to(device)
-    adapter.install(unet)
-    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config)
-    validation = Validation(config, store, objective) if config.sample_every is not None else None
-    average = Average(adapter.state(), config.ema_decay)  # before ZeRO 3 takes the weights apart
+    adapter = build_adapter(config, store, unet, null)
+    average = Average(adapter.state(), config.ema_decay)
+    if found is not None:
+        adapter.load_state(load_adapter(found))
+        average.load(load_adapter(found / EMA))
+    average.to(device)
+    adapter.to(device).install(unet)
+    std = noise_std(config, store)
+    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config, std)
+    engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
+    if found is not None:
+        restore(engine, adapter, load_moments(found), state.updates)
     return Run(
         config=config,
         device=device,
         rank=dist.get_rank(),
-        steps=config.steps or (config.epochs or 0) * data.batches_per_epoch // config.accumulate,
+        processes=dist.get_world_size(),
+        state=state,
         data=data,
         objective=objective,
-        engine=wrap(objective, config),
+        engine=engine,
+        scale=LossScale(engine, config.precision, state.loss_scale, state.good_steps),
         average=average,
-        validation=validation,
+        validation=Validation(config, store, objective) if config.sample_every is not None else None,
     )
+
+
+def open_data(config: TrainConfig) -> EncodingDataset:
+    """This process's share of every step's batch: `accumulate` batches at once, so that a step never spans epochs."""
+    return EncodingDataset(
+        config.store,
+        config.store_version,
+        config.fingerprint,
+        config.batch_size * config.accumulate,
+        seed=config.seed,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        base_fingerprint=config.base_fingerprint,
+        read_ahead=max(1, 8 // config.accumulate),
+    )
+
+
+def start_state(config: TrainConfig) -> State:
+    """Of a run that begins."""
+    samples = config.batch_size * config.accumulate * dist.get_world_size()
+    return State(global_batch=samples, loss_scale=LossScale.start(config.precision))
 
 
 def check_fingerprints(config: TrainConfig, store: EncodingStore) -> None:
@@ -127,13 +189,7 @@ def pinned(config: TrainConfig) -> TrainConfig:
 def keep_config(config: TrainConfig) -> None:
     """Saves the resolved configuration, or checks that a resumed run goes on as it began."""
     path = Path(config.output) / "config.json"
-    if path.exists():
-        before, now = json.loads(path.read_text()), json.loads(config.model_dump_json())
-        if changed := sorted(key for key in now.keys() - FREE if before.get(key) != now[key]):
-            key = changed[0]
-            raise ValueError(
-                f"{path}: the run began with {key} {before.get(key)!r}, found {now[key]!r}: use another output"
-            )
+    config.check_same(path)
     dist.barrier()
     if dist.get_rank() == 0:
         config.write(path)
@@ -161,11 +217,23 @@ def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Nu
         encoder_fingerprint=config.fingerprint,
         encoder_description=description,
         llm=config.llm or name_of(description),
+        llm_revision=config.llm_revision,
         base_model=config.base,
         store=config.store,
         store_version=config.store_version,
         training=json.loads(config.model_dump_json()),
     )
+
+
+def noise_std(config: TrainConfig, store: EncodingStore) -> list[float]:
+    """Of the Langevin noise that the encoder left to training, band by band; empty where there is none."""
+    description = store.fingerprints()[config.fingerprint]
+    if description.get("noise") == "fresh" and "noise_std" not in description:
+        raise ValueError(
+            f"{config.store}: the encodings {config.fingerprint} leave their noise to training and don't say how much: "
+            "encode again"
+        )
+    return list(description.get("noise_std", []))
 
 
 def name_of(description: dict[str, Any]) -> str:

@@ -6,11 +6,13 @@ It also runs alone: ``python -m llmdiff.training.worker --config run.json``.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-
-from llmdiff.training.config import TrainConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,10 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llmdiff.training.worker", description=__doc__)
     parser.add_argument("--config", required=True, help="JSON file of a TrainConfig")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
+    parser.add_argument("--tied", action="store_true", help="end, with the state saved, when standard input is closed")
     parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
     options = parser.parse_args(arguments)
+    if arguments is None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop takes over there is nothing to save
+    if options.local_rank is not None:
+        end_with_parent()
+    if options.tied:
+        threading.Thread(target=end_with_input, daemon=True).start()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
     try:
+        from llmdiff.training.config import TrainConfig
+
         config = TrainConfig.read(options.config)
         from llmdiff.training.loop import train
 
@@ -32,6 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def end_with_parent() -> None:
+    """Has the kernel send a SIGTERM when the launcher dies, which else would leave this process training."""
+    PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_with_input() -> None:
+    """The same when the one who started the launcher dies: it holds the other end of standard input."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -505,7 +505,9 @@ def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> Non
     assert json.loads(json.dumps(base)) == base
     assert make(token_budget=7).describe() == base
     assert make(seed=5).describe() == base, "no noise, no seed"
-    assert make(noise="fresh", h=0.3).describe() == make(noise="fresh", h=0.4).describe()
+    assert "noise_std" not in base, "the fingerprints of encodings without such noise stay what they were"
+    fresh = make(noise="fresh", h=[0.5, 0.5, 2.0], bands=2).describe()
+    assert fresh["noise_std"] == [2.0**0.5, 2.0]
     changes = [
         {"word_path": "isolated"},
         {"g": 2.0},
@@ -514,6 +516,7 @@ def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> Non
         {"initial": "noise"},
         {"initial": "noise", "seed": 1},
         {"noise": "fresh"},
+        {"noise": "fresh", "h": 0.3},
         {"noise": "cached", "h": 0.1},
         {"noise": "cached", "h": 0.1, "seed": 2},
         {"max_tokens": 77},

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from llmdiff.training import TrainConfig
+from llmdiff.training.distributed import free_port
 from storage import EncodingStore, Sample, caption_hash
 from tests.adapter import tiny
 
@@ -28,11 +29,11 @@ def save_base(folder: Path, prediction_type: str = "v_prediction") -> Path:
     return folder
 
 
-def make_store(folder: Path, bands: int = 1, broken: bool = False) -> tuple[str, str]:
+def make_store(folder: Path, bands: int = 1, broken: bool = False, **description: Any) -> tuple[str, str]:
     """A store of `SAMPLES` captions under an LLM's and the base's fingerprint; returns both."""
     rng = np.random.default_rng(0)
     store = EncodingStore.create(folder)
-    llm = store.register_fingerprint({"kind": "llm", "bands": bands})
+    llm = store.register_fingerprint({"kind": "llm", "bands": bands, **description})
     base = store.register_fingerprint({"kind": "base"})
     with store.writer("shard-0", fingerprint=llm) as writer:
         for row in range(-1, SAMPLES):
@@ -49,6 +50,14 @@ def make_store(folder: Path, bands: int = 1, broken: bool = False) -> tuple[str,
             for fingerprint in (llm, base):
                 writer.add_sample(Sample(**sample, fingerprint=fingerprint, latent_key=f"latent-{row}"))
     return str(llm), str(base)
+
+
+def own_store(root: Path, **options: Any) -> None:
+    """Puts a store of a test's own in the place of the shared one."""
+    for name in ("store", "fingerprints.json"):
+        (root / name).unlink()
+    llm, base = make_store(root / "store", **options)
+    (root / "fingerprints.json").write_text(json.dumps({"llm": llm, "base": base}))
 
 
 def bits(values: np.ndarray) -> np.ndarray:
@@ -87,17 +96,36 @@ def losses(run: TrainConfig) -> list[float]:
 WORKER = ("-m", "llmdiff.training.worker")
 
 
-def start_worker(run: TrainConfig, processes: int = 0, command: Sequence[str] = WORKER) -> subprocess.Popen[str]:
+def start_worker(
+    run: TrainConfig, processes: int = 0, command: Sequence[str] = WORKER, arguments: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """The worker in a process of its own; under DeepSpeed's launcher where `processes` is not 0."""
     path = run.write(Path(run.output).with_suffix(".json"))
     if processes:
         place = ["--master_addr", "127.0.0.1", "--num_accelerators", str(processes)]
         command = ["-m", "deepspeed.launcher.runner", *place, "--module", "llmdiff.training.worker"]
+    return start_python(*command, "--config", str(path), *arguments)
+
+
+def run_ranks(run: TrainConfig, processes: int) -> None:
+    """A run on several processes without the launcher, which takes longer to start than the run."""
+    path = run.write(Path(run.output).with_suffix(".json"))
+    place = {"WORLD_SIZE": str(processes), "LOCAL_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+    place["MASTER_PORT"] = str(free_port())
+    ranks = [
+        start_python(*WORKER, "--config", str(path), **place, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(processes)
+    ]
+    outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * processes, outputs
+
+
+def start_python(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[2])
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-    environment |= {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
-        [sys.executable, *command, "--config", str(path)],
+        [sys.executable, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,45 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 20.0
+"""Seconds that a run waits for another one to leave its folder: killed ones save before they end."""
+
+
+@contextmanager
+def locked(output: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps a run's folder for this process; the kernel gives it back however the process ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        deadline = time.monotonic() + PATIENCE
+        while not taken(file.fileno()):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise ValueError(f"{folder}: another run is writing here: {file.read().strip()}")
+            time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def taken(descriptor: int) -> bool:
+    """Tries to lock an open file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
