@@ -86,7 +86,10 @@ class LLMAdapter(nn.Module):
             attn: Any = unet.get_submodule(path)
             if isinstance(attn.processor, AdapterProcessor):
                 self.uninstall()
-                raise ValueError("the U-Net holds an adapter already: unload it first")
+                raise ValueError(
+                    "the U-Net holds an adapter already: unload it first, or share it: load_adapter(pipeline, the one "
+                    "that has the adapter)"
+                )
             processor = AdapterProcessor(self.layer(path), attn.processor, self.config, self.config.base_tokens)
             processor.install(attn)
             self.processors.append((attn, processor))

@@ -84,12 +84,15 @@ class PromptEncoder:
         """The contexts; what is given is taken as it is."""
         options = {name: options[name] for name in PASSED_ON if name in options}
         self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
+        here = self.pipe._execution_device
+        self.loaded.adapter.to(here, self.pipe.unet.dtype)
         given, without = prompt_embeds, negative_prompt_embeds
-        with self.placed() as here:
-            if given is None:
-                given = self.context([prompt] if isinstance(prompt, str) else prompt or [], here, options)
-            if do_classifier_free_guidance and without is None:
-                without = self.context(negatives(negative_prompt, len(given)), here, options)
+        if given is None or (do_classifier_free_guidance and without is None):
+            with self.llm_at(here):
+                if given is None:
+                    given = self.context([prompt] if isinstance(prompt, str) else prompt or [], here, options)
+                if do_classifier_free_guidance and without is None:
+                    without = self.context(negatives(negative_prompt, len(given)), here, options)
         to, times = device or here, num_images_per_prompt
         if not do_classifier_free_guidance or without is None:
             return given.to(to).repeat_interleave(times, dim=0), None
@@ -97,14 +100,12 @@ class PromptEncoder:
         return given.repeat_interleave(times, dim=0), without.repeat_interleave(times, dim=0)
 
     @contextmanager
-    def placed(self) -> Iterator[torch.device]:
-        """Adapter and LLM where the pipeline computes; the LLM of an offloaded one leaves again."""
-        here = self.pipe._execution_device
-        self.loaded.adapter.to(here, self.pipe.unet.dtype)
+    def llm_at(self, device: torch.device) -> Iterator[None]:
+        """The LLM where the pipeline computes; that of an offloaded one leaves again."""
         for module in self.loaded.following:
-            module.to(here)
+            module.to(device)
         try:
-            yield here
+            yield
         finally:
             if any(hasattr(self.pipe.unet, hook) for hook in OFFLOADING):
                 for module in self.loaded.following:

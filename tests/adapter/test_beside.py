@@ -206,24 +206,38 @@ def test_the_adapter_follows_the_pipelines_dtype(folders: Folders, adapter: str)
     assert {parameter.dtype for parameter in pipe.llm_adapter.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("adapter", ["on-llm", "on-both"])
-def test_llm_and_adapter_follow_the_pipelines_device(
-    folders: Folders, adapter: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders[adapter], folders["llama"]))
+def test_llm_and_adapter_follow_the_pipelines_device(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = LLMDiffPipeline.from_pretrained(folders["base"], folders["on-llm"], folders["llama"])
+    loaded = pipe.encode_prompt.loaded
+    encoder = loaded.encoder
+
+    def encode(captions: list[str]) -> list[torch.Tensor]:
+        assert encoder.llm.device.type == "meta"
+        return [torch.zeros(3, tiny.HIDDEN) for _ in captions]
+
+    monkeypatch.setattr(loaded, "encoder", encode)
     monkeypatch.setattr(LLMDiffPipeline, "_execution_device", torch.device("meta"))
-    with pipe.encode_prompt.placed() as here:
-        assert here.type == "meta"
-        assert all(parameter.is_meta for parameter in pipe.llm_adapter.parameters())
-        assert pipe.encode_prompt.loaded.encoder.llm.device.type == "meta"
+    given, without = pipe.encode_prompt(PROMPTS, None, 1, True)
+    assert given.is_meta
+    assert without.is_meta
+    assert all(parameter.is_meta for parameter in pipe.llm_adapter.parameters())
 
 
 def test_an_llm_given_ready_made_stays_where_it_is(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder.from_pretrained(folders["llama"], EncoderConfig(dtype="float32", max_tokens=20))
     pipe = LLMDiffPipeline.from_pretrained(folders["base"], folders["on-llm"], encoder)
     monkeypatch.setattr(LLMDiffPipeline, "_execution_device", torch.device("meta"))
-    with pipe.encode_prompt.placed():
-        assert encoder.llm.device.type == "cpu"
+    assert pipe.encode_prompt(PROMPTS, None, 1, True)[0].is_meta
+    assert encoder.llm.device.type == "cpu"
+
+
+def test_contexts_that_are_given_need_no_llm(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders["on-llm"], folders["llama"]))
+    given, without = pipe.encode_prompt(PROMPTS, pipe.device, 1, True)
+    (llm,) = pipe.encode_prompt.loaded.following
+    monkeypatch.setattr(llm, "to", lambda device: pytest.fail("the LLM was moved"))
+    draw(pipe, None, prompt_embeds=given, negative_prompt_embeds=without)
+    draw(pipe, None, prompt_embeds=given, guidance_scale=1.0)
 
 
 def offload(pipe: Any, how: str) -> None:
