@@ -186,6 +186,13 @@ def weights_plot(records: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def save_weights_plot(metrics: Path, path: Path) -> Path:
+    """Writes `weights_plot` of a run's ``metrics.jsonl`` as a PNG."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    weights_plot(records).savefig(path, dpi=110)
+    return path
+
+
 def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

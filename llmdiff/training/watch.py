@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from llmdiff.training.objective import Objective, sample_generators
+
 if TYPE_CHECKING:
     from llmdiff.adapter import LLMAdapter
     from storage import EncodingStore
     from storage.reader import Batch
 
 EVERY = 50
-"""Steps between two looks; a look is one more forward pass, so less than a hundredth of the time."""
+"""Steps between two looks; a look is two more forward passes, one to two hundredths of the time."""
 PATIENCE = 500
 """Steps before ignored text counts: a new `phi` has to learn first."""
 WINDOW = 256
@@ -49,7 +51,9 @@ class Finding(NamedTuple):
 class Watch:
     """What was seen so far, and what was told of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
+        """One process of a run `speaks`; all of them must look, for under ZeRO 3 each has a part of the weights."""
+        self.speaks = speaks
         self.gains: deque[float] = deque(maxlen=WINDOW)
         self.told: dict[str, float] = {}
 
@@ -61,7 +65,7 @@ class Watch:
             batch: what the losses are of.
             own: loss ``(batch,)`` of each sample under its own caption.
             others: the same, under another sample's caption.
-            shares: the original path's share of each layer's output, from `path_shares`.
+            shares: the original path's share of each layer's output.
         """
         if len(own) > 1:  # alone, a sample has only its own caption
             self.gains.extend(gains(own, others))
@@ -72,7 +76,8 @@ class Watch:
         new = [found for found in findings if found and found.badness >= 2 * self.told.get(found.name, 0.0)]
         for found in new:
             self.told[found.name] = found.badness
-            logger.warning("%s: %s", found.name, found.text)
+            if self.speaks:
+                logger.warning("warning: %s: %s", found.name, found.text)
         return [f"{found.name}: {found.text}" for found in new]
 
 
@@ -139,6 +144,24 @@ def captions_truncated(share: float, limit: int) -> Finding | None:
 
 
 # What they are told from
+
+
+@torch.no_grad()
+def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Each sample's loss ``(batch,)`` under its own caption and under its neighbour's, and `path_shares`.
+
+    Noise, timesteps and dropped captions are those of the training step, so that only the captions differ.
+    """
+    (unet,) = objective.frozen
+
+    def losses(captioned: Batch) -> Tensor:
+        generators = sample_generators(objective.config.seed, epoch, batch, unet.device)
+        found: Tensor = objective(captioned, generators, 1.0)[2]
+        return found
+
+    with path_shares(objective.adapter) as shares:
+        own = losses(batch)
+    return own, losses(swapped(batch)), shares
 
 
 def gains(own: Tensor, others: Tensor) -> list[float]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
-from llmdiff.training import watch
+from llmdiff.training import TrainConfig, watch
+from llmdiff.training.objective import Null, Objective, sample_generators
 from llmdiff.training.watch import Watch
 from storage import EncodingStore
 from storage.reader import Batch, EncodingDataset
@@ -100,7 +102,9 @@ def test_told_once_and_again_when_twice_as_bad(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         for share in (0.0, 0.02, 0.03, 0.04, 0.05, 0.09):
             told.tell(watch.captions_truncated(share, 120))
-    assert [record.message[:24] for record in caplog.records] == [f"truncated captions: {s}.0%" for s in (2, 4, 9)]
+            Watch(speaks=False).tell(watch.captions_truncated(share, 120))
+    starts = [record.message[: len("warning: truncated captions: 2.0%")] for record in caplog.records]
+    assert starts == [f"warning: truncated captions: {share}.0%" for share in (2, 4, 9)]
 
 
 def test_a_look_finds_what_is_there(parts: Path) -> None:
@@ -125,6 +129,22 @@ def test_swapped_gives_each_sample_its_neighbours_caption(parts: Path) -> None:
     assert torch.equal(other.encodings[1], some.encodings[0])
     assert torch.equal(other.mask[0], some.mask[3])
     assert torch.equal(other.latents, some.latents)
+
+
+def test_losses_are_compared_under_the_same_noise(parts: Path) -> None:
+    some, unet = batch(parts), tiny.unet()
+    adapter = tiny.adapter(unet, new_weight=0.5)
+    adapter.install(unet)
+    schedule = DDPMScheduler.from_config(tiny.schedule().config)
+    config = TrainConfig(store="s", fingerprint="f", base="b", output="o", steps=1, caption_dropout=0.0)
+    objective = Objective(adapter, unet, schedule, Null(torch.zeros(1, tiny.HIDDEN), None), config)
+    own, others, shares = watch.compare(objective, some, 0)
+    assert own.shape == others.shape == (4,)
+    assert not torch.equal(own, others)
+    assert torch.equal(own, objective(some, sample_generators(0, 0, some, torch.device("cpu")), 1.0)[2])
+    assert len(shares) == 4
+    one_caption = replace(some, encodings=some.encodings[:1].repeat(4, 1, 1), mask=some.mask[:1].repeat(4, 1))
+    assert torch.equal(*watch.compare(objective, one_caption, 0)[:2])
 
 
 def test_shares_of_the_paths_are_of_the_outputs_norm() -> None:
