@@ -137,9 +137,15 @@ def measure_forward(bench: Bench) -> None:
     setting = f"{bench.name}, batch {batch}, latents {side}x{side}, {dtype}, {TOKENS} tokens{reduced}"
     bench.add("U-Net forward, adapter off", setting, quantiles(times["off"])[1], "s")
     for name in adapters:
-        ratio = quantiles([on / off for on, off in zip(times[name], times["off"], strict=True)])[1]
-        on = f"{setting}, base_context {name}, phi not counted (once a picture)"
+        ratio, spread = ratio_of(times[name], times["off"])
+        on = f"{setting}, base_context {name}, phi not counted (once a picture); {spread}"
         bench.add("U-Net forward, adapter on over off", on, quantiles(times[name])[1], "s", ratio, "<= 1.10")
+
+
+def ratio_of(ours: list[float], others: list[float]) -> tuple[float, str]:
+    """The median of the rounds' ratios, and how they spread, in words."""
+    p20, p50, p80 = quantiles([one / other for one, other in zip(ours, others, strict=True)])
+    return p50, f"ratio {p20:.3f} to {p80:.3f} (p20, p80) in {len(ours)} rounds"
 
 
 def make_adapter(
@@ -240,9 +246,9 @@ def measure_online(bench: Bench) -> None:
     setting = f"{bench.name}, batch {size}, {8 * side}² pixels, {dtype}, LLM of Phi-1.5's width, {blocks} of 24 blocks"
     bench.add("step from cached tensors", setting + reduced, quantiles(times["cached"])[1], "s")
     for name, goal in (("online", "> 1.4, Mosaic's"), ("latents online", "")):
-        ratio = quantiles([one / other for one, other in zip(times[name], times["cached"], strict=True)])[1]
+        ratio, spread = ratio_of(times[name], times["cached"])
         what = "online over cached step" if name == "online" else "step with the autoencoder alone over cached step"
-        bench.add(what, setting + reduced, quantiles(times[name])[1], "s", ratio, goal)
+        bench.add(what, f"{setting}{reduced}; {spread}", quantiles(times[name])[1], "s", ratio, goal)
 
 
 def make_encoder(bench: Bench, dtype: torch.dtype) -> Encoder:
