@@ -102,9 +102,12 @@ def text_ignored(gains: Sequence[float], step: int) -> Finding | None:
 
 
 def original_drowned(shares: Mapping[str, float]) -> Finding | None:
-    """Where the original attention is hardly left in some layers' outputs; the middle of the U-Net is named first."""
+    """Where the original attention is hardly left in the U-Net's middle, or in a quarter of its layers.
+
+    A layer or two elsewhere that live on the new path do no harm: a good run of the demonstration has one.
+    """
     drowned = {name: share for name, share in shares.items() if share < LEAST_SHARE}
-    if not drowned:
+    if not any("mid_block" in name for name in drowned) and 4 * len(drowned) < max(1, len(shares)):
         return None
     worst = sorted(drowned, key=lambda name: ("mid_block" not in name, drowned[name]))
     named = ", ".join(f"{name} ({drowned[name]:.1%})" for name in worst[:3])

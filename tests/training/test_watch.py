@@ -57,6 +57,9 @@ def test_original_path_drowned() -> None:
     healthy = {"down_blocks.0": 0.9, "mid_block.0": 0.5, "up_blocks.1": 0.11}
     assert watch.original_drowned(healthy) is None
     assert watch.original_drowned({}) is None  # an ablation with one path
+    layers = {f"up_blocks.{i}": 0.5 for i in range(7)}
+    assert watch.original_drowned({**layers, "up_blocks.0": 0.05}) is None
+    assert watch.original_drowned({**layers, "up_blocks.0": 0.05, "up_blocks.1": 0.09}) is not None
     found = watch.original_drowned({**healthy, "down_blocks.0": 0.01, "mid_block.0": 0.04})
     assert found is not None
     assert "2 of 3 layers: mid_block.0 (4.0%), down_blocks.0 (1.0%)" in found.text
