@@ -1,4 +1,4 @@
-# make demo | test | check | bench. Each builds .venv first where it is missing or its requirements changed.
+# make demo | serve | stop | test | check | bench. Each builds .venv first where it is missing or its requirements changed.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 CODE := kernels storage llmdiff infra pipelines
 WORKERS ?= 2
 
-.PHONY: demo test check format bench clean help
+.PHONY: demo serve stop test check format bench clean help
 help:
 	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
+	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
+	@echo "make stop   ends them"
 	@echo "make test   the tests"
 	@echo "make check  ruff, mypy, import-linter"
 	@echo "make format ruff format and its safe fixes"
@@ -18,6 +20,12 @@ help:
 
 demo: $(VENV)/.installed
 	$(BIN)/llmdiff demo
+
+serve: $(VENV)/.installed
+	@$(BIN)/python -m infra.serve start
+
+stop: $(VENV)/.installed
+	@$(BIN)/python -m infra.serve stop
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup

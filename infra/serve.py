@@ -1,0 +1,404 @@
+"""A Prefect server, an MLflow server with its registry, and a worker of the deployments, on this machine.
+
+``python -m infra.serve start|stop|status``, which is what ``make serve`` and ``make stop`` run. Pid files, logs and,
+when nothing else is said, both databases are in ``serve/`` of the folder of runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import configparser
+import fcntl
+import importlib.util
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.background import Background, redacted
+from infra.local import home
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
+POOL = "llmdiff"
+TIMEOUT_SECONDS = 180.0
+FLOW_GRACE_SECONDS = 75.0
+"""For flows that run when the worker is stopped: a training run may take a minute to save its state."""
+
+PREFECT_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
+MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
+PREFECT_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+MLFLOW_AUTH = "MLFLOW_AUTH_ADMIN_PASSWORD"
+SERVERS_ONLY = (*PREFECT_DATABASE, MLFLOW_DATABASE, MLFLOW_ARTIFACTS, PREFECT_AUTH, MLFLOW_AUTH)
+"""What the worker, and so the flows, have no use for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The three processes and where they are."""
+
+    prefect: Background
+    mlflow: Background
+    worker: Background
+    host: str
+    prefect_port: int
+    mlflow_port: int
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{self._name}:{self.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{self._name}:{self.mlflow_port}"
+
+    @property
+    def processes(self) -> tuple[Background, Background, Background]:
+        return self.worker, self.mlflow, self.prefect
+
+    @property
+    def _name(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+
+def start() -> None:
+    """Starts what does not run yet, waits until all of it answers, and registers the deployments."""
+    folder = serve_folder()
+    with one_at_a_time(folder):
+        site = read_site(folder)
+        warn_of_open_doors(site.host)
+        missing = [process for process in site.processes if process.running() is None]
+        if not missing and mlflow_answers(site) and not unregistered(site):
+            print("all is up already; nothing was changed")
+        else:
+            check_ports(site, missing)
+            print(f"starting; logs in {folder}", flush=True)
+            try:
+                bring_up(site, missing)
+            except BaseException:
+                for process in missing:
+                    process.end(grace=10)
+                raise
+        print_addresses(site)
+
+
+def stop() -> None:
+    """Ends what `start` started: the worker first, so that the flows it runs can still say how they ended."""
+    folder = serve_folder()
+    with one_at_a_time(folder):
+        ended = 0
+        for name, grace in (("worker", FLOW_GRACE_SECONDS), ("mlflow", 15.0), ("prefect", 15.0)):
+            process = Background(folder, name)
+            record = process.running()
+            if count := process.end(grace):
+                print(f"ended {name} (process {record.pid if record else 'gone'}; {count} with all that it started)")
+            ended += count
+        if not ended:
+            print("nothing runs")
+
+
+def status() -> None:
+    """Prints what runs and whether it answers; RuntimeError where something does not."""
+    site = read_site(serve_folder())
+    checks = {"prefect": prefect_answers, "mlflow": mlflow_answers, "worker": worker_answers}
+    down = []
+    for process in reversed(site.processes):
+        record = process.running()
+        up = record is not None and checks[process.name](site)
+        state = "up" if up else "does not answer" if record else "does not run"
+        print(f"{process.name:8} {state}{f', process {record.pid}' if record else ''}, log {process.log}")
+        down += [] if up else [process.name]
+    if down:
+        raise RuntimeError(f"not up: {', '.join(down)}")
+    print_addresses(site)
+
+
+def bring_up(site: Site, missing: list[Background]) -> None:
+    """Starts the missing processes, each once what it needs answers, and registers the deployments."""
+    began = datetime.now(UTC)
+    if site.prefect in missing:
+        command = prefect_command("server", "start", "--host", site.host, "--port", str(site.prefect_port))
+        site.prefect.start(command, prefect_environment(site), ROOT, site.host, site.prefect_port)
+    if site.mlflow in missing:
+        site.mlflow.start(mlflow_command(site), mlflow_environment(site), ROOT, site.host, site.mlflow_port)
+    wait_for(site.prefect, partial(prefect_answers, site))
+    if site.worker in missing:
+        command = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name())
+        site.worker.start(command, worker_environment(site), ROOT)
+    wait_for(site.mlflow, partial(mlflow_answers, site))
+    wait_for(site.worker, partial(worker_answers, site, began if site.worker in missing else None))
+    register(site)
+
+
+def wait_for(process: Background, answers: Callable[[], bool]) -> None:
+    """Waits until a process answers.
+
+    Raises:
+        RuntimeError: it ended.
+        TimeoutError: it is still silent after `TIMEOUT_SECONDS`. Both messages hold the end of the log.
+    """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not answers():
+        if process.running() is None:
+            raise RuntimeError(f"{process.name} ended before it answered; {process.last_words()}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{process.name} does not answer after {TIMEOUT_SECONDS:.0f} s; {process.last_words()}")
+        time.sleep(0.3)
+
+
+def prefect_answers(site: Site) -> bool:
+    """Whether Prefect's server says that it is healthy."""
+    return ask(f"{site.prefect_url}/api/health") is True
+
+
+def mlflow_answers(site: Site) -> bool:
+    """Whether MLflow's server says that it is healthy."""
+    return ask(f"{site.mlflow_url}/health") == "OK"
+
+
+def worker_answers(site: Site, since: datetime | None = None) -> bool:
+    """Whether the worker reports to the server, and has done so since a time."""
+    workers = ask(f"{site.prefect_url}/api/work_pools/{POOL}/workers/filter", {}) or []
+    ours = [worker for worker in workers if worker["name"] == worker_name() and worker["status"] == "ONLINE"]
+    return any(since is None or datetime.fromisoformat(worker["last_heartbeat_time"]) > since for worker in ours)
+
+
+def unregistered(site: Site) -> set[str]:
+    """Entry points of `DEPLOYMENTS` that the server has no deployment of."""
+    wanted = {deployment["entrypoint"] for deployment in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]}
+    found = ask(f"{site.prefect_url}/api/deployments/filter", {}) or []
+    return wanted - {deployment["entrypoint"] for deployment in found}
+
+
+def register(site: Site) -> None:
+    """Registers the deployments; RuntimeError with what Prefect said where that fails."""
+    command = prefect_command("--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS.relative_to(ROOT)))
+    done = subprocess.run(command, env=worker_environment(site), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode or unregistered(site):
+        raise RuntimeError(f"the deployments were not registered:\n{redacted(done.stdout + done.stderr)}")
+
+
+def ask(url: str, body: Any = None) -> Any:
+    """The answer to a GET, or to a POST of a body, in JSON where it is; None where there is none."""
+    headers = {"Content-Type": "application/json"}
+    if login := os.environ.get(PREFECT_AUTH):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(urllib.request.Request(url, data, headers), timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def prefect_command(*arguments: str) -> list[str]:
+    """Prefect's command line, of this environment."""
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def mlflow_command(site: Site) -> list[str]:
+    """MLflow's server; its databases come by the environment, which others can't read as they can a command line."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", site.host, "--port", str(site.mlflow_port)]
+    return [*command, "--app-name", "basic-auth"] if os.environ.get(MLFLOW_AUTH) else command
+
+
+def environment(site: Site) -> dict[str, str]:
+    """What all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
+    ours = {"PREFECT_HOME": str(site.prefect.folder / "prefect"), "LLMDIFF_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**quiet, **os.environ, **ours}
+
+
+def prefect_environment(site: Site) -> dict[str, str]:
+    """The page asks the server it came from, by whatever name the browser knows that."""
+    return {"PREFECT_SERVER_UI_API_URL": "/api", **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
+
+
+def mlflow_environment(site: Site) -> dict[str, str]:
+    """SQLite and artifacts below the folder of pid files unless said otherwise, and one process to serve them."""
+    folder = site.mlflow.folder
+    defaults = {
+        MLFLOW_DATABASE: f"sqlite:///{folder / 'mlflow.db'}",
+        MLFLOW_ARTIFACTS: str(folder / "mlartifacts"),
+        "MLFLOW_WORKERS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if os.environ.get(MLFLOW_AUTH):
+        defaults["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
+        defaults["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(folder))
+    given = {name: value for name, value in environment(site).items() if name != "MLFLOW_TRACKING_URI"}
+    return {**defaults, **given}
+
+
+def write_auth_config(folder: Path) -> Path:
+    """MLflow's own settings of its users, with their database in the folder instead of where the server started."""
+    if importlib.util.find_spec("flask_wtf") is None:
+        raise ValueError(f"{MLFLOW_AUTH}: expected the package Flask-WTF, found none: .venv/bin/pip install Flask-WTF")
+    import mlflow
+
+    parser = configparser.ConfigParser()
+    parser.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
+    parser["mlflow"]["database_uri"] = f"sqlite:///{folder / 'mlflow-users.db'}"
+    path = folder / "mlflow-auth.ini"
+    with path.open("w") as file:
+        parser.write(file)
+    return path
+
+
+def worker_environment(site: Site) -> dict[str, str]:
+    """Where the flows report to, and how they log in; nothing of the servers' own secrets."""
+    ours = {name: value for name, value in environment(site).items() if name not in SERVERS_ONLY}
+    ours |= {"PREFECT_API_URL": f"{site.prefect_url}/api", "MLFLOW_TRACKING_URI": site.mlflow_url}
+    if login := os.environ.get(PREFECT_AUTH):
+        ours["PREFECT_API_AUTH_STRING"] = login
+    if password := os.environ.get(MLFLOW_AUTH):
+        ours["MLFLOW_TRACKING_USERNAME"] = os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin")
+        ours["MLFLOW_TRACKING_PASSWORD"] = password
+    return {"PREFECT_WORKER_QUERY_SECONDS": "3", **ours}
+
+
+def worker_name() -> str:
+    """One worker a machine: several may share a database."""
+    return f"serve-{socket.gethostname()}"
+
+
+def serve_folder() -> Path:
+    """The folder of pid files, logs and databases, for this user alone."""
+    folder = home() / "serve"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """ValueError where another `start` or `stop` is at work."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another `make serve` or `make stop` is at work") from error
+        yield
+
+
+def read_site(folder: Path) -> Site:
+    """Host and ports: those of what runs, else of the environment; ValueError where both are given and differ."""
+    prefect, mlflow, worker = (Background(folder, name) for name in ("prefect", "mlflow", "worker"))
+    host, prefect_port = place(prefect, "PREFECT_PORT", 4200)
+    mlflow_host, mlflow_port = place(mlflow, "MLFLOW_PORT", 5000)
+    host = mlflow_host if prefect.running() is None and mlflow.running() else host
+    return Site(
+        prefect=prefect, mlflow=mlflow, worker=worker, host=host, prefect_port=prefect_port, mlflow_port=mlflow_port
+    )
+
+
+def place(process: Background, variable: str, default: int) -> tuple[str, int]:
+    """Host and port of a server."""
+    record = process.running()
+    host = os.environ.get("HOST") or (record.host if record else "127.0.0.1")
+    port = os.environ.get(variable) or str(record.port if record else default)
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError as error:
+        raise ValueError(f"HOST: expected an address such as 127.0.0.1 or 0.0.0.0, found {host!r}") from error
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{variable}: expected a port from 1 to 65535, found {port!r}")
+    if record and (host, int(port)) != (record.host, record.port):
+        raise ValueError(f"{process.name} runs on {record.host}:{record.port}; `make stop` ends it, for {host}:{port}")
+    return host, int(port)
+
+
+def check_ports(site: Site, missing: list[Background]) -> None:
+    """ValueError where something else has the port of a server that is to be started."""
+    wanted = ((site.prefect, "PREFECT_PORT", site.prefect_port), (site.mlflow, "MLFLOW_PORT", site.mlflow_port))
+    for process, variable, port in wanted:
+        if process in missing and not is_free(site.host, port):
+            raise ValueError(
+                f"{site.host}:{port} is taken by something else: end that, or choose a port for {process.name} with "
+                f"{variable}; `make stop` ends what an earlier `make serve` left"
+            )
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def warn_of_open_doors(host: str) -> None:
+    """Says which server other machines can use without a password."""
+    if ipaddress.IPv4Address(host).is_loopback:
+        return
+    for name, danger, variable, value in (
+        ("Prefect", "run code here", PREFECT_AUTH, "user:password"),
+        ("MLflow", "read and delete what is here", MLFLOW_AUTH, "password"),
+    ):
+        if not os.environ.get(variable):
+            print(
+                f"warning: {name} listens on {host} and has no authentication: whoever reaches this machine can "
+                f"{danger}. {variable}=<{value}> makes it ask for a login",
+                file=sys.stderr,
+            )
+
+
+def print_addresses(site: Site) -> None:
+    """Where all is, and what a shell needs to reach it."""
+    print(f"Prefect  {site.prefect_url}{records_in(*PREFECT_DATABASE)}")
+    print(f"MLflow   {site.mlflow_url}{records_in(MLFLOW_DATABASE, MLFLOW_ARTIFACTS)}")
+    print(f"worker   {worker_name()} of the work pool {POOL}; logs and pid files in {site.worker.folder}")
+    print(f"export PREFECT_API_URL={site.prefect_url}/api")
+    print(f"export MLFLOW_TRACKING_URI={site.mlflow_url}")
+    if os.environ.get(PREFECT_AUTH):
+        print(f"export PREFECT_API_AUTH_STRING=<as {PREFECT_AUTH}>")
+    if os.environ.get(MLFLOW_AUTH):
+        print(f"export MLFLOW_TRACKING_USERNAME={os.environ.get('MLFLOW_AUTH_ADMIN_USERNAME', 'admin')}")
+        print(f"export MLFLOW_TRACKING_PASSWORD=<as {MLFLOW_AUTH}>")
+
+
+def records_in(*variables: str) -> str:
+    """Where a server keeps its records, where that was said, without passwords."""
+    places = [redacted(os.environ[name]) for name in variables if os.environ.get(name)]
+    return f"  records in {', '.join(places)}" if places else ""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m infra.serve", description=(__doc__ or "").splitlines()[0])
+    commands = {"start": start, "stop": stop, "status": status}
+    parser.add_argument("command", choices=commands)
+    try:
+        commands[parser.parse_args().command]()
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+if __name__ == "__main__":
+    main()
