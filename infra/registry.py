@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
-import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from infra.lineage import data_files, data_input, data_tags, origin_tags
 from infra.local import home
 from infra.tracking import client, tracked_run
 
 MODEL = "llmdiff-adapter"
 SCHEME = "models:/"
 FILES = ("adapter.safetensors", "adapter_config.json")
+INSIDE = "artifacts/adapter"
+"""Where they are in an MLflow model."""
+CHAMPION = "champion"
+PREVIOUS = "previous_champion"
+ROLLED_BACK = "rolled_back"
 
 
 class Registered(NamedTuple):
@@ -34,14 +42,15 @@ class Registered(NamedTuple):
 def register_adapter(
     folder: Path, *, run_id: str | None = None, name: str = MODEL, alias: str = "candidate", tags: dict[str, str]
 ) -> Registered:
-    """Stores an adapter folder's two files as a new version of a registered model and points the alias at it.
+    """Stores an adapter folder's two files in an MLflow model, a new version of `name`, and points the alias at it.
 
     Args:
         folder: holds ``adapter.safetensors`` and ``adapter_config.json``.
         run_id: MLflow run of the training; a run is made where there is none.
         name: registered model, made if it is missing.
         alias: moved to the new version.
-        tags: more tags than the lineage in ``adapter_config.json``.
+        tags: more tags than the lineage; ``llm`` is where the LLM is found, ``parent`` the version it was trained on
+            from.
     """
     for file in FILES:
         if not (folder / file).is_file():
@@ -52,30 +61,75 @@ def register_adapter(
     if run_id is None:
         with tracked_run("register", {}, {}) as run:
             run_id = run.run_id
-    api = client()
-    for file in FILES:
-        api.log_artifact(run_id, str(folder / file), "adapter")
-    source = f"{api.get_run(run_id).info.artifact_uri}/adapter"
+    tags = {**origin_tags(config), **log_data(run_id, config), **tags}
+    source = log_model(run_id, folder, {"diffusion": found(tags.get("base_model")), "llm": found(tags.get("llm"))})
     _ensure_model(name)
-    version = api.create_model_version(name, source, run_id, tags={**lineage(config), **tags})
+    api = client()
+    version = api.create_model_version(name, source, run_id, tags=tags)
     api.set_registered_model_alias(name, alias, version.version)
     return Registered(name, int(version.version), alias, f"{SCHEME}{name}@{alias}", run_id)
 
 
-def lineage(config: dict[str, Any]) -> dict[str, str]:
-    """What a version came from, as tags, out of its ``adapter_config.json``."""
-    keys = ("encoder", "encoder_fingerprint", "llm", "base_model", "store", "store_version")
-    tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
-    return {**tags, "code_commit": code_commit()}
-
-
-def code_commit() -> str:
-    """The commit of this checkout, marked where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=40"]
+def log_data(run_id: str, config: dict[str, Any]) -> dict[str, str]:
+    """Makes the data files an input of the run, and returns tags that sum them up, or why they can't be read."""
+    store, version = config.get("store", ""), config.get("store_version")
+    if not store:
+        return {}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        files = data_files(store, version, config["encoder_fingerprint"])
+    except (OSError, ValueError) as error:
+        return {"data_files": f"not read: {error}"}
+    client().log_inputs(run_id, [data_input(config, files)])
+    return data_tags(files)
+
+
+def log_model(run_id: str, folder: Path, parts: dict[str, str]) -> str:
+    """Makes an adapter folder an MLflow model among the run's artifacts, and returns its address."""
+    total = hashlib.sha256(json.dumps(parts).encode())
+    for name in FILES:
+        total.update((folder / name).read_bytes())
+    path = f"adapter-{total.hexdigest()[:12]}"  # what a version has is never written over
+    api = client()
+    with tempfile.TemporaryDirectory() as temporary:
+        model = Path(temporary) / "model"
+        save_model(folder, model, parts)
+        api.log_artifacts(run_id, str(model), path)
+    return f"{api.get_run(run_id).info.artifact_uri}/{path}"
+
+
+def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
+    """Writes the MLflow model: the code of `infra.model`, the adapter's files, the signature; nothing is pickled."""
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model as save_pyfunc
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    params = [ParamSpec("seed", "long", 0), ParamSpec("steps", "long", 30), ParamSpec("guidance", "double", 5.0)]
+    outputs = {"prompt": DataType.string, "seed": DataType.long, "image": DataType.binary}
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
+        params=ParamSchema(params),
+    )
+    needed = importlib.metadata.requires("llmdiff") or []
+    with tempfile.TemporaryDirectory() as temporary:
+        adapter = Path(temporary) / "adapter"
+        adapter.mkdir()
+        for name in FILES:
+            shutil.copy2(folder / name, adapter)
+        save_pyfunc(
+            model,
+            python_model=str(Path(__file__).with_name("model.py")),
+            artifacts={"adapter": str(adapter)},
+            model_config=parts,
+            signature=signature,
+            input_example=["a red circle to the left of a blue square"],
+            pip_requirements=[line for line in needed if "extra ==" not in line],
+        )
+
+
+def found(model: str | None) -> str:
+    """Where a folder or a hub name is found from any working directory."""
+    return str(Path(model).resolve()) if model and Path(model).exists() else model or ""
 
 
 def fetch_adapter(uri: str) -> Path:
@@ -92,17 +146,17 @@ def fetch_adapter(uri: str) -> Path:
         if not folder.is_dir():
             raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {SCHEME}{MODEL}@candidate")
         return folder
-    name, version = _resolve(uri)
-    source = client().get_model_version_download_uri(name, version)
-    folder = home() / "adapters" / f"{name}-{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    version = find_version(uri)
+    source = client().get_model_version_download_uri(version.name, version.version)
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    folder = home() / "adapters" / f"{version.name}-{version.version}-{digest}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            for file in FILES:
-                get_artifact_repository(source).download_artifacts(file, str(part))
+            fetched = _download(source, part)
             if not folder.is_dir():  # unless another process was faster
-                part.replace(folder)
+                fetched.replace(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -110,22 +164,60 @@ def fetch_adapter(uri: str) -> Path:
 
 def adapter_tags(uri: str) -> dict[str, str]:
     """The tags of a version in the registry; none for a folder."""
-    if not uri.startswith(SCHEME):
-        return {}
-    return dict(client().get_model_version(*_resolve(uri)).tags)
+    return dict(find_version(uri).tags) if uri.startswith(SCHEME) else {}
 
 
-def _resolve(uri: str) -> tuple[str, str]:
-    """Model and version that a ``models:/`` address names."""
+def find_version(uri: str) -> ModelVersion:
+    """The version that ``models:/name@alias`` or ``models:/name/version`` names; ValueError where there is none."""
     rest = uri.removeprefix(SCHEME)
     name, at, alias = rest.partition("@") if "@" in rest else rest.partition("/")
     if not at or (at == "/" and not alias.isdigit()):
         raise ValueError(f"{uri}: expected {SCHEME}<name>@<alias> or {SCHEME}<name>/<version>")
+    api = client()
     try:
-        by_alias = client().get_model_version_by_alias if at == "@" else client().get_model_version
-        return name, str(by_alias(name, alias).version)
+        number = api.get_model_version_by_alias(name, alias).version if at == "@" else alias
+        return api.get_model_version(name, str(number))
     except MlflowException as error:
         raise ValueError(f"{uri}: not in the registry: {error.message}") from error
+
+
+def find_champion(name: str = MODEL) -> ModelVersion | None:
+    """The champion; None where the registered model has none yet."""
+    version = client().get_registered_model(name).aliases.get(CHAMPION)
+    return None if version is None else find_version(f"{SCHEME}{name}/{version}")
+
+
+def crown(version: ModelVersion) -> None:
+    """Makes a version the champion, after noting on it which one was."""
+    before = find_champion(version.name)
+    if before is not None and before.version != version.version:
+        client().set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
+    client().set_registered_model_alias(version.name, CHAMPION, version.version)
+
+
+def rollback(name: str = MODEL) -> tuple[int, int]:
+    """Makes the previous champion the champion again; returns the one that was and the one that is.
+
+    Raises:
+        ValueError: there is no champion, none before it, or that one was deleted.
+    """
+    champion = find_version(f"{SCHEME}{name}@{CHAMPION}")
+    if (previous := champion.tags.get(PREVIOUS)) is None:
+        raise ValueError(f"{SCHEME}{name}@{CHAMPION}: version {champion.version} is the first champion: none to go to")
+    back = find_version(f"{SCHEME}{name}/{previous}")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    client().set_model_version_tag(name, champion.version, ROLLED_BACK, now)
+    client().set_registered_model_alias(name, CHAMPION, back.version)
+    return int(champion.version), int(back.version)
+
+
+def _download(source: str, folder: Path) -> Path:
+    """Fetches an adapter's files; versions made before they were MLflow models have them at the top."""
+    repository = get_artifact_repository(source)
+    is_model = any(file.path == "MLmodel" for file in repository.list_artifacts())
+    for file in FILES:
+        repository.download_artifacts(f"{INSIDE}/{file}" if is_model else file, str(folder))
+    return folder / INSIDE if is_model else folder
 
 
 def _ensure_model(name: str) -> None:

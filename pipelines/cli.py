@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.encoder_settings import settings_help
+from pipelines.registry_commands import registry_app
 from pipelines.store_commands import store_app
 
 CANDIDATE = "models:/llmdiff-adapter@candidate"
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(registry_app)
 
 
 class EncoderKind(StrEnum):

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from infra.registry import adapter_tags, fetch_adapter, register_adapter
+from infra.lineage import DataFile, data_files, files_in
+from infra.registry import (
+    MODEL,
+    adapter_tags,
+    crown,
+    fetch_adapter,
+    find_champion,
+    find_version,
+    register_adapter,
+    rollback,
+)
 from infra.tracking import client, tracked_run
+from tests.infra.tiny_adapter import make_store
 
 pytestmark = pytest.mark.usefixtures("tracking")
 
@@ -43,6 +54,7 @@ def test_an_adapter_becomes_a_version_with_its_lineage_and_comes_back(folder: Pa
         "store": "s",
         "store_version": "3",
         "llm": "phi",
+        "data_files": "not read: s: no such store",
     }
     back = fetch_adapter(first.uri)
     assert sorted(path.name for path in back.iterdir()) == ["adapter.safetensors", "adapter_config.json"]
@@ -72,3 +84,90 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "adapter.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="adapter.safetensors: no such file"):
         register_adapter(folder, tags={})
+
+
+def test_a_version_of_before_they_were_models_is_fetched(folder: Path) -> None:
+    with tracked_run("train", {}, {}) as run:
+        for name in ("adapter.safetensors", "adapter_config.json"):
+            client().log_artifact(run.run_id, str(folder / name), "adapter")
+    client().create_registered_model(MODEL)
+    client().create_model_version(MODEL, f"{run.artifacts}/adapter", run.run_id)
+    assert (fetch_adapter(f"models:/{MODEL}/1") / "adapter.safetensors").read_bytes() == b"weights"
+
+
+def test_two_versions_of_one_run_keep_their_own_files(folder: Path) -> None:
+    with tracked_run("train", {}, {}) as run:
+        pass
+    register_adapter(folder, run_id=run.run_id, tags={})
+    (folder / "adapter.safetensors").write_bytes(b"better")
+    register_adapter(folder, run_id=run.run_id, tags={})
+    contents = [(fetch_adapter(f"models:/{MODEL}/{i}") / "adapter.safetensors").read_bytes() for i in (1, 2)]
+    assert contents == [b"weights", b"better"]
+
+
+def test_the_data_files_that_training_read_are_an_input_of_the_run(folder: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    fingerprint, version = make_store(tmp_path / "store", {"b.parquet": 5, "a.parquet": 4})
+    make_store(tmp_path / "store", {"later.parquet": 2})
+    change(folder, store=store, store_version=version, encoder_fingerprint=fingerprint)
+    made = register_adapter(folder, tags={})
+    tags = adapter_tags(made.uri)
+    assert (tags["data_files"], tags["data_rows"], tags["store_version"]) == ("2", "7", str(version))
+    (found,) = client().get_run(made.run_id).inputs.dataset_inputs
+    assert (found.dataset.name, json.loads(found.dataset.source)) == ("store", {"uri": store})
+    assert {tag.key: tag.value for tag in found.tags} == {
+        "mlflow.data.context": "training",
+        "store_version": str(version),
+        "encoder_fingerprint": fingerprint,
+    }
+    expected = [
+        DataFile("a.parquet", "hash of a.parquet", 3),
+        DataFile("b.parquet", "hash of b.parquet", 4),
+    ]
+    assert files_in([found], tags["data_digest"]) == data_files(store, version, fingerprint) == expected
+
+
+def test_the_models_behind_it_are_known_by_their_content(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "sd"
+    (base / "unet").mkdir(parents=True)
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"one")
+    described = {"llm": {"class": "Phi", "content": "c0ffee"}}
+    change(folder, base_model=str(base), encoder_description=described, llm="microsoft/phi", llm_revision="abc")
+    first = adapter_tags(register_adapter(folder, tags={}).uri)
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"two")
+    second = adapter_tags(register_adapter(folder, tags={}).uri)
+    assert (first["encoder_content"], first["llm_revision"]) == ("c0ffee", "abc")
+    assert first["base_content"] != second["base_content"]
+
+
+def test_the_champion_goes_back_step_by_step(folder: Path) -> None:
+    with pytest.raises(ValueError, match="models:/llmdiff-adapter@champion: not in the registry"):
+        rollback()
+    for _ in range(3):
+        crown(find_version(register_adapter(folder, tags={}).uri))
+        crown(find_version(f"models:/{MODEL}@champion"))  # again: changes nothing
+    assert rollback() == (3, 2)
+    assert "rolled_back" in adapter_tags(f"models:/{MODEL}/3")
+    assert rollback() == (2, 1)
+    with pytest.raises(ValueError, match="version 1 is the first champion"):
+        rollback()
+    assert champion() == "1"
+
+
+def test_a_deleted_champion_is_not_gone_back_to(folder: Path) -> None:
+    for _ in range(2):
+        crown(find_version(register_adapter(folder, tags={}).uri))
+    client().delete_model_version(MODEL, "1")
+    with pytest.raises(ValueError, match=f"models:/{MODEL}/1: not in the registry"):
+        rollback()
+    assert champion() == "2"
+
+
+def champion() -> str | None:
+    found = find_champion()
+    return None if found is None else str(found.version)
+
+
+def change(folder: Path, **facts: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))

@@ -1,0 +1,76 @@
+"""The commands on the registry: ``llmdiff lineage``, ``promote``, ``rollback``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from pipelines.printing import print_json
+
+registry_app = typer.Typer()
+MODEL = "llmdiff-adapter"
+
+Name = Annotated[str, typer.Option(help="Registered model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@registry_app.command(epilog="Example: llmdiff lineage champion --json")
+def lineage(
+    version: Annotated[str, typer.Argument(help="Number, alias, or models:/ address of a version.")],
+    name: Name = MODEL,
+    as_json: Json = False,
+) -> None:
+    """What a version came from: code, models, encoder, store, and every data file."""
+    from pipelines.lineage import address, chain, print_chain
+
+    found = chain(address(version, name))
+    if as_json:
+        print_json(found)
+    else:
+        print_chain(found)
+
+
+@registry_app.command(epilog="Example: llmdiff promote --margin 0.02")
+def promote(
+    name: Name = MODEL,
+    metric: Annotated[
+        Literal["colour", "binding", "relation", "count"], typer.Option(help="The facts that count.")
+    ] = "binding",
+    wording: Annotated[
+        Literal["template", "natural", "unseen_wording"], typer.Option(help="Of the prompts.")
+    ] = "natural",
+    margin: Annotated[float, typer.Option(min=0, help="How much better it must be; with 0, better at all.")] = 0.0,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each a prompt.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of scenes, captions and noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
+    llm: Annotated[str | None, typer.Option(help="Folder or name of the LLM; default: as registered.")] = None,
+    diffusion: Annotated[
+        str | None, typer.Option(help="Folder or name of the base model; default: the one trained on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the candidate the champion if it is better on the same prompts and seeds, or if there is none yet."""
+    from pipelines.cli import start_engine
+
+    start_engine()
+    from pipelines.promote import promote_flow
+
+    decision = promote_flow(name, metric, wording, margin, scenes, seed, steps, guidance, llm, diffusion)
+    if as_json:
+        print_json(decision.model_dump())
+    else:
+        print(f"{'promoted' if decision.promoted else 'not promoted'}: {decision.reason}")
+
+
+@registry_app.command(epilog="Example: llmdiff rollback")
+def rollback(name: Name = MODEL, as_json: Json = False) -> None:
+    """Make the champion before this one the champion again."""
+    from infra.registry import rollback as go_back
+
+    left, back = go_back(name)
+    if as_json:
+        print_json({"name": name, "from": left, "to": back})
+    else:
+        print(f"champion: version {back}, before: version {left}")
