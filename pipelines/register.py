@@ -28,7 +28,7 @@ def register_flow(
         name: registered model.
         alias: moved to the new version.
         llm: where the LLM is found, recorded so that `generate` finds it too.
-        tags: more tags for the version.
+        tags: more tags for the version; ``parent`` is the address of the one that training went on from.
     """
     registered = register_version(adapter, run_id, name, alias, {**({"llm": llm} if llm else {}), **(tags or {})})
     show(registered)
@@ -44,5 +44,8 @@ def register_version(adapter: str, run_id: str | None, name: str, alias: str, ta
 @task(name="show version", cache_policy=NO_CACHE)
 def show(registered: Registered) -> None:
     """Names the version in the Prefect UI."""
-    text = f"`{registered.name}` version {registered.version}, alias `{registered.alias}`: `{registered.uri}`"
+    text = (
+        f"`{registered.name}` version {registered.version}, alias `{registered.alias}`: `{registered.uri}`; "
+        f"MLflow run `{registered.run_id}`; `llmdiff lineage {registered.version}` shows what it came from"
+    )
     create_markdown_artifact(text, key="registered-adapter")
