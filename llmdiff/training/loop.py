@@ -16,8 +16,9 @@ from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
 from llmdiff.training.lock import locked
 from llmdiff.training.metrics import Meter
-from llmdiff.training.objective import plain_attention, sample_generators, split
+from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
 from llmdiff.training.setup import Run, prepare
+from llmdiff.training.watch import EVERY, Watch, captions_truncated, compare, nan_inputs, share_at_limit
 
 if TYPE_CHECKING:
     from storage.reader import Batch
@@ -37,7 +38,8 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
     """All steps that are left, and the result."""
     config, adapter = run.config, run.objective.adapter
     meter = Meter(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
-    shares, in_a_row = endless(run), 0
+    shares, in_a_row, watch = endless(run), 0, Watch(speaks=run.rank == 0)
+    watch.tell(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
     with closing(meter), closing(shares), plain_attention(run.device):
         if run.any_process(bool(interrupted)):
             return None
@@ -50,10 +52,14 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
                     run.average.update(adapter.state(), step)
             else:
                 meter.skip(step)
+                watch.tell(nan_inputs(share.batch))
             in_a_row = 0 if run.scale.update(applied) else in_a_row + 1
             meter.advance()
             if step % config.log_every == 0 or step == run.steps:
                 meter.row(step, adapter, learning_rate=rate, grad_norm=float(run.engine.get_global_grad_norm()))
+            if step % EVERY == 0:
+                part = part_of(share.batch, 0, config.batch_size)
+                watch.look(step, part, *compare(run.objective, part, share.epoch))
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
             stop = run.any_process(bool(interrupted))

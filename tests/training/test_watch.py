@@ -175,3 +175,19 @@ def test_an_ablation_has_one_path_and_no_shares() -> None:
     with torch.no_grad(), watch.path_shares(adapter) as shares:
         tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
     assert shares == {}
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_looking_changes_no_loss(
+    root: Path, stage: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from llmdiff.training import loop
+
+    monkeypatch.setattr(watch, "LEAST_SHARE", 1.1)  # every layer counts as drowned
+    blind, looking = (runs.config(root, name, zero_stage=stage) for name in ("blind", "looking"))
+    loop.train(blind)
+    assert "drowned" not in caplog.text
+    monkeypatch.setattr(loop, "EVERY", 4)
+    loop.train(looking)
+    assert runs.rows(looking) == runs.rows(blind)
+    assert caplog.text.count("original path drowned: it makes up less than 110% of the output in 4 of 4 layers") == 1
