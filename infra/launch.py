@@ -74,7 +74,7 @@ def run_workers(
                 time.sleep(interval)
             poll()
         finally:
-            if not end_workers(child):
+            if not end_workers(child, GRACE_SECONDS):
                 raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
     if child.returncode != 0:
         printed = log.read_bytes()[start:].decode(errors="replace")
@@ -83,7 +83,7 @@ def run_workers(
         raise failure
 
 
-def end_workers(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> bool:
+def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
     """Asks the workers below DeepSpeed's launcher to end, waits, and kills what is left; False where that was needed.
 
     The launcher itself is not asked: it would kill the workers after 30 seconds.

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra import launch
 from infra.launch import LaunchError, error_of, run_workers
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,19 @@ def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
         for child in psutil.Process(os.getpid()).children(recursive=True)
         if "launcher" in " ".join(child.cmdline())
     ]
+
+
+def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        if len(pids(tmp_path)) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.0)
+    with pytest.raises(LaunchError, match="did not end within 0 s, and were killed"):
+        run(tmp_path, "sleep", interrupt, interval=0.05)
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 
 def test_the_error_is_found_among_what_a_launcher_prints(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""`llmdiff train` as a process: ended, killed and run again, it goes on; finished, it says so."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.train import hub_revision, pinned_version, resolve_config
+from storage import EncodingStore, caption_hash
+from tests.pipelines.conftest import ROOT, Deployed, Server, World
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+
+SETTINGS = ["steps=150", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
+
+
+@pytest.fixture
+def own_store(world: World, in_process: Server, tmp_path: Path) -> str:
+    from pipelines.encode import encode_flow
+
+    store = str(tmp_path / "store")
+    encode_flow(world.data, store, world.diffusion, encoder="base")
+    return store
+
+
+def grow(path: str) -> int:
+    """Adds a caption to a store; the version before."""
+    store = EncodingStore.open(path)
+    before = store.version
+    fingerprint = next(key for key, about in store.fingerprints().items() if about["kind"] == "base")
+    with store.writer("more", fingerprint=fingerprint) as writer:
+        writer.add_encoding(caption_hash("one more"), store.encoding(fingerprint, caption_hash("")))
+    assert EncodingStore.open(path).version > before
+    return before
+
+
+def start(server: Server, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("llmdiff")), "train", *arguments]
+    env = {**server.env, "LLMDIFF_HOME": str(home), "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    env["OMP_NUM_THREADS"] = "1"
+    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def last_step(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def saved_step(run: Path) -> int:
+    states = sorted(run.glob("checkpoints/step-*/state.json"))
+    return json.loads(states[-1].read_text())["step"] if states else 0
+
+
+def workers(run: Path) -> list[int]:
+    """The training processes that write to a run."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if str(run / "request.json") in line and any("--local_rank" in part for part in line):
+            found.append(process.pid)
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
+    server: Server, world: World, own_store: str, tmp_path: Path
+) -> None:
+    arguments = ["--store", own_store, "--diffusion", world.diffusion, "--encoder", "base", "--llm", world.llm]
+    arguments += ["--processes", "2", *(part for setting in SETTINGS for part in ("--set", setting))]
+    home = tmp_path / "home"
+
+    def runs() -> list[Path]:
+        return list((home / "train").glob("*"))
+
+    first = start(server, home, *arguments)
+    wait_until(lambda: first.poll() is None and bool(runs()) and last_step(runs()[0]) >= 2)
+    (run,) = runs()
+    first.terminate()
+    printed, _ = first.communicate(timeout=90)
+    assert first.returncode == 0, printed
+    assert "stopped by SIGTERM: the same command goes on" in printed
+    ended = last_step(run)
+    assert saved_step(run) == ended
+    assert workers(run) == []
+
+    began = grow(own_store)
+
+    second = start(server, home, *arguments)
+    wait_until(lambda: second.poll() is None and last_step(run) >= ended + 2)
+    at_work = workers(run)
+    second.kill()
+    second.communicate()
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in at_work), 60)
+    assert saved_step(run) == last_step(run) > ended
+
+    third = start(server, home, *arguments)
+    printed, _ = third.communicate(timeout=300)
+    assert third.returncode == 0, printed
+    assert runs() == [run]
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 151))
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert (config["store_version"], config["llm"]) == (began, world.llm)
+    (version,) = re.findall(r"registered: llmdiff-adapter version (\d+)", printed)
+
+    again = start(server, home, *arguments)
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, printed
+    assert f"finished before, on version {began} of the store; --restart begins again" in printed
+    assert f"adapter: {run / 'adapter'} (150 steps, " in printed
+    assert "registered:" not in printed
+    assert version == "1"
+
+
+def resolve(store: str, world: World, **changes: object) -> object:
+    settings = {"steps": 10, **changes.pop("settings", {})}  # type: ignore[dict-item]
+    named = {"output": None, "encoder": "base", "fingerprint": None, "store_version": None, "processes": 1}
+    named |= {"restart": False, **changes}
+    return resolve_config.fn(store, world.diffusion, settings=settings, **named)
+
+
+def test_a_runs_folder_follows_from_its_settings(
+    deployed: Deployed, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
+
+    def folder(**changes: object) -> str:
+        return resolve(deployed.store, world, encoder="llm", **changes).output  # type: ignore[attr-defined]
+
+    first = folder()
+    assert Path(first).parent == tmp_path / "train"
+    assert Path(first).name.startswith("store-llm-")
+    assert folder(settings={"log_every": 3}) == folder(settings={"learning_rate": 1e-4}) == first
+    assert (
+        folder(settings={"batch_size": 4}, processes=2) == folder(settings={"batch_size": 2, "accumulate": 4}) == first
+    )
+    others = [folder(settings={"seed": 1}), folder(settings={"batch_size": 4}), folder(store_version=1), first]
+    assert len(set(others)) == 4
+
+
+def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    config = resolve(own_store, world, output=output)
+    config.write(tmp_path / "run" / "request.json")  # type: ignore[attr-defined]
+    began = config.store_version  # type: ignore[attr-defined]
+    assert grow(own_store) == began
+    assert resolve(own_store, world, output=output) == config
+    assert resolve(own_store, world, output=output, store_version=began) == config
+    with pytest.raises(ValueError, match=f"began with store version {began}, found {began + 1}: leave the version out"):
+        resolve(own_store, world, output=output, store_version=began + 1)
+    (tmp_path / "run" / "notes.txt").touch()
+    fresh = resolve(own_store, world, output=output, restart=True)
+    assert fresh.store_version == EncodingStore.open(own_store).version > began  # type: ignore[attr-defined]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "notes.txt"}
+    assert pinned_version(tmp_path / "run", None) is None
+
+
+def test_the_commit_of_a_cached_hub_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    model = tmp_path / "models--some--llm"
+    (model / "snapshots" / "0123abc").mkdir(parents=True)
+    (model / "snapshots" / "0123abc" / "config.json").touch()
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub_revision("some/llm") == "0123abc"
+    assert hub_revision("some/other") == hub_revision(None) == hub_revision(str(tmp_path)) == ""
