@@ -46,13 +46,15 @@ class Finding(NamedTuple):
     """Told again once it has doubled."""
     text: str
     """What was seen, and what to change."""
+    own: bool = False
+    """Whether it is of this process's samples, which no other process has seen."""
 
 
 class Watch:
     """What was seen so far, and what was told of it."""
 
     def __init__(self, speaks: bool = True) -> None:
-        """One process of a run `speaks`; all of them must look, for under ZeRO 3 each has a part of the weights."""
+        """One process of a run `speaks` of what they all see; under ZeRO 3 each has a part of the weights."""
         self.speaks = speaks
         self.gains: deque[float] = deque(maxlen=WINDOW)
         self.told: dict[str, float] = {}
@@ -76,7 +78,7 @@ class Watch:
         new = [found for found in findings if found and found.badness >= 2 * self.told.get(found.name, 0.0)]
         for found in new:
             self.told[found.name] = found.badness
-            if self.speaks:
+            if self.speaks or found.own:
                 logger.warning("warning: %s: %s", found.name, found.text)
         return [f"{found.name}: {found.text}" for found in new]
 
@@ -131,6 +133,7 @@ def nan_inputs(batch: Batch) -> Finding | None:
         len(bad),
         f"{len(bad)} of {len(batch.rows)} samples have an encoding or a latent that is not finite, {bad[0]} first: "
         "encode them again with dtype=float32 (`llmdiff encode --set dtype=float32`) and train on that fingerprint",
+        own=True,
     )
 
 

@@ -77,6 +77,7 @@ def test_nan_encodings_are_named_by_row(parts: Path) -> None:
         f"1 of 4 samples have an encoding or a latent that is not finite, made-up row {good.rows[2][1]}" in found.text
     )
     assert "dtype=float32" in found.text
+    assert found.own  # told by the process that has the sample
 
 
 def test_truncated_captions() -> None:
