@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -37,3 +38,29 @@ def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_sheet(deployed:
 
 def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
     assert "'cron': '0 3 * * *'" in server.run("deployment", "inspect", "retrain/default")
+
+
+def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server) -> None:
+    listed = server.run("deployment", "ls")
+    assert not [
+        flow for flow in ("encode", "train", "evaluate", "register", "retrain") if f"{flow}/default" not in listed
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("processes=many", "'many' is not of type 'integer'"),
+        ("encoder=clip", "'clip' is not one of ['llm', 'base']"),
+        ("step=10", "not found on the deployment: 'step'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_starts(
+    deployed: Deployed, server: Server, parameter: str, reason: str
+) -> None:
+    runs = server.run("flow-run", "ls", "--output", "json")
+    line = server.command("deployment", "run", "train/default", "--param", parameter)
+    refused = subprocess.run(line, env=server.env, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert reason in " ".join((refused.stdout + refused.stderr).split())
+    assert server.run("flow-run", "ls", "--output", "json") == runs
