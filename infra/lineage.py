@@ -90,19 +90,18 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
     keys = ("encoder", "encoder_fingerprint", "llm", "llm_revision", "base_model", "store", "store_version")
     tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
     described = config.get("encoder_description", {})
-    content = described.get("llm", {}).get("content") or described.get("weights")
     found = {
-        "encoder_content": content,
-        "base_revision": hub_revision(config.get("base_model", "")),
-        "base_content": weights_hash(Path(config.get("base_model", "")) / "unet"),
+        "encoder_content": described.get("llm", {}).get("content") or described.get("weights"),
         "code_commit": code_commit(),
     }
+    if base := config.get("base_model"):
+        found |= {"base_revision": hub_revision(base), "base_content": weights_hash(Path(base) / "unet")}
     return {**tags, **{key: value for key, value in found.items() if value}}
 
 
 def hub_revision(model: str) -> str:
     """The commit of a hub model in this machine's cache; empty for a folder, and where there is none."""
-    if not model or Path(model).exists():
+    if Path(model).exists():
         return ""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

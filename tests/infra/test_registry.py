@@ -140,6 +140,19 @@ def test_the_models_behind_it_are_known_by_their_content(folder: Path, tmp_path:
     assert first["base_content"] != second["base_content"]
 
 
+def test_a_base_from_the_hub_is_known_by_its_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "hub" / "models--some--sd"
+    (cached / "snapshots" / "c0ffee" / "unet").mkdir(parents=True)
+    (cached / "snapshots" / "c0ffee" / "unet" / "config.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    change(folder, base_model="some/sd")
+    assert adapter_tags(register_adapter(folder, tags={}).uri)["base_revision"] == "c0ffee"
+
+
 def test_the_champion_goes_back_step_by_step(folder: Path) -> None:
     with pytest.raises(ValueError, match="models:/llmdiff-adapter@champion: not in the registry"):
         rollback()
