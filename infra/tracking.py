@@ -90,6 +90,25 @@ class RowReader:
         return [json.loads(line) for line in complete.splitlines()]
 
 
+class WarningReader:
+    """What `llmdiff.training.watch` wrote into a growing log since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        parts = (line.partition("training warning: ") for line in complete.decode(errors="replace").splitlines())
+        return [f"warning: {text}" for _, found, text in parts if found]  # a progress bar may come first in the line
+
+
 def numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of a row by dotted name; in a list of dictionaries with a "layer", the layer is the name."""
     for key, value in row.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.launch import LaunchError, run_workers
 from infra.local import home
-from infra.tracking import RowReader, TrackedRun, tracked_run
+from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
 from llmdiff.folders import check_base
 from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig
@@ -84,6 +85,7 @@ def train_flow(
     if finished is None:
         run_id = train_adapter(config, processes)
         keep_samples(config, run_id)
+        keep_weights(config, run_id)
     result = train_result(config, finished or run_id, time.perf_counter() - start, finished is not None)
     show(result)
     return result
@@ -157,7 +159,7 @@ def clear(folder: Path) -> None:
     with locked(folder):
         for name in ("checkpoints", "samples", "adapter", "adapter-raw"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("config.json", "request.json", "metrics.jsonl", "train.log", RUN_ID):
+        for name in ("config.json", "request.json", "metrics.jsonl", "train.log", "weights.png", RUN_ID):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -197,7 +199,7 @@ def train_adapter(config: TrainConfig, processes: int) -> str:
     """Runs the training processes, followed by MLflow; returns the MLflow run's id."""
     output = Path(config.output)
     request = config.write(output / "request.json")
-    reader = RowReader(output / "metrics.jsonl")
+    reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
         (output / RUN_ID).write_text(f"{run.run_id}\n")
@@ -212,7 +214,7 @@ def train_adapter(config: TrainConfig, processes: int) -> str:
                 ],  # the last: into the log, and where this command is told --debug
                 processes=processes,
                 log=output / "train.log",
-                poll=lambda: follow(reader, run, bar),
+                poll=lambda: follow(reader, warnings, run, bar),
             )
         if not (output / "adapter" / "adapter.safetensors").exists():
             raise LaunchError(f"{output}: training ended early with its state saved: run it again to go on")
@@ -220,8 +222,10 @@ def train_adapter(config: TrainConfig, processes: int) -> str:
         return run.run_id
 
 
-def follow(reader: RowReader, run: TrackedRun, bar: Any) -> None:
-    """Passes new rows of ``metrics.jsonl`` on to MLflow and to the progress bar."""
+def follow(reader: RowReader, warnings: WarningReader, run: TrackedRun, bar: Any) -> None:
+    """Passes new rows of ``metrics.jsonl`` on to MLflow and to the progress bar, and new warnings to the terminal."""
+    for warning in warnings.read():
+        bar.write(warning, file=sys.stderr)
     rows = reader.read()
     if rows:
         run.follow(rows)
@@ -247,6 +251,16 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
         rows = [(prompt, [image]) for prompt, image in decode_samples(path, latent_encoder)]
         sheet = save_png(contact_sheet(rows, [path.stem]), path.with_suffix(".png"))
         client().log_artifact(run_id, str(sheet), "samples")
+
+
+@task(name="keep weights", cache_policy=NO_CACHE)
+def keep_weights(config: TrainConfig, run_id: str) -> None:
+    """Plots the weights of both paths by layer, the paper's Figure 6, beside the run and in MLflow."""
+    from infra.tracking import client
+    from pipelines.report import save_weights_plot
+
+    output = Path(config.output)
+    client().log_artifact(run_id, str(save_weights_plot(output / "metrics.jsonl", output / "weights.png")))
 
 
 def train_result(config: TrainConfig, run_id: str, seconds: float, before: bool) -> TrainResult:

@@ -79,7 +79,7 @@ class Watch:
         for found in new:
             self.told[found.name] = found.badness
             if self.speaks or found.own:
-                logger.warning("warning: %s: %s", found.name, found.text)
+                logger.warning("training warning: %s: %s", found.name, found.text)  # `infra.tracking` looks for it
         return [f"{found.name}: {found.text}" for found in new]
 
 

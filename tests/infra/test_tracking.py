@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra import local
-from infra.tracking import RowReader, client, numbers, tracked_run
+from infra.tracking import RowReader, WarningReader, client, numbers, tracked_run
 
 pytestmark = pytest.mark.usefixtures("tracking")
 
@@ -57,3 +57,16 @@ def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
     assert reader.read() == [{"step": 2}]
     path.write_text(json.dumps({"step": 1}) + "\n")  # a resumed run starts over
     assert reader.read() == [{"step": 1}]
+
+
+def test_new_warnings_are_found_in_a_log_with_a_progress_bar(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("training warning: of an earlier run\n")
+    reader = WarningReader(log)
+    with log.open("a") as file:
+        file.write("\rtrain:  10%|#   training warning: text ignored: at step 500\nother line\ntraining warn")
+    assert reader.read() == ["warning: text ignored: at step 500"]
+    with log.open("a") as file:
+        file.write("ing: NaN encodings: 1 of 4\n")
+    assert reader.read() == ["warning: NaN encodings: 1 of 4"]
+    assert WarningReader(tmp_path / "none").read() == []

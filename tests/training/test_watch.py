@@ -107,8 +107,8 @@ def test_told_once_and_again_when_twice_as_bad(caplog: pytest.LogCaptureFixture)
         for share in (0.0, 0.02, 0.03, 0.04, 0.05, 0.09):
             told.tell(watch.captions_truncated(share, 120))
             Watch(speaks=False).tell(watch.captions_truncated(share, 120))
-    starts = [record.message[: len("warning: truncated captions: 2.0%")] for record in caplog.records]
-    assert starts == [f"warning: truncated captions: {share}.0%" for share in (2, 4, 9)]
+    starts = [record.message[: len("training warning: truncated captions: 2.0%")] for record in caplog.records]
+    assert starts == [f"training warning: truncated captions: {share}.0%" for share in (2, 4, 9)]
 
 
 def test_a_look_finds_what_is_there(parts: Path) -> None:
