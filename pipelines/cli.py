@@ -172,11 +172,13 @@ def train(
     """Train an adapter on the store's encodings, and register it; the same command goes on where it was cut short."""
     from pipelines.settings import read_settings
 
-    end_well_on_sigterm()
+    ended = end_well_on_sigterm()
     settings = read_settings(config, set_)
     start_engine()
     from pipelines.train import registered_before, train_flow
 
+    if ended:  # the exit may have been swallowed by an import
+        sys.exit(0)
     folder = str(output) if output is not None else None
     result = train_flow(
         store,
@@ -295,14 +297,20 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def end_well_on_sigterm() -> None:
-    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save."""
+def end_well_on_sigterm() -> list[int]:
+    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save.
 
-    def end(*_: Any) -> None:
+    Returns a list that fills then.
+    """
+    received: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        received.append(number)
         print("stopped by SIGTERM: the same command goes on")
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
+    return received
 
 
 def start_engine() -> None:

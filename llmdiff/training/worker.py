@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
     options = parser.parse_args(arguments)
     if arguments is None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop takes over there is nothing to save
+        # Until the loop takes over there is nothing to save; and an import may swallow an exception.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:
