@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -38,6 +39,10 @@ def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_sheet(deployed:
 
 def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
     assert "'cron': '0 3 * * *'" in server.run("deployment", "inspect", "retrain/default")
+    deadline = time.monotonic() + 120
+    while "SCHED" not in server.run("flow-run", "ls", "--flow-name", "retrain", "--state", "Scheduled"):
+        assert time.monotonic() < deadline, "the server schedules no run"
+        time.sleep(2)
 
 
 def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server) -> None:
