@@ -48,7 +48,9 @@ def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
 def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server) -> None:
     listed = server.run("deployment", "ls")
     assert not [
-        flow for flow in ("encode", "train", "evaluate", "register", "retrain") if f"{flow}/default" not in listed
+        flow
+        for flow in ("encode", "train", "evaluate", "register", "promote", "retrain")
+        if f"{flow}/default" not in listed
     ]
 
 
