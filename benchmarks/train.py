@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Bench:
         """A row; the goal is for the ratio where there is one."""
         row = {
             "device": device_name(self.device),
-            "versions": " ".join(f"{name}-{version(name)}" for name in PACKAGES),
+            "versions": " ".join(f"{name}-{version(name)}" for name in PACKAGES if find_spec(name)),
             "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
             "what": what,
             "setting": setting,
