@@ -115,7 +115,10 @@ class Encoder:
 
     @property
     def noise_std(self) -> tuple[float, ...]:
-        """Standard deviation, band by band, of the noise that ``noise="fresh"`` leaves to each use: sqrt(2 sum h)."""
+        """Standard deviation, band by band, of the noise that ``noise="fresh"`` leaves to each use: sqrt(2 sum h).
+
+        Training draws it at every step (METHOD section 2); pipelines read the encoding as it is, the noise's mean.
+        """
         sums = [0.0] * self.config.bands
         if self.config.noise == "fresh":
             for index, level in enumerate(self.h):
