@@ -81,7 +81,7 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     server: Server, world: World, own_store: str, tmp_path: Path
 ) -> None:
     arguments = ["--store", own_store, "--diffusion", world.diffusion, "--encoder", "base", "--llm", world.llm]
-    arguments += ["--processes", "2", *(part for setting in SETTINGS for part in ("--set", setting))]
+    arguments += [*(part for setting in SETTINGS for part in ("--set", setting))]
     home = tmp_path / "home"
 
     def runs() -> list[Path]:
