@@ -13,8 +13,8 @@ ENCODER_SETTINGS = {
     "h": "noise level, given like g, with noise fresh or cached",
     "bands": "sums over so many depth bands, which training weights; the store grows by the factor",
     "initial": "c_T: embedding (default), zeros or noise; free",
-    "noise": "off (default). fresh: drawn at each use, free. cached: drawn for every block into the encoding; on a CPU "
-    "that can take longer than the scores themselves",
+    "noise": "off (default). fresh: drawn anew at each training step, free. cached: drawn for every block into the "
+    "encoding; on a CPU that can take longer than the scores themselves",
     "seed": "of all noise",
     "max_tokens": "longer captions are cut, counted and reported; cost and storage grow with the tokens",
     "append_eos": "ends each caption with EOS, where the last word's meaning is; one token a caption",

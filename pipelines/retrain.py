@@ -43,7 +43,7 @@ def retrain_flow(
         done = f"nothing to do: all {encoded.rows} rows of {data} are in {store} version {encoded.store_version}"
     else:
         trained = train_flow(
-            store, diffusion, None, encoder, encoded.fingerprint, encoded.store_version, processes, settings
+            store, diffusion, None, encoder, encoded.fingerprint, encoded.store_version, processes, settings, llm
         )
         registered = register_flow(trained.adapter, trained.run_id, name, llm=llm)
         done = f"{encoded.samples} new samples: registered {registered.name} version {registered.version}"
