@@ -55,6 +55,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--captions", type=int, help="how many prompts, spread over the file (all on a GPU, 128 on a CPU)"
     )
+    parser.add_argument(
+        "--max-tokens", type=int, default=256, help="longer prompts are cut, for everyone; 256 cuts none"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--token-budget", type=int, default=None, help="16384 on a GPU, 2048 on a CPU")
     parser.add_argument(
@@ -84,7 +87,8 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
     budget = arguments.token_budget or (16384 if on_gpu else 2048)
     for word_path in arguments.word_path:
         with tempfile.TemporaryDirectory() as cache:
-            config = EncoderConfig(word_path=word_path, dtype=arguments.dtype, token_budget=budget)
+            settings = {"dtype": arguments.dtype, "token_budget": budget, "max_tokens": arguments.max_tokens}
+            config = EncoderConfig(word_path=word_path, **settings)
             encoder = Encoder(model, tokenizer, config, cache_folder=cache)
             row = {
                 "device": device_name(device),
@@ -94,6 +98,7 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
                 "dtype": arguments.dtype,
                 "word_path": word_path,
                 "captions": len(captions),
+                "max_tokens": arguments.max_tokens,
             }
             append_row("encode", {**row, **measure(encoder, captions, arguments.rounds, device, shape)})
 
