@@ -70,7 +70,7 @@ class Watch:
             shares: the original path's share of each layer's output.
         """
         if len(own) > 1:  # alone, a sample has only its own caption
-            self.gains.extend(gains(own, others))
+            self.gains.extend(filter(math.isfinite, gains(own, others)))
         return self.tell(nan_inputs(batch), text_ignored(self.gains, step), original_drowned(shares))
 
     def tell(self, *findings: Finding | None) -> list[str]:
@@ -173,7 +173,7 @@ def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Ten
 def gains(own: Tensor, others: Tensor) -> list[float]:
     """By how much of their mean each sample's loss is lower under its own caption than under another's."""
     own, others = own.double(), others.double()
-    return (2 * (others - own) / (others + own).clamp(min=1e-12)).nan_to_num(0.0).tolist()
+    return (2 * (others - own) / (others + own).clamp(min=1e-12)).tolist()
 
 
 def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
