@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from storage import EncodingStore
+from storage.records import trainable
 
 LONGEST_PROFILE = 16_000_000  # bytes; MLflow's limit is 16 MiB
 
@@ -34,9 +34,7 @@ def data_files(store: str, version: int | None, fingerprint: str) -> list[DataFi
         ValueError: the store has no such version any more.
     """
     opened = EncodingStore.open(store, version)
-    filters = (pc.field("fingerprint") == fingerprint) & pc.field("latent_shard").is_valid()
-    filters &= pc.field("source").is_valid()
-    rows = opened.index.read(opened.snapshot(), ["source", "source_hash", "row"], filters)
+    rows = opened.index.read(opened.snapshot(), ["source", "source_hash", "row"], trainable(fingerprint))
     counts = rows.group_by(["source", "source_hash"]).aggregate([("row", "count")]).to_pylist()
     return sorted(
         (DataFile(str(each["source"]), each["source_hash"], each["row_count"]) for each in counts),
@@ -95,22 +93,25 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
         "code_commit": code_commit(),
     }
     if base := config.get("base_model"):
-        found |= {"base_revision": hub_revision(base), "base_content": weights_hash(Path(base) / "unet")}
+        found |= {
+            "base_revision": hub_revision(base, "unet/config.json"),
+            "base_content": weights_hash(Path(base) / "unet"),
+        }
     return {**tags, **{key: value for key, value in found.items() if value}}
 
 
-def hub_revision(model: str) -> str:
-    """The commit of a hub model in this machine's cache; empty for a folder, and where there is none."""
-    if Path(model).exists():
+def hub_revision(model: str | None, file: str = "config.json") -> str:
+    """The commit of a hub model, by one of its files in this machine's cache; empty for a folder, or without one."""
+    if model is None or Path(model).exists():
         return ""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(model, "unet/config.json")
+        found = try_to_load_from_cache(model, file)
     except HFValidationError:  # a folder that is not there any more
         return ""
-    return Path(found).parents[1].name if isinstance(found, str) else ""
+    return Path(found).parents[file.count("/")].name if isinstance(found, str) else ""
 
 
 def weights_hash(folder: Path) -> str:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipelines.encoder_settings import settings_help
 from pipelines.registry_commands import registry_app
+from pipelines.starting import encode_options, read_lines, start_engine
 from pipelines.store_commands import store_app
 
 CANDIDATE = "models:/llmdiff-adapter@candidate"
@@ -28,13 +29,6 @@ app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(registry_app)
-
-
-class EncoderKind(StrEnum):
-    """Whose text encodings: the LLM's, or the base model's own (the control)."""
-
-    llm = "llm"
-    base = "base"
 
 
 class Scheduler(StrEnum):
@@ -99,7 +93,7 @@ def encode(
         str | None, typer.Option(help="Folder or name of the Stable Diffusion model; captions alone need none.")
     ] = None,
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
-    encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings; base is the control.")] = EncoderKind.llm,
+    encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; default: the diffusion model's own.")] = None,
     min_side: Annotated[
         int | None, typer.Option(min=1, help="Least pixels of a picture's shorter side; default: a quarter of --size.")
@@ -109,18 +103,11 @@ def encode(
     set_: Set = [],  # noqa: B006 typer copies it
 ) -> None:
     """Encode captions and pictures into the store; what it holds already is left alone."""
-    from pipelines.settings import read_settings
-
-    settings = read_settings(config, set_)
-    more = read_lines(captions) if captions is not None else None
-    from llmdiff.data.sources import open_source
-
-    open_source(data)  # mistakes are told before the engine starts, which takes seconds
-    check_encoder(config, settings)
+    settings, more = encode_options(data, captions, config, set_)
     start_engine()
     from pipelines.encode import encode_flow
 
-    result = encode_flow(str(data), store, diffusion, llm, encoder.value, size, settings, more, min_side)
+    result = encode_flow(str(data), store, diffusion, llm, encoder, size, settings, more, min_side)
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
     print(
         f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"
@@ -135,18 +122,6 @@ def encode(
     print_rejected([example for shard in result.shards for example in shard.examples], store)
 
 
-def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
-    """Refuses settings that the encoder has not, and names the file that they are from."""
-    from llmdiff.encoder import EncoderConfig
-    from pipelines.settings import read_settings
-
-    try:
-        EncoderConfig.from_dict(read_settings(config))
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from error
-    EncoderConfig.from_dict(settings)
-
-
 @app.command(
     epilog="Example: llmdiff train --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --set steps=10000"
 )
@@ -157,7 +132,7 @@ def train(
         Path | None, typer.Option(help="Folder of the run; default: one for these settings. An unfinished one goes on.")
     ] = None,
     restart: Annotated[bool, typer.Option(help="Remove what the run left, and begin again.")] = False,
-    encoder: Annotated[EncoderKind, typer.Option(help="Whose encodings to train on.")] = EncoderKind.llm,
+    encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings to train on.")] = "llm",
     fingerprint: Annotated[str | None, typer.Option(help="Which encodings, where there are several.")] = None,
     store_version: Annotated[
         int | None, typer.Option(help="Snapshot of the store; default: the newest at the start.")
@@ -184,7 +159,7 @@ def train(
         store,
         diffusion,
         folder,
-        encoder.value,
+        encoder,
         fingerprint,
         store_version,
         processes,
@@ -311,22 +286,6 @@ def end_well_on_sigterm() -> list[int]:
 
     signal.signal(signal.SIGTERM, end)
     return received
-
-
-def start_engine() -> None:
-    """Settings for flows in this process; see `infra.local`."""
-    from infra.local import prepare_engine
-
-    prepare_engine(debug="--debug" in sys.argv)
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that hold something."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
-    from llmdiff.data.sources import read_text
-
-    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
 
 
 def print_rejected(examples: list[str], store: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.printing import print_json
+from pipelines.starting import start_engine
 
 registry_app = typer.Typer()
 MODEL = "llmdiff-adapter"
@@ -52,8 +53,6 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make the candidate the champion if it is better on the same prompts and seeds, or if there is none yet."""
-    from pipelines.cli import start_engine
-
     start_engine()
     from pipelines.promote import promote_flow
 

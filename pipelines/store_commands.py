@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipelines.printing import print_json, print_table, print_values
+from pipelines.starting import encode_options, start_engine
 
 if TYPE_CHECKING:
     from pipelines.mend import EncodeArguments, Mended
@@ -74,7 +75,23 @@ def verify(
     `llmdiff encode` with the same options would. Exit code 0 then means: checked again, all right, nothing missing.
     """
     if repair:
-        arguments = encode_arguments(path, data, diffusion, llm, encoder, size, min_side, captions, config, set_)
+        if data is None:
+            raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
+        settings, lines = encode_options(data, captions, config, set_)
+        start_engine()
+        from pipelines.mend import EncodeArguments
+
+        arguments = EncodeArguments(
+            data=data,
+            store=path,
+            diffusion=diffusion,
+            llm=llm,
+            encoder=encoder,
+            size=size,
+            settings=settings,
+            captions=lines,
+            min_side=min_side,
+        )
     store = open_store(path)
     problems = verified(store)
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}
@@ -177,10 +194,15 @@ def rejects(
 
 def verified(store: EncodingStore) -> list[Problem]:
     """The store's problems, with a bar over its shards."""
-    from pipelines.progress import advance, progress
+    from pipelines.progress import progress
 
-    with progress("verify", len(store.shards()), "shard"):
-        return store.verify(lambda done, shards: advance(1))
+    with progress("verify", None, "shard") as bar:
+
+        def show(done: int, shards: int) -> None:
+            bar.total = shards
+            bar.update(1)
+
+        return store.verify(show)
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
@@ -188,48 +210,6 @@ def open_store(path: str, version: int | None = None) -> EncodingStore:
     from storage import EncodingStore
 
     return EncodingStore.open(path, version)
-
-
-# verify --repair
-
-
-def encode_arguments(
-    path: str,
-    data: str | None,
-    diffusion: str | None,
-    llm: str | None,
-    encoder: Literal["llm", "base"],
-    size: int | None,
-    min_side: int | None,
-    captions: Path | None,
-    config: Path | None,
-    assignments: list[str],
-) -> EncodeArguments:
-    """The encode flow's arguments from the command's; refused as `llmdiff encode` would refuse them."""
-    if data is None:
-        raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
-    from llmdiff.data.sources import open_source
-    from pipelines.cli import check_encoder, read_lines, start_engine
-    from pipelines.settings import read_settings
-
-    settings = read_settings(config, assignments)
-    lines = read_lines(captions) if captions is not None else None
-    open_source(data)
-    check_encoder(config, settings)
-    start_engine()
-    from pipelines.mend import EncodeArguments
-
-    return EncodeArguments(
-        data=data,
-        store=path,
-        diffusion=diffusion,
-        llm=llm,
-        encoder=encoder,
-        size=size,
-        settings=settings,
-        captions=lines,
-        min_side=min_side,
-    )
 
 
 def mend_and_verify(problems: Sequence[Problem], arguments: EncodeArguments) -> tuple[Mended, list[Problem]]:

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.launch import LaunchError, run_workers
+from infra.lineage import hub_revision
 from infra.local import home
 from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
 from llmdiff.folders import check_base
@@ -161,16 +162,6 @@ def clear(folder: Path) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("config.json", "request.json", "metrics.jsonl", "train.log", "weights.png", RUN_ID):
             (folder / name).unlink(missing_ok=True)
-
-
-def hub_revision(llm: str | None) -> str:
-    """The commit of a hub model in this machine's cache, where `encode` left it; empty for a folder."""
-    if llm is None or Path(llm).exists():
-        return ""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(llm, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from storage.files import naming, sync
+from storage.files import lock_now, naming, sync
 from storage.places import Place
 
 
@@ -110,7 +110,7 @@ class FileClaim:
             descriptor = os.open(self.path, os.O_RDWR)
         except FileNotFoundError:
             return False
-        if not _lock_now(descriptor) or not _is_at(descriptor, self.path):
+        if not lock_now(descriptor) or not _is_at(descriptor, self.path):
             os.close(descriptor)
             return False
         self._descriptor = descriptor
@@ -172,14 +172,6 @@ class FileClaims:
             yield
         finally:
             os.close(descriptor)
-
-
-def _lock_now(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -88,6 +89,15 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def lock_now(descriptor: int) -> bool:
+    """Locks an open file for this process if nobody has it; the kernel frees it however the process ends."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def sync(path: Place) -> None:
     """Waits until a file, or a folder's list of names, is on the disk; an object is there once it is written."""
     if isinstance(path, ObjectPath):
@@ -138,6 +148,14 @@ def file_sizes(folder: Place) -> dict[str, int]:
     with naming(folder):
         found = [entry for page in obstore.list(folder.client, folder.key) for entry in page]
     return {entry["path"].removeprefix(f"{folder.key}/"): entry["size"] for entry in found}
+
+
+def file_size(path: Place) -> int:
+    """Bytes of a file."""
+    if isinstance(path, Path):
+        return path.stat().st_size
+    with naming(path):
+        return int(obstore.head(path.client, path.key)["size"])
 
 
 def write_manifest(folder: Path, known: Mapping[str, dict[str, int]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.files import file_sizes, read_file, remove, remove_all
+from storage.files import file_size, folder_size, remove, remove_all
 from storage.places import Place
 from storage.tables import written_by
 from storage.verify import data_files
@@ -119,4 +119,4 @@ def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
 
 def _size(path: Place) -> int:
     """Bytes of a file of a table or of a shard's folder."""
-    return sum(file_sizes(path).values()) if path.parent.name == "shards" else len(read_file(path))
+    return folder_size(path) if path.parent.name == "shards" else file_size(path)

@@ -41,7 +41,7 @@ class Lease:
         deadline = time.monotonic() + WAIT
         while create_object(self.path, _owner()):
             self._renewed = time.monotonic()
-            if removing or not _is_held(self.path.parent / "removing"):
+            if removing or not _held(self.path.parent, ["removing"]):
                 return True
             remove(self.path)
             if time.monotonic() > deadline:
@@ -72,9 +72,11 @@ class Leases:
         return sorted(path.stem for path in list_folder(self.folder) if path.name.endswith(".lock"))
 
     def abandoned(self, forget: bool = True) -> Iterator[Lease]:
-        for name in self.claimed():
-            lease = Lease(self.folder, name)
-            if not _is_held(lease.path):
+        names = self.claimed()
+        held = _held(self.folder, [f"{name}.lock" for name in names])
+        for name in names:
+            if f"{name}.lock" not in held:
+                lease = Lease(self.folder, name)
                 yield lease
                 lease.release(forget)
 
@@ -90,14 +92,14 @@ class Leases:
     def removing(self) -> Iterator[None]:
         """ValueError where a writer is at work, or another removes files."""
         ours = self.folder / "removing"
-        if not _is_held(ours):
+        if _written(ours) is not None and not _held(self.folder, [ours.name]):
             remove(ours)
         if not create_object(ours, _owner()):
             raise ValueError(f"{ours}: somebody else removes files of the store: {_told(ours)}")
         try:
-            for name in self.claimed():
-                if _is_held(path := self.folder / f"{name}.lock"):
-                    raise ValueError(f"{path}: a writer is at work: {_told(path)}; try again when it is done")
+            for name in _held(self.folder, [f"{name}.lock" for name in self.claimed()]):
+                path = self.folder / name
+                raise ValueError(f"{path}: a writer is at work: {_told(path)}; try again when it is done")
             yield
         finally:
             remove(ours)
@@ -107,15 +109,16 @@ def _owner() -> bytes:
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
 
 
-def _is_held(path: ObjectPath) -> bool:
-    """Whether there is such an object and somebody renewed it lately; only the object store's own clock counts."""
-    written = _written(path)
-    if written is None:
-        return False
-    clock = path.parent / "clock"
+def _held(folder: ObjectPath, names: list[str]) -> list[str]:
+    """Those of some lock objects that are there and were renewed lately; only the object store's own clock counts."""
+    written = {name: time for name in names if (time := _written(folder / name)) is not None}
+    if not written:
+        return []
+    clock = folder / "clock"
     write_file(clock, b"")
     now = _written(clock)
-    return now is not None and (now - written).total_seconds() < STALE_AFTER
+    assert now is not None
+    return [name for name, time in written.items() if (now - time).total_seconds() < STALE_AFTER]
 
 
 def _written(path: ObjectPath) -> datetime | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -21,13 +20,9 @@ from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.places import Place
 from storage.plain import OuterShard, PlainFiles, is_plain
+from storage.samples import Rows, join, latent_shape, load_samples, stored_at, too_few
 from storage.store import EncodingStore, check_row
 
-SAMPLE_COLUMNS = [
-    *("source", "source_hash", "row", "caption_hash"),
-    *("encoding_shard", "first_token", "token_count", "encoding_checksum"),
-    *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
-]
 OPEN_FILES = 256
 OPEN_ARRAYS = 1024
 HINTS = 4
@@ -54,26 +49,6 @@ class Batch:
     """Source and row of each sample."""
     position: int
     """Samples of the epoch that all ranks have seen after this batch: where `EncodingDataset.epoch` can go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Where some rows of arrays lie, as columns: a million take tens of megabytes."""
-
-    array: str
-    """Name of the array inside each shard."""
-    shards: list[str]
-    shard: np.ndarray
-    """int64 ``(n,)``, into `shards`."""
-    first: np.ndarray
-    """int64 ``(n,)``"""
-    count: np.ndarray
-    """int64 ``(n,)``"""
-    checksum: np.ndarray
-    """int64 ``(n,)``"""
-
-    def __len__(self) -> int:
-        return len(self.first)
 
 
 class EncodingDataset:
@@ -137,15 +112,17 @@ class EncodingDataset:
         self.read_ahead = read_ahead
         self.drop_last = drop_last
         self.shuffle = BlockShuffle(seed=seed, block_size=block_size, blocks_together=blocks_together, lanes=lanes)
-        samples = _load_samples(self.store, fingerprint)
+        samples = load_samples(self.store, fingerprint)
         if len(samples) < world_size:
-            raise ValueError(_too_few(self.store, fingerprint, len(samples), world_size))
+            raise ValueError(too_few(self.store, fingerprint, len(samples), world_size))
         self._hashes = samples["caption_hash"].combine_chunks()
         self._source = samples["source"].combine_chunks()
         self._row = samples["row"].to_numpy()
-        self._encodings = _rows(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
-        self._latents = _rows(samples, f"latents/{_latent_shape(self.store, samples)}", "latent_shard", "latent_index")
-        self._base = None if base_fingerprint is None else _join(self.store, base_fingerprint, samples)
+        self._encodings = stored_at(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
+        self._latents = stored_at(
+            samples, f"latents/{latent_shape(self.store, samples)}", "latent_shard", "latent_index"
+        )
+        self._base = None if base_fingerprint is None else join(self.store, base_fingerprint, samples)
         self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
 
@@ -334,72 +311,6 @@ def read_ahead(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
     finally:
         closed.set()
         thread.join()
-
-
-def _load_samples(store: EncodingStore, fingerprint: str) -> pa.Table:
-    """Samples with pictures, ordered by source and row: the same order in any store that holds the same ones."""
-    filters = (
-        (pc.field("fingerprint") == fingerprint) & pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
-    )
-    samples = store.index.read(store.snapshot(), SAMPLE_COLUMNS, filters)
-    keys = [samples["row"].to_numpy(), _rank(samples["source_hash"]), _rank(samples["source"])]
-    order = np.lexsort(keys)
-    if _any_alike([key[order] for key in keys]):  # several captions of a row
-        keys.insert(0, pc.rank(samples["caption_hash"].combine_chunks(), tiebreaker="dense").to_numpy())
-        order = np.lexsort(keys)
-    return samples.take(order)
-
-
-def _rank(column: pa.ChunkedArray) -> np.ndarray:
-    """Of each value of a dictionary column, among the distinct ones: int64 ``(n,)``."""
-    array = column.combine_chunks()
-    places = np.argsort(np.argsort(np.array(array.dictionary.to_pylist(), dtype=str), kind="stable"), kind="stable")
-    return places[array.indices.to_numpy()] if len(array) else np.empty(0, np.int64)
-
-
-def _any_alike(keys: list[np.ndarray]) -> bool:
-    """Whether two neighbours agree in all the keys."""
-    return bool(np.all([key[1:] == key[:-1] for key in keys], axis=0).any())
-
-
-def _too_few(store: EncodingStore, fingerprint: str, found: int, world_size: int) -> str:
-    if found:
-        return f"{store.path}: expected at least a sample for each of {world_size} ranks, found {found}"
-    known = [key for key, entry in store.info()["fingerprints"].items() if entry["samples"]]
-    return f"{store.path}: no samples of fingerprint {fingerprint} at version {store.version}, found those of {known}"
-
-
-def _latent_shape(store: EncodingStore, samples: pa.Table) -> str:
-    shapes = pc.unique(samples["latent_shape"]).to_pylist()
-    if len(shapes) != 1:
-        raise ValueError(f"{store.path}: expected latents of one shape, found {', '.join(sorted(shapes))}")
-    return str(shapes[0])
-
-
-def _rows(samples: pa.Table, array: str, shard: str, first: str, count: str | None = None) -> Rows:
-    shards = samples[shard].combine_chunks()
-    return Rows(
-        array=array,
-        shards=shards.dictionary.to_pylist(),
-        shard=shards.indices.to_numpy().astype(np.int64),
-        first=samples[first].to_numpy(),
-        count=np.ones(len(samples), np.int64) if count is None else samples[count].to_numpy().astype(np.int64),
-        checksum=samples[f"{shard.removesuffix('_shard')}_checksum"].to_numpy(),
-    )
-
-
-def _join(store: EncodingStore, fingerprint: str, samples: pa.Table) -> Rows:
-    """Each sample's caption under another fingerprint."""
-    columns = ["caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum"]
-    known = store.index.read(store.snapshot(), columns, pc.field("fingerprint") == fingerprint)
-    places = pc.index_in(samples["caption_hash"], value_set=known["caption_hash"].combine_chunks())
-    if places.null_count:
-        caption = samples["caption_hash"].filter(pc.is_null(places))[0]
-        raise ValueError(
-            f"{store.path}: {places.null_count} of {len(samples)} samples have no encoding under the base fingerprint "
-            f"{fingerprint}; caption {caption} is the first"
-        )
-    return _rows(known.take(places), f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
 
 
 def _split_bands(padded: Tensor, bands: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,13 @@ INDEX = pa.schema(
 )
 """A row a sample. Rows without a source name encodings and latents that no sample of their shard uses, such as the
 empty caption's. ``shard`` is the shard that the row was committed with."""
+
+
+def trainable(fingerprint: str) -> pc.Expression:
+    """The rows of the index that training reads: an encoder's samples with pictures."""
+    has_picture = pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
+    return (pc.field("fingerprint") == fingerprint) & has_picture
+
 
 ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
 LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")

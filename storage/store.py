@@ -190,6 +190,8 @@ class EncodingStore:
     def rejects(self) -> pa.Table:
         """All refused rows but those that are samples by now, ordered by source and row."""
         rows = self.reject_table.read(self.reject_table.snapshot(), REJECTS.names).cast(REJECTS)
+        if not len(rows):
+            return rows
         of_row = [REJECTS.field(name) for name in ROW_COLUMNS]
         samples = self.index.read(self.snapshot(), ROW_COLUMNS, pc.field("source").is_valid()).cast(pa.schema(of_row))
         rows = rows.join(samples, list(ROW_COLUMNS), join_type="left anti")

@@ -8,9 +8,7 @@ still missing.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,13 +24,11 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.files import exists, list_folder, read_file, remove, remove_all, sync, write_file
+from storage.delta_log import CHECKSUMS, DeltaLog
+from storage.files import file_size, list_folder, read_file, remove, sync, write_file
 from storage.keys import checksum
 from storage.places import Place
 
-logger = logging.getLogger(__name__)
-CHECKSUMS = "checksums"
-"""Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
 OF_FEW_VALUES = {
     "fingerprint",
     "encoding_shard",
@@ -70,6 +66,7 @@ class Table:
 
     def __init__(self, folder: Place, schema: pa.Schema) -> None:
         self.folder = folder
+        self.log = DeltaLog(folder)
         self.schema = schema
         self._lock = threading.Lock()
         self._delta: DeltaTable | None = None
@@ -79,14 +76,14 @@ class Table:
         """Makes an empty table; leaves one that is there as it is."""
         if isinstance(self.folder, Path):
             self.folder.mkdir(exist_ok=True)
-            self._remove_torn()
+            self.log.remove_torn()
         if not DeltaTable.is_deltatable(str(self.folder)):
             try:
                 DeltaTable.create(str(self.folder), self.schema, mode="ignore", configuration=KEEP_HISTORY)
             except CommitFailedError:  # another process made it just now
                 DeltaTable(str(self.folder))
         sync(self.folder)
-        self._sync_log(0)
+        self.log.sync(0)
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """A version, or the newest; ValueError where the table has no such version or files of it are gone."""
@@ -208,23 +205,9 @@ class Table:
                 raise OSError(f"{self.folder}: could not commit {name}: {error}") from error
             raise
 
-    def check_log(self) -> Iterator[tuple[str, str, str]]:
-        """Entries of the log that are not as they were committed: kind, file and what was found. Opens no snapshot."""
-        sidecars = {path.name: path for path in list_folder(self.folder / CHECKSUMS) if path.name.endswith(".json")}
-        log = list_folder(self.folder / "_delta_log")
-        entries = {path.name: path for path in log if path.name.endswith(".json")}
-        for version in range(max((int(Path(name).stem) for name in sidecars | entries), default=0) + 1):
-            name = f"{version:020d}.json"
-            if name not in entries:
-                yield "missing", f"_delta_log/{name}", "expected an entry of the log, found none"
-            elif name in sidecars and read_file(sidecars[name]) != _sidecar(entries[name]):
-                yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
-
     def check_files(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
         """Files of a snapshot that are not as they were committed, likewise."""
-        checksums: dict[str, int] = {}
-        for version in range(snapshot.version + 1):
-            checksums |= _checksums_in(self.folder / "_delta_log" / f"{version:020d}.json")
+        checksums = self.log.checksums(snapshot.version)
         for name in snapshot.files:
             try:
                 found = checksum(read_file(self.folder / name))
@@ -251,9 +234,9 @@ class Table:
             delta = self._newest()
             version = int(delta.version())
             for entry in range(snapshot.version + 1, version + 1):
-                self._sync_log(entry)
+                self.log.sync(entry)
             if version // CHECKPOINT_EVERY > snapshot.version // CHECKPOINT_EVERY:
-                self._checkpoint(delta)
+                self.log.checkpoint(delta)
         return version
 
     def _withdraw(self, path: Place, name: str, error: Exception) -> None:
@@ -276,29 +259,9 @@ class Table:
         try:
             return DeltaTable(str(self.folder))
         except DeltaError:
-            if not isinstance(self.folder, Path) or not self._remove_torn():
+            if not isinstance(self.folder, Path) or not self.log.remove_torn():
                 raise
             return DeltaTable(str(self.folder))
-
-    def _remove_torn(self) -> bool:
-        """Removes what a loss of power left of a commit or a checkpoint that did not return; whether there was any.
-
-        Delta names an entry before it is on the disk. One that has its checksum beside it was there whole.
-        """
-        log = self.folder / "_delta_log"
-        entries = [path for path in list_folder(log) if path.name.endswith(".json")]
-        torn = [
-            path for path in entries[-1:] if not exists(self.folder / CHECKSUMS / path.name) and not _is_whole(path)
-        ]
-        checkpoints = [
-            path for path in list_folder(log) if ".checkpoint" in path.name or path.name == "_last_checkpoint"
-        ]
-        if not all(map(_is_checkpoint, checkpoints)) or len(checkpoints) == 1:
-            torn += checkpoints
-        for path in torn:
-            logger.warning("%s: removed: cut off by a loss of power before it was finished", path)
-        remove_all(torn)
-        return bool(torn)
 
     def _at(self, version: int) -> DeltaTable:
         try:
@@ -306,28 +269,6 @@ class Table:
         except DeltaError as error:
             newest = self._newest().version()
             raise ValueError(f"{self.folder}: expected version {version}, found versions 0 to {newest}") from error
-
-    def _sync_log(self, version: int) -> None:
-        """Brings an entry to the disk, and then its checksum, which Delta itself has no place for."""
-        log = self.folder / "_delta_log"
-        entry = log / f"{version:020d}.json"
-        sync(entry)
-        sync(log)
-        sidecar = self.folder / CHECKSUMS / entry.name
-        with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
-            if isinstance(sidecar, Path):
-                sidecar.parent.mkdir(exist_ok=True)
-            if not exists(sidecar):
-                write_file(sidecar, _sidecar(entry))
-
-    def _checkpoint(self, delta: DeltaTable) -> None:
-        """Sums up the log, so that opening the table reads one file; any later commit may do it as well."""
-        log = self.folder / "_delta_log"
-        with contextlib.suppress(OSError, DeltaError):
-            delta.create_checkpoint()
-            made = [path for path in list_folder(log) if path.name.startswith(f"{delta.version():020d}.checkpoint")]
-            for path in (*made, log / "_last_checkpoint", log):
-                sync(path)
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         few = pa.dictionary(pa.int32(), pa.string())
@@ -347,8 +288,7 @@ class Table:
         return AddAction(path.name, len(data), {}, int(time.time() * 1000), True, stats)
 
     def _remove(self, file: str) -> RemoveAction:
-        size = len(read_file(self.folder / file))
-        return RemoveAction(file, True, int(time.time() * 1000), size, {})
+        return RemoveAction(file, True, int(time.time() * 1000), file_size(self.folder / file), {})
 
 
 def _of_few_values(columns: Iterable[str]) -> list[str]:
@@ -360,34 +300,5 @@ def written_by(file: str) -> str:
     return file.removesuffix(".parquet").partition("~")[0]
 
 
-def _checksums_in(entry: Place) -> dict[str, int]:
-    """CRC-32C of the files that an entry of the log adds."""
-    actions = [json.loads(line) for line in read_file(entry).splitlines()]
-    infos = [action["commitInfo"] for action in actions if "commitInfo" in action]
-    return {name: crc for info in infos for name, crc in json.loads(info.get(CHECKSUMS, "{}")).items()}
-
-
-def _sidecar(entry: Place) -> bytes:
-    return json.dumps({"crc32c": checksum(read_file(entry))}).encode()
-
-
 def _name(uri: str) -> str:
     return Path(unquote(urlparse(uri).path) if "://" in uri else uri).name
-
-
-def _is_whole(entry: Place) -> bool:
-    """Whether an entry of the log is one: lines of JSON."""
-    try:
-        return bool([json.loads(line) for line in read_file(entry).splitlines()])
-    except ValueError:
-        return False
-
-
-def _is_checkpoint(path: Place) -> bool:
-    """Whether a file of a checkpoint can be read."""
-    try:
-        if path.name.endswith(".parquet"):
-            return pq.ParquetFile(path).metadata is not None
-        return bool(json.loads(read_file(path)))
-    except (ValueError, OSError):
-        return False

@@ -190,7 +190,7 @@ def _check_file(path: Place, name: str, size: int | None, entry: dict[str, int])
 
 def _check_tables(store: EncodingStore) -> Iterator[Problem]:
     tables = store.index, store.reject_table
-    problems = [(table, *found) for table in tables for found in table.check_log()]
+    problems = [(table, *found) for table in tables for found in table.log.check()]
     if not problems:
         snapshots = store.snapshot(), store.reject_table.snapshot()
         found_in = zip(tables, snapshots, strict=True)

@@ -9,7 +9,6 @@ stage can go on. The order of samples, noise and dropout follow from the seed an
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.adapter import CONFIG, WEIGHTS
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import Average
+from storage.files import sync_tree, write_file
 
 STATE, OPTIMIZER, EMA = "state.json", "optimizer.safetensors", "ema"
 
@@ -119,20 +119,5 @@ def newest(folder: Path) -> Path | None:
 
 def write_last(path: Path, text: str) -> None:
     """Makes everything written before it durable, then appears at once and whole."""
-    for sibling in path.parent.rglob("*"):
-        sync(sibling)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n")
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-    sync(path.parent.parent)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_tree(path.parent)
+    write_file(path, f"{text}\n".encode())

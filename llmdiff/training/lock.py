@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from storage.files import lock_now
 
 PATIENCE = 20.0
 """Seconds that a run waits for another one to leave its folder: killed ones save before they end."""
@@ -25,7 +26,7 @@ def locked(output: str | os.PathLike[str]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         deadline = time.monotonic() + PATIENCE
-        while not taken(file.fileno()):
+        while not lock_now(file.fileno()):
             if time.monotonic() > deadline:
                 file.seek(0)
                 raise ValueError(f"{folder}: another run is writing here: {file.read().strip()}")
@@ -34,12 +35,3 @@ def locked(output: str | os.PathLike[str]) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-def taken(descriptor: int) -> bool:
-    """Tries to lock an open file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

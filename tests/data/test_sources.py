@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.images import BadRow
-from llmdiff.data.sources import ParquetShard, Row, Url, image_folder, open_source
+from llmdiff.data.sources import ParquetShard, Row, Url, open_source
+from llmdiff.data.sources.tables import table_shards
 from tests.data.pictures import encoded, not_utf8, picture, write_imagefolder, write_parquet, write_tar
 
 PNG = encoded(picture())
@@ -97,12 +98,12 @@ def test_no_file_outside_the_folder_is_read(tmp_path: Path, name: str) -> None:
 
 def test_a_long_metadata_file_is_cut_into_shards(tmp_path: Path) -> None:
     write_imagefolder(tmp_path, [(PNG, str(i)) for i in range(5)])
-    shards = list(image_folder(tmp_path / "metadata.jsonl", "metadata.jsonl", rows_per_shard=2))
+    shards = list(table_shards(tmp_path / "metadata.jsonl", "metadata.jsonl", rows_per_shard=2))
     assert [shard.name for shard in shards] == [f"metadata.jsonl[{a}:{b}]" for a, b in ((0, 2), (2, 4), (4, 5))]
     assert [number for shard in shards for number, _ in shard.rows()] == [0, 1, 2, 3, 4]
     with (tmp_path / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "0.png", "text": "new"}) + "\n")
-    again = list(image_folder(tmp_path / "metadata.jsonl", "metadata.jsonl", rows_per_shard=2))
+    again = list(table_shards(tmp_path / "metadata.jsonl", "metadata.jsonl", rows_per_shard=2))
     same = [a.content_hash == b.content_hash for a, b in zip(shards, again, strict=True)]
     assert same == [True, True, False]
 

@@ -18,6 +18,7 @@ import yaml
 from infra import serve
 from infra.background import Background, alive, redacted, started
 from infra.launch import free_port
+from infra.site import SERVERS_ONLY
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
@@ -38,7 +39,7 @@ def answer(url: str, body: object = None) -> bytes:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a site of its own, which is ended whatever the test left."""
-    env = {name: value for name, value in os.environ.items() if name not in ("HOST", *serve.SERVERS_ONLY)}
+    env = {name: value for name, value in os.environ.items() if name not in ("HOST", *SERVERS_ONLY)}
     ours = {
         "LLMDIFF_HOME": str(tmp_path / "runs"),
         "PREFECT_PORT": str(free_port()),
@@ -155,11 +156,11 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_worker_gets_addresses_and_logins_but_not_the_databases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in serve.SERVERS_ONLY:
+    for name in SERVERS_ONLY:
         monkeypatch.setenv(name, f"of {name}")
     monkeypatch.setenv("HOST", "0.0.0.0")
     env = serve.worker_environment(serve.read_site(tmp_path))
-    assert not set(env) & set(serve.SERVERS_ONLY)
+    assert not set(env) & set(SERVERS_ONLY)
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
     assert env["PREFECT_API_AUTH_STRING"] == "of PREFECT_SERVER_API_AUTH_STRING"
@@ -167,7 +168,7 @@ def test_the_worker_gets_addresses_and_logins_but_not_the_databases(
 
 
 def test_open_doors_are_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in serve.SERVERS_ONLY:
+    for name in SERVERS_ONLY:
         monkeypatch.delenv(name, raising=False)
     serve.warn_of_open_doors("127.0.0.1")
     assert capsys.readouterr().err == ""

@@ -11,7 +11,6 @@ from llmdiff.data.sources.tables import (
     METADATA_FILES,
     ROWS_PER_SHARD,
     TableShard,
-    image_folder,
     read_text,
     table_shards,
 )
@@ -29,9 +28,9 @@ __all__ = [
     "TarShard",
     "UnreadableShard",
     "Url",
-    "image_folder",
     "open_source",
     "read_text",
+    "source_files",
 ]
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {
@@ -46,7 +45,12 @@ EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
 
 
 def open_source(path: str | Path) -> list[SourceShard]:
-    """The shards of a file, or of all files of a folder in the order of their names.
+    """The shards of all `source_files`; errors as there."""
+    return [shard for file, name in source_files(path) for shard in _FORMATS[file.suffix.lower()](file, name)]
+
+
+def source_files(path: str | Path) -> list[tuple[Path, str]]:
+    """A file, or the files of data in a folder, in the order of their names, which are relative to it. Reads none.
 
     A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is
     a text file (a README, say) in a folder that holds other data.
@@ -59,20 +63,16 @@ def open_source(path: str | Path) -> list[SourceShard]:
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
     if root.is_file():
-        return _open_file(root, root.name)
+        if root.suffix.lower() not in _FORMATS:
+            raise ValueError(f"{root}: expected {EXPECTED}")
+        return [(root, root.name)]
     files = sorted(file for file in root.rglob("*") if _is_data(file))
     if not files:
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it")
     data = [file for file in files if file.suffix.lower() != ".txt"] or files
-    return [shard for file in data for shard in _open_file(file, file.relative_to(root).as_posix())]
+    return [(file, file.relative_to(root).as_posix()) for file in data]
 
 
 def _is_data(file: Path) -> bool:
     listed = file.suffix == ".parquet" and file.with_suffix(".tar").is_file()
     return file.suffix.lower() in _FORMATS and not file.is_dir() and not listed
-
-
-def _open_file(file: Path, name: str) -> list[SourceShard]:
-    if file.suffix.lower() not in _FORMATS:
-        raise ValueError(f"{file}: expected {EXPECTED}")
-    return list(_FORMATS[file.suffix.lower()](file, name))

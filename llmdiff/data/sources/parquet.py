@@ -36,11 +36,10 @@ class ParquetShard:
 
     @cached_property
     def content_hash(self) -> str:
-        of_file = hash_file(self.file)
         with self._open() as table:
             image, _ = self._columns(table)
             by_path = image is not None and _is_path(table.schema_arrow.field(image))
-        return hash_rows(self.rows()) if by_path else of_file
+        return hash_rows(self.rows()) if by_path else hash_file(self.file)
 
     @cached_property
     def count(self) -> int:

@@ -73,10 +73,6 @@ def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) ->
         yield TableShard(file.parent, name + rows, has_pictures, part)
 
 
-image_folder = table_shards
-"""Its name for files whose rows name pictures."""
-
-
 def _has_pictures(file: Path, records: list[Record]) -> bool:
     """Whether any row names a picture; ValueError where none has a caption's column."""
     names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))

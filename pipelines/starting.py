@@ -1,0 +1,51 @@
+"""What commands do before a flow: options are refused at once, for the engine of flows takes seconds to start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def encode_options(
+    data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
+) -> tuple[dict[str, Any], list[str] | None]:
+    """The encoder's settings and the captions without pictures; refuses data, files and settings that can't be used."""
+    from pipelines.settings import read_settings
+
+    settings = read_settings(config, assignments)
+    more = read_lines(captions) if captions is not None else None
+    from llmdiff.data.sources import source_files
+
+    source_files(data)
+    check_encoder(config, settings)
+    return settings, more
+
+
+def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
+    """Refuses settings that the encoder has not, and names the file that they are from."""
+    from llmdiff.encoder import EncoderConfig
+    from pipelines.settings import read_settings
+
+    try:
+        EncoderConfig.from_dict(read_settings(config))
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+    EncoderConfig.from_dict(settings)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that hold something."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
+    from llmdiff.data.sources import read_text
+
+    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
+
+
+def start_engine() -> None:
+    """Settings for flows in this process; see `infra.local`."""
+    from infra.local import prepare_engine
+
+    prepare_engine(debug="--debug" in sys.argv)

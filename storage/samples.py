@@ -1,0 +1,104 @@
+"""The samples that training reads, as columns: which there are, in what order, and where their rows of arrays lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.records import trainable
+from storage.store import EncodingStore
+
+SAMPLE_COLUMNS = [
+    *("source", "source_hash", "row", "caption_hash"),
+    *("encoding_shard", "first_token", "token_count", "encoding_checksum"),
+    *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Where some rows of arrays lie, as columns: a million take tens of megabytes."""
+
+    array: str
+    """Name of the array inside each shard."""
+    shards: list[str]
+    shard: np.ndarray
+    """int64 ``(n,)``, into `shards`."""
+    first: np.ndarray
+    """int64 ``(n,)``"""
+    count: np.ndarray
+    """int64 ``(n,)``"""
+    checksum: np.ndarray
+    """int64 ``(n,)``"""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def load_samples(store: EncodingStore, fingerprint: str) -> pa.Table:
+    """Samples with pictures, ordered by source and row: the same order in any store that holds the same ones."""
+    samples = store.index.read(store.snapshot(), SAMPLE_COLUMNS, trainable(fingerprint))
+    keys = [samples["row"].to_numpy(), _rank(samples["source_hash"]), _rank(samples["source"])]
+    order = np.lexsort(keys)
+    if _any_alike([key[order] for key in keys]):  # several captions of a row
+        keys.insert(0, pc.rank(samples["caption_hash"].combine_chunks(), tiebreaker="dense").to_numpy())
+        order = np.lexsort(keys)
+    return samples.take(order)
+
+
+def _rank(column: pa.ChunkedArray) -> np.ndarray:
+    """Of each value of a dictionary column, among the distinct ones: int64 ``(n,)``."""
+    array = column.combine_chunks()
+    places = np.argsort(np.argsort(np.array(array.dictionary.to_pylist(), dtype=str), kind="stable"), kind="stable")
+    return places[array.indices.to_numpy()] if len(array) else np.empty(0, np.int64)
+
+
+def _any_alike(keys: list[np.ndarray]) -> bool:
+    """Whether two neighbours agree in all the keys."""
+    return bool(np.all([key[1:] == key[:-1] for key in keys], axis=0).any())
+
+
+def too_few(store: EncodingStore, fingerprint: str, found: int, world_size: int) -> str:
+    """What to say where there is no sample for each rank."""
+    if found:
+        return f"{store.path}: expected at least a sample for each of {world_size} ranks, found {found}"
+    known = [key for key, entry in store.info()["fingerprints"].items() if entry["samples"]]
+    return f"{store.path}: no samples of fingerprint {fingerprint} at version {store.version}, found those of {known}"
+
+
+def latent_shape(store: EncodingStore, samples: pa.Table) -> str:
+    """The one shape of all samples' latents; ValueError where there are several."""
+    shapes = pc.unique(samples["latent_shape"]).to_pylist()
+    if len(shapes) != 1:
+        raise ValueError(f"{store.path}: expected latents of one shape, found {', '.join(sorted(shapes))}")
+    return str(shapes[0])
+
+
+def stored_at(samples: pa.Table, array: str, shard: str, first: str, count: str | None = None) -> Rows:
+    """Where the samples' rows of an array lie, from columns of the index; one row each without a column of counts."""
+    shards = samples[shard].combine_chunks()
+    return Rows(
+        array=array,
+        shards=shards.dictionary.to_pylist(),
+        shard=shards.indices.to_numpy().astype(np.int64),
+        first=samples[first].to_numpy(),
+        count=np.ones(len(samples), np.int64) if count is None else samples[count].to_numpy().astype(np.int64),
+        checksum=samples[f"{shard.removesuffix('_shard')}_checksum"].to_numpy(),
+    )
+
+
+def join(store: EncodingStore, fingerprint: str, samples: pa.Table) -> Rows:
+    """Each sample's caption under another fingerprint."""
+    columns = ["caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum"]
+    known = store.index.read(store.snapshot(), columns, pc.field("fingerprint") == fingerprint)
+    places = pc.index_in(samples["caption_hash"], value_set=known["caption_hash"].combine_chunks())
+    if places.null_count:
+        caption = samples["caption_hash"].filter(pc.is_null(places))[0]
+        raise ValueError(
+            f"{store.path}: {places.null_count} of {len(samples)} samples have no encoding under the base fingerprint "
+            f"{fingerprint}; caption {caption} is the first"
+        )
+    return stored_at(known.take(places), f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
