@@ -102,7 +102,7 @@ def start_worker(
     """The worker in a process of its own; under DeepSpeed's launcher where `processes` is not 0."""
     path = run.write(Path(run.output).with_suffix(".json"))
     if processes:
-        place = ["--master_addr", "127.0.0.1", "--num_accelerators", str(processes)]
+        place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--num_accelerators", str(processes)]
         command = ["-m", "deepspeed.launcher.runner", *place, "--module", "llmdiff.training.worker"]
     return start_python(*command, "--config", str(path), *arguments)
 
