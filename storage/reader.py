@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from storage.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
+from storage.buffers import Buffers
 from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.places import Place
@@ -123,6 +125,7 @@ class EncodingDataset:
             samples, f"latents/{latent_shape(self.store, samples)}", "latent_shard", "latent_index"
         )
         self._base = None if base_fingerprint is None else join(self.store, base_fingerprint, samples)
+        self._buffers: dict[str, Buffers] = defaultdict(Buffers)
         self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
 
@@ -203,8 +206,12 @@ class EncodingDataset:
     def _padded(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> tuple[Tensor, Tensor]:
         """``(token, width)`` bits of each sample, as bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
         counts = rows.count[ids]
-        padded = np.zeros((len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:]), np.uint16)
-        lines = [line[:count] for line, count in zip(padded, counts.tolist(), strict=True)]
+        shape = (len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:])
+        padded = self._buffers[rows.array].empty(shape, np.uint16)
+        lines = []
+        for line, count in zip(padded, counts.tolist(), strict=True):
+            lines.append(line[:count])
+            line[count:] = 0
         self._fill(rows, ids, lines, blocks[rows.array])
         mask = np.arange(padded.shape[1]) < counts[:, None]
         return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
@@ -212,7 +219,7 @@ class EncodingDataset:
     def _stacked(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> Tensor:
         """A row of each sample, one on the other."""
         array = self._array_of(rows, ids[0])
-        stacked = np.empty((len(ids), *array.shape[1:]), array.dtype)
+        stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
         self._fill(rows, ids, [stacked[i : i + 1] for i in range(len(ids))], blocks[rows.array])
         return torch.from_numpy(stacked)
 
