@@ -33,6 +33,7 @@ def test_memory_that_is_too_small_makes_room_for_larger() -> None:
     buffers = Buffers()
     for size in (10, 3_000_000, 2_000_000, 3_500_000):
         array = buffers.empty((size,), np.uint8)
-        assert array.shape == (size,) and array.flags.c_contiguous
+        assert array.shape == (size,)
+        assert array.flags.c_contiguous
         del array
     assert len(buffers._all) == 1
