@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,17 +19,19 @@ STEP = 2**20
 class Buffers:
     """Arrays on memory that returns here when the last view of it, NumPy's or torch's, is gone.
 
-    One thread may take from it; any may let go. It keeps as much as was ever held at once.
+    Any thread may take and let go. It keeps as much as was ever held at once.
     """
 
     def __init__(self) -> None:
         self._all: list[np.ndarray] = []
+        self._lock = threading.Lock()
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         """A C-contiguous array of any content, which is the caller's for as long as it holds it or a view of it."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = self._unheld(size)
-        return memory[:size].view(dtype).reshape(shape)
+        with self._lock:
+            memory = self._unheld(size)[:size]
+        return memory.view(dtype).reshape(shape)
 
     def _unheld(self, size: int) -> np.ndarray:
         small = None

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 
 HASH_BYTES = 16
@@ -27,7 +27,7 @@ def caption_hash(text: str) -> str:
 
 def checksum(data: bytes | np.ndarray) -> int:
     """CRC-32C of bytes, or of a C-contiguous array's bytes."""
-    return int(google_crc32c.value(data))
+    return crc32c.crc32c(data if isinstance(data, bytes) else data.data)
 
 
 class Fingerprint(str):

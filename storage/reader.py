@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,9 @@ class EncodingDataset:
 
     Every sample comes exactly once an epoch, on one rank. All ranks get the same number of batches; the samples left
     after the last full one are shared too (a smaller last batch, or one larger by a sample), or left out with
-    `drop_last`. A thread reads ahead: in memory are `read_ahead` batches, and where the arrays are no plain local files
-    also about ``blocks_together * block_size / world_size`` samples. Each row's checksum is compared as it is read.
+    `drop_last`. Threads read ahead: in memory are `read_ahead` batches, and where the arrays are no plain local files
+    also about ``blocks_together * block_size / world_size`` samples, twice. Each row's checksum is compared as it is
+    read. A batch's memory is used for another as soon as nobody holds a tensor of it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class EncodingDataset:
         blocks_together: int = 16,
         lanes: int = 8,
         read_ahead: int = 8,
+        threads: int = 1,
         drop_last: bool = False,
     ) -> None:
         """Opens a snapshot; reads its index, but no array.
@@ -93,7 +95,8 @@ class EncodingDataset:
             block_size: see `BlockShuffle`; it and the next two change the order.
             blocks_together: see `BlockShuffle`.
             lanes: see `BlockShuffle`.
-            read_ahead: batches ready before they are asked for.
+            read_ahead: batches ready, or being made, before they are asked for.
+            threads: that make them; a second one pays where captions are long and a core is free.
             drop_last: leave out the samples that don't fill a global batch.
 
         Raises:
@@ -111,7 +114,8 @@ class EncodingDataset:
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
-        self.read_ahead = read_ahead
+        self.read_ahead = max(1, read_ahead)
+        self.threads = threads
         self.drop_last = drop_last
         self.shuffle = BlockShuffle(seed=seed, block_size=block_size, blocks_together=blocks_together, lanes=lanes)
         samples = load_samples(self.store, fingerprint)
@@ -125,6 +129,7 @@ class EncodingDataset:
             samples, f"latents/{latent_shape(self.store, samples)}", "latent_shard", "latent_index"
         )
         self._base = None if base_fingerprint is None else join(self.store, base_fingerprint, samples)
+        self._arrays = [rows for rows in (self._encodings, self._base, self._latents) if rows is not None]
         self._buffers: dict[str, Buffers] = defaultdict(Buffers)
         self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
@@ -156,13 +161,34 @@ class EncodingDataset:
         """
         if not 0 <= position <= len(self) or start < 0 or (start and position):
             raise ValueError(f"expected a batch or a position in 0 to {len(self)}, found {start} and {position}")
-        return read_ahead(self._batches(epoch, self._bounds(position)[start:]), self.read_ahead)
+        return self._ahead(epoch, self._bounds(position)[start:])
+
+    def _ahead(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+        """Batches in their order, made by threads, `read_ahead` of them before they are asked for.
+
+        Threads and not processes: the arrays' codec must not be forked after a read, and reading, checksums and copies
+        release the interpreter lock.
+        """
+        pending: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.threads, "read-ahead") as pool:
+            batches = self._submit(pool, epoch, bounds)
+            try:
+                pending.extend(islice(batches, self.read_ahead))
+                while pending:
+                    first = pending.popleft()
+                    pending.extend(islice(batches, 1))
+                    yield first.result()
+            finally:
+                for batch in pending:
+                    batch.cancel()
 
     def _bounds(self, position: int) -> list[tuple[int, int]]:
         return batch_bounds(len(self), position, self.batch_size * self.world_size, self.world_size, self.drop_last)
 
-    def _batches(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        """Reads as many batches at once as their blocks are shuffled together; the disk is a group of them ahead."""
+    def _submit(
+        self, pool: ThreadPoolExecutor, epoch: int, bounds: Sequence[tuple[int, int]]
+    ) -> Iterator[Future[Batch]]:
+        """Has as many batches read at once as their blocks are shuffled together; the disk is a group of them ahead."""
         order, lanes = self.shuffle.order(len(self), epoch)
         together = self.shuffle.block_size * self.shuffle.blocks_together
         at_once = max(1, together // (self.batch_size * self.world_size))
@@ -176,34 +202,33 @@ class EncodingDataset:
         self._will_need(np.concatenate(group or [order[:0]]))
         while group:
             following = next(groups, [])
-            yield from self._read(group, positions, np.sort(np.concatenate(following or [order[:0]])))
+            blocks = pool.submit(self._read_blocks, np.concatenate(group))
+            every = -(-len(group) // HINTS)
+            soon = np.array_split(np.sort(np.concatenate(following or [order[:0]])), -(-len(group) // every))
+            for i, ids in enumerate(group):
+                hint = soon[i // every] if i % every == 0 else order[:0]
+                yield pool.submit(self._batch, ids, next(positions), blocks, hint)
             group = following
 
-    def _read(self, shares: Sequence[np.ndarray], positions: Iterator[int], following: np.ndarray) -> Iterator[Batch]:
-        """Batches of these samples; in between, the disk is told of the following ones, a part at a time."""
-        samples = np.concatenate(shares)
-        arrays = [rows for rows in (self._encodings, self._base, self._latents) if rows is not None]
-        blocks = {rows.array: self._read_blocks(rows, samples) for rows in arrays}
-        bands = bands_of(self._array_of(self._encodings, samples[0]))
-        every = -(-len(shares) // HINTS)
-        soon = np.array_split(following, -(-len(shares) // every))
-        for i, ids in enumerate(shares):
-            if i % every == 0:
-                self._will_need(soon[i // every])
-            padded, mask = self._padded(self._encodings, ids, blocks)
-            base_padded, base_mask = (None, None) if self._base is None else self._padded(self._base, ids, blocks)
-            yield Batch(
-                encodings=_split_bands(padded, bands),
-                mask=mask,
-                base_encodings=base_padded,
-                base_mask=base_mask,
-                latents=self._stacked(self._latents, ids, blocks),
-                caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
-                rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
-                position=next(positions),
-            )
+    def _batch(self, ids: np.ndarray, position: int, blocks: Future[Blocks], soon: np.ndarray) -> Batch:
+        """The batch of some samples; before it is read, the disk is told which ones come soon."""
+        self._will_need(soon)
+        found = blocks.result()
+        bands = bands_of(self._array_of(self._encodings, ids[0]))
+        padded, mask = self._padded(self._encodings, ids, found)
+        base_padded, base_mask = (None, None) if self._base is None else self._padded(self._base, ids, found)
+        return Batch(
+            encodings=_split_bands(padded, bands),
+            mask=mask,
+            base_encodings=base_padded,
+            base_mask=base_mask,
+            latents=self._stacked(self._latents, ids, found),
+            caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
+            rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
+            position=position,
+        )
 
-    def _padded(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> tuple[Tensor, Tensor]:
+    def _padded(self, rows: Rows, ids: np.ndarray, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """``(token, width)`` bits of each sample, as bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
         counts = rows.count[ids]
         shape = (len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:])
@@ -212,15 +237,15 @@ class EncodingDataset:
         for line, count in zip(padded, counts.tolist(), strict=True):
             lines.append(line[:count])
             line[count:] = 0
-        self._fill(rows, ids, lines, blocks[rows.array])
+        self._fill(rows, ids, lines, blocks)
         mask = np.arange(padded.shape[1]) < counts[:, None]
         return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
 
-    def _stacked(self, rows: Rows, ids: np.ndarray, blocks: dict[str, Blocks]) -> Tensor:
+    def _stacked(self, rows: Rows, ids: np.ndarray, blocks: Blocks) -> Tensor:
         """A row of each sample, one on the other."""
         array = self._array_of(rows, ids[0])
         stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
-        self._fill(rows, ids, [stacked[i : i + 1] for i in range(len(ids))], blocks[rows.array])
+        self._fill(rows, ids, [stacked[i : i + 1] for i in range(len(ids))], blocks)
         return torch.from_numpy(stacked)
 
     def _fill(self, rows: Rows, ids: np.ndarray, outs: Sequence[np.ndarray], blocks: Blocks) -> None:
@@ -229,26 +254,27 @@ class EncodingDataset:
         for sample, shard, first, expected, out in zip(ids.tolist(), *columns, outs, strict=True):
             files = self._open(rows.shards[shard], rows.array).files
             if files is None:
-                out[:] = blocks[sample]
+                out[:] = blocks[rows.array][sample]
             else:
                 files.read(first, first + len(out), out)
             if checksum(out) != expected:
                 where = f"{self.store.path}/shards/{rows.shards[shard]}/{rows.array}"
                 check_row(out, expected, f"{where}: row {first}, caption {self._hashes[sample]}")
 
-    def _read_blocks(self, rows: Rows, samples: np.ndarray) -> Blocks:
-        """What can't be read from plain files, read through Zarr: the arrays' rows by sample, not compared yet."""
-        out: Blocks = {}
-        for array, ids, first, stop in self._by_array(rows, samples):
-            if array.files is None:
-                blocks = read_ranges(array.array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
-                out.update(zip(ids.tolist(), blocks, strict=True))
+    def _read_blocks(self, samples: np.ndarray) -> Blocks:
+        """What can't be read from plain files, read through Zarr: arrays' rows by sample, not compared yet."""
+        out: Blocks = defaultdict(dict)
+        for rows in self._arrays:
+            for array, ids, first, stop in self._by_array(rows, samples):
+                if array.files is None:
+                    blocks = read_ranges(array.array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
+                    out[rows.array].update(zip(ids.tolist(), blocks, strict=True))
         return out
 
     def _will_need(self, samples: np.ndarray) -> None:
         """Has the disk begin to read some samples, where they lie in plain files."""
-        for rows in (self._encodings, self._base, self._latents):
-            for array, _, first, stop in () if rows is None else self._by_array(rows, samples):
+        for rows in self._arrays:
+            for array, _, first, stop in self._by_array(rows, samples):
                 if array.files is not None:
                     with suppress(ValueError):  # which reading them raises
                         array.files.will_need(first, stop)
@@ -270,8 +296,8 @@ class EncodingDataset:
         return OpenArray(array, PlainFiles(array, self._open_file) if is_plain(array) else None)
 
 
-Blocks = dict[int, np.ndarray]
-"""Rows read through Zarr, by sample."""
+Blocks = dict[str, dict[int, np.ndarray]]
+"""Rows read through Zarr, by array and sample."""
 
 
 @dataclass(frozen=True)
@@ -280,44 +306,6 @@ class OpenArray:
 
     array: Any
     files: PlainFiles | None
-
-
-def read_ahead(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Runs an iterator in a thread, `size` items ahead; its exceptions come out here, and closing this one ends it.
-
-    A thread and not a process: the arrays' codec must not be forked after a read, and it releases the interpreter lock.
-    """
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(max(1, size))
-    closed = threading.Event()
-
-    def put(item: Batch | BaseException | None) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()
-        thread.join()
 
 
 def _split_bands(padded: Tensor, bands: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from storage import EncodingStore, caption_hash
-from storage.reader import EncodingDataset, read_ahead
+from storage.reader import EncodingDataset
 from tests.storage import made
 
 ROWS = 70
@@ -151,48 +151,51 @@ def test_later_commits_do_not_disturb_an_epoch(tmp_path):
     assert (data.version, len(data), len(set(rows))) == (1, 18, 18)
 
 
-def test_reading_ahead_is_bounded_and_ends(filled):
+def test_reading_ahead_is_bounded_and_ends(filled, monkeypatch):
+    """In memory are as many batches as were asked for, however slow the training; then the threads end."""
+    made_so_far = []
+    batch_of = EncodingDataset._batch
+    monkeypatch.setattr(EncodingDataset, "_batch", lambda *of: made_so_far.append(of) or batch_of(*of))
     data = dataset(filled, batch_size=1, block_size=1, blocks_together=1, read_ahead=3)
     before = threading.active_count()
     epoch = data.epoch(0)
-    next(epoch)
-    time.sleep(0.3)
+    for taken in range(1, 4):
+        next(epoch)
+        deadline = time.monotonic() + 10
+        while len(made_so_far) < taken + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(made_so_far) == taken + 3
     assert threading.active_count() == before + 1
     epoch.close()
     assert threading.active_count() == before
+    assert len(made_so_far) == 6
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_reading_ahead_stops_where_the_queue_is_full(size):
-    """In memory are the batches in the queue and the one that waits for its place there, however slow the training."""
-    made_so_far = []
+def test_an_error_of_a_reading_thread_comes_after_the_batches_before_it(filled, monkeypatch):
+    data = dataset(filled, batch_size=1)
+    good = [batch.rows for batch in data.epoch(0)][:2]
+    batch_of = EncodingDataset._batch
 
-    def batches():
-        for number in range(100):
-            made_so_far.append(number)
-            yield number
+    def fails_third(self, ids, position, *others):
+        if position == 3:
+            raise ValueError("damaged")
+        return batch_of(self, ids, position, *others)
 
-    ahead = read_ahead(batches(), size)
-    for taken in range(1, 4):
-        next(ahead)
-        deadline = time.monotonic() + 10
-        while len(made_so_far) < taken + size + 1 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)  # longer than the thread waits before it looks again
-        assert len(made_so_far) == taken + size + 1
-    ahead.close()
-    assert len(made_so_far) <= 3 + size + 2
-
-
-def test_an_error_of_the_reading_thread_comes_after_the_batches_before_it():
-    def batches():
-        yield 1
-        raise ValueError("damaged")
-
-    ahead = read_ahead(batches(), 2)
-    assert next(ahead) == 1
+    monkeypatch.setattr(EncodingDataset, "_batch", fails_third)
+    epoch = data.epoch(0)
+    assert [next(epoch).rows, next(epoch).rows] == good
     with pytest.raises(ValueError, match="damaged"):
-        next(ahead)
+        next(epoch)
+
+
+def test_several_threads_give_the_batches_of_one(filled):
+    one, three = (list(dataset(filled, batch_size=2, threads=threads).epoch(1)) for threads in (1, 3))
+    assert len(one) == len(three) > 1
+    for left, right in zip(one, three, strict=True):
+        assert (left.rows, left.position) == (right.rows, right.position)
+        assert torch.equal(left.encodings.view(torch.int16), right.encodings.view(torch.int16))
+        assert torch.equal(left.latents.view(torch.int16), right.latents.view(torch.int16))
 
 
 def test_a_fingerprint_without_samples_is_told_what_was_found(filled):
