@@ -87,9 +87,10 @@ def generate_flow(
     source = resolve_adapter(adapter, llm, diffusion)
     wanted = [prompt for prompt in prompts for _ in range(count)]
     with progress("generate", 2 * len(wanted), "picture"):
-        # The adapter first: where it doesn't fit the models, that shows before a picture is drawn.
-        adapted = draw(source, True, wanted, folder / "adapter", sampling, batch)
-        base = draw(source, False, wanted, folder / "base", sampling, batch)
+        pipe = load_pipeline(source, True, dtype, scheduler)
+        adapted = draw(pipe, source, True, wanted, folder / "adapter", sampling, batch)
+        take_out(pipe)
+        base = draw(pipe, source, False, wanted, folder / "base", sampling, batch)
     sheet = write_sheet(wanted, base, adapted, folder / "sheet.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
@@ -134,9 +135,10 @@ def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Sou
 
 
 @task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
-def draw(source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int) -> list[Path]:
+def draw(
+    pipe: Any, source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int
+) -> list[Path]:
     """One picture a prompt, written as it is drawn, with its settings in it."""
-    pipe = load_pipeline(source, adapted, sampling.dtype, sampling.scheduler)
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for start in range(0, len(prompts), batch):
@@ -190,6 +192,13 @@ def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", sched
         pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def take_out(pipe: Any) -> None:
+    """Leaves the base model, which is then as it was loaded."""
+    from llmdiff.pipeline import unload_adapter
+
+    unload_adapter(pipe)
 
 
 def noise(seed: int) -> Any:

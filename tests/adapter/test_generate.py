@@ -24,13 +24,20 @@ def source(folders: dict[str, Path]) -> Source:
     return Source(**{name: str(folder) for name, folder in parts.items()})
 
 
+def drawn(
+    source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int
+) -> list[Path]:
+    pipe = load_pipeline(source, adapted, sampling.dtype, sampling.scheduler)
+    return draw.fn(pipe, source, adapted, prompts, folder, sampling, batch)
+
+
 def pictures(paths: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)).astype(int) for path in paths])
 
 
 def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
     sampling = Sampling(seed=5, steps=2, guidance=3.0, negative="a square", scale=0.7, scheduler="unipc")
-    paths = draw.fn(source, True, PROMPTS, tmp_path, sampling, 2)
+    paths = drawn(source, True, PROMPTS, tmp_path, sampling, 2)
     assert [path.name for path in paths] == ["0000.png", "0001.png", "0002.png"]
     assert Image.open(paths[2]).text == {
         "prompt": PROMPTS[2],
@@ -46,7 +53,7 @@ def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
         "LLM": source.llm,
         "llmdiff": llmdiff.__version__,
     }
-    (base,) = draw.fn(source, False, PROMPTS[:1], tmp_path / "base", sampling, 2)
+    (base,) = drawn(source, False, PROMPTS[:1], tmp_path / "base", sampling, 2)
     assert {"adapter", "scale", "LLM"}.isdisjoint(Image.open(base).text)
 
 
@@ -57,20 +64,18 @@ def test_a_picture_is_the_same_whatever_the_batch(
 ) -> None:
     """But for the last bit, which matrix products of other sizes round differently."""
     sampling = Sampling(steps=2, scheduler=scheduler)
-    one, three = (pictures(draw.fn(source, adapted, PROMPTS, tmp_path / str(n), sampling, n)) for n in (1, 3))
+    one, three = (pictures(drawn(source, adapted, PROMPTS, tmp_path / str(n), sampling, n)) for n in (1, 3))
     assert np.abs(one - three).max() <= 1
-    again = pictures(
-        draw.fn(source, adapted, PROMPTS[1:2], tmp_path / "own", sampling.model_copy(update={"seed": 1}), 1)
-    )
+    again = pictures(drawn(source, adapted, PROMPTS[1:2], tmp_path / "own", sampling.model_copy(update={"seed": 1}), 1))
     assert np.array_equal(again[0], one[1])
 
 
 def test_scale_and_negative_prompt_matter(source: Source, tmp_path: Path) -> None:
-    drawn = [
-        pictures(draw.fn(source, True, PROMPTS[:1], tmp_path, Sampling(steps=2, **options), 1))
+    different = [
+        pictures(drawn(source, True, PROMPTS[:1], tmp_path, Sampling(steps=2, **options), 1))
         for options in ({}, {"scale": 0.0}, {"negative": "a green square"}, {"dtype": "bfloat16"})
     ]
-    assert len({found.tobytes() for found in drawn}) == 4
+    assert len({found.tobytes() for found in different}) == 4
 
 
 @pytest.mark.parametrize("name", get_args(Scheduler))

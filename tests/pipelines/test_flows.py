@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from storage import EncodingStore, caption_hash
@@ -110,6 +112,11 @@ def test_register_then_generate_from_the_registry(
     assert (pictures["a", "base"] != pictures["a", "adapter"]).any()
     assert (pictures["a", "base"][0] != pictures["a", "base"][1]).any()
     assert Image.open(drawn[0].sheet).width > 2 * 192
+    without = StableDiffusionPipeline.from_pretrained(world.diffusion, safety_checker=None, dtype=torch.float32)
+    without.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 2, "guidance_scale": 5.0, "negative_prompt": ""}
+    (plain,) = without("a red circle", generator=torch.Generator().manual_seed(3), **options).images
+    assert np.abs(np.asarray(plain).astype(int) - pictures["a", "base"][0]).max() <= 1  # drawn in another batch
 
 
 def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
