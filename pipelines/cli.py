@@ -80,6 +80,21 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path
     run_demo(out)
 
 
+@app.command(epilog="Example: llmdiff shapes data/first --pictures 2000")
+def shapes(
+    folder: Annotated[Path, typer.Argument(help="Folder of the Parquet shards; made if it is missing.")],
+    pictures: Annotated[int, typer.Option(min=1, help="How many.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes and their captions.")] = 0,
+) -> None:
+    """Draw captioned pictures of the embedded world: data for a first try of the other commands."""
+    from llmdiff.shapes import DIFFUSION, LLAMA
+    from llmdiff.shapes.shards import write_shards
+
+    for shard in write_shards(folder, pictures, seed):
+        print(shard)
+    print(f"its models: --llm {LLAMA} --diffusion {DIFFUSION}")
+
+
 @app.command(
     epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store "
     f"--set max_tokens=77\n\n{settings_help()}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import LLAMA
 from pipelines.cli import error_line, main
@@ -22,7 +23,7 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
-COMMANDS = ("demo", "encode", "train", "generate", "evaluate", "inspect", "store", "doctor")
+COMMANDS = ("demo", "shapes", "encode", "train", "generate", "evaluate", "inspect", "store", "doctor")
 prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 
@@ -67,6 +68,13 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    printed = succeeds(capsys, "shapes", tmp_path / "data", "--pictures", "3", "--seed", "1").splitlines()
+    (shard,) = open_source(tmp_path / "data")
+    assert (str(shard.path), shard.count, shard.has_pictures) == (printed[0], 3, True)
+    assert f"--llm {LLAMA}" in printed[1]
 
 
 def test_every_encoder_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
