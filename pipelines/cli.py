@@ -160,15 +160,17 @@ def train(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Train an adapter on the store's encodings, and register it; the same command goes on where it was cut short."""
-    from pipelines.settings import read_settings
+    from pipelines.settings import checked, read_settings
 
     ended = end_well_on_sigterm()
-    settings = read_settings(config, set_)
+    given = read_settings(config, set_)
     start_engine()
+    from llmdiff.training.config import TrainSettings
     from pipelines.train import registered_before, train_flow
 
     if ended:  # the exit may have been swallowed by an import
         sys.exit(0)
+    settings = checked(given, TrainSettings, "training settings")
     folder = str(output) if output is not None else None
     result = train_flow(
         store,

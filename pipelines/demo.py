@@ -17,10 +17,13 @@ from diffusers import StableDiffusionPipeline
 from infra.local import page_commands
 from infra.registry import fetch_adapter
 from llmdiff import LLMDiffPipeline
+from llmdiff.adapter.config import AdapterSettings
+from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT, WORDINGS
 from llmdiff.shapes.shards import write_shards
+from llmdiff.training.config import TrainSettings
 from pipelines.encode import EncodeResult, encode_flow
 from pipelines.progress import advance, progress
 from pipelines.register import register_flow
@@ -31,18 +34,18 @@ PICTURES = 6000
 PROMPTS = 200  # scenes, each worded in three ways
 PROCESSES = 2
 SAMPLING: dict[str, Any] = {"steps": 12, "guidance": 2.5}  # the judge finds no more in pictures of 20 steps
-TRAINING: dict[str, Any] = {
-    "steps": 1000,
-    "batch_size": 16,
-    "learning_rate": 2.5e-3,
-    "warmup": 50,
-    "ema_decay": 0.99,
-    "grad_clip": 0.25,  # the norm is 0.2 but for spikes, which at this rate cost what was learned
-    "timestep_exponent": 0.75,
-    "checkpoint_every": 500,
-    "adapter": {"new_weight": 1.0},
-}
-ENCODER = {"template": PROMPT}
+TRAINING = TrainSettings(
+    steps=1000,
+    batch_size=16,
+    learning_rate=2.5e-3,
+    warmup=50,
+    ema_decay=0.99,
+    grad_clip=0.25,  # the norm is 0.2 but for spikes, which at this rate cost what was learned
+    timestep_exponent=0.75,
+    checkpoint_every=500,
+    adapter=AdapterSettings(new_weight=1.0),
+)
+ENCODER = EncoderConfig(template=PROMPT)
 STAGES = {  # expected seconds of each on two cores, for the time left
     "draw": 15,
     "encode": 45,
@@ -69,7 +72,7 @@ def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps:
     """
     _clear(out)
     clock = Clock()
-    settings = TRAINING if steps is None else {**TRAINING, "steps": steps}
+    settings = TRAINING if steps is None else TRAINING.model_copy(update={"steps": steps})
     with clock.stage("draw"):
         write_shards(out / "data", pictures)
     with clock.stage("encode"):
@@ -155,11 +158,11 @@ def _encode(out: Path, encoder: Any) -> EncodeResult:
         str(DIFFUSION),
         llm=str(LLAMA) if encoder == "llm" else None,
         encoder=encoder,
-        settings=ENCODER if encoder == "llm" else None,
+        settings=ENCODER if encoder == "llm" else EncoderConfig(),
     )
 
 
-def _train(out: Path, name: str, encoder: Any, settings: dict[str, Any]) -> TrainResult:
+def _train(out: Path, name: str, encoder: Any, settings: TrainSettings) -> TrainResult:
     return train_flow(
         str(out / "store"),
         str(DIFFUSION),
@@ -170,9 +173,9 @@ def _train(out: Path, name: str, encoder: Any, settings: dict[str, Any]) -> Trai
     )
 
 
-def _facts(encoded: EncodeResult, trained: TrainResult, settings: dict[str, Any]) -> dict[str, str]:
+def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings) -> dict[str, str]:
     length = encoded.tokens / max(1, encoded.captions)
-    batch = f"{PROCESSES} x {settings['batch_size']}"
+    batch = f"{PROCESSES} x {settings.batch_size}"
     return {
         "data": f"{encoded.rows} drawn pictures with natural captions, {sum(encoded.rejected.values())} rejected",
         "encode": f"{encoded.captions} captions of {length:.1f} tokens on average through the frozen LLM, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
@@ -74,10 +74,10 @@ def encode_flow(
     diffusion: str | None = None,
     llm: str | None = None,
     encoder: Literal["llm", "base"] = "llm",
-    size: int | None = None,
-    settings: dict[str, Any] | None = None,
+    size: Annotated[int, Field(ge=1)] | None = None,
+    settings: EncoderConfig = EncoderConfig(),
     captions: list[str] | None = None,
-    min_side: int | None = None,
+    min_side: Annotated[int, Field(ge=1)] | None = None,
 ) -> EncodeResult:
     """Encodes what the store does not hold yet: a second run encodes nothing.
 
@@ -89,7 +89,7 @@ def encode_flow(
         llm: folder or name of the decoder-only LLM.
         encoder: "llm", or "base" for the diffusion model's own text features (the control).
         size: side of the pictures in pixels; None is what the diffusion model was made for.
-        settings: of `llmdiff.encoder.EncoderConfig`.
+        settings: of the LLM's encoder; "base" has none.
         captions: more captions to encode, without pictures: validation prompts.
         min_side: the fewest pixels of a picture's shorter side; None is a quarter of the size.
     """
@@ -120,7 +120,7 @@ def make_job(
     llm: str | None,
     encoder: Literal["llm", "base"],
     size: int | None,
-    settings: dict[str, Any] | None,
+    settings: EncoderConfig,
     min_side: int | None = None,
     pictures: bool = True,
 ) -> EncodeJob:
@@ -133,9 +133,8 @@ def make_job(
         raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
     if encoder == "llm" and llm is None:
         raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
-    if encoder == "base" and settings:
-        raise ValueError(f'settings: encoder "base" has none, found {", ".join(settings)}')
-    resolved = EncoderConfig.from_dict(settings or {}).to_dict() if encoder == "llm" else {}
+    if encoder == "base" and (given := changed(settings)):
+        raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
     run = str(flow_run.id or time.time_ns())
     return EncodeJob(
         store=store,
@@ -144,10 +143,16 @@ def make_job(
         encoder=encoder,
         size=size,
         min_side=min_side,
-        settings=resolved,
+        settings=settings.to_dict() if encoder == "llm" else {},
         pictures=pictures,
         run=run,
     )
+
+
+def changed(settings: EncoderConfig) -> list[str]:
+    """The settings that are not the default."""
+    defaults = EncoderConfig().to_dict()
+    return [name for name, value in settings.to_dict().items() if value != defaults[name]]
 
 
 @task(name="prepare store", cache_policy=NO_CACHE)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmdiff.data.sources import open_source
+from llmdiff.encoder import EncoderConfig
 from storage import EncodingStore, Problem
 from storage.repair import repair
 
@@ -31,7 +32,7 @@ class EncodeArguments:
     llm: str | None
     encoder: Literal["llm", "base"]
     size: int | None
-    settings: dict[str, Any]
+    settings: EncoderConfig
     captions: list[str] | None
     min_side: int | None
 
@@ -128,7 +129,7 @@ def check(arguments: EncodeArguments) -> set[str]:
         with contextlib.suppress(ValueError):  # the flow says why it can't be read
             hashes.add(shard.content_hash)
             pictures |= shard.has_pictures
-    of_job = {name: value for name, value in asdict(arguments).items() if name not in ("data", "captions")}
+    of_job = {name: value for name, value in vars(arguments).items() if name not in ("data", "captions")}
     make_job(**of_job, pictures=pictures)
     return hashes
 
@@ -138,7 +139,7 @@ def encode(arguments: EncodeArguments) -> None:
     from pipelines.encode import encode_flow
 
     with contextlib.redirect_stdout(sys.stderr):
-        encode_flow(**asdict(arguments))
+        encode_flow(**vars(arguments))
 
 
 def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) -> Captions:

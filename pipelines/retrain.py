@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from pydantic import Field
 
 from infra.registry import MODEL
+from llmdiff.encoder import EncoderConfig
+from llmdiff.training.config import TrainSettings
 from pipelines.encode import encode_flow
 from pipelines.register import register_flow
 from pipelines.train import train_flow
@@ -21,9 +24,9 @@ def retrain_flow(
     llm: str | None = None,
     encoder: Literal["llm", "base"] = "llm",
     name: str = MODEL,
-    processes: int = 1,
-    encoder_settings: dict[str, Any] | None = None,
-    settings: dict[str, Any] | None = None,
+    processes: Annotated[int, Field(ge=1)] = 1,
+    encoder_settings: EncoderConfig = EncoderConfig(),
+    settings: TrainSettings = TrainSettings(),
 ) -> str:
     """Brings the registry up to date with the data; returns what was done, and why.
 
@@ -35,8 +38,8 @@ def retrain_flow(
         encoder: "llm", or "base" for the control.
         name: registered model.
         processes: of training, on this machine.
-        encoder_settings: of `llmdiff.encoder.EncoderConfig`.
-        settings: of `llmdiff.training.config.TrainConfig`.
+        encoder_settings: of the LLM's encoder; "base" has none.
+        settings: of training: steps, batch size, learning rate, ...
     """
     encoded = encode_flow(data, store, diffusion, llm, encoder, settings=encoder_settings)
     if encoded.samples == 0:

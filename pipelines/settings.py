@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
@@ -24,6 +26,14 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[st
             raise ValueError(f"expected key=value, found {assignment!r}")
         _assign(settings, key.split("."), _value(assignment, value))
     return settings
+
+
+def checked(settings: dict[str, Any], model: type[Model], what: str) -> Model:
+    """The settings as a model; ValueError in one line, which names those that are wrong, where it refuses them."""
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise ValueError(f"{what}: {one_line(error, model)}") from error
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmdiff.encoder import EncoderConfig
 
 
 def encode_options(
     data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
-) -> tuple[dict[str, Any], list[str] | None]:
+) -> tuple[EncoderConfig, list[str] | None]:
     """The encoder's settings and the captions without pictures; refuses data, files and settings that can't be used."""
     from pipelines.settings import read_settings
 
@@ -19,12 +22,11 @@ def encode_options(
     from llmdiff.data.sources import source_files
 
     source_files(data)
-    check_encoder(config, settings)
-    return settings, more
+    return encoder_config(config, settings), more
 
 
-def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
-    """Refuses settings that the encoder has not, and names the file that they are from."""
+def encoder_config(config: Path | None, settings: dict[str, Any]) -> EncoderConfig:
+    """The settings as the encoder takes them; ValueError that names the file where that holds the wrong ones."""
     from llmdiff.encoder import EncoderConfig
     from pipelines.settings import read_settings
 
@@ -32,7 +34,7 @@ def check_encoder(config: Path | None, settings: dict[str, Any]) -> None:
         EncoderConfig.from_dict(read_settings(config))
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
-    EncoderConfig.from_dict(settings)
+    return EncoderConfig.from_dict(settings)
 
 
 def read_lines(file: Path) -> list[str]:

@@ -8,12 +8,12 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.launch import LaunchError, run_workers
 from infra.lineage import hub_revision
@@ -21,14 +21,15 @@ from infra.local import home
 from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
 from llmdiff.folders import check_base
 from llmdiff.training.checkpoint import complete, read_state
-from llmdiff.training.config import FREE, TrainConfig
+from llmdiff.training.config import FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from pipelines.progress import progress
-from pipelines.settings import one_line
 from storage import EncodingStore
 
 RUN_ID = "mlflow-run"
 """File of a run's folder with the id of its MLflow run."""
+STEPS = 1000
+"""Of a run whose settings name neither steps nor epochs."""
 
 
 class TrainResult(BaseModel):
@@ -57,8 +58,8 @@ def train_flow(
     encoder: Literal["llm", "base"] = "llm",
     fingerprint: str | None = None,
     store_version: int | None = None,
-    processes: int = 1,
-    settings: dict[str, Any] | None = None,
+    processes: Annotated[int, Field(ge=1)] = 1,
+    settings: TrainSettings = TrainSettings(),
     llm: str | None = None,
     llm_revision: str | None = None,
     restart: bool = False,
@@ -73,15 +74,16 @@ def train_flow(
         fingerprint: which encodings, where the store has several of that kind.
         store_version: the snapshot to train on; None is the one that the run began with, or the newest.
         processes: on this machine.
-        settings: of `llmdiff.training.config.TrainConfig`: steps, batch_size, learning_rate, ...
+        settings: steps, batch size, learning rate, ...
         llm: name or folder of the LLM behind the encodings, recorded with the adapter.
         llm_revision: its commit on the hub; None finds it in the hub's cache.
         restart: removes what the run left, and begins again.
     """
     start = time.perf_counter()
-    settings = {"llm": llm or "", "llm_revision": llm_revision or hub_revision(llm), **(settings or {})}
-    settings = settings if "epochs" in settings else {"steps": 1000, **settings}
-    config = resolve_config(store, diffusion, output, encoder, fingerprint, store_version, settings, processes, restart)
+    lineage = {"llm": llm or "", "llm_revision": llm_revision or hub_revision(llm)}
+    config = resolve_config(
+        store, diffusion, output, encoder, fingerprint, store_version, settings, processes, restart, lineage
+    )
     finished = finished_run(config, processes)
     if finished is None:
         run_id = train_adapter(config, processes)
@@ -100,14 +102,15 @@ def resolve_config(
     encoder: Literal["llm", "base"],
     fingerprint: str | None,
     store_version: int | None,
-    settings: dict[str, Any],
+    settings: TrainSettings,
     processes: int,
     restart: bool,
+    lineage: dict[str, str],
 ) -> TrainConfig:
     """The whole configuration, with the folder, the snapshot and the encodings it is to read pinned."""
     check_base(diffusion, "unet", "scheduler")
     named = {"store": store, "store_version": store_version, "fingerprint": fingerprint or "", "base": diffusion}
-    draft = checked({**settings, **named, "output": output or ""})
+    draft = drafted(settings, {**named, **lineage, "output": output or ""})
     folder = Path(output) if output is not None else home() / "train" / run_name(draft, encoder, processes)
     if restart:
         clear(folder)
@@ -122,15 +125,14 @@ def resolve_config(
     return draft.model_copy(update=found)
 
 
-def checked(settings: dict[str, Any]) -> TrainConfig:
-    """A configuration whose fingerprints may be missing yet; ValueError naming the settings that are wrong."""
-    adapter = settings.get("adapter")
-    if isinstance(adapter, dict) and adapter.get("base_context") == "clip":
-        settings = {"base_fingerprint": "", **settings}
-    try:
-        return TrainConfig(**settings)
-    except ValidationError as error:
-        raise ValueError(f"training settings: {one_line(error, TrainConfig)}") from error
+def drafted(settings: TrainSettings, named: dict[str, Any]) -> TrainConfig:
+    """A configuration whose fingerprints may be missing yet."""
+    values = {**settings.model_dump(), **named}
+    if settings.steps is None and settings.epochs is None:
+        values["steps"] = STEPS
+    if settings.adapter.base_context == "clip":
+        values["base_fingerprint"] = settings.base_fingerprint or ""
+    return TrainConfig(**values)
 
 
 def run_name(draft: TrainConfig, encoder: str, processes: int) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class AdapterSettings(BaseModel):
     """The choices of the method, made before training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     base_context: Literal["llm", "clip"] = "llm"
     """What the original cross-attention reads: the projected encoding (Eq. 9), or the base's own text features."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 from llmdiff.encoder.schedules import parse_schedule
 
@@ -21,6 +21,9 @@ Schedule = float | str | tuple[float, ...]
 class EncoderConfig:
     """How captions become encodings. All but ``token_budget`` goes into the encoder's fingerprint."""
 
+    # Read by pydantic alone, where flows check these settings and draw a form of them; `ge` below is for both.
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+
     word_path: WordPath = "block"
     """What the word score is: each block fed the token's hidden state alone (``block``, Algorithm 1), or the token fed
     alone to the whole LLM (``isolated``): a table computed once, after which it costs nothing."""
@@ -29,7 +32,7 @@ class EncoderConfig:
     (``name:mean`` scales it to that mean)."""
     h: Schedule = 0.0
     """Noise level, given like ``g``. It needs ``noise`` other than ``off``."""
-    bands: int = 1
+    bands: int = field(default=1, metadata={"ge": 1})
     """Sums over this many depth bands are kept apart, so that training can weight them; storage grows by it."""
     initial: Initial = "embedding"
     """``c_T``: zeros, the token's embedding, or Gaussian noise."""
@@ -37,7 +40,7 @@ class EncoderConfig:
     """``cached``: drawn for every block into the encoding; ``fresh``: left to each use, from ``Encoder.noise_std``."""
     seed: int = 0
     """Seed of all noise; with caption, block, token and channel it is all that the noise depends on."""
-    max_tokens: int = 120
+    max_tokens: int = field(default=120, metadata={"ge": 1})
     """Longer captions are cut to this many tokens (EOS included), counted and reported."""
     append_eos: bool = True
     """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost."""
@@ -46,15 +49,16 @@ class EncoderConfig:
     what the whole caption means."""
     dtype: DType = "bfloat16"
     """The LLM's compute dtype; the encoding is summed in float32 (float64 for float64)."""
-    token_budget: int = 8192
+    token_budget: int = field(default=8192, metadata={"ge": 1})
     """Tokens in a batch, padding included. Halved when memory runs out."""
 
     def __post_init__(self) -> None:
         for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(options))}; got {getattr(self, name)!r}")
-        for name, least in (("bands", 1), ("max_tokens", 1), ("token_budget", 1)):
-            _check_integer(name, getattr(self, name), least)
+        for item in dataclasses.fields(self):
+            if "ge" in item.metadata:
+                _check_integer(item.name, getattr(self, item.name), item.metadata["ge"])
         _check_integer("seed", self.seed, -(2**63))
         if not self.seed < 2**63:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")

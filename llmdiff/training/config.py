@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,33 +27,19 @@ FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm",
 FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing"}
 
 
-class TrainConfig(BaseModel):
-    """One run: what it reads, what it trains, how, and where it writes."""
+class TrainSettings(BaseModel):
+    """How an adapter is trained: what a user may choose."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    store: str
-    """Folder of the encoding store."""
-    store_version: int | None = None
-    """Snapshot of the store; None is the newest when the run starts."""
-    fingerprint: str
-    """Which encodings of the captions the adapter reads."""
-    base_fingerprint: str | None = None
-    """With ``adapter.base_context`` "clip": the base model's own text features in the store."""
-    llm: str = ""
-    """Name or folder of the LLM behind the fingerprint, for the adapter's lineage; it is not loaded."""
-    llm_revision: str = ""
-    """The LLM's commit on the hub."""
-    base: str
-    """Folder or name of the base diffusion model."""
-    output: str
-    """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``; the result is
-    ``adapter/``, the averaged weights, and ``adapter-raw/``, the last ones."""
     adapter: AdapterSettings = AdapterSettings()
     """The method's choices."""
+    base_fingerprint: str | None = None
+    """With `adapter.base_context` "clip": which of the base model's own text features in the store, if there are
+    several."""
 
     steps: int | None = Field(default=None, gt=0)
-    """Optimiser steps; or set `epochs`."""
+    """Optimiser steps; or set `epochs`. The train flow takes 1000 where neither is set."""
     epochs: int | None = Field(default=None, gt=0)
     """Passes over the store; or set `steps`."""
     batch_size: int = Field(default=8, gt=0)
@@ -110,13 +96,41 @@ class TrainConfig(BaseModel):
     """Classifier-free guidance scale of a validation sample."""
 
     @model_validator(mode="after")
-    def check(self) -> TrainConfig:
-        if (self.steps is None) == (self.epochs is None):
+    def check_settings(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
             raise ValueError("expected either steps or epochs")
-        if (self.adapter.base_context == "clip") != (self.base_fingerprint is not None):
-            raise ValueError('base_fingerprint goes with adapter.base_context "clip", and with it alone')
+        if self.base_fingerprint is not None and self.adapter.base_context != "clip":
+            raise ValueError('base_fingerprint goes with adapter.base_context "clip" alone')
         if self.sample_every is not None and not self.validation_prompts:
             raise ValueError("sample_every is set: expected validation_prompts")
+        return self
+
+
+class TrainConfig(TrainSettings):
+    """One run: what it reads, what it trains, how, and where it writes."""
+
+    store: str
+    """Folder of the encoding store."""
+    store_version: int | None = None
+    """Snapshot of the store; None is the newest when the run starts."""
+    fingerprint: str
+    """Which encodings of the captions the adapter reads."""
+    llm: str = ""
+    """Name or folder of the LLM behind the fingerprint, for the adapter's lineage; it is not loaded."""
+    llm_revision: str = ""
+    """The LLM's commit on the hub."""
+    base: str
+    """Folder or name of the base diffusion model."""
+    output: str
+    """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``; the result is
+    ``adapter/``, the averaged weights, and ``adapter-raw/``, the last ones."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("expected either steps or epochs")
+        if self.adapter.base_context == "clip" and self.base_fingerprint is None:
+            raise ValueError('adapter.base_context is "clip": expected base_fingerprint')
         return self
 
     @classmethod

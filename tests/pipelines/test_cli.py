@@ -371,7 +371,7 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("assignment", "message"),
         [
-            ("stepz=3", "training settings: stepz: unknown; expected some of store, store_version, "),
+            ("stepz=3", "training settings: stepz: unknown; expected some of adapter, base_fingerprint, "),
             ("adapter.path=3", "training settings: adapter.path: unknown; expected some of base_context, "),
             ("adapter=3", "training settings: adapter: Input should be a valid dictionary"),
             ("steps=many", "training settings: steps: Input should be a valid integer"),

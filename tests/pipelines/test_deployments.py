@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from typing import Any
 
+import httpx
 import pytest
 
 from infra.tracking import client
@@ -58,9 +60,8 @@ def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server
 @pytest.mark.parametrize(
     ("parameter", "reason"),
     [
-        ("processes=many", "'many' is not of type 'integer'"),
-        ("encoder=clip", "'clip' is not one of ['llm', 'base']"),
         ("step=10", "not found on the deployment: 'step'"),
+        ('settings={"stepz": 10}', "Additional properties are not allowed ('stepz' was unexpected)"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_starts(
@@ -72,3 +73,62 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(
     assert refused.returncode == 1
     assert reason in " ".join((refused.stdout + refused.stderr).split())
     assert server.run("flow-run", "ls", "--output", "json") == runs
+
+
+def form(server: Server, flow: str) -> dict[str, Any]:
+    """What the page draws a deployment's form from."""
+    schema: dict[str, Any] = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()[
+        "parameter_openapi_schema"
+    ]
+    return schema
+
+
+def test_training_settings_are_a_form_with_descriptions_defaults_and_bounds(deployed: Deployed, server: Server) -> None:
+    schema = form(server, "train")
+    assert schema["properties"]["settings"]["$ref"] == "#/definitions/TrainSettings"
+    assert schema["properties"]["processes"]["minimum"] == 1
+    settings = schema["definitions"]["TrainSettings"]
+    assert settings["additionalProperties"] is False
+    assert not {"store", "fingerprint", "base", "output", "llm"} & settings["properties"].keys()
+    steps = settings["properties"]["steps"]
+    assert steps["description"].startswith("Optimiser steps; or set `epochs`.")
+    assert steps["anyOf"] == [{"exclusiveMinimum": 0, "type": "integer"}, {"type": "null"}]
+    rate = settings["properties"]["learning_rate"]
+    assert (rate["type"], rate["default"], rate["exclusiveMinimum"]) == ("number", 1e-4, 0)
+    assert settings["properties"]["precision"]["enum"] == ["fp32", "bf16", "fp16"]
+    paths = schema["definitions"]["AdapterSettings"]["properties"]["paths"]
+    assert (paths["enum"], paths["description"][:9]) == (["both", "original", "new"], "Ablations")
+
+
+@pytest.mark.parametrize(("flow", "parameter"), [("encode", "settings"), ("retrain", "encoder_settings")])
+def test_the_encoders_settings_are_a_form(deployed: Deployed, server: Server, flow: str, parameter: str) -> None:
+    schema = form(server, flow)
+    assert schema["properties"][parameter]["$ref"] == "#/definitions/EncoderConfig"
+    assert schema["properties"][parameter]["default"]["max_tokens"] == 120
+    settings = schema["definitions"]["EncoderConfig"]
+    assert settings["additionalProperties"] is False
+    bands = settings["properties"]["bands"]
+    assert (bands["type"], bands["default"], bands["minimum"]) == ("integer", 1, 1)
+    assert bands["description"].startswith("Sums over this many depth bands")
+    assert settings["properties"]["word_path"]["enum"] == ["block", "isolated"]
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters", "reason"),
+    [
+        ("train", {"processes": "many"}, "'many' is not of type 'integer'"),
+        ("train", {"encoder": "clip"}, "'clip' is not one of ['llm', 'base']"),
+        ("train", {"settings": {"batch_size": 0}}, "0 is less than or equal to the minimum of 0"),
+        ("train", {"settings": {"adapter": {"paths": "all"}}}, "'all' is not one of ['both', 'original', 'new']"),
+        ("train", {"settings": {"steps": "many"}}, "'many' is not valid under any of the given schemas"),
+        ("encode", {"data": "d", "settings": {"max_tokens": 0}}, "0 is less than the minimum of 1"),
+        ("encode", {"data": "d", "settings": {"word_pth": "block"}}, "('word_pth' was unexpected)"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_server(
+    deployed: Deployed, server: Server, flow: str, parameters: dict[str, Any], reason: str
+) -> None:
+    deployment = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()
+    answer = httpx.post(f"{server.url}/deployments/{deployment['id']}/create_flow_run", json={"parameters": parameters})
+    assert answer.status_code == 409, answer.text
+    assert reason in answer.json()["detail"]

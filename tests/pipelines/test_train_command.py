@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llmdiff.training.config import TrainSettings
 from pipelines.train import hub_revision, pinned_version, resolve_config
 from storage import EncodingStore, caption_hash
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
@@ -128,9 +129,9 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
 
 
 def resolve(store: str, world: World, **changes: object) -> object:
-    settings = {"steps": 10, **changes.pop("settings", {})}  # type: ignore[dict-item]
+    settings = TrainSettings(steps=10, **changes.pop("settings", {}))  # type: ignore[arg-type]
     named = {"output": None, "encoder": "base", "fingerprint": None, "store_version": None, "processes": 1}
-    named |= {"restart": False, **changes}
+    named |= {"restart": False, "lineage": {}, **changes}
     return resolve_config.fn(store, world.diffusion, settings=settings, **named)
 
 
