@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
 from llmdiff.adapter.adapter import read_config
+from llmdiff.pictures import save_png
 from pipelines.progress import advance, progress, quieten_loading
-from pipelines.sheet import contact_sheet, save_png
+from pipelines.sheet import contact_sheet
 
 CANDIDATE = f"models:/{MODEL}@candidate"
 DType = Literal["float32", "bfloat16", "float16"]

@@ -137,7 +137,7 @@ def judge(source: Source, rule: Rule) -> float:
     """The share of the rule's prompts for which its metric holds in the adapter's pictures."""
     from llmdiff.evaluation import evaluate, held_out_prompts
 
-    prompts = [prompt for prompt in held_out_prompts(rule.scenes, rule.seed) if prompt.wording == rule.wording]
+    prompts = [prompt for prompt in held_out_prompts(rule.scenes, rule.seed) if prompt.category == rule.wording]
     with progress("judge", len(prompts), "picture"):
         pipe = load_pipeline(source, True)
         found = evaluate(pipe, prompts, steps=rule.steps, guidance=rule.guidance, progress=advance)

@@ -121,7 +121,7 @@ def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
     """Rows: prompts, natural and unseen wordings in turn; columns: base, adapter, true picture."""
     prompts = evaluations["base"].prompts
     rows_of = {
-        wording: [i for i, prompt in enumerate(prompts) if prompt.wording == wording]
+        wording: [i for i, prompt in enumerate(prompts) if prompt.category == wording]
         for wording in ("natural", "unseen_wording")
     }
     chosen = [pair[row % 2] for row, pair in enumerate(zip(*rows_of.values(), strict=True))][:rows]
@@ -132,7 +132,7 @@ def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
         for axis, picture in zip(row, columns, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-        unseen = " (wording unseen)" if prompts[i].wording == "unseen_wording" else ""
+        unseen = " (wording unseen)" if prompts[i].category == "unseen_wording" else ""
         row[1].set_title(prompts[i].text + unseen, fontsize=9)
     for axis, title in zip(axes[0], ("base", "adapter", "true picture"), strict=True):
         axis.text(0.5, 1.22, title, transform=axis.transAxes, ha="center", fontweight="bold")

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
-
-from storage.files import write_file
 
 MARGIN = 8  # pixels
 LABEL_SIZE = 14  # pixels
@@ -46,13 +40,3 @@ def contact_sheet(
             sheet.paste(enlarged, (MARGIN + i * (cell + MARGIN), below))
         top += height
     return sheet
-
-
-def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> Path:
-    """Writes a picture whole or not at all, and returns where; `settings` go into its text metadata."""
-    data, about = io.BytesIO(), PngInfo()
-    for name, value in (settings or {}).items():
-        about.add_text(name, str(value))
-    image.save(data, "PNG", pnginfo=about)
-    write_file(path, data.getvalue())
-    return path

@@ -237,7 +237,8 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
         return
     from infra.tracking import client
     from llmdiff.diffusion.latents import LatentEncoder, decode_samples
-    from pipelines.sheet import contact_sheet, save_png
+    from llmdiff.pictures import save_png
+    from pipelines.sheet import contact_sheet
 
     latent_encoder = LatentEncoder.from_pretrained(config.base)
     for path in paths:

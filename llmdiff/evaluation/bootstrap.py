@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,11 +23,22 @@ def interval(
     count = len(samples[0])
     rows = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     values = statistic(*(sample[rows].mean(1) for sample in samples))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return percentiles(values, level)
 
 
 def mean_interval(sample: np.ndarray) -> tuple[float, float]:
     """The interval of a ``(prompt,)`` sample's mean."""
     return interval(lambda mean: mean, sample)
+
+
+def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval that holds the middle `level` of resampled values."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def unit_means(values: np.ndarray, units: Sequence[int]) -> np.ndarray:
+    """The mean of each unit's values, ``(unit,)``, units in ascending order: what is resampled."""
+    _, index, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    return np.bincount(index, values.astype(np.float64)) / counts

@@ -1,35 +1,42 @@
-"""Generates a picture a prompt and asks the exact judge which stated facts hold."""
+"""Evaluations: one model's pictures of prompts, and their scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from llmdiff.evaluation.bootstrap import interval, mean_interval
+from llmdiff.evaluation.bootstrap import interval, mean_interval, unit_means
+from llmdiff.evaluation.metrics import Metric, Scores, load_metric
+from llmdiff.evaluation.pictures import Gallery, Model, Sampling, draw
 from llmdiff.evaluation.prompts import Prompt
+from llmdiff.pictures import open_rgb
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.judge import FACTS, score
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's pictures, ``(prompt, height, width, channel)`` uint8, and verdicts, ``(prompt,)`` for each fact."""
+    """One model's pictures, arrays ``(height, width, 3)`` uint8 or paths, and their scores, ``(prompt,)`` each."""
 
     prompts: Sequence[Prompt]
-    pictures: np.ndarray
-    verdicts: dict[str, np.ndarray]
+    pictures: Sequence[Any] | np.ndarray
+    scores: Scores
 
-    def sample(self, fact: str, wording: str) -> np.ndarray:
-        """The verdicts on one kind of fact for one wording, ``(scene,)``, scenes in the prompts' order."""
-        rows = [i for i, prompt in enumerate(self.prompts) if prompt.wording == wording]
-        return self.verdicts[fact][rows]
+    def sample(self, column: str, category: str | None = None) -> np.ndarray:
+        """The mean score of each unit, ``(unit,)`` in ascending order of units; None is over all categories."""
+        rows = [i for i, prompt in enumerate(self.prompts) if category in (None, prompt.category)]
+        return unit_means(self.scores[column][rows], [self.prompts[i].unit for i in rows])
+
+    def categories(self) -> list[str]:
+        """The categories in the order in which they come."""
+        return list(dict.fromkeys(prompt.category for prompt in self.prompts))
 
     def table(self) -> dict[str, dict[str, float]]:
-        """Shares of prompts whose facts hold: ``table[wording][fact]``."""
+        """Of the embedded world: shares of prompts whose facts hold, ``table[wording][fact]``."""
         return {w: {f: float(self.sample(f, w).mean()) for f in FACTS} for w in self._wordings()}
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
@@ -37,8 +44,54 @@ class Evaluation:
         return {w: {f: mean_interval(self.sample(f, w)) for f in FACTS} for w in self._wordings()}
 
     def _wordings(self) -> list[str]:
-        present = {prompt.wording for prompt in self.prompts}
-        return [wording for wording in WORDINGS if wording in present]
+        return [wording for wording in WORDINGS if wording in self.categories()]
+
+
+def score_model(
+    model: Model,
+    prompts: Sequence[Prompt],
+    metrics: Sequence[str],
+    *,
+    folder: Path,
+    sampling: Sampling | None = None,
+    batch_size: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """One model's scores on prompts: draws the pictures that the folder lacks, and scores all.
+
+    Args:
+        model: what draws.
+        prompts: of `held_out_prompts` or `read_prompts`.
+        metrics: as for `load_metric`: "facts", "siglip", "clip=folder", ...; ``.sample(column)`` of the result then has
+            a number a prompt, and the main column of "siglip" is "siglip".
+        folder: of all pictures ever drawn.
+        sampling: the same for all models that are to be compared.
+        batch_size: pictures drawn, and scored, at once.
+        progress: called with the number of pictures done, once when drawn and once when scored.
+    """
+    loaded = [load_metric(spec) for spec in metrics]  # before a picture is drawn
+    paths = Gallery(folder, model, sampling or Sampling()).draw(prompts, batch_size, progress)
+    return Evaluation(prompts, paths, score_pictures(paths, prompts, loaded, batch_size, progress))
+
+
+def score_pictures(
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    metrics: Sequence[Metric],
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """The scores of pictures by several metrics, ``(picture,)`` by column."""
+    batches: list[Scores] = []
+    for start in range(0, len(paths), batch_size):
+        images = [open_rgb(path) for path in paths[start : start + batch_size]]
+        found: Scores = {}
+        for metric in metrics:
+            found |= metric(images, prompts[start : start + len(images)])
+        batches.append(found)
+        if progress is not None:
+            progress(len(images))
+    return {column: np.concatenate([batch[column] for batch in batches]) for column in batches[0]}
 
 
 def evaluate(
@@ -51,7 +104,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     **call: Any,
 ) -> Evaluation:
-    """Draws every prompt from its own seed with a diffusers pipeline and judges the pictures.
+    """Draws prompts about scenes with a loaded pipeline, keeping the pictures in memory, and judges which facts hold.
 
     Args:
         pipe: called as ``pipe(texts, generator=[...], output_type="np", ...)``, as every diffusers pipeline is.
@@ -63,21 +116,13 @@ def evaluate(
         call: more arguments for the pipeline (`adapter_scale`, say).
     """
     pictures = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        images = pipe(
-            [prompt.text for prompt in batch],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(prompt.seed) for prompt in batch],
-            output_type="np",
-            **call,
-        ).images
-        pictures.append((images * 255 + 0.5).astype(np.uint8))
+    for batch in draw(pipe, prompts, steps, guidance, batch_size, **call):
+        pictures.append(batch)
         if progress is not None:
             progress(len(batch))
     drawn = np.concatenate(pictures)
-    return Evaluation(prompts, drawn, score(list(drawn), [prompt.scene for prompt in prompts]))
+    scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]
+    return Evaluation(prompts, drawn, score(list(drawn), scenes))
 
 
 def gap_recovered(base: Evaluation, adapter: Evaluation, fact: str, wording: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prompts about held-out scenes of the embedded world."""
+"""Prompts: about held-out scenes of the embedded world here, from files in `prompt_files`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from llmdiff.shapes.scene import Scene, sample_scene
 
 @dataclass(frozen=True)
 class Prompt:
-    """One caption, what it states, how it is worded, and the seed of its pictures' noise."""
+    """What to draw, from which noise, and what is known of it."""
 
     text: str
-    scene: Scene
-    wording: str
     seed: int
+    """Of the picture's noise."""
+    unit: int
+    """Prompts of one unit (a text with all its seeds, a scene in all its wordings) are no independent evidence."""
+    category: str = ""
+    """Which of the file's kinds it is of; in the embedded world, its wording."""
+    scene: Scene | None = None
+    """What it states, where that can be judged exactly."""
 
 
 def held_out_prompts(count: int, seed: int = 0, things: int = 2) -> list[Prompt]:
@@ -29,5 +34,6 @@ def held_out_prompts(count: int, seed: int = 0, things: int = 2) -> list[Prompt]
     prompts = []
     for i in range(count):
         scene = sample_scene(rng, things, held_out=True)
-        prompts += [Prompt(caption(scene, wording, rng), scene, wording, seed * 1_000_000 + i) for wording in WORDINGS]
+        number = seed * 1_000_000 + i
+        prompts += [Prompt(caption(scene, wording, rng), number, number, wording, scene) for wording in WORDINGS]
     return prompts

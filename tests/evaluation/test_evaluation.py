@@ -16,7 +16,7 @@ def test_prompts_pair_scenes_and_seeds_over_wordings() -> None:
     assert prompts == held_out_prompts(30, seed=1)
     for group in (prompts[i : i + len(WORDINGS)] for i in range(0, len(prompts), len(WORDINGS))):
         assert len({(prompt.seed, prompt.scene) for prompt in group}) == 1
-        assert [prompt.wording for prompt in group] == list(WORDINGS)
+        assert [prompt.category for prompt in group] == list(WORDINGS)
         assert group[0].scene.held_out
 
 
@@ -53,7 +53,7 @@ def _drawn(prompts, right: dict[str, float]) -> Evaluation:
     """The evaluation of a pipeline that draws the given share of each wording's prompts right, the rest grey."""
     pictures = {}
     for wording, share in right.items():
-        chosen = [prompt for prompt in prompts if prompt.wording == wording]
+        chosen = [prompt for prompt in prompts if prompt.category == wording]
         for i, prompt in enumerate(chosen):
             drawn = draw(prompt.scene)
             pictures[prompt.text, prompt.seed] = drawn if i < share * len(chosen) else np.full_like(drawn, 64)

@@ -17,9 +17,9 @@ def _evaluation(prompts, right: dict[str, float]) -> Evaluation:
     total = len(prompts) // len(WORDING_NAMES)
     pictures = []
     for prompt in prompts:
-        counts[prompt.wording] += 1
+        counts[prompt.category] += 1
         drawn = draw(prompt.scene)
-        pictures.append(drawn if counts[prompt.wording] <= right[prompt.wording] * total else np.full_like(drawn, 64))
+        pictures.append(drawn if counts[prompt.category] <= right[prompt.category] * total else np.full_like(drawn, 64))
     return Evaluation(prompts, np.stack(pictures), score(pictures, [prompt.scene for prompt in prompts]))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.sheet import contact_sheet, save_png
+from llmdiff.pictures import save_png
+from pipelines.sheet import contact_sheet
 
 
 def test_every_picture_is_on_the_sheet_under_its_heading() -> None:

@@ -61,7 +61,7 @@ class TableShard:
 def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) -> Iterator[TableShard | UnreadableShard]:
     """Cuts a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
     try:
-        records = _READERS[file.suffix.lower()](file)
+        records = read_records(file)
         has_pictures = _has_pictures(file, records)
     except ValueError as error:
         yield UnreadableShard(name, str(error))
@@ -71,6 +71,11 @@ def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) ->
         part = tuple(found[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(found) > rows_per_shard else ""
         yield TableShard(file.parent, name + rows, has_pictures, part)
+
+
+def read_records(file: Path) -> list[Record]:
+    """Every row of a .jsonl, .csv, .tsv or .txt file; lines that hold nothing are no rows. ValueError if unreadable."""
+    return _READERS[file.suffix.lower()](file)
 
 
 def _has_pictures(file: Path, records: list[Record]) -> bool:
