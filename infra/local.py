@@ -35,6 +35,7 @@ def prepare_engine(debug: bool = False) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "DEBUG" if debug else "WARNING",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "DO_NOT_TRACK": "1",
         "TRANSFORMERS_VERBOSITY": "warning" if debug else "error",
         "DIFFUSERS_VERBOSITY": "warning" if debug else "error",

@@ -114,6 +114,13 @@ def encode(
         int | None, typer.Option(min=1, help="Least pixels of a picture's shorter side; default: a quarter of --size.")
     ] = None,
     captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Encode on a Ray cluster, a shard a GPU: local, auto, host:6379 or ray://host:10001."),
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(help="Tag of a Prefect concurrency limit; a shard takes a slot of it.")
+    ] = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006 typer copies it
 ) -> None:
@@ -122,7 +129,7 @@ def encode(
     start_engine()
     from pipelines.encode import encode_flow
 
-    result = encode_flow(str(data), store, diffusion, llm, encoder, size, settings, more, min_side)
+    result = encode_flow(str(data), store, diffusion, llm, encoder, size, settings, more, min_side, ray, limit)
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
     print(
         f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,10 +26,14 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.folders import check_base
-from pipelines.progress import advance, progress, quieten_loading
+from pipelines.fanout import Workers, lent_gpu, workers
+from pipelines.progress import advance, progress, progress_artifact, quieten_loading
 from storage import EncodingStore
 from storage.places import place
 from storage.store import check_place
+
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors that are there again a minute later: a full disk, a place that can't be written to."""
 
 
 class EncodeJob(BaseModel):
@@ -78,8 +87,12 @@ def encode_flow(
     settings: EncoderConfig = EncoderConfig(),
     captions: list[str] | None = None,
     min_side: Annotated[int, Field(ge=1)] | None = None,
+    ray: str | None = None,
+    limit: str | None = None,
 ) -> EncodeResult:
     """Encodes what the store does not hold yet: a second run encodes nothing.
+
+    A shard is the unit of retry, of concurrency and of commit.
 
     Args:
         data: file or folder that `llmdiff.data.sources.open_source` takes.
@@ -92,19 +105,22 @@ def encode_flow(
         settings: of the LLM's encoder; "base" has none.
         captions: more captions to encode, without pictures: validation prompts.
         min_side: the fewest pixels of a picture's shorter side; None is a quarter of the size.
+        ray: address of a Ray cluster that encodes shards at once, "local" for one on this machine; None is this
+            process. Its machines must see data, store and models under the same paths.
+        limit: tag of a Prefect concurrency limit; a shard has one of its slots while it is encoded.
     """
     start = time.perf_counter()
+    if ray is not None:
+        data, store = absolute(data), absolute(store)
+        diffusion, llm = absolute_model(diffusion), absolute_model(llm)
     shards = open_source(data)
     pictures = any(map(_has_pictures, shards))
     job = make_job(store, diffusion, llm, encoder, size, settings, min_side, pictures)
-    fingerprint = prepare_store(job, captions or [])
-    reports, unreadable = [], {}
-    with progress("encode", sum(map(_rows, shards)), "row"):
-        for shard in shards:
-            try:
-                reports.append(encode_source(job, shard))
-            except ValueError as error:
-                unreadable[shard.name] = str(error)
+    encode = limited(encode_source, limit)
+    with progress("encode", sum(map(_rows, shards)), "row"), workers(ray) as run:
+        ((_, prepared),) = run(prepare_store, job, [captions or []])
+        fingerprint = prepared()
+        reports, unreadable = encode_all(run, encode, job, shards, remote=ray is not None)
     loaded_recipe.cache_clear()
     if unreadable and not reports:
         raise ValueError("; ".join(unreadable.values()))
@@ -112,6 +128,46 @@ def encode_flow(
     if not any(shard.rows - shard.known_bad - shard.rejected.total() for shard in reports):
         raise ValueError(nothing_usable(data, result))
     return result
+
+
+def encode_all(
+    run: Workers, encode: Task[..., ShardReport], job: EncodeJob, shards: list[SourceShard], remote: bool
+) -> tuple[list[ShardReport], dict[str, str]]:
+    """What became of the shards, in their order, and why some could not be read; `remote` tasks can't move the bar."""
+    reports, unreadable = {}, {}
+    with progress_artifact("encode-progress", f"Rows encoded into {job.store}") as show:
+        for shard, ended in run(encode, job, shards):
+            try:
+                reports[shard.name] = ended()
+            except ValueError as error:
+                unreadable[shard.name] = str(error)
+            else:
+                advance(reports[shard.name].rows * remote)
+            show()
+    return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
+
+
+def absolute(path: str) -> str:
+    """A path as processes know it that were started in another folder; a URL as it is."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def absolute_model(name: str | None) -> str | None:
+    """A model's folder likewise; a name on the hub as it is."""
+    return absolute(name) if name is not None and Path(name).exists() else name
+
+
+def limited(task: Task[..., ShardReport], limit: str | None) -> Task[..., ShardReport]:
+    """The task under a concurrency limit; ValueError where the server has none of that tag."""
+    if limit is None:
+        return task
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(f"tag:{limit}")
+        except ObjectNotFound as error:
+            found = f"found no {limit!r}: `prefect concurrency-limit create {limit} <slots>` makes it"
+            raise ValueError(f"limit: expected the tag of a concurrency limit, {found}") from error
+    return task.with_options(tags=[limit])
 
 
 def make_job(
@@ -158,15 +214,29 @@ def changed(settings: EncoderConfig) -> list[str]:
 @task(name="prepare store", cache_policy=NO_CACHE)
 def prepare_store(job: EncodeJob, captions: list[str]) -> str:
     """Loads the models, registers them in the store, encodes the captions without pictures; returns the fingerprint."""
-    recipe = loaded_recipe(job.model_dump_json())
+    recipe = loaded_recipe(job.model_dump_json(), lent_gpu())
     encode_captions(EncodingStore.open(job.store), recipe.fingerprint, recipe.encoder, captions)
     return recipe.fingerprint
 
 
-@task(name="encode shard", task_run_name="encode {shard.name}", cache_policy=NO_CACHE)
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a shard failed of what may have gone in a minute: not of what the data are, nor of a full disk."""
+    error = state.data
+    return isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) not in LASTING
+
+
+@task(
+    name="encode shard",
+    task_run_name="encode {shard.name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[5, 60],
+    retry_condition_fn=may_pass,
+)
 def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
     """Encodes one shard and commits it. Idempotent: a row that is in the store is left alone."""
-    done = encode_shard(EncodingStore.open(job.store), shard, loaded_recipe(job.model_dump_json()), advance)
+    recipe = loaded_recipe(job.model_dump_json(), lent_gpu())
+    done = encode_shard(EncodingStore.open(job.store), shard, recipe, advance)
     get_run_logger().info(
         "%s: %d rows, %d new, %d rejected", done.source, done.rows, done.samples, done.rejected.total()
     )
@@ -174,8 +244,15 @@ def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
 
 
 @lru_cache(maxsize=1)
-def loaded_recipe(job_json: str) -> Recipe:
-    """The models of a job, loaded once a process and flow run; what can be refused at once is."""
+def loaded_recipe(job_json: str, gpu: int | None = None) -> Recipe:
+    """The models of a job, loaded once a process and flow run; what can be refused at once is.
+
+    Args:
+        job_json: the job.
+        gpu: torch's number of the one to use; None is the current one, where there is any.
+    """
+    if gpu is not None:
+        use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
     check_place(place(job.store))
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base")
@@ -206,6 +283,13 @@ def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
 
     config = read_part(diffusion, "unet", UNet2DConditionModel.load_config, weights=False)
     return int(config["sample_size"]) * latent_encoder.factor
+
+
+def use_gpu(gpu: int) -> None:
+    """Makes a GPU the one that "cuda" means."""
+    import torch
+
+    torch.cuda.set_device(gpu)
 
 
 def device() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
 from tqdm import tqdm
 
@@ -30,6 +31,22 @@ def advance(count: int) -> None:
     bar = _current.get()
     if bar is not None:
         bar.update(count)
+
+
+@contextmanager
+def progress_artifact(key: str, description: str) -> Iterator[Callable[[], None]]:
+    """A bar in the Prefect UI; the function that is given shows there how far the current one is."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    artifact = create_progress_artifact(0.0, key=key, description=description)
+    assert isinstance(artifact, UUID)  # no coroutine, outside of async code
+
+    def show() -> None:
+        bar = _current.get()
+        if bar is not None:
+            update_progress_artifact(artifact, progress=min(100.0, 100 * bar.n / max(1, bar.total or 0)))
+
+    yield show
 
 
 def quieten_loading() -> None:

@@ -27,6 +27,7 @@ def retrain_flow(
     processes: Annotated[int, Field(ge=1)] = 1,
     encoder_settings: EncoderConfig = EncoderConfig(),
     settings: TrainSettings = TrainSettings(),
+    ray: str | None = None,
 ) -> str:
     """Brings the registry up to date with the data; returns what was done, and why.
 
@@ -40,8 +41,9 @@ def retrain_flow(
         processes: of training, on this machine.
         encoder_settings: of the LLM's encoder; "base" has none.
         settings: of training: steps, batch size, learning rate, ...
+        ray: address of a Ray cluster to encode on, see `pipelines.encode.encode_flow`.
     """
-    encoded = encode_flow(data, store, diffusion, llm, encoder, settings=encoder_settings)
+    encoded = encode_flow(data, store, diffusion, llm, encoder, settings=encoder_settings, ray=ray)
     if encoded.samples == 0:
         done = f"nothing to do: all {encoded.rows} rows of {data} are in {store} version {encoded.store_version}"
     else:

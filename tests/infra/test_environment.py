@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
+    return [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
 
 
 def name_of(requirement: str) -> str:

@@ -1,0 +1,169 @@
+"""Where an encode run's tasks run: one after the other in this process, or at once on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from prefect import Task
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+if TYPE_CHECKING:
+    from prefect_ray import RayTaskRunner
+
+T = TypeVar("T")
+
+DEATHS = 3
+"""How often a task is given to another worker after the one that ran it died."""
+AHEAD = 2
+"""Tasks in flight for each worker: none waits for the flow's process to hand it the next one."""
+GRACE_SECONDS = 60.0
+"""How long the tasks of a cancelled run may take to remove what they had half-written."""
+NO_MASK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""Ray may lend a worker another GPU for its next task, which a mask set after CUDA has started would not follow."""
+
+
+class Workers(Protocol):
+    """Runs a task for each of several items."""
+
+    def __call__(self, task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+        """Each item as ``task(job, item)`` has ended, and a function that returns what it returned, or raises."""
+
+
+@contextmanager
+def workers(ray: str | None) -> Iterator[Workers]:
+    """This process where `ray` is None; else a Ray cluster's workers, whose unfinished tasks are cancelled at the end.
+
+    Args:
+        ray: address of the cluster as ``ray.init`` takes it; "local" starts one on this machine, for this run.
+
+    Raises:
+        ValueError: Ray is not installed, or no Prefect server is known that the cluster's machines could reach.
+        ConnectionError: there is no cluster at the address.
+    """
+    if ray is None:
+        yield here
+        return
+    runner = task_runner(ray)
+    with temporary_settings({PREFECT_API_URL: server_url(ray)}), runner:
+        on_ray = OnRay(runner)
+        try:
+            yield on_ray
+        finally:
+            on_ray.cancel()
+
+
+def here(task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+    """See `Workers`: one after the other, for the models are in this process once and not made for threads."""
+    for item in items:
+        yield item, partial(task, job, item)
+
+
+@dataclass
+class OnRay:
+    """See `Workers`: as many tasks at once as the cluster has GPUs, or processors where it has none."""
+
+    runner: RayTaskRunner[Any]
+    waiting: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
+    """Items and futures by Ray's reference to the result."""
+
+    def __call__(self, task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+        import ray
+
+        left = iter(items)
+        while True:
+            for item in islice(left, max(0, AHEAD * worker_count() - len(self.waiting))):
+                future = self.submit(task, job, item)
+                self.waiting[future.wrapped_future] = item, future
+            if not self.waiting:
+                return
+            done, _ = ray.wait(list(self.waiting), timeout=1.0)  # a signal is dealt with in between
+            for reference in done:
+                item, future = self.waiting.pop(reference)
+                yield item, partial(result_of, future, getattr(item, "name", task.name))
+
+    def submit(self, task: Task[..., Any], job: Any, item: Any) -> Any:
+        """The task's future. A worker keeps its process, and so its models, from task to task."""
+        from prefect_ray.context import remote_options
+
+        parameters = dict(inspect.signature(task.fn).bind(job, item).arguments)
+        with remote_options(max_retries=DEATHS, max_calls=0, **{f"num_{unit().lower()}s": 1}):
+            return self.runner.submit(task, parameters)
+
+    def cancel(self) -> None:
+        """Interrupts the tasks that have not ended, so that they clear up; ends those that take too long for it."""
+        import ray
+
+        for reference in self.waiting:
+            ray.cancel(reference)
+        _, stuck = ray.wait(list(self.waiting), num_returns=len(self.waiting), timeout=GRACE_SECONDS)
+        for reference in stuck:
+            ray.cancel(reference, force=True)
+
+
+def task_runner(address: str) -> RayTaskRunner[Any]:
+    """Prefect's runner on a Ray cluster; ValueError where it is not installed."""
+    if missing := [name for name in ("ray", "prefect_ray") if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"ray: expected the package {missing[0]}, found none: .venv/bin/pip install 'llmdiff[ray]'")
+    from prefect_ray import RayTaskRunner
+
+    # The address goes past the runner, which would take "auto" for a new cluster.
+    settings = {"address": address, "log_to_driver": False, "logging_level": "warning"}
+    if address == "local":
+        settings |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    return RayTaskRunner(init_kwargs={**settings, "runtime_env": {"env_vars": {NO_MASK: "1"}}})
+
+
+def server_url(address: str) -> str:
+    """Where tasks report to: the user's Prefect server, or this process's own for workers on this machine."""
+    if given := PREFECT_API_URL.value():
+        return str(given)
+    if address != "local":
+        raise ValueError("ray: expected PREFECT_API_URL, a Prefect server that the cluster reaches; found none")
+    with get_client(sync_client=True) as client:
+        return str(client.api_url)
+
+
+def unit() -> str:
+    """What a worker is of the cluster: a GPU, or a processor where there are none."""
+    import ray
+
+    return "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+
+
+def worker_count() -> int:
+    """How many the cluster has by now; at least one, for it may be growing."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get(unit(), 0)))
+
+
+def lent_gpu() -> int | None:
+    """On a Ray worker, torch's number of the GPU that Ray lent to this task; None elsewhere."""
+    if importlib.util.find_spec("ray") is None:
+        return None
+    import ray
+
+    lent = ray.get_runtime_context().get_accelerator_ids()["GPU"] if ray.is_initialized() else []
+    if not lent:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",").index(lent[0]) if visible else int(lent[0])
+
+
+def result_of(future: Any, name: str) -> Any:
+    """A task's result; RuntimeError with its name where every worker that ran it died."""
+    from ray.exceptions import RayError
+
+    try:
+        return future.result()
+    except RayError as error:
+        raise RuntimeError(f"{name}: {' '.join(str(error).split())}") from error
