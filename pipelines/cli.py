@@ -116,7 +116,7 @@ def encode(
     captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
     ray: Annotated[
         str | None,
-        typer.Option(help="Encode on a Ray cluster, a shard a GPU: local, auto, host:6379 or ray://host:10001."),
+        typer.Option(help="Encode on a Ray cluster, a shard a GPU: local, auto or host:6379."),
     ] = None,
     limit: Annotated[
         str | None, typer.Option(help="Tag of a Prefect concurrency limit; a shard takes a slot of it.")

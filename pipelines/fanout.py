@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ GRACE_SECONDS = 60.0
 """How long the tasks of a cancelled run may take to remove what they had half-written."""
 NO_MASK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """Ray may lend a worker another GPU for its next task, which a mask set after CUDA has started would not follow."""
+ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Where it is 0, Ray's servers listen on loopback alone, on Linux too."""
 
 
 class Workers(Protocol):
@@ -118,7 +121,8 @@ def task_runner(address: str) -> RayTaskRunner[Any]:
     # The address goes past the runner, which would take "auto" for a new cluster.
     settings = {"address": address, "log_to_driver": False, "logging_level": "warning"}
     if address == "local":
-        settings |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        os.environ.setdefault(ON_LOOPBACK, "0")  # before Ray is imported
+        settings |= {"include_dashboard": False}
     return RayTaskRunner(init_kwargs={**settings, "runtime_env": {"env_vars": {NO_MASK: "1"}}})
 
 
@@ -148,7 +152,7 @@ def worker_count() -> int:
 
 def lent_gpu() -> int | None:
     """On a Ray worker, torch's number of the GPU that Ray lent to this task; None elsewhere."""
-    if importlib.util.find_spec("ray") is None:
+    if "ray" not in sys.modules:  # which a worker has imported
         return None
     import ray
 

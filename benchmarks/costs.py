@@ -1,0 +1,322 @@
+"""Works out what a million, a hundred million and a billion captions take, from measured rows and named assumptions.
+
+``python benchmarks/costs.py`` prints the tables of ``docs/costs.md``; ``--write`` puts them there; each assumption is
+an option, for figures of your own: ``python benchmarks/costs.py --share 0.4 --gpu A100 --bf16 312 --tf32 156``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
+START, END = "<!-- made by benchmarks/costs.py -->", "<!-- end -->"
+SCALES = {"1 M": 10**6, "100 M": 10**8, "1 B": 10**9}
+FILES_OF_A_SHARD = 9
+"""Beside its arrays' data: six descriptions of groups and arrays, the manifest among them; the index's three."""
+FILE_BYTES = 128 * 1024**2
+LATENT_BYTES = 2 * 4 * 64 * 64
+ROWS_AT_ONCE, LOOKUPS_AT_ONCE = 256, 1 + 256 // 16
+"""`llmdiff.data.encode.shard` asks the index for 256 captions at once, and for 16 pictures."""
+CLOSE_TO, NEVER = 1.0, 1e15
+
+
+def assumed(value: float | str, meaning: str) -> float | str:
+    """A field that can be set on the command line."""
+    return field(default=value, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What was not measured here."""
+
+    gpu: str = assumed("H100 SXM", "its name")
+    bf16: float = assumed(989.0, "peak TFLOP/s in bf16, dense, as published: the LLM and training")
+    tf32: float = assumed(494.0, "peak TFLOP/s in TF32, dense, as published: the autoencoder")
+    share: float = assumed(0.3, "of the peak that is reached")
+    price: float = assumed(3.0, "dollars for an hour of one GPU")
+    gpus: float = assumed(8, "GPUs of a machine, each with a process of its own")
+    memory: float = assumed(1000.0, "GB of main memory of a machine")
+    machines: float = assumed(8, "machines that encode at once, where a row asks for it")
+    disk: float = assumed(1.0, "GB/s at which one process reads the store and compares checksums")
+    rows: float = assumed(4096, "rows of a shard: of text tables 4,096; else those of a Parquet or tar file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLM:
+    """What the recipes' two LLMs differ in."""
+
+    name: str
+    width: int
+    tokens: int
+    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/recipes.md``."""
+    tflop: float
+    """A token, one plain forward pass."""
+    ratio: float
+    """Of encoding over that."""
+
+
+def rows_of(file: str) -> list[dict[str, str]]:
+    """A file of measured rows."""
+    with (RESULTS / file).open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def measured(file: str, column: str, **keys: str) -> float:
+    """The newest row that has these values."""
+    found = [row for row in rows_of(file) if all(row[name] == value for name, value in keys.items())]
+    if not found:
+        raise ValueError(f"{RESULTS / file}: expected a row with {keys}, found none")
+    return float(found[-1][column])
+
+
+def slope(name: str, **keys: str) -> tuple[float, float]:
+    """What a figure of the index is at no rows, and by how much it grows with each; from the two largest indexes."""
+    at = {rows: measured("store.csv", "value", name=name, captions=str(rows), **keys) for rows in (10**5, 10**6)}
+    growth = (at[10**6] - at[10**5]) / (10**6 - 10**5)
+    return at[10**6] - growth * 10**6, growth
+
+
+def llms() -> list[LLM]:
+    """The recipes'."""
+    of_pass = {"what": "LLM, one plain forward pass"}
+    phi = measured("encode.csv", "ratio_p50", shape="phi-1.5", dtype="bfloat16", word_path="block")
+    vicuna = measured("encode.csv", "ratio_p50", shape="vicuna-7b", blocks="2 of 32", word_path="block")
+    return [
+        LLM(
+            name="Phi-1.5",
+            width=2048,
+            tokens=40,
+            tflop=measured("train.csv", "value", setting="Phi-1.5, all blocks", **of_pass),
+            ratio=phi,
+        ),
+        LLM(
+            name="Vicuna-7B",
+            width=4096,
+            tokens=49,
+            tflop=measured("train.csv", "value", setting="Vicuna-7B, all blocks", **of_pass),
+            ratio=vicuna,
+        ),
+    ]
+
+
+class Costs:
+    """Of so many captions with a picture each; hours are of one GPU unless a name says otherwise."""
+
+    def __init__(self, llm: LLM, at: Assumptions) -> None:
+        self.llm, self.at = llm, at
+        self.vae = measured("train.csv", "value", what="autoencoder's encoder")
+        self.step = measured("train.csv", "value", what="training step, forward and backward")
+        self.overhead = measured("store.csv", "value", name="overhead with index and manifests", prompts="DPG-Bench")
+        self.index_row = measured("store.csv", "value", name="index", captions="1000000")
+        self.lookup = slope("look 10,000 captions up again")
+        self.lookup_memory = slope("peak memory of looking up")
+        self.open = slope("open a version to train on", cache="cold")
+        self.train_memory = slope("peak memory of opening to train on")
+
+    def encode_seconds(self, n: float) -> float:
+        tokens = self.llm.tokens * self.llm.tflop * self.llm.ratio / (self.at.bf16 * self.at.share)
+        return n * (tokens + self.vae / (self.at.tf32 * self.at.share))
+
+    def images_a_second(self) -> float:
+        return self.at.bf16 * self.at.share / self.step
+
+    def encodings(self, n: float) -> float:
+        return n * self.llm.tokens * self.llm.width * 2 * (1 + self.overhead)
+
+    def store(self, n: float) -> float:
+        return self.encodings(n) + n * LATENT_BYTES
+
+    def shards(self, n: float) -> float:
+        return math.ceil(n / self.at.rows)
+
+    def files(self, n: float) -> float:
+        rows = min(n, self.at.rows)
+        data = math.ceil(self.encodings(rows) / FILE_BYTES) + math.ceil(rows * LATENT_BYTES / FILE_BYTES)
+        return self.shards(n) * (FILES_OF_A_SHARD + data)
+
+    def commit_seconds(self, n: float) -> float:
+        """All commits one after the other, as the index takes them; each is slower by the files before it."""
+        few = measured("store.csv", "value", name="a commit of 4096 rows", captions="100000")
+        many = measured("store.csv", "value", name="a commit of 4096 rows", captions="1000000")
+        growth = (many - few) / ((25 + 245) / 2 - (3 + 25) / 2)  # medians of the commits from 3 to 25 and to 245 files
+        return self.shards(n) * (few - growth * 14) + growth * self.shards(n) ** 2 / 2
+
+    def lookup_seconds(self, n: float) -> float:
+        """Of one worker, for the rows that it takes at once."""
+        return LOOKUPS_AT_ONCE * self.lookup[1] * n
+
+    def encoder_memory(self, n: float) -> float:
+        """Bytes of one worker."""
+        return 1e6 * (self.lookup_memory[0] + self.lookup_memory[1] * n)
+
+    def trainer_memory(self, n: float) -> float:
+        """Bytes of one process."""
+        return 1e6 * (self.train_memory[0] + self.train_memory[1] * n)
+
+    def open_seconds(self, n: float) -> float:
+        return self.open[0] + self.open[1] * n
+
+    def verify_seconds(self, n: float) -> float:
+        return self.store(n) / (1e9 * self.at.disk)
+
+
+def machines(gpu_seconds: float, days: float, at: Assumptions) -> int:
+    """Machines that get so much done in so many days."""
+    return math.ceil(gpu_seconds / at.gpus / (days * 86400))
+
+
+def costs_table(at: Assumptions) -> str:
+    """Hours, machines and bytes."""
+    lines = [
+        f"| {at.gpu}, {at.share:g} of the peak | LLM | {' | '.join(SCALES)} |",
+        "| --- | --- |" + " --- |" * len(SCALES),
+    ]
+    costs = [Costs(llm, at) for llm in llms()]
+    rows: list[tuple[str, Callable[[Costs, float], str]]] = [
+        ("encodings", lambda c, n: size(c.encodings(n))),
+        ("latents, 512²", lambda c, n: size(n * LATENT_BYTES)),
+        ("index", lambda c, n: size(n * c.index_row)),
+        ("encode, GPU hours", lambda c, n: number(c.encode_seconds(n) / 3600)),
+        ("encode, dollars", lambda c, n: number(c.encode_seconds(n) / 3600 * at.price)),
+        (f"encode in a day, machines of {at.gpus:g}", lambda c, n: number(machines(c.encode_seconds(n), 1, at))),
+        ("train an epoch, GPU hours", lambda c, n: number(n / c.images_a_second() / 3600)),
+        (
+            f"train an epoch in a week, machines of {at.gpus:g}",
+            lambda c, n: number(machines(n / c.images_a_second(), 7, at)),
+        ),
+        ("read by each machine that trains", lambda c, n: f"{size(c.images_a_second() * at.gpus * c.store(n) / n)}/s"),
+    ]
+    for what, value in rows:
+        values = {cost.llm.name: [value(cost, n) for n in SCALES.values()] for cost in costs}
+        both = len({tuple(row) for row in values.values()}) == 1
+        for name, row in list(values.items())[: 1 if both else None]:
+            lines.append(f"| {what} | {'both' if both else name} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def limits_table(at: Assumptions, rows: float) -> str:
+    """What grows with the store, for shards of so many rows; of Phi-1.5."""
+    cost = Costs(llms()[0], Assumptions(**{**vars(at), "rows": rows}))
+    lines = [f"| shards of {rows:,.0f} rows | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
+    values: list[tuple[str, Callable[[float], str]]] = [
+        ("shards; task runs in Prefect; commits", lambda n: number(cost.shards(n))),
+        ("files, or objects put", lambda n: number(cost.files(n))),
+        ("all commits, one after the other", lambda n: duration(cost.commit_seconds(n))),
+    ]
+    return "\n".join([*lines, *(f"| {what} | {' | '.join(map(of, SCALES.values()))} |" for what, of in values)])
+
+
+def index_table(at: Assumptions) -> str:
+    """What grows with the index's rows, however they are cut into shards; of Phi-1.5."""
+    cost = Costs(llms()[0], at)
+    lines = [f"| however large the shards | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
+    values: list[tuple[str, Callable[[float], str]]] = [
+        ("look-ups for 256 rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
+        ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
+        ("open to train on", lambda n: duration(cost.open_seconds(n))),
+        ("memory of each training process", lambda n: size(cost.trainer_memory(n))),
+        (f"verify, at {at.disk:g} GB/s", lambda n: duration(cost.verify_seconds(n))),
+    ]
+    return "\n".join([*lines, *(f"| {what} | {' | '.join(map(of, SCALES.values()))} |" for what, of in values)])
+
+
+def walls_table(at: Assumptions) -> str:
+    """At how many captions something takes as much as there is, the first first; of Phi-1.5."""
+    cost, memory = Costs(llms()[0], at), 1e9 * at.memory
+    large = Costs(llms()[0], Assumptions(**{**vars(at), "rows": 65536}))
+    gpus = at.machines * at.gpus
+    used: dict[str, Callable[[float], float]] = {
+        "look-ups take a worker as long as its GPU": lambda n: (
+            cost.lookup_seconds(n) / cost.encode_seconds(ROWS_AT_ONCE)
+        ),
+        f"training processes fill a machine of {at.memory:,.0f} GB": lambda n: (
+            at.gpus * cost.trainer_memory(n) / memory
+        ),
+        "encoding workers fill it": lambda n: at.gpus * cost.encoder_memory(n) / memory,
+        f"commits of {at.rows:,.0f} rows take as long as {gpus:g} GPUs": lambda n: (
+            cost.commit_seconds(n) * gpus / cost.encode_seconds(n)
+        ),
+        f"commits of 65,536 rows take as long as {gpus:g} GPUs": lambda n: (
+            large.commit_seconds(n) * gpus / large.encode_seconds(n)
+        ),
+        "verify takes one process a day": lambda n: cost.verify_seconds(n) / 86400,
+    }
+    found = sorted((crossing(share), what) for what, share in used.items())
+    return "\n".join(["| what | at captions |", "| --- | --- |", *(f"| {what} | {count(n)} |" for n, what in found)])
+
+
+def crossing(share: Callable[[float], float]) -> float:
+    """Where a growing share of what there is reaches all of it."""
+    low, high = CLOSE_TO, NEVER
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if share(middle) < 1 else (low, middle)
+    return high
+
+
+def size(value: float) -> str:
+    """Bytes, in decimal units."""
+    power = max(0, min(5, int(math.log10(max(value, 1)) // 3)))
+    return f"{value / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB', 'PB'][power]}"
+
+
+def number(value: float) -> str:
+    """Two or three digits that count."""
+    return f"{value:.2g}" if value < 10 else f"{float(f'{value:.3g}'):,.0f}"
+
+
+def count(value: float) -> str:
+    """Captions, in words."""
+    return f"{value / 1e6:.2g} M" if value < 1e8 else f"{value / 1e6:,.0f} M" if value < 1e9 else f"{value / 1e9:.2g} B"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that it is two of."""
+    units = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    name, unit = next(((name, unit) for name, unit in units if seconds >= 2 * unit), units[-1])
+    return f"{number(seconds / unit)} {name}"
+
+
+def tables(at: Assumptions) -> str:
+    """All of them."""
+    listed = "\n".join(f"| `--{f.name}` | {getattr(at, f.name)} | {f.metadata['help']} |" for f in fields(at))
+    assumptions = f"| assumption | value | |\n| --- | --- | --- |\n{listed}"
+    parts = {
+        "### Assumed": assumptions,
+        "### Hours, machines and bytes": costs_table(at),
+        "### What breaks first": walls_table(at),
+        "### What grows": index_table(at) + "\n\n" + limits_table(at, at.rows) + "\n\n" + limits_table(at, 65536),
+    }
+    return "\n\n".join(f"{title}\n\n{table}" for title, table in parts.items())
+
+
+def page(text: str, made: str) -> str:
+    """The page with its tables made anew."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n\n{made}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    for entry in fields(Assumptions):
+        kind = str if isinstance(entry.default, str) else float
+        parser.add_argument(f"--{entry.name}", type=kind, default=entry.default, help=entry.metadata["help"])
+    given = vars(parser.parse_args())
+    write = given.pop("write")
+    made = tables(Assumptions(**given))
+    if write:
+        PAGE.write_text(page(PAGE.read_text(), made))
+    else:
+        print(made)
+
+
+if __name__ == "__main__":
+    main()

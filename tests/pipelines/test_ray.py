@@ -1,0 +1,208 @@
+"""Encoding on a real Ray cluster of two machines, as far as one machine can be two: a raylet each, on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from pipelines.fanout import ON_LOOPBACK
+from storage import EncodingStore
+from tests.data.pictures import encoded, picture, write_parquet
+from tests.pipelines.conftest import Server, World
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+
+SHARDS, ROWS = 5, 6
+SLOW_ROWS = 258
+"""More than are read at once: the pictures behind URLs are asked for when the rows before them are half-written."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with a processor each."""
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, ON_LOOPBACK: "0"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in quiet.items():
+            environment.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            made.add_node(**node)
+            yield made.address
+        finally:
+            made.shutdown()
+
+
+class Pictures:
+    """Serves a picture on loopback; `asked` gets the process that asks, before it is answered."""
+
+    def __init__(self) -> None:
+        self.asked: Callable[[int | None], None] = lambda process: None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked(process_at(self.client_address[1]))
+                body = encoded(picture(seed=7))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/a.png"
+
+
+def process_at(port: int) -> int | None:
+    """The process that has a connection from a port of this machine."""
+    return next(found.pid for found in psutil.net_connections("tcp") if found.laddr.port == port)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[Pictures]:
+    served = Pictures()
+    Thread(target=served.server.serve_forever, daemon=True).start()
+    yield served
+    served.server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(world: World, pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Shards of pictures, of which one is broken, and one whose last pictures are behind URLs."""
+    folder = tmp_path_factory.mktemp("ray-data")
+    for shard in range(SHARDS):
+        rows = [(encoded(picture(seed=shard * ROWS + i)), f"a red circle {shard} {i}") for i in range(ROWS)]
+        write_parquet(folder / f"{shard}.parquet", [*rows, (b"no picture", "broken")])
+    (folder / "at.png").write_bytes(encoded(picture(seed=99)))
+    lines = [f"at.png\ta blue square {i % 8}" for i in range(SLOW_ROWS - 2)]
+    lines += [f"{pictures.url}?{i}\ta green circle {i}" for i in range(2)]
+    (folder / "slow.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.TempPathFactory) -> EncodingStore:
+    """What one process makes of the data."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from pipelines.encode import encode_flow
+
+    path = str(tmp_path_factory.mktemp("alone") / "store")
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        encode_flow(data, path, world.diffusion, world.llm)
+    return EncodingStore.open(path)
+
+
+def contents(store: EncodingStore) -> dict[str, Any]:
+    """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
+    assert store.verify() == []
+    places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
+    samples = store.samples()
+    (fingerprint,) = set(samples["fingerprint"].to_pylist())
+    captions = set(samples["caption_hash"].to_pylist())
+    return {
+        "samples": samples.drop_columns(places).to_pylist(),
+        "rejects": store.rejects().drop_columns(["shard"]).to_pylist(),
+        "fingerprints": store.fingerprints(),
+        "encodings": {key: store.encoding(fingerprint, key).tobytes() for key in captions},
+    }
+
+
+def left_behind(store: EncodingStore) -> list[str]:
+    """Claims and folders of shards that no commit names."""
+    named = {shard.name for shard in store.shards()}
+    return [
+        *store.claims.claimed(),
+        *(path.name for path in Path(str(store.path), "shards").iterdir() if path.name not in named),
+    ]
+
+
+def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
+    cluster: str,
+    pictures: Pictures,
+    data: str,
+    alone: EncodingStore,
+    world: World,
+    in_process: Server,
+    tmp_path: Path,
+) -> None:
+    from pipelines.encode import encode_flow
+
+    killed, half_written, slots = [], [], []
+    in_process.run("concurrency-limit", "create", "gpu", "3")
+    store = tmp_path / "store"
+
+    def kill(process: int) -> None:
+        if not killed:
+            killed.append(process)
+            half_written.extend(left_behind(EncodingStore.open(store)))
+            slots.append(httpx.get(f"{in_process.url}/v2/concurrency_limits/tag:gpu").json()["active_slots"])
+            os.kill(process, signal.SIGKILL)
+
+    pictures.asked = kill
+    result = encode_flow(data, str(store), world.diffusion, world.llm, ray=cluster, limit="gpu")
+    assert len(killed) == 1
+    assert any(name.startswith("slow") for name in half_written)
+    assert slots[0] >= 1
+    assert [shard.source for shard in result.shards] == [*(f"{i}.parquet" for i in range(SHARDS)), "slow.tsv"]
+    assert (result.rows, result.samples) == (SHARDS * (ROWS + 1) + SLOW_ROWS, SHARDS * ROWS + SLOW_ROWS)
+    made = EncodingStore.open(store)
+    assert contents(made) == contents(alone)
+    assert left_behind(made) == []
+
+
+def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
+    cluster: str, pictures: Pictures, data: str, world: World, in_process: Server, tmp_path: Path
+) -> None:
+    from pipelines.encode import encode_flow
+
+    asked = []
+
+    def interrupt(process: int) -> None:
+        asked.append(process)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(3)  # the worker is interrupted while it waits
+
+    pictures.asked = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, ray=cluster)
+    store = EncodingStore.open(tmp_path / "store")
+    assert store.verify() == []
+    assert left_behind(store) == []
+    assert "slow.tsv" not in store.samples()["source"].to_pylist()
+    gone = psutil.wait_procs([psutil.Process(pid) for pid in asked if psutil.pid_exists(pid)], timeout=60)
+    assert gone[1] == []
+
+
+def test_what_can_not_run_on_ray_is_refused_at_once(
+    world: World, data: str, in_process: Server, tmp_path: Path
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from pipelines.encode import encode_flow
+    from pipelines.fanout import server_url
+
+    with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
+        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, limit="none")
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(ValueError, match="expected PREFECT_API_URL"),
+    ):
+        server_url("auto")
+    assert not (tmp_path / "store").exists()
