@@ -122,6 +122,7 @@ def task_runner(address: str) -> RayTaskRunner[Any]:
     settings = {"address": address, "log_to_driver": False, "logging_level": "warning"}
     if address == "local":
         os.environ.setdefault(ON_LOOPBACK, "0")  # before Ray is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         settings |= {"include_dashboard": False}
     return RayTaskRunner(init_kwargs={**settings, "runtime_env": {"env_vars": {NO_MASK: "1"}}})
 

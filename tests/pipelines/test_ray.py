@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,13 +38,16 @@ def cluster() -> Iterator[str]:
             environment.setenv(name, value)
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+        folder = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
+        small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+        node = {**small, "dashboard_agent_listen_port": 0, "temp_dir": folder}
         made = Cluster(initialize_head=True, head_node_args=node)
         try:
             made.add_node(**node)
             yield made.address
         finally:
             made.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Pictures:
