@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,14 +21,11 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.folders import check_base
-from pipelines.fanout import Workers, lent_gpu, workers
+from pipelines.fanout import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.progress import advance, progress, progress_artifact, quieten_loading
 from storage import EncodingStore
 from storage.places import place
 from storage.store import check_place
-
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors that are there again a minute later: a full disk, a place that can't be written to."""
 
 
 class EncodeJob(BaseModel):
@@ -147,29 +139,6 @@ def encode_all(
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
-def absolute(path: str) -> str:
-    """A path as processes know it that were started in another folder; a URL as it is."""
-    return path if "://" in path else str(Path(path).absolute())
-
-
-def absolute_model(name: str | None) -> str | None:
-    """A model's folder likewise; a name on the hub as it is."""
-    return absolute(name) if name is not None and Path(name).exists() else name
-
-
-def limited(task: Task[..., ShardReport], limit: str | None) -> Task[..., ShardReport]:
-    """The task under a concurrency limit; ValueError where the server has none of that tag."""
-    if limit is None:
-        return task
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(f"tag:{limit}")
-        except ObjectNotFound as error:
-            found = f"found no {limit!r}: `prefect concurrency-limit create {limit} <slots>` makes it"
-            raise ValueError(f"limit: expected the tag of a concurrency limit, {found}") from error
-    return task.with_options(tags=[limit])
-
-
 def make_job(
     store: str,
     diffusion: str | None,
@@ -217,12 +186,6 @@ def prepare_store(job: EncodeJob, captions: list[str]) -> str:
     recipe = loaded_recipe(job.model_dump_json(), lent_gpu())
     encode_captions(EncodingStore.open(job.store), recipe.fingerprint, recipe.encoder, captions)
     return recipe.fingerprint
-
-
-def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a shard failed of what may have gone in a minute: not of what the data are, nor of a full disk."""
-    error = state.data
-    return isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) not in LASTING
 
 
 @task(

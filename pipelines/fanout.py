@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import inspect
 import os
@@ -11,10 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from prefect import Task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 if TYPE_CHECKING:
@@ -32,6 +36,9 @@ NO_MASK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """Ray may lend a worker another GPU for its next task, which a mask set after CUDA has started would not follow."""
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Where it is 0, Ray's servers listen on loopback alone, on Linux too."""
+
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors that are there again a minute later: a full disk, a place that can't be written to."""
 
 
 class Workers(Protocol):
@@ -116,14 +123,14 @@ def task_runner(address: str) -> RayTaskRunner[Any]:
     """Prefect's runner on a Ray cluster; ValueError where it is not installed."""
     if missing := [name for name in ("ray", "prefect_ray") if importlib.util.find_spec(name) is None]:
         raise ValueError(f"ray: expected the package {missing[0]}, found none: .venv/bin/pip install 'llmdiff[ray]'")
-    from prefect_ray import RayTaskRunner
-
     # The address goes past the runner, which would take "auto" for a new cluster.
     settings = {"address": address, "log_to_driver": False, "logging_level": "warning"}
     if address == "local":
         os.environ.setdefault(ON_LOOPBACK, "0")  # before Ray is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         settings |= {"include_dashboard": False}
+    from prefect_ray import RayTaskRunner
+
     return RayTaskRunner(init_kwargs={**settings, "runtime_env": {"env_vars": {NO_MASK: "1"}}})
 
 
@@ -172,3 +179,32 @@ def result_of(future: Any, name: str) -> Any:
         return future.result()
     except RayError as error:
         raise RuntimeError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def limited(task: Task[..., Any], limit: str | None) -> Task[..., Any]:
+    """The task under a concurrency limit; ValueError where the server has none of that tag."""
+    if limit is None:
+        return task
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(f"tag:{limit}")
+        except ObjectNotFound as error:
+            found = f"found no {limit!r}: `prefect concurrency-limit create {limit} <slots>` makes it"
+            raise ValueError(f"limit: expected the tag of a concurrency limit, {found}") from error
+    return task.with_options(tags=[limit])
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a shard failed of what may have gone in a minute: not of what the data are, nor of a full disk."""
+    error = state.data
+    return isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) not in LASTING
+
+
+def absolute(path: str) -> str:
+    """A path as processes know it that were started in another folder; a URL as it is."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def absolute_model(name: str | None) -> str | None:
+    """A model's folder likewise; a name on the hub as it is."""
+    return absolute(name) if name is not None and Path(name).exists() else name

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +148,26 @@ def test_retrain_trains_on_new_data_and_ends_at_once_without(
     version = adapter_tags("models:/llmdiff-adapter@candidate")["store_version"]
     assert version == str(EncodingStore.open(tmp_path / "store").version)
     assert "nothing to do" in retrain_flow(*arguments, encoder="base", settings={**TRAINING, "steps": 2})
+
+
+def test_a_shard_is_tried_again_but_not_on_a_full_disk(
+    world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import encode
+
+    encode_shard, faults = encode.encode_shard, [errno.EIO, errno.ETIMEDOUT]
+
+    def faulty(*arguments: Any) -> Any:
+        if faults:
+            raise OSError(faults.pop(), "a fault")
+        return encode_shard(*arguments)
+
+    monkeypatch.setattr(encode, "encode_shard", faulty)
+    monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))
+    (tmp_path / "a.txt").write_text("a red circle\na blue square\n")
+    assert encode.encode_flow(str(tmp_path / "a.txt"), str(tmp_path / "a"), llm=world.llm).samples == 2
+    assert faults == []
+    faults += [errno.ENOSPC, errno.ENOSPC]
+    with pytest.raises(OSError, match="a fault"):
+        encode.encode_flow(str(tmp_path / "a.txt"), str(tmp_path / "b"), llm=world.llm)
+    assert len(faults) == 1
