@@ -21,8 +21,8 @@ FILES_OF_A_SHARD = 9
 """Beside its arrays' data: six descriptions of groups and arrays, the manifest among them; the index's three."""
 FILE_BYTES = 128 * 1024**2
 LATENT_BYTES = 2 * 4 * 64 * 64
-ROWS_AT_ONCE, LOOKUPS_AT_ONCE = 256, 1 + 256 // 16
-"""`llmdiff.data.encode.shard` asks the index for 256 captions at once, and for 16 pictures."""
+ROWS_AT_ONCE, LOOKUPS_AT_ONCE = 256, 2
+"""`llmdiff.data.encode.shard` asks the index for 256 captions at once, and for their pictures."""
 CLOSE_TO, NEVER = 1.0, 1e15
 
 

@@ -99,8 +99,11 @@ class RowEncoder:
         loaded = [usable for number, row in fetch_pictures(rows) if (usable := self.load(number, row)) is not None]
         self.progress(len(rows) - len(loaded))
         self.add_encodings({caption_hash(row.caption): row.caption for row, _ in loaded})
+        keys = {picture.latent_key for _, picture in loaded if picture is not None}
+        known = self.store.find_latents(keys).keys() if keys else set()  # once for all, since it reads the whole index
         for batch in _chunks(loaded, PICTURES_AT_ONCE):
-            self.add_latents({picture.latent_key: picture.square for _, picture in batch if picture is not None})
+            pictures = [picture for _, picture in batch if picture is not None]
+            self.add_latents({new.latent_key: new.square for new in pictures if new.latent_key not in known})
             for row, picture in batch:
                 self.add_sample(row, picture)
             self.progress(len(batch))
@@ -142,9 +145,8 @@ class RowEncoder:
             self.report.tokens += len(bits)
 
     def add_latents(self, squares: dict[str, np.ndarray]) -> None:
-        """Encodes and writes pictures by latent key, but for those that the store or this shard has."""
-        known = self.store.find_latents(list(squares)).keys() | self.written if squares else set()
-        new = {key: square for key, square in squares.items() if key not in known}
+        """Encodes and writes pictures by latent key, but for those that this shard has."""
+        new = {key: square for key, square in squares.items() if key not in self.written}
         if not new:
             return
         assert self.recipe.latents is not None
