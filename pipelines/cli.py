@@ -15,6 +15,7 @@ from pipelines.encoder_settings import settings_help
 from pipelines.registry_commands import registry_app
 from pipelines.starting import encode_options, read_lines, start_engine
 from pipelines.store_commands import store_app
+from pipelines.study_commands import study_app
 
 CANDIDATE = "models:/llmdiff-adapter@candidate"
 SHOWN = 5  # rejected rows that `encode` spells out
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(study_app, name="study")
 app.add_typer(registry_app)
 
 

@@ -80,9 +80,9 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     return int(found.group(1)) * 1024
 
 
-def append_row(name: str, row: dict[str, Any]) -> None:
-    """Adds a row to ``results/<name>.csv``, its columns as in the file's first line; prints it too."""
-    path = RESULTS / f"{name}.csv"
+def append_row(name: str, row: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Adds a row to ``<name>.csv`` in a folder, its columns as in the file's first line; prints it too."""
+    path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     row = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
     new = not path.exists()

@@ -52,7 +52,7 @@ def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server
     listed = server.run("deployment", "ls")
     assert not [
         flow
-        for flow in ("encode", "train", "evaluate", "register", "promote", "retrain")
+        for flow in ("encode", "train", "evaluate", "register", "promote", "retrain", "study")
         if f"{flow}/default" not in listed
     ]
 

@@ -8,8 +8,9 @@ the questions alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,35 @@ class Training:
     learning_rate: float = 2e-3
 
 
-TRAINING = {"llama": Training(steps=2500), "phi": Training(steps=1200)}
-MODELS = {
-    "llama": lambda vocabulary: LlamaForCausalLM(
+def llama(vocabulary: int, *, hidden: int, blocks: int, heads: int) -> LlamaForCausalLM:
+    """A Llama with twice its width in the MLP and two query heads to a key."""
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=160,
-            intermediate_size=320,
-            num_hidden_layers=5,
-            num_attention_heads=8,
-            num_key_value_heads=4,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=blocks,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=0,
             pad_token_id=1,
         )
-    ),
+    )
+
+
+TRAINING = {  # the two smaller Llamas are not embedded: a study of LLM sizes trains them
+    "llama": Training(steps=2500),
+    "phi": Training(steps=1200),
+    "llama-small": Training(steps=1200),
+    "llama-tiny": Training(steps=1200),
+}
+MODELS: dict[str, Callable[[int], Any]] = {  # by size of the vocabulary
+    "llama": partial(llama, hidden=160, blocks=5, heads=8),
+    "llama-small": partial(llama, hidden=96, blocks=4, heads=4),
+    "llama-tiny": partial(llama, hidden=48, blocks=3, heads=4),
     "phi": lambda vocabulary: PhiForCausalLM(
         PhiConfig(
             vocab_size=vocabulary,

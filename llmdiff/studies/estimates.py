@@ -1,0 +1,100 @@
+"""Shares of prompts over several training seeds, with intervals; and what may be said of two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "not defined"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+    def __neg__(self) -> Estimate:
+        return Estimate(-self.value, -self.high, -self.low)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is on one side of 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def share(verdicts: np.ndarray) -> Estimate:
+    """The mean of verdicts ``(seed, prompt)``; seeds and prompts are both resampled."""
+    return _estimate(np.array(verdicts.mean()), _means(*_draw(verdicts.shape), verdicts))
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> Estimate:
+    """Of two shares on the same prompts, ``(seed, prompt)`` each.
+
+    Prompts are resampled together, and so are seeds where there are as many: seed i saw the same samples in the same
+    order and the same noise in both.
+    """
+    rows, columns = _draw(one.shape)
+    other_rows = rows if len(other) == len(one) else _draw(other.shape, seed=1)[0]
+    resampled = _means(rows, columns, one) - _means(other_rows, columns, other)
+    return _estimate(one.mean() - other.mean(), resampled)
+
+
+def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Estimate:
+    """How much of the teacher's gain over the base the student has: (student - base) / (teacher - base).
+
+    Undefined where the teacher has no gain.
+    """
+    rows, columns = _draw(teacher.shape)
+    base_rows = np.zeros((RESAMPLES, 1), int)
+    low, high = _means(base_rows, columns, base), _means(rows, columns, teacher)
+    found = _means(rows if len(student) == len(teacher) else base_rows, columns, student)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = np.where(high > low, (found - low) / (high - low), np.nan)
+        gain = teacher.mean() - base.mean()
+        value = (student.mean() - base.mean()) / gain if gain > 0 else np.nan
+    return _estimate(value, resampled)
+
+
+def said(name: str, gaps: Mapping[str, Estimate], what: str) -> str:
+    """One sentence on differences from several others, which claims nothing that their intervals do not."""
+    verbs = {1: "is better than", 0: "cannot be told from", -1: "is worse than"}
+    parts = []
+    for sign, verb in verbs.items():
+        found = {other: -gap if sign < 0 else gap for other, gap in gaps.items() if gap.sign == sign}
+        others = [f"{other} by {gap}" if sign else f"{other}: {gap}" for other, gap in found.items()]
+        parts += [f"{verb} {', '.join(others)}"] * bool(others)
+    return f"In {what}, {name} {'; '.join(parts)}."
+
+
+def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows ``(resample, seed)`` and columns ``(resample, prompt)`` drawn with replacement."""
+    seeds, prompts = shape
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(prompts, size=(RESAMPLES, prompts))  # first, so that it depends on the prompts alone
+    return rng.integers(seeds, size=(RESAMPLES, seeds)), columns
+
+
+def _means(rows: np.ndarray, columns: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
+    """The mean of each resample, ``(resample,)``."""
+    by_row = np.stack([np.bincount(row, minlength=len(verdicts)) for row in rows])  # (r, seed)
+    by_column = np.stack([np.bincount(column, minlength=verdicts.shape[1]) for column in columns])  # (r, prompt)
+    sums: np.ndarray = ((by_row @ verdicts) * by_column).sum(1)  # exact, for verdicts are whole or half
+    return sums / (rows.shape[1] * columns.shape[1])
+
+
+def _estimate(value: np.ndarray | float, resampled: np.ndarray) -> Estimate:
+    tail = (1 - LEVEL) / 2
+    if np.isnan(resampled).all():
+        return Estimate(float(value), float("nan"), float("nan"))
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return Estimate(float(value), float(low), float(high))

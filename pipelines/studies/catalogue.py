@@ -1,0 +1,29 @@
+"""The studies by name: what each asks, what it takes. No imports, so that the command line's help answers at once."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency"]
+
+
+class Entry(NamedTuple):
+    """One study; its module in `pipelines.studies` has the same name."""
+
+    question: str
+    minutes: int
+    """About how long alone on two cores, where the studies above it have run."""
+
+
+CATALOGUE: dict[StudyName, Entry] = {
+    "prompts": Entry("Do controlled prompts that differ in one word give pictures that differ in that alone?", 10),
+    "encodings": Entry("Does the paper's score difference earn its place beside hidden states and CLIP?", 12),
+    "pathways": Entry("What does each attention path contribute, and is the original one needed?", 10),
+    "weights": Entry("What weights do the two paths get, by layer and over training?", 1),
+    "stability": Entry("What do blocks used, schedules, word path, start and noise do to encodings and pictures?", 14),
+    "closed": Entry("How much of the gain survives where an LLM shows its outputs alone?", 4),
+    "scale": Entry("What does a larger LLM bring, and what does it cost?", 12),
+    "latency": Entry("What do encoding and the second attention cost in time and memory?", 5),
+}
+EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")
+"""The three first experiments that the paper's notes name: `llmdiff study paper`."""

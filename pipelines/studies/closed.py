@@ -1,0 +1,128 @@
+"""An LLM that shows its outputs alone: students guess the encodings, and steer the adapter that knows the real ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch import Tensor
+
+from llmdiff.encoder import Encoder
+from llmdiff.shapes import DIFFUSION
+from llmdiff.studies.estimates import Estimate, share, survived
+from llmdiff.studies.readings import Reading
+from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
+from pipelines.progress import advance, progress, quieten_loading
+from pipelines.studies.compare import CAPTIONS, MAIN, pooled
+from pipelines.studies.lab import BASE, PAPER, Lab, Shares, remembered, stacked
+from pipelines.studies.outcome import Outcome
+from storage import EncodingStore
+from storage.keys import canonical_json, content_hash
+from storage.reader import EncodingDataset
+
+matplotlib.use("Agg")
+SHOWN: dict[Shown, str] = {
+    "tokens": "the text alone, no LLM",
+    "embedding": "one embedding a text",
+    "top": "20 log-probabilities a token",
+    "logprobs": "all log-probabilities",
+}
+TEACHER = "the score difference itself"
+
+
+def study(lab: Lab) -> Outcome:
+    """A student for each thing that an API may show; the adapters are those of the score difference."""
+    found = {"base": lab.shares(BASE), TEACHER: lab.shares(PAPER)}
+    agreed: dict[str, dict[str, float]] = {}
+    for shown, text in SHOWN.items():
+        folder = lab.output / "students" / student_name(lab, shown)
+        agreed[text] = taught(lab, shown, folder)
+        drawings = [lab.drawing(PAPER, seed).model_copy(update={"student": str(folder)}) for seed in lab.seeds(PAPER)]
+        found[text] = stacked([lab.judged(text, drawing) for drawing in drawings])
+    rows = [row(name, found, agreed.get(name, {})) for name in found]
+    return Outcome(rows=rows, figure=plot(rows), finding=findings(rows))
+
+
+def student_name(lab: Lab, shown: Shown) -> str:
+    """A folder for a student of this size."""
+    about = {"pictures": lab.sizes.pictures, "steps": lab.sizes.student_steps, "reading": Reading().key}
+    return f"{shown}-{content_hash(canonical_json(about).encode())[:8]}"
+
+
+def taught(lab: Lab, shown: Shown, folder: Path) -> dict[str, float]:
+    """Cosine and R² of a student with its teacher on captions of held-out scenes; trained once."""
+    config = StudentConfig(shown=shown, steps=lab.sizes.student_steps)
+    captions = [prompt.text for i, prompt in enumerate(lab.prompts) if i % 3 > 0]  # not in the base's template
+    teach_here = partial(teach, lab.store, lab.encodings(Reading()), config, captions, folder)
+    found: dict[str, float] = remembered(folder / "agreement.json", config.model_dump(), teach_here)
+    return found
+
+
+@task(name="teach student", cache_policy=NO_CACHE)
+def teach(store: Path, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path) -> dict[str, float]:
+    """Trains a student on the store's encodings, and compares it with its teacher on captions it has not seen."""
+    quieten_loading()
+    teacher = Reading().load(str(DIFFUSION))
+    assert isinstance(teacher, Encoder)
+    captions, encodings = stored(store, fingerprint)
+    with progress(f"teach, {config.shown}", config.steps, "step"):
+        student: StudentEncoder = train_student(config, teacher, captions, encodings, folder, advance)
+    return agreement(student, teacher, held_out)
+
+
+def stored(store: Path, fingerprint: str) -> tuple[list[str], list[Tensor]]:
+    """The store's different captions with their encodings ``(token, hidden)``, bfloat16."""
+    samples = EncodingStore.open(str(store)).samples(fingerprint)
+    texts = dict(zip(samples["caption_hash"].to_pylist(), samples["caption"].to_pylist(), strict=True))
+    found: dict[str, Tensor] = {}
+    for batch in EncodingDataset(str(store), None, fingerprint, 64, drop_last=False).epoch(0):
+        lengths = batch.mask.sum(1).tolist()
+        rows = zip(batch.caption_hashes, batch.encodings, lengths, strict=True)
+        found |= {key: encoding[:length].clone() for key, encoding, length in rows}
+    keys = sorted(found)
+    return [texts[key] for key in keys], [found[key] for key in keys]
+
+
+def row(name: str, found: dict[str, Shares], agreed: dict[str, float]) -> dict[str, Any]:
+    """Agreement with the teacher, both facts, and how much of the teacher's gain is left."""
+    line: dict[str, Any] = {"what is shown": name, "cosine": agreed.get("cosine"), "R²": agreed.get("r2")}
+    for fact in MAIN:
+        line[fact] = share(pooled(found[name], fact))
+    for fact in MAIN:
+        arrays = (pooled(found[one], fact, CAPTIONS) for one in ("base", name, TEACHER))
+        line[f"{fact}, share of the gain"] = None if name in ("base", TEACHER) else survived(*arrays)
+    return line
+
+
+def findings(rows: list[dict[str, Any]]) -> list[str]:
+    """How much survives, and how much of it the LLM's outputs bring over the text alone."""
+    students = [row for row in rows if row["R²"] is not None]
+    parts = [f"{row['what is shown']} {row['relation, share of the gain']}" for row in students]
+    best = max(students, key=lambda row: row["R²"])
+    return [
+        f"Of the score difference's gain in the relation, this share survives: {'; '.join(parts)}.",
+        f"On captions of held-out scenes the best student ({best['what is shown']}) explains {best['R²']:.0%} of the "
+        f"encodings' variance, the one that sees no LLM {students[0]['R²']:.0%}.",
+    ]
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    """Both facts, a line for each thing shown."""
+    figure = Figure(figsize=(8, 0.45 * len(rows) + 1.1), layout="constrained")
+    axes = figure.subplots(1, len(MAIN), sharey=True)
+    places = np.arange(len(rows))
+    for axis, fact in zip(axes, MAIN, strict=True):
+        estimates: list[Estimate] = [row[fact] for row in rows]
+        values = np.array(estimates)
+        axis.errorbar(values[:, 0], places, xerr=np.abs(values[:, 1:].T - values[:, 0]), fmt="o", capsize=2)
+        axis.set_title(fact, fontsize=10)
+        axis.set_xlim(-0.02, 1.02)
+    axes[0].set_yticks(places, [row["what is shown"] for row in rows], fontsize=8)
+    axes[0].invert_yaxis()
+    return figure

@@ -1,0 +1,38 @@
+"""The paper's score difference against hidden states and CLIP, at equal steps and, but for `phi`, equal adapters."""
+
+from __future__ import annotations
+
+from llmdiff.studies.readings import Reading
+from pipelines.studies.compare import MAIN, gaps, judged, rows, sentences, shares_plot
+from pipelines.studies.lab import BASE, PAPER, Lab, Shares, Variant
+from pipelines.studies.outcome import Outcome
+from pipelines.studies.sizes import parameters
+
+VARIANTS = [
+    BASE,
+    PAPER,
+    Variant(name="last hidden state", reading=Reading(kind="hidden", states="last")),
+    Variant(name="a middle layer", reading=Reading(kind="hidden", states="middle")),
+    Variant(name="mean of layers", reading=Reading(kind="hidden", states="mean")),
+    Variant(name="CLIP", reading=Reading(kind="base")),
+]
+
+
+def study(lab: Lab) -> Outcome:
+    """Trains an adapter on each reading of the same captions."""
+    found = judged(lab, VARIANTS)
+    table = rows(found, PAPER.name)
+    for row, variant in zip(table, VARIANTS, strict=True):
+        row["parameters"] = None if variant.reading is None else parameters(lab.adapter(variant, 0) / "adapter")
+    return Outcome(rows=table, figure=shares_plot(found), finding=findings(found))
+
+
+def findings(found: dict[str, Shares]) -> list[str]:
+    """Whether the formula earns its place, reported either way."""
+    hidden = [variant.name for variant in VARIANTS if variant.reading is not None and variant.reading.kind == "hidden"]
+    signs = {name: [gaps(found, PAPER.name, fact)[name].sign for fact in MAIN] for name in hidden}
+    better = [name for name, sign in signs.items() if max(sign) > 0 and min(sign) >= 0]
+    worse = [name for name, sign in signs.items() if min(sign) < 0]
+    earned = f"over {', '.join(better)}" if better else "over none of the hidden states"
+    lost = f", and loses to {', '.join(worse)}" if worse else ""
+    return [*sentences(found, PAPER.name), f"So here the paper's formula earns its place {earned}{lost}."]

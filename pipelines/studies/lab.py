@@ -1,0 +1,224 @@
+"""What studies are made of: encodings, adapters and judged pictures, each made once for all studies that need it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmdiff.data.encode import encode_shard, prepare
+from llmdiff.data.sources import open_source
+from llmdiff.diffusion.latents import LatentEncoder
+from llmdiff.evaluation import held_out_prompts
+from llmdiff.shapes import DIFFUSION
+from llmdiff.shapes.captions import WORDINGS
+from llmdiff.shapes.shards import write_shards
+from llmdiff.studies.readings import Reading
+from pipelines.demo import SAMPLING, TRAINING
+from pipelines.encode import device, picture_size
+from pipelines.progress import advance, progress, quieten_loading
+from pipelines.studies.judge import Drawing, judge
+from pipelines.train import train_flow
+from storage import EncodingStore
+from storage.files import write_file
+from storage.keys import canonical_json, content_hash
+
+Shares = dict[str, dict[str, np.ndarray]]
+"""Verdicts ``(seed, scene)`` by wording and fact."""
+
+
+class Sizes(BaseModel):
+    """How large the studies are; the same for all variants of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: int = Field(default=4000, ge=8)
+    """Drawn for training."""
+    steps: int = Field(default=300, ge=1)
+    """Of training an adapter."""
+    scenes: int = Field(default=100, ge=1)
+    """Held-out scenes judged, each in three wordings."""
+    seeds: int = Field(default=2, ge=1)
+    """Trainings of a variant, where a study repeats them."""
+    captions: int = Field(default=200, ge=2)
+    """Whose encodings are looked at."""
+    llm_steps: int = Field(default=1200, ge=1)
+    """Of training a smaller LLM; the embedded Phi had as many."""
+    student_steps: int = Field(default=1000, ge=1)
+    """Of training a student of an LLM."""
+    processes: int = Field(default=2, ge=1)
+    """That train an adapter; they share a batch of 32."""
+
+
+QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
+"""To try the commands: nothing is learned."""
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One line of a study: what differs from the paper's adapter on the embedded LLM."""
+
+    name: str
+    reading: Reading | None = Reading()
+    """What encodes captions; None is the base model without an adapter."""
+    adapter: tuple[tuple[str, Any], ...] = ()
+    """Of `AdapterSettings`, over the demonstration's."""
+    weights: tuple[float, float] | None = None
+    """Put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
+    seeds: int | None = None
+    """Trainings, where they are fewer than the study's."""
+
+
+BASE = Variant(name="base", reading=None)
+PAPER = Variant(name="score difference")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A folder of studies, and how large they are."""
+
+    output: Path
+    sizes: Sizes
+    llms: Path | None = None
+    """YAML file of the study of LLM sizes; None is the embedded family."""
+
+    @property
+    def data(self) -> Path:
+        return self.output / f"data-{self.sizes.pictures}"
+
+    @property
+    def store(self) -> Path:
+        return self.output / f"store-{self.sizes.pictures}"
+
+    @cached_property
+    def prompts(self) -> list[Any]:
+        """The same held-out prompts for every variant of every study."""
+        return held_out_prompts(self.sizes.scenes)
+
+    def encodings(self, reading: Reading) -> str:
+        """The fingerprint of the training captions' encodings, in the store that all studies share."""
+
+        def encode() -> str:
+            draw_pictures(self.data, self.sizes.pictures)
+            return encode_with(self.store, self.data, reading)
+
+        path = self.output / "readings" / f"{self.store.name}-{reading.key}.json"
+        return str(remembered(path, reading.model_dump(), encode))
+
+    def adapter(self, variant: Variant, seed: int) -> Path:
+        """The adapter of a variant, trained where it isn't yet; an interrupted training goes on."""
+        assert variant.reading is not None
+        fingerprint = self.encodings(variant.reading)
+        settings = self.training(variant, seed)
+        identity = {"fingerprint": fingerprint, "processes": self.sizes.processes, **settings}
+        folder = self.output / "adapters" / content_hash(f"{self.store.name} {canonical_json(identity)}".encode())[:12]
+        if (folder / "done").exists():
+            return folder
+        if settings["adapter"].get("base_context") == "clip":
+            self.encodings(Reading(kind="base"))
+        train_flow(
+            str(self.store),
+            str(DIFFUSION),
+            output=str(folder),
+            fingerprint=fingerprint,
+            processes=self.sizes.processes,
+            settings=settings,
+        )
+        (folder / "done").touch()
+        return folder
+
+    def training(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """The demonstration's settings at this size, with what the variant changes."""
+        return {
+            **TRAINING,
+            "steps": self.sizes.steps,
+            "warmup": min(TRAINING["warmup"], max(1, self.sizes.steps // 6)),
+            "batch_size": BATCH // self.sizes.processes,
+            "checkpoint_every": max(self.sizes.steps // 2, 1),
+            "seed": seed,
+            "adapter": {**TRAINING["adapter"], **dict(variant.adapter)},
+        }
+
+    def seeds(self, variant: Variant) -> range:
+        """Training seeds of a variant; the base model has nothing to train."""
+        return range(1 if variant.reading is None else variant.seeds or self.sizes.seeds)
+
+    def shares(self, variant: Variant) -> Shares:
+        """Verdicts on a variant's pictures of the held-out prompts."""
+        return stacked([self.judged(variant.name, self.drawing(variant, seed)) for seed in self.seeds(variant)])
+
+    def drawing(self, variant: Variant, seed: int) -> Drawing:
+        """How a variant draws."""
+        adapter = None if variant.reading is None else str(self.adapter(variant, seed) / "adapter")
+        return Drawing(adapter=adapter, reading=variant.reading, weights=variant.weights, **SAMPLING)
+
+    def judged(self, name: str, drawing: Drawing) -> dict[str, Any]:
+        """Verdicts ``found[wording][fact]``, a number a scene, of one model; judged once for all studies."""
+        about = {"drawing": json.loads(drawing.model_dump_json()), "scenes": self.sizes.scenes}
+        path = self.output / "judged" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+
+        def draw() -> dict[str, Any]:
+            with progress(f"judge {name}", len(self.prompts), "picture"):
+                return judge(drawing, self.prompts)
+
+        found: dict[str, Any] = remembered(path, about, draw)
+        return found
+
+
+def remembered(path: Path, about: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What a JSON file holds if it is about the same; else what `make` gives, written there."""
+    if path.exists():
+        known = json.loads(path.read_text())
+        if known["about"] == about:
+            return known["found"]
+    start = time.perf_counter()
+    found = make()
+    keep(path, {"about": about, "found": found, "seconds": round(time.perf_counter() - start, 1)})
+    return found
+
+
+def keep(path: Path, document: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def stacked(found: list[dict[str, Any]]) -> Shares:
+    """Verdicts of several seeds as arrays."""
+    return {
+        wording: {fact: np.array([one[wording][fact] for one in found]) for fact in found[0][wording]}
+        for wording in WORDINGS
+    }
+
+
+@task(name="draw pictures", cache_policy=NO_CACHE)
+def draw_pictures(folder: Path, pictures: int) -> None:
+    """The training pictures with natural captions; drawn again, they are the same."""
+    done = folder.with_name(f"{folder.name}.done")
+    if not done.exists():
+        write_shards(folder, pictures)
+        done.touch()
+
+
+@task(name="encode with", cache_policy=NO_CACHE)
+def encode_with(store: Path, data: Path, reading: Reading) -> str:
+    """Encodes what the store lacks under a reading, as the encode flow does under its encoders; the fingerprint."""
+    quieten_loading()
+    encoder, latent_encoder = reading.load(str(DIFFUSION)), LatentEncoder.from_pretrained(str(DIFFUSION), device())
+    opened = EncodingStore.open_or_create(str(store))
+    recipe = prepare(opened, encoder, latent_encoder, picture_size(str(DIFFUSION), latent_encoder))
+    shards = open_source(str(data))
+    with progress(f"encode, {reading.kind}", sum(shard.count for shard in shards), "row"):
+        for shard in shards:
+            encode_shard(EncodingStore.open(str(store)), shard, recipe, advance)
+    return str(recipe.fingerprint)

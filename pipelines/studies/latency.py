@@ -1,0 +1,94 @@
+"""Time and memory of encoding with an LLM against CLIP, and of a sampling step with the adapter against the base's."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pipelines.studies.lab import QUICK, Lab
+from pipelines.studies.outcome import Outcome
+
+matplotlib.use("Agg")
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "latency.py"
+SECONDS = "s"
+
+
+def study(lab: Lab) -> Outcome:
+    """Runs `benchmarks/latency.py` once on this machine's device, and reads its rows."""
+    small = lab.sizes.steps <= QUICK.steps
+    folder = lab.output / "latency" / ("small" if small else "real")
+    if not (folder / "done").exists():
+        measure(folder, small)
+    with (folder / "latency.csv").open(newline="") as file:
+        measured = list(csv.DictReader(file))
+    columns = {"what": "what", "batch": "batch", "value": "median", "unit": "unit", "p20": "p20", "p80": "p80"}
+    columns |= {"peak_mb": "peak MB", "setting": "setting"}
+    rows: list[dict[str, Any]] = [{title: row[name] for name, title in columns.items()} for row in measured]
+    device = f"{measured[0]['device']}, {measured[0]['dtype']}, {measured[0]['models']}"
+    return Outcome(rows=rows, figure=plot(rows, device), finding=findings(rows, device), facts={"device": device})
+
+
+@task(name="measure latency", cache_policy=NO_CACHE)
+def measure(folder: Path, small: bool) -> None:
+    """Runs the benchmark in a process of its own, whose memory is measured; rows of a broken run are thrown away."""
+    if not SCRIPT.is_file():
+        raise ValueError(f"{SCRIPT}: expected the repository's benchmark, found none: run the study from a checkout")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latency.csv").unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, str(SCRIPT), "--results", str(folder), *(["--quick"] if small else [])]
+    subprocess.run(command, check=True, env=environment)
+    (folder / "done").touch()
+
+
+def findings(rows: list[dict[str, Any]], device: str) -> list[str]:
+    """Ratios at each batch size."""
+    found = {(row["what"], row["batch"]): float(row["median"]) for row in rows}
+    sentences = [f"Measured on: {device}."]
+    for batch in sorted({row["batch"] for row in rows}, key=int):
+        llms = [what for what, of in found if of == batch and what.endswith(" encodes") and what != "CLIP encodes"]
+        ratios = [
+            f"{what} in {found[what, batch] / found['CLIP encodes', batch]:.1f} times CLIP's time" for what in llms
+        ]
+        step = found["adapter step over base step", batch]
+        sentences.append(
+            f"At batch {batch}, {', '.join(ratios)}; a step with the adapter takes {step:.2f} times the base's."
+        )
+        shares = [
+            f"{what.rpartition(' by ')[2]} {value:.1%}"
+            for (what, of), value in found.items()
+            if of == batch and " by " in what
+        ]
+        sentences.append(f"Encoding's share of a picture of 30 steps: {', '.join(shares)}.")
+    return sentences
+
+
+def plot(rows: list[dict[str, Any]], device: str) -> Figure:
+    """Seconds of each part, a panel a batch size."""
+    timed = [row for row in rows if row["unit"] == SECONDS]
+    batches = sorted({row["batch"] for row in timed}, key=int)
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for axis, batch in zip(figure.subplots(1, len(batches), squeeze=False)[0], batches, strict=True):
+        of_batch = [row for row in timed if row["batch"] == batch]
+        values = np.array([[float(row[name]) for name in ("median", "p20", "p80")] for row in of_batch])
+        errors = np.abs(values[:, 1:].T - values[:, 0])
+        axis.barh(range(len(of_batch)), values[:, 0], xerr=errors, capsize=2)
+        axis.set_yticks(range(len(of_batch)), [row["what"] for row in of_batch], fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xlabel("seconds")
+        axis.set_title(f"batch {batch}", fontsize=10)
+    figure.suptitle(device, fontsize=8)
+    return figure

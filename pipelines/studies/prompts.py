@@ -1,0 +1,128 @@
+"""Controlled prompts: two things, and one word changed at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from llmdiff.evaluation import held_out_prompts
+from llmdiff.shapes.judge import FACTS, score
+from llmdiff.shapes.scene import Scene, Thing
+from llmdiff.studies.estimates import share
+from llmdiff.studies.readings import Reading
+from pipelines.progress import progress
+from pipelines.studies.judge import Drawing, drawn
+from pipelines.studies.lab import BASE, PAPER, Lab, Variant
+from pipelines.studies.outcome import Outcome
+from storage.files import write_file
+from storage.keys import canonical_json, content_hash
+
+matplotlib.use("Agg")
+CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+VARIANTS = [BASE, PAPER, CLIP]
+KINDS = {  # one word away from the first
+    "as it is": ("red circle", "blue square", "left of"),
+    "other colour": ("green circle", "blue square", "left of"),
+    "other shape": ("red triangle", "blue square", "left of"),
+    "other side": ("red circle", "blue square", "right of"),
+    "colours swapped": ("blue circle", "red square", "left of"),
+}
+WORDINGS = {  # the first is the base's own template; training showed the second
+    "the base's template": "a {x} {r} a {y}",
+    "a wording of training": "there is a {y} and to the {r} it is a {x}",
+    "a new wording": "look to the {r} the {y} and you will find a {x}",
+}
+
+
+def study(lab: Lab) -> Outcome:
+    """The verdicts of every prompt over several noises and trainings, and pictures of the first of both."""
+    texts = controlled()
+    rows: list[dict[str, Any]] = []
+    pictures = {}
+    for variant in VARIANTS:
+        found = [judged(lab, lab.drawing(variant, seed), texts) for seed in lab.seeds(variant)]
+        pictures[variant.name] = found[0]["pictures"]
+        for wording in WORDINGS:
+            chosen = [i for i, (of, _, _) in enumerate(texts) if of == wording]
+            row: dict[str, Any] = {"model": variant.name, "wording": wording, "trainings": len(found)}
+            verdicts = {fact: np.array([one[fact][chosen].ravel() for one in found]) for fact in FACTS}
+            rows.append(row | {fact: share(verdict) for fact, verdict in verdicts.items()})
+    return Outcome(rows=rows, figure=plot(texts, pictures), finding=findings(rows))
+
+
+def controlled() -> list[tuple[str, str, Scene]]:
+    """(wording, text, scene) of every prompt."""
+    found = []
+    for wording, form in WORDINGS.items():
+        for first, second, relation in KINDS.values():
+            things = (thing(first), thing(second))
+            text = form.format(x=f"large {first}", y=f"large {second}", r=relation)
+            found.append((wording, text, Scene(things, (relation,))))
+    return found
+
+
+def thing(kind: str) -> Thing:
+    """A large coloured shape; where it is does not matter to the judge."""
+    colour, shape = kind.split()
+    return Thing(colour, shape, "large")
+
+
+def judged(lab: Lab, drawing: Drawing, texts: list[tuple[str, str, Scene]]) -> dict[str, np.ndarray]:
+    """Verdicts ``(prompt, noise)`` on each kind of fact, and the ``pictures`` of the first noise; drawn once."""
+    noises = max(1, lab.sizes.scenes // 5)
+    about = {
+        "drawing": json.loads(drawing.model_dump_json()),
+        "texts": [text for _, text, _ in texts],
+        "noises": noises,
+    }
+    path = lab.output / "judged" / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = io.BytesIO()
+        np.savez(data, allow_pickle=False, **draw(drawing, texts, noises))
+        write_file(path, data.getvalue())
+    with np.load(path) as found:
+        return dict(found)
+
+
+def draw(drawing: Drawing, texts: list[tuple[str, str, Scene]], noises: int) -> dict[str, np.ndarray]:
+    """As `judged`, drawn now."""
+    some = held_out_prompts(1)[0]
+    prompts = [replace(some, text=text, scene=scene, seed=noise) for _, text, scene in texts for noise in range(noises)]
+    with progress("draw controlled prompts", len(prompts), "picture"):
+        pictures = drawn(drawing, prompts).pictures
+    verdicts = score(list(pictures), [scene for _, _, scene in texts for _ in range(noises)])
+    found = {fact: verdict.reshape(len(texts), noises) for fact, verdict in verdicts.items()}
+    return {**found, "pictures": np.array(pictures[::noises])}
+
+
+def findings(rows: list[dict[str, Any]]) -> list[str]:
+    """The strictest verdict, every thing as told and in its place, model by model."""
+    found = []
+    for wording in WORDINGS:
+        parts = [f"{row['model']} {row['relation']}" for row in rows if row["wording"] == wording]
+        found.append(f"Both things and their relation are right, in {wording}: {', '.join(parts)}.")
+    return found
+
+
+def plot(texts: list[tuple[str, str, Scene]], pictures: dict[str, np.ndarray]) -> Figure:
+    """A column a prompt, from the base's template and a new wording; a row a model."""
+    chosen = [i for i, (wording, _, _) in enumerate(texts) if wording != "a wording of training"]
+    figure = Figure(figsize=(1.25 * len(chosen), 1.45 * len(pictures) + 1.0), layout="constrained")
+    axes = figure.subplots(len(pictures), len(chosen), squeeze=False)
+    for line, (name, drawn_by) in zip(axes, pictures.items(), strict=True):
+        for axis, i in zip(line, chosen, strict=True):
+            axis.imshow(drawn_by[i], interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, fontsize=8)
+    for axis, i in zip(axes[0], chosen, strict=True):
+        axis.set_title("\n".join(textwrap.wrap(texts[i][1], 18)), fontsize=6)
+    return figure

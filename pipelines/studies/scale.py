@@ -1,0 +1,147 @@
+"""The same adapter on LLMs of several sizes: what each brings, and what encoding costs with it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmdiff.encoder import Encoder
+from llmdiff.shapes import DIFFUSION, LLAMA, PHI
+from llmdiff.shapes.captions import PROMPT
+from llmdiff.shapes.pretrain.llm import pretrain_llm
+from llmdiff.studies.estimates import Estimate
+from llmdiff.studies.readings import Reading
+from pipelines.progress import quieten_loading
+from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, judged, rows, sentences
+from pipelines.studies.lab import BASE, Lab, Shares, Variant, remembered
+from pipelines.studies.outcome import Outcome
+
+matplotlib.use("Agg")
+ROUNDS = 5
+
+
+class Size(BaseModel):
+    """An LLM of the study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    llm: str
+    """Folder or name on the hub."""
+    settings: dict[str, Any] = Field(default_factory=lambda: {"template": PROMPT})
+    """Of `EncoderConfig`."""
+
+    @property
+    def variant(self) -> Variant:
+        return Variant(name=self.name, reading=Reading(llm=self.llm, settings=self.settings))
+
+
+def study(lab: Lab) -> Outcome:
+    """Trains the smaller LLMs where they are missing, then an adapter on each size."""
+    sizes = read_sizes(lab.llms) if lab.llms is not None else embedded_sizes(lab)
+    found = judged(lab, [BASE, *(size.variant for size in sizes)])
+    costs = [measured(lab, size) for size in sizes]
+    table = rows(found, sizes[-1].name)
+    for row, cost in zip(table, [{"parameters": None, "captions/s": None}, *costs], strict=True):
+        row.update(cost)
+    return Outcome(rows=table, figure=plot(table[1:]), finding=findings(found, sizes, costs))
+
+
+def embedded_sizes(lab: Lab) -> list[Size]:
+    """The embedded family, smallest first: two Llamas trained for this study, the embedded Phi and Llama."""
+    made = [trained_llm(lab, name) for name in ("llama-tiny", "llama-small")]
+    return [
+        *(Size(name=folder.name, llm=str(folder)) for folder in made),
+        Size(name="phi (embedded)", llm=str(PHI)),
+        Size(name="llama (embedded)", llm=str(LLAMA)),
+    ]
+
+
+def read_sizes(path: Path) -> list[Size]:
+    """The LLMs of a YAML file, smallest first, as `infra/recipes/scale.yaml`; ValueError where it holds none."""
+    entries = yaml.safe_load(path.read_text())
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: expected a list of LLMs with name, llm and settings, found {type(entries).__name__}")
+    return [Size(**entry) for entry in entries]
+
+
+def trained_llm(lab: Lab, name: str) -> Path:
+    """A Llama of `llmdiff.shapes.pretrain`, trained for this study with the embedded ones' recipe; once."""
+    folder = lab.output / f"llms-{lab.sizes.llm_steps}" / name
+    remembered(
+        folder.with_suffix(".json"), {"steps": lab.sizes.llm_steps}, partial(train_llm, folder, lab.sizes.llm_steps)
+    )
+    return folder
+
+
+@task(name="train LLM", cache_policy=NO_CACHE)
+def train_llm(folder: Path, steps: int) -> str:
+    """Trains it on captions and their restated facts; no picture is seen."""
+    pretrain_llm(folder.parent, folder.name, steps)
+    return str(folder)
+
+
+def measured(lab: Lab, size: Size) -> dict[str, Any]:
+    """Parameters of the LLM, and captions that it encodes a second: the median of a few rounds, measured once."""
+    captions = [prompt.text for prompt in lab.prompts][: lab.sizes.captions]
+    about = {**size.model_dump(), "captions": len(captions)}
+    path = lab.output / "scale" / f"{size.name.replace('/', '-')}.json"
+    found: dict[str, Any] = remembered(path, about, partial(measure, size, captions))
+    return found
+
+
+def measure(size: Size, captions: list[str]) -> dict[str, Any]:
+    """As `measured`, now."""
+    quieten_loading()
+    assert size.variant.reading is not None
+    encoder = size.variant.reading.load(str(DIFFUSION))
+    assert isinstance(encoder, Encoder)
+    encoder(captions[:2])
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        encoder(captions)
+        seconds.append(time.perf_counter() - start)
+    parameters = sum(parameter.numel() for parameter in encoder.llm.model.parameters())
+    return {"parameters": parameters, "captions/s": len(captions) / float(np.median(seconds))}
+
+
+def findings(found: dict[str, Shares], sizes: list[Size], costs: list[dict[str, Any]]) -> list[str]:
+    """What the largest brings over each smaller one, and at what price."""
+    slowest = costs[-1]["captions/s"]
+    prices = [f"{size.name} {cost['captions/s'] / slowest:.1f}" for size, cost in zip(sizes, costs, strict=True)]
+    others = [size.name for size in sizes[:-1]]
+    return [
+        *sentences(found, sizes[-1].name, others),
+        f"Captions encoded a second, over those of {sizes[-1].name}: {', '.join(prices)}.",
+    ]
+
+
+def plot(table: list[dict[str, Any]]) -> Figure:
+    """Both facts against the cost of encoding."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(MAIN), sharey=True)
+    costs = [1e3 / row["captions/s"] for row in table]
+    for axis, fact in zip(axes, MAIN, strict=True):
+        for wording in CAPTIONS:
+            estimates: list[Estimate] = [row[f"{fact}, {LABELS[wording]}"] for row in table]
+            values = np.array(estimates)
+            errors = np.abs(values[:, 1:].T - values[:, 0])
+            axis.errorbar(costs, values[:, 0], yerr=errors, fmt="o", capsize=2, markersize=4, label=LABELS[wording])
+        for row, cost in zip(table, costs, strict=True):
+            axis.annotate(row["variant"], (cost, 0.02), rotation=90, fontsize=7, ha="right")
+        axis.set_title(fact, fontsize=10)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("milliseconds a caption")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    return figure

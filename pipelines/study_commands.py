@@ -1,0 +1,129 @@
+"""The commands ``llmdiff study …``: the paper's open questions, answered on the embedded world.
+
+Each imports what it needs when it runs, as in `pipelines.cli`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.starting import start_engine
+from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
+
+study_app = typer.Typer(
+    help="The paper's open questions, answered on the embedded world. Example: llmdiff study list", no_args_is_help=True
+)
+
+Output = Annotated[Path | None, typer.Option(help="Folder of all studies; default: runs/studies.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of training each adapter; default: 300.")]
+Scenes = Annotated[int | None, typer.Option(min=1, help="Held-out scenes, each in every wording; default: 100.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Trainings of each variant; default: 2.")]
+Pictures = Annotated[int | None, typer.Option(min=8, help="Drawn for training; default: 4000.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A trial of the command with tiny sizes: nothing is learned.")]
+
+Llms = Annotated[
+    Path | None, typer.Option(help="YAML file of LLMs for `scale`, as infra/recipes/scale.yaml; default: the embedded.")
+]
+
+
+@study_app.command("list", epilog="Example: llmdiff study list")
+def list_studies() -> None:
+    """The studies, what each asks, and about how long it takes."""
+    width = max(map(len, CATALOGUE))
+    for name, entry in CATALOGUE.items():
+        print(f"{name:{width}}  {entry.question} About {entry.minutes} min on two cores.")
+
+
+def add_study(name: StudyName) -> None:
+    """Makes the command of one study."""
+
+    def run(
+        output: Output = None,
+        steps: Steps = None,
+        scenes: Scenes = None,
+        seeds: Seeds = None,
+        pictures: Pictures = None,
+        quick: Quick = False,
+        llms: Llms = None,
+    ) -> None:
+        run_studies([name], output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
+
+    epilog = f"Example: llmdiff study {name} --output runs/studies --seeds 2"
+    study_app.command(name, help=CATALOGUE[name].question, epilog=epilog)(run)
+
+
+for study_name in CATALOGUE:
+    add_study(study_name)
+
+
+@study_app.command("all", epilog="Example: llmdiff study all && llmdiff study report")
+def all_studies(
+    output: Output = None,
+    steps: Steps = None,
+    scenes: Scenes = None,
+    seeds: Seeds = None,
+    pictures: Pictures = None,
+    quick: Quick = False,
+    llms: Llms = None,
+) -> None:
+    """Every study in turn; a second call goes on where the first was cut short."""
+    run_studies(tuple(CATALOGUE), output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
+
+
+@study_app.command("paper", epilog="Example: llmdiff study paper --output runs/studies")
+def paper(
+    output: Output = None,
+    steps: Steps = None,
+    scenes: Scenes = None,
+    seeds: Seeds = None,
+    pictures: Pictures = None,
+    quick: Quick = False,
+    llms: Llms = None,
+) -> None:
+    """Three first experiments on one page: controlled prompts, weight ablation, LLM scale."""
+    run_studies(EXPERIMENTS, output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
+    from pipelines.studies.flow import studies_folder
+    from pipelines.studies.page import write_paper
+
+    print(f"page: {write_paper(studies_folder(text_of(output)))}")
+
+
+@study_app.command("report", epilog="Example: llmdiff study report --output runs/studies --docs docs")
+def report(
+    output: Output = None,
+    docs: Annotated[Path, typer.Option(help="Folder that gets studies.md and studies/*.png.")] = Path("docs"),
+) -> None:
+    """Write docs/studies.md with its pictures from what the studies left; a study that has not run is named as such."""
+    from infra.local import home
+    from pipelines.studies.page import write_docs
+
+    print(write_docs(output or home() / "studies", docs))
+
+
+def run_studies(
+    names: Sequence[StudyName], output: Path | None, sizes: dict[str, Any], quick: bool, llms: Path | None
+) -> None:
+    """Runs studies one after the other, and prints what each found."""
+    start_engine()
+    from pipelines.studies.flow import study_flow
+    from pipelines.studies.lab import Sizes
+
+    for number, name in enumerate(names, 1):
+        print(f"[{number}/{len(names)}] {name}: {CATALOGUE[name].question}", flush=True)
+        done = study_flow(name, text_of(output), Sizes(**sizes), quick, text_of(llms))
+        print(f"{done['finding']}\n{done['folder']}", flush=True)
+
+
+def text_of(path: Path | None) -> str | None:
+    """A path as flows take it."""
+    return None if path is None else str(path)
+
+
+def sizes_of(*given: int | None) -> dict[str, int]:
+    """The sizes that were given, by name."""
+    names = ("steps", "scenes", "seeds", "pictures")
+    return {name: value for name, value in zip(names, given, strict=True) if value is not None}

@@ -1,0 +1,191 @@
+"""What studies say of verdicts that are made up: tables, findings that follow the intervals, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from llmdiff.encoder import Encoder
+from llmdiff.shapes import DIFFUSION
+from llmdiff.shapes.captions import WORDINGS
+from llmdiff.shapes.judge import FACTS
+from llmdiff.studies.estimates import Estimate
+from llmdiff.studies.readings import Reading
+from pipelines.studies import closed, encodings, latency, pathways, prompts, scale, stability, weights
+from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
+from pipelines.studies.compare import rows, shares_plot
+from pipelines.studies.lab import QUICK, Lab, Sizes, Variant, remembered
+from pipelines.studies.outcome import markdown, plain
+
+SCENES = 60
+
+
+def shares(level: float, template: float | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """Verdicts of two trainings that hold for the first `level` of the scenes."""
+
+    def verdicts(share: float) -> np.ndarray:
+        return np.tile((np.arange(SCENES) < share * SCENES).astype(float), (2, 1))
+
+    levels = {wording: level if wording != "template" or template is None else template for wording in WORDINGS}
+    return {wording: {fact: verdicts(levels[wording]) for fact in FACTS} for wording in WORDINGS}
+
+
+def test_every_study_of_the_catalogue_is_there() -> None:
+    from importlib import import_module
+
+    assert set(CATALOGUE) == set(get_args(StudyName))
+    assert set(EXPERIMENTS) <= set(CATALOGUE)
+    for name in CATALOGUE:
+        assert callable(import_module(f"pipelines.studies.{name}").study)
+
+
+def test_a_table_tells_shares_and_differences() -> None:
+    table = rows({"one": shares(0.5), "other": shares(0.8)}, "one")
+    assert table[0]["binding, over one"] is None
+    assert table[1]["binding, over one"].value == pytest.approx(0.3)
+    assert table[1]["binding, new wordings"].value == pytest.approx(0.8)
+    lines = markdown(table).splitlines()
+    assert lines[0].startswith("| variant | trainings | binding, wordings of training |")
+    assert "| 0.80 (" in lines[3]
+    assert plain(table[1])["relation, over one"]["value"] == pytest.approx(0.3)
+    assert len(shares_plot({"one": shares(0.5)}).axes) == 2
+
+
+def test_the_formula_earns_its_place_over_what_it_beats_alone() -> None:
+    levels = {
+        "base": 0.1,
+        "score difference": 0.7,
+        "last hidden state": 0.3,
+        "a middle layer": 0.7,
+        "mean of layers": 1.0,
+    }
+    found = {name: shares(level) for name, level in levels.items()}
+    told = encodings.findings(found)
+    assert told[-1] == (
+        "So here the paper's formula earns its place over last hidden state, and loses to mean of layers."
+    )
+    assert "cannot be told from a middle layer: 0.00" in told[0]
+    lost = encodings.findings({**found, "score difference": shares(0.2), "a middle layer": shares(0.2)})
+    assert "earns its place over none of the hidden states, and loses to" in lost[-1]
+
+
+def test_what_is_kept_counts_what_the_base_could_do_alone() -> None:
+    levels = {variant.name: shares(0.2) for variant in pathways.VARIANTS}
+    found = {**levels, "base": shares(0.1, template=0.5), pathways.BOTH.name: shares(0.6, template=0.25)}
+    assert pathways.kept(found, pathways.BOTH.name).value == pytest.approx(0.5)
+    assert pathways.findings(found)[-1].endswith("the original module is needed.")
+    worse = {**found, pathways.REMOVED.name: shares(0.9)}
+    assert pathways.findings(worse)[-1].endswith("it is in the way.")
+    nothing = {**found, "base": shares(0.0)}
+    assert str(pathways.kept(nothing, pathways.BOTH.name)) == "not defined"
+
+
+def test_weights_follow_the_size_of_a_layer_or_do_not() -> None:
+    sizes = np.arange(1, 8)
+    table = np.ones((2, 3, 7, 2))
+    falling = np.linspace(0.9, 0.2, 7)
+    assert "so it is here" in weights.findings(falling, sizes, table)[1]
+    assert "the other way round" in weights.findings(falling[::-1], sizes, table)[1]
+    assert "no such order" in weights.findings(falling[[3, 0, 6, 1, 5, 2, 4]], sizes, table)[1]
+    assert "larger weight in 4 of 7 layers" in weights.findings(falling, sizes, table)[0]
+
+
+def test_stability_names_settings_by_what_they_do() -> None:
+    figure = {"norm": 1.0, "rank": 30.0, "seed_cosine": 1.0, "nonfinite": 0.0, "overlap": 0.5, "degenerate": 0.01}
+    figures = {"default": figure, "g linear": {**figure, "rank": 2.0}, "c_T zeros": {**figure, "nonfinite": 0.1}}
+    found = {"default": shares(0.7), "g linear": shares(0.2), "c_T zeros": shares(0.7)}
+    told = stability.findings(figures, found)
+    assert told[0] == "With one training each, these lower binding: g linear."
+    assert told[1] == "With one training each, these change nothing that shows in binding: c_T zeros."
+    assert "Encodings that are not finite: c_T zeros." in told
+    assert "Effective rank is from 2 (g linear) to 30 (default)." in told
+    assert len(stability.plot(figures, found).axes) == 4
+    blocks = Reading().load(str(DIFFUSION)).llm.blocks
+    assert blocks == stability.BLOCKS
+    for variant, _ in stability.VARIANTS:
+        assert variant.reading is not None
+        assert isinstance(variant.reading.load(str(DIFFUSION)), Encoder)
+
+
+def test_what_survives_is_told_of_students_alone() -> None:
+    found = {"base": shares(0.1), closed.TEACHER: shares(0.9), "all log-probabilities": shares(0.5)}
+    agreed = {"all log-probabilities": {"cosine": 0.8, "r2": 0.6}}
+    table = [closed.row(name, found, agreed.get(name, {})) for name in found]
+    assert table[2]["relation, share of the gain"].value == pytest.approx(0.5)
+    assert table[1]["relation, share of the gain"] is None
+    assert "all log-probabilities 0.50 (" in closed.findings(table)[0]
+
+
+def test_controlled_prompts_differ_in_what_they_say() -> None:
+    texts = prompts.controlled()
+    assert len({text for _, text, _ in texts}) == len(texts) == 15
+    assert texts[0][1] == "a large red circle left of a large blue square"
+    wording, text, scene = texts[-1]
+    assert text == "look to the left of the large red square and you will find a large blue circle"
+    assert [thing.kind for thing in scene.things] == ["blue circle", "red square"]
+
+
+def test_shipped_llms_are_a_configuration_that_the_study_takes(tmp_path: Path) -> None:
+    sizes = scale.read_sizes(Path(__file__).parents[2] / "infra" / "recipes" / "scale.yaml")
+    assert [size.name for size in sizes] == ["Phi-1.5", "Llama-7B", "Mistral-7B", "Vicuna-7B"]
+    assert {size.variant.reading.settings["template"] for size in sizes if size.variant.reading} == {
+        Reading().settings["template"]
+    }
+    (tmp_path / "none.yaml").write_text("{}")
+    with pytest.raises(ValueError, match="expected a list of LLMs with name, llm and settings, found dict"):
+        scale.read_sizes(tmp_path / "none.yaml")
+
+
+def test_a_larger_llm_is_told_with_its_price() -> None:
+    sizes = [scale.Size(name="small", llm="s"), scale.Size(name="large", llm="l")]
+    found = {"base": shares(0.0), "small": shares(0.4), "large": shares(0.9)}
+    told = scale.findings(found, sizes, [{"captions/s": 50.0}, {"captions/s": 20.0}])
+    assert "large is better than small by 0.50" in told[0]
+    assert told[-1] == "Captions encoded a second, over those of large: small 2.5, large 1.0."
+    table = [{**row, "captions/s": 10.0} for row in rows(found, "large")]
+    assert len(scale.plot(table).axes) == 2
+
+
+def test_latency_is_told_as_ratios() -> None:
+    def row(what: str, value: float, unit: str = "s") -> dict[str, Any]:
+        return {"what": what, "batch": "1", "median": str(value), "unit": unit, "p20": str(value), "p80": str(value)}
+
+    table = [row("CLIP encodes", 0.1), row("phi-1.5 encodes", 0.8), row("base step", 2.0), row("adapter step", 2.2)]
+    table += [row("adapter step over base step", 1.1, "times"), row("share of a picture, encoded by CLIP", 0.01, "of")]
+    told = latency.findings(table, "a device")
+    assert told[1] == (
+        "At batch 1, phi-1.5 encodes in 8.0 times CLIP's time; a step with the adapter takes 1.10 times the base's."
+    )
+    assert told[2] == "Encoding's share of a picture of 30 steps: CLIP 1.0%."
+    assert len(latency.plot(table, "a device").axes) == 1
+
+
+def test_variants_differ_in_what_they_name_and_in_nothing_else(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, Sizes(steps=300))
+    common = lab.training(Variant(name="paper"), 1)
+    removed = lab.training(pathways.REMOVED, 1)
+    assert removed.pop("adapter") == {**common.pop("adapter"), "paths": "new"}
+    assert removed == common
+    assert common["steps"] == 300
+    assert common["batch_size"] * lab.sizes.processes == 32
+    assert Lab(tmp_path, QUICK).training(Variant(name="paper"), 0)["batch_size"] == 32
+    assert list(lab.seeds(pathways.BASE)) == [0]
+    assert list(lab.seeds(pathways.BOTH)) == [0, 1]
+
+
+def test_what_is_remembered_is_made_again_where_it_is_of_another_thing(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> int:
+        calls.append(1)
+        return len(calls)
+
+    path = tmp_path / "a" / "b.json"
+    assert [remembered(path, {"size": size}, make) for size in (1, 1, 2, 2)] == [1, 1, 2, 2]
+
+
+def test_estimates_that_are_no_numbers_are_null_in_json() -> None:
+    assert plain({"a": [Estimate(float("nan"), 0.0, 1.0)]}) == {"a": [{"value": None, "low": 0.0, "high": 1.0}]}
