@@ -14,9 +14,7 @@ import typer
 from pipelines.starting import start_engine
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 
-study_app = typer.Typer(
-    help="The paper's open questions, answered on the embedded world. Example: llmdiff study list", no_args_is_help=True
-)
+study_app = typer.Typer(help="Studies of the paper's open questions. Example: llmdiff study list", no_args_is_help=True)
 
 Output = Annotated[Path | None, typer.Option(help="Folder of all studies; default: runs/studies.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Of training each adapter; default: 300.")]

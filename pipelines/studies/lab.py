@@ -15,6 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmdiff.adapter import AdapterSettings
 from llmdiff.data.encode import encode_shard, prepare
 from llmdiff.data.sources import open_source
 from llmdiff.diffusion.latents import LatentEncoder
@@ -23,6 +24,7 @@ from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
+from llmdiff.training.config import TrainSettings
 from pipelines.demo import SAMPLING, TRAINING
 from pipelines.encode import device, picture_size
 from pipelines.progress import advance, progress, quieten_loading
@@ -120,11 +122,11 @@ class Lab:
         assert variant.reading is not None
         fingerprint = self.encodings(variant.reading)
         settings = self.training(variant, seed)
-        identity = {"fingerprint": fingerprint, "processes": self.sizes.processes, **settings}
+        identity = {"fingerprint": fingerprint, "processes": self.sizes.processes, **settings.model_dump(mode="json")}
         folder = self.output / "adapters" / content_hash(f"{self.store.name} {canonical_json(identity)}".encode())[:12]
         if (folder / "done").exists():
             return folder
-        if settings["adapter"].get("base_context") == "clip":
+        if settings.adapter.base_context == "clip":
             self.encodings(Reading(kind="base"))
         train_flow(
             str(self.store),
@@ -137,17 +139,17 @@ class Lab:
         (folder / "done").touch()
         return folder
 
-    def training(self, variant: Variant, seed: int) -> dict[str, Any]:
+    def training(self, variant: Variant, seed: int) -> TrainSettings:
         """The demonstration's settings at this size, with what the variant changes."""
-        return {
-            **TRAINING,
+        changed = {
             "steps": self.sizes.steps,
-            "warmup": min(TRAINING["warmup"], max(1, self.sizes.steps // 6)),
+            "warmup": min(TRAINING.warmup, max(1, self.sizes.steps // 6)),
             "batch_size": BATCH // self.sizes.processes,
             "checkpoint_every": max(self.sizes.steps // 2, 1),
             "seed": seed,
-            "adapter": {**TRAINING["adapter"], **dict(variant.adapter)},
+            "adapter": AdapterSettings(**{**TRAINING.adapter.model_dump(), **dict(variant.adapter)}),
         }
+        return TRAINING.model_copy(update=changed)
 
     def seeds(self, variant: Variant) -> range:
         """Training seeds of a variant; the base model has nothing to train."""

@@ -23,7 +23,7 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
-COMMANDS = ("demo", "shapes", "encode", "train", "generate", "evaluate", "inspect", "store", "doctor")
+COMMANDS = ("demo", "shapes", "encode", "train", "generate", "evaluate", "inspect", "store", "study", "doctor")
 prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 
@@ -48,7 +48,15 @@ def succeeds(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [(), *((name,) for name in COMMANDS), ("store", "info"), ("store", "rejects"), ("store", "verify")]
+    "command",
+    [
+        (),
+        *((name,) for name in COMMANDS),
+        ("store", "info"),
+        ("store", "rejects"),
+        ("store", "verify"),
+        ("study", "pathways"),
+    ],
 )
 def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     text = succeeds(capsys, *command, "--help")

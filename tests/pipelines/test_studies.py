@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from llmdiff.adapter import AdapterSettings, LLMAdapter
+from llmdiff.diffusion.base import load_unet
+from llmdiff.evaluation import held_out_prompts
+from llmdiff.shapes import DIFFUSION
+from llmdiff.studies.readings import Reading
+from pipelines.studies import prompts
 from pipelines.studies.flow import study_flow
-from pipelines.studies.lab import Sizes
+from pipelines.studies.judge import Drawing, drawn, load
+from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
@@ -28,7 +35,10 @@ def run(name: str, output: Path) -> dict[str, object]:
     return result
 
 
-def test_studies_share_what_they_make_and_end_in_pages(tmp_path: Path, tracking: Path, in_process: object) -> None:
+def test_studies_share_what_they_make_and_end_in_pages(
+    tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "VARIANTS", [BASE, PAPER])  # one training is enough
     output = tmp_path / "studies"
     with pytest.raises(ValueError, match="expected results of some study, found none"):
         write_docs(output, tmp_path / "docs")
@@ -40,20 +50,48 @@ def test_studies_share_what_they_make_and_end_in_pages(tmp_path: Path, tracking:
     closed = run("closed", output)
     assert [row["what is shown"] for row in closed["rows"]][:2] == ["base", "the score difference itself"]
     assert [row["R²"] is None for row in closed["rows"]] == [True, True, False, False, False, False]
-    made = {path: path.stat().st_mtime_ns for path in output.rglob("*.json") if path.name != "result.json"}
+    told = run("prompts", output)
+    assert [row["model"] for row in told["rows"]] == ["base"] * 3 + ["score difference"] * 3
     assert len(list((output / "adapters").iterdir())) == 1
+    made = times(output)
     assert run("closed", output)["rows"] == closed["rows"]
-    assert made == {path: path.stat().st_mtime_ns for path in output.rglob("*.json") if path.name != "result.json"}
-    prompts = run("prompts", output)
-    assert {row["model"] for row in prompts["rows"]} == {"base", "score difference", "CLIP"}
-    assert len(prompts["rows"]) == 9
-    assert len(list((output / "adapters").iterdir())) == 2
+    assert run("prompts", output)["rows"] == told["rows"]
+    assert times(output) == made
     page = write_docs(output, tmp_path / "docs").read_text()
     for name in ("weights", "closed", "prompts"):
         assert (output / name / "table.md").read_text() in page
         assert f"](studies/{name}.png)" in page
         assert (tmp_path / "docs" / "studies" / f"{name}.png").exists()
     assert "Not run yet: `llmdiff study scale`." in page
-    told = write_paper(output)
-    assert (output / "prompts" / "table.md").read_text() in told.read_text()
-    assert (told.parent / "prompts.png").exists()
+    paper = write_paper(output)
+    assert (output / "prompts" / "table.md").read_text() in paper.read_text()
+    assert (paper.parent / "prompts.png").exists()
+
+
+def times(output: Path) -> dict[Path, int]:
+    """When everything that is made once was written."""
+    found = [
+        *output.glob("judged/*"),
+        *output.glob("readings/*"),
+        *output.glob("students/*/*"),
+        *output.glob("adapters/*/*"),
+    ]
+    return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+
+def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(tmp_path: Path) -> None:
+    """The path of a comparison's encoder through a pipeline: an untrained adapter will do."""
+    reading = Reading(kind="hidden", states="middle")
+    hidden = reading.load(str(DIFFUSION))
+    unet = load_unet(str(DIFFUSION))
+    about = {"encoding_dim": hidden.hidden_size, "encoder_description": hidden.describe(), "base_model": str(DIFFUSION)}
+    LLMAdapter.for_unet(unet, AdapterSettings(), **about).save(tmp_path)
+    common = {"adapter": str(tmp_path), "steps": 2, "guidance": 2.0}
+    prompts_of_a_scene = held_out_prompts(1)[1:2]
+    both = drawn(Drawing(reading=reading, **common), prompts_of_a_scene).pictures[0]
+    alone = drawn(Drawing(reading=reading, weights=(1.0, 0.0), **common), prompts_of_a_scene).pictures[0]
+    assert (both != alone).any()
+    pipe = load(Drawing(reading=reading, weights=(0.0, 1.0), **common))
+    assert {(row["original"], row["new"]) for row in pipe.llm_adapter.weights_by_layer()} == {(0.0, 1.0)}
+    with pytest.raises(ValueError, match="was trained with another encoder: states"):
+        load(Drawing(reading=Reading(kind="hidden", states="last"), **common))

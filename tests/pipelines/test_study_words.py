@@ -167,11 +167,11 @@ def test_variants_differ_in_what_they_name_and_in_nothing_else(tmp_path: Path) -
     lab = Lab(tmp_path, Sizes(steps=300))
     common = lab.training(Variant(name="paper"), 1)
     removed = lab.training(pathways.REMOVED, 1)
-    assert removed.pop("adapter") == {**common.pop("adapter"), "paths": "new"}
-    assert removed == common
-    assert common["steps"] == 300
-    assert common["batch_size"] * lab.sizes.processes == 32
-    assert Lab(tmp_path, QUICK).training(Variant(name="paper"), 0)["batch_size"] == 32
+    assert removed.adapter == common.adapter.model_copy(update={"paths": "new"})
+    assert removed.model_copy(update={"adapter": common.adapter}) == common
+    assert common.steps == 300
+    assert common.batch_size * lab.sizes.processes == 32
+    assert Lab(tmp_path, QUICK).training(Variant(name="paper"), 0).batch_size == 32
     assert list(lab.seeds(pathways.BASE)) == [0]
     assert list(lab.seeds(pathways.BOTH)) == [0, 1]
 
