@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--llm", nargs="+", choices=list(LLMS), default=["phi-1.5"])
     parser.add_argument("--blocks", type=int, help="transformer blocks of the LLM; default: all")
     parser.add_argument("--side", type=int, help="of the latents; default: 64 on a GPU, 32 on a CPU")
-    parser.add_argument("--rounds", type=int, help="default: 10 on a GPU, 3 on a CPU")
+    parser.add_argument("--rounds", type=int, help="default: 10 on a GPU, 2 on a CPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of latency.csv")
@@ -70,7 +70,7 @@ class Bench:
         on_gpu = self.device.type == "cuda"
         self.dtype = torch.bfloat16 if on_gpu else torch.float32
         self.side: int = arguments.side or (16 if self.quick else 64 if on_gpu else 32)
-        self.rounds: int = arguments.rounds or (10 if on_gpu else 3)
+        self.rounds: int = arguments.rounds or (10 if on_gpu else 2)
         self.results: Path = arguments.results
         torch.set_num_threads(arguments.threads)
         rng = np.random.default_rng(0)

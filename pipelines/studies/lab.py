@@ -43,11 +43,11 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: int = Field(default=4000, ge=8)
+    pictures: int = Field(default=3000, ge=8)
     """Drawn for training."""
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=250, ge=1)
     """Of training an adapter."""
-    scenes: int = Field(default=100, ge=1)
+    scenes: int = Field(default=80, ge=1)
     """Held-out scenes judged, each in three wordings."""
     seeds: int = Field(default=2, ge=1)
     """Trainings of a variant, where a study repeats them."""
