@@ -5,19 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from pipelines.encoder_settings import settings_help
+from pipelines.evaluate_command import evaluate_app
+from pipelines.options import CANDIDATE, Adapter, AdapterBase, AdapterLLM, DType, Scheduler
 from pipelines.registry_commands import registry_app
 from pipelines.starting import encode_options, read_lines, start_engine
 from pipelines.store_commands import store_app
 from pipelines.study_commands import study_app
 
-CANDIDATE = "models:/llmdiff-adapter@candidate"
 SHOWN = 5  # rejected rows that `encode` spells out
 
 app = typer.Typer(
@@ -30,38 +30,14 @@ app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
+app.add_typer(evaluate_app)
 app.add_typer(registry_app)
-
-
-class Scheduler(StrEnum):
-    """The samplers of `generate`."""
-
-    ddim = "ddim"
-    dpm = "dpm++"
-    euler = "euler"
-    euler_a = "euler-a"
-    lcm = "lcm"
-    pndm = "pndm"
-    unipc = "unipc"
-
-
-class DType(StrEnum):
-    """Floating-point types."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 Diffusion = Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")]
 Store = Annotated[str, typer.Option(help="Folder of the encoding store, or s3://bucket/prefix.")]
 Config = Annotated[Path | None, typer.Option(help="YAML or JSON file of settings.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One setting, over those of --config.")]
-Adapter = Annotated[str, typer.Option(help="Adapter folder, or a version in the registry.")]
-AdapterLLM = Annotated[str | None, typer.Option(help="Folder or name of the adapter's LLM; default: as registered.")]
-AdapterBase = Annotated[
-    str | None, typer.Option("--diffusion", help="Folder or name of the base model; default: the one trained on.")
-]
 
 
 @app.callback()
@@ -236,30 +212,6 @@ def generate(
         batch=batch,
     )
     print(f"{result.prompts} prompts with and without the adapter: {result.sheet} ({result.seconds:.0f} s)")
-
-
-@app.command(epilog=f"Example: llmdiff evaluate --adapter {CANDIDATE} --scenes 50")
-def evaluate(
-    adapter: Adapter = CANDIDATE,
-    llm: AdapterLLM = None,
-    diffusion: AdapterBase = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each drawn in every wording.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of scenes, captions and noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
-) -> None:
-    """Judge pictures of the embedded world's held-out prompts, with and without the adapter."""
-    start_engine()
-    from pipelines.evaluate import evaluate_flow
-
-    file = str(output) if output is not None else None
-    figures = evaluate_flow(adapter, llm, diffusion, file, scenes, seed, steps, guidance)
-    for model in ("base", "adapter"):
-        for wording, facts in figures[model].items():
-            shares = "  ".join(f"{fact} {share:.2f}" for fact, share in facts.items())
-            print(f"{model:8} {wording:15} {shares}")
-    print(f"figures: {figures['file']}")
 
 
 @app.command(epilog='Example: llmdiff inspect "a red circle next to a blue square" --llm microsoft/phi-1_5')

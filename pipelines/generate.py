@@ -180,7 +180,6 @@ def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> di
 
 def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", scheduler: Scheduler | None = None) -> Any:
     """The base model's pipeline, with the adapter in it or as it was loaded."""
-    import diffusers
     import torch
 
     from llmdiff.pipeline import LLMDiffPipeline
@@ -188,7 +187,14 @@ def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", sched
     quieten_loading()
     adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
     options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
-    pipe = LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, **options)
+    return made_ready(LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, **options), scheduler)
+
+
+def made_ready(pipe: Any, scheduler: Scheduler | None) -> Any:
+    """A pipeline with the wanted sampler, without a bar of its own, on the GPU if there is one."""
+    import diffusers
+    import torch
+
     if scheduler is not None:
         pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,3 +30,12 @@ def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     for name, *numbers in lines:
         cells = (number.rjust(width) for number, width in zip(numbers, widths, strict=True))
         print("  ".join([name.ljust(first), *cells]))
+
+
+def finite(value: Any) -> Any:
+    """The same structure with None for what is no number, since JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from llmdiff.evaluation import Evaluation, gap_recovered
 from llmdiff.shapes.draw import draw
 from llmdiff.shapes.judge import FACTS
+from pipelines.printing import finite
 
 matplotlib.use("Agg")
 MODELS = {"base": "base model", "adapter": "adapter on the LLM", "control": "adapter on the base's text features"}
@@ -73,7 +73,7 @@ def write_report(
         facts: what was done, name to sentence, for the page's table.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(_finite(report), indent=2) + "\n")
+    (folder / "report.json").write_text(json.dumps(finite(report), indent=2) + "\n")
     samples = sample_grid(evaluations)
     samples.savefig(folder / "samples.png", dpi=110)
     metrics = {name: [json.loads(line) for line in path.read_text().splitlines()] for name, path in runs.items()}
@@ -91,7 +91,7 @@ def write_report(
         wordings=WORDING_NAMES,
         fact_names=FACTS,
         summary=summary(report),
-        figures={name: _embedded(figure) for name, figure in figures.items()},
+        figures={name: embedded(figure) for name, figure in figures.items()},
     )
     (folder / "report.html").write_text(page)
 
@@ -193,16 +193,8 @@ def save_weights_plot(metrics: Path, path: Path) -> Path:
     return path
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
+    """A figure as a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with None for what is no number, since JSON has none."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,15 +10,16 @@ import numpy as np
 
 from llmdiff.evaluation.bootstrap import mean_interval, percentiles
 from llmdiff.evaluation.distances import cmmd, frechet, unit_weights
-from llmdiff.evaluation.embed import load_embedder
+from llmdiff.evaluation.embed import Embedder, load_embedder
 from llmdiff.evaluation.evaluate import Evaluation
 from llmdiff.evaluation.metrics import LARGE, split_spec
 from llmdiff.pictures import open_rgb
 
+WITHOUT_VALUE = ("complexity",)
+"""Columns of which more is not better."""
 FEWEST = 10
 """Units below which an interval says too little for a verdict."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-Verdict = str
 
 
 def compare(evaluations: Mapping[str, Evaluation], columns: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def compare(evaluations: Mapping[str, Evaluation], columns: Sequence[str]) -> di
         },
         "differences": {
             column: {
-                name: _by_category(_difference, column, evaluations[subject], evaluations[name]) for name in baselines
+                name: _by_category(_difference(column), column, evaluations[subject], evaluations[name])
+                for name in baselines
             }
             for column in columns
         },
@@ -65,12 +67,17 @@ def _mean(sample: np.ndarray) -> dict[str, Any]:
     return {"mean": float(sample.mean()), "interval": bounds, "n": len(sample)}
 
 
-def _difference(subject: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
-    found = _mean(subject - baseline)
-    return {**found, "verdict": verdict(found["interval"], found["n"])}
+def _difference(column: str) -> Callable[[np.ndarray, np.ndarray], dict[str, Any]]:
+    def difference(subject: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
+        found = _mean(subject - baseline)
+        said = verdict(found["interval"], found["n"])
+        said = {"better": "higher", "worse": "lower"}.get(said, said) if column in WITHOUT_VALUE else said
+        return {**found, "verdict": said}
+
+    return difference
 
 
-def verdict(bounds: tuple[float, float] | None, n: int, less_is_better: bool = False) -> Verdict:
+def verdict(bounds: tuple[float, float] | None, n: int, less_is_better: bool = False) -> str:
     """What an interval of a difference says: "better", "worse", "no difference shown", or "too few prompts"."""
     if bounds is None or n < FEWEST:
         return "too few prompts"
@@ -89,12 +96,7 @@ def compare_with_references(
     distance up, so that mean shift is taken off. For FID, where it is large against what is measured, there are none.
     """
     name, model = split_spec(spec)
-    if name == "fid" and not model:
-        raise ValueError(
-            "fid: expected fid=<vision model>, found no model: Inception's weights are published as pickle, "
-            "which is not loaded"
-        )
-    embedder = load_embedder(model or LARGE, with_text=False)
+    embedder = load_distance(spec)
     encode = embedder.features if name == "fid" else embedder.images
     real = _encoded(encode, reference_files(references), progress)
     drawn = {each: _encoded(encode, list(evaluation.pictures), progress) for each, evaluation in evaluations.items()}
@@ -103,6 +105,17 @@ def compare_with_references(
     if name == "fid":
         return {**found, "values": {each: {"value": frechet(vectors, real)} for each, vectors in drawn.items()}}
     return {**found, **_cmmd(drawn, real, [prompt.unit for prompt in first.prompts])}
+
+
+def load_distance(spec: str) -> Embedder:
+    """The model of a distance; ValueError where it can't be loaded, and for FID without one."""
+    name, model = split_spec(spec)
+    if name == "fid" and not model:
+        raise ValueError(
+            "fid: expected fid=<vision model>, found no model: Inception's weights are published as pickle, "
+            "which is not loaded"
+        )
+    return load_embedder(model or LARGE, with_text=False)
 
 
 def _cmmd(drawn: Mapping[str, np.ndarray], real: np.ndarray, units: Sequence[int]) -> dict[str, Any]:

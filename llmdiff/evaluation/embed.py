@@ -28,7 +28,7 @@ class Embedder:
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any | None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).eval()
+        self.model = model.eval()
         self.processor = processor
         self.tokenizer = tokenizer
 
@@ -36,6 +36,7 @@ class Embedder:
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """The model's pooled features ``(image, width)`` float32 of RGB pictures."""
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
+        self.model.to(self.device)  # not before: until the first score, the pictures' model needs the room
         encode = getattr(self.model, "get_image_features", self.model)
         found = getattr(encode(**inputs), "pooler_output", None)
         if found is None:
@@ -52,6 +53,7 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> Texts:
         """Vectors of texts, padded as the model was trained: SigLIP to its full length, CLIP to the longest."""
         assert self.tokenizer is not None
+        self.model.to(self.device)
         length = self.model.config.text_config.max_position_embeddings
         padding = "longest" if self.model.config.model_type == "clip" else "max_length"
         options = {"max_length": length, "truncation": True, "padding": padding, "return_tensors": "pt"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,7 +92,11 @@ class CLIPIQA:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
-        self.anchors = embedder.texts([phrase for pair in self.phrases.values() for phrase in pair]).vectors
+
+    @cached_property
+    def anchors(self) -> Tensor:
+        """The phrases' vectors ``(phrase, width)``."""
+        return self.embedder.texts([phrase for pair in self.phrases.values() for phrase in pair]).vectors
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
@@ -103,7 +108,7 @@ class CLIPIQA:
 class Facts:
     """Which kinds of stated fact hold in pictures of the embedded world, by its exact judge: 1 or 0."""
 
-    columns = FACTS
+    columns = ("binding", *(fact for fact in FACTS if fact != "binding"))
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
         scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]

@@ -98,13 +98,18 @@ class Gallery:
         return {
             "model": dict(self.model.identity),
             "sampling": asdict(self.sampling),
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "libraries": {name: version(name) for name in LIBRARIES},
+            **machine(),
         }
 
     def _about(self, prompt: Prompt) -> dict[str, Any]:
         settings = {name: value for name, value in asdict(self.sampling).items() if value is not None}
         return {"prompt": prompt.text, "seed": prompt.seed, "model": self.model.name, **settings}
+
+
+def machine() -> dict[str, Any]:
+    """What pixels depend on besides models and settings: the kind of device, and the libraries."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"device": device, "libraries": {name: version(name) for name in LIBRARIES}}
 
 
 def draw(
