@@ -116,7 +116,8 @@ class Facts:
             raise ValueError("facts: expected prompts about scenes of the embedded world, found others")
         if odd := [image.size for image in images if image.size != (SIDE, SIDE)]:
             raise ValueError(f"facts: expected pictures of {SIDE} x {SIDE} pixels, found {odd[0][0]} x {odd[0][1]}")
-        return score([np.asarray(image) for image in images], scenes)
+        verdicts = score([np.asarray(image) for image in images], scenes)
+        return {name: verdicts[name] for name in self.columns}
 
 
 LARGE = "openai/clip-vit-large-patch14"

@@ -12,6 +12,7 @@ from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.evaluate import Evaluation, gap_recovered
 from llmdiff.evaluation.metrics import METRICS, split_spec
 from llmdiff.evaluation.pictures import machine
+from llmdiff.shapes.judge import FACTS
 
 CUT, PROBABILITY = "_cut", "_probability"
 
@@ -31,6 +32,7 @@ def build_report(
     columns = [name for name in first.scores if not name.endswith(CUT)]
     report = {
         **about,
+        "units": "scenes" if any(name in columns for name in FACTS) else "prompts",
         "machine": machine(),
         "prompts": len({prompt.text for prompt in first.prompts}),
         "pictures": len(first.prompts),
@@ -141,7 +143,8 @@ def _summary(report: Mapping[str, Any], baseline: str) -> str:
     for said in dict.fromkeys(("better", "worse", *verdicts.values())):
         names = [name for name, verdict in verdicts.items() if verdict == said]
         parts.append(f"{said} on {len(names)}" + (f" ({', '.join(names)})" if names else ""))
-    return f"{subject} against {baseline}, {len(verdicts)} scores: {', '.join(parts)}."
+    scores = "1 score" if len(verdicts) == 1 else f"{len(verdicts)} scores"
+    return f"{subject} against {baseline}, {scores}: {', '.join(parts)}."
 
 
 def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
@@ -155,10 +158,10 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sentence(report: Mapping[str, Any], name: str, models: Mapping[str, Any], key: str, differences: Any) -> str:
-    subject = next(iter(report["models"]))
+    subject, units = next(iter(report["models"])), report["units"]
     values = ", ".join(f"{model} {number(entry[key])}{bounds(entry)}" for model, entry in models.items())
     told = [
-        f" {subject} - {model} = {number(entry[key], sign=True)}{bounds(entry, sign=True)} over {entry['n']} prompts: "
+        f" {subject} - {model} = {number(entry[key], sign=True)}{bounds(entry, sign=True)} over {entry['n']} {units}: "
         f"{entry['verdict']}."
         for model, entry in differences.items()
     ]

@@ -14,6 +14,8 @@ from llmdiff.evaluation import Evaluation, Prompt, compare, compare_with_referen
 from llmdiff.evaluation.compare import verdict
 from llmdiff.evaluation.distances import cmmd, frechet, unit_weights
 from llmdiff.evaluation.embed import load_embedder
+from llmdiff.evaluation.report import build_report, extremes, figures, number
+from llmdiff.evaluation.table import read_scores, write_scores
 from tests.evaluation import metric_models
 
 SEEDS = 2
@@ -149,3 +151,58 @@ def test_the_model_nearer_to_the_references_is_the_better_one(tmp_path: Path) ->
     (tmp_path / "references" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"broken\.png: expected a picture"):
         compare_with_references(evaluations, f"cmmd={model}", tmp_path / "references")
+
+
+def test_the_report_says_what_got_worse_and_names_the_prompts() -> None:
+    base = np.arange(len(PROMPTS), dtype=float)
+    change = np.where(np.arange(len(PROMPTS)) < 6, 3.0, -1.0)  # three prompts gain, the others lose
+    scores = {"siglip": base, "siglip_probability": base / 100, "siglip_cut": np.arange(len(PROMPTS)) < 4}
+    evaluations = {
+        "adapter": Evaluation(PROMPTS, [], {**scores, "siglip": base + change}),
+        "base": Evaluation(PROMPTS, [], scores),
+    }
+    models = {name: {"kind": name} for name in evaluations}
+    found = build_report(evaluations, {}, {"models": models, "metrics": ["siglip=x"]})
+    assert found["columns"] == ["siglip", "siglip_probability"]
+    assert found["summary"] == ["adapter against base, 1 score: better on 0, worse on 1 (siglip)."]
+    assert found["sentences"][0].endswith("over 40 prompts: worse.")
+    assert found["cut"] == {"siglip": 2}
+    assert "siglip" not in found["not_run"]
+    assert {"clip", "cmmd", "fid"} <= set(found["not_run"])
+    helped, hurt = extremes(evaluations, "siglip", "base", 5)
+    assert [each["text"] for each in helped] == ["p0", "p1", "p2"]
+    assert {each["difference"] for each in hurt} == {-1.0}
+    assert len(hurt) == 5
+    flat = figures(found)
+    assert flat["siglip.adapter-base"] == pytest.approx(change.mean())
+    assert flat["siglip.adapter-base.low"] < flat["siglip.adapter-base"] < flat["siglip.adapter-base.high"] < 0
+
+
+def test_a_table_of_scores_comes_back_as_it_was(tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{i}.png" for i in range(len(PROMPTS))]
+    written = {
+        name: Evaluation(PROMPTS, pictures, {"clip": np.arange(80.0) + i, "clip_cut": np.arange(80) > 50})
+        for i, name in enumerate(("z", "a"))
+    }
+    found = read_scores(write_scores(tmp_path / "new" / "scores.parquet", written))
+    assert list(found) == ["z", "a"]
+    for name, each in found.items():
+        assert each.prompts == PROMPTS
+        assert each.pictures == pictures
+        np.testing.assert_array_equal(each.scores["clip"], written[name].scores["clip"])
+        np.testing.assert_array_equal(each.scores["clip_cut"], written[name].scores["clip_cut"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "0.00"),
+        (6.5512, "6.55"),
+        (123.4, "123"),
+        (12345.6, "12346"),
+        (-0.01234, "-0.0123"),
+        (np.nan, "not a number"),
+    ],
+)
+def test_numbers_in_words(value: float, expected: str) -> None:
+    assert number(value) == expected

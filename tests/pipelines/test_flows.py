@@ -126,13 +126,16 @@ def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
 ) -> None:
     from pipelines.evaluate import evaluate_flow
 
-    file = tmp_path / "figures.json"
-    figures = evaluate_flow(str(deployed.output / "adapter"), world.llm, output=str(file), scenes=2, steps=1)
-    assert file.is_file()
-    assert figures["prompts"] == 6
-    for model in ("base", "adapter"):
-        assert set(figures[model]) == {"template", "natural", "unseen_wording"}
-        assert all(0 <= share <= 1 for facts in figures[model].values() for share in facts.values())
+    result = evaluate_flow(str(deployed.output / "adapter"), world.llm, output=str(tmp_path), scenes=2, steps=1)
+    assert (tmp_path / "report.html").is_file()
+    assert result.report["pictures"] == 6
+    assert set(result.report["columns"]) == {"colour", "binding", "relation", "count"}
+    for models in result.report["scores"].values():
+        for entry in models.values():
+            assert set(entry["by_category"]) == {"template", "natural", "unseen_wording"}
+            assert all(0 <= part["mean"] <= 1 for part in entry["by_category"].values())
+    assert set(result.report["gap_recovered"]["base"]) == {"natural", "unseen_wording"}
+    assert "too few prompts on 4" in result.report["summary"][0]
 
 
 def test_retrain_trains_on_new_data_and_ends_at_once_without(
