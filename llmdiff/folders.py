@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
@@ -13,7 +15,21 @@ BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do withou
     "text_encoder": ("config.json", True),
     "tokenizer": (None, False),
     "scheduler": ("scheduler_config.json", False),
+    "text_encoder_2": ("config.json", True),
+    "tokenizer_2": (None, False),
 }
+XL_PARTS = ("text_encoder_2", "tokenizer_2")  # which an SDXL has besides
+
+# Settings of a U-Net that an adapter goes with: with others, conditions are read outside the cross-attentions, too.
+TAKEN: dict[str, tuple[Any, ...]] = {
+    "addition_embed_type": (None, "text_time"),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "dual_cross_attention": (None, False),
+}
+TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
 
 
 def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
@@ -47,9 +63,28 @@ def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: boo
         if needed is None:
             _check_tokenizer(folder / part, what)
         elif not (folder / part / needed).is_file():
-            raise FileNotFoundError(f"{what}: no {needed}; expected a Stable Diffusion that save_pretrained wrote")
+            other = "found a transformer, which an adapter can't go into; " * (folder / "transformer").is_dir()
+            raise FileNotFoundError(
+                f"{what}: no {needed}; {other}expected a Stable Diffusion that save_pretrained wrote"
+            )
         if has_weights and weights:
             _check_weights(folder / part, what)
+
+
+def check_unet(config: Mapping[str, Any], what: str = "the U-Net") -> None:
+    """ValueError, by the setting's name, for a U-Net's configuration that an adapter can't be added to."""
+    if (kind := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
+        raise ValueError(f"{what} is a {kind}, expected a UNet2DConditionModel")
+    for setting, taken in TAKEN.items():
+        if (found := config.get(setting)) not in taken:
+            expected = " or ".join(map(repr, taken))
+            raise ValueError(
+                f"{what} has {setting} {found!r}, expected {expected}: an adapter changes cross-attentions alone, "
+                "and this one reads its conditions in another way"
+            )
+    blocks = ("down_block_types", "mid_block_type", "up_block_types")
+    if all(name in config and "CrossAttn" not in str(config[name]) for name in blocks):
+        raise ValueError(f"{what} has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
 
 
 def check_safetensors(file: Path) -> None:

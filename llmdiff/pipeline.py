@@ -7,22 +7,22 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.adapter import read_config
 from llmdiff.adapter.prompts import Loaded, TextEncoder
-from llmdiff.diffusion.base import LOADING
-from llmdiff.diffusion.text import BaseTextEncoder
-from llmdiff.folders import BASE_PARTS, check_base
+from llmdiff.diffusion.base import LOADING, is_xl, unet_config
+from llmdiff.diffusion.xl import text_encoder_of
+from llmdiff.folders import BASE_PARTS, XL_PARTS, check_base
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
 
 
-class LLMDiffPipeline(StableDiffusionPipeline):
-    """`StableDiffusionPipeline` with an adapter and its LLM: called like it, ``adapter_scale`` besides."""
+class Adapted:
+    """What an adapter adds to a pipeline's loading and its call."""
 
     @classmethod
     def from_pretrained(
@@ -31,31 +31,49 @@ class LLMDiffPipeline(StableDiffusionPipeline):
         adapter: str | os.PathLike[str] | None = None,
         llm: str | os.PathLike[str] | TextEncoder | None = None,
         **options: Any,
-    ) -> LLMDiffPipeline:
+    ) -> Any:
         """Loads a base model, an adapter folder and the LLM (folder, name or ready `Encoder`) it was trained with.
 
-        `options` go to ``StableDiffusionPipeline.from_pretrained``; without a `dtype` all is float32. No LLM is needed
-        by an adapter trained on the base's own text features. ValueError where the LLM is another than in training.
+        `options` go to diffusers' ``from_pretrained``; without a `dtype` all is float32. No LLM is needed by an adapter
+        trained on the base's own text features. A base of SDXL's shape gives an `LLMDiffXLPipeline`. ValueError where
+        the LLM is another than in training, or an adapter can't go into the base.
         """
         if adapter is not None:
             read_config(adapter)  # before anything heavy is loaded
-        check_base(base, *(part for part in BASE_PARTS if part not in options))
+        unet = options["unet"].config if "unet" in options else unet_config(os.fspath(base))
+        if (xl := is_xl(unet)) != issubclass(cls, StableDiffusionXLPipeline):
+            kind = LLMDiffXLPipeline if xl else LLMDiffPipeline
+            return kind.from_pretrained(base, adapter, llm, **options)
+        if xl:
+            options.pop("safety_checker", None)  # it has none
+        parts = [part for part in BASE_PARTS if xl or part not in XL_PARTS]
+        check_base(base, *(part for part in parts if part not in options))
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
-        pipe = super().from_pretrained(base, dtype=dtype, **{**LOADING, **options})
+        options = {**LOADING, **options}
+        pipe: Any = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
         if adapter is not None:
             load_adapter(pipe, adapter, llm)
         return pipe
 
     def __call__(self, *args: Any, adapter_scale: float | None = None, **kwargs: Any) -> Any:
-        """As ``StableDiffusionPipeline``; `adapter_scale` from 1, as trained, to 0, the original attention alone."""
+        """As diffusers' pipeline; `adapter_scale` from 1, as trained, to 0, the original attention alone."""
+        draw: Any = super().__call__  # type: ignore[misc]
         if adapter_scale is None:
-            return super().__call__(*args, **kwargs)
+            return draw(*args, **kwargs)
         adapter = adapter_of(self)
         before, adapter.scale = adapter.scale, adapter_scale
         try:
-            return super().__call__(*args, **kwargs)
+            return draw(*args, **kwargs)
         finally:
             adapter.scale = before
+
+
+class LLMDiffPipeline(Adapted, StableDiffusionPipeline):
+    """`StableDiffusionPipeline` with an adapter and its LLM: called like it, ``adapter_scale`` besides."""
+
+
+class LLMDiffXLPipeline(Adapted, StableDiffusionXLPipeline):
+    """`StableDiffusionXLPipeline`, likewise."""
 
 
 def load_adapter(
@@ -130,7 +148,7 @@ def find_encoder(
     And what of it moves with the pipeline.
     """
     if config.encoder == "base":
-        return BaseTextEncoder(pipe.text_encoder, pipe.tokenizer), []
+        return text_encoder_of(pipe), []
     if llm is None:
         raise ValueError(
             f"the adapter reads an LLM's encodings: expected the folder or name of {config.llm}, found none"

@@ -147,7 +147,7 @@ def draw(
         seeds = range(sampling.seed + start, sampling.seed + start + len(some))
         drawn = pipe(
             some,
-            negative_prompt=[sampling.negative] * len(some),
+            negative_prompt=[sampling.negative] * len(some) if sampling.negative else None,
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance,
             generator=[noise(seed) for seed in seeds],

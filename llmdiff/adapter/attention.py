@@ -12,14 +12,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from llmdiff.adapter.config import AdapterSettings
+from llmdiff.folders import check_unet
 
-# Settings of a U-Net that an adapter goes with: with others, text is read outside the cross-attentions, too.
-TAKEN = {
-    "addition_embed_type": (None, "text_time"),
-    "encoder_hid_dim_type": (None,),
-    "class_embed_type": (None,),
-    "dual_cross_attention": (None, False),
-}
 PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
 
@@ -37,13 +31,7 @@ class LayerShape:
 
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
     """The cross-attentions of a U-Net by module path, from its input on; ValueError where an adapter can't be added."""
-    for setting, taken in TAKEN.items():
-        if (found := unet.config.get(setting)) not in taken:
-            expected = " or ".join(map(repr, taken))
-            raise ValueError(
-                f"the U-Net has {setting} {found!r}, expected {expected}: an adapter changes cross-attentions alone, "
-                "and this one reads its conditions in another way"
-            )
+    check_unet(unet.config)
     named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
     layers = {name: module for name, module in named if is_cross_attention(module)}
     if not layers:

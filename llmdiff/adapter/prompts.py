@@ -92,7 +92,8 @@ class PromptEncoder:
                 if given is None:
                     given = self.context([prompt] if isinstance(prompt, str) else prompt or [], here, options)
                 if do_classifier_free_guidance and without is None:
-                    without = self.context(negatives(negative_prompt, len(given)), here, options)
+                    captions = negatives(negative_prompt, len(given))
+                    without = self.context(captions, here, options, no_prompt=negative_prompt is None)
         to, times = device or here, num_images_per_prompt
         if not do_classifier_free_guidance or without is None:
             return given.to(to).repeat_interleave(times, dim=0), None
@@ -112,10 +113,15 @@ class PromptEncoder:
                     module.to("cpu")
 
     @torch.no_grad()
-    def context(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
+    def context(
+        self, captions: list[str], device: torch.device, options: dict[str, Any], no_prompt: bool = False
+    ) -> Tensor:
+        """Contexts of captions, or of the empty caption that stands for `no_prompt`."""
         adapter = self.loaded.adapter
         encodings, mask = pad([encoding.to(device) for encoding in self.loaded.encoder(captions)])
         text = self.text(captions, device, options) if self.text_tokens else None
+        if text is not None and no_prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+            text = torch.zeros_like(text)  # as SDXL's own
         base = text if adapter.config.base_tokens else None
         context = adapter.context(encodings, mask.to(device), base)
         if text is not None and base is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmdiff.folders import check_base, first_line
+from llmdiff.folders import TIME_IDS, check_base, check_unet, first_line
 
 T = TypeVar("T")
 
@@ -26,6 +27,32 @@ def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionM
     return unet.requires_grad_(False).eval()
 
 
+def unet_config(base: str) -> dict[str, Any]:
+    """The configuration of a base's U-Net; ValueError, by name, for a base that an adapter can't be trained on."""
+    config: dict[str, Any] = read_part(base, "unet", UNet2DConditionModel.load_config, weights=False)
+    what = f"diffusion model {base}: its U-Net"
+    check_unet(config, what)
+    channels = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"{what} has in_channels {channels[0]} and out_channels {channels[1]}, expected the same: "
+            "it reads a picture besides the noise"
+        )
+    if is_xl(config) and pooled_width(config) <= 0:
+        raise ValueError(f"{what} reads no pooled embedding and {TIME_IDS} time ids, as SDXL's does")
+    return config
+
+
+def is_xl(unet: Mapping[str, Any]) -> bool:
+    """Whether a U-Net of this configuration is SDXL's: reads a pooled embedding, sizes and crop besides its context."""
+    return unet.get("addition_embed_type") == "text_time"
+
+
+def pooled_width(unet: Mapping[str, Any]) -> int:
+    """Of the pooled embedding that SDXL's U-Net reads beside its time ids."""
+    return int(unet["projection_class_embeddings_input_dim"]) - TIME_IDS * int(unet["addition_time_embed_dim"])
+
+
 def load_noise_schedule(base: str) -> DDPMScheduler:
     """The base's training noise schedule, whichever sampler its folder names."""
     return DDPMScheduler.from_config(read_part(base, "scheduler", DDPMScheduler.load_config))
@@ -37,8 +64,24 @@ def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True
     `load` is a class's ``from_pretrained``, or its ``load_config`` and then `weights` False; it gets the `options`.
     """
     check_base(base, part, weights=weights)
-    try:
+    with naming(base, part):
         return load(base, subfolder=part, **options)
+
+
+def read_index(base: str) -> dict[str, Any]:
+    """The ``model_index.json`` of a base model; ValueError where there is none."""
+    from diffusers import DiffusionPipeline  # which imports the autoencoders, and training is to load none
+
+    with naming(base, "model_index.json"):
+        index: dict[str, Any] = DiffusionPipeline.load_config(base)
+        return index
+
+
+@contextmanager
+def naming(base: str, part: str) -> Iterator[None]:
+    """An error of reading a part as a ValueError in one line that names it."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         where = "" if Path(base).is_dir() else "no folder of that name here; from the hub: "
         raise ValueError(f"diffusion model {base}: {where}cannot read its {part}: {first_line(error)}") from error

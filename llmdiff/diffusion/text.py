@@ -7,6 +7,7 @@ fed the features that the base has anyway shows what the LLM adds.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,13 +21,59 @@ from llmdiff.encoder.identity import tokenizer_identity
 BATCH = 64
 
 
-class BaseTextEncoder:
+class CaptionEncoder(ABC):
+    """Encodes captions in batches; what they become is told by `encode_batch`."""
+
+    def __init__(self) -> None:
+        self.truncated = 0
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int:
+        """Width of the features."""
+
+    @abstractmethod
+    def encode_batch(self, captions: list[str]) -> Tensor:
+        """Features ``(caption, token, hidden)``, float32 on the CPU."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the features depend on, for the store's fingerprint."""
+
+    def __call__(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
+        """A ``(token, hidden)`` float32 tensor on the CPU for each caption; longer captions are cut, and counted.
+
+        `progress` is called with (captions done, captions in all) after each batch.
+        """
+        encodings: list[Tensor] = []
+        for start in range(0, len(captions), BATCH):
+            batch = list(captions[start : start + BATCH])
+            with torch.no_grad():
+                encodings += self.encode_batch(batch).unbind()
+            if progress is not None:
+                progress(len(encodings), len(captions))
+        return encodings
+
+    def encode(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
+        """As a call: no caption of this encoder comes out non-finite."""
+        return self(captions, progress)
+
+    def tokens(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
+        """Token ids ``(caption, max_tokens)``, where the model takes them."""
+        length = tokenizer.model_max_length
+        self.truncated += sum(len(ids) > length for ids in tokenizer(captions).input_ids)
+        ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        device = text_encoder.device  # offloaded, it fetches its inputs itself
+        return ids.input_ids if device.type == "meta" else ids.input_ids.to(device)
+
+
+class BaseTextEncoder(CaptionEncoder):
     """Features as Stable Diffusion feeds them: the last hidden state over the model's full, padded length."""
 
     def __init__(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
-        self.truncated = 0
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
@@ -43,33 +90,9 @@ class BaseTextEncoder:
     def max_tokens(self) -> int:
         return int(self.tokenizer.model_max_length)
 
-    def __call__(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """A ``(max_tokens, hidden)`` float32 tensor on the CPU for each caption; longer captions are cut, and counted.
-
-        `progress` is called with (captions done, captions in all) after each batch.
-        """
-        encodings: list[Tensor] = []
-        for start in range(0, len(captions), BATCH):
-            batch = list(captions[start : start + BATCH])
-            encodings += self.encode_batch(batch).unbind()
-            if progress is not None:
-                progress(len(encodings), len(captions))
-        return encodings
-
-    def encode(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """As a call: no caption of this encoder comes out non-finite."""
-        return self(captions, progress)
-
-    @torch.no_grad()
     def encode_batch(self, captions: list[str]) -> Tensor:
         """Features ``(caption, max_tokens, hidden)``."""
-        self.truncated += sum(len(ids) > self.max_tokens for ids in self.tokenizer(captions).input_ids)
-        ids = self.tokenizer(
-            captions, padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
-        ).input_ids
-        device = self.text_encoder.device
-        if device.type != "meta":  # offloaded, it fetches its inputs itself
-            ids = ids.to(device)
+        ids = self.tokens(self.text_encoder, self.tokenizer, captions)
         return self.text_encoder(ids).last_hidden_state.float().cpu()
 
     def describe(self) -> dict[str, Any]:
