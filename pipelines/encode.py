@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import Recipe, ShardReport, TextEncoder, encode_captions, encode_shard, prepare
 from llmdiff.data.sources import SourceShard, open_source
-from llmdiff.diffusion.base import read_part
+from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
-from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.folders import check_base
+from llmdiff.folders import XL_PARTS, check_base
 from pipelines.fanout import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.progress import advance, progress, progress_artifact, quieten_loading
 from storage import EncodingStore
@@ -184,7 +184,9 @@ def changed(settings: EncoderConfig) -> list[str]:
 def prepare_store(job: EncodeJob, captions: list[str]) -> str:
     """Loads the models, registers them in the store, encodes the captions without pictures; returns the fingerprint."""
     recipe = loaded_recipe(job.model_dump_json(), lent_gpu())
-    encode_captions(EncodingStore.open(job.store), recipe.fingerprint, recipe.encoder, captions)
+    store = EncodingStore.open(job.store)
+    for one in recipe.of_captions:
+        encode_captions(store, one.fingerprint, one.encoder, captions)
     return recipe.fingerprint
 
 
@@ -218,17 +220,19 @@ def loaded_recipe(job_json: str, gpu: int | None = None) -> Recipe:
         use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
     check_place(place(job.store))
-    base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base")
+    xl = job.diffusion is not None and is_xl(unet_config(job.diffusion))
+    base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base") + XL_PARTS * xl
     if job.diffusion is not None and base_parts:
         check_base(job.diffusion, *base_parts)
     quieten_loading()
     encoder = load_encoder(job)
+    pooled = PooledTextEncoder.from_pretrained(job.diffusion, device()) if xl and job.diffusion else None
     if not job.pictures:
-        return prepare(EncodingStore.open_or_create(job.store), encoder)
+        return prepare(EncodingStore.open_or_create(job.store), encoder, pooled=pooled)
     assert job.diffusion is not None  # `make_job` looked
     latent_encoder = LatentEncoder.from_pretrained(job.diffusion, device())
     size = job.size or picture_size(job.diffusion, latent_encoder)
-    return prepare(EncodingStore.open_or_create(job.store), encoder, latent_encoder, size, job.min_side)
+    return prepare(EncodingStore.open_or_create(job.store), encoder, latent_encoder, size, job.min_side, pooled)
 
 
 def load_encoder(job: EncodeJob) -> TextEncoder:
@@ -237,15 +241,12 @@ def load_encoder(job: EncodeJob) -> TextEncoder:
         assert job.llm is not None
         return Encoder.from_pretrained(job.llm, EncoderConfig.from_dict(job.settings))
     assert job.diffusion is not None
-    return BaseTextEncoder.from_pretrained(job.diffusion, device())
+    return load_text_encoder(job.diffusion, device())
 
 
 def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
     """The side in pixels that a diffusion model was made for."""
-    from diffusers import UNet2DConditionModel
-
-    config = read_part(diffusion, "unet", UNet2DConditionModel.load_config, weights=False)
-    return int(config["sample_size"]) * latent_encoder.factor
+    return int(unet_config(diffusion)["sample_size"]) * latent_encoder.factor
 
 
 def use_gpu(gpu: int) -> None:

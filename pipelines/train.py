@@ -108,7 +108,10 @@ def resolve_config(
     lineage: dict[str, str],
 ) -> TrainConfig:
     """The whole configuration, with the folder, the snapshot and the encodings it is to read pinned."""
+    from llmdiff.diffusion.base import is_xl, unet_config
+
     check_base(diffusion, "unet", "scheduler")
+    xl = is_xl(unet_config(diffusion))
     named = {"store": store, "store_version": store_version, "fingerprint": fingerprint or "", "base": diffusion}
     draft = drafted(settings, {**named, **lineage, "output": output or ""})
     folder = Path(output) if output is not None else home() / "train" / run_name(draft, encoder, processes)
@@ -122,6 +125,8 @@ def resolve_config(
     }
     if draft.adapter.base_context == "clip":
         found["base_fingerprint"] = find_fingerprint(opened, "base", draft.base_fingerprint or None)
+    if xl:
+        found["pooled_fingerprint"] = find_fingerprint(opened, "pooled", draft.pooled_fingerprint)
     return draft.model_copy(update=found)
 
 
@@ -172,7 +177,8 @@ def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str
     found = [key for key in known if (key == wanted if wanted is not None else known[key] == kind)]
     if len(found) != 1:
         expected = f"encodings {wanted}" if wanted is not None else f'one kind of "{kind}" encodings'
-        raise ValueError(f"{store.path}: expected {expected}, found {known}: encode first, or name a fingerprint")
+        how = "encode again with --diffusion of this base" if kind == "pooled" else "encode first"
+        raise ValueError(f"{store.path}: expected {expected}, found {known}: {how}, or name a fingerprint")
     return found[0]
 
 

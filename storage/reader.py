@@ -22,7 +22,7 @@ from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.places import Place
 from storage.plain import OuterShard, PlainFiles, is_plain
-from storage.samples import Rows, join, latent_shape, load_samples, stored_at, too_few
+from storage.samples import Rows, crops_of, join, latent_shape, load_samples, stored_at, too_few
 from storage.store import EncodingStore, check_row
 
 OPEN_FILES = 256
@@ -45,6 +45,10 @@ class Batch:
     """``(batch, token)`` bool."""
     latents: Tensor
     """``(batch, channel, height, width)`` float16."""
+    pooled: Tensor | None = None
+    """``(batch, hidden)`` bfloat16 under the pooled fingerprint, where one was asked for."""
+    crops: Tensor | None = None
+    """With it, ``(batch, 4)`` int64: each picture's width, height, left and top, as `storage.Sample.crop` has them."""
     caption_hashes: list[str]
     """Of each sample's caption."""
     rows: list[tuple[str, int]]
@@ -74,6 +78,7 @@ class EncodingDataset:
         rank: int = 0,
         world_size: int = 1,
         base_fingerprint: str | None = None,
+        pooled_fingerprint: str | None = None,
         block_size: int = 64,
         blocks_together: int = 16,
         lanes: int = 8,
@@ -92,6 +97,7 @@ class EncodingDataset:
             rank: of this process.
             world_size: number of processes.
             base_fingerprint: a second encoder, whose encodings of the same captions come along.
+            pooled_fingerprint: a third, whose encodings have one token; with them come the pictures' crops.
             block_size: see `BlockShuffle`; it and the next two change the order.
             blocks_together: see `BlockShuffle`.
             lanes: see `BlockShuffle`.
@@ -101,8 +107,8 @@ class EncodingDataset:
 
         Raises:
             FileNotFoundError: there is no such store.
-            ValueError: no such version; no samples under the fingerprint, or fewer than ranks; no base encoding of a
-                caption; latents of several shapes.
+            ValueError: no such version; no samples under the fingerprint, or fewer than ranks; no base or pooled
+                encoding of a caption; no crop of a picture; latents of several shapes.
         """
         if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
             found = f"batch_size {batch_size}, rank {rank}, world_size {world_size}"
@@ -118,18 +124,23 @@ class EncodingDataset:
         self.threads = threads
         self.drop_last = drop_last
         self.shuffle = BlockShuffle(seed=seed, block_size=block_size, blocks_together=blocks_together, lanes=lanes)
-        samples = load_samples(self.store, fingerprint)
+        samples = load_samples(self.store, fingerprint, *["crop"] * (pooled_fingerprint is not None))
         if len(samples) < world_size:
             raise ValueError(too_few(self.store, fingerprint, len(samples), world_size))
         self._hashes = samples["caption_hash"].combine_chunks()
         self._source = samples["source"].combine_chunks()
         self._row = samples["row"].to_numpy()
         self._encodings = stored_at(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
-        self._latents = stored_at(
-            samples, f"latents/{latent_shape(self.store, samples)}", "latent_shard", "latent_index"
-        )
+        shape = latent_shape(self.store, samples)
+        self._latents = stored_at(samples, f"latents/{shape}", "latent_shard", "latent_index")
+        self.latent_side = int(shape.rpartition("x")[2])
         self._base = None if base_fingerprint is None else join(self.store, base_fingerprint, samples)
-        self._arrays = [rows for rows in (self._encodings, self._base, self._latents) if rows is not None]
+        self._pooled: Rows | None = None
+        if pooled_fingerprint is not None:
+            self._pooled = join(self.store, pooled_fingerprint, samples, "pooled")
+            self._crops = crops_of(self.store, samples)
+        arrays = self._encodings, self._base, self._pooled, self._latents
+        self._arrays = [rows for rows in arrays if rows is not None]
         self._buffers: dict[str, Buffers] = defaultdict(Buffers)
         self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
@@ -223,6 +234,8 @@ class EncodingDataset:
             base_encodings=base_padded,
             base_mask=base_mask,
             latents=self._stacked(self._latents, ids, found),
+            pooled=None if self._pooled is None else self._padded(self._pooled, ids, found)[0][:, 0],
+            crops=None if self._pooled is None else torch.from_numpy(self._crops[ids]),
             caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
             rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
             position=position,

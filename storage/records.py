@@ -30,7 +30,8 @@ class Sample:
     latent_key: str | None = None
     """Key of the picture's latent; None for a caption without one."""
     crop: Sequence[int] | None = None
-    """What of the picture was kept, as the loader describes it."""
+    """What of the picture was kept: its width and height in pixels, and after the resize the left and top of the
+    square."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,12 @@ class Rows:
         return len(self.first)
 
 
-def load_samples(store: EncodingStore, fingerprint: str) -> pa.Table:
-    """Samples with pictures, ordered by source and row: the same order in any store that holds the same ones."""
-    samples = store.index.read(store.snapshot(), SAMPLE_COLUMNS, trainable(fingerprint))
+def load_samples(store: EncodingStore, fingerprint: str, *besides: str) -> pa.Table:
+    """Samples with pictures, ordered by source and row: the same order in any store that holds the same ones.
+
+    `besides` are more columns of the index.
+    """
+    samples = store.index.read(store.snapshot(), [*SAMPLE_COLUMNS, *besides], trainable(fingerprint))
     keys = [samples["row"].to_numpy(), _rank(samples["source_hash"]), _rank(samples["source"])]
     order = np.lexsort(keys)
     if _any_alike([key[order] for key in keys]):  # several captions of a row
@@ -90,15 +93,28 @@ def stored_at(samples: pa.Table, array: str, shard: str, first: str, count: str 
     )
 
 
-def join(store: EncodingStore, fingerprint: str, samples: pa.Table) -> Rows:
-    """Each sample's caption under another fingerprint."""
+def crops_of(store: EncodingStore, samples: pa.Table) -> np.ndarray:
+    """Each picture's width, height, left and top, as `Sample.crop` has them: int64 ``(n, 4)``."""
+    crops = samples["crop"].combine_chunks()
+    whole = pc.fill_null(pc.equal(pc.list_value_length(crops), 4), False)
+    if unknown := len(samples) - pc.sum(whole).as_py():
+        first = samples.filter(pc.invert(whole)).slice(0, 1).to_pylist()[0]
+        raise ValueError(
+            f"{store.path}: {unknown} of {len(samples)} samples don't say what of their picture was kept; "
+            f"{first['source']} row {first['row']} is the first: encode them into another store"
+        )
+    return crops.flatten().to_numpy().astype(np.int64).reshape(-1, 4)
+
+
+def join(store: EncodingStore, fingerprint: str, samples: pa.Table, kind: str = "base") -> Rows:
+    """Each sample's caption under another fingerprint; `kind` says which, should one be missing."""
     columns = ["caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum"]
     known = store.index.read(store.snapshot(), columns, pc.field("fingerprint") == fingerprint)
     places = pc.index_in(samples["caption_hash"], value_set=known["caption_hash"].combine_chunks())
     if places.null_count:
         caption = samples["caption_hash"].filter(pc.is_null(places))[0]
         raise ValueError(
-            f"{store.path}: {places.null_count} of {len(samples)} samples have no encoding under the base fingerprint "
-            f"{fingerprint}; caption {caption} is the first"
+            f"{store.path}: {places.null_count} of {len(samples)} samples have no encoding under the {kind} "
+            f"fingerprint {fingerprint}; caption {caption} is the first: encode again with --diffusion of that base"
         )
     return stored_at(known.take(places), f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")

@@ -37,6 +37,8 @@ class TrainSettings(BaseModel):
     base_fingerprint: str | None = None
     """With `adapter.base_context` "clip": which of the base model's own text features in the store, if there are
     several."""
+    pooled_fingerprint: str | None = None
+    """With an SDXL base: which of the pooled embeddings in the store, if there are several."""
 
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps; or set `epochs`. The train flow takes 1000 where neither is set."""

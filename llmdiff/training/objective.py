@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.padding import replace
 from llmdiff.diffusion.base import snr_weights, training_target
+from llmdiff.training.added import Added
 from llmdiff.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Null(NamedTuple):
-    """The empty caption's encoding ``([band,] token, hidden)``, and the base's own ``(token, hidden)`` or None."""
+    """The empty caption's encoding ``([band,] token, hidden)``, the base's own ``(token, hidden)`` or None, and SDXL's
+    pooled one ``(1, hidden)`` or None.
+    """
 
     encoding: Tensor
     base: Tensor | None
+    pooled: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -45,8 +49,12 @@ class Objective(nn.Module):
         null: Null,
         config: TrainConfig,
         noise_std: Sequence[float] = (),
+        added: Added | None = None,
     ) -> None:
-        """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty."""
+        """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty.
+
+        `added` is what an SDXL base reads besides.
+        """
         super().__init__()
         self.adapter = adapter
         self.frozen = (unet,)
@@ -54,6 +62,7 @@ class Objective(nn.Module):
         self.null = null
         self.config = config
         self.noise_std = tuple(noise_std)
+        self.added = added
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], factor: float
@@ -73,7 +82,12 @@ class Objective(nn.Module):
         target = training_target(self.schedule, latents, noise, timesteps)
         with autocast(latents.device, self.config.precision):
             context = self.context(batch, dropped, generators)  # (b, t, d)
-            predicted = unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=context.to(unet.dtype)).sample
+            predicted = unet(
+                noisy.to(unet.dtype),
+                timesteps,
+                encoder_hidden_states=context.to(unet.dtype),
+                added_cond_kwargs=self.added and self.added.of_batch(batch, dropped),
+            ).sample
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
         weighted = losses * self.weights(timesteps)
         return weighted.sum() * factor, weighted.detach(), losses.detach(), timesteps

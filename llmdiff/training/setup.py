@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter
-from llmdiff.diffusion.base import load_noise_schedule, load_unet
+from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
+from llmdiff.training.added import Added, check_conditions, picture_side
 from llmdiff.training.checkpoint import EMA, State, load_adapter, load_moments, newest, read_state, save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
@@ -115,12 +117,14 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     found = newest(Path(config.output) / "checkpoints")
     state = start_state(config) if found is None else read_state(found)
     state.check_batch(config, dist.get_world_size())
+    null = read_null(config, store)
+    check_conditions(config, unet_config(config.base), null.base, null.pooled)
+    added = None if null.pooled is None else Added(null.pooled[0], picture_side(store), data.latent_side)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
     unet = load_unet(config.base, DTYPES[config.precision]).to(device)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
-    null = read_null(config, store)
     adapter = build_adapter(config, store, unet, null)
     average = Average(adapter.state(), config.ema_decay)
     if found is not None:
@@ -129,7 +133,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     average.to(device)
     adapter.to(device).install(unet)
     std = noise_std(config, store)
-    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config, std)
+    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config, std, added)
     engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
@@ -159,6 +163,7 @@ def open_data(config: TrainConfig) -> EncodingDataset:
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         base_fingerprint=config.base_fingerprint,
+        pooled_fingerprint=config.pooled_fingerprint,
         read_ahead=max(1, 8 // config.accumulate),
     )
 
@@ -172,7 +177,7 @@ def start_state(config: TrainConfig) -> State:
 def check_fingerprints(config: TrainConfig, store: EncodingStore) -> None:
     """ValueError where the store has no encodings of a fingerprint."""
     known = store.fingerprints()
-    for fingerprint in filter(None, (config.fingerprint, config.base_fingerprint)):
+    for fingerprint in filter(None, (config.fingerprint, config.base_fingerprint, config.pooled_fingerprint)):
         if fingerprint not in known:
             raise ValueError(f"{config.store}: expected encodings of {fingerprint}, found those of {sorted(known)}")
 
@@ -197,10 +202,12 @@ def keep_config(config: TrainConfig) -> None:
 
 def read_null(config: TrainConfig, store: EncodingStore) -> Null:
     """The empty caption's encodings."""
+
+    def read(fingerprint: str | None) -> Tensor | None:
+        return None if fingerprint is None else read_encodings(store, fingerprint, [""])[0]
+
     (encoding,) = read_encodings(store, config.fingerprint, [""])
-    if config.base_fingerprint is None:
-        return Null(encoding, None)
-    return Null(encoding, *read_encodings(store, config.base_fingerprint, [""]))
+    return Null(encoding, read(config.base_fingerprint), read(config.pooled_fingerprint))
 
 
 def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Null) -> LLMAdapter:

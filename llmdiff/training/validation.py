@@ -35,6 +35,9 @@ class Validation:
         self.base: list[Tensor] = []
         if config.base_fingerprint is not None:
             self.base = read_encodings(store, config.base_fingerprint, prompts)
+        self.pooled: list[Tensor] = []
+        if config.pooled_fingerprint is not None:
+            self.pooled = [row[0] for row in read_encodings(store, config.pooled_fingerprint, prompts)]
         self.sampler = DDIMScheduler.from_config(objective.schedule.config)
 
     @torch.no_grad()
@@ -51,12 +54,15 @@ class Validation:
 
     def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
         """DDIM with guidance from the same noise each time: latents ``(prompt, c, h, w)``."""
-        size = (len(self.encodings), unet.config.in_channels, *[unet.config.sample_size] * 2)
+        side, added = unet.config.sample_size, self.objective.added
+        size = (len(self.encodings), unet.config.in_channels, side, side)
+        besides = added and added.of_prompts(self.pooled, side, unet.device)
         latents = torch.randn(size, generator=torch.Generator().manual_seed(self.config.seed)).to(unet.device)
         self.sampler.set_timesteps(self.config.validation_steps, device=unet.device)
         for timestep in self.sampler.timesteps:
             noisy = self.sampler.scale_model_input(torch.cat([latents] * 2), timestep).to(unet.dtype)
-            without, given = unet(noisy, timestep, encoder_hidden_states=context).sample.float().chunk(2)
+            predicted = unet(noisy, timestep, encoder_hidden_states=context, added_cond_kwargs=besides).sample
+            without, given = predicted.float().chunk(2)
             guided = without + self.config.validation_guidance * (given - without)
             latents = self.sampler.step(guided, timestep, latents).prev_sample
         return latents

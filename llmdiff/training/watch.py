@@ -189,13 +189,14 @@ def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
 
 def swapped(batch: Batch) -> Batch:
     """Every sample with its neighbour's caption."""
-    base, base_mask = batch.base_encodings, batch.base_mask
+    base, base_mask, pooled = batch.base_encodings, batch.base_mask, batch.pooled
     return replace(
         batch,
         encodings=batch.encodings.roll(1, 0),
         mask=batch.mask.roll(1, 0),
         base_encodings=None if base is None else base.roll(1, 0),
         base_mask=None if base_mask is None else base_mask.roll(1, 0),
+        pooled=None if pooled is None else pooled.roll(1, 0),
     )
 
 

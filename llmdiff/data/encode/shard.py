@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -90,7 +90,8 @@ class RowEncoder:
     recipe: Recipe
     report: ShardReport
     progress: Callable[[int], None]
-    written: set[str] = field(default_factory=set)
+    written: set[Any] = field(default_factory=set)
+    """Keys of latents; fingerprints and hashes of encodings."""
     failed: dict[str, BadRow] = field(default_factory=dict)
     last: tuple[bytes, Picture | BadRow] = (b"", BadRow("no_image", "expected a picture, found no bytes"))
 
@@ -128,21 +129,23 @@ class RowEncoder:
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
-        known = (
-            self.store.find_encodings(self.recipe.fingerprint, list(captions)).keys()
-            | self.written
-            | self.failed.keys()
-        )
-        new = {key: text for key, text in captions.items() if key not in known}
-        for key, encoding in encode_finite(self.recipe.encoder, new):
-            if isinstance(encoding, BadRow):
-                self.failed[key] = encoding
-                continue
-            bits = as_bits(encoding)
-            self.writer.add_encoding(key, bits)
-            self.written.add(key)
-            self.report.captions += 1
-            self.report.tokens += len(bits)
+        for recipe in self.recipe.of_captions:
+            known = self.store.find_encodings(recipe.fingerprint, list(captions)).keys() | self.failed.keys()
+            new = {
+                key: text
+                for key, text in captions.items()
+                if key not in known and (recipe.fingerprint, key) not in self.written
+            }
+            for key, encoding in encode_finite(recipe.encoder, new):
+                if isinstance(encoding, BadRow):
+                    self.failed[key] = encoding
+                    continue
+                bits = as_bits(encoding)
+                self.writer.add_encoding(key, bits, recipe.fingerprint)
+                self.written.add((recipe.fingerprint, key))
+                if recipe is self.recipe:
+                    self.report.captions += 1
+                    self.report.tokens += len(bits)
 
     def add_latents(self, squares: dict[str, np.ndarray]) -> None:
         """Encodes and writes pictures by latent key, but for those that this shard has."""
