@@ -405,13 +405,16 @@ def test_in_sdxl(folders: Folders, adapter: str) -> None:
     assert np.array_equal(draw(pipe, PROMPTS), before)
 
 
-def test_at_scale_0_sdxl_draws_as_without_the_adapter(folders: Folders) -> None:
-    pipe = tiny.xl_pipeline()
-    pipe.register_to_config(force_zeros_for_empty_prompt=False)  # the adapter's empty prompt is the empty caption
-    before = draw(pipe, PROMPTS)
+@pytest.mark.parametrize("force_zeros", [True, False])
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": ""}, {"negative_prompt": "a square"}], ids=str)
+def test_at_scale_0_sdxl_draws_as_without_the_adapter(
+    folders: Folders, force_zeros: bool, options: dict[str, str]
+) -> None:
+    pipe = tiny.xl_pipeline(force_zeros_for_empty_prompt=force_zeros)
+    before = draw(pipe, PROMPTS, **{name: [value] * len(PROMPTS) for name, value in options.items()})
     load_adapter(pipe, folders["on-xl"], folders["llama"])
     set_scale(pipe, 0.0)
-    assert np.array_equal(draw(pipe, PROMPTS), before)
+    assert np.array_equal(draw(pipe, PROMPTS, **options), before)
 
 
 def test_another_family_is_refused(folders: Folders) -> None:

@@ -83,8 +83,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, [], model_max_length=TOKENS)
 
 
-def text_encoder(tokenizer: CLIPTokenizer, kind: Any = CLIPTextModel) -> Any:
-    torch.manual_seed(2)
+def text_encoder(tokenizer: CLIPTokenizer, kind: Any = CLIPTextModel, seed: int = 2) -> Any:
+    torch.manual_seed(seed)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -118,10 +118,10 @@ def pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     return StableDiffusionPipeline(*parts, requires_safety_checker=False)
 
 
-def xl_pipeline() -> StableDiffusionXLPipeline:
+def xl_pipeline(**options: Any) -> StableDiffusionXLPipeline:
     one, two = clip_tokenizer(), clip_tokenizer()
-    texts = text_encoder(one), text_encoder(two, CLIPTextModelWithProjection)
-    return quiet(StableDiffusionXLPipeline(vae(), *texts, one, two, unet(**SDXL_CHANGES), schedule()))
+    texts = text_encoder(one), text_encoder(two, CLIPTextModelWithProjection, seed=3)
+    return quiet(StableDiffusionXLPipeline(vae(), *texts, one, two, unet(**SDXL_CHANGES), schedule(), **options))
 
 
 def controlnet(model: UNet2DConditionModel) -> ControlNetModel:
@@ -136,6 +136,11 @@ def controlnet(model: UNet2DConditionModel) -> ControlNetModel:
 
 def save_base(folder: Path, prediction_type: str = "epsilon") -> Path:
     pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_xl_base(folder: Path, **options: Any) -> Path:
+    xl_pipeline(**options).save_pretrained(folder, safe_serialization=True)
     return folder
 
 

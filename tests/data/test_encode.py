@@ -82,6 +82,31 @@ def test_another_encoder_stands_beside_the_first_and_shares_the_latents(
     assert store.encoding(control.fingerprint, caption_hash(CAPTIONS[0])).shape == (tiny.TOKENS, tiny.WIDTH)
 
 
+def test_a_store_of_sd_1_features_stays_valid(store: EncodingStore) -> None:
+    """The literals are what a store of this kind has held from the beginning."""
+    tokenizer = tiny.clip_tokenizer()
+    model = tiny.text_encoder(tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    description = {
+        "kind": "base",
+        "model": "CLIPTextModel",
+        "weights": "7dd6339fd25b845e7da3da94a1330964eea156631531be218784c2faad44de2d",
+        "tokenizer": "7e6678c97cc8fe187654663b53acb12913377d33db2d4c207e1c966e4425657d",
+        "max_tokens": 12,
+        "hidden_size": 32,
+        "formula": "last_hidden_state/1",
+    }
+    assert store.register_fingerprint(description) == "54ff246ab760f6c34aa88a36d0fda4bb"
+    with store.writer("old", "54ff246ab760f6c34aa88a36d0fda4bb") as writer:
+        writer.add_encoding(caption_hash(""), np.ones((12, 32), np.uint16))
+    version = store.version
+    assert prepare(store, BaseTextEncoder(model, tokenizer)).fingerprint == "54ff246ab760f6c34aa88a36d0fda4bb"
+    assert store.version == version
+    assert list(store.fingerprints()) == ["54ff246ab760f6c34aa88a36d0fda4bb"]
+
+
 def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
     cut = encoded(picture(200, 200), "JPEG")[:900]
     rows = [(PNG[0], "fine"), (cut, "a broken JPEG"), (PNG[1], ""), (PNG[2], None), (None, "no picture")]

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 import time
 
@@ -215,6 +216,10 @@ def test_a_fingerprint_without_samples_is_told_what_was_found(filled):
         ({"fingerprint": "0" * 32}, "no samples of fingerprint 00000"),
         ({"version": 99}, "expected version 99"),
         ({"base_fingerprint": "0" * 32}, "180 of 180 samples have no encoding under the base fingerprint"),
+        (
+            {"pooled_fingerprint": "0" * 32},
+            "180 of 180 .* the pooled fingerprint .*: encode again with --diffusion",
+        ),
         ({"rank": 2, "world_size": 2}, "rank 2, world_size 2"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"world_size": 181}, "at least a sample for each of 181 ranks, found 180"),
@@ -225,6 +230,29 @@ def test_refusals(filled, change, message):
     arguments = {"path": store.path, "version": store.version, "fingerprint": llm, "batch_size": 4} | change
     with pytest.raises(ValueError, match=message):
         EncodingDataset(**arguments)
+
+
+def test_a_pooled_encoding_comes_with_the_crop(tmp_path):
+    store, llm = made.make_store(tmp_path)
+    pooled = store.register_fingerprint({"kind": "pooled"})
+    for i, crop in enumerate([(64, 48, 8, 0), (31, 900, 0, 7), None]):
+        caption = f"caption {i}"
+        with store.writer(f"shard-{i}", llm) as writer:
+            writer.add_encoding(caption_hash(caption), made.encoding(caption))
+            writer.add_encoding(caption_hash(caption), made.encoding(caption, width=8)[:1], pooled)
+            writer.add_latent(made.latent_key("a", i), made.latent("x"))
+            writer.add_sample(dataclasses.replace(made.sample(llm, "a", i, caption), crop=crop))
+        if crop is None:
+            with pytest.raises(ValueError, match=r"1 of 3 samples don't say .*; a.parquet row 2 is the first: encode"):
+                EncodingDataset(tmp_path, None, llm, 2, pooled_fingerprint=pooled)
+            continue
+        (batch,) = EncodingDataset(tmp_path, None, llm, 2, pooled_fingerprint=pooled).epoch(0)
+        for (_, row), found, kept in zip(batch.rows, batch.pooled, batch.crops, strict=True):
+            np.testing.assert_array_equal(as_bits(found), made.encoding(f"caption {row}", width=8)[0])
+            assert tuple(kept.tolist()) == [(64, 48, 8, 0), (31, 900, 0, 7)][row]
+        assert batch.pooled.shape == (i + 1, 8)
+    (batch,) = EncodingDataset(tmp_path, None, llm, 3).epoch(0)
+    assert (batch.pooled, batch.crops) == (None, None)
 
 
 def test_latents_of_two_shapes_are_refused(tmp_path):

@@ -1,0 +1,116 @@
+"""Bases of SDXL's shape: their text side, the pipeline on them, and bases that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from llmdiff import LLMDiffPipeline
+from llmdiff.diffusion.base import unet_config
+from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder, text_encoder_of
+from llmdiff.pipeline import LLMDiffXLPipeline
+from llmdiff.training.config import TrainSettings
+from pipelines.evaluate import judge
+from pipelines.generate import Sampling, Source, draw, load_pipeline, take_out
+from pipelines.train import resolve_config
+from tests.adapter import tiny
+
+PROMPTS = ["a red circle", "a caption of more than twelve letters"]
+ZEROS = pytest.mark.parametrize("zeros", [True, False], ids=["zeros", "encoded"])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_xl_base(tmp_path_factory.mktemp("xl"))
+
+
+@ZEROS
+def test_features_are_what_sdxl_reads_of_a_prompt_and_of_none(base: Path, tmp_path: Path, zeros: bool) -> None:
+    if not zeros:
+        base = tiny.save_xl_base(tmp_path, force_zeros_for_empty_prompt=False)
+    text, pooled = load_text_encoder(str(base)), PooledTextEncoder.from_pretrained(str(base))
+    given, without, given_pooled, without_pooled = tiny.xl_pipeline(force_zeros_for_empty_prompt=zeros).encode_prompt(
+        PROMPTS
+    )
+    assert isinstance(text, XLTextEncoder)
+    assert torch.equal(torch.stack(text([*PROMPTS, ""])), torch.cat([given, without[:1]]))
+    assert torch.equal(torch.stack(pooled([*PROMPTS, ""]))[:, 0], torch.cat([given_pooled, without_pooled[:1]]))
+    assert (text.hidden_size, pooled.hidden_size) == (given.shape[-1], given_pooled.shape[-1])
+    assert (not without.any()) == (not without_pooled.any()) == zeros
+    assert text.truncated == 2  # by either tokenizer
+    described = [text.describe(), pooled.describe()]
+    assert [(about["kind"], about["empty_caption"]) for about in described] == [
+        ("base", "zeros" if zeros else "encoded"),
+        ("pooled", "zeros" if zeros else "encoded"),
+    ]
+    assert json.loads(json.dumps(described)) == described
+    assert text_encoder_of(StableDiffusionXLPipeline.from_pretrained(base)).describe() == described[0]
+
+
+def test_the_pipeline_of_an_sdxl_base(base: Path, folders: dict[str, Path]) -> None:
+    pipe = tiny.quiet(
+        LLMDiffPipeline.from_pretrained(base, folders["on-xl"], folders["llama"], safety_checker=None, dtype=None)
+    )
+    assert isinstance(pipe, LLMDiffXLPipeline)
+    plain = tiny.xl_pipeline()
+    assert np.array_equal(tiny.draw(pipe, PROMPTS, adapter_scale=0.0), tiny.draw(plain, PROMPTS))
+    assert not np.array_equal(tiny.draw(pipe, PROMPTS), tiny.draw(plain, PROMPTS))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+    parts = {"adapter": folders["on-xl"], "llm": folders["llama"], "diffusion": base}
+    source = Source(**{name: str(folder) for name, folder in parts.items()})
+    sampling = Sampling(steps=2, guidance=3.0)
+    pipe = load_pipeline(source, True)
+    (adapted,) = draw.fn(pipe, source, True, PROMPTS[:1], tmp_path / "adapter", sampling, 1)
+    take_out(pipe)
+    (plain,) = draw.fn(pipe, source, False, PROMPTS[:1], tmp_path / "base", sampling, 1)
+    assert adapted.read_bytes() != plain.read_bytes()
+    expected = (tiny.draw(tiny.xl_pipeline(), PROMPTS[0])[0] * 255).round().astype(np.uint8)
+    assert np.array_equal(np.asarray(Image.open(plain)), expected)
+    assert judge.fn(source, 1, 0, 1, 3.0)["prompts"] >= 1
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no cross-attention": (
+        {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "mid_block_type": "UNetMidBlock2D"},
+        "has no cross-attention",
+    ),
+    "another class": ({"_class_name": "UNetSpatioTemporalConditionModel"}, "is a UNetSpatioTemporalConditionModel"),
+    "classes": ({"num_class_embeds": 10}, "has num_class_embeds 10, expected None"),
+    "an image": ({"addition_embed_type": "image"}, "has addition_embed_type 'image', expected None or 'text_time'"),
+    "inpainting": ({"in_channels": 9}, "has in_channels 9 and out_channels 4, expected the same"),
+    "no pooled embedding": ({"projection_class_embeddings_input_dim": 48}, "reads no pooled embedding and 6 time ids"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_base_that_cannot_be_taken_is_refused_by_its_configuration(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """There are no weights that could be loaded."""
+    base = tmp_path / "sd"
+    (base / "unet").mkdir(parents=True)
+    config = dict(tiny.unet(**tiny.SDXL_CHANGES).config)
+    (base / "unet" / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=f"diffusion model .*sd: its U-Net {message}"):
+        unet_config(str(base))
+    with pytest.raises(ValueError, match=f"diffusion model .*sd: its U-Net {message}"):
+        LLMDiffPipeline.from_pretrained(base)
+
+
+def test_a_transformer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    expected = "its unet: no config.json; found a transformer, which an adapter can't go into"
+    with pytest.raises(FileNotFoundError, match=expected):
+        LLMDiffPipeline.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=expected):
+        resolve_config.fn("store", str(tmp_path), None, "llm", None, None, TrainSettings(), 1, False, {})
