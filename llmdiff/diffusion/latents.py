@@ -21,6 +21,10 @@ class LatentEncoder:
     """Deterministic latents: the mean of the autoencoder's distribution, times its scaling factor."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
+        """ValueError for an autoencoder whose latents are normalised by more than a factor."""
+        for setting in ("shift_factor", "latents_mean", "latents_std"):
+            if (found := vae.config.get(setting)) is not None:
+                raise ValueError(f"the autoencoder has {setting} {found!r}, expected None: a scaling_factor alone")
         self.vae = vae
 
     @classmethod

@@ -48,14 +48,20 @@ class XLTextEncoder(CaptionEncoder):
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> Self:
-        """The text encoders that it needs of an SDXL folder or name."""
+        """The text encoders that it needs of an SDXL folder or name; ValueError for SDXL's refiner."""
+        index = read_index(base)
+        if index.get("requires_aesthetics_score"):
+            raise ValueError(
+                f"diffusion model {base}: expected a base, found a refiner (requires_aesthetics_score in its "
+                "model_index.json): its U-Net reads a score in place of the target size"
+            )
         text_encoders = [
             read_part(base, f"text_encoder{suffix}", kind.from_pretrained, use_safetensors=True)
             for suffix, kind in cls.classes.items()
         ]
         tokenizers = [read_part(base, f"tokenizer{suffix}", CLIPTokenizer.from_pretrained) for suffix in cls.classes]
         models = [model.float().eval().to(device) for model in text_encoders]
-        return cls(models, tokenizers, read_index(base).get("force_zeros_for_empty_prompt", True))
+        return cls(models, tokenizers, index.get("force_zeros_for_empty_prompt", True))
 
     @classmethod
     def of(cls, pipe: StableDiffusionXLPipeline) -> Self:

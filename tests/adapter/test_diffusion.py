@@ -59,6 +59,13 @@ def test_latents_are_the_scaled_mean(base: Path) -> None:
     assert decoded.dtype == np.uint8
 
 
+def test_an_autoencoder_whose_latents_are_normalised_otherwise_is_refused() -> None:
+    vae = tiny.vae()
+    vae.register_to_config(latents_mean=[0.1] * 4)
+    with pytest.raises(ValueError, match="has latents_mean .*, expected None"):
+        LatentEncoder(vae)
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 60, 3), (1, 3, 64, 64)])
 def test_images_of_another_shape_are_refused(base: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):

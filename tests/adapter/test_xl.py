@@ -107,6 +107,12 @@ def test_a_base_that_cannot_be_taken_is_refused_by_its_configuration(
         LLMDiffPipeline.from_pretrained(base)
 
 
+def test_a_refiner_is_refused_before_its_text_encoder_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"requires_aesthetics_score": True}))
+    with pytest.raises(ValueError, match="expected a base, found a refiner"):
+        PooledTextEncoder.from_pretrained(str(tmp_path))
+
+
 def test_a_transformer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     expected = "its unet: no config.json; found a transformer, which an adapter can't go into"
