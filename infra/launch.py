@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+
+from infra.errors import LaunchError, error_of, errors_in, is_echo
+from infra.hosts import Place
+from llmdiff.ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
 
 
-class LaunchError(RuntimeError):
-    """Training processes that ended with an error; the message is the failed rank's own."""
-
-
-def launch_command(module: str, arguments: list[str], processes: int) -> list[str]:
-    """DeepSpeed's launcher for `processes` workers on this machine."""
+def launch_command(module: str, arguments: list[str], place: Place, hostfile: str) -> list[str]:
+    """DeepSpeed's launcher for this host's processes; of several hosts, each runs a launcher of its own."""
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    place = ["--num_accelerators", str(processes), "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    return [*launcher, *place, "--module", module, *arguments]
+    if place.hosts:
+        where = ["--hostfile", hostfile, "--no_ssh", "--node_rank", str(place.rank)]
+        where += ["--master_addr", place.hosts[0].name, "--master_port", str(place.port)]
+    else:
+        where = ["--num_accelerators", str(place.processes), "--master_addr", "127.0.0.1"]
+        where += ["--master_port", str(free_port())]
+    return [*launcher, *where, "--module", module, *arguments]
 
 
 def launch_environment() -> dict[str, str]:
@@ -41,27 +47,30 @@ def launch_environment() -> dict[str, str]:
 
 
 def run_workers(
-    module: str, arguments: list[str], *, processes: int, log: Path, poll: Callable[[], None], interval: float = 0.5
+    module: str, arguments: list[str], *, place: Place, log: Path, poll: Callable[[], None], interval: float = 0.5
 ) -> None:
-    """Runs a module under DeepSpeed's launcher until it ends, calling `poll` meanwhile.
+    """Runs a module under DeepSpeed's launcher on this host until it ends, calling `poll` meanwhile.
 
     Args:
         module: what each process runs, as ``python -m`` would.
         arguments: of the module.
-        processes: how many, on this machine.
-        log: gets everything they print. Their standard input stays open while this process lives, however it ends.
+        place: how many processes; of several hosts, which one this is.
+        log: gets everything they print, on each further host a file of its own beside it. Their standard input stays
+            open while this process lives, however it ends.
         poll: called every `interval` seconds and once at the end, to report progress.
         interval: seconds.
 
     Raises:
+        ValueError: this host can't take its part.
         LaunchError: a process failed. An exception in this process (Ctrl-C, a cancelled flow) ends the workers first;
             LaunchError too where they had to be killed.
     """
+    check_host(place)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with place.log(log).open("wb" if place.rank else "ab") as output, written_hostfile(place) as hostfile:
         start = output.tell()
         child = subprocess.Popen(
-            launch_command(module, arguments, processes),
+            launch_command(module, arguments, place, hostfile),
             env=launch_environment(),
             stdin=subprocess.PIPE,
             stdout=output,
@@ -77,10 +86,42 @@ def run_workers(
             if not end_workers(child, GRACE_SECONDS):
                 raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
     if child.returncode != 0:
-        printed = log.read_bytes()[start:].decode(errors="replace")
-        failure = LaunchError(error_of(printed, child.returncode, log))
+        printed = place.log(log).read_bytes()[start:].decode(errors="replace")
+        failure = LaunchError(reason(printed, child.returncode, place, log))
         failure.add_note(f"What the training processes printed ({log}):\n{printed}")  # shown with a traceback alone
         raise failure
+
+
+def check_host(place: Place) -> None:
+    """ValueError where this host, one of several, has too few GPUs, or the port of the first one is taken."""
+    if not place.hosts:
+        return
+    host = place.hosts[place.rank or 0]
+    if has_gpu() and (found := gpus()) < host.slots:
+        raise ValueError(f"{host.name}: expected a GPU for each of {host.slots} slots, found {found}")
+    if place.rank == 0 and not is_free(place.port):
+        raise ValueError(f"{host.name}: port {place.port} is taken: name another master port, the same on every host")
+
+
+@contextmanager
+def written_hostfile(place: Place) -> Iterator[str]:
+    """A hostfile for DeepSpeed's launcher, for as long as it may read it."""
+    with tempfile.NamedTemporaryFile("w", prefix="hostfile-") as file:
+        file.writelines(f"{host.name} slots={host.slots}\n" for host in place.hosts)
+        file.flush()
+        yield file.name
+
+
+def reason(printed: str, code: int, place: Place, log: Path) -> str:
+    """The error of processes that failed; where the first host's only lost others, that of a further host."""
+    message = error_of(printed, code, place.log(log))
+    if place.rank == 0 and is_echo(message):
+        for rank, host in enumerate(place.hosts[1:], 1):
+            path = replace(place, rank=rank).log(log)
+            errors = errors_in(path.read_text(errors="replace"), path) if path.exists() else []
+            if own := [error for error in errors if not is_echo(error)]:
+                return f"{host.name}: {own[-1]}"
+    return message
 
 
 def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
@@ -129,35 +170,15 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def error_of(output: str, code: int, log: Path) -> str:
-    """The workers' own error among all that the launcher printed."""
-    lines = [line.strip() for line in output.splitlines()]
-    for line in reversed(lines):
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
-    for number in range(len(lines) - 1, -1, -1):
-        if lines[number].startswith("Traceback (most recent call last)") or "]: Traceback (most" in lines[number]:
-            errors = [line for line in lines[number + 1 :] if _names_an_error(line)]
-            if errors and "CalledProcessError" not in errors[0]:
-                return f"{errors[0]} (whole output: {log})"
-    return f"the training processes ended with exit code {code}; their output is in {log}"
-
-
-def _names_an_error(line: str) -> bool:
-    name, found, _ = line.split("]: ")[-1].partition(":")
-    last = name.rsplit(".", 1)[-1]
-    return bool(found) and last.isidentifier() and last.endswith(("Error", "Exception", "Interrupt"))
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def has_gpu() -> bool:
     """Whether torch sees a CUDA device; asked here, so that a command that needs no torch does not import it."""
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpus() -> int:
+    """How many CUDA devices torch sees."""
+    import torch
+
+    return torch.cuda.device_count()

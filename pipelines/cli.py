@@ -124,6 +124,8 @@ def encode(
 
 @app.command(
     epilog="Example: llmdiff train --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --set steps=10000"
+    "\n\nSeveral hosts: llmdiff train --hostfile hosts --store s3://bucket/store --diffusion <SD 1.5> --output /mnt/x"
+    "\n\nCheckout, store, base and output are at the same paths on all hosts: docs/hosts.md"
 )
 def train(
     store: Store,
@@ -138,6 +140,15 @@ def train(
         int | None, typer.Option(help="Snapshot of the store; default: the newest at the start.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(help="Hosts, lines such as 'worker-1 slots=8', that ssh reaches from here; a slot is a process."),
+    ] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which host of --hostfile this is: without ssh, the command is started on each."),
+    ] = None,
+    master_port: Annotated[int, typer.Option(min=1, max=65535, help="On the first host of --hostfile.")] = 29500,
     llm: Annotated[str | None, typer.Option(help="Recorded with the adapter, for `generate` to find.")] = None,
     llm_revision: Annotated[str | None, typer.Option(help="Its commit on the hub; default: the cached one.")] = None,
     register: Annotated[bool, typer.Option(help="Make it a version in the registry, alias candidate.")] = True,
@@ -149,6 +160,16 @@ def train(
 
     ended = end_well_on_sigterm()
     given = read_settings(config, set_)
+    from infra.hosts import place_of
+
+    place = place_of(processes, hostfile, node_rank, master_port)
+    if place.rank is not None and output is None:
+        raise ValueError("expected --output with --node-rank: the same folder on every host")
+    if place.rank and output is not None:
+        from infra.training import join_training
+
+        join_training(output, place, restart)
+        return
     start_engine()
     from llmdiff.training.config import TrainSettings
     from pipelines.train import registered_before, train_flow
@@ -169,6 +190,9 @@ def train(
         llm=llm,
         llm_revision=llm_revision,
         restart=restart,
+        hostfile=str(hostfile) if hostfile is not None else None,
+        ssh=node_rank is None,
+        master_port=master_port,
     )
     if result.before:
         print(f"finished before, on version {result.store_version} of the store; --restart begins again")

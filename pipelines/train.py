@@ -15,10 +15,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.launch import LaunchError, run_workers
+from infra.errors import LaunchError
+from infra.hosts import MASTER_PORT, Place, place_of
 from infra.lineage import hub_revision
 from infra.local import home
 from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
+from infra.training import RUN_ID, is_finished, run_training
 from llmdiff.folders import check_base
 from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig, TrainSettings
@@ -26,8 +28,6 @@ from llmdiff.training.lock import locked
 from pipelines.progress import progress
 from storage import EncodingStore
 
-RUN_ID = "mlflow-run"
-"""File of a run's folder with the id of its MLflow run."""
 STEPS = 1000
 """Of a run whose settings name neither steps nor epochs."""
 
@@ -63,6 +63,9 @@ def train_flow(
     llm: str | None = None,
     llm_revision: str | None = None,
     restart: bool = False,
+    hostfile: str | None = None,
+    ssh: bool = True,
+    master_port: int = MASTER_PORT,
 ) -> TrainResult:
     """Trains an adapter; run again in the same way, it goes on from the last checkpoint, or finds it finished.
 
@@ -73,22 +76,29 @@ def train_flow(
         encoder: whose encodings: "llm", or "base" for the control.
         fingerprint: which encodings, where the store has several of that kind.
         store_version: the snapshot to train on; None is the one that the run began with, or the newest.
-        processes: on this machine.
+        processes: on this machine; with a hostfile, its slots count.
         settings: steps, batch size, learning rate, ...
         llm: name or folder of the LLM behind the encodings, recorded with the adapter.
         llm_revision: its commit on the hub; None finds it in the hub's cache.
         restart: removes what the run left, and begins again.
+        hostfile: DeepSpeed's list of hosts; the run's folder is on a path that all of them share.
+        ssh: whether the hosts are reached from here; else this is the first, and ``llmdiff train --node-rank`` runs on
+            each of the others.
+        master_port: on the first host of the hostfile.
     """
     start = time.perf_counter()
+    place = place_of(processes, hostfile, None if ssh else 0, master_port)
+    processes = place.processes
     lineage = {"llm": llm or "", "llm_revision": llm_revision or hub_revision(llm)}
     config = resolve_config(
         store, diffusion, output, encoder, fingerprint, store_version, settings, processes, restart, lineage
     )
     finished = finished_run(config, processes)
     if finished is None:
-        run_id = train_adapter(config, processes)
+        run_id = train_adapter(config, place)
         keep_samples(config, run_id)
         keep_weights(config, run_id)
+        (Path(config.output) / RUN_ID).write_text(f"{run_id}\n")
     result = train_result(config, finished or run_id, time.perf_counter() - start, finished is not None)
     show(result)
     return result
@@ -167,8 +177,10 @@ def clear(folder: Path) -> None:
     with locked(folder):
         for name in ("checkpoints", "samples", "adapter", "adapter-raw"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("config.json", "request.json", "metrics.jsonl", "train.log", "weights.png", RUN_ID):
+        for name in ("config.json", "request.json", "metrics.jsonl", "weights.png", RUN_ID):
             (folder / name).unlink(missing_ok=True)
+        for log in folder.glob("train*.log"):
+            log.unlink()
 
 
 def find_fingerprint(store: EncodingStore, kind: str, wanted: str | None) -> str:
@@ -186,7 +198,7 @@ def finished_run(config: TrainConfig, processes: int) -> str | None:
     """The MLflow run of a run that has its result; None where there is something left to do."""
     folder = Path(config.output)
     config.check_same(folder / "config.json")
-    if not (folder / "adapter" / "adapter.safetensors").exists() or not (folder / RUN_ID).exists():
+    if not is_finished(folder):
         return None
     for last in complete(folder / "checkpoints")[-1:]:
         read_state(last).check_batch(config, processes)
@@ -194,27 +206,15 @@ def finished_run(config: TrainConfig, processes: int) -> str | None:
 
 
 @task(name="train adapter", cache_policy=NO_CACHE)
-def train_adapter(config: TrainConfig, processes: int) -> str:
+def train_adapter(config: TrainConfig, place: Place) -> str:
     """Runs the training processes, followed by MLflow; returns the MLflow run's id."""
     output = Path(config.output)
-    request = config.write(output / "request.json")
+    config.write(output / "request.json")
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
-        (output / RUN_ID).write_text(f"{run.run_id}\n")
         with progress("train", config.steps, "step") as bar:
-            run_workers(
-                "llmdiff.training.worker",
-                [
-                    "--config",
-                    str(request),
-                    "--tied",
-                    "--debug",
-                ],  # the last: into the log, and where this command is told --debug
-                processes=processes,
-                log=output / "train.log",
-                poll=lambda: follow(reader, warnings, run, bar),
-            )
+            run_training(output, place, poll=lambda: follow(reader, warnings, run, bar))
         if not (output / "adapter" / "adapter.safetensors").exists():
             raise LaunchError(f"{output}: training ended early with its state saved: run it again to go on")
         run.keep(output / "config.json")

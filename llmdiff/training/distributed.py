@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import os
-import socket
+import zlib
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from llmdiff.ports import free_port
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.objective import Objective
 from llmdiff.training.optimiser import PlainAdamW
 
 
 def start(config: TrainConfig) -> torch.device:
-    """Joins the processes that DeepSpeed's launcher started, or makes a group of one. Returns this process's device."""
+    """Joins the others, checks that all read the same configuration, and returns this process's device.
+
+    Raises:
+        ValueError: the processes read different configurations.
+    """
+    join()
+    # Processes with a thread for every core each slow one another down tenfold.
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.threads or max(1, cores // int(os.environ.get("LOCAL_SIZE", 1))))
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    check_alike(config, device)
+    return device
+
+
+def join() -> None:
+    """Joins the processes that DeepSpeed's launchers started, or makes a group of one."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "RANK" not in os.environ:  # no launcher: DeepSpeed would ask for MPI
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(free_port()))
-    # Processes with a thread for every core each slow one another down tenfold.
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.threads or max(1, cores // int(os.environ.get("LOCAL_SIZE", 1))))
     import deepspeed  # takes seconds
 
     deepspeed.utils.logger.setLevel("WARNING")
@@ -33,15 +47,18 @@ def start(config: TrainConfig) -> torch.device:
     deepspeed.init_distributed(verbose=False)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device("cpu")
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def check_alike(config: TrainConfig, device: torch.device) -> None:
+    """ValueError on every process where one has read another configuration."""
+    found = zlib.crc32(config.model_dump_json().encode())
+    ends = torch.tensor([found, -found], device=device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the least, and minus the greatest
+    if ends.sum() != 0:
+        raise ValueError(
+            f"{config.output}: not the same configuration on every host: expected a folder that all hosts share, "
+            "started with the same options"
+        )
 
 
 def gathered(module: torch.nn.Module) -> AbstractContextManager[Any]:

@@ -34,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from llmdiff.training.config import TrainConfig
 
+        if int(os.environ.get("CROSS_SIZE", 1)) > 1:  # of hosts: the first writes the configuration before it starts
+            from llmdiff.training.distributed import join
+
+            join()
         config = TrainConfig.read(options.config)
         from llmdiff.training.loop import train
 

@@ -18,12 +18,25 @@ def main() -> int:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, save)
-    (folder / f"rank-{rank}").write_text(f"{os.getpid()} {os.environ['WORLD_SIZE']} {os.environ.get('DS_ACCELERATOR')}")
+    seen = [os.environ.get(name) for name in ("WORLD_SIZE", "DS_ACCELERATOR", "MASTER_ADDR", "AWS_SECRET_ACCESS_KEY")]
+    (folder / f"rank-{rank}").write_text(" ".join(map(str, (os.getpid(), *seen))))
     print(f"rank {rank} speaks", flush=True)
-    if end == "raise" and rank == "1":
+    if end == "lose":
+        meet()
+    if end in ("raise", "lose") and rank == "1":
         raise KeyError("the real reason")
+    if end == "lose":
+        meet()
     time.sleep(120)
     return 0
+
+
+def meet() -> None:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    dist.barrier()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,17 @@ import psutil
 import pytest
 
 from infra import launch
-from infra.launch import LaunchError, error_of, run_workers
+from infra.errors import LaunchError, error_of
+from infra.hosts import Place
+from infra.launch import run_workers
 
 pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
-    run_workers("tests.infra.rank", [str(folder), end], processes=2, log=folder / "log.txt", poll=poll, **options)  # type: ignore[arg-type]
+    run_workers(
+        "tests.infra.rank", [str(folder), end], place=Place(processes=2), log=folder / "log.txt", poll=poll, **options
+    )  # type: ignore[arg-type]
 
 
 def pids(folder: Path) -> list[int]:

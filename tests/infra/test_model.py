@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.launch import end_group, free_port
+from infra.launch import end_group
 from infra.local import tracking_uri
 from infra.registry import Registered, crown, fetch_adapter, find_version, register_adapter
 from infra.tracking import client
+from llmdiff.ports import free_port
 from tests.adapter import tiny
 from tests.infra.tiny_adapter import make_adapter, make_base
 

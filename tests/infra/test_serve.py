@@ -17,8 +17,8 @@ import yaml
 
 from infra import serve
 from infra.background import Background, alive, redacted, started
-from infra.launch import free_port
 from infra.site import SERVERS_ONLY
+from llmdiff.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.launch import end_group, free_port
+from infra.launch import end_group
+from llmdiff.ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmdiff.ports import free_port
 from llmdiff.training import TrainConfig
-from llmdiff.training.distributed import free_port
 from storage import EncodingStore, Sample, caption_hash
 from tests.adapter import tiny
 
@@ -120,12 +120,13 @@ def run_ranks(run: TrainConfig, processes: int) -> None:
     assert [rank.returncode for rank in ranks] == [0] * processes, outputs
 
 
-def start_python(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start_python(*arguments: str, enter: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
+    """Python in a process of its own; on the host that the command `enter` is in, if any."""
     root = str(Path(__file__).resolve().parents[2])
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     environment |= {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [*enter, sys.executable, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
