@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,23 +72,25 @@ def tracked_run(name: str, params: dict[str, Any], tags: dict[str, str]) -> Iter
 
 
 class RowReader:
-    """The complete rows that a growing JSON-lines file got since the last look."""
+    """The rows of steps to come that a growing ``metrics.jsonl`` got since the last look, each of them once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.offset = 0
+        self.inode = self.offset = self.step = 0
 
     def read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        if self.path.stat().st_size < self.offset:  # a resumed run cut rows that it writes again
-            self.offset = 0
         with self.path.open("rb") as file:
+            if (inode := os.fstat(file.fileno()).st_ino) != self.inode:  # a resumed run has rows cut off in a new file
+                self.inode, self.offset = inode, 0
             file.seek(self.offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
+        rows = [row for row in map(json.loads, complete.splitlines()) if row["step"] > self.step]
+        self.step = rows[-1]["step"] if rows else self.step
+        return rows
 
 
 class WarningReader:

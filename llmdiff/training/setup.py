@@ -22,7 +22,7 @@ from llmdiff.training.encodings import read_encodings
 from llmdiff.training.metrics import Meter
 from llmdiff.training.objective import DTYPES, Null, Objective
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
-from llmdiff.training.validation import Validation
+from llmdiff.training.validation import Validation, cut_samples
 from storage import EncodingStore
 from storage.reader import EncodingDataset
 
@@ -120,6 +120,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     null = read_null(config, store)
     check_conditions(config, unet_config(config.base), null.base, null.pooled)
     added = None if null.pooled is None else Added(null.pooled[0], picture_side(store), data.latent_side)
+    if dist.get_rank() == 0:
+        cut_samples(config, state.step)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
     unet = load_unet(config.base, DTYPES[config.precision]).to(device)
     if config.gradient_checkpointing:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter, cross_attention_shapes
@@ -22,6 +22,7 @@ from llmdiff.training.ema import Average
 from llmdiff.training.encodings import read_encodings
 from llmdiff.training.objective import Objective, autocast
 from storage import EncodingStore
+from storage.files import write_file
 
 
 class Validation:
@@ -42,14 +43,17 @@ class Validation:
 
     @torch.no_grad()
     def sample(self, step: int, average: Average) -> Path:
-        """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts."""
+        """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
+
+        The file is there whole or not at all.
+        """
         (unet,) = self.objective.frozen
         with averaged(self.objective.adapter, unet, average) as adapter, autocast(unet.device, self.config.precision):
             latents = self.denoise(unet, self.context(adapter, unet))
-        folder = Path(self.config.output) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step-{step:08d}.safetensors"
-        save_file({"latents": latents.cpu()}, path, metadata={"prompts": json.dumps(self.config.validation_prompts)})
+        path = folder_of(self.config) / f"step-{step:08d}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"prompts": json.dumps(self.config.validation_prompts)}
+        write_file(path, save({"latents": latents.cpu().contiguous()}, about))
         return path
 
     def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
@@ -73,6 +77,18 @@ class Validation:
         encodings, mask = pad([null.encoding] * count + self.encodings)
         base = None if null.base is None else torch.stack([null.base] * count + self.base).to(unet.device)
         return adapter.context(encodings.to(unet.device), mask.to(unet.device), base).to(unet.dtype)
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where a run's samples lie, and in time their pictures."""
+    return Path(config.output) / "samples"
+
+
+def cut_samples(config: TrainConfig, step: int) -> None:
+    """Removes what an interrupted run drew past the `step` where it goes on: those steps come again."""
+    for path in folder_of(config).glob("*step-*"):
+        if path.suffix == ".part" or int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
 
 
 @contextmanager

@@ -55,8 +55,11 @@ def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
         assert reader.read() == [{"step": 1}]
         file.write('p": 2}\n')
     assert reader.read() == [{"step": 2}]
-    path.write_text(json.dumps({"step": 1}) + "\n")  # a resumed run starts over
-    assert reader.read() == [{"step": 1}]
+    part = tmp_path / "metrics.part"
+    part.write_text("".join(json.dumps({"step": step, "again": True}) + "\n" for step in range(1, 4)))
+    part.replace(path)  # a resumed run goes on before its last row, and has written more rows than there were
+    assert reader.read() == [{"step": 3, "again": True}]
+    assert reader.read() == []
 
 
 def test_new_warnings_are_found_in_a_log_with_a_progress_bar(tmp_path: Path) -> None:

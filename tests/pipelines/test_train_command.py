@@ -12,15 +12,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
+from PIL import Image
 
+from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.train import hub_revision, pinned_version, resolve_config
+from llmdiff.training.loop import train
+from pipelines.train import hub_revision, keep_samples, pinned_version, resolve_config
 from storage import EncodingStore, caption_hash
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 SETTINGS = ["steps=150", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
+SETTINGS += ["sample_every=5", "validation_prompts=['', '']", "validation_steps=1"]
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
         return list((home / "train").glob("*"))
 
     first = start(server, home, *arguments)
-    wait_until(lambda: first.poll() is None and bool(runs()) and last_step(runs()[0]) >= 2)
+    wait_until(lambda: first.poll() is None and bool(runs()) and last_step(runs()[0]) >= 6)
     (run,) = runs()
     first.terminate()
     printed, _ = first.communicate(timeout=90)
@@ -102,7 +107,7 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     began = grow(own_store)
 
     second = start(server, home, *arguments)
-    wait_until(lambda: second.poll() is None and last_step(run) >= ended + 2)
+    wait_until(lambda: second.poll() is None and last_step(run) >= ended + 6)
     at_work = workers(run)
     second.kill()
     second.communicate()
@@ -119,6 +124,10 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     assert (config["store_version"], config["llm"]) == (began, world.llm)
     (version,) = re.findall(r"registered: llmdiff-adapter version (\d+)", printed)
 
+    (run_id,) = re.findall(r"MLflow run: (\w+)", printed)
+    api = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    assert sheets(Path(api.download_artifacts(run_id, "samples"))) == uninterrupted_sheets(run, api, tmp_path)
+
     again = start(server, home, *arguments)
     printed, _ = again.communicate(timeout=300)
     assert again.returncode == 0, printed
@@ -126,6 +135,23 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     assert f"adapter: {run / 'adapter'} (150 steps, " in printed
     assert "registered:" not in printed
     assert version == "1"
+
+
+def sheets(folder: Path) -> dict[str, bytes]:
+    """The pixels of each PNG."""
+    return {path.name: Image.open(path).tobytes() for path in folder.glob("*.png")}
+
+
+def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str, bytes]:
+    """Those of the same training in one go, in this process."""
+    config = TrainConfig.read(run / "request.json").model_copy(update={"output": str(folder / "whole")})
+    train(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
+        keep_samples.fn(config, api.create_run("0").info.run_id)
+    found = sheets(folder / "whole" / "samples")
+    assert sorted(found) == [f"step-{step:08d}.png" for step in range(5, 151, 5)]
+    return found
 
 
 def resolve(store: str, world: World, **changes: object) -> object:

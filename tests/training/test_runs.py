@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from llmdiff.training.metrics import Meter
 from llmdiff.training.setup import Run
 from llmdiff.training.worker import main
 from tests.adapter import tiny
+from tests.hosts import two_hosts
 from tests.training import runs
 
 
@@ -35,10 +37,13 @@ def train(config: TrainConfig) -> Path | None:
     return train(config)
 
 
+DRAWING = {"sample_every": 3, "validation_prompts": ("caption 1", "caption 2"), "validation_steps": 2}
+
+
 @pytest.fixture(scope="session")
 def finished(parts: Path) -> TrainConfig:
     """An uninterrupted run."""
-    config = runs.config(parts, "finished")
+    config = runs.config(parts, "finished", **DRAWING)
     assert train(config) == Path(config.output) / "adapter"
     return config
 
@@ -105,7 +110,7 @@ KILLED = """
 import os, signal, sys
 import deepspeed  # once for all
 from llmdiff.adapter import LLMAdapter
-from llmdiff.training import checkpoint, loop, metrics
+from llmdiff.training import checkpoint, loop, metrics, validation
 from llmdiff.training.config import TrainConfig
 
 config = TrainConfig.read(sys.argv[2])
@@ -124,6 +129,8 @@ def before(owner, name, times):
 
 points = [  # step reached in each life, resuming from what the last one saved
     ("before the first checkpoint", metrics.Meter, "advance", 3),
+    ("while a sample is drawn", validation, "write_file", 1),
+    ("after it, before the checkpoint", metrics.Meter, "advance", 4),
     ("while the weights are saved", checkpoint, "write_adapter", 2),
     ("before the checkpoint counts", checkpoint, "write_last", 1),
     ("before the old ones are removed", checkpoint, "complete", 3),
@@ -142,13 +149,15 @@ for place, owner, name, times in points:
 """
 
 
-def test_killed_anywhere_and_resumed_the_loss_curve_is_the_same(finished: TrainConfig, root: Path) -> None:
-    config = runs.config(root, "killed")
+def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(finished: TrainConfig, root: Path) -> None:
+    config = runs.config(root, "killed", **DRAWING)
     lives = runs.start_worker(config, command=["-c", KILLED])
     printed, _ = lives.communicate(timeout=200)
     assert lives.returncode == 0, printed
     assert re.findall("KILLED (.*)", printed) == [
         "before the first checkpoint 9 []",
+        "while a sample is drawn 9 []",
+        "after it, before the checkpoint 9 []",
         "while the weights are saved 9 []",
         "before the checkpoint counts 9 []",
         "before the old ones are removed 9 [4, 8]",
@@ -158,9 +167,26 @@ def test_killed_anywhere_and_resumed_the_loss_curve_is_the_same(finished: TrainC
     assert not (Path(config.output) / "adapter").exists()
     train(config)
     assert runs.rows(config) == runs.rows(finished)
-    for name in ("adapter", "checkpoints/step-00000012", "checkpoints/step-00000012/ema"):
-        for path in (Path(config.output) / name).glob("*.safetensors"):
-            assert path.read_bytes() == (Path(finished.output) / name / path.name).read_bytes()
+    for name in ("adapter", "checkpoints/step-00000012", "checkpoints/step-00000012/ema", "samples"):
+        expected = {path.name: path.read_bytes() for path in (Path(finished.output) / name).glob("*.safetensors")}
+        assert {path.name: path.read_bytes() for path in (Path(config.output) / name).glob("*.safetensors")} == expected
+    assert [path.name for path in sorted((Path(config.output) / "samples").iterdir())] == [
+        f"step-{step:08d}.safetensors" for step in (3, 6, 9, 12)
+    ]
+
+
+def test_what_was_drawn_past_the_checkpoint_is_gone_and_drawn_anew(finished: TrainConfig, root: Path) -> None:
+    config = from_step_8(finished, root / "anew").model_copy(update={"sample_every": 4})
+    folder = Path(config.output) / "samples"
+    (folder / "step-00000006.png").touch()
+    (folder / "step-00000009.png").touch()
+    (folder / ".step-00000009.safetensors.1.part").touch()
+    train(config)
+    names = sorted(path.name for path in folder.iterdir())
+    drawn = [f"step-{step:08d}.safetensors" for step in (3, 6, 12)]
+    assert names == sorted([*drawn, "step-00000006.png"])
+    last = "step-00000012.safetensors"
+    assert (folder / last).read_bytes() == (Path(finished.output) / "samples" / last).read_bytes()
 
 
 def test_a_checkpoint_cut_short_counts_for_nothing(finished: TrainConfig, root: Path) -> None:
@@ -283,6 +309,45 @@ def test_a_run_of_two_processes_goes_on_with_one(
     config = from_step_8(two, root / "one").model_copy(update={"batch_size": 4, "zero_stage": stage})
     train(config)
     assert runs.losses(config)[:8] == runs.losses(two)[:8]
+    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+
+
+LLMDIFF = str(Path(sys.executable).with_name("llmdiff"))
+FIRST_HOST = """
+import sys
+from pathlib import Path
+from infra.hosts import place_of
+from infra.training import run_training
+
+hostfile, port, output = sys.argv[1:]
+run_training(Path(output), place_of(1, hostfile, 0, int(port)), poll=lambda: None)
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
+    finished: TrainConfig, two: TrainConfig, root: Path
+) -> None:
+    """A launcher on each; the second one's gets a SIGTERM. Long validation samples leave time for it."""
+    slow = {"sample_every": 1, "validation_prompts": ("caption 1",), "validation_steps": 40}
+    config = runs.config(root, "hosts", batch_size=2, **slow)
+    with two_hosts() as hosts:
+        hostfile, port = hosts.hostfile(root / "hostfile"), hosts.port()
+        joining = ["train", "--store", config.store, "--diffusion", config.base, "--output", config.output]
+        joining += ["--hostfile", hostfile, "--node-rank", "1", "--master-port", port]
+        second = runs.start_python(LLMDIFF, *joining, enter=hosts.enter[1], **hosts.environment)
+        config.write(Path(config.output) / "request.json")
+        place = (hostfile, port, config.output)
+        first = runs.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
+        wait_for(Path(config.output) / "metrics.jsonl", first, lines=5)
+        second.terminate()
+        outputs = [node.communicate(timeout=200)[0] for node in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], outputs
+    steps = len(runs.rows(config))
+    assert read_state(complete(Path(config.output) / "checkpoints")[-1]).step == steps >= 5
+    assert runs.losses(config) == pytest.approx(runs.losses(two)[:steps], rel=1e-4)
+    train(config.model_copy(update={"batch_size": 4, "sample_every": None}))
+    assert runs.losses(config)[:steps] == pytest.approx(runs.losses(two)[:steps], rel=1e-4)
     assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
 
 
