@@ -325,6 +325,7 @@ run_training(Path(output), place_of(1, hostfile, 0, int(port)), poll=lambda: Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
     finished: TrainConfig, two: TrainConfig, root: Path
 ) -> None:
@@ -339,7 +340,7 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
         config.write(Path(config.output) / "request.json")
         place = (hostfile, port, config.output)
         first = runs.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
-        wait_for(Path(config.output) / "metrics.jsonl", first, lines=5)
+        wait_for(Path(config.output) / "metrics.jsonl", first, lines=5, seconds=400)
         second.terminate()
         outputs = [node.communicate(timeout=200)[0] for node in (first, second)]
         assert [first.returncode, second.returncode] == [0, 0], outputs
@@ -613,8 +614,8 @@ def test_another_configuration_needs_another_folder(root: Path) -> None:
     train(runs.config(root, steps=2, log_every=2))
 
 
-def wait_for(path: Path, worker: subprocess.Popen[str], lines: int = 0) -> None:
-    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines, worker)
+def wait_for(path: Path, worker: subprocess.Popen[str], lines: int = 0, seconds: float = 120) -> None:
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines, worker, seconds)
 
 
 def wait_until(true: Callable[[], bool], worker: subprocess.Popen[str], seconds: float = 120) -> None:
