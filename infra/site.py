@@ -19,6 +19,7 @@ MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 PREFECT_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 MLFLOW_AUTH = "MLFLOW_AUTH_ADMIN_PASSWORD"
+LOG_STREAMS = ("PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED", "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED")
 SERVERS_ONLY = (*PREFECT_DATABASE, MLFLOW_DATABASE, MLFLOW_ARTIFACTS, PREFECT_AUTH, MLFLOW_AUTH)
 """What the worker, and so the flows, have no use for."""
 
@@ -116,8 +117,9 @@ def environment(site: Site) -> dict[str, str]:
 
 
 def prefect_environment(site: Site) -> dict[str, str]:
-    """The page asks the server it came from, by whatever name the browser knows that."""
-    return {"PREFECT_SERVER_UI_API_URL": "/api", **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
+    """The page asks the server it came from, by whatever name the browser knows that. Logs reach `--watch`."""
+    defaults = {"PREFECT_SERVER_UI_API_URL": "/api", **dict.fromkeys(LOG_STREAMS, "true")}
+    return {**defaults, **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
 
 
 def mlflow_environment(site: Site) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -27,6 +28,15 @@ def client() -> MlflowClient:
     return MlflowClient(uri, uri)
 
 
+def run_page(run_id: str) -> str | None:
+    """Address of a run's page on the MLflow server, without a login; None where tracking is in a file."""
+    uri = urlsplit(tracking_uri())
+    if uri.scheme not in ("http", "https"):
+        return None
+    server = uri._replace(netloc=uri.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return f"{server}/#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 class TrackedRun:
     """An MLflow run that follows a training run's ``metrics.jsonl``."""
 
@@ -36,12 +46,12 @@ class TrackedRun:
         self.artifacts = artifacts
 
     def follow(self, rows: list[dict[str, Any]]) -> None:
-        """Logs rows of ``metrics.jsonl``: every number in them, nested ones under dotted names."""
+        """Logs rows of ``metrics.jsonl``: every number that changes in them, nested ones under dotted names."""
         now = int(time.time() * 1000)
         metrics = [
             Metric(name, value, now, int(row["step"]))
             for row in rows
-            for name, value in numbers({key: item for key, item in row.items() if key != "step"})
+            for name, value in numbers({key: item for key, item in row.items() if key not in ("step", "steps")})
         ]
         for first in range(0, len(metrics), 1000):  # the most that a server takes at once
             self.api.log_batch(self.run_id, metrics=metrics[first : first + 1000])
@@ -109,7 +119,7 @@ class WarningReader:
         complete = data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)
         parts = (line.partition("training warning: ") for line in complete.decode(errors="replace").splitlines())
-        return [f"warning: {text}" for _, found, text in parts if found]  # a progress bar may come first in the line
+        return [text for _, found, text in parts if found]  # a progress bar may come first in the line
 
 
 def numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

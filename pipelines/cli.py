@@ -105,10 +105,10 @@ def encode(
     """Encode captions and pictures into the store; what it holds already is left alone."""
     settings, more = encode_options(data, captions, config, set_)
     start_engine()
-    from pipelines.encode import encode_flow
+    from pipelines.encode import counted, encode_flow
 
     result = encode_flow(str(data), store, diffusion, llm, encoder, size, settings, more, min_side, ray, limit)
-    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items())) or "0"
+    rejected = counted(result.rejected) or "0"
     print(
         f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {sum(result.rejected.values())}"
     )

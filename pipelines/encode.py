@@ -22,7 +22,7 @@ from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.folders import XL_PARTS, check_base
 from pipelines.fanout import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
-from pipelines.progress import advance, progress, progress_artifact, quieten_loading
+from pipelines.progress import advance, progress, quieten_loading
 from storage import EncodingStore
 from storage.places import place
 from storage.store import check_place
@@ -127,15 +127,13 @@ def encode_all(
 ) -> tuple[list[ShardReport], dict[str, str]]:
     """What became of the shards, in their order, and why some could not be read; `remote` tasks can't move the bar."""
     reports, unreadable = {}, {}
-    with progress_artifact("encode-progress", f"Rows encoded into {job.store}") as show:
-        for shard, ended in run(encode, job, shards):
-            try:
-                reports[shard.name] = ended()
-            except ValueError as error:
-                unreadable[shard.name] = str(error)
-            else:
-                advance(reports[shard.name].rows * remote)
-            show()
+    for shard, ended in run(encode, job, shards):
+        try:
+            reports[shard.name] = ended()
+        except ValueError as error:
+            unreadable[shard.name] = str(error)
+        else:
+            advance(reports[shard.name].rows * remote)
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
@@ -275,7 +273,7 @@ def report(
     }
     store = EncodingStore.open(job.store)
     rows: list[dict[str, Any]] = [
-        {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": dict(s.rejected) or ""}
+        {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": counted(s.rejected)}
         for s in reports
     ] + [{"shard": name, "error": reason} for name, reason in unreadable.items()]
     create_table_artifact(rows, key="encode-shards", description=f"Shards encoded into {job.store}")
@@ -290,6 +288,11 @@ def report(
         seconds=seconds,
         **totals,
     )
+
+
+def counted(rejected: dict[str, int]) -> str:
+    """Rejects in words: how many for each reason."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
 
 
 def encoding_bytes(store: EncodingStore, fingerprint: str) -> int:

@@ -14,6 +14,7 @@ from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
 from llmdiff.adapter.adapter import read_config
 from llmdiff.pictures import save_png
+from pipelines.artifacts import show_picture
 from pipelines.progress import advance, progress, quieten_loading
 from pipelines.sheet import contact_sheet
 
@@ -224,4 +225,6 @@ def write_sheet(prompts: list[str], base: list[Path], adapted: list[Path], path:
         (prompt, [Image.open(left), Image.open(right)])
         for prompt, left, right in zip(prompts, base, adapted, strict=True)
     ]
-    return save_png(contact_sheet(rows, ["base", "adapter"]), path)
+    sheet = save_png(contact_sheet(rows, ["base", "adapter"]), path)
+    show_picture("generate-sheet", "Every prompt with the base model and with the adapter", sheet)
+    return sheet

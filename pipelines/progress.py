@@ -1,52 +1,147 @@
-"""One progress bar for a flow, which its tasks advance where they run in the flow's own process."""
+"""How far a flow is: a bar in a terminal; in Prefect's pages an artifact, and lines in the run's log."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-_current: ContextVar[tqdm[Any] | None] = ContextVar("progress", default=None)
+if TYPE_CHECKING:
+    from uuid import UUID
+
+OFTEN, SELDOM = 3.0, 30.0
+"""Seconds between two lines of the log: at least, where another tenth of the work is done, and at most."""
+
+
+class Progress:
+    """A piece of work that goes on; see `progress`."""
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.first, self.done, self.told, self.note = 0, 0, -1, ""
+        self.began = self.reached_at = self.told_at = time.monotonic()
+        self.artifact = make_artifact(what) if in_a_run() else None
+        interval = 0.2 if sys.stderr.isatty() else 10.0
+        by_worker = "PREFECT__FLOW_RUN_ID" in os.environ  # the log's lines are enough there
+        self.bar: tqdm[Any] = tqdm(
+            desc=what, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, leave=True, disable=by_worker
+        )
+
+    def count_from(self, done: int) -> None:
+        """So much was done before: the time left follows from the pace from now on."""
+        self.bar.reset()
+        self.bar.initial = self.bar.n = self.bar.last_print_n = self.first = self.done = done
+        self.began = self.reached_at = time.monotonic()
+
+    def reach(self, done: int, note: str = "") -> None:
+        """So much is done now; the note stands beside it."""
+        self.bar.total = self.total
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(done - self.done)
+        self.done, self.note, self.reached_at = done, note, time.monotonic()
+        if self.is_due():
+            self.tell()
+
+    def warn(self, text: str) -> None:
+        """A line in the terminal and in the run's log."""
+        if not self.bar.disable:
+            self.bar.write(f"warning: {text}", file=sys.stderr)
+        if self.artifact is not None:
+            run_logger().warning(text)
+
+    def is_due(self) -> bool:
+        """Whether it is time for another line of the log."""
+        since = time.monotonic() - self.told_at
+        return since >= SELDOM or (since >= OFTEN and self.percent() // 10 > self.percent(self.told) // 10)
+
+    def tell(self) -> None:
+        """Tells Prefect, if a flow runs. A server that does not answer is no reason to end the work."""
+        if self.artifact is None or self.told == self.done:
+            return
+        from httpx import HTTPError
+        from prefect.artifacts import update_progress_artifact
+
+        self.told, self.told_at = self.done, time.monotonic()
+        line = self.line()
+        run_logger().info(line)
+        with suppress(HTTPError):
+            update_progress_artifact(self.artifact, self.percent(), line)
+
+    def percent(self, done: int | None = None) -> float:
+        """From 0 to 100; 0 where nobody knows how much there is to do."""
+        return min(100.0, 100 * max(0, self.done if done is None else done) / self.total) if self.total else 0.0
+
+    def line(self) -> str:
+        """All of it in words."""
+        of = f" of {self.total}" if self.total else ""
+        parts = [f"{self.what}: {self.done}{of} {self.unit}s" + f" ({self.percent():.0f} %)" * bool(self.total)]
+        pace = (self.done - self.first) / max(1e-9, self.reached_at - self.began)
+        if pace > 0:
+            parts.append(f"{pace:.3g} a second")
+        if pace > 0 and self.total and self.done < self.total:
+            parts.append(f"{tqdm.format_interval((self.total - self.done) / pace)} left")
+        return ", ".join([*parts, self.note] if self.note else parts)
+
+
+_current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str) -> Iterator[tqdm[Any]]:
-    """A bar on standard error: redrawn in a terminal, a line now and then in a log."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm(desc=what, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, leave=True) as bar:
-        token = _current.set(bar)
-        try:
-            yield bar
-        finally:
-            _current.reset(token)
+def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
+    """Work of a flow, which its tasks advance where they run in the flow's own process.
+
+    On standard error a bar, redrawn in a terminal, a line now and then in a file. In Prefect the artifact
+    ``<what>-progress`` and a line of the log at each tenth of the work, and twice a minute where that takes longer.
+
+    Args:
+        what: in a word.
+        total: of units; None where that is not known yet.
+        unit: in the singular.
+    """
+    work = Progress(what, total, unit)
+    token = _current.set(work)
+    try:
+        yield work
+        work.tell()
+    finally:
+        _current.reset(token)
+        work.bar.close()
 
 
 def advance(count: int) -> None:
-    """Moves the current bar; does nothing where there is none (a task on another machine, a test)."""
-    bar = _current.get()
-    if bar is not None:
-        bar.update(count)
+    """So much more of the current work is done; does nothing where there is none (on another machine, in a test)."""
+    work = _current.get()
+    if work is not None:
+        work.reach(work.done + count)
 
 
-@contextmanager
-def progress_artifact(key: str, description: str) -> Iterator[Callable[[], None]]:
-    """A bar in the Prefect UI; the function that is given shows there how far the current one is."""
-    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+def in_a_run() -> bool:
+    """Whether a flow runs here. Prefect takes seconds to import, and where it is not imported yet, none does."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.runtime import flow_run
 
-    artifact = create_progress_artifact(0.0, key=key, description=description)
-    assert isinstance(artifact, UUID)  # no coroutine, outside of async code
+    return flow_run.id is not None
 
-    def show() -> None:
-        bar = _current.get()
-        if bar is not None:
-            update_progress_artifact(artifact, progress=min(100.0, 100 * bar.n / max(1, bar.total or 0)))
 
-    yield show
+def make_artifact(what: str) -> UUID:
+    """A progress artifact at 0."""
+    from prefect.artifacts import create_progress_artifact
+
+    return create_progress_artifact(0.0, key=f"{what}-progress", description=what)  # type: ignore[return-value]
+
+
+def run_logger() -> Any:
+    """Of the flow or the task that runs."""
+    from prefect.logging import get_run_logger
+
+    return get_run_logger()
 
 
 def quieten_loading() -> None:

@@ -196,11 +196,11 @@ def verified(store: EncodingStore) -> list[Problem]:
     """The store's problems, with a bar over its shards."""
     from pipelines.progress import progress
 
-    with progress("verify", None, "shard") as bar:
+    with progress("verify", None, "shard") as work:
 
         def show(done: int, shards: int) -> None:
-            bar.total = shards
-            bar.update(1)
+            work.total = shards
+            work.reach(done)
 
         return store.verify(show)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,8 @@ from llmdiff.folders import check_base
 from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
-from pipelines.progress import progress
+from pipelines.artifacts import mlflow_run, show_mlflow_run, show_picture
+from pipelines.progress import Progress, progress
 from storage import EncodingStore
 
 STEPS = 1000
@@ -213,26 +213,27 @@ def train_adapter(config: TrainConfig, place: Place) -> str:
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
-        with progress("train", config.steps, "step") as bar:
-            run_training(output, place, poll=lambda: follow(reader, warnings, run, bar))
+        show_mlflow_run("train-mlflow-run", run.run_id)
+        with progress("train", config.steps, "step") as work:
+            run_training(output, place, poll=lambda: follow(reader, warnings, run, work))
         if not (output / "adapter" / "adapter.safetensors").exists():
             raise LaunchError(f"{output}: training ended early with its state saved: run it again to go on")
         run.keep(output / "config.json")
         return run.run_id
 
 
-def follow(reader: RowReader, warnings: WarningReader, run: TrackedRun, bar: Any) -> None:
-    """Passes new rows of ``metrics.jsonl`` on to MLflow and to the progress bar, and new warnings to the terminal."""
+def follow(reader: RowReader, warnings: WarningReader, run: TrackedRun, work: Progress) -> None:
+    """Passes new rows of ``metrics.jsonl`` on to MLflow and to whoever watches, and new warnings."""
     for warning in warnings.read():
-        bar.write(warning, file=sys.stderr)
+        work.warn(warning)
     rows = reader.read()
     if rows:
         run.follow(rows)
-        if bar.n == 0:  # the time left is of steps, without the processes' start
-            bar.reset()
-            bar.initial = rows[-1]["step"]
-        bar.update(rows[-1]["step"] - bar.n)
-        bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}")
+        last = rows[-1]
+        work.total = last.get("steps", work.total)
+        if work.done == 0:  # the time left is of steps, without the processes' start
+            work.count_from(last["step"])
+        work.reach(last["step"], f"loss {last['loss']:.4f}")
 
 
 @task(name="keep samples", cache_policy=NO_CACHE)
@@ -251,6 +252,7 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
         rows = [(prompt, [image]) for prompt, image in decode_samples(path, latent_encoder)]
         sheet = save_png(contact_sheet(rows, [path.stem]), path.with_suffix(".png"))
         client().log_artifact(run_id, str(sheet), "samples")
+    show_picture("train-samples", f"Samples of {paths[-1].stem}", sheet)
 
 
 @task(name="keep weights", cache_policy=NO_CACHE)
@@ -291,5 +293,5 @@ def registered_before(result: TrainResult) -> bool:
 @task(name="show run", cache_policy=NO_CACHE)
 def show(result: TrainResult) -> None:
     """Sums the run up in the Prefect UI."""
-    text = f"{result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s; MLflow run `{result.run_id}`"
+    text = f"{result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s; {mlflow_run(result.run_id)}"
     create_markdown_artifact(text, key="train-run")

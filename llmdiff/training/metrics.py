@@ -25,8 +25,8 @@ class Meter:
     """Sums losses between two rows, over all processes, and writes the rows on the first one."""
 
     def __init__(self, path: Path, state: State, total: int, timesteps: int, device: torch.device) -> None:
-        """Goes on from a checkpoint's `state`."""
-        self.timesteps = timesteps
+        """Goes on from a checkpoint's `state`; `total` is the steps of the whole run."""
+        self.timesteps, self.steps = timesteps, total
         self.skipped = state.skipped
         self.sums = torch.zeros(2 + 2 * BANDS, device=device, dtype=torch.float64)
         if state.sums and dist.get_rank() == 0:
@@ -73,7 +73,12 @@ class Meter:
         if samples == 0:
             return
         seconds = time.perf_counter() - self.start
-        row: dict[str, Any] = {"step": step, "loss": loss / samples, "learning_rate": learning_rate}
+        row: dict[str, Any] = {
+            "step": step,
+            "steps": self.steps,
+            "loss": loss / samples,
+            "learning_rate": learning_rate,
+        }
         row["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
         row["skipped"] = self.skipped
         row["samples_per_second"] = self.samples * dist.get_world_size() / seconds

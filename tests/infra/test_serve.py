@@ -18,6 +18,7 @@ import yaml
 from infra import serve
 from infra.background import Background, alive, redacted, started
 from infra.site import SERVERS_ONLY
+from infra.tracking import run_page, tracked_run
 from llmdiff.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,9 @@ def site(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("prefect")
-def test_start_brings_all_up_once_and_stop_ends_exactly_that(site: dict[str, str], tmp_path: Path) -> None:
+def test_start_brings_all_up_once_and_stop_ends_exactly_that(
+    site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began = run("start", site)
     assert began.returncode == 0, began.stderr
     prefect, mlflow = (f"http://127.0.0.1:{site[name]}" for name in ("PREFECT_PORT", "MLFLOW_PORT"))
@@ -69,6 +72,12 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(site: dict[str, str
     deployments = json.loads(answer(f"{prefect}/api/deployments/filter", {}))
     assert {item["entrypoint"] for item in deployments} == wanted
     assert {item["work_pool_name"] for item in deployments} == {serve.POOL}
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.replace("//", "//me:secret@"))
+    with tracked_run("train x", {}, {}) as tracked:
+        page = run_page(tracked.run_id)
+    assert page == f"{mlflow}/#/experiments/1/runs/{tracked.run_id}"
+    assert b"MLflow" in answer(page)
 
     folder = tmp_path / "runs" / "serve"
     pid_files = {path.name: path.read_text() for path in folder.glob("*.json")}

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from infra.launch import end_group
+from infra.site import LOG_STREAMS
 from llmdiff.ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 
@@ -80,6 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "LLMDIFF_HOME": str(home / "runs"),
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
+        **dict.fromkeys(LOG_STREAMS, "true"),
     }
     made = Server(url, {**os.environ, **ours}, home)
     port = url.split(":")[2].split("/")[0]
