@@ -1,4 +1,4 @@
-"""`llmdiff train` as a process: ended, killed and run again, it goes on; finished, it says so."""
+"""`llmdiff train` as a process: ended, killed, run again, finished; and what a cancelled deployment leaves."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from infra.tracking import client
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
 from llmdiff.training.loop import train
 from pipelines.train import hub_revision, keep_samples, pinned_version, resolve_config
 from storage import EncodingStore, caption_hash
-from tests.pipelines.conftest import ROOT, Deployed, Server, World
+from tests.data.pictures import encoded, picture, write_parquet
+from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
@@ -152,6 +155,49 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
     found = sheets(folder / "whole" / "samples")
     assert sorted(found) == [f"step-{step:08d}.png" for step in range(5, 151, 5)]
     return found
+
+
+def begin(server: Server, flow: str, **parameters: object) -> str:
+    """Starts a run of a deployment, as the page does; its id."""
+    deployment = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()["id"]
+    made = httpx.post(f"{server.url}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+    assert made.status_code == 201, made.text
+    return str(made.json()["id"])
+
+
+def shards_of(store: Path) -> set[str]:
+    """Those of pictures, also where they are only half-written."""
+    return {path.name for path in store.glob("shards/*") if not path.name.startswith("captions-")}
+
+
+def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
+    deployed: Deployed, world: World, in_process: Server, tmp_path: Path
+) -> None:
+    server, store, output = in_process, tmp_path / "store", tmp_path / "cancelled"
+    data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
+    models = {"diffusion": world.diffusion, "llm": world.llm}
+    encode = begin(server, "encode", data=str(data), store=str(store), **models)
+    settings = {**TRAINING, "steps": 100_000}
+    train = begin(server, "train", store=deployed.store, output=str(output), settings=settings, **models)
+
+    wait_until(lambda: bool(shards_of(store)), 400)
+    cancelling = {"state": {"type": "CANCELLING"}}
+    assert httpx.post(f"{server.url}/flow_runs/{encode}/set_state", json=cancelling).json()["status"] == "ACCEPT"
+    wait_until(lambda: last_step(output) >= 2, 400)
+    at_work = workers(output)
+    assert at_work
+    server.run("flow-run", "cancel", train)
+
+    def state(run: str) -> str:
+        return str(httpx.get(f"{server.url}/flow_runs/{run}").json()["state"]["type"])
+
+    wait_until(lambda: state(encode) == state(train) == "CANCELLED", 400)
+    assert not any(psutil.pid_exists(pid) for pid in at_work)
+    assert saved_step(output) == last_step(output) >= 2
+    (tracked,) = [run for run in client().search_runs(["1"]) if run.info.run_name == "train cancelled"]
+    assert tracked.info.status == "KILLED"
+    left = EncodingStore.open(store)
+    assert (len(left.samples()), shards_of(store), left.verify()) == (0, set(), [])
 
 
 def resolve(store: str, world: World, **changes: object) -> object:
