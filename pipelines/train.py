@@ -209,6 +209,12 @@ def finished_run(config: TrainConfig, processes: int) -> str | None:
 def train_adapter(config: TrainConfig, place: Place) -> str:
     """Runs the training processes, followed by MLflow; returns the MLflow run's id."""
     output = Path(config.output)
+    with locked(output, "flow.lock"):  # two flows would follow one run into MLflow twice
+        return follow_training(config, output, place)
+
+
+def follow_training(config: TrainConfig, output: Path, place: Place) -> str:
+    """The same, in a folder that nobody else follows."""
     config.write(output / "request.json")
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
