@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
+from llmdiff.folders import weights_hash
 from storage import EncodingStore
 from storage.records import trainable
 
@@ -87,10 +88,12 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
     """Encoder, models, store and code as tags, out of an ``adapter_config.json``."""
     keys = ("encoder", "encoder_fingerprint", "llm", "llm_revision", "base_model", "store", "store_version")
     tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
-    described = config.get("encoder_description", {})
+    described, training = config.get("encoder_description", {}), config.get("training", {})
     found = {
         "encoder_content": described.get("llm", {}).get("content") or described.get("weights"),
         "code_commit": code_commit(),
+        "parent": training.get("parent"),
+        "start_from": None if training.get("parent") else training.get("start_from"),  # a folder of no version
     }
     if base := config.get("base_model"):
         found |= {
@@ -112,16 +115,6 @@ def hub_revision(model: str | None, file: str = "config.json") -> str:
     except HFValidationError:  # a folder that is not there any more
         return ""
     return Path(found).parents[file.count("/")].name if isinstance(found, str) else ""
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over a folder's safetensors files; empty where it has none."""
-    files = sorted(folder.glob("*.safetensors"))
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest() if files else ""
 
 
 def code_commit() -> str:

@@ -49,8 +49,7 @@ def register_adapter(
         run_id: MLflow run of the training; a run is made where there is none.
         name: registered model, made if it is missing.
         alias: moved to the new version.
-        tags: more tags than the lineage; ``llm`` is where the LLM is found, ``parent`` the version it was trained on
-            from.
+        tags: more tags than the lineage, or other ones; ``llm`` is where the LLM is found.
     """
     for file in FILES:
         if not (folder / file).is_file():
@@ -179,6 +178,12 @@ def find_version(uri: str) -> ModelVersion:
         return api.get_model_version(name, str(number))
     except MlflowException as error:
         raise ValueError(f"{uri}: not in the registry: {error.message}") from error
+
+
+def pinned_address(uri: str) -> str:
+    """``models:/name/version`` of an address that may be an alias; ValueError as for `find_version`."""
+    version = find_version(uri)
+    return f"{SCHEME}{version.name}/{version.version}"
 
 
 def find_champion(name: str = MODEL) -> ModelVersion | None:

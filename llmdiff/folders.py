@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -99,6 +100,16 @@ def check_safetensors(file: Path) -> None:
         raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
     if size < (expected := 8 + length + max(ends, default=0)):
         raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file is cut short")
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over a folder's safetensors files; empty where it has none."""
+    files = sorted(folder.glob("*.safetensors"))
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest() if files else ""
 
 
 def first_line(error: Exception) -> str:

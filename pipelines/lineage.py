@@ -31,7 +31,7 @@ def chain(uri: str) -> dict[str, Any]:
     """A version's whole lineage, as plain JSON values.
 
     ``data.files`` lists every file with its hash and the rows trained on. ``parent`` is the chain of the version that
-    training went on from, or None.
+    training went on from, or None; ``start_from`` the folder, where that is no version.
     """
     version = find_version(uri)
     tags = version.tags
@@ -45,6 +45,7 @@ def chain(uri: str) -> dict[str, Any]:
         "code": tags.get("code_commit"),
         **parts,
         "data": data(version.run_id, tags),
+        "start_from": tags.get("start_from"),
         "parent": None if parent is None else chain(parent),
     }
 

@@ -25,6 +25,7 @@ from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from pipelines.artifacts import mlflow_run, show_mlflow_run, show_picture
+from pipelines.parent import check_start, resolve_parent
 from pipelines.progress import Progress, progress
 from storage import EncodingStore
 
@@ -123,7 +124,7 @@ def resolve_config(
     check_base(diffusion, "unet", "scheduler")
     xl = is_xl(unet_config(diffusion))
     named = {"store": store, "store_version": store_version, "fingerprint": fingerprint or "", "base": diffusion}
-    draft = drafted(settings, {**named, **lineage, "output": output or ""})
+    draft = drafted(settings, {**named, **lineage, **resolve_parent(settings.start_from), "output": output or ""})
     folder = Path(output) if output is not None else home() / "train" / run_name(draft, encoder, processes)
     if restart:
         clear(folder)
@@ -137,7 +138,9 @@ def resolve_config(
         found["base_fingerprint"] = find_fingerprint(opened, "base", draft.base_fingerprint or None)
     if xl:
         found["pooled_fingerprint"] = find_fingerprint(opened, "pooled", draft.pooled_fingerprint)
-    return draft.model_copy(update=found)
+    config = draft.model_copy(update=found)
+    check_start(config)
+    return config
 
 
 def drafted(settings: TrainSettings, named: dict[str, Any]) -> TrainConfig:

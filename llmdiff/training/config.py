@@ -40,6 +40,10 @@ class TrainSettings(BaseModel):
     pooled_fingerprint: str | None = None
     """With an SDXL base: which of the pooled embeddings in the store, if there are several."""
 
+    start_from: str | None = None
+    """An adapter folder, or a version in the registry, whose weights training goes on from, with a fresh optimiser and
+    schedule; None begins anew."""
+
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps; or set `epochs`. The train flow takes 1000 where neither is set."""
     epochs: int | None = Field(default=None, gt=0)
@@ -123,6 +127,8 @@ class TrainConfig(TrainSettings):
     """The LLM's commit on the hub."""
     base: str
     """Folder or name of the base diffusion model."""
+    parent: str = ""
+    """Address of the registered version that `start_from` is the folder of, for the adapter's lineage."""
     output: str
     """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``; the result is
     ``adapter/``, the averaged weights, and ``adapter-raw/``, the last ones."""

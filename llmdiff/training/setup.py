@@ -23,6 +23,7 @@ from llmdiff.training.metrics import Meter
 from llmdiff.training.objective import DTYPES, Null, Objective
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.validation import Validation, cut_samples
+from llmdiff.training.warm import start_warm
 from storage import EncodingStore
 from storage.reader import EncodingDataset
 
@@ -128,6 +129,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
     adapter = build_adapter(config, store, unet, null)
+    if found is None and config.start_from is not None:
+        start_warm(adapter, config.start_from, unet)
     average = Average(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))

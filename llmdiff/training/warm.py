@@ -1,0 +1,52 @@
+"""A warm start: training goes on from a trained adapter's weights, with a fresh optimiser, average and schedule.
+
+The weights are those of the folder: in a registered version the averaged ones, which it was judged by.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+
+from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter.config import AdapterConfig
+from llmdiff.folders import weights_hash
+
+ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_tokens", "base_context", "paths")
+"""What the weights are of no use without."""
+
+
+def start_warm(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
+    """Gives a new adapter the weights of a trained one.
+
+    Raises:
+        ValueError: that one reads other encodings, or is for another base.
+        FileNotFoundError: there is no such folder.
+    """
+    parent = LLMAdapter.load(folder, unet)
+    wanted = adapter.config
+    check_parent(parent.config, folder, wanted.base_model, {name: getattr(wanted, name) for name in ALIKE})
+    adapter.load_state(parent.state())
+
+
+def check_parent(parent: AdapterConfig, name: str, base: str, facts: dict[str, Any]) -> None:
+    """ValueError naming both sides where the adapter `name` differs from a run's base or facts, some of `ALIKE`."""
+    for fact, wanted in facts.items():
+        if (found := getattr(parent, fact)) != wanted:
+            raise ValueError(
+                f"{name}: can't start from it: expected {fact} {wanted!r}, as the run has, found {found!r}"
+            )
+    if not same_base(parent.base_model, base):
+        raise ValueError(
+            f"{name}: can't start from it: expected the base {base!r}, as the run has, found {parent.base_model!r}"
+        )
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two bases are the same: by name, or as folders of the same U-Net's weights."""
+    if one == other:
+        return True
+    hashes = {weights_hash(Path(base) / "unet") for base in (one, other)}
+    return len(hashes) == 1 and "" not in hashes
