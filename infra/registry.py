@@ -187,8 +187,18 @@ def pinned_address(uri: str) -> str:
 
 
 def find_champion(name: str = MODEL) -> ModelVersion | None:
-    """The champion; None where the registered model has none yet."""
-    version = client().get_registered_model(name).aliases.get(CHAMPION)
+    """The champion; None where the registered model has none yet, or there is no such model."""
+    return find_alias(CHAMPION, name)
+
+
+def find_alias(alias: str, name: str = MODEL) -> ModelVersion | None:
+    """The version that has an alias; None where none has."""
+    try:
+        version = client().get_registered_model(name).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
     return None if version is None else find_version(f"{SCHEME}{name}/{version}")
 
 

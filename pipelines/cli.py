@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +13,8 @@ from pipelines.encoder_settings import settings_help
 from pipelines.evaluate_command import evaluate_app
 from pipelines.options import CANDIDATE, Adapter, AdapterBase, AdapterLLM, DType, Scheduler
 from pipelines.registry_commands import registry_app
-from pipelines.starting import encode_options, read_lines, start_engine
+from pipelines.retrain_commands import retrain_app
+from pipelines.starting import encode_options, end_well_on_sigterm, read_lines, start_engine
 from pipelines.store_commands import store_app
 from pipelines.study_commands import study_app
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
 app.add_typer(evaluate_app)
+app.add_typer(retrain_app)
 app.add_typer(registry_app)
 
 
@@ -272,22 +273,6 @@ def doctor() -> None:
         print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
     if not all(finding.fine for finding in findings):
         raise typer.Exit(1)
-
-
-def end_well_on_sigterm() -> list[int]:
-    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save.
-
-    Returns a list that fills then.
-    """
-    received: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        received.append(number)
-        print("stopped by SIGTERM: the same command goes on")
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    return received
 
 
 def print_rejected(examples: list[str], store: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import Task, flow, task
@@ -15,7 +16,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import Recipe, ShardReport, TextEncoder, encode_captions, encode_shard, prepare
-from llmdiff.data.sources import SourceShard, open_source
+from llmdiff.data.sources import Growing, SourceShard, Survey, shards_of, source_files, survey
 from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
@@ -65,6 +66,7 @@ class EncodeResult(BaseModel):
     bytes_per_caption: float = Field(description="of the encodings written by this run; 0 where it wrote none")
     shards: list[ShardReport]
     unreadable: dict[str, str] = Field(description="shards that could not be read, and why")
+    unfinished: dict[str, str] = Field(default={}, description="files left alone because they are being written")
     seconds: float
 
 
@@ -81,6 +83,7 @@ def encode_flow(
     min_side: Annotated[int, Field(ge=1)] | None = None,
     ray: str | None = None,
     limit: str | None = None,
+    growing: Growing | None = None,
 ) -> EncodeResult:
     """Encodes what the store does not hold yet: a second run encodes nothing.
 
@@ -100,12 +103,15 @@ def encode_flow(
         ray: address of a Ray cluster that encodes shards at once, "local" for one on this machine; None is this
             process. Its machines must see data, store and models under the same paths.
         limit: tag of a Prefect concurrency limit; a shard has one of its slots while it is encoded.
+        growing: how files that are being written are told, to be left alone; data without a usable row are then no
+            error. None takes every file as whole.
     """
     start = time.perf_counter()
     if ray is not None:
         data, store = absolute(data), absolute(store)
         diffusion, llm = absolute_model(diffusion), absolute_model(llm)
-    shards = open_source(data)
+    looked = look_at(data, growing)
+    shards = shards_of(looked.whole)
     pictures = any(map(_has_pictures, shards))
     job = make_job(store, diffusion, llm, encoder, size, settings, min_side, pictures)
     encode = limited(encode_source, limit)
@@ -114,12 +120,18 @@ def encode_flow(
         fingerprint = prepared()
         reports, unreadable = encode_all(run, encode, job, shards, remote=ray is not None)
     loaded_recipe.cache_clear()
-    if unreadable and not reports:
+    if unreadable and not reports and growing is None:
         raise ValueError("; ".join(unreadable.values()))
-    result = report(job, fingerprint, reports, unreadable, time.perf_counter() - start)
-    if not any(shard.rows - shard.known_bad - shard.rejected.total() for shard in reports):
+    result = report(job, fingerprint, reports, unreadable, looked.unfinished, time.perf_counter() - start)
+    if growing is None and not any(shard.rows - shard.known_bad - shard.rejected.total() for shard in reports):
         raise ValueError(nothing_usable(data, result))
     return result
+
+
+def look_at(data: str, growing: Growing | None) -> Survey:
+    """The files of the data, apart from those that are being written; all of them where nobody says how to tell."""
+    files = source_files(data, may_be_empty=growing is not None)
+    return Survey(files, {}) if growing is None else survey(Path(data), files, growing)
 
 
 def encode_all(
@@ -263,7 +275,12 @@ def device() -> str:
 
 @task(name="report", cache_policy=NO_CACHE)
 def report(
-    job: EncodeJob, fingerprint: str, reports: list[ShardReport], unreadable: dict[str, str], seconds: float
+    job: EncodeJob,
+    fingerprint: str,
+    reports: list[ShardReport],
+    unreadable: dict[str, str],
+    unfinished: dict[str, str],
+    seconds: float,
 ) -> EncodeResult:
     """Adds the shards up, and shows them as a table in the Prefect UI."""
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
@@ -275,7 +292,7 @@ def report(
     rows: list[dict[str, Any]] = [
         {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": counted(s.rejected)}
         for s in reports
-    ] + [{"shard": name, "error": reason} for name, reason in unreadable.items()]
+    ] + [{"shard": name, "error": reason} for name, reason in (unreadable | unfinished).items()]
     create_table_artifact(rows, key="encode-shards", description=f"Shards encoded into {job.store}")
     return EncodeResult(
         store=job.store,
@@ -285,6 +302,7 @@ def report(
         bytes_per_caption=encoding_bytes(store, fingerprint) * totals["tokens"] / max(1, totals["captions"]),
         shards=reports,
         unreadable=unreadable,
+        unfinished=unfinished,
         seconds=seconds,
         **totals,
     )

@@ -6,9 +6,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from infra.lineage import DataFile, data_files, files_in
+from mlflow.entities.model_registry import ModelVersion
+
 from infra.registry import MODEL, SCHEME, find_version
-from infra.tracking import client
+from infra.seen import recorded_files
 from pipelines.printing import print_table, print_values
 
 PARTS = {
@@ -44,23 +45,19 @@ def chain(uri: str) -> dict[str, Any]:
         "run": version.run_id,
         "code": tags.get("code_commit"),
         **parts,
-        "data": data(version.run_id, tags),
+        "data": data(version),
         "start_from": tags.get("start_from"),
         "parent": None if parent is None else chain(parent),
     }
 
 
-def data(run_id: str, tags: dict[str, str]) -> dict[str, Any]:
-    """The data files, from the run's inputs, or where they were too many for it, from the store."""
+def data(version: ModelVersion) -> dict[str, Any]:
+    """The data files, or why they are not known."""
+    tags = version.tags
     if "data_digest" not in tags:
         return {"files": [], "unknown": tags.get("data_files", "not recorded")}
-    files = files_in(client().get_run(run_id).inputs.dataset_inputs, tags["data_digest"]) or stored(tags)
-    return {"digest": tags["data_digest"], "rows": int(tags["data_rows"]), "files": [asdict(file) for file in files]}
-
-
-def stored(tags: dict[str, str]) -> list[DataFile]:
-    """The data files, from the store."""
-    return data_files(tags["store"], int(tags["store_version"]), tags["encoder_fingerprint"])
+    files = [asdict(file) for file in recorded_files(version)]
+    return {"digest": tags["data_digest"], "rows": int(tags["data_rows"]), "files": files}
 
 
 def print_chain(found: dict[str, Any]) -> None:

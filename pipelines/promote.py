@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.registry import MODEL, ROLLED_BACK, SCHEME, crown, find_champion, find_version
+from infra.registry import MODEL, ROLLED_BACK, SCHEME, crown, find_alias, find_champion, find_version
 from infra.tracking import client
 from pipelines.generate import Source, load_pipeline, resolve_adapter
 from pipelines.progress import advance, progress
@@ -24,15 +24,22 @@ PREFIX = "promotion."
 class Rule(BaseModel):
     """What better means; see `promote_flow`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: Metric = "binding"
+    """Of the embedded world's facts, the one that counts."""
     wording: Wording = "natural"
+    """Of the prompts."""
     margin: float = Field(default=0.0, ge=0)
+    """How much greater the candidate's share must be; with 0, greater at all."""
     scenes: int = Field(default=200, ge=1)
+    """Held-out scenes, each a prompt."""
     seed: int = 0
+    """Of the scenes, their captions and the noise."""
     steps: int = Field(default=20, ge=1)
+    """Of sampling."""
     guidance: float = 3.0
+    """Classifier-free guidance scale."""
 
 
 RULE = set(Rule.model_fields)
@@ -106,6 +113,14 @@ def settled(candidate: ModelVersion, champion: ModelVersion | None, rule: Rule) 
     opponent = None if champion is None else int(champion.version)
     same = known is not None and known.champion == opponent and known.model_dump(include=RULE) == rule.model_dump()
     return known if same else None
+
+
+def undecided(name: str, fingerprint: str) -> bool:
+    """Whether there is a candidate, of an encoder's encodings, of which nobody has decided yet."""
+    candidate = find_alias("candidate", name)
+    if candidate is None or candidate.tags.get("encoder_fingerprint") != fingerprint:
+        return False
+    return not {ROLLED_BACK, f"{PREFIX}reason"} & candidate.tags.keys()
 
 
 def decide(rule: Rule, contenders: list[ModelVersion], shares: list[float]) -> Decision:

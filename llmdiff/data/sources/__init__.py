@@ -14,6 +14,7 @@ from llmdiff.data.sources.tables import (
     read_text,
     table_shards,
 )
+from llmdiff.data.sources.unfinished import TEMPORARY, Growing, Survey, signature, survey
 from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
@@ -21,16 +22,21 @@ __all__ = [
     "IMAGE_COLUMNS",
     "METADATA_FILES",
     "ROWS_PER_SHARD",
+    "Growing",
     "ParquetShard",
     "Row",
     "SourceShard",
+    "Survey",
     "TableShard",
     "TarShard",
     "UnreadableShard",
     "Url",
     "open_source",
     "read_text",
+    "shards_of",
+    "signature",
     "source_files",
+    "survey",
 ]
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {
@@ -46,18 +52,23 @@ EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
 
 def open_source(path: str | Path) -> list[SourceShard]:
     """The shards of all `source_files`; errors as there."""
-    return [shard for file, name in source_files(path) for shard in _FORMATS[file.suffix.lower()](file, name)]
+    return shards_of(source_files(path))
 
 
-def source_files(path: str | Path) -> list[tuple[Path, str]]:
+def shards_of(files: Iterable[tuple[Path, str]]) -> list[SourceShard]:
+    """The shards of some `source_files`."""
+    return [shard for file, name in files for shard in _FORMATS[file.suffix.lower()](file, name)]
+
+
+def source_files(path: str | Path, may_be_empty: bool = False) -> list[tuple[Path, str]]:
     """A file, or the files of data in a folder, in the order of their names, which are relative to it. Reads none.
 
     A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is
-    a text file (a README, say) in a folder that holds other data.
+    a text file (a README, say) in a folder that holds other data, nor what lies in a `TEMPORARY` folder.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: it is of none of the formats.
+        ValueError: it is of none of the formats; or a folder without data, unless that may be.
     """
     root = Path(path)
     if not root.exists():
@@ -66,13 +77,14 @@ def source_files(path: str | Path) -> list[tuple[Path, str]]:
         if root.suffix.lower() not in _FORMATS:
             raise ValueError(f"{root}: expected {EXPECTED}")
         return [(root, root.name)]
-    files = sorted(file for file in root.rglob("*") if _is_data(file))
-    if not files:
+    files = sorted(file for file in root.rglob("*") if _is_data(file, root))
+    if not files and not may_be_empty:
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it")
     data = [file for file in files if file.suffix.lower() != ".txt"] or files
     return [(file, file.relative_to(root).as_posix()) for file in data]
 
 
-def _is_data(file: Path) -> bool:
-    listed = file.suffix == ".parquet" and file.with_suffix(".tar").is_file()
-    return file.suffix.lower() in _FORMATS and not file.is_dir() and not listed
+def _is_data(file: Path, root: Path) -> bool:
+    if file.suffix.lower() not in _FORMATS or file.is_dir() or TEMPORARY in file.relative_to(root).parts:
+        return False
+    return not (file.suffix == ".parquet" and file.with_suffix(".tar").is_file())
