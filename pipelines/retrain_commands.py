@@ -13,12 +13,10 @@ from pipelines.starting import encoder_config, end_well_on_sigterm, start_engine
 
 retrain_app = typer.Typer()
 MODEL = "llmdiff-adapter"
-EXAMPLES = """Examples:
+PLACES = "--data shards/ --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5"
+EXAMPLES = f"""Example: llmdiff retrain {PLACES} --set steps=2000
 
-llmdiff retrain --data shards/ --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --set steps=2000
-
-llmdiff retrain --data shards/ --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --start scratch
---wait-for-success --margin 0.02 --json
+Example: llmdiff retrain {PLACES} --start scratch --wait-for-success --margin 0.02 --json
 """
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One training setting, over --config.")]

@@ -23,7 +23,20 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
-COMMANDS = ("demo", "shapes", "encode", "train", "generate", "evaluate", "inspect", "store", "study", "doctor")
+COMMANDS = (
+    "demo",
+    "shapes",
+    "encode",
+    "train",
+    "generate",
+    "evaluate",
+    "inspect",
+    "store",
+    "study",
+    "retrain",
+    "announce",
+    "doctor",
+)
 prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet
-from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
+from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Deployed, Server, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
@@ -136,21 +136,6 @@ def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
             assert all(0 <= part["mean"] <= 1 for part in entry["by_category"].values())
     assert set(result.report["gap_recovered"]["base"]) == {"natural", "unseen_wording"}
     assert "too few prompts on 4" in result.report["summary"][0]
-
-
-def test_retrain_trains_on_new_data_and_ends_at_once_without(
-    world: World, in_process: Server, tmp_path: Path, tracking: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from infra.registry import adapter_tags
-    from pipelines.retrain import retrain_flow
-
-    monkeypatch.setenv("LLMDIFF_HOME", str(tracking.parent))
-    arguments = (world.data, str(tmp_path / "store"), world.diffusion)
-    done = retrain_flow(*arguments, encoder="base", settings={**TRAINING, "steps": 2})
-    assert done == f"{FINE} new samples: registered llmdiff-adapter version 1"
-    version = adapter_tags("models:/llmdiff-adapter@candidate")["store_version"]
-    assert version == str(EncodingStore.open(tmp_path / "store").version)
-    assert "nothing to do" in retrain_flow(*arguments, encoder="base", settings={**TRAINING, "steps": 2})
 
 
 def test_a_shard_is_tried_again_but_not_on_a_full_disk(
