@@ -13,6 +13,17 @@ registry_app = typer.Typer()
 MODEL = "llmdiff-adapter"
 
 Name = Annotated[str, typer.Option(help="Registered model.")]
+Metric = Annotated[
+    str,
+    typer.Option(
+        help="What counts: colour, binding, relation, count; with --prompts siglip, siglip2, clip, clip-iqa, or one of "
+        "these with another model, as siglip=<folder or name>."
+    ),
+]
+Prompts = Annotated[str | None, typer.Option(help="File or folder of prompts; default: the embedded world's.")]
+Wording = Annotated[
+    Literal["template", "natural", "unseen_wording"], typer.Option(help="Of the embedded world's prompts.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -32,15 +43,14 @@ def lineage(
         print_chain(found)
 
 
-@registry_app.command(epilog="Example: llmdiff promote --margin 0.02")
+@registry_app.command(
+    epilog="Example: llmdiff promote --margin 0.02\n\nExample: llmdiff promote --prompts parti.tsv --metric siglip"
+)
 def promote(
     name: Name = MODEL,
-    metric: Annotated[
-        Literal["colour", "binding", "relation", "count"], typer.Option(help="The facts that count.")
-    ] = "binding",
-    wording: Annotated[
-        Literal["template", "natural", "unseen_wording"], typer.Option(help="Of the prompts.")
-    ] = "natural",
+    metric: Metric = "binding",
+    prompts: Prompts = None,
+    wording: Wording = "natural",
     margin: Annotated[float, typer.Option(min=0, help="How much better it must be; with 0, better at all.")] = 0.0,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each a prompt.")] = 200,
     seed: Annotated[int, typer.Option(help="Of scenes, captions and noise.")] = 0,
@@ -56,7 +66,7 @@ def promote(
     start_engine()
     from pipelines.promote import promote_flow
 
-    decision = promote_flow(name, metric, wording, margin, scenes, seed, steps, guidance, llm, diffusion)
+    decision = promote_flow(name, metric, prompts, wording, margin, scenes, seed, steps, guidance, llm, diffusion)
     if as_json:
         print_json(decision.model_dump())
     else:

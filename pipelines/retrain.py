@@ -20,8 +20,9 @@ from llmdiff.folders import check_base, check_llm
 from llmdiff.training.config import TrainSettings
 from pipelines.encode import encode_flow
 from pipelines.last_look import LastLook, keep, look_path, model_signature, recall
-from pipelines.promote import Decision, Rule, promote_flow, undecided
+from pipelines.promote import Decision, promote_flow, undecided
 from pipelines.register import register_flow
+from pipelines.rule import Rule, prompts_of
 from pipelines.train import train_flow
 from storage import EncodingStore
 from storage.turns import turn
@@ -103,7 +104,7 @@ def retrain_flow(
         wait: seconds to wait for another retrain on the store to end.
     """
     began = time.perf_counter()
-    check(data, diffusion, llm, settings)
+    check(data, diffusion, llm, settings, rule)
     with turn(EncodingStore.open_or_create(store), "retrain", wait) as holder:
         if holder is not None:
             return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {holder}"), began)
@@ -119,12 +120,13 @@ def retrain_flow(
         return ended(summed_up(found, unseen, parent, made, decision), began)
 
 
-def check(data: str, diffusion: str, llm: str | None, settings: TrainSettings) -> None:
+def check(data: str, diffusion: str, llm: str | None, settings: TrainSettings, rule: Rule) -> None:
     """Refuses what can be refused before anything is made."""
     source_files(data, may_be_empty=True)
     check_base(diffusion, "vae", "unet", "scheduler")
     if llm is not None:
         check_llm(llm)
+    prompts_of(rule)
     if settings.start_from is not None:
         raise ValueError('settings.start_from: expected none, for it follows from start, "champion" or "scratch"')
 

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.printing import print_json
+from pipelines.registry_commands import MODEL, Json, Metric, Name, Prompts, Wording
 from pipelines.starting import encoder_config, end_well_on_sigterm, start_engine
 
 retrain_app = typer.Typer()
-MODEL = "llmdiff-adapter"
 PLACES = "--data shards/ --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5"
 EXAMPLES = f"""Example: llmdiff retrain {PLACES} --set steps=2000
 
@@ -32,7 +32,7 @@ def retrain(
     diffusion: Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")],
     llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
     encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
-    name: Annotated[str, typer.Option(help="Registered model.")] = MODEL,
+    name: Name = MODEL,
     processes: Annotated[int, typer.Option(min=1, help="Processes of training on this machine, one a GPU.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Encode on a Ray cluster: local, auto or host:6379.")] = None,
     start: Annotated[
@@ -45,12 +45,9 @@ def retrain(
         bool,
         typer.Option("--wait-for-success", help="Take files of folders with a _SUCCESS alone, as Spark leaves it."),
     ] = False,
-    metric: Annotated[
-        Literal["colour", "binding", "relation", "count"], typer.Option(help="The facts that promotion counts.")
-    ] = "binding",
-    wording: Annotated[
-        Literal["template", "natural", "unseen_wording"], typer.Option(help="Of the prompts of promotion.")
-    ] = "natural",
+    metric: Metric = "binding",
+    prompts: Prompts = None,
+    wording: Wording = "natural",
     margin: Annotated[float, typer.Option(min=0, help="How much better than the champion it must be.")] = 0.0,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each a prompt of promotion.")] = 200,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another retrain on the store to end.")] = 0.0,
@@ -60,7 +57,7 @@ def retrain(
         Path | None, typer.Option("--encoder-config", help="YAML or JSON file of encoder settings.")
     ] = None,
     encoder_set: EncoderSet = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Encode new data, train where no version has seen some of it, and promote the result if it is better.
 
@@ -77,14 +74,15 @@ def retrain(
     start_engine()
     from llmdiff.data.sources import Growing
     from llmdiff.training.config import TrainSettings
-    from pipelines.promote import Rule
     from pipelines.retrain import retrain_flow
+    from pipelines.rule import Rule
 
     if ended:  # the exit may have been swallowed by an import
         sys.exit(0)
     settings = checked(given, TrainSettings, "training settings")
     growing = Growing(settle=settle, wait_for_success=wait_for_success)
-    rule = Rule(metric=metric, wording=wording, margin=margin, scenes=scenes)
+    given_rule = {"prompts": prompts, "metric": metric, "wording": wording, "margin": margin, "scenes": scenes}
+    rule = checked(given_rule, Rule, "promotion rule")
     places = (str(data), store, diffusion, llm, encoder, name, processes)
     result = retrain_flow(*places, of_encoder, settings, ray, start, growing, rule, wait)
     if as_json:

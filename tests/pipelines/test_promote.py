@@ -57,7 +57,7 @@ def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Dec
 
 def test_the_better_one_becomes_the_champion_by_the_margin(contest: Callable[..., promote.Decision]) -> None:
     first = contest(0.25)
-    assert (first.promoted, first.champion, first.candidate_share) == (True, None, 0.25)
+    assert (first.promoted, first.champion, first.candidate_score) == (True, None, 0.25)
     worse = contest(0.2, 0.25)
     same = contest(0.25, 0.25)
     little = contest(0.3, 0.25, margin=0.1)
@@ -74,8 +74,8 @@ def test_decision_and_shares_are_on_the_version(contest: Callable[..., promote.D
     decision = contest(0.5, 0.25, metric="relation", wording="template")
     tags = adapter_tags(f"models:/{MODEL}/2")
     found = {key.removeprefix("promotion."): value for key, value in tags.items() if key.startswith("promotion.")}
-    assert found == {key: str(value) for key, value in decision.model_dump().items()}
-    assert (found["candidate_share"], found["champion_share"], found["champion"]) == ("0.5", "0.25", "1")
+    assert found == {key: str(value) for key, value in decision.model_dump(exclude_none=True).items()}
+    assert (found["candidate_score"], found["champion_score"], found["champion"]) == ("0.5", "0.25", "1")
     assert tags["previous_champion"] == "1"
     metrics = client().get_run(find_version(CHAMPION).run_id).data.metrics
     assert metrics == {"promotion.candidate": 0.5, "promotion.champion": 0.25}
@@ -126,7 +126,50 @@ def test_pictures_decide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register_adapter(folder, tags={})
     second = promote.promote_flow(**rule)
     assert not second.promoted
-    assert second.candidate_share == second.champion_share
+    assert second.candidate_score == second.champion_score
+
+
+def test_prompts_of_a_file_are_scored_by_a_vision_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.evaluation import metric_models
+
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    metric = f"siglip={metric_models.siglip(tmp_path / 'siglip')}"
+    rule: dict[str, Any] = {"prompts": str(tmp_path / "prompts.txt"), "metric": metric, "steps": 1}
+    register_adapter(folder, tags={})
+    first = promote.promote_flow(**rule)
+    assert first.promoted
+    assert f"first champion: {metric} over {tmp_path / 'prompts.txt'} " in first.reason
+    other = make_adapter(tmp_path / "other", tmp_path / "sd", seed=1)
+    register_adapter(other, tags={})
+    second = promote.promote_flow(**rule)
+    assert second.champion_score == pytest.approx(first.candidate_score, abs=1e-4)
+    assert second.candidate_score != second.champion_score
+    assert second.promoted == (second.candidate_score > second.champion_score)  # type: ignore[operator]
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
+    judged: list[Any] = []
+    monkeypatch.setattr(promote, "judge", lambda *asked: judged.append(asked) or 0.5)
+    register_adapter(folder, tags={})
+    promote.promote_flow(**rule)
+    promote.promote_flow(**rule)
+    assert len(judged) == 2
+    (tmp_path / "prompts.txt").write_text("a green circle\n")
+    promote.promote_flow(**rule)
+    assert len(judged) == 4
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"metric": "siglip"}, "metric: .*expected one of colour, binding, relation, count for the embedded world's"),
+        ({"prompts": "some.txt"}, "metric: .*expected one of siglip, siglip2, clip, clip-iqa for prompts of a file"),
+        ({"prompts": "some.txt", "metric": "clip"}, "some.txt: no such file"),
+    ],
+)
+def test_a_rule_that_scores_nothing_is_refused(folder: Path, rule: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        promote.promote_flow(**rule)
 
 
 def test_the_commands(

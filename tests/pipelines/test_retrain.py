@@ -25,8 +25,9 @@ from llmdiff.training.config import TrainSettings
 from pipelines import retrain
 from pipelines.cli import main
 from pipelines.lineage import chain
-from pipelines.promote import Decision, Rule, recorded
+from pipelines.promote import Decision, recorded
 from pipelines.retrain import RetrainResult, retrain_flow
+from pipelines.rule import Rule
 from storage import EncodingStore
 from storage.turns import turn
 from tests.pipelines.conftest import ROOT, Deployed, Server
@@ -172,11 +173,11 @@ def test_three_waves_a_crash_and_an_event(
     assert chain(f"models:/{NAME}/3")["parent"]["data"]["rows"] == int(champion) * ROWS
 
     decisions = decided()
-    shares = {version: decision.candidate_share for version, decision in decisions.items()}
+    shares = {version: decision.candidate_score for version, decision in decisions.items()}
     assert list(shares) == [1, 2, 3]
     assert find_alias("champion", NAME).version == max(shares, key=lambda version: (shares[version], -version))
     for decision in decisions.values():
-        assert decision.champion is None or decision.champion_share == shares[decision.champion]
+        assert decision.champion is None or decision.champion_score == shares[decision.champion]
     ends = run(tmp_path)
     assert ends.outcome == "nothing to do"
     assert ends.reason.endswith("broken: wave-2/broken.parquet")
