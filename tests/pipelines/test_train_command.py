@@ -226,6 +226,26 @@ def test_a_runs_folder_follows_from_its_settings(
     assert len(set(others)) == 4
 
 
+def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
+    deployed: Deployed, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
+    parent = deployed.output / "adapter"
+    warm = resolve(deployed.store, world, encoder="llm", settings={"start_from": str(parent)})
+    assert (warm.start_from, warm.parent) == (str(parent), "")  # type: ignore[attr-defined]
+    assert warm.output != resolve(deployed.store, world, encoder="llm").output  # type: ignore[attr-defined]
+    about = json.loads((parent / "adapter_config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_config.json").write_text(json.dumps({**about, "encoder_fingerprint": "f00"}))
+    with pytest.raises(
+        ValueError, match=r"other: can't start from it: expected encoder_fingerprint '\w+', .* found 'f00'"
+    ):
+        resolve(deployed.store, world, encoder="llm", settings={"start_from": str(other)})
+    with pytest.raises(FileNotFoundError, match="gone: no such adapter folder"):
+        resolve(deployed.store, world, encoder="llm", settings={"start_from": str(tmp_path / "gone")})
+
+
 def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     config = resolve(own_store, world, output=output)
