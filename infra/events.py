@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 from prefect.events import Event, Resource
@@ -31,6 +32,7 @@ def announce_data(path: Path, files: int) -> str:
         )
     resource = Resource({"prefect.resource.id": f"llmdiff.data.{path}", "prefect.resource.name": path.name})
     event = Event(event=SHARD_ADDED, resource=resource, payload={"path": str(path), "files": files})
+    logging.getLogger("prefect.events.clients").setLevel("CRITICAL")  # the error below says the same, in one line
     try:
         asyncio.run(_send(event))
     except Exception as error:  # of httpx, websockets or Prefect
