@@ -1,0 +1,59 @@
+"""A site with PostgreSQL, S3 and logins, started once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.launch import free_port
+from tests.infra.service import DATABASE_PASSWORD, SETTINGS, STORE_SECRET, Service, variables
+from tests.object_store import object_store
+from tests.postgres import Postgres, postgres, programs
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Postgres]:
+    """A real PostgreSQL server with two empty databases."""
+    folder = programs()
+    if folder is None:
+        pytest.skip("needs PostgreSQL's server: on Debian, apt install postgresql")
+    with postgres(folder, DATABASE_PASSWORD) as server:
+        for name in ("prefect", "mlflow"):
+            server.query("postgres", f"CREATE DATABASE {name}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    root = tmp_path_factory.mktemp("service")
+    with object_store(root / "s3.log", STORE_SECRET) as store:
+        env = variables(root / "runs", database, store, (free_port(), free_port()))
+        made = Service(env, root / "runs", database)
+        try:
+            made.command("start")
+            yield made
+        finally:
+            for name in ("worker", "mlflow", "prefect"):
+                made.process(name).end(grace=5)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of encodings and a base that no test changes."""
+    from tests.training import runs
+
+    root = tmp_path_factory.mktemp("parts")
+    runs.save_base(root / "base")
+    runs.make_store(root / "store")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(service: Service, parts: Path) -> str:
+    """The flow run of a training that a worker of the site has done."""
+    place = {"store": str(parts / "store"), "diffusion": str(parts / "base"), "output": str(service.home / "run")}
+    run = service.deploy("train", **place, settings=SETTINGS)
+    service.finish(run)
+    return run

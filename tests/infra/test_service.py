@@ -1,0 +1,77 @@
+"""PostgreSQL, S3 and logins under both servers; no secret lies about."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Iterator
+
+import boto3
+import pytest
+
+from tests.infra.service import MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
+from tests.object_store import BUCKET
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.timeout(900)]
+
+
+def objects(service: Service) -> dict[str, bytes]:
+    """Everything in the object store, by key."""
+    keys = {"aws_access_key_id": service.env["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": STORE_SECRET}
+    bucket = boto3.resource("s3", "us-east-1", endpoint_url=service.env["AWS_ENDPOINT_URL"], **keys).Bucket(BUCKET)
+    return {item.key: item.get()["Body"].read() for item in bucket.objects.all()}
+
+
+def test_both_servers_keep_their_records_in_postgresql_and_artifacts_in_s3(service: Service, trained: str) -> None:
+    names = "SELECT name FROM deployment UNION SELECT state_name FROM flow_run WHERE id = '{}'"
+    assert service.database.query("prefect", names.format(trained)) == [("Completed",), ("default",)]
+    run = service.runs_of()[0]["info"]["run_id"]
+    assert service.database.query("mlflow", f"SELECT status FROM runs WHERE run_uuid = '{run}'") == [("FINISHED",)]
+    (steps,) = service.database.query("mlflow", f"SELECT max(step) FROM metrics WHERE run_uuid = '{run}'")
+    assert steps[0] > 0
+    assert {key.rpartition(f"{run}/artifacts/")[2] for key in objects(service) if run in key} >= {"config.json"}
+    assert [path.name for path in service.home.rglob("*.db")] == ["mlflow-users.db"]
+    assert not (service.home / "serve" / "mlartifacts").exists()
+
+
+def test_neither_server_answers_without_a_login(service: Service) -> None:
+    addresses = (f"{service.prefect}/api/flows/filter", f"{service.mlflow}/api/2.0/mlflow/experiments/search")
+    for address in addresses:
+        for login in (None, "admin:guess", "engineer:guess"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                answer(address, login, {"max_results": 1} if "mlflow" in address else {})
+            assert refused.value.code == 401
+    assert answer(addresses[1], MLFLOW, {"max_results": 1})["experiments"]
+
+
+def test_both_listen_on_loopback_alone(service: Service) -> None:
+    listening = {
+        connection.laddr[:2]
+        for name in ("prefect", "mlflow", "worker")
+        for process in service.process(name).family()
+        for connection in process.net_connections(kind="inet")
+        if connection.status == "LISTEN"
+    }
+    ports = {int(service.env["PREFECT_PORT"]), int(service.env["MLFLOW_PORT"])}
+    assert ports <= {port for _, port in listening}
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+
+
+def places(service: Service) -> Iterator[tuple[str, bytes]]:
+    """Everywhere that a secret must not be: command lines, files, both databases, the object store."""
+    for name in ("prefect", "mlflow", "worker"):
+        for process in service.process(name).family():
+            yield f"the command line of {name}", "\0".join(process.cmdline()).encode()
+    for path in service.home.rglob("*"):
+        if path.is_file():
+            yield str(path), path.read_bytes()
+    for database in ("prefect", "mlflow"):
+        yield f"the database of {database}", service.database.dump(database)
+    yield from objects(service).items()
+
+
+def test_no_secret_of_the_environment_lies_about(service: Service, trained: str) -> None:
+    printed = service.command("status") + service.command("start")
+    found = [("what start and status print", printed.encode()), *places(service)]
+    assert len(found) > 20
+    leaks = {place: secret for place, content in found for secret in PASSWORDS if secret.encode() in content}
+    assert leaks == {}
