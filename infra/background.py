@@ -17,7 +17,13 @@ import psutil  # type: ignore[import-untyped]
 
 MARK = "LLMDIFF_SERVE"
 """Environment variable by which all that a background process starts is known again, whatever became of itself."""
-SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING", "MLFLOW_AUTH_ADMIN_PASSWORD")
+SECRETS = (
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_AUTH_STRING",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_TRACKING_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+)
 
 
 class Record(NamedTuple):

@@ -6,6 +6,9 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from infra.background import redacted
 
 HOME_VARIABLE = "LLMDIFF_HOME"
 ENGINE_BYTES = 20_000_000
@@ -18,8 +21,17 @@ def home() -> Path:
 
 
 def tracking_uri() -> str:
-    """MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    """MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
+
+    ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: expected an address alone, found a login in it, which errors would show; "
+            "put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
 
 
 def prepare_engine(debug: bool = False) -> None:
@@ -62,5 +74,5 @@ def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
     prefix = f"PREFECT_HOME={engine} " if engine else ""
     return {
         "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
-        "registry": f"{python_bin}/mlflow ui --backend-store-uri {tracking_uri()}    (http://127.0.0.1:5000)",
+        "registry": f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)",
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from infra.background import redacted
 from infra.local import home, tracking_uri
 
 PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
@@ -116,14 +117,14 @@ def prefect_server() -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if url is None:
         return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
-    return Finding("prefect", _answers(url), f"{url} {'answers' if _answers(url) else 'does not answer'}")
+    return Finding("prefect", _answers(url), f"{redacted(url)} {'answers' if _answers(url) else 'does not answer'}")
 
 
 def mlflow_server() -> Finding:
     """Whether an MLflow server is set, and answers."""
     uri = tracking_uri()
     if not uri.startswith("http"):
-        return Finding("mlflow", True, f"{uri} (MLFLOW_TRACKING_URI names a server)")
+        return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")
     return Finding("mlflow", _answers(uri), f"{uri} {'answers' if _answers(uri) else 'does not answer'}")
 
 

@@ -65,6 +65,8 @@ def place(path: str | Place) -> Place:
     if "://" not in path:
         return Path(path)
     parts = urlsplit(path)
+    if "@" in parts.netloc:  # it would be recorded with every run; not even this error repeats it
+        raise ValueError("expected s3://bucket/prefix, found credentials in it: they come from the environment")
     if parts.scheme != "s3" or not parts.netloc:
         raise ValueError(f"{path}: expected a folder or s3://bucket/prefix")
     return ObjectPath(parts.netloc, parts.path.strip("/"))

@@ -149,6 +149,9 @@ def test_what_can_not_be_opened(s3_url):
     for url in ("gs://bucket/store", "s3://", "http://host/store"):
         with pytest.raises(ValueError, match="expected a folder or s3://bucket/prefix"):
             EncodingStore.open(url)
+    with pytest.raises(ValueError, match="found credentials in it") as refused:
+        EncodingStore.open("s3://key:open-sesame@bucket/store")
+    assert "open-sesame" not in str(refused.value)
     with pytest.raises(OSError, match="s3://no-such-bucket"):
         EncodingStore.create("s3://no-such-bucket/store")
 
