@@ -1,0 +1,76 @@
+"""Workers whose clocks are hours off: neither steals what a living one is writing, and no row is there twice."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from storage import EncodingStore
+from tests.storage import children, made
+
+pytestmark = [
+    pytest.mark.xdist_group("s3"),
+    pytest.mark.skipif(shutil.which("faketime") is None, reason="needs faketime: on Debian, apt install faketime"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+HOURS = 5
+"""More than the two that a lease lasts in an object store."""
+
+SKEWED = """
+import sys, time
+from storage import EncodingStore
+from storage.gc import collect
+from tests.storage import made
+
+def removed(store):
+    try:
+        return len(collect(store).paths)
+    except ValueError as error:
+        return str(error)
+
+path, fingerprint, source = sys.argv[1:]
+print("clock", time.time())
+store = EncodingStore.open(path)
+print("removed", removed(store))
+made.encode(store, fingerprint, source)
+store = EncodingStore.open(path)
+print("verified", store.verify())
+"""
+
+
+def work(skew: int, path: str, fingerprint: str, source: str) -> list[str]:
+    """What a worker prints that collects garbage and encodes a source; its files keep the times of the disk's clock."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
+    command = ["faketime", "-f", f"{skew:+d}h", sys.executable, "-c", SKEWED, path, fingerprint, source]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("skew", [HOURS, -HOURS])
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_a_worker_whose_clock_is_off(kind: str, skew: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = str(tmp_path / "store") if kind == "disk" else request.getfixturevalue("s3_url")
+    store, llm = made.make_store(path)
+    made.encode(store, llm, "a")
+    with store.writer("living", llm) as writer:
+        writer.add_encoding("mine", made.encoding("mine"))
+        if kind == "disk":
+            children.flush(writer)
+            (tmp_path / "store" / "writing" / "claiming.new").touch()
+        clock, removed, verified = work(skew, path, llm, "b")
+        assert abs(float(clock.split()[1]) - time.time() - 3600 * skew) < 300
+        assert removed == "removed 0" if kind == "disk" else "living.lock: a writer is at work" in removed
+        assert verified == "verified []"
+        assert made.encode(EncodingStore.open(path), llm, "b") == 0, "its rows are there for all"
+        assert kind == "s3" or (tmp_path / "store" / "writing" / "claiming.new").exists(), "somebody is just claiming"
+    assert work(-skew, path, llm, "b")[2] == "verified []"
+    store = EncodingStore.open(path)
+    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert store.encoding(llm, "mine") is not None
+    assert store.claims.claimed() == []
+    assert store.verify() == []
