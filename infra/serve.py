@@ -32,6 +32,7 @@ from infra.site import (
     PREFECT_AUTH,
     PREFECT_DATABASE,
     Site,
+    check_packages,
     check_ports,
     mlflow_environment,
     prefect_environment,
@@ -44,6 +45,7 @@ from storage.files import lock_now
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
+AUTOMATIONS = ROOT / "infra" / "automations.yaml"
 POOL = "llmdiff"
 TIMEOUT_SECONDS = 180.0
 FLOW_GRACE_SECONDS = 75.0
@@ -60,6 +62,7 @@ def start() -> None:
         if not missing and mlflow_answers(site) and not unregistered(site):
             print("all is up already; nothing was changed")
         else:
+            check_packages()
             check_ports(site, missing)
             print(f"starting; logs in {folder}", flush=True)
             try:
@@ -160,11 +163,18 @@ def unregistered(site: Site) -> set[str]:
 
 
 def register(site: Site) -> None:
-    """Registers the deployments; RuntimeError with what Prefect said where that fails."""
+    """Registers deployments and automations; RuntimeError with what Prefect said where that fails.
+
+    An automation that is there already stays as it is: it may have been changed on the page.
+    """
     command = prefect_command("--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS.relative_to(ROOT)))
     done = subprocess.run(command, env=worker_environment(site), cwd=ROOT, capture_output=True, text=True)
     if done.returncode or unregistered(site):
         raise RuntimeError(f"the deployments were not registered:\n{redacted(done.stdout + done.stderr)}")
+    known = {automation["name"] for automation in ask(f"{site.prefect_url}/api/automations/filter", {}) or []}
+    for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+        if automation["name"] not in known and ask(f"{site.prefect_url}/api/automations/", automation) is None:
+            raise RuntimeError(f"Prefect's server did not take the automation {automation['name']!r} of {AUTOMATIONS}")
 
 
 def ask(url: str, body: Any = None) -> Any:

@@ -97,6 +97,18 @@ def check_ports(site: Site, missing: list[Background]) -> None:
             )
 
 
+def check_packages() -> None:
+    """ValueError where a variable asks for a package that is not installed."""
+    for variable, start, module, package in (
+        (MLFLOW_DATABASE, "postgresql", "psycopg2", "psycopg2-binary"),
+        (MLFLOW_ARTIFACTS, "s3://", "boto3", "boto3"),
+        (MLFLOW_AUTH, "", "flask_wtf", "Flask-WTF"),
+    ):
+        value = os.environ.get(variable, "")
+        if value and value.startswith(start) and importlib.util.find_spec(module) is None:
+            raise ValueError(f"{variable}: expected the package {package}, found none: pip install 'llmdiff[servers]'")
+
+
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there."""
     with socket.socket() as probe:
@@ -116,8 +128,16 @@ def environment(site: Site) -> dict[str, str]:
 
 
 def prefect_environment(site: Site) -> dict[str, str]:
-    """The page asks the server it came from, by whatever name the browser knows that."""
-    return {"PREFECT_SERVER_UI_API_URL": "/api", **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
+    """The page asks the server it came from, by whatever name the browser knows that.
+
+    Who holds which concurrency limit is kept on the disk: a server that was started again would not know it, and then
+    Prefect ends the flow run.
+    """
+    defaults = {
+        "PREFECT_SERVER_UI_API_URL": "/api",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    return {**defaults, **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
 
 
 def mlflow_environment(site: Site) -> dict[str, str]:
@@ -138,8 +158,6 @@ def mlflow_environment(site: Site) -> dict[str, str]:
 
 def write_auth_config(folder: Path) -> Path:
     """MLflow's own settings of its users, with their database in the folder instead of where the server started."""
-    if importlib.util.find_spec("flask_wtf") is None:
-        raise ValueError(f"{MLFLOW_AUTH}: expected the package Flask-WTF, found none: .venv/bin/pip install Flask-WTF")
     import mlflow
 
     parser = configparser.ConfigParser()
@@ -160,7 +178,12 @@ def worker_environment(site: Site) -> dict[str, str]:
     if password := os.environ.get(MLFLOW_AUTH):
         ours["MLFLOW_TRACKING_USERNAME"] = os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin")
         ours["MLFLOW_TRACKING_PASSWORD"] = password
-    return {"PREFECT_WORKER_QUERY_SECONDS": "3", **ours}
+    defaults = {
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # a silent run is told from a living one; see automations.yaml
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # a server that is started again may be away for minutes
+    }
+    return {**defaults, **ours}
 
 
 def worker_name() -> str:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
+from infra.background import started
 from infra.local import home, tracking_uri
 
 EXPERIMENT = "llmdiff"
+PROCESS = "process"
+"""Tag of a run: whose it is."""
 LONGEST_PARAM = 6000
+TRY_AGAIN_AFTER = 15.0
+"""Seconds between two attempts at a server that does not answer, beside the client's own."""
+PATIENCE = 1800.0
+"""Seconds that a finished run waits for such a server: what it wrote is on the disk, and can be sent later."""
 
 
 def client() -> MlflowClient:
@@ -33,17 +43,44 @@ class TrackedRun:
         self.api = api
         self.run_id = run_id
         self.artifacts = artifacts
+        self._waiting: list[Metric] = []
+        self._next_attempt = 0.0
 
     def follow(self, rows: list[dict[str, Any]]) -> None:
-        """Logs rows of ``metrics.jsonl``: every number in them, nested ones under dotted names."""
+        """Logs rows of ``metrics.jsonl``: every number in them, nested ones under dotted names.
+
+        They wait while the server is away; sent twice, they are the same points to it, for their time is of now.
+        """
         now = int(time.time() * 1000)
-        metrics = [
+        self._waiting += [
             Metric(name, value, now, int(row["step"]))
             for row in rows
             for name, value in numbers({key: item for key, item in row.items() if key != "step"})
         ]
-        for first in range(0, len(metrics), 1000):  # the most that a server takes at once
-            self.api.log_batch(self.run_id, metrics=metrics[first : first + 1000])
+        if time.monotonic() >= self._next_attempt and not self._send():
+            self._next_attempt = time.monotonic() + TRY_AGAIN_AFTER
+
+    def catch_up(self) -> None:
+        """Sends what waits; TimeoutError where the server stays away for `PATIENCE`."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._send():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"MLflow does not answer for {PATIENCE:.0f} s now; all is on the disk: run it again to send it"
+                )
+            time.sleep(TRY_AGAIN_AFTER)
+
+    def _send(self) -> bool:
+        """False where the server is away."""
+        try:
+            while self._waiting:
+                self.api.log_batch(self.run_id, metrics=self._waiting[:1000])  # the most that a server takes at once
+                del self._waiting[:1000]
+        except MlflowException as error:
+            if error.get_http_status_code() < 500:
+                raise
+            return False
+        return True
 
     def keep(self, path: Path, folder: str = "") -> None:
         """Stores a file or a folder's content as artifacts below `folder`."""
@@ -53,21 +90,51 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[TrackedRun]:
-    """An MLflow run from start to end: FINISHED, FAILED on an error, KILLED on Ctrl-C or cancellation."""
+    """An MLflow run from start to end: FINISHED, FAILED on an error, KILLED on Ctrl-C or cancellation.
+
+    One whose process was killed, or whose server was away then, can't say so itself: the next one does it for it.
+    """
     api = client()
-    run = api.create_run(_experiment(api), run_name=name)
+    experiment = _experiment(api)
+    end_left_over(api, experiment)
+    run = api.create_run(experiment, run_name=name)
     run_id = run.info.run_id
     flat = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flattened(params)]
+    tags = {**tags, PROCESS: _process(os.getpid())}
     api.log_batch(run_id, params=flat[:100], tags=[RunTag(key, value) for key, value in tags.items()])
-    status = "KILLED"
+    tracked = TrackedRun(api, run_id, run.info.artifact_uri)
     try:
-        yield TrackedRun(api, run_id, run.info.artifact_uri)
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
+        yield tracked
+        tracked.catch_up()
+    except BaseException as error:
+        with suppress(MlflowException):  # the error itself says more
+            api.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    finally:
-        api.set_terminated(run_id, status)
+    api.set_terminated(run_id, "FINISHED")
+
+
+def end_left_over(api: MlflowClient, experiment: str) -> None:
+    """Marks runs as KILLED whose process on this machine has ended without a word."""
+    for run in api.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        process = run.data.tags.get(PROCESS, "")
+        host, _, pid = process.partition(" ")[0].rpartition(":")
+        if host == socket.gethostname() and process != _process(int(pid)):
+            api.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_finished(run_id: str) -> bool:
+    """Whether a run has all that it should; also where the tracking server does not know it (any more)."""
+    try:
+        return bool(client().get_run(run_id).info.status == "FINISHED")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+
+
+def _process(pid: int) -> str:
+    """This machine's process of a number, told from others that get the number later."""
+    return f"{socket.gethostname()}:{pid} {started(pid)}"
 
 
 class RowReader:

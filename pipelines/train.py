@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.launch import LaunchError, run_workers
 from infra.lineage import hub_revision
 from infra.local import home
-from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
+from infra.tracking import RowReader, TrackedRun, WarningReader, is_finished, tracked_run
 from llmdiff.folders import check_base
 from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig, TrainSettings
@@ -184,13 +184,20 @@ def finished_run(config: TrainConfig, processes: int) -> str | None:
         return None
     for last in complete(folder / "checkpoints")[-1:]:
         read_state(last).check_batch(config, processes)
-    return (folder / RUN_ID).read_text().strip()
+    run_id = (folder / RUN_ID).read_text().strip()
+    return run_id if is_finished(run_id) else None
 
 
 @task(name="train adapter", cache_policy=NO_CACHE)
 def train_adapter(config: TrainConfig, processes: int) -> str:
     """Runs the training processes, followed by MLflow; returns the MLflow run's id."""
     output = Path(config.output)
+    with locked(output, "flow.lock"):  # two flows would follow one run into MLflow twice
+        return follow_workers(config, output, processes)
+
+
+def follow_workers(config: TrainConfig, output: Path, processes: int) -> str:
+    """The same, in a folder that nobody else follows."""
     request = config.write(output / "request.json")
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}

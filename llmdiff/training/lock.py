@@ -16,15 +16,19 @@ PATIENCE = 20.0
 
 
 @contextmanager
-def locked(output: str | os.PathLike[str]) -> Iterator[None]:
+def locked(output: str | os.PathLike[str], name: str = "lock") -> Iterator[None]:
     """Keeps a run's folder for this process; the kernel gives it back however the process ends.
+
+    Args:
+        output: the folder.
+        name: of the lock's file: the training processes have one, and who started them another.
 
     Raises:
         ValueError: another process has it.
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with (folder / name).open("a+") as file:
         deadline = time.monotonic() + PATIENCE
         while not lock_now(file.fileno()):
             if time.monotonic() > deadline:

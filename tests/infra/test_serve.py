@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import yaml
 from infra import serve
 from infra.background import Background, alive, redacted, started
 from infra.launch import free_port
-from infra.site import SERVERS_ONLY
+from infra.site import SERVERS_ONLY, check_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
@@ -165,6 +166,25 @@ def test_the_worker_gets_addresses_and_logins_but_not_the_databases(
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
     assert env["PREFECT_API_AUTH_STRING"] == "of PREFECT_SERVER_API_AUTH_STRING"
     assert env["MLFLOW_TRACKING_PASSWORD"] == "of MLFLOW_AUTH_ADMIN_PASSWORD"
+    waits = [2**attempt for attempt in range(1, int(env["PREFECT_CLIENT_MAX_RETRIES"]) + 1)]
+    assert sum(waits) > 300, "a Prefect server may be away for minutes"
+
+
+def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SERVERS_ONLY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_packages()
+    for variable, value, package in (
+        ("MLFLOW_BACKEND_STORE_URI", "postgresql://me:secret@host/db", "psycopg2-binary"),
+        ("MLFLOW_ARTIFACTS_DESTINATION", "s3://bucket/prefix", "boto3"),
+        ("MLFLOW_AUTH_ADMIN_PASSWORD", "secret", "Flask-WTF"),
+    ):
+        with monkeypatch.context() as given:
+            given.setenv(variable, value)
+            with pytest.raises(ValueError, match=rf"{variable}: expected the package {package}, found none") as refused:
+                check_packages()
+            assert "secret" not in str(refused.value)
 
 
 def test_open_doors_are_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

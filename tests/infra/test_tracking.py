@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from infra import local
-from infra.tracking import RowReader, WarningReader, client, numbers, tracked_run
+from infra import local, tracking
+from infra.launch import free_port
+from infra.tracking import RowReader, WarningReader, client, is_finished, numbers, tracked_run
 
 pytestmark = pytest.mark.usefixtures("tracking")
 
@@ -31,6 +35,57 @@ def test_a_run_that_ends_early_says_how(error: type[BaseException], status: str)
     with pytest.raises(error), tracked_run("a run", {}, {}) as run:
         raise error
     assert client().get_run(run.run_id).info.status == status
+
+
+def test_metrics_wait_for_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "TRY_AGAIN_AFTER", 0.0)
+    with tracked_run("a run", {}, {}) as run:
+        there, run.api = run.api, MlflowClient(f"http://127.0.0.1:{free_port()}")
+        run.follow([{"step": 1, "loss": 3.0}])
+        run.follow([{"step": 2, "loss": 2.0}])
+        run.api = there
+        run.follow([{"step": 3, "loss": 1.0}])
+    assert [point.step for point in client().get_metric_history(run.run_id, "loss")] == [1, 2, 3]
+
+
+def test_a_server_that_stays_away_leaves_a_run_that_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    ids = []
+
+    def cut_off() -> None:
+        with tracked_run("a run", {}, {}) as run:
+            ids.append(run.run_id)
+            run.api = MlflowClient(f"http://127.0.0.1:{free_port()}")
+            run.follow([{"step": 1, "loss": 3.0}])
+
+    with pytest.raises(TimeoutError, match="run it again to send it"):
+        cut_off()
+    assert not is_finished(ids[0])
+    with tracked_run("a run", {}, {}) as again:
+        pass
+    assert is_finished(again.run_id)
+    assert is_finished("0" * 32), "a server that does not know the run asks for nothing"
+
+
+def test_what_a_killed_process_left_is_marked_by_the_next_run() -> None:
+    with tracked_run("living", {}, {}) as living:
+        api = client()
+        experiment = api.get_run(living.run_id).info.experiment_id
+        gone, other = (api.create_run(experiment) for _ in range(2))
+        api.set_tag(gone.info.run_id, tracking.PROCESS, f"{socket.gethostname()}:{os.getpid()} another boot 1")
+        api.set_tag(other.info.run_id, tracking.PROCESS, f"another-machine:{os.getpid()} another boot 1")
+        with tracked_run("next", {}, {}):
+            states = [api.get_run(run).info.status for run in (living.run_id, gone.info.run_id, other.info.run_id)]
+    assert states == ["RUNNING", "KILLED", "RUNNING"]
+
+
+def test_a_login_in_the_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:open-sesame@127.0.0.1:5000")
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as refused:
+        client()
+    assert "open-sesame" not in str(refused.value)
 
 
 def test_numbers_of_a_row() -> None:
