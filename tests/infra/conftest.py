@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.launch import free_port
-from tests.infra.service import DATABASE_PASSWORD, SETTINGS, STORE_SECRET, Service, variables
+from tests.infra.lives import Killed, Survivor, go_on_without_servers, kill_with_its_worker
+from tests.infra.service import DATABASE_PASSWORD, STORE_SECRET, Service, variables
 from tests.object_store import object_store
 from tests.postgres import Postgres, postgres, programs
 
@@ -51,9 +52,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(service: Service, parts: Path) -> str:
-    """The flow run of a training that a worker of the site has done."""
-    place = {"store": str(parts / "store"), "diffusion": str(parts / "base"), "output": str(service.home / "run")}
-    run = service.deploy("train", **place, settings=SETTINGS)
-    service.finish(run)
-    return run
+def killed(service: Service, parts: Path) -> Killed:
+    return kill_with_its_worker(service, parts)
+
+
+@pytest.fixture(scope="session")
+def survivor(service: Service, killed: Killed) -> Survivor:
+    return go_on_without_servers(service, killed)

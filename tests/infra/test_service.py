@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
+from tests.infra.lives import Survivor
 from tests.infra.service import MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
 from tests.object_store import BUCKET
 
@@ -21,9 +22,11 @@ def objects(service: Service) -> dict[str, bytes]:
     return {item.key: item.get()["Body"].read() for item in bucket.objects.all()}
 
 
-def test_both_servers_keep_their_records_in_postgresql_and_artifacts_in_s3(service: Service, trained: str) -> None:
+def test_records_are_in_postgresql_and_artifacts_in_s3(
+    service: Service, survivor: Survivor
+) -> None:
     names = "SELECT name FROM deployment UNION SELECT state_name FROM flow_run WHERE id = '{}'"
-    assert service.database.query("prefect", names.format(trained)) == [("Completed",), ("default",)]
+    assert service.database.query("prefect", names.format(survivor.runs[0])) == [("Completed",), ("default",)]
     run = service.runs_of()[0]["info"]["run_id"]
     assert service.database.query("mlflow", f"SELECT status FROM runs WHERE run_uuid = '{run}'") == [("FINISHED",)]
     (steps,) = service.database.query("mlflow", f"SELECT max(step) FROM metrics WHERE run_uuid = '{run}'")
@@ -69,7 +72,7 @@ def places(service: Service) -> Iterator[tuple[str, bytes]]:
     yield from objects(service).items()
 
 
-def test_no_secret_of_the_environment_lies_about(service: Service, trained: str) -> None:
+def test_no_secret_of_the_environment_lies_about(service: Service, survivor: Survivor) -> None:
     printed = service.command("status") + service.command("start")
     found = [("what start and status print", printed.encode()), *places(service)]
     assert len(found) > 20
