@@ -22,9 +22,7 @@ def objects(service: Service) -> dict[str, bytes]:
     return {item.key: item.get()["Body"].read() for item in bucket.objects.all()}
 
 
-def test_records_are_in_postgresql_and_artifacts_in_s3(
-    service: Service, survivor: Survivor
-) -> None:
+def test_records_are_in_postgresql_and_artifacts_in_s3(service: Service, survivor: Survivor) -> None:
     names = "SELECT name FROM deployment UNION SELECT state_name FROM flow_run WHERE id = '{}'"
     assert service.database.query("prefect", names.format(survivor.runs[0])) == [("Completed",), ("default",)]
     run = service.runs_of()[0]["info"]["run_id"]
