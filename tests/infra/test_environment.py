@@ -14,8 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    return project["dependencies"] + [line for line in extras if not line.startswith("llmdiff[")]
+    return [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
 
 
 def name_of(requirement: str) -> str:
