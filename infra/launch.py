@@ -23,7 +23,7 @@ GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
 
 
-def launch_command(module: str, arguments: list[str], place: Place, hostfile: str) -> list[str]:
+def launch_command(module: str, arguments: list[str], place: Place, hostfile: str = "") -> list[str]:
     """DeepSpeed's launcher for this host's processes; of several hosts, each runs a launcher of its own."""
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
     if place.hosts:
