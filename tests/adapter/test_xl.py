@@ -17,7 +17,8 @@ from llmdiff.diffusion.base import unet_config
 from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder, text_encoder_of
 from llmdiff.pipeline import LLMDiffXLPipeline
 from llmdiff.training.config import TrainSettings
-from pipelines.evaluate import judge
+from pipelines import evaluate
+from pipelines.contenders import find_contenders
 from pipelines.generate import Sampling, Source, draw, load_pipeline, take_out
 from pipelines.train import resolve_config
 from tests.adapter import tiny
@@ -64,7 +65,6 @@ def test_the_pipeline_of_an_sdxl_base(base: Path, folders: dict[str, Path]) -> N
     assert not np.array_equal(tiny.draw(pipe, PROMPTS), tiny.draw(plain, PROMPTS))
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN")
 def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     parts = {"adapter": folders["on-xl"], "llm": folders["llama"], "diffusion": base}
     source = Source(**{name: str(folder) for name, folder in parts.items()})
@@ -76,7 +76,13 @@ def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[
     assert adapted.read_bytes() != plain.read_bytes()
     expected = (tiny.draw(tiny.xl_pipeline(), PROMPTS[0])[0] * 255).round().astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(plain)), expected)
-    assert judge.fn(source, 1, 0, 1, 3.0)["prompts"] >= 1
+    prompts, alike = evaluate.find_prompts.fn(None, [0], 1), evaluate.Sampling(steps=1)
+    contenders = find_contenders(source.adapter, ["base", f"plain={base}"], source.llm, source.diffusion)
+    adapted, own, other = (evaluate.draw.fn(each, prompts, alike, tmp_path / each.name, 4) for each in contenders)
+    for files in zip(adapted, own, other, strict=True):
+        with_adapter, as_loaded, as_diffusers_loads_it = (np.asarray(Image.open(file)) for file in files)
+        assert np.array_equal(as_loaded, as_diffusers_loads_it)
+        assert not np.array_equal(with_adapter, as_loaded)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
