@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -38,11 +37,10 @@ def client() -> MlflowClient:
 
 
 def run_page(run_id: str) -> str | None:
-    """Address of a run's page on the MLflow server, without a login; None where tracking is in a file."""
-    uri = urlsplit(tracking_uri())
-    if uri.scheme not in ("http", "https"):
+    """Address of a run's page on the MLflow server; None where tracking is in a file."""
+    server = tracking_uri().rstrip("/")
+    if not server.startswith(("http://", "https://")):
         return None
-    server = uri._replace(netloc=uri.netloc.rpartition("@")[2]).geturl().rstrip("/")
     return f"{server}/#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 

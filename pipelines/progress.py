@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -134,7 +135,8 @@ def make_artifact(what: str) -> UUID:
     """A progress artifact at 0."""
     from prefect.artifacts import create_progress_artifact
 
-    return create_progress_artifact(0.0, key=f"{what}-progress", description=what)  # type: ignore[return-value]
+    key = re.sub(r"[^a-z0-9]+", "-", f"{what}-progress".lower())
+    return create_progress_artifact(0.0, key=key, description=what)  # type: ignore[return-value]
 
 
 def run_logger() -> Any:

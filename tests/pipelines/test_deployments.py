@@ -79,9 +79,11 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(
     assert server.run("flow-run", "ls", "--output", "json") == runs
 
 
-def artifacts(server: Server, key: str) -> list[dict[str, Any]]:
-    """All of a key, the newest first."""
-    wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+def artifacts(server: Server, watched: str, key: str) -> list[dict[str, Any]]:
+    """Those of a key that a run made, which was watched in a terminal."""
+    run = re.search(r"UUID: ([0-9a-f-]{36})", watched)
+    assert run is not None
+    wanted = {"artifacts": {"key": {"any_": [key]}, "flow_run_id": {"any_": [run[1]]}}}
     found: list[dict[str, Any]] = httpx.post(f"{server.url}/artifacts/filter", json=wanted).json()
     return found
 
@@ -90,30 +92,31 @@ def test_progress_is_watched_and_kept(deployed: Deployed, server: Server) -> Non
     rows = f"encode: {FINE + BROKEN + EMPTY} of {FINE + BROKEN + EMPTY} rows (100 %)"
     assert rows in " ".join(deployed.runs["encode"].split())
     assert "train: 4 of 4 steps (100 %)" in " ".join(deployed.runs["train"].split())
-    encoded, trained = (artifacts(server, f"{flow}-progress")[-1] for flow in ("encode", "train"))
+    ((encoded,), (trained,)) = (artifacts(server, deployed.runs[f], f"{f}-progress") for f in ("encode", "train"))
     assert (encoded["type"], encoded["data"]) == (trained["type"], trained["data"]) == ("progress", 100)
     assert encoded["description"].startswith(rows)
     assert re.search(r"train: 4 of 4 steps \(100 %\).*, loss \d", trained["description"])
 
 
 def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Deployed, server: Server) -> None:
-    shards = json.loads(artifacts(server, "encode-shards")[-1]["data"])
-    assert shards[0] == {
+    (table,) = artifacts(server, deployed.runs["encode"], "encode-shards")
+    assert json.loads(table["data"])[0] == {
         "shard": "a.parquet",
         "rows": 12,
         "known": 0,
         "new": 10,
         "rejected": f"{EMPTY} empty_caption, {BROKEN} truncated_image",
     }
-    (samples,) = artifacts(server, "train-samples")
+    (samples,) = artifacts(server, deployed.runs["train"], "train-samples")
     jpeg = re.search(r"!\[step-00000004]\(data:image/jpeg;base64,([^)]+)\)", samples["data"])
     assert jpeg is not None
     shown = Image.open(io.BytesIO(base64.b64decode(jpeg[1])))
     with Image.open(deployed.output / "samples" / "step-00000004.png") as sheet:
         assert (shown.format, shown.size) == ("JPEG", sheet.size)
-    assert artifacts(server, "train-mlflow-run") == []  # MLflow has no server here
+    assert artifacts(server, deployed.runs["train"], "train-mlflow-run") == []  # MLflow has no server here
     run_id = (deployed.output / "mlflow-run").read_text().strip()
-    assert f"MLflow run `{run_id}`" in artifacts(server, "train-run")[-1]["data"]
+    (summary,) = artifacts(server, deployed.runs["train"], "train-run")
+    assert f"MLflow run `{run_id}`" in summary["data"]
 
 
 def form(server: Server, flow: str) -> dict[str, Any]:
