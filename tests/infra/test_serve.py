@@ -57,7 +57,7 @@ def site(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
+@pytest.mark.xdist_group("flows")
 def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

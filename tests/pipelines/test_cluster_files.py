@@ -109,7 +109,7 @@ def test_the_kubernetes_pool_defines_what_its_job_uses() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
+@pytest.mark.xdist_group("flows")
 @pytest.mark.timeout(900)
 def test_prefect_takes_the_kubernetes_pool_and_checks_what_is_asked_of_it(server: Server) -> None:
     file = CLUSTER / "kubernetes-pool.json"

@@ -8,7 +8,7 @@ from pipelines.demo import run_demo
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
+@pytest.mark.xdist_group("flows")
 @pytest.mark.timeout(900)
 def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process) -> None:
     out = tmp_path / "demo"

@@ -14,7 +14,7 @@ from pipelines.cli import main
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
 CHAMPION = f"models:/{MODEL}@champion"
 
 

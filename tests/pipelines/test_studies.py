@@ -18,7 +18,7 @@ from pipelines.studies.judge import Drawing, drawn, load
 from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(1800)]
 TINY = Sizes(pictures=32, scenes=1, captions=2)
 
 
