@@ -115,9 +115,10 @@ def encode_flow(
     pictures = any(map(_has_pictures, shards))
     job = make_job(store, diffusion, llm, encoder, size, settings, min_side, pictures)
     encode = limited(encode_source, limit)
-    with progress("encode", sum(map(_rows, shards)), "row"), workers(ray) as run:
+    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(ray) as run:
         ((_, prepared),) = run(prepare_store, job, [captions or []])
         fingerprint = prepared()
+        work.count_from(0)  # the time left is of rows, without what the models took to load
         reports, unreadable = encode_all(run, encode, job, shards, remote=ray is not None)
     loaded_recipe.cache_clear()
     if unreadable and not reports and growing is None:

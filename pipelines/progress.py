@@ -116,10 +116,14 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
 
 
 def advance(count: int) -> None:
-    """So much more of the current work is done; does nothing where there is none (on another machine, in a test)."""
+    """So much more of the current work is done; does nothing where there is none (on another machine, in a test).
+
+    What is tried again counts twice, but never past the total.
+    """
     work = _current.get()
     if work is not None:
-        work.reach(work.done + count)
+        done = work.done + count
+        work.reach(done if work.total is None else min(done, work.total))
 
 
 def in_a_run() -> bool:

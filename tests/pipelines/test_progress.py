@@ -71,6 +71,13 @@ def test_outside_of_a_flow_prefect_is_told_nothing(capsys: pytest.CaptureFixture
     assert "warning: something" in capsys.readouterr().err
 
 
+def test_what_is_tried_again_is_never_past_the_total(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress("encode", 10, "row") as work:
+        for _ in range(3):
+            progress.advance(4)
+    assert (work.done, work.percent()) == (10, 100)
+
+
 def test_a_picture_inside_a_page_is_not_too_large(tmp_path: Path) -> None:
     for name, size in (("small", (30, 20)), ("large", (4000, 900))):
         Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
