@@ -17,7 +17,7 @@ from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 study_app = typer.Typer(help="Studies of the paper's open questions. Example: llmdiff study list", no_args_is_help=True)
 
 Output = Annotated[Path | None, typer.Option(help="Folder of all studies; default: runs/studies.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Of training each adapter; default: 250.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of training each adapter; default: 200.")]
 Scenes = Annotated[int | None, typer.Option(min=1, help="Held-out scenes, each in every wording; default: 80.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Trainings of each variant; default: 2.")]
 Pictures = Annotated[int | None, typer.Option(min=8, help="Drawn for training; default: 3000.")]

@@ -16,13 +16,13 @@ class Entry(NamedTuple):
 
 
 CATALOGUE: dict[StudyName, Entry] = {
-    "prompts": Entry("Do controlled prompts that differ in one word give pictures that differ in that alone?", 8),
-    "encodings": Entry("Does the paper's score difference earn its place beside hidden states and CLIP?", 13),
-    "pathways": Entry("What does each attention path contribute, and is the original one needed?", 9),
+    "prompts": Entry("Do controlled prompts that differ in one word give pictures that differ in that alone?", 7),
+    "encodings": Entry("Does the paper's score difference earn its place beside hidden states and CLIP?", 10),
+    "pathways": Entry("What does each attention path contribute, and is the original one needed?", 7),
     "weights": Entry("What weights do the two paths get, by layer and over training?", 1),
     "stability": Entry("What do blocks used, schedules, word path, start and noise do to encodings and pictures?", 11),
-    "closed": Entry("How much of the gain survives where an LLM shows its outputs alone?", 6),
-    "scale": Entry("What does a larger LLM bring, and what does it cost?", 15),
+    "closed": Entry("How much of the gain survives where an LLM shows its outputs alone?", 5),
+    "scale": Entry("What does a larger LLM bring, and what does it cost?", 12),
     "latency": Entry("What do encoding and the second attention cost in time and memory?", 4),
 }
 EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")

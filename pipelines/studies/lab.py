@@ -45,7 +45,7 @@ class Sizes(BaseModel):
 
     pictures: int = Field(default=3000, ge=8)
     """Drawn for training."""
-    steps: int = Field(default=250, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Of training an adapter."""
     scenes: int = Field(default=80, ge=1)
     """Held-out scenes judged, each in three wordings."""

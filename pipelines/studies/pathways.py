@@ -14,9 +14,9 @@ from pipelines.studies.outcome import Outcome
 BOTH = replace(PAPER, name="both paths")
 ORIGINAL_FORCED = replace(PAPER, name="original only (a1=1, a2=0)", weights=(1.0, 0.0))
 LLM_FORCED = replace(PAPER, name="LLM only (a1=0, a2=1)", weights=(0.0, 1.0))
-REMOVED = replace(PAPER, name="original removed, retrained", adapter=(("paths", "new"),))
-PHI = replace(PAPER, name="original alone, retrained", adapter=(("paths", "original"),), seeds=1)
-CLIP = replace(PAPER, name="both, original on CLIP", adapter=(("base_context", "clip"),), seeds=1)
+REMOVED = replace(PAPER, name="original removed (retrained)", adapter=(("paths", "new"),))
+PHI = replace(PAPER, name="original alone (retrained)", adapter=(("paths", "original"),), seeds=1)
+CLIP = replace(PAPER, name="original path on CLIP (retrained)", adapter=(("base_context", "clip"),), seeds=1)
 VARIANTS = [BASE, BOTH, ORIGINAL_FORCED, LLM_FORCED, REMOVED, PHI, CLIP]
 
 

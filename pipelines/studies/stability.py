@@ -59,8 +59,9 @@ VARIANTS = [
     setting("c_T zeros", initial="zeros"),
     setting("c_T noise", trained=False, initial="noise"),
     setting("noise fresh, h 0.01", trained=False, noise="fresh", h=0.01),
-    setting("noise cached, h 0.01", noise="cached", h=0.01),
+    setting("noise cached, h 0.01", trained=False, noise="cached", h=0.01),
     setting("noise cached, h 0.1", trained=False, noise="cached", h=0.1),
+    setting("noise cached, h 1", noise="cached", h=1.0),  # half of an encoding's norm
     setting("noise cached, h linear", trained=False, noise="cached", h="linear:0.01"),
 ]
 
