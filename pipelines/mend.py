@@ -122,7 +122,7 @@ def mend(problems: Sequence[Problem], arguments: EncodeArguments) -> Mended:
 
 def check(arguments: EncodeArguments) -> set[str]:
     """Refuses arguments that encoding would refuse; returns the hashes of the data's readable shards."""
-    from pipelines.encode import make_job
+    from pipelines.encode_job import make_job
 
     hashes, pictures = set(), False
     for shard in open_source(arguments.data):

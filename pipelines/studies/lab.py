@@ -26,7 +26,7 @@ from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
 from llmdiff.training.config import TrainSettings
 from pipelines.demo import SAMPLING, TRAINING
-from pipelines.encode import device, picture_size
+from pipelines.encode_job import device, picture_size
 from pipelines.progress import advance, progress, quieten_loading
 from pipelines.studies.judge import Drawing, judge
 from pipelines.train import train_flow

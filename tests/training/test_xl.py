@@ -22,7 +22,8 @@ from llmdiff.training.distributed import start
 from llmdiff.training.objective import sample_generators
 from llmdiff.training.setup import prepare as prepare_run
 from llmdiff.training.watch import swapped
-from pipelines.encode import EncodeJob, loaded_recipe, make_job, prepare_store
+from pipelines.encode import prepare_store
+from pipelines.encode_job import EncodeJob, loaded_recipe, make_job
 from pipelines.train import resolve_config
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny
