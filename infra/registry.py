@@ -182,7 +182,11 @@ def find_version(uri: str) -> ModelVersion:
 
 def pinned_address(uri: str) -> str:
     """``models:/name/version`` of an address that may be an alias; ValueError as for `find_version`."""
-    version = find_version(uri)
+    return address_of(find_version(uri))
+
+
+def address_of(version: ModelVersion) -> str:
+    """``models:/name/version``, which always names the same version."""
     return f"{SCHEME}{version.name}/{version.version}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
-from infra.registry import MODEL, SCHEME, find_version
+from infra.registry import MODEL, SCHEME, address_of, find_version
 from infra.seen import recorded_files
 from pipelines.printing import print_table, print_values
 
@@ -39,7 +39,7 @@ def chain(uri: str) -> dict[str, Any]:
     parts = {part: {key: tags[tag] for key, tag in named.items() if tag in tags} for part, named in PARTS.items()}
     parent = tags.get("parent")
     return {
-        "version": f"{SCHEME}{version.name}/{version.version}",
+        "version": address_of(version),
         "aliases": sorted(version.aliases),
         "registered": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(version.creation_timestamp / 1000)),
         "run": version.run_id,

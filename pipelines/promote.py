@@ -10,8 +10,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from infra.registry import MODEL, ROLLED_BACK, SCHEME, crown, find_alias, find_champion, find_version
+from infra.registry import MODEL, ROLLED_BACK, SCHEME, address_of, crown, find_alias, find_champion, find_version
 from infra.tracking import client
+from llmdiff.evaluation import Prompt
 from pipelines.generate import Source, load_pipeline, resolve_adapter
 from pipelines.progress import progress
 from pipelines.rule import Rule, prompts_hash, prompts_of, score_of
@@ -70,13 +71,14 @@ def promote_flow(
     """
     given = {"prompts": prompts, "metric": metric, "wording": wording, "margin": margin, "scenes": scenes}
     rule = checked({**given, "seed": seed, "steps": steps, "guidance": guidance}, Rule, "promotion rule")
-    of_prompts = prompts_hash(prompts_of(rule))
+    judged_on = prompts_of(rule)
+    of_prompts = prompts_hash(judged_on)
     candidate, champion = find_version(f"{SCHEME}{name}@candidate"), find_champion(name)
     decision = settled(candidate, champion, rule, of_prompts)
     if decision is None:
         contenders = [version for version in (candidate, champion) if version is not None]
-        sources = [resolve_adapter(f"{SCHEME}{name}/{each.version}", llm, diffusion) for each in contenders]
-        decision = decide(rule, of_prompts, contenders, [judge(source, rule) for source in sources])
+        sources = [resolve_adapter(address_of(each), llm, diffusion) for each in contenders]
+        decision = decide(rule, of_prompts, contenders, [judge(source, rule, judged_on) for source in sources])
         record(candidate, decision)
     if decision.promoted:
         crown(candidate)
@@ -123,9 +125,8 @@ def decide(rule: Rule, of_prompts: str, contenders: list[ModelVersion], scores: 
 
 
 @task(name="judge version", cache_policy=NO_CACHE)
-def judge(source: Source, rule: Rule) -> float:
+def judge(source: Source, rule: Rule, prompts: list[Prompt]) -> float:
     """The score of the adapter's pictures of the rule's prompts."""
-    prompts = prompts_of(rule)
     with progress("judge", len(prompts), "picture"):
         return score_of(rule, lambda: load_pipeline(source, True), prompts)
 
@@ -147,9 +148,8 @@ def record(candidate: ModelVersion, decision: Decision) -> None:
 def recorded(version: ModelVersion) -> Decision | None:
     """The decision that `record` wrote; None where there is none, or not all of it."""
     tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
-    known = {
-        key: value for key, value in tags.items() if key in Decision.model_fields
-    }  # an earlier program's had others
+    # an earlier version of the program wrote others
+    known = {key: value for key, value in tags.items() if key in Decision.model_fields}
     return Decision.model_validate(known) if {"metric", "promoted", "reason", "candidate"} <= known.keys() else None
 
 

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.registry import MODEL, SCHEME, Registered, find_champion
+from infra.registry import MODEL, Registered, address_of, find_champion
 from infra.seen import unseen_files
 from llmdiff.data.sources import Growing, signature, source_files, survey
 from llmdiff.encoder import EncoderConfig
@@ -178,7 +178,7 @@ def encode_new(
 def champion_address(name: str) -> str | None:
     """The champion as a version's address; None where there is none yet."""
     champion = find_champion(name)
-    return None if champion is None else f"{SCHEME}{name}/{champion.version}"
+    return None if champion is None else address_of(champion)
 
 
 def train_on(

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from llmdiff.evaluation import METRICS, Prompt, held_out_prompts, load_metric, read_prompts
+from llmdiff.evaluation.evaluate import score_batches
 from llmdiff.evaluation.pictures import draw
 from llmdiff.shapes.judge import FACTS
 from pipelines.progress import advance
@@ -82,11 +82,6 @@ def score_of(rule: Rule, load: Callable[[], Any], prompts: Sequence[Prompt]) -> 
     """
     metric = load_metric("facts" if rule.prompts is None else rule.metric)
     column = rule.metric if rule.prompts is None else metric.columns[0]
-    scores: list[np.ndarray] = []
-    done = 0
-    for pictures in draw(load(), prompts, rule.steps, rule.guidance, BATCH):
-        images = [Image.fromarray(picture) for picture in pictures]
-        scores.append(metric(images, prompts[done : done + len(images)])[column])
-        done += len(images)
-        advance(len(images))
-    return float(np.concatenate(scores).mean())
+    drawn = draw(load(), prompts, rule.steps, rule.guidance, BATCH)
+    batches = ([Image.fromarray(picture) for picture in pictures] for pictures in drawn)
+    return float(score_batches(batches, prompts, [metric], advance)[column].mean())

@@ -36,8 +36,8 @@ def list_studies() -> None:
         print(f"{name:{width}}  {entry.question} About {entry.minutes} min on two cores.")
 
 
-def add_study(name: StudyName) -> None:
-    """Makes the command of one study."""
+def add_command(name: str, studies: Sequence[StudyName], text: str, example: str, with_page: bool = False) -> None:
+    """Makes a command that runs some studies in turn, and writes the page of the paper's experiments if asked to."""
 
     def run(
         output: Output = None,
@@ -48,46 +48,33 @@ def add_study(name: StudyName) -> None:
         quick: Quick = False,
         llms: Llms = None,
     ) -> None:
-        run_studies([name], output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
+        sizes = {"steps": steps, "scenes": scenes, "seeds": seeds, "pictures": pictures}
+        given = {size: value for size, value in sizes.items() if value is not None}
+        run_studies(studies, output, given, quick, llms)
+        if with_page:
+            from pipelines.studies.flow import studies_folder
+            from pipelines.studies.page import write_paper
 
-    epilog = f"Example: llmdiff study {name} --output runs/studies --seeds 2"
-    study_app.command(name, help=CATALOGUE[name].question, epilog=epilog)(run)
+            print(f"page: {write_paper(studies_folder(text_of(output)))}")
+
+    study_app.command(name, help=text, epilog=f"Example: llmdiff study {name} {example}")(run)
 
 
 for study_name in CATALOGUE:
-    add_study(study_name)
-
-
-@study_app.command("all", epilog="Example: llmdiff study all && llmdiff study report")
-def all_studies(
-    output: Output = None,
-    steps: Steps = None,
-    scenes: Scenes = None,
-    seeds: Seeds = None,
-    pictures: Pictures = None,
-    quick: Quick = False,
-    llms: Llms = None,
-) -> None:
-    """Every study in turn; a second call goes on where the first was cut short."""
-    run_studies(tuple(CATALOGUE), output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
-
-
-@study_app.command("paper", epilog="Example: llmdiff study paper --output runs/studies")
-def paper(
-    output: Output = None,
-    steps: Steps = None,
-    scenes: Scenes = None,
-    seeds: Seeds = None,
-    pictures: Pictures = None,
-    quick: Quick = False,
-    llms: Llms = None,
-) -> None:
-    """Three first experiments on one page: controlled prompts, weight ablation, LLM scale."""
-    run_studies(EXPERIMENTS, output, sizes_of(steps, scenes, seeds, pictures), quick, llms)
-    from pipelines.studies.flow import studies_folder
-    from pipelines.studies.page import write_paper
-
-    print(f"page: {write_paper(studies_folder(text_of(output)))}")
+    add_command(study_name, [study_name], CATALOGUE[study_name].question, "--output runs/studies --seeds 2")
+add_command(
+    "all",
+    tuple(CATALOGUE),
+    "Every study in turn; a second call goes on where the first was cut short.",
+    "&& llmdiff study report",
+)
+add_command(
+    "paper",
+    EXPERIMENTS,
+    "Three first experiments on one page: controlled prompts, weight ablation, LLM scale.",
+    "--output runs/studies",
+    with_page=True,
+)
 
 
 @study_app.command("report", epilog="Example: llmdiff study report --output runs/studies --docs docs")
@@ -96,10 +83,10 @@ def report(
     docs: Annotated[Path, typer.Option(help="Folder that gets studies.md and studies/*.png.")] = Path("docs"),
 ) -> None:
     """Write docs/studies.md with its pictures from what the studies left; a study that has not run is named as such."""
-    from infra.local import home
+    from pipelines.studies.flow import studies_folder
     from pipelines.studies.page import write_docs
 
-    print(write_docs(output or home() / "studies", docs))
+    print(write_docs(studies_folder(text_of(output)), docs))
 
 
 def run_studies(
@@ -119,9 +106,3 @@ def run_studies(
 def text_of(path: Path | None) -> str | None:
     """A path as flows take it."""
     return None if path is None else str(path)
-
-
-def sizes_of(*given: int | None) -> dict[str, int]:
-    """The sizes that were given, by name."""
-    names = ("steps", "scenes", "seeds", "pictures")
-    return {name: value for name, value in zip(names, given, strict=True) if value is not None}

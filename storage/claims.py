@@ -85,12 +85,11 @@ class FileClaim:
     def take(self, removing: bool = False) -> bool:
         """The file gets its name when it is locked and says whose it is: nobody sees it otherwise."""
         new = self.path.with_name(f"{self.name}.{uuid.uuid4().hex}.new")
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with naming(self.path):
-                os.write(descriptor, json.dumps(owner).encode())
+                os.write(descriptor, owner())
                 os.fsync(descriptor)
             self.path.hardlink_to(new)
             sync(self.path.parent)  # data whose claim is lost with the power would be nobody's
@@ -175,6 +174,11 @@ class FileClaims:
             yield
         finally:
             os.close(descriptor)
+
+
+def owner() -> bytes:
+    """What a claim says: which process holds it, and since when."""
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -7,9 +7,6 @@ looks for the other.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from datetime import datetime
 
 import obstore
 
+from storage.claims import owner
 from storage.files import create_object, list_folder, naming, read_file, remove, write_file
 from storage.places import ObjectPath, Place
 
@@ -39,7 +37,7 @@ class Lease:
     def take(self, removing: bool = False) -> bool:
         """ValueError where somebody else removes files and does not come to an end."""
         deadline = time.monotonic() + WAIT
-        while create_object(self.path, _owner()):
+        while create_object(self.path, owner()):
             self._renewed = time.monotonic()
             if removing or not _held(self.path.parent, ["removing"]):
                 return True
@@ -51,7 +49,7 @@ class Lease:
 
     def renew(self) -> None:
         if time.monotonic() - self._renewed > RENEW_AFTER:
-            write_file(self.path, _owner())
+            write_file(self.path, owner())
             self._renewed = time.monotonic()
 
     def release(self, forget: bool = True) -> None:
@@ -94,7 +92,7 @@ class Leases:
         ours = self.folder / "removing"
         if _written(ours) is not None and not _held(self.folder, [ours.name]):
             remove(ours)
-        if not create_object(ours, _owner()):
+        if not create_object(ours, owner()):
             raise ValueError(f"{ours}: somebody else removes files of the store: {_told(ours)}")
         try:
             for name in _held(self.folder, [f"{name}.lock" for name in self.claimed()]):
@@ -103,10 +101,6 @@ class Leases:
             yield
         finally:
             remove(ours)
-
-
-def _owner() -> bytes:
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
 
 
 def _held(folder: ObjectPath, names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.launch import free_port
+from llmdiff.ports import free_port
 
 BUCKET = "llmdiff-tests"
 

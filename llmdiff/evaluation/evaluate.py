@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from llmdiff.evaluation.bootstrap import interval, mean_interval, unit_means
 from llmdiff.evaluation.metrics import Metric, Scores, load_metric
@@ -82,16 +83,29 @@ def score_pictures(
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """The scores of pictures by several metrics, ``(picture,)`` by column."""
-    batches: list[Scores] = []
-    for start in range(0, len(paths), batch_size):
-        images = [open_rgb(path) for path in paths[start : start + batch_size]]
+    starts = range(0, len(paths), batch_size)
+    batches = ([open_rgb(path) for path in paths[start : start + batch_size]] for start in starts)
+    return score_batches(batches, prompts, metrics, progress)
+
+
+def score_batches(
+    batches: Iterable[Sequence[Image.Image]],
+    prompts: Sequence[Prompt],
+    metrics: Sequence[Metric],
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """The same of pictures that come in batches, of which none is kept."""
+    scores: list[Scores] = []
+    done = 0
+    for images in batches:
         found: Scores = {}
         for metric in metrics:
-            found |= metric(images, prompts[start : start + len(images)])
-        batches.append(found)
+            found |= metric(images, prompts[done : done + len(images)])
+        scores.append(found)
+        done += len(images)
         if progress is not None:
             progress(len(images))
-    return {column: np.concatenate([batch[column] for batch in batches]) for column in batches[0]}
+    return {column: np.concatenate([batch[column] for batch in scores]) for column in scores[0]}
 
 
 def evaluate(

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-RESAMPLES = 2000
-LEVEL = 0.95
+from llmdiff.evaluation.bootstrap import RESAMPLES, percentiles
 
 
 class Estimate(NamedTuple):
@@ -93,8 +92,6 @@ def _means(rows: np.ndarray, columns: np.ndarray, verdicts: np.ndarray) -> np.nd
 
 
 def _estimate(value: np.ndarray | float, resampled: np.ndarray) -> Estimate:
-    tail = (1 - LEVEL) / 2
     if np.isnan(resampled).all():
         return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return Estimate(float(value), float(low), float(high))
+    return Estimate(float(value), *percentiles(resampled))

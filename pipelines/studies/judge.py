@@ -18,6 +18,7 @@ from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.judge import FACTS
 from llmdiff.studies.readings import Reading
+from pipelines.generate import made_ready
 from pipelines.progress import advance, quieten_loading
 
 
@@ -67,8 +68,7 @@ def load(drawing: Drawing) -> Any:
     pipe = LLMDiffPipeline.from_pretrained(str(DIFFUSION), drawing.adapter, encoder, safety_checker=None)
     if drawing.weights is not None:
         force_weights(pipe, drawing.weights)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return made_ready(pipe, None)
 
 
 def force_weights(pipe: Any, weights: tuple[float, float]) -> None:

@@ -33,7 +33,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """The share that each version is judged to have; judged ones are taken out of it."""
     given: dict[int, float] = {}
 
-    def judge(source: Any, rule: promote.Rule) -> float:
+    def judge(source: Any, rule: promote.Rule, prompts: Any) -> float:
         return given.pop(int(Path(source.adapter).name.removeprefix(MODEL).split("-")[1]))
 
     monkeypatch.setattr(promote, "judge", judge)
