@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.lineage import hub_revision
 from infra.registry import SCHEME, find_version
-from llmdiff.adapter.adapter import CONFIG
+from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model, Sampling
 from llmdiff.folders import first_line

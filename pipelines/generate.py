@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.local import home
 from infra.registry import MODEL, adapter_tags, fetch_adapter
-from llmdiff.adapter.adapter import read_config
+from llmdiff.adapter.config import read_config
 from llmdiff.pictures import save_png
 from pipelines.artifacts import show_picture
 from pipelines.progress import advance, progress, quieten_loading

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.registry import SCHEME, fetch_adapter, pinned_address
-from llmdiff.adapter.adapter import read_config
+from llmdiff.adapter.config import read_config
 from llmdiff.training.config import TrainConfig
 
 

@@ -21,9 +21,9 @@ from infra.local import home
 from infra.tracking import RowReader, TrackedRun, WarningReader, tracked_run
 from infra.training import RUN_ID, is_finished, run_training
 from llmdiff.folders import check_base
-from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.config import FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
+from llmdiff.training.state import complete, read_state
 from pipelines.artifacts import mlflow_run, show_mlflow_run, show_picture
 from pipelines.parent import check_start, resolve_parent
 from pipelines.progress import Progress, progress

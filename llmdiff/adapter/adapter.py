@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from llmdiff.adapter.attention import AdapterProcessor, LayerAdapter, LayerShape, cross_attention_shapes
-from llmdiff.adapter.config import AdapterConfig, AdapterSettings
-
-WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
+from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, AdapterSettings, read_config
 
 
 class LLMAdapter(nn.Module):
@@ -200,17 +197,6 @@ class Float32LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
-
-
-def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
-    """The ``adapter_config.json`` of a folder; FileNotFoundError or ValueError naming the file."""
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; expected an adapter folder with {CONFIG} and {WEIGHTS}")
-    try:
-        return AdapterConfig(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not an adapter configuration: {error}") from error
 
 
 def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:

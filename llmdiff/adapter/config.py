@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
 
 
 class AdapterSettings(BaseModel):
@@ -57,3 +62,14 @@ class AdapterConfig(AdapterSettings):
     """The snapshot of the store that training read."""
     training: dict[str, Any] = Field(default_factory=dict)
     """The resolved training configuration."""
+
+
+def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
+    """The ``adapter_config.json`` of a folder; FileNotFoundError or ValueError naming the file."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected an adapter folder with {CONFIG} and {WEIGHTS}")
+    try:
+        return AdapterConfig(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not an adapter configuration: {error}") from error

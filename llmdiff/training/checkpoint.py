@@ -8,57 +8,21 @@ stage can go on. The order of samples, noise and dropout follow from the seed an
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter
-from llmdiff.adapter.adapter import CONFIG, WEIGHTS
-from llmdiff.training.config import TrainConfig
+from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.training.ema import Average
+from llmdiff.training.state import STATE, State, complete
 from storage.files import sync_tree, write_file
 
-STATE, OPTIMIZER, EMA = "state.json", "optimizer.safetensors", "ema"
-
-
-class State(BaseModel):
-    """What ``state.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: int = 0
-    """Steps done."""
-    epoch: int = 0
-    """Which pass over the store."""
-    position: int = 0
-    """Samples of it that were seen, over all processes."""
-    global_batch: int
-    """Samples of a step, over all processes."""
-    updates: int = 0
-    """Steps that the optimiser took."""
-    skipped: int = 0
-    """Steps that were left out, because their loss or gradient was not finite."""
-    loss_scale: float
-    """Of fp16; 1 in the other precisions."""
-    good_steps: int = 0
-    """Steps since the loss scale changed."""
-    sums: list[float] = []
-    """The meter's: of the steps since the last row of the log."""
-
-    def check_batch(self, config: TrainConfig, processes: int) -> None:
-        """ValueError where a resumed run would take other batches than it began with."""
-        if (found := config.batch_size * config.accumulate * processes) != self.global_batch:
-            raise ValueError(
-                f"{config.output}: the run began with {self.global_batch} samples a step, found {found} = batch_size "
-                f"{config.batch_size} x accumulate {config.accumulate} x {processes} processes: change batch_size or "
-                "accumulate, or use another output"
-            )
+OPTIMIZER, EMA = "optimizer.safetensors", "ema"
 
 
 def save(
@@ -81,14 +45,6 @@ def save(
         shutil.rmtree(old)
 
 
-def read_state(path: Path) -> State:
-    """The state of a checkpoint; ValueError where another version of the program wrote it."""
-    try:
-        return State(**json.loads((path / STATE).read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path / STATE}: not a checkpoint of this version: {error}") from error
-
-
 def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor]) -> None:
     """An adapter folder in float32, as training needs it; `LLMAdapter.load` reads it too."""
     folder.mkdir()
@@ -104,11 +60,6 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
 def load_moments(path: Path) -> dict[str, Tensor]:
     """The optimiser's moments, by parameter."""
     return load_file(path / OPTIMIZER)
-
-
-def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
 def newest(folder: Path) -> Path | None:

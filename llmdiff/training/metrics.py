@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llmdiff.adapter import LLMAdapter
-from llmdiff.training.checkpoint import State
 from llmdiff.training.distributed import gathered
+from llmdiff.training.state import State
 
 BANDS = 4  # quarters of the noise schedule, the cleanest first
 

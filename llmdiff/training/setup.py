@@ -14,7 +14,7 @@ from torch import Tensor
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
 from llmdiff.training.added import Added, check_conditions, picture_side
-from llmdiff.training.checkpoint import EMA, State, load_adapter, load_moments, newest, read_state, save
+from llmdiff.training.checkpoint import EMA, load_adapter, load_moments, newest, save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import Average
@@ -22,6 +22,7 @@ from llmdiff.training.encodings import read_encodings
 from llmdiff.training.metrics import Meter
 from llmdiff.training.objective import DTYPES, Null, Objective
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
+from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
 from llmdiff.training.warm import start_warm
 from storage import EncodingStore

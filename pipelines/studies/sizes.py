@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from llmdiff.adapter.adapter import WEIGHTS
+from llmdiff.adapter.config import WEIGHTS
 
 
 def parameters(adapter: Path) -> int:

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, lock
-from llmdiff.training.checkpoint import complete, read_state
 from llmdiff.training.metrics import Meter
 from llmdiff.training.setup import Run
+from llmdiff.training.state import complete, read_state
 from llmdiff.training.worker import main
 from tests.adapter import tiny
 from tests.hosts import two_hosts

@@ -1,0 +1,59 @@
+"""Where a run stands: the ``state.json`` that ends a checkpoint. Needs no torch, so a flow can look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from llmdiff.training.config import TrainConfig
+
+STATE = "state.json"
+
+
+class State(BaseModel):
+    """What ``state.json`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = 0
+    """Steps done."""
+    epoch: int = 0
+    """Which pass over the store."""
+    position: int = 0
+    """Samples of it that were seen, over all processes."""
+    global_batch: int
+    """Samples of a step, over all processes."""
+    updates: int = 0
+    """Steps that the optimiser took."""
+    skipped: int = 0
+    """Steps that were left out, because their loss or gradient was not finite."""
+    loss_scale: float
+    """Of fp16; 1 in the other precisions."""
+    good_steps: int = 0
+    """Steps since the loss scale changed."""
+    sums: list[float] = []
+    """The meter's: of the steps since the last row of the log."""
+
+    def check_batch(self, config: TrainConfig, processes: int) -> None:
+        """ValueError where a resumed run would take other batches than it began with."""
+        if (found := config.batch_size * config.accumulate * processes) != self.global_batch:
+            raise ValueError(
+                f"{config.output}: the run began with {self.global_batch} samples a step, found {found} = batch_size "
+                f"{config.batch_size} x accumulate {config.accumulate} x {processes} processes: change batch_size or "
+                "accumulate, or use another output"
+            )
+
+
+def read_state(path: Path) -> State:
+    """The state of a checkpoint; ValueError where another version of the program wrote it."""
+    try:
+        return State(**json.loads((path / STATE).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path / STATE}: not a checkpoint of this version: {error}") from error
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
