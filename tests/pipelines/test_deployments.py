@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +19,7 @@ from PIL import Image
 
 from infra.tracking import client
 from storage import EncodingStore
-from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server
+from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
@@ -77,6 +80,21 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(
     assert refused.returncode == 1
     assert reason in " ".join((refused.stdout + refused.stderr).split())
     assert server.run("flow-run", "ls", "--output", "json") == runs
+
+
+def test_a_run_fails_with_the_error_of_its_rank(deployed: Deployed, server: Server, world: World) -> None:
+    store = Path(shutil.copytree(deployed.store, server.home / "damaged"))
+    for chunk in store.glob("shards/*/encodings/**/c/**/*"):
+        if chunk.is_file():
+            os.truncate(chunk, chunk.stat().st_size // 2)
+    line = server.command("deployment", "run", "train/default", "--watch", "--watch-interval", "1")
+    line += ["--param", f"store={store}", "--param", f"diffusion={world.diffusion}"]
+    failed = subprocess.run([*line, "--param", f"settings={json.dumps(TRAINING)}"], env=server.env, capture_output=True)
+    assert failed.returncode != 0
+    (run,) = re.findall(rb"UUID: ([0-9a-f-]{36})", failed.stdout)
+    state = httpx.get(f"{server.url}/flow_runs/{run.decode()}").json()["state"]
+    assert state["type"] == "FAILED"
+    assert re.search(rf"LaunchError: {store}/shards/.*: rows \d+ to \d+: the checksum is invalid", state["message"])
 
 
 def artifacts(server: Server, watched: str, key: str) -> list[dict[str, Any]]:
