@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.infra.service import SETTINGS, Service, wait_until
+from tests.infra.service import SETTINGS, Service
+from tests.waiting import wait_until
 
 AUTOMATION = "llmdiff silent runs crash"
 DROP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('prefect', 'mlflow')"

@@ -8,15 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.background import Background
 from tests.postgres import Postgres
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGIN = "engineer:prefect-pa55word-of-the-test"
@@ -103,13 +102,6 @@ def answer(url: str, login: str | None = None, body: Any = None, method: str | N
     with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as found:
         text = found.read()
     return json.loads(text) if text else None
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def variables(home: Path, database: Postgres, store: dict[str, str], ports: tuple[int, int]) -> dict[str, str]:

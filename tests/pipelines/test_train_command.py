@@ -6,8 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -24,6 +22,7 @@ from pipelines.train import hub_revision, keep_samples, pinned_version, resolve_
 from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
@@ -77,13 +76,6 @@ def workers(run: Path) -> list[int]:
         if str(run / "request.json") in line and any("--local_rank" in part for part in line):
             found.append(process.pid)
     return found
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
