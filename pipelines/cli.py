@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,11 +60,14 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path
     run_demo(out)
 
 
-@app.command(epilog="Example: llmdiff shapes data/first --pictures 2000")
+@app.command(epilog="Example: llmdiff shapes runs/first/data --pictures 3000 --retrain runs/first/retrain.json")
 def shapes(
     folder: Annotated[Path, typer.Argument(help="Folder of the Parquet shards; made if it is missing.")],
     pictures: Annotated[int, typer.Option(min=1, help="How many.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and their captions.")] = 0,
+    retrain: Annotated[
+        Path | None, typer.Option(help="File for the parameters of a first retraining on them, of some minutes.")
+    ] = None,
 ) -> None:
     """Draw captioned pictures of the embedded world: data for a first try of the other commands."""
     from llmdiff.shapes import DIFFUSION, LLAMA
@@ -72,6 +76,12 @@ def shapes(
     for shard in write_shards(folder, pictures, seed):
         print(shard)
     print(f"its models: --llm {LLAMA} --diffusion {DIFFUSION}")
+    if retrain is not None:
+        from pipelines.embedded import retraining
+
+        retrain.parent.mkdir(parents=True, exist_ok=True)
+        retrain.write_text(json.dumps(retraining(folder), indent=2) + "\n")
+        print(f"parameters of retrain/default: {retrain}")
 
 
 @app.command(

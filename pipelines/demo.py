@@ -17,13 +17,13 @@ from diffusers import StableDiffusionPipeline
 from infra.local import page_commands
 from infra.registry import fetch_adapter
 from llmdiff import LLMDiffPipeline
-from llmdiff.adapter.config import AdapterSettings
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
 from llmdiff.shapes import DIFFUSION, LLAMA
-from llmdiff.shapes.captions import PROMPT, WORDINGS
+from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
 from llmdiff.training.config import TrainSettings
+from pipelines.embedded import ENCODER, PROCESSES, SAMPLING, TRAINING
 from pipelines.encode import EncodeResult, encode_flow
 from pipelines.progress import advance, progress
 from pipelines.register import register_flow
@@ -32,20 +32,6 @@ from pipelines.train import TrainResult, train_flow
 
 PICTURES = 6000
 PROMPTS = 200  # scenes, each worded in three ways
-PROCESSES = 2
-SAMPLING: dict[str, Any] = {"steps": 12, "guidance": 2.5}  # the judge finds no more in pictures of 20 steps
-TRAINING = TrainSettings(
-    steps=1000,
-    batch_size=16,
-    learning_rate=2.5e-3,
-    warmup=50,
-    ema_decay=0.99,
-    grad_clip=0.25,  # the norm is 0.2 but for spikes, which at this rate cost what was learned
-    timestep_exponent=0.75,
-    checkpoint_every=500,
-    adapter=AdapterSettings(new_weight=1.0),
-)
-ENCODER = EncoderConfig(template=PROMPT)
 STAGES = {  # expected seconds of each on two cores, for the time left
     "draw": 15,
     "encode": 45,

@@ -25,7 +25,7 @@ from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
 from llmdiff.training.config import TrainSettings
-from pipelines.demo import SAMPLING, TRAINING
+from pipelines.embedded import SAMPLING, TRAINING
 from pipelines.encode_job import device, picture_size
 from pipelines.progress import advance, progress, quieten_loading
 from pipelines.studies.judge import Drawing, judge

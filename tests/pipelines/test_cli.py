@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ from PIL import Image
 from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import LLAMA
+from llmdiff.shapes.captions import PROMPT
 from pipelines.cli import error_line, main
 from pipelines.encoder_settings import ENCODER_SETTINGS
+from pipelines.retrain import retrain_flow
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
@@ -92,10 +95,15 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
 
 
 def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    printed = succeeds(capsys, "shapes", tmp_path / "data", "--pictures", "3", "--seed", "1").splitlines()
+    parameters = tmp_path / "first" / "retrain.json"
+    given = ("shapes", tmp_path / "data", "--pictures", "3", "--seed", "1", "--retrain", parameters)
+    printed = succeeds(capsys, *given).splitlines()
     (shard,) = open_source(tmp_path / "data")
     assert (shard.count, shard.has_pictures, Path(printed[0]).is_file()) == (3, True, True)
     assert f"--llm {LLAMA}" in printed[1]
+    assert printed[2].endswith(str(parameters))
+    found = retrain_flow.validate_parameters(json.loads(parameters.read_text()))
+    assert (found["data"], found["encoder_settings"].template) == (str(tmp_path / "data"), PROMPT)
 
 
 def test_every_encoder_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
