@@ -20,6 +20,7 @@ import pytest
 from pipelines.fanout import ON_LOOPBACK
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
+from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
@@ -30,11 +31,12 @@ SLOW_ROWS = 258
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes with a processor each."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with a processor each, which can reach an object store."""
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, ON_LOOPBACK: "0"}
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in quiet.items():
+    log = tmp_path_factory.mktemp("s3") / "server.log"
+    with pytest.MonkeyPatch.context() as environment, object_store(log) as credentials:
+        for name, value in {**quiet, **credentials}.items():
             environment.setenv(name, value)
         from ray.cluster_utils import Cluster
 
@@ -169,6 +171,19 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
     made = EncodingStore.open(store)
     assert contents(made) == contents(alone)
     assert left_behind(made) == []
+
+
+def test_workers_write_one_store_in_a_bucket(
+    cluster: str, pictures: Pictures, data: str, alone: EncodingStore, world: World, in_process: Server
+) -> None:
+    from pipelines.encode import encode_flow
+
+    pictures.asked = lambda process: None
+    url = f"s3://{BUCKET}/store"
+    result = encode_flow(data, url, world.diffusion, world.llm, ray=cluster)
+    assert (result.store, len(result.shards)) == (url, SHARDS + 1)
+    assert contents(EncodingStore.open(url)) == contents(alone)
+    assert EncodingStore.open(url).claims.claimed() == []
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
