@@ -115,7 +115,7 @@ def findings(rows: list[dict[str, Any]]) -> list[str]:
 def plot(texts: list[tuple[str, str, Scene]], pictures: dict[str, np.ndarray]) -> Figure:
     """A column a prompt, from the base's template and a new wording; a row a model."""
     chosen = [i for i, (wording, _, _) in enumerate(texts) if wording != "a wording of training"]
-    figure = Figure(figsize=(1.25 * len(chosen), 1.45 * len(pictures) + 1.0), layout="constrained")
+    figure = Figure(figsize=(1.25 * len(chosen), 1.15 * len(pictures) + 0.7), layout="constrained")
     axes = figure.subplots(len(pictures), len(chosen), squeeze=False)
     for line, (name, drawn_by) in zip(axes, pictures.items(), strict=True):
         for axis, i in zip(line, chosen, strict=True):
