@@ -30,14 +30,18 @@ class Outcome:
 
 
 def write_outcome(lab: Lab, name: str, outcome: Outcome, seconds: float) -> Path:
-    """Writes the four files into the study's folder, and returns it."""
+    """Writes the four files into the study's folder, and returns it; the seconds of calls at the same sizes are summed."""
     folder = lab.output / name
+    sizes = lab.sizes.model_dump()
+    before = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
+    if before.get("sizes") == sizes:
+        seconds += before["seconds"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TABLE).write_text(markdown(outcome.rows))
     (folder / FINDING).write_text(" ".join(outcome.finding) + "\n")
     outcome.figure.savefig(folder / PLOT, dpi=90)
     rows = [{column: plain(value) for column, value in row.items()} for row in outcome.rows]
-    result = {"study": name, "sizes": lab.sizes.model_dump(), "seconds": round(seconds, 1), "rows": rows}
+    result = {"study": name, "sizes": sizes, "seconds": round(seconds, 1), "rows": rows}
     keep(folder / RESULT, {**result, "finding": outcome.finding, **plain(outcome.facts)})
     return folder
 
