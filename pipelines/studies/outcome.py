@@ -30,7 +30,7 @@ class Outcome:
 
 
 def write_outcome(lab: Lab, name: str, outcome: Outcome, seconds: float) -> Path:
-    """Writes the four files into the study's folder, and returns it; the seconds of calls at the same sizes are summed."""
+    """Writes the four files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
     folder = lab.output / name
     sizes = lab.sizes.model_dump()
     before = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}

@@ -138,8 +138,8 @@ def plot(table: list[dict[str, Any]]) -> Figure:
             values = np.array(estimates)
             errors = np.abs(values[:, 1:].T - values[:, 0])
             axis.errorbar(costs, values[:, 0], yerr=errors, fmt="o", capsize=2, markersize=4, label=LABELS[wording])
-        for row, cost in zip(table, costs, strict=True):
-            axis.annotate(row["variant"], (cost, 0.02), rotation=90, fontsize=7, ha="right")
+        names = [row["variant"].replace(" ", "\n") for row in table]
+        axis.set_xticks(costs, [f"{name}\n{cost:.2f}" for name, cost in zip(names, costs, strict=True)], fontsize=7)
         axis.set_title(fact, fontsize=10)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("milliseconds a caption")
