@@ -28,6 +28,7 @@ class Progress:
         self.first, self.done, self.told, self.note = 0, 0, -1, ""
         self.began = self.reached_at = self.told_at = time.monotonic()
         self.artifact = make_artifact(what) if in_a_run() else None
+        self.root_logger = find_root_logger() if self.artifact is not None else None
         interval = 0.2 if sys.stderr.isatty() else 10.0
         by_worker = "PREFECT__FLOW_RUN_ID" in os.environ  # the log's lines are enough there
         self.bar: tqdm[Any] = tqdm(
@@ -71,6 +72,8 @@ class Progress:
         self.told, self.told_at = self.done, time.monotonic()
         line = self.line()
         run_logger().info(line)
+        if self.root_logger is not None:
+            self.root_logger.info(line)
         with suppress(HTTPError):
             update_progress_artifact(self.artifact, self.percent(), line)
 
@@ -148,6 +151,21 @@ def run_logger() -> Any:
     from prefect.logging import get_run_logger
 
     return get_run_logger()
+
+
+def find_root_logger() -> Any:
+    """Of the run that somebody started and may watch, where the one here is a part of it; else None."""
+    from uuid import UUID
+
+    from prefect.client.orchestration import get_client
+    from prefect.logging.loggers import flow_run_logger
+    from prefect.runtime import flow_run
+
+    root = flow_run.root_flow_run_id
+    if root == flow_run.id:
+        return None
+    with get_client(sync_client=True) as client:
+        return flow_run_logger(client.read_flow_run(UUID(root)))
 
 
 def quieten_loading() -> None:

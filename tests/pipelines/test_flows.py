@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,31 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     with pytest.raises(OSError, match="a fault"):
         encode.encode_flow(str(tmp_path / "a.txt"), str(tmp_path / "b"), llm=world.llm)
     assert len(faults) == 1
+
+
+def test_the_run_that_one_watches_tells_of_its_parts(in_process: Server) -> None:
+    from prefect import flow, runtime
+
+    from pipelines.progress import advance, progress
+
+    @flow(name="a-part")
+    def part() -> None:
+        with progress("judge", 2, "picture"):
+            advance(2)
+
+    @flow(name="all-of-it")
+    def whole() -> str:
+        part()
+        return str(runtime.flow_run.id)
+
+    told: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = told.append  # type: ignore[method-assign]
+    logging.getLogger("prefect.flow_runs").addHandler(listener)
+    try:
+        run = whole()
+    finally:
+        logging.getLogger("prefect.flow_runs").removeHandler(listener)
+    lines = {getattr(record, "flow_run_id", None): record.getMessage() for record in told if "judge" in record.msg}
+    assert len(lines) == 2, "one of the part, one of the whole"
+    assert lines[run].startswith("judge: 2 of 2 pictures (100 %)")
