@@ -15,8 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from PIL import Image
 
+from infra.serve import DEPLOYMENTS
 from infra.tracking import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
@@ -80,6 +82,16 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(
     assert refused.returncode == 1
     assert reason in " ".join((refused.stdout + refused.stderr).split())
     assert server.run("flow-run", "ls", "--output", "json") == runs
+
+
+def test_flows_are_loaded_as_parts_of_their_package_so_that_a_ray_worker_finds_their_tasks() -> None:
+    from prefect.flows import load_flow_from_entrypoint
+
+    entrypoints = [item["entrypoint"] for item in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]]
+    assert len(entrypoints) == 7
+    for entrypoint in entrypoints:
+        found = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).fn
+        assert f"{found.__module__}.{found.__name__}" == entrypoint
 
 
 def test_a_run_fails_with_the_error_of_its_rank(deployed: Deployed, server: Server, world: World) -> None:
