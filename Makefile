@@ -6,7 +6,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := kernels storage llmdiff infra pipelines
-WORKERS ?= 2
+# One more than two cores: tests of services and of processes that die wait most of their time.
+WORKERS ?= 3
 
 .PHONY: demo serve stop test check format bench clean help
 help:
@@ -28,7 +29,7 @@ stop: $(VENV)/.installed
 	@$(BIN)/python -m infra.serve stop
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
