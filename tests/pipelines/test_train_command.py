@@ -26,8 +26,8 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
-SETTINGS = ["steps=150", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
-SETTINGS += ["sample_every=5", "validation_prompts=['', '']", "validation_steps=1"]
+SETTINGS = ["steps=100", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
+SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps=1"]
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     assert third.returncode == 0, printed
     assert runs() == [run]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 151))
+    assert steps == list(range(1, 101))
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["store_version"], config["llm"]) == (began, world.llm)
     (version,) = re.findall(r"registered: llmdiff-adapter version (\d+)", printed)
@@ -127,7 +127,7 @@ def test_ended_or_killed_the_same_command_goes_on_and_finished_says_so(
     printed, _ = again.communicate(timeout=300)
     assert again.returncode == 0, printed
     assert f"finished before, on version {began} of the store; --restart begins again" in printed
-    assert f"adapter: {run / 'adapter'} (150 steps, " in printed
+    assert f"adapter: {run / 'adapter'} (100 steps, " in printed
     assert "registered:" not in printed
     assert version == "1"
 
@@ -145,7 +145,7 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
         patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
         keep_samples.fn(config, api.create_run("0").info.run_id)
     found = sheets(folder / "whole" / "samples")
-    assert sorted(found) == [f"step-{step:08d}.png" for step in range(5, 151, 5)]
+    assert sorted(found) == [f"step-{step:08d}.png" for step in range(10, 101, 10)]
     return found
 
 
