@@ -23,8 +23,9 @@ def objects(service: Service) -> dict[str, bytes]:
 
 
 def test_records_are_in_postgresql_and_artifacts_in_s3(service: Service, survivor: Survivor) -> None:
-    state = f"SELECT state_name FROM flow_run WHERE id = '{survivor.runs[0]}'"
-    assert service.database.query("prefect", state) == [("Completed",)]
+    names = "SELECT name FROM deployment UNION SELECT state_name FROM flow_run WHERE id = '{}'"
+    found = service.database.query("prefect", names.format(survivor.runs[0]))
+    assert sorted(found) == [("Completed",), ("default",)]
     run = service.runs_of()[0]["info"]["run_id"]
     assert service.database.query("mlflow", f"SELECT status FROM runs WHERE run_uuid = '{run}'") == [("FINISHED",)]
     (steps,) = service.database.query("mlflow", f"SELECT max(step) FROM metrics WHERE run_uuid = '{run}'")
