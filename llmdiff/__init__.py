@@ -5,8 +5,9 @@ Names are imported on first use, so that ``import llmdiff`` and the command line
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llmdiff.lazy import lazy
 
 if TYPE_CHECKING:
     from llmdiff.adapter import AdapterConfig, LLMAdapter
@@ -40,10 +41,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'llmdiff' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
