@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,12 +243,17 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
     batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
     write_memmap(folder / "memmap", prompts)
-    readers = {
-        "store": lambda: EncodingDataset(store.path, None, fingerprint, BATCH).epoch(0),
-        "memmap": lambda: read_memmap(folder / "memmap", prompts.counts, prompts.width, LATENT, batches),
+    runs = {
+        "memmap": Reader(
+            folder / "memmap",
+            len(prompts),
+            partial(read_memmap, folder / "memmap", prompts.counts, prompts.width, LATENT, batches),
+        )
     }
-    check_same(readers["store"](), readers["memmap"]())
-    runs = {name: Reader(folder / name, len(prompts), run) for name, run in readers.items()}
+    for threads in (1, 2):
+        data = EncodingDataset(store.path, None, fingerprint, BATCH, threads=threads)
+        check_same(data.epoch(0), runs["memmap"].batches())
+        runs[f"store {threads}"] = Reader(folder / "store", len(prompts), partial(data.epoch, 0))
     for files in (PtFiles(folder / "pt"), NpzFiles(folder / "npz")):
         files.folder.mkdir()
         for i in range(len(prompts)):
@@ -301,7 +307,7 @@ def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
 
 
 def epochs(runs: dict[str, Reader], cache: str, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of each reader in every round, in turns; opening the index is not counted."""
+    """Samples a second of each reader in every round, in turns; all have read an epoch before."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     if cache == "warm":
         warm(*{run.folder for run in runs.values()})
@@ -325,22 +331,31 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
         "kohya": ("kohya .npz", ">= 5", "512 tokens, float32, as kohya writes it; without latents"),
     }
     for name, (peer, goal, note) in peers.items():
-        best = max((run for run in rates if run.split()[0] == name), key=lambda run: statistics.median(rates[run]))
-        workers = "" if name == "memmap" else f"; the better of 0 and 2 workers: {best.split()[1]}"
+        ours, theirs = "store 1", name
+        if name == "memmap":
+            note += "; one thread"
+        else:
+            ours, theirs = best(rates, "store"), best(rates, name)
+            note += f"; the better of 0 and 2 workers, {theirs.split()[1]}, and of 1 and 2 threads, {ours.split()[1]}"
         results.add(
             "reading an epoch",
-            *(statistics.median(rates["store"]), "samples/s"),
+            *(statistics.median(rates[ours]), "samples/s"),
             width=prompts.width,
             prompts=prompts.name,
             captions=len(prompts),
             cache=cache,
             peer=peer,
-            peer_value=statistics.median(rates[best]),
-            ratios=[ours / theirs for ours, theirs in zip(rates["store"], rates[best], strict=True)],
+            peer_value=statistics.median(rates[theirs]),
+            ratios=[mine / other for mine, other in zip(rates[ours], rates[theirs], strict=True)],
             goal=goal,
-            note=f"batches of {BATCH}, latents {'x'.join(map(str, LATENT))}; {note}{workers}"
+            note=f"batches of {BATCH}, latents {'x'.join(map(str, LATENT))}; {note}"
             + ("; emptied, checked with mincore" if cache == "cold" else ""),
         )
+
+
+def best(rates: dict[str, list[float]], name: str) -> str:
+    """The fastest of a reader's settings."""
+    return max((run for run in rates if run.split()[0] == name), key=lambda run: statistics.median(rates[run]))
 
 
 # Writing

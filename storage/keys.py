@@ -25,9 +25,9 @@ def caption_hash(text: str) -> str:
     return content_hash(unicodedata.normalize("NFC", text).encode())
 
 
-def checksum(data: bytes | np.ndarray) -> int:
+def checksum(data: bytes | memoryview | np.ndarray) -> int:
     """CRC-32C of bytes, or of a C-contiguous array's bytes."""
-    return crc32c.crc32c(data if isinstance(data, bytes) else data.data)
+    return crc32c.crc32c(data.data if isinstance(data, np.ndarray) else data)
 
 
 class Fingerprint(str):

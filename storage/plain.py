@@ -22,6 +22,8 @@ from storage.keys import checksum
 
 NO_CHUNK = 2**64 - 1
 """Place and size of a chunk that is not there: all zeros."""
+UNWANTED = memoryview(bytearray(4))
+"""Where the checksums between chunks go that are read at once."""
 BEGIN_BYTES = 4 * 1024 * 1024
 """Written between two times that the disk is told to begin."""
 HINT_BYTES = 128 * 1024
@@ -103,19 +105,19 @@ class PlainFiles:
         self._paths = [str(folder / key) for key in keys]
         self._open_file = open_file
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Rows ``start`` to ``stop`` into a C-contiguous `out`; ValueError where the files are damaged or too short."""
-        if stop > self.rows:
-            raise ValueError(f"{self.name}: expected {stop} rows, found {self.rows}")
-        into = out.data.cast("B")
-        while start < stop:
-            file = self._file(start // self.outer_rows)
-            chunk, row = divmod(start % self.outer_rows, self.chunk_rows)
-            rows = min(stop - start, self.chunk_rows - row)
-            size = rows * self.row_bytes
-            file.read(chunk, row * self.row_bytes, into[:size])
-            into = into[size:]
-            start += rows
+    def read(self, start: int, into: memoryview) -> None:
+        """Rows from `start` on, as many bytes of them as `into` holds.
+
+        ValueError where there are not so many, or where the files are damaged or too short.
+        """
+        rows = len(into) // self.row_bytes
+        if start + rows > self.rows:
+            raise ValueError(f"{self.name}: expected {start + rows} rows, found {self.rows}")
+        number, row = divmod(start, self.outer_rows)
+        while (within := (self.outer_rows - row) * self.row_bytes) < len(into):
+            self._file(number).read(row * self.row_bytes, into[:within])
+            number, row, into = number + 1, 0, into[within:]
+        self._file(number).read(row * self.row_bytes, into)
 
     def will_need(self, first: np.ndarray, stop: np.ndarray) -> None:
         """Has the disk begin to read ranges of rows: the chunks that hold them."""
@@ -154,18 +156,33 @@ class OuterShard:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def read(self, chunk: int, offset: int, into: memoryview) -> None:
-        """Bytes of a chunk from an offset on, as many as there is room for; zeros where it has no bytes."""
-        start = self._starts[chunk]
-        if start == NO_CHUNK:
-            into[:] = bytes(len(into))
-            return
-        try:
-            found = os.preadv(self._descriptor, [into], start + offset)
-        except OSError as error:
-            raise ValueError(f"{self.path}: can't be read: {error.strerror}") from error
-        if found != len(into):
-            raise ValueError(f"{self.path}: expected {len(into)} bytes, found {found}: the store is damaged")
+    def read(self, offset: int, into: memoryview) -> None:
+        """Bytes from an offset on, counted as if the chunks lay one after the other; zeros where there is no chunk."""
+        chunk, offset = divmod(offset, self.chunk_bytes)
+        begin = end = 0
+        parts: list[memoryview] = []  # of what to read at once: neighbours in the file, their checksums between them
+        while into:
+            start = self._starts[chunk] + offset
+            part, into = into[: self.chunk_bytes - offset], into[self.chunk_bytes - offset :]
+            if parts and start == end + len(UNWANTED):
+                parts += [UNWANTED, part]
+            else:
+                self._read(begin, end, parts)
+                parts, begin = [part], start
+            end = start + len(part)
+            chunk, offset = chunk + 1, 0
+        self._read(begin, end, parts)
+
+    def _read(self, begin: int, end: int, parts: list[memoryview]) -> None:
+        if begin >= NO_CHUNK:
+            parts[0][:] = bytes(len(parts[0]))
+        elif parts:
+            try:
+                found = os.preadv(self._descriptor, parts, begin)
+            except OSError as error:
+                raise ValueError(f"{self.path}: can't be read: {error.strerror}") from error
+            if found != end - begin:
+                raise ValueError(f"{self.path}: expected {end - begin} bytes, found {found}: the store is damaged")
 
     def will_need(self, chunks: np.ndarray) -> None:
         """Has the disk begin to read some chunks, neighbours at once."""

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -22,7 +21,17 @@ from storage.keys import caption_hash, checksum
 from storage.order import BlockShuffle, batch_bounds, share
 from storage.places import Place
 from storage.plain import OuterShard, PlainFiles, is_plain
-from storage.samples import Rows, crops_of, join, latent_shape, load_samples, stored_at, too_few
+from storage.samples import (
+    Rows,
+    crops_of,
+    dictionary_column,
+    hash_column,
+    join,
+    latent_shape,
+    load_samples,
+    stored_at,
+    too_few,
+)
 from storage.store import EncodingStore, check_row
 
 OPEN_FILES = 256
@@ -127,8 +136,8 @@ class EncodingDataset:
         samples = load_samples(self.store, fingerprint, *["crop"] * (pooled_fingerprint is not None))
         if len(samples) < world_size:
             raise ValueError(too_few(self.store, fingerprint, len(samples), world_size))
-        self._hashes = samples["caption_hash"].combine_chunks()
-        self._source = samples["source"].combine_chunks()
+        self._hashes = hash_column(samples["caption_hash"])
+        self._sources, self._source = dictionary_column(samples["source"])
         self._row = samples["row"].to_numpy()
         self._encodings = stored_at(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
         shape = latent_shape(self.store, samples)
@@ -236,8 +245,8 @@ class EncodingDataset:
             latents=self._stacked(self._latents, ids, found),
             pooled=None if self._pooled is None else self._padded(self._pooled, ids, found)[0][:, 0],
             crops=None if self._pooled is None else torch.from_numpy(self._crops[ids]),
-            caption_hashes=self._hashes.take(pa.array(ids)).to_pylist(),
-            rows=list(zip(self._source.take(pa.array(ids)).to_pylist(), self._row[ids].tolist(), strict=True)),
+            caption_hashes=self._hashes[ids].astype(str).tolist(),
+            rows=list(zip(self._sources[self._source[ids]].tolist(), self._row[ids].tolist(), strict=True)),
             position=position,
         )
 
@@ -246,11 +255,12 @@ class EncodingDataset:
         counts = rows.count[ids]
         shape = (len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:])
         padded = self._buffers[rows.array].empty(shape, np.uint16)
-        lines = []
-        for line, count in zip(padded, counts.tolist(), strict=True):
-            lines.append(line[:count])
-            line[count:] = 0
-        self._fill(rows, ids, lines, blocks)
+        bits = padded.view(np.uint8).reshape(-1)  # by bytes, NumPy fills three times as fast
+        ends = np.arange(1, len(ids) + 1) * padded[0].nbytes
+        stops = ends - (shape[1] - counts) * padded[0, 0].nbytes
+        for stop, end in zip(stops.tolist(), ends.tolist(), strict=True):
+            bits[stop:end] = 0
+        self._fill(rows, ids, bits, ends - padded[0].nbytes, stops, blocks)
         mask = np.arange(padded.shape[1]) < counts[:, None]
         return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
 
@@ -258,21 +268,27 @@ class EncodingDataset:
         """A row of each sample, one on the other."""
         array = self._array_of(rows, ids[0])
         stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
-        self._fill(rows, ids, [stacked[i : i + 1] for i in range(len(ids))], blocks)
+        ends = np.arange(len(ids) + 1) * stacked[0].nbytes
+        self._fill(rows, ids, stacked.view(np.uint8).reshape(-1), ends[:-1], ends[1:], blocks)
         return torch.from_numpy(stacked)
 
-    def _fill(self, rows: Rows, ids: np.ndarray, outs: Sequence[np.ndarray], blocks: Blocks) -> None:
-        """Brings samples' rows of an array to where they go in a batch, and compares them with their checksums."""
-        columns = (column[ids].tolist() for column in (rows.shard, rows.first, rows.checksum))
-        for sample, shard, first, expected, out in zip(ids.tolist(), *columns, outs, strict=True):
-            files = self._open(rows.shards[shard], rows.array).files
-            if files is None:
-                out[:] = blocks[rows.array][sample]
+    def _fill(
+        self, rows: Rows, ids: np.ndarray, out: np.ndarray, starts: np.ndarray, stops: np.ndarray, blocks: Blocks
+    ) -> None:
+        """Brings samples' rows of an array to their bytes of a batch, and compares them with their checksums."""
+        of_sample = ids, rows.shard[ids], rows.first[ids], rows.checksum[ids], starts, stops
+        columns = [column.tolist() for column in of_sample]
+        opened = {shard: self._open(rows.shards[shard], rows.array).files for shard in set(columns[1])}
+        memory = out.data
+        for sample, shard, first, expected, start, stop in zip(*columns, strict=True):
+            into = memory[start:stop]
+            if (files := opened[shard]) is None:
+                into[:] = blocks[rows.array][sample].view(np.uint8).reshape(-1).data
             else:
-                files.read(first, first + len(out), out)
-            if checksum(out) != expected:
+                files.read(first, into)
+            if checksum(into) != expected:
                 where = f"{self.store.path}/shards/{rows.shards[shard]}/{rows.array}"
-                check_row(out, expected, f"{where}: row {first}, caption {self._hashes[sample]}")
+                check_row(into, expected, f"{where}: row {first}, caption {self._hashes[sample].decode()}")
 
     def _read_blocks(self, samples: np.ndarray) -> Blocks:
         """What can't be read from plain files, read through Zarr: arrays' rows by sample, not compared yet."""

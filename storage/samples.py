@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.keys import HASH_BYTES
 from storage.records import trainable
 from storage.store import EncodingStore
 
@@ -91,6 +92,18 @@ def stored_at(samples: pa.Table, array: str, shard: str, first: str, count: str 
         count=np.ones(len(samples), np.int64) if count is None else samples[count].to_numpy().astype(np.int64),
         checksum=samples[f"{shard.removesuffix('_shard')}_checksum"].to_numpy(),
     )
+
+
+def hash_column(column: pa.ChunkedArray) -> np.ndarray:
+    """Hexadecimal hashes, ASCII ``(n,)``: a few of them are looked up in a hundredth of the time that Arrow takes."""
+    width = 2 * HASH_BYTES
+    return np.frombuffer(column.cast(pa.binary(width)).combine_chunks().buffers()[1], f"S{width}", len(column))
+
+
+def dictionary_column(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct strings of a dictionary column, objects ``(m,)``, and each row's among them, int32 ``(n,)``."""
+    array = column.combine_chunks()
+    return array.dictionary.to_numpy(zero_copy_only=False), array.indices.to_numpy()
 
 
 def crops_of(store: EncodingStore, samples: pa.Table) -> np.ndarray:

@@ -266,7 +266,7 @@ def check_format(root: Place) -> None:
         raise ValueError(f"{root / 'store.json'}: expected format {FORMAT}, found {found!r}")
 
 
-def check_row(row: np.ndarray, expected: int, what: str) -> None:
+def check_row(row: np.ndarray | memoryview, expected: int, what: str) -> None:
     """ValueError where a row's bytes are not those that were committed."""
     if (found := checksum(row)) != expected:
         raise ValueError(f"{what}: expected checksum {expected:08x}, found {found:08x}: the store is damaged")
