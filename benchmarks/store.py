@@ -30,7 +30,7 @@ import torch
 from common import layouts
 from common.index_growth import SHARD_ROWS, measure_index
 from common.loaders import KohyaFiles, NpzFiles, PtFiles, collate, file_loader, read_memmap, stack
-from common.page_cache import evict, warm
+from common.page_cache import evict, read_directly, warm
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from common.store_rows import Rows, timed
 
@@ -265,8 +265,9 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
     layouts.write_kohya(kohya.folder, (prompts.bits(i, 512) for i in some), [int(prompts.counts[i]) for i in some])
     order = np.random.default_rng(0).permutation(len(some))
     runs |= file_readers(kohya, [order[i : i + BATCH] for i in range(0, len(order), BATCH)], stack)
-    for cache, rounds in (("warm", arguments.rounds), ("cold", arguments.cold_rounds)):
-        add_reading(prompts, cache, epochs(runs, cache, rounds), results)
+    add_reading(prompts, "warm", epochs(runs, "warm", arguments.rounds), results)
+    runs["disk"] = Reader(folder / "store", len(prompts), partial(read_directly, folder / "store"))
+    add_reading(prompts, "cold", epochs(runs, "cold", arguments.cold_rounds), results)
 
 
 def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., Any]) -> dict[str, Reader]:
@@ -330,10 +331,12 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
         "npz": ("an .npz a prompt", ">= 5", "unpadded bits, with its latent"),
         "kohya": ("kohya .npz", ">= 5", "512 tokens, float32, as kohya writes it; without latents"),
     }
+    if cache == "cold":
+        peers["disk"] = ("the disk", "", "the store's files past the page cache, four pieces of 512 KiB at once")
     for name, (peer, goal, note) in peers.items():
         ours, theirs = "store 1", name
-        if name == "memmap":
-            note += "; one thread"
+        if name in ("memmap", "disk"):
+            note += "; one thread of ours"
         else:
             ours, theirs = best(rates, "store"), best(rates, name)
             note += f"; the better of 0 and 2 workers, {theirs.split()[1]}, and of 1 and 2 threads, {ours.split()[1]}"

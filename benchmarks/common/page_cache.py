@@ -9,11 +9,14 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 RESIDENT_AT_MOST = 0.01
+PIECE = 512 * 1024
+PIECES_AT_ONCE = 4
 
 
 def evict(*folders: Path) -> float:
@@ -45,6 +48,26 @@ def warm(*folders: Path) -> None:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def read_directly(folder: Path) -> Iterator[int]:
+    """Reads all files under a folder past the page cache, several pieces at once: what the disk can give.
+
+    Yields the size of each piece.
+    """
+
+    def read(piece: tuple[Path, int]) -> int:
+        path, offset = piece
+        with mmap.mmap(-1, PIECE) as memory:  # aligned, as O_DIRECT asks
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            try:
+                return os.preadv(descriptor, [memory], offset)
+            finally:
+                os.close(descriptor)
+
+    pieces = [(path, offset) for path in _files([folder]) for offset in range(0, path.stat().st_size, PIECE)]
+    with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
+        yield from pool.map(read, pieces)
 
 
 def _files(folders: Iterable[Path]) -> Iterator[Path]:
