@@ -255,31 +255,26 @@ class EncodingDataset:
         counts = rows.count[ids]
         shape = (len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:])
         padded = self._buffers[rows.array].empty(shape, np.uint16)
-        bits = padded.view(np.uint8).reshape(-1)  # by bytes, NumPy fills three times as fast
-        ends = np.arange(1, len(ids) + 1) * padded[0].nbytes
-        stops = ends - (shape[1] - counts) * padded[0, 0].nbytes
-        for stop, end in zip(stops.tolist(), ends.tolist(), strict=True):
-            bits[stop:end] = 0
-        self._fill(rows, ids, bits, ends - padded[0].nbytes, stops, blocks)
-        mask = np.arange(padded.shape[1]) < counts[:, None]
+        mask = np.arange(shape[1]) < counts[:, None]
+        padded[~mask] = 0
+        self._fill(rows, ids, padded, padded[0, 0].nbytes, blocks)
         return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
 
     def _stacked(self, rows: Rows, ids: np.ndarray, blocks: Blocks) -> Tensor:
         """A row of each sample, one on the other."""
         array = self._array_of(rows, ids[0])
         stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
-        ends = np.arange(len(ids) + 1) * stacked[0].nbytes
-        self._fill(rows, ids, stacked.view(np.uint8).reshape(-1), ends[:-1], ends[1:], blocks)
+        self._fill(rows, ids, stacked, stacked[0].nbytes, blocks)
         return torch.from_numpy(stacked)
 
-    def _fill(
-        self, rows: Rows, ids: np.ndarray, out: np.ndarray, starts: np.ndarray, stops: np.ndarray, blocks: Blocks
-    ) -> None:
-        """Brings samples' rows of an array to their bytes of a batch, and compares them with their checksums."""
+    def _fill(self, rows: Rows, ids: np.ndarray, out: np.ndarray, row_bytes: int, blocks: Blocks) -> None:
+        """Brings each sample's rows of an array to its place in a batch, and compares them with their checksum."""
+        starts = np.arange(len(ids)) * out[0].nbytes
+        stops = starts + rows.count[ids] * row_bytes
         of_sample = ids, rows.shard[ids], rows.first[ids], rows.checksum[ids], starts, stops
         columns = [column.tolist() for column in of_sample]
         opened = {shard: self._open(rows.shards[shard], rows.array).files for shard in set(columns[1])}
-        memory = out.data
+        memory = out.data.cast("B")
         for sample, shard, first, expected, start, stop in zip(*columns, strict=True):
             into = memory[start:stop]
             if (files := opened[shard]) is None:
