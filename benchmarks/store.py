@@ -159,30 +159,37 @@ def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bo
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1, "width": prompts.width})
     rows = list(rows)
     for first in range(0, len(rows), SHARD_ROWS):
-        write_shard(store, fingerprint, prompts, rows[first : first + SHARD_ROWS], pictures)
+        write_shard(store, samples_of(prompts, rows[first : first + SHARD_ROWS], fingerprint, pictures), prompts)
     return store, fingerprint
 
 
-def write_shard(store: EncodingStore, fingerprint: str, prompts: Prompts, rows: list[int], pictures: bool) -> None:
-    source = content_hash(f"{prompts.name} {rows[0]}".encode())
-    with store.writer(fingerprint=fingerprint) as writer:
-        for i in rows:
-            picture = content_hash(f"picture {i}".encode()) if pictures else None
-            writer.add_encoding(caption_hash(prompts.texts[i]), prompts.bits(i))
-            if picture:
-                writer.add_latent(picture, prompts.latent(i))
-            writer.add_sample(
-                Sample(
-                    caption=prompts.texts[i],
-                    caption_hash=caption_hash(prompts.texts[i]),
-                    fingerprint=fingerprint,
-                    source=f"{prompts.name}-{rows[0]:08}.parquet",
-                    source_hash=source,
-                    row=i,
-                    image_hash=picture,
-                    latent_key=picture,
-                )
-            )
+def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompts) -> None:
+    """A shard of samples of one fingerprint, as the encoder writes it."""
+    with store.writer() as writer:
+        for sample in samples:
+            writer.add_encoding(sample.caption_hash, prompts.bits(sample.row), sample.fingerprint)
+            if sample.latent_key:
+                writer.add_latent(sample.latent_key, prompts.latent(sample.row))
+            writer.add_sample(sample)
+
+
+def samples_of(prompts: Prompts, rows: Sequence[int], fingerprint: str, pictures: bool) -> list[Sample]:
+    source = f"{prompts.name}-{rows[0]:08}.parquet"
+    found = []
+    for i in rows:
+        picture = content_hash(f"picture {i}".encode()) if pictures else None
+        sample = Sample(
+            caption=prompts.texts[i],
+            caption_hash=caption_hash(prompts.texts[i]),
+            fingerprint=fingerprint,
+            source=source,
+            source_hash=content_hash(source.encode()),
+            row=i,
+            image_hash=picture,
+            latent_key=picture,
+        )
+        found.append(sample)
+    return found
 
 
 # Bytes a caption
@@ -378,7 +385,8 @@ def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespac
     for turn in range(arguments.cold_rounds + 1):  # the first warms up
         store = EncodingStore.create(folder / "store")
         fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
-        ours.append(timed(lambda store=store, key=fingerprint: write_shard(store, key, prompts, rows, pictures=True)))
+        samples = samples_of(prompts, rows, fingerprint, pictures=True)
+        ours.append(timed(partial(write_shard, store, samples, prompts)))
         plain.append(timed(lambda: write_plainly(folder / "plain", data)))
         shutil.rmtree(folder / "store")
         (folder / "plain").unlink()

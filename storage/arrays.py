@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,14 @@ def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> Ar
     return ArrayWriter(shard, f"encodings/{fingerprint}", (width,), "uint16", TOKENS_PER_CHUNK, attributes)
 
 
-def latent_writer(shard: Path, shape: Sequence[int]) -> ArrayWriter:
+def latent_writer(shard: Path, shape: tuple[int, ...]) -> ArrayWriter:
     """For float16 ``(channel, height, width)``."""
     rows = max(1, LATENT_CHUNK_BYTES // (2 * math.prod(shape)))
     return ArrayWriter(shard, f"latents/{shape_name(shape)}", shape, "float16", rows, {})
 
 
-def shape_name(shape: Sequence[int]) -> str:
+@cache
+def shape_name(shape: tuple[int, ...]) -> str:
     """The name of the array that holds latents of a shape."""
     return "x".join(str(size) for size in shape)
 

@@ -52,7 +52,7 @@ class Reject:
     """The encoder the row was meant for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodingRef:
     """Where an encoding lies: rows of ``shards/<shard>/encodings/<fingerprint>``."""
 
@@ -63,7 +63,7 @@ class EncodingRef:
     """CRC-32C of its bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LatentRef:
     """Where a latent lies: a row of ``shards/<shard>/latents/<shape>``."""
 

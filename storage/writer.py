@@ -158,13 +158,20 @@ class ShardWriter:
         samples = [sample for key, sample in self._samples.items() if key[2] not in known[key[:2]]]
         encodings = self._resolve_encodings(snapshot, samples)
         latents = self._resolve_latents(snapshot, samples)
-        rows = [{**vars(s), **encodings[s.fingerprint, s.caption_hash], **latents[s.latent_key]} for s in samples]
+        rows = [self._sample_columns(sample, encodings, latents) for sample in samples]
         rows += self._unmentioned(snapshot, samples)
-        if not rows:
-            return None
-        return pa.Table.from_pylist([{**row, "shard": self.name} for row in rows], INDEX), map("/".join, known)
+        return (pa.Table.from_pylist(rows, INDEX), map("/".join, known)) if rows else None
 
-    def _resolve_encodings(self, snapshot: Snapshot, samples: list[Sample]) -> dict[tuple[str, str], dict[str, Any]]:
+    def _sample_columns(
+        self, sample: Sample, encodings: dict[tuple[str, str], EncodingRef], latents: dict[str, LatentRef]
+    ) -> dict[str, Any]:
+        encoding = sample.fingerprint, sample.caption_hash
+        columns = {**vars(sample), **encoding_columns(encoding, encodings[encoding]), "shard": self.name}
+        if sample.latent_key is not None:
+            columns |= latent_columns(sample.latent_key, latents[sample.latent_key])
+        return columns
+
+    def _resolve_encodings(self, snapshot: Snapshot, samples: list[Sample]) -> dict[tuple[str, str], EncodingRef]:
         wanted = {(sample.fingerprint, sample.caption_hash) for sample in samples}
         found = {key: ref for key, ref in self._encodings.items() if key in wanted}
         for fingerprint in {fingerprint for fingerprint, _ in wanted - found.keys()}:
@@ -173,15 +180,15 @@ class ShardWriter:
             found |= {(fingerprint, key): ref for key, ref in refs.items()}
         if missing := sorted(wanted - found.keys()):
             raise ValueError(f"{self.folder}: no encoding of caption {missing[0][1]} under {missing[0][0]}")
-        return {key: encoding_columns(key, ref) for key, ref in found.items()}
+        return found
 
-    def _resolve_latents(self, snapshot: Snapshot, samples: list[Sample]) -> dict[str | None, dict[str, Any]]:
+    def _resolve_latents(self, snapshot: Snapshot, samples: list[Sample]) -> dict[str, LatentRef]:
         wanted = {sample.latent_key for sample in samples if sample.latent_key is not None}
         found = {key: ref for key, ref in self._latents.items() if key in wanted}
         found |= self.store.latents_in(snapshot, wanted - found.keys())
         if missing := sorted(wanted - found.keys()):
             raise ValueError(f"{self.folder}: no latent of key {missing[0]}")
-        return {None: {}} | {key: latent_columns(key, ref) for key, ref in found.items()}
+        return found
 
     def _unmentioned(self, snapshot: Snapshot, samples: list[Sample]) -> list[dict[str, Any]]:
         """A row for each encoding and latent that none of the samples uses and the store does not have."""
@@ -192,7 +199,8 @@ class ShardWriter:
             encodings -= {(fingerprint, key) for key in self.store.encodings_in(snapshot, fingerprint, hashes)}
         latents -= self.store.latents_in(snapshot, latents).keys()
         rows = [encoding_columns(key, self._encodings[key]) for key in sorted(encodings)]
-        return rows + [latent_columns(key, self._latents[key]) for key in sorted(latents)]
+        rows += [latent_columns(key, self._latents[key]) for key in sorted(latents)]
+        return [{**row, "shard": self.name} for row in rows]
 
 
 def draft_of(folder: Place) -> Path:
