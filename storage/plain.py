@@ -24,6 +24,8 @@ NO_CHUNK = 2**64 - 1
 """Place and size of a chunk that is not there: all zeros."""
 UNWANTED = memoryview(bytearray(4))
 """Where the checksums between chunks go that are read at once."""
+PARTS_AT_ONCE = 1000
+"""Linux reads into at most 1,024 places at once."""
 BEGIN_BYTES = 4 * 1024 * 1024
 """Written between two times that the disk is told to begin."""
 HINT_BYTES = 128 * 1024
@@ -164,7 +166,7 @@ class OuterShard:
         while into:
             start = self._starts[chunk] + offset
             part, into = into[: self.chunk_bytes - offset], into[self.chunk_bytes - offset :]
-            if parts and start == end + len(UNWANTED):
+            if 0 < len(parts) < PARTS_AT_ONCE and start == end + len(UNWANTED):
                 parts += [UNWANTED, part]
             else:
                 self._read(begin, end, parts)

@@ -97,7 +97,8 @@ def stored_at(samples: pa.Table, array: str, shard: str, first: str, count: str 
 def hash_column(column: pa.ChunkedArray) -> np.ndarray:
     """Hexadecimal hashes, ASCII ``(n,)``: a few of them are looked up in a hundredth of the time that Arrow takes."""
     width = 2 * HASH_BYTES
-    return np.frombuffer(column.cast(pa.binary(width)).combine_chunks().buffers()[1], f"S{width}", len(column))
+    array = column.cast(pa.binary(width)).combine_chunks()
+    return np.frombuffer(array.buffers()[1], f"S{width}", len(array), array.offset * width)
 
 
 def dictionary_column(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

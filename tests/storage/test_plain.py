@@ -57,8 +57,10 @@ def test_a_file_is_what_zarr_would_have_written(written, rows, tmp_path):
             assert path.stat().st_size == (written / "array" / path.relative_to(tmp_path / "theirs")).stat().st_size
 
 
+@pytest.mark.parametrize("parts", [2, 1000])
 @pytest.mark.parametrize("by", ["us", "zarr"])
-def test_ranges_of_rows(written, rows, by):
+def test_ranges_of_rows(written, rows, by, parts, monkeypatch):
+    monkeypatch.setattr("storage.plain.PARTS_AT_ONCE", parts)
     array = zarr.open_array(written / "array", mode="r+")
     if by == "zarr":  # writes its files anew, without the chunks of zeros
         array[:] = rows
