@@ -30,7 +30,7 @@ import torch
 from common import layouts
 from common.index_growth import SHARD_ROWS, measure_index
 from common.loaders import KohyaFiles, NpzFiles, PtFiles, collate, file_loader, read_memmap, stack
-from common.page_cache import evict, read_directly, warm
+from common.page_cache import PIECE, PIECES_AT_ONCE, evict, read_directly, warm
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from common.store_rows import Rows, timed
 
@@ -175,6 +175,7 @@ def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompt
 
 def samples_of(prompts: Prompts, rows: Sequence[int], fingerprint: str, pictures: bool) -> list[Sample]:
     source = f"{prompts.name}-{rows[0]:08}.parquet"
+    source_hash = content_hash(source.encode())
     found = []
     for i in rows:
         picture = content_hash(f"picture {i}".encode()) if pictures else None
@@ -183,7 +184,7 @@ def samples_of(prompts: Prompts, rows: Sequence[int], fingerprint: str, pictures
             caption_hash=caption_hash(prompts.texts[i]),
             fingerprint=fingerprint,
             source=source,
-            source_hash=content_hash(source.encode()),
+            source_hash=source_hash,
             row=i,
             image_hash=picture,
             latent_key=picture,
@@ -315,7 +316,7 @@ def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
 
 
 def epochs(runs: dict[str, Reader], cache: str, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of each reader in every round, in turns; all have read an epoch before."""
+    """Samples a second of each reader in every round, in turns. Opening a store or starting processes is not timed."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     if cache == "warm":
         warm(*{run.folder for run in runs.values()})
@@ -339,7 +340,8 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
         "kohya": ("kohya .npz", ">= 5", "512 tokens, float32, as kohya writes it; without latents"),
     }
     if cache == "cold":
-        peers["disk"] = ("the disk", "", "the store's files past the page cache, four pieces of 512 KiB at once")
+        pieces = f"{PIECES_AT_ONCE} pieces of {PIECE // 1024} KiB at once"
+        peers["disk"] = ("the disk", "", f"the store's files past the page cache, {pieces}")
     for name, (peer, goal, note) in peers.items():
         ours, theirs = "store 1", name
         if name in ("memmap", "disk"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -158,18 +158,11 @@ class ShardWriter:
         samples = [sample for key, sample in self._samples.items() if key[2] not in known[key[:2]]]
         encodings = self._resolve_encodings(snapshot, samples)
         latents = self._resolve_latents(snapshot, samples)
-        rows = [self._sample_columns(sample, encodings, latents) for sample in samples]
+        rows = [sample_columns(sample, encodings, latents) for sample in samples]
         rows += self._unmentioned(snapshot, samples)
+        for row in rows:
+            row["shard"] = self.name
         return (pa.Table.from_pylist(rows, INDEX), map("/".join, known)) if rows else None
-
-    def _sample_columns(
-        self, sample: Sample, encodings: dict[tuple[str, str], EncodingRef], latents: dict[str, LatentRef]
-    ) -> dict[str, Any]:
-        encoding = sample.fingerprint, sample.caption_hash
-        columns = {**vars(sample), **encoding_columns(encoding, encodings[encoding]), "shard": self.name}
-        if sample.latent_key is not None:
-            columns |= latent_columns(sample.latent_key, latents[sample.latent_key])
-        return columns
 
     def _resolve_encodings(self, snapshot: Snapshot, samples: list[Sample]) -> dict[tuple[str, str], EncodingRef]:
         wanted = {(sample.fingerprint, sample.caption_hash) for sample in samples}
@@ -199,8 +192,7 @@ class ShardWriter:
             encodings -= {(fingerprint, key) for key in self.store.encodings_in(snapshot, fingerprint, hashes)}
         latents -= self.store.latents_in(snapshot, latents).keys()
         rows = [encoding_columns(key, self._encodings[key]) for key in sorted(encodings)]
-        rows += [latent_columns(key, self._latents[key]) for key in sorted(latents)]
-        return [{**row, "shard": self.name} for row in rows]
+        return rows + [latent_columns(key, self._latents[key]) for key in sorted(latents)]
 
 
 def draft_of(folder: Place) -> Path:
@@ -258,6 +250,17 @@ def rewriting(store: EncodingStore, name: str) -> Iterator[None]:
         finally:
             clear_uncommitted(store, name)
             claim.release()
+
+
+def sample_columns(
+    sample: Sample, encodings: Mapping[tuple[str, str], EncodingRef], latents: Mapping[str, LatentRef]
+) -> dict[str, Any]:
+    """A sample's columns of the index, and those of its encoding and latent."""
+    key = sample.fingerprint, sample.caption_hash
+    columns = {**vars(sample), **encoding_columns(key, encodings[key])}
+    if sample.latent_key is not None:
+        columns |= latent_columns(sample.latent_key, latents[sample.latent_key])
+    return columns
 
 
 def encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:
