@@ -23,10 +23,10 @@ demo: $(VENV)/.installed
 	$(BIN)/llmdiff demo
 
 serve: $(VENV)/.installed
-	@$(BIN)/python -m infra.serve start
+	@$(BIN)/python -m infra.service.manage start
 
 stop: $(VENV)/.installed
-	@$(BIN)/python -m infra.serve stop
+	@$(BIN)/python -m infra.service.manage stop
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20

@@ -35,9 +35,9 @@ from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from common.store_rows import Rows, timed
 
 from storage import EncodingStore, Sample, caption_hash, content_hash
-from storage.files import folder_size
-from storage.order import batch_bounds, share
-from storage.reader import EncodingDataset
+from storage.io.files import folder_size
+from storage.reading.dataset import EncodingDataset
+from storage.reading.shuffle import batch_bounds, share
 
 TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first

@@ -35,8 +35,8 @@ from llmdiff.adapter.padding import pad
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.training import TrainConfig
-from llmdiff.training.objective import Null, Objective, plain_attention, sample_generators
-from storage.reader import Batch, EncodingDataset
+from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
+from storage.reading.dataset import Batch, EncodingDataset
 
 WIDTH, TOKENS = 2048, 77  # Phi-1.5's hidden size; as long as CLIP's context
 CAPTION = 40  # tokens: the mean of PartiPrompts and DPG-Bench
@@ -291,7 +291,7 @@ class Step:
         adapter.install(unet)
         precision = "fp32" if dtype == torch.float32 else "bf16"
         config = TrainConfig(store="", fingerprint="", base="", output="", steps=1, precision=precision)
-        null = Null(torch.zeros(1, width).bfloat16(), None)
+        null = UnconditionalEmbedding(torch.zeros(1, width).bfloat16(), None)
         self.objective = Objective(adapter, unet, DDPMScheduler(**SCHEDULE), null, config)
         self.optimiser = torch.optim.AdamW([p for p in adapter.parameters() if p.requires_grad], fused=True)
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from infra.local import page_commands
-from infra.registry import fetch_adapter
+from infra.environment import page_commands
+from infra.tracking.registry import fetch_adapter
 from llmdiff import LLMDiffPipeline
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
@@ -23,12 +23,12 @@ from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
 from llmdiff.training.config import TrainSettings
-from pipelines.embedded import ENCODER, PROCESSES, SAMPLING, TRAINING
-from pipelines.encode import EncodeResult, encode_flow
-from pipelines.progress import advance, progress
-from pipelines.register import register_flow
-from pipelines.report import build_report, summary, write_report
-from pipelines.train import TrainResult, train_flow
+from pipelines.flows.encode import EncodeResult, encode_flow
+from pipelines.flows.register import register_flow
+from pipelines.flows.train import TrainResult, train_flow
+from pipelines.reports.demo import build_report, summary, write_report
+from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.shapes_benchmark import ENCODER, PROCESSES, SAMPLING, TRAINING
 
 PICTURES = 6000
 PROMPTS = 200  # scenes, each worded in three ways

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from storage.keys import Fingerprint, caption_hash, content_hash
-from storage.records import EncodingRef, LatentRef, Problem, Reject, Sample, ShardInfo
+from storage.hashing import Fingerprint, caption_hash, content_hash
+from storage.schema import EncodingRef, LatentRef, Problem, Reject, Sample, ShardInfo
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore

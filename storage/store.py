@@ -24,15 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.claims import claims_of
-from storage.files import exists, folder_size, list_folder, read_file, sync, write_file
-from storage.keys import Fingerprint, checksum
-from storage.places import Place, place
-from storage.records import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, REJECTS, EncodingRef, LatentRef, Problem, ShardInfo
-from storage.tables import Snapshot, Table
+from storage.hashing import Fingerprint, checksum
+from storage.index.table import Snapshot, Table
+from storage.io.files import exists, folder_size, list_folder, read_file, sync, write_file
+from storage.io.paths import StorePath, place
+from storage.locks.file import claims_of
+from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, REJECTS, EncodingRef, LatentRef, Problem, ShardInfo
 
 if TYPE_CHECKING:
-    from storage.writer import ShardWriter
+    from storage.writing.writer import ShardWriter
 
 FORMAT = 1
 OURS = {"store.json", "index", "rejects", "shards", "fingerprints", "writing"}
@@ -43,7 +43,7 @@ ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 class EncodingStore:
     """A store opened at a version, which it then shows for ever, or at the newest, which it follows."""
 
-    def __init__(self, path: str | Place, version: int | None = None) -> None:
+    def __init__(self, path: str | StorePath, version: int | None = None) -> None:
         self.path = place(path)
         self.claims = claims_of(self.path / "writing")
         self.index = Table(self.path / "index", INDEX)
@@ -51,7 +51,7 @@ class EncodingStore:
         self.pinned: Snapshot | None = None if version is None else self.index.snapshot(version)
 
     @classmethod
-    def create(cls, path: str | Place) -> EncodingStore:
+    def create(cls, path: str | StorePath) -> EncodingStore:
         """Makes an empty store; ValueError where the folder has other files in it, or is a store."""
         root = place(path)
         if is_store(root):
@@ -59,7 +59,7 @@ class EncodingStore:
         return cls._make(root)
 
     @classmethod
-    def open(cls, path: str | Place, version: int | None = None) -> EncodingStore:
+    def open(cls, path: str | StorePath, version: int | None = None) -> EncodingStore:
         """Opens a store; with `version`, as it was then and read-only.
 
         Raises:
@@ -77,13 +77,13 @@ class EncodingStore:
         raise ValueError(f"{root}: expected an encoding store, found a folder without store.json")
 
     @classmethod
-    def open_or_create(cls, path: str | Place) -> EncodingStore:
+    def open_or_create(cls, path: str | StorePath) -> EncodingStore:
         """Opens a store, after making it if need be; several processes may do so at once."""
         root = place(path)
         return cls.open(root) if is_store(root) else cls._make(root)
 
     @classmethod
-    def _make(cls, root: Place) -> EncodingStore:
+    def _make(cls, root: StorePath) -> EncodingStore:
         check_place(root)
         if isinstance(root, Path):
             for name in ("shards", "fingerprints", "writing"):
@@ -168,7 +168,7 @@ class EncodingStore:
         Raises:
             ValueError: it is not in the store, or its bytes are not those that were committed.
         """
-        from storage.arrays import bands_of, open_array, read_rows
+        from storage.io.arrays import bands_of, open_array, read_rows
 
         ref = self.find_encodings(fingerprint, [caption_hash]).get(caption_hash)
         if ref is None:
@@ -200,13 +200,13 @@ class EncodingStore:
     # Writing
 
     def writer(self, shard_id: str | None = None, fingerprint: str | None = None) -> ShardWriter:
-        """A writer of one new shard, to be used in a ``with`` block; see `storage.writer`.
+        """A writer of one new shard, to be used in a ``with`` block; see `storage.writing.writer`.
 
         Args:
             shard_id: its folder's name, never used before; one is made up where it is None.
             fingerprint: the encoder whose encodings `ShardWriter.add_encoding` takes, unless told otherwise there.
         """
-        from storage.writer import ShardWriter
+        from storage.writing.writer import ShardWriter
 
         if self.pinned is not None:
             raise ValueError(f"{self.path}: opened at version {self.pinned.version}, which can't be written to")
@@ -216,19 +216,19 @@ class EncodingStore:
 
     def info(self) -> dict[str, Any]:
         """Counts and sizes, as plain JSON values."""
-        from storage.summary import summarise
+        from storage.maintenance.summary import summarise
 
         return summarise(self)
 
     def shards(self) -> list[ShardInfo]:
         """The shards that this version names."""
-        from storage.summary import list_shards
+        from storage.maintenance.summary import list_shards
 
         return list_shards(self)
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, shards: None) -> list[Problem]:
-        """Reads everything that this version names and every checksum of it; see `storage.verify`."""
-        from storage.verify import verify
+        """Reads everything that this version names and every checksum of it; see `storage.maintenance.verify`."""
+        from storage.maintenance.verify import verify
 
         return verify(self, progress)
 
@@ -237,12 +237,12 @@ class EncodingStore:
         return sum(folder_size(self.path / folder) for folder in folders)
 
 
-def is_store(root: Place) -> bool:
+def is_store(root: StorePath) -> bool:
     """Whether a folder is a store, finished being made."""
     return exists(root / "store.json")
 
 
-def check_place(root: Place) -> None:
+def check_place(root: StorePath) -> None:
     """ValueError where a path is neither a store nor free for a new one."""
     if is_store(root):
         check_format(root)
@@ -256,7 +256,7 @@ def check_place(root: Place) -> None:
         raise ValueError(f"{root}: expected an empty or new folder for a store, found other files there: {found[0]}")
 
 
-def check_format(root: Place) -> None:
+def check_format(root: StorePath) -> None:
     """ValueError where a store is of a layout this version of the code does not know."""
     try:
         found = json.loads(read_file(root / "store.json"))["format"]

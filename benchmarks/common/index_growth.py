@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from common.page_cache import evict
 from common.store_rows import Rows, timed
 from storage import EncodingStore, caption_hash, content_hash
-from storage.files import folder_size
-from storage.records import INDEX
+from storage.io.files import folder_size
+from storage.schema import INDEX
 
 SHARD_ROWS = 4096
 

@@ -42,7 +42,7 @@ def probe_lookup(path: Path, fingerprint: str, hashes: str) -> dict[str, float]:
 
 def probe_dataset(path: Path, fingerprint: str) -> dict[str, float]:
     """Seconds to open a version to train on, and the memory before it, most of which is PyTorch's."""
-    from storage.reader import EncodingDataset
+    from storage.reading.dataset import EncodingDataset
 
     before = peak_rss()
     start = time.perf_counter()

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from infra.hosts import Place
-from infra.launch import launch_command, launch_environment
+from infra.launch.hostfile import Topology
+from infra.launch.local import launch_command, launch_environment
 from llmdiff.training import TrainConfig
 from storage import EncodingStore, Sample, caption_hash
-from storage.reader import Batch
+from storage.reading.dataset import Batch
 
 ROOT = Path(__file__).parents[2]
 SHAPES = runpy.run_path(str(ROOT / "tests" / "real_shapes.py"))  # the real configurations that the tests use
@@ -101,7 +101,7 @@ class Training:
         arguments = ["--config", str(self.config.write(output.with_suffix(".json")))]
         command = [sys.executable, "-m", WORKER, *arguments]
         if self.processes > 1:
-            command = launch_command(WORKER, arguments, Place(processes=self.processes))
+            command = launch_command(WORKER, arguments, Topology(processes=self.processes))
         environment = launch_environment() | {"OMP_NUM_THREADS": str(self.config.threads)}
         with output.with_suffix(".log").open("wb") as log:
             self.child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

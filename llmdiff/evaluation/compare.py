@@ -13,7 +13,7 @@ from llmdiff.evaluation.distances import cmmd, frechet, unit_weights
 from llmdiff.evaluation.embed import Embedder, load_embedder
 from llmdiff.evaluation.evaluate import Evaluation
 from llmdiff.evaluation.metrics import LARGE, split_spec
-from llmdiff.pictures import open_rgb
+from llmdiff.image_files import open_rgb
 
 WITHOUT_VALUE = ("complexity",)
 """Columns of which more is not better."""

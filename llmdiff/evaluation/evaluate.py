@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from llmdiff.evaluation.bootstrap import interval, mean_interval, unit_means
+from llmdiff.evaluation.gallery import Gallery, Model, Sampling, draw
 from llmdiff.evaluation.metrics import Metric, Scores, load_metric
-from llmdiff.evaluation.pictures import Gallery, Model, Sampling, draw
 from llmdiff.evaluation.prompts import Prompt
-from llmdiff.pictures import open_rgb
+from llmdiff.image_files import open_rgb
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.shapes.judge import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score
 
 
 @dataclass(frozen=True)

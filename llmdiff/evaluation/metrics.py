@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmdiff.evaluation.embed import Embedder, Texts, load_embedder
 from llmdiff.evaluation.prompts import Prompt
-from llmdiff.shapes.judge import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score
 from llmdiff.shapes.scene import SIDE
 
 Scores = dict[str, np.ndarray]

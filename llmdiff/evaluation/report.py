@@ -10,9 +10,9 @@ import numpy as np
 from llmdiff.evaluation.compare import compare
 from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.evaluate import Evaluation, gap_recovered
+from llmdiff.evaluation.gallery import machine
 from llmdiff.evaluation.metrics import METRICS, split_spec
-from llmdiff.evaluation.pictures import machine
-from llmdiff.shapes.judge import FACTS
+from llmdiff.shapes.evaluator import FACTS
 
 CUT, PROBABILITY = "_cut", "_probability"
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from llmdiff.evaluation.evaluate import Evaluation
 from llmdiff.evaluation.prompts import Prompt
-from storage.files import write_file
+from storage.io.files import write_file
 
 ABOUT = ("model", "prompt", "category", "unit", "seed", "picture")
 

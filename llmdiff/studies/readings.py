@@ -16,7 +16,7 @@ from llmdiff.encoder.encoder import pad
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from storage.keys import canonical_json, content_hash
+from storage.hashing import canonical_json, content_hash
 
 States = Literal["last", "middle", "mean"]
 STATES: dict[States, Callable[[tuple[Tensor, ...]], Tensor]] = {  # of transformers' hidden states: embedding, blocks

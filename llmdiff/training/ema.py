@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Average:
+class EMA:
     """Follows the tensors of ``{name: tensor}``; early on it forgets faster, as ``(1 + step) / (10 + step)``."""
 
     def __init__(self, tensors: dict[str, Tensor], decay: float) -> None:

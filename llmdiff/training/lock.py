@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.files import lock_now
+from storage.io.files import lock_now
 
 PATIENCE = 20.0
 """Seconds that a run waits for another one to leave its folder: killed ones save before they end."""

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
 from llmdiff.training.lock import locked
-from llmdiff.training.metrics import Meter
+from llmdiff.training.metrics import MetricLogger
+from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
 from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
 from llmdiff.training.setup import Run, prepare
-from llmdiff.training.watch import EVERY, Watch, captions_truncated, compare, nan_inputs, share_at_limit
 
 if TYPE_CHECKING:
-    from storage.reader import Batch
+    from storage.reading.dataset import Batch
 
 
 def train(config: TrainConfig) -> Path | None:
@@ -37,8 +37,8 @@ def train(config: TrainConfig) -> Path | None:
 def steps(run: Run, interrupted: list[int]) -> Path | None:
     """All steps that are left, and the result."""
     config, adapter = run.config, run.objective.adapter
-    meter = Meter(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
-    shares, in_a_row, watch = endless(run), 0, Watch(speaks=run.rank == 0)
+    meter = MetricLogger(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
+    shares, in_a_row, watch = endless(run), 0, TrainingMonitor(speaks=run.rank == 0)
     watch.tell(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
     with closing(meter), closing(shares), plain_attention(run.device):
         if run.any_process(bool(interrupted)):
@@ -76,7 +76,7 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
     return run.save_adapter()
 
 
-def update(run: Run, share: Share, meter: Meter) -> bool:
+def update(run: Run, share: RankBatch, meter: MetricLogger) -> bool:
     """One step of the optimiser on this process's share; False where it was left out, on every process alike."""
     logged = []
     for batch, counts in split(share.batch, run.config.accumulate):
@@ -110,7 +110,7 @@ def set_learning_rate(run: Run, step: int) -> float:
     return rate
 
 
-class Share(NamedTuple):
+class RankBatch(NamedTuple):
     """What this process does of one step."""
 
     epoch: int
@@ -119,17 +119,17 @@ class Share(NamedTuple):
     """Of the step, over all processes."""
 
 
-def endless(run: Run) -> Generator[Share]:
+def endless(run: Run) -> Generator[RankBatch]:
     """This process's shares from where the run is on, epoch after epoch."""
     epoch, position = run.state.epoch, run.state.position
     while True:
         for batch in run.data.epoch(epoch, position=position):
-            yield Share(epoch, batch, batch.position - position)
+            yield RankBatch(epoch, batch, batch.position - position)
             position = batch.position
         epoch, position = epoch + 1, 0
 
 
-def timed(shares: Iterator[Share], meter: Meter) -> Share:
+def timed(shares: Iterator[RankBatch], meter: MetricLogger) -> RankBatch:
     """The next share; the time spent waiting for it counts as waited."""
     start = time.perf_counter()
     share = next(shares)

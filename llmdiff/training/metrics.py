@@ -21,7 +21,7 @@ from llmdiff.training.state import State
 BANDS = 4  # quarters of the noise schedule, the cleanest first
 
 
-class Meter:
+class MetricLogger:
     """Sums losses between two rows, over all processes, and writes the rows on the first one."""
 
     def __init__(self, path: Path, state: State, total: int, timesteps: int, device: torch.device) -> None:

@@ -16,16 +16,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.padding import replace
 from llmdiff.diffusion.base import snr_weights, training_target
-from llmdiff.training.added import Added
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.micro_conditioning import MicroConditioning
 
 if TYPE_CHECKING:
-    from storage.reader import Batch
+    from storage.reading.dataset import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Null(NamedTuple):
+class UnconditionalEmbedding(NamedTuple):
     """The empty caption's encoding ``([band,] token, hidden)``, the base's own ``(token, hidden)`` or None, and SDXL's
     pooled one ``(1, hidden)`` or None.
     """
@@ -46,10 +46,10 @@ class Objective(nn.Module):
         adapter: LLMAdapter,
         unet: UNet2DConditionModel,
         schedule: DDPMScheduler,
-        null: Null,
+        null: UnconditionalEmbedding,
         config: TrainConfig,
         noise_std: Sequence[float] = (),
-        added: Added | None = None,
+        added: MicroConditioning | None = None,
     ) -> None:
         """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty.
 

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
-from llmdiff.training.added import Added, check_conditions, picture_side
-from llmdiff.training.checkpoint import EMA, load_adapter, load_moments, newest, save
+from llmdiff.training.checkpoint import EMA_FOLDER, load_adapter, load_moments, newest, save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
-from llmdiff.training.ema import Average
+from llmdiff.training.ema import EMA
 from llmdiff.training.encodings import read_encodings
-from llmdiff.training.metrics import Meter
-from llmdiff.training.objective import DTYPES, Null, Objective
+from llmdiff.training.metrics import MetricLogger
+from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, picture_side
+from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
-from llmdiff.training.warm import start_warm
+from llmdiff.training.warm_start import start_warm
 from storage import EncodingStore
-from storage.reader import EncodingDataset
+from storage.reading.dataset import EncodingDataset
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class Run:
     objective: Objective
     engine: Any
     scale: LossScale
-    average: Average
+    average: EMA
     validation: Validation | None
 
     @property
@@ -71,7 +71,7 @@ class Run:
             dist.all_reduce(vote, op=dist.ReduceOp.MAX)
         return vote.item() > 0
 
-    def save(self, step: int, epoch: int, position: int, meter: Meter) -> None:
+    def save(self, step: int, epoch: int, position: int, meter: MetricLogger) -> None:
         """Writes a checkpoint, from the first process; the others have a part of its content."""
         adapter = self.objective.adapter
         content = moments(self.engine, adapter)
@@ -121,7 +121,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     state.check_batch(config, dist.get_world_size())
     null = read_null(config, store)
     check_conditions(config, unet_config(config.base), null.base, null.pooled)
-    added = None if null.pooled is None else Added(null.pooled[0], picture_side(store), data.latent_side)
+    added = None if null.pooled is None else MicroConditioning(null.pooled[0], picture_side(store), data.latent_side)
     if dist.get_rank() == 0:
         cut_samples(config, state.step)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
@@ -132,10 +132,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     adapter = build_adapter(config, store, unet, null)
     if found is None and config.start_from is not None:
         start_warm(adapter, config.start_from, unet)
-    average = Average(adapter.state(), config.ema_decay)
+    average = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))
-        average.load(load_adapter(found / EMA))
+        average.load(load_adapter(found / EMA_FOLDER))
     average.to(device)
     adapter.to(device).install(unet)
     std = noise_std(config, store)
@@ -206,17 +206,17 @@ def keep_config(config: TrainConfig) -> None:
         config.write(path)
 
 
-def read_null(config: TrainConfig, store: EncodingStore) -> Null:
+def read_null(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
     """The empty caption's encodings."""
 
     def read(fingerprint: str | None) -> Tensor | None:
         return None if fingerprint is None else read_encodings(store, fingerprint, [""])[0]
 
     (encoding,) = read_encodings(store, config.fingerprint, [""])
-    return Null(encoding, read(config.base_fingerprint), read(config.pooled_fingerprint))
+    return UnconditionalEmbedding(encoding, read(config.base_fingerprint), read(config.pooled_fingerprint))
 
 
-def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: Null) -> LLMAdapter:
+def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: UnconditionalEmbedding) -> LLMAdapter:
     """A new adapter, the same on every process, with its lineage."""
     torch.manual_seed(config.seed)
     description = store.fingerprints()[config.fingerprint]

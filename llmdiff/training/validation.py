@@ -18,11 +18,11 @@ from torch import Tensor
 from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.ema import Average
+from llmdiff.training.ema import EMA
 from llmdiff.training.encodings import read_encodings
 from llmdiff.training.objective import Objective, autocast
 from storage import EncodingStore
-from storage.files import write_file
+from storage.io.files import write_file
 
 
 class Validation:
@@ -42,7 +42,7 @@ class Validation:
         self.sampler = DDIMScheduler.from_config(objective.schedule.config)
 
     @torch.no_grad()
-    def sample(self, step: int, average: Average) -> Path:
+    def sample(self, step: int, average: EMA) -> Path:
         """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
 
         The file is there whole or not at all.
@@ -92,7 +92,7 @@ def cut_samples(config: TrainConfig, step: int) -> None:
 
 
 @contextmanager
-def averaged(adapter: LLMAdapter, unet: UNet2DConditionModel, average: Average) -> Iterator[LLMAdapter]:
+def averaged(adapter: LLMAdapter, unet: UNet2DConditionModel, average: EMA) -> Iterator[LLMAdapter]:
     """Puts an adapter of the averaged weights in place of the one in training, for a while."""
     copy = LLMAdapter(cross_attention_shapes(unet), adapter.config)
     copy.load_state(average.tensors)

@@ -18,13 +18,13 @@ from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.estimates import Estimate, share, survived
 from llmdiff.studies.readings import Reading
 from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
-from pipelines.progress import advance, progress, quieten_loading
+from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import CAPTIONS, MAIN, pooled
 from pipelines.studies.lab import BASE, PAPER, Lab, Shares, remembered, stacked
 from pipelines.studies.outcome import Outcome
 from storage import EncodingStore
-from storage.keys import canonical_json, content_hash
-from storage.reader import EncodingDataset
+from storage.hashing import canonical_json, content_hash
+from storage.reading.dataset import EncodingDataset
 
 matplotlib.use("Agg")
 SHOWN: dict[Shown, str] = {

@@ -25,14 +25,14 @@ from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
 from llmdiff.training.config import TrainSettings
-from pipelines.embedded import SAMPLING, TRAINING
-from pipelines.encode_job import device, picture_size
-from pipelines.progress import advance, progress, quieten_loading
-from pipelines.studies.judge import Drawing, judge
-from pipelines.train import train_flow
+from pipelines.flows.train import train_flow
+from pipelines.runtime.encode_job import device, picture_size
+from pipelines.runtime.progress import advance, progress, quieten_loading
+from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
+from pipelines.studies.scoring import Drawing, judge
 from storage import EncodingStore
-from storage.files import write_file
-from storage.keys import canonical_json, content_hash
+from storage.hashing import canonical_json, content_hash
+from storage.io.files import write_file
 
 Shares = dict[str, dict[str, np.ndarray]]
 """Verdicts ``(seed, scene)`` by wording and fact."""

@@ -13,16 +13,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llmdiff.evaluation import held_out_prompts
-from llmdiff.shapes.judge import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score
 from llmdiff.shapes.scene import Scene, Thing
 from llmdiff.studies.estimates import share
 from llmdiff.studies.readings import Reading
-from pipelines.progress import progress
-from pipelines.studies.judge import Drawing, drawn
+from pipelines.runtime.progress import progress
 from pipelines.studies.lab import BASE, PAPER, Lab, Variant
 from pipelines.studies.outcome import Outcome
-from storage.files import write_file
-from storage.keys import canonical_json, content_hash
+from pipelines.studies.scoring import Drawing, drawn
+from storage.hashing import canonical_json, content_hash
+from storage.io.files import write_file
 
 matplotlib.use("Agg")
 CLIP = Variant(name="CLIP", reading=Reading(kind="base"))

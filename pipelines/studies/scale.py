@@ -21,7 +21,7 @@ from llmdiff.shapes.captions import PROMPT
 from llmdiff.shapes.pretrain.llm import pretrain_llm
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
-from pipelines.progress import quieten_loading
+from pipelines.runtime.progress import quieten_loading
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, judged, rows, sentences
 from pipelines.studies.lab import BASE, Lab, Shares, Variant, remembered
 from pipelines.studies.outcome import Outcome

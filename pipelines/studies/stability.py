@@ -15,11 +15,11 @@ from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.estimates import share
 from llmdiff.studies.geometry import geometry, overlap
 from llmdiff.studies.readings import Reading
-from pipelines.progress import advance, progress, quieten_loading
+from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import MAIN, gaps, pooled, rows
 from pipelines.studies.lab import Lab, Shares, Variant, remembered
 from pipelines.studies.outcome import Outcome
-from storage.keys import canonical_json, content_hash
+from storage.hashing import canonical_json, content_hash
 
 matplotlib.use("Agg")
 BLOCKS = 5

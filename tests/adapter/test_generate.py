@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import llmdiff
-from pipelines import cli
-from pipelines import generate as module
-from pipelines.generate import SCHEDULERS, DType, Sampling, Scheduler, Source, draw, load_pipeline
+from pipelines.cli import main as cli
+from pipelines.flows import generate as module
+from pipelines.flows.generate import SCHEDULERS, DType, Sampling, Scheduler, Source, draw, load_pipeline
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle", "kreis, größer als 紅"]
 

@@ -17,10 +17,10 @@ from llmdiff.diffusion.base import unet_config
 from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder, text_encoder_of
 from llmdiff.pipeline import LLMDiffXLPipeline
 from llmdiff.training.config import TrainSettings
-from pipelines import evaluate
-from pipelines.contenders import find_contenders
-from pipelines.generate import Sampling, Source, draw, load_pipeline, take_out
-from pipelines.train import resolve_config
+from pipelines.flows import evaluate
+from pipelines.flows.generate import Sampling, Source, draw, load_pipeline, take_out
+from pipelines.flows.train import resolve_config
+from pipelines.runtime.eval_models import find_eval_models
 from tests.adapter import tiny
 
 PROMPTS = ["a red circle", "a caption of more than twelve letters"]
@@ -77,8 +77,8 @@ def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[
     expected = (tiny.draw(tiny.xl_pipeline(), PROMPTS[0])[0] * 255).round().astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(plain)), expected)
     prompts, alike = evaluate.find_prompts.fn(None, [0], 1), evaluate.Sampling(steps=1)
-    contenders = find_contenders(source.adapter, ["base", f"plain={base}"], source.llm, source.diffusion)
-    adapted, own, other = (evaluate.draw.fn(each, prompts, alike, tmp_path / each.name, 4) for each in contenders)
+    eval_models = find_eval_models(source.adapter, ["base", f"plain={base}"], source.llm, source.diffusion)
+    adapted, own, other = (evaluate.draw.fn(each, prompts, alike, tmp_path / each.name, 4) for each in eval_models)
     for files in zip(adapted, own, other, strict=True):
         with_adapter, as_loaded, as_diffusers_loads_it = (np.asarray(Image.open(file)) for file in files)
         assert np.array_equal(as_loaded, as_diffusers_loads_it)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdiff.data.encode import Recipe, prepare
+from llmdiff.data.encode import EncoderSet, prepare
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from storage import EncodingStore
@@ -32,11 +32,11 @@ def store(tmp_path: Path) -> EncodingStore:
 
 
 @pytest.fixture
-def recipe(store: EncodingStore, encoder: Encoder, latent_encoder: LatentEncoder) -> Recipe:
+def encoders(store: EncodingStore, encoder: Encoder, latent_encoder: LatentEncoder) -> EncoderSet:
     return prepare(store, encoder, latent_encoder, SIZE)
 
 
 @pytest.fixture
-def captions_recipe(store: EncodingStore, encoder: Encoder) -> Recipe:
+def caption_encoders(store: EncodingStore, encoder: Encoder) -> EncoderSet:
     """Without an autoencoder."""
     return prepare(store, encoder)

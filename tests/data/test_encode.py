@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmdiff.data.encode import Recipe, ShardReport, as_bits, encode_captions, encode_shard, prepare
+from llmdiff.data.encode import EncoderSet, ShardReport, as_bits, encode_captions, encode_shard, prepare
 from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
@@ -25,60 +25,60 @@ CAPTIONS = ["a red circle", "a blue square", "the small green triangle above a r
 ROWS = list(zip(PNG, CAPTIONS, strict=True))
 
 
-def encode(store: EncodingStore, data: Path, recipe: Recipe) -> ShardReport:
+def encode(store: EncodingStore, data: Path, encoders: EncoderSet) -> ShardReport:
     (shard,) = open_source(data)
-    report = encode_shard(store, shard, recipe)
+    report = encode_shard(store, shard, encoders)
     assert report.rows == report.known + report.samples + report.rejected.total()
     return report
 
 
 def test_what_comes_out_is_what_the_models_say(
-    store: EncodingStore, recipe: Recipe, encoder: Encoder, latent_encoder: LatentEncoder, tmp_path: Path
+    store: EncodingStore, encoders: EncoderSet, encoder: Encoder, latent_encoder: LatentEncoder, tmp_path: Path
 ) -> None:
-    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     assert (report.samples, report.captions, report.latents, report.known) == (4, 3, 4, 0)
     for caption in CAPTIONS:
-        bits = store.encoding(recipe.fingerprint, caption_hash(caption))
+        bits = store.encoding(encoders.fingerprint, caption_hash(caption))
         np.testing.assert_array_equal(bits, as_bits(encoder([caption])[0]))
-    samples = store.samples(recipe.fingerprint).to_pylist()
+    samples = store.samples(encoders.fingerprint).to_pylist()
     assert [sample["caption"] for sample in samples] == CAPTIONS
     assert samples[0]["crop"] == [40, 30, 10, 0]  # 40x30 becomes 85x64, of which the centre is kept
     assert not store.verify()
 
 
-def test_the_empty_caption_is_always_there(store: EncodingStore, recipe: Recipe, encoder: Encoder) -> None:
-    np.testing.assert_array_equal(store.encoding(recipe.fingerprint, caption_hash("")), as_bits(encoder([""])[0]))
-    assert len(store.samples(recipe.fingerprint)) == 0
+def test_the_empty_caption_is_always_there(store: EncodingStore, encoders: EncoderSet, encoder: Encoder) -> None:
+    np.testing.assert_array_equal(store.encoding(encoders.fingerprint, caption_hash("")), as_bits(encoder([""])[0]))
+    assert len(store.samples(encoders.fingerprint)) == 0
 
 
 def test_a_second_run_encodes_nothing_even_under_another_name(
-    store: EncodingStore, recipe: Recipe, tmp_path: Path
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path
 ) -> None:
     rows = [*ROWS, (b"junk", "a broken picture")]
-    encode(store, write_parquet(tmp_path / "a.parquet", rows), recipe)
+    encode(store, write_parquet(tmp_path / "a.parquet", rows), encoders)
     version = store.version
-    again = encode(store, write_parquet(tmp_path / "b" / "moved.parquet", rows), recipe)
+    again = encode(store, write_parquet(tmp_path / "b" / "moved.parquet", rows), encoders)
     assert (again.known, again.samples, again.captions, again.latents, again.rejected.total()) == (5, 0, 0, 0, 0)
     assert store.version == version
 
 
-def test_a_changed_shard_encodes_only_what_is_new(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
-    encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
+def test_a_changed_shard_encodes_only_what_is_new(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
+    encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     more = [*ROWS, (encoded(picture(seed=9)), "a large purple cross"), (PNG[0], "the other caption")]
-    report = encode(store, write_parquet(tmp_path / "a.parquet", more), recipe)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", more), encoders)
     assert (report.samples, report.captions, report.latents) == (6, 2, 1)
 
 
 def test_another_encoder_stands_beside_the_first_and_shares_the_latents(
-    store: EncodingStore, recipe: Recipe, latent_encoder: LatentEncoder, tmp_path: Path
+    store: EncodingStore, encoders: EncoderSet, latent_encoder: LatentEncoder, tmp_path: Path
 ) -> None:
     data = write_parquet(tmp_path / "a.parquet", ROWS)
-    encode(store, data, recipe)
+    encode(store, data, encoders)
     tokenizer = tiny.clip_tokenizer()
     control = prepare(store, BaseTextEncoder(tiny.text_encoder(tokenizer), tokenizer), latent_encoder, SIZE)
     report = encode(store, data, control)
     assert (report.samples, report.captions, report.latents) == (4, 3, 0)
-    assert control.fingerprint != recipe.fingerprint
+    assert control.fingerprint != encoders.fingerprint
     assert store.encoding(control.fingerprint, caption_hash(CAPTIONS[0])).shape == (tiny.TOKENS, tiny.WIDTH)
 
 
@@ -107,10 +107,12 @@ def test_a_store_of_sd_1_features_stays_valid(store: EncodingStore) -> None:
     assert list(store.fingerprints()) == ["54ff246ab760f6c34aa88a36d0fda4bb"]
 
 
-def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
+def test_bad_rows_become_rejects_with_file_row_and_reason(
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+) -> None:
     cut = encoded(picture(200, 200), "JPEG")[:900]
     rows = [(PNG[0], "fine"), (cut, "a broken JPEG"), (PNG[1], ""), (PNG[2], None), (None, "no picture")]
-    report = encode(store, write_parquet(tmp_path / "a.parquet", rows), recipe)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", rows), encoders)
     assert report.samples == 1
     assert report.captions == 1  # none for a row that is refused
     assert [line.split(": ")[:2] for line in report.examples] == [
@@ -119,7 +121,7 @@ def test_bad_rows_become_rejects_with_file_row_and_reason(store: EncodingStore, 
         ["a.parquet row 3", "no_caption"],
         ["a.parquet row 4", "no_image"],
     ]
-    again = encode(store, tmp_path / "a.parquet", recipe)
+    again = encode(store, tmp_path / "a.parquet", encoders)
     assert (again.known, again.known_bad, again.examples) == (5, 4, [])
     found = {row["row"]: (row["source"], row["reason"]) for row in store.rejects().to_pylist()}
     reasons = {1: "truncated_image", 2: "empty_caption", 3: "no_caption", 4: "no_image"}
@@ -133,8 +135,8 @@ def test_a_caption_with_a_non_finite_encoding_is_refused_and_the_rest_go_on(
     tokenizer = tiny_models.tokenizer()
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("blue")] = torch.inf
-    recipe = prepare(store, Encoder(model, tokenizer, EncoderConfig(dtype="float32")), latent_encoder, SIZE)
-    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
+    encoders = prepare(store, Encoder(model, tokenizer, EncoderConfig(dtype="float32")), latent_encoder, SIZE)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     assert (report.samples, report.captions, dict(report.rejected)) == (3, 2, {"not_finite": 1})
     (reject,) = store.rejects().to_pylist()
     assert "caption 'a blue square': non-finite values in the embedding, token 1, channel 0" in reject["detail"]
@@ -145,8 +147,8 @@ def test_a_block_that_is_not_finite_is_named_in_the_reject(
     store: EncodingStore, latent_encoder: LatentEncoder, word_path: str, tmp_path: Path
 ) -> None:
     """It is the last block's MLP, which in a parallel block leaves no trace in the score."""
-    recipe = prepare(store, poisoned("phi", word_path, tmp_path), latent_encoder, SIZE)
-    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), recipe)
+    encoders = prepare(store, poisoned("phi", word_path, tmp_path), latent_encoder, SIZE)
+    report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     assert (report.samples, dict(report.rejected)) == (3, {"not_finite": 1})
     (reject,) = store.rejects().to_pylist()
     assert reject["row"] == 1
@@ -168,21 +170,21 @@ def poisoned(name: str, word_path: str, cache: Path, word: str = "blue") -> Enco
     return Encoder(model, tokenizer, EncoderConfig(dtype="float32", word_path=word_path), cache_folder=cache)
 
 
-def test_a_shard_that_breaks_off_leaves_nothing(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_shard_that_breaks_off_leaves_nothing(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "a.parquet", ROWS * 150, row_group_size=300)
     whole = data.read_bytes()
     half, end = len(whole) // 2, len(whole) * 2 // 3  # in the second row group: the first is encoded before it shows
     data.write_bytes(whole[:half] + bytes(end - half) + whole[end:])
     before = store.version, sorted(path.name for path in (store.path / "shards").iterdir())
     with pytest.raises(ValueError, match="a.parquet: damaged Parquet file"):
-        encode(store, data, recipe)
+        encode(store, data, encoders)
     assert (store.version, sorted(path.name for path in (store.path / "shards").iterdir())) == before
     data.write_bytes(whole)
-    assert encode(store, data, recipe).samples == 600
+    assert encode(store, data, encoders).samples == 600
 
 
 def test_latents_of_another_size_are_refused(
-    store: EncodingStore, recipe: Recipe, encoder: Encoder, latent_encoder: LatentEncoder
+    store: EncodingStore, encoders: EncoderSet, encoder: Encoder, latent_encoder: LatentEncoder
 ) -> None:
     with pytest.raises(ValueError, match="expected size 64, found 128: use another store"):
         prepare(store, encoder, latent_encoder, 128)
@@ -191,10 +193,10 @@ def test_latents_of_another_size_are_refused(
             prepare(store, encoder, latent_encoder, size)
 
 
-def test_captions_without_pictures(store: EncodingStore, recipe: Recipe, encoder: Encoder) -> None:
-    assert encode_captions(store, recipe.fingerprint, encoder, ["a red circle", "a red circle", ""]) == 1
-    assert encode_captions(store, recipe.fingerprint, encoder, ["a red circle"]) == 0
-    assert store.encoding(recipe.fingerprint, caption_hash("a red circle")).ndim == 2
+def test_captions_without_pictures(store: EncodingStore, encoders: EncoderSet, encoder: Encoder) -> None:
+    assert encode_captions(store, encoders.fingerprint, encoder, ["a red circle", "a red circle", ""]) == 1
+    assert encode_captions(store, encoders.fingerprint, encoder, ["a red circle"]) == 0
+    assert store.encoding(encoders.fingerprint, caption_hash("a red circle")).ndim == 2
 
 
 def test_a_caption_without_a_picture_that_is_not_finite_is_refused_and_the_rest_go_on(
@@ -238,8 +240,8 @@ class Recording(Encoder):
         return found
 
 
-def worker(store: EncodingStore, latent_encoder: LatentEncoder, dtype: str = "float32") -> Recipe:
-    """What a process that comes to a store makes for itself: models, encoder and recipe, all its own."""
+def worker(store: EncodingStore, latent_encoder: LatentEncoder, dtype: str = "float32") -> EncoderSet:
+    """What a process that comes to a store makes for itself: models, encoder and encoders, all its own."""
     model = tiny_models.build("llama", getattr(torch, dtype))
     config = EncoderConfig(dtype=dtype, noise="cached", h=0.01, seed=3)
     return prepare(store, Recording(model, tiny_models.tokenizer(), config), latent_encoder, SIZE)
@@ -261,26 +263,26 @@ def test_a_run_that_is_resumed_gives_the_same_bits(
 ) -> None:
     """Cut off in the second shard and taken up by models loaded anew, the store holds what an unbroken run gives."""
     whole, cut = (EncodingStore.create(tmp_path / name) for name in ("whole", "cut"))
-    recipe = worker(whole, latent_encoder, dtype)
+    encoders = worker(whole, latent_encoder, dtype)
     for shard in shards:
-        encode_shard(whole, shard, recipe)
+        encode_shard(whole, shard, encoders)
 
     def stop(rows: int) -> None:
         if rows:
             raise KeyboardInterrupt
 
-    recipe = worker(cut, latent_encoder, dtype)
-    encode_shard(cut, shards[0], recipe)
+    encoders = worker(cut, latent_encoder, dtype)
+    encode_shard(cut, shards[0], encoders)
     with pytest.raises(KeyboardInterrupt):
-        encode_shard(cut, shards[1], recipe, stop)
+        encode_shard(cut, shards[1], encoders, stop)
     resumed = EncodingStore.open(tmp_path / "cut")
-    recipe = worker(resumed, latent_encoder, dtype)
-    known = [encode_shard(resumed, shard, recipe).known for shard in shards]
+    encoders = worker(resumed, latent_encoder, dtype)
+    known = [encode_shard(resumed, shard, encoders).known for shard in shards]
     assert known == [shards[0].count, 0, 0, 0]
     captions = samples_of(whole)
     assert samples_of(resumed) == captions
     for caption in captions:
-        one, other = (store.encoding(recipe.fingerprint, caption_hash(caption)) for store in (whole, resumed))
+        one, other = (store.encoding(encoders.fingerprint, caption_hash(caption)) for store in (whole, resumed))
         np.testing.assert_array_equal(one, other)
 
 
@@ -320,9 +322,9 @@ def test_bands_lie_side_by_side() -> None:
     torch.testing.assert_close(bits, torch.cat([encoding[0], encoding[1]], dim=1))
 
 
-def test_progress_counts_every_row(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
+def test_progress_counts_every_row(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
     (shard,) = open_source(write_parquet(tmp_path / "a.parquet", [*ROWS, (b"junk", "x")]))
     for _ in range(2):
         seen: list[int] = []
-        encode_shard(store, shard, recipe, seen.append)
+        encode_shard(store, shard, encoders, seen.append)
         assert sum(seen) == 5

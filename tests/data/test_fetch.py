@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data import fetch as fetching
-from llmdiff.data.encode import Recipe, encode_shard
+from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.fetch import fetch
 from llmdiff.data.images import BadRow
 from llmdiff.data.sources import open_source
@@ -103,31 +103,31 @@ def test_a_server_that_never_ends_is_given_up(site: Site, monkeypatch: pytest.Mo
 
 
 def test_each_url_is_asked_once_and_none_again_by_a_second_run(
-    site: Site, store: EncodingStore, recipe: Recipe, tmp_path: Path
+    site: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
 ) -> None:
     urls = [f"{site.url}/{name}" for name in ("a.png", "a.png", "gone", "page")]
     pq.write_table(pa.table({"URL": urls, "TEXT": ["a cat", "a dog", "x", "y"]}), tmp_path / "a.parquet")
     (shard,) = open_source(tmp_path / "a.parquet")
-    report = encode_shard(store, shard, recipe)
+    report = encode_shard(store, shard, encoders)
     assert (report.samples, report.latents) == (2, 1)
     assert report.rejected == {"not_fetched": 1, "broken_image": 1}
     assert report.examples[0] == f"a.parquet row 2: not_fetched: {site.url}/gone: HTTP 404 Not Found"
     assert site.asked == {"/a.png": 1, "/gone": 1, "/page": 1}
-    again = encode_shard(store, open_source(tmp_path / "a.parquet")[0], recipe)
+    again = encode_shard(store, open_source(tmp_path / "a.parquet")[0], encoders)
     assert (again.known, again.samples) == (4, 0)
     assert site.asked.total() == 3
     table = {"URL": [*urls, f"{site.url}/long"], "TEXT": ["a cat", "a dog", "x", "y", "z"]}
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
-    assert encode_shard(store, open_source(tmp_path / "b.parquet")[0], recipe).rejected["broken_image"] == 2
+    assert encode_shard(store, open_source(tmp_path / "b.parquet")[0], encoders).rejected["broken_image"] == 2
 
 
 def test_a_server_that_is_busy_is_asked_again_by_the_next_run(
-    site: Site, store: EncodingStore, recipe: Recipe, tmp_path: Path
+    site: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
 ) -> None:
     pq.write_table(pa.table({"url": [f"{site.url}/busy"], "text": ["a cat"]}), tmp_path / "a.parquet")
 
     def run() -> tuple[int, int, dict[str, int]]:
-        report = encode_shard(store, open_source(tmp_path / "a.parquet")[0], recipe)
+        report = encode_shard(store, open_source(tmp_path / "a.parquet")[0], encoders)
         return report.known, report.samples, dict(report.rejected)
 
     assert [run(), run()] == [(0, 0, {"no_answer": 1})] * 2

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmdiff.data.encode import Recipe, ShardReport, encode_shard
+from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard
 from llmdiff.data.encode import shard as encoding
 from llmdiff.data.encode.captions import shard_id
 from llmdiff.data.sources import open_source
@@ -66,29 +66,29 @@ def write_files(folder: Path) -> None:
         (folder / f"{i}.png").write_bytes(data)
 
 
-def run(store: EncodingStore, data: Path, recipe: Recipe) -> ShardReport:
+def run(store: EncodingStore, data: Path, encoders: EncoderSet) -> ShardReport:
     (source,) = open_source(data)
-    report = encode_shard(store, source, recipe)
+    report = encode_shard(store, source, encoders)
     assert report.rows == report.known + report.samples + report.rejected.total()
-    again = encode_shard(store, open_source(data)[0], recipe)
+    again = encode_shard(store, open_source(data)[0], encoders)
     assert (again.rows, again.known, again.captions, again.latents) == (report.rows, report.rows, 0, 0)
     assert not store.verify()
     return report
 
 
 @pytest.mark.parametrize("write", [parquet, parquet_of_paths, jsonl, csv, tsv, tar])
-def test_pictures(store: EncodingStore, recipe: Recipe, tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_pictures(store: EncodingStore, encoders: EncoderSet, tmp_path: Path, write: Callable[[Path], None]) -> None:
     data = tmp_path / "data"
     data.mkdir()
     write(data)
-    report = run(store, data, recipe)
+    report = run(store, data, encoders)
     assert (report.rows, report.samples, report.latents) == (7, 2, 2)
     assert report.rejected == BAD_ROWS
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.parquet"])
 def test_captions_alone_need_no_autoencoder(
-    store: EncodingStore, captions_recipe: Recipe, tmp_path: Path, name: str
+    store: EncodingStore, caption_encoders: EncoderSet, tmp_path: Path, name: str
 ) -> None:
     texts = [b"a red circle", BAD, b"a blue square", b"a red circle"]
     if name == "a.parquet":
@@ -97,7 +97,7 @@ def test_captions_alone_need_no_autoencoder(
         (tmp_path / name).write_bytes(b"\n".join(b'{"caption": "%s"}' % line for line in texts))
     else:
         (tmp_path / name).write_bytes(b"\n".join(texts if name == "a.txt" else [b"caption", *texts]))
-    report = run(store, tmp_path / name, captions_recipe)
+    report = run(store, tmp_path / name, caption_encoders)
     assert (report.rows, report.samples, report.captions, report.latents) == (4, 3, 2, 0)
     assert report.rejected == {"not_utf8": 1}
     for sample in store.samples().to_pylist():
@@ -105,29 +105,31 @@ def test_captions_alone_need_no_autoencoder(
 
 
 def test_pictures_without_an_autoencoder_are_an_error(
-    store: EncodingStore, captions_recipe: Recipe, tmp_path: Path
+    store: EncodingStore, caption_encoders: EncoderSet, tmp_path: Path
 ) -> None:
     (shard,) = open_source(write_parquet(tmp_path / "a.parquet", [(PNG[0], "a red circle")]))
     with pytest.raises(ValueError, match="a.parquet: expected captions alone, .* found pictures"):
-        encode_shard(store, shard, captions_recipe)
+        encode_shard(store, shard, caption_encoders)
 
 
-def test_captions_alone_may_join_a_store_with_pictures(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
-    run(store, write_imagefolder(tmp_path / "a", [(PNG[0], "a red circle")]), recipe)
+def test_captions_alone_may_join_a_store_with_pictures(
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+) -> None:
+    run(store, write_imagefolder(tmp_path / "a", [(PNG[0], "a red circle")]), encoders)
     (tmp_path / "b.txt").write_text("a red circle\na blue square\n")
-    report = run(store, tmp_path / "b.txt", recipe)
+    report = run(store, tmp_path / "b.txt", encoders)
     assert (report.samples, report.captions) == (2, 1)
 
 
 def test_a_picture_of_several_captions_is_decoded_once(
-    store: EncodingStore, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
     load = encoding.load_image
     monkeypatch.setattr(encoding, "load_image", lambda data, *a, **k: decoded.append(data) or load(data, *a, **k))
     texts = [["a red circle", "a blue square"], ["cut", "cut too"], ["a red circle", "", "a small triangle"]]
     pq.write_table(pa.table({"image": [PNG[0], CUT, PNG[1]], "caption": texts}), tmp_path / "a.parquet")
-    report = run(store, tmp_path / "a.parquet", recipe)
+    report = run(store, tmp_path / "a.parquet", encoders)
     assert decoded == [PNG[0], CUT, PNG[1]]
     assert (report.rows, report.samples, report.captions, report.latents) == (7, 4, 3, 2)
     details = {row["row"]: row["detail"] for row in store.rejects().to_pylist()}
@@ -138,18 +140,18 @@ def test_a_picture_of_several_captions_is_decoded_once(
     ]
 
 
-def test_several_captions_in_json(store: EncodingStore, recipe: Recipe, tmp_path: Path) -> None:
+def test_several_captions_in_json(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
     write_files(tmp_path)
     lines = [{"image": "0.png", "caption": ["a red circle", "a blue square"]}, {"image": "3.png", "caption": "a dog"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert run(store, tmp_path / "metadata.jsonl", recipe).samples == 3
+    assert run(store, tmp_path / "metadata.jsonl", encoders).samples == 3
 
 
 def test_the_smallest_side_can_be_chosen(store: EncodingStore, encoder, latent_encoder, tmp_path: Path) -> None:
     from llmdiff.data.encode import prepare
 
-    recipe = prepare(store, encoder, latent_encoder, 64, min_side=10)
-    assert run(store, write_parquet(tmp_path / "a.parquet", [(SMALL, "a red circle")]), recipe).samples == 1
+    encoders = prepare(store, encoder, latent_encoder, 64, min_side=10)
+    assert run(store, write_parquet(tmp_path / "a.parquet", [(SMALL, "a red circle")]), encoders).samples == 1
 
 
 @pytest.mark.parametrize("name", ["数据.parquet", "-.tar", "x" * 300 + "." + "y" * 59])

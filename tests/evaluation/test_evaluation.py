@@ -7,7 +7,7 @@ from llmdiff.evaluation import Evaluation, evaluate, gap_recovered, held_out_pro
 from llmdiff.evaluation.bootstrap import interval, mean_interval
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.draw import draw
-from llmdiff.shapes.judge import FACTS
+from llmdiff.shapes.evaluator import FACTS
 
 
 def test_prompts_pair_scenes_and_seeds_over_wordings() -> None:

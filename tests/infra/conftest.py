@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.launch import free_port
-from tests.infra.lives import Killed, Survivor, go_on_without_servers, kill_with_its_worker
+from infra.launch.local import free_port
 from tests.infra.service import DATABASE_PASSWORD, STORE_SECRET, Service, variables
+from tests.infra.training_process import Killed, Survivor, go_on_without_servers, kill_with_its_worker
 from tests.object_store import object_store
 from tests.postgres import Postgres, postgres, programs
 
@@ -43,11 +43,11 @@ def service(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of encodings and a base that no test changes."""
-    from tests.training import runs
+    from tests.training import training_run
 
     root = tmp_path_factory.mktemp("parts")
-    runs.save_base(root / "base")
-    runs.make_store(root / "store")
+    training_run.save_base(root / "base")
+    training_run.make_store(root / "store")
     return root
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.background import Background
+from infra.service.processes import Background
 from tests.postgres import Postgres
 from tests.waiting import wait_until
 
@@ -47,7 +47,7 @@ class Service:
 
     def command(self, command: str) -> str:
         """`start`, `stop` or `status`; what it printed."""
-        line = [sys.executable, "-m", "infra.serve", command]
+        line = [sys.executable, "-m", "infra.service.manage", command]
         done = subprocess.run(line, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.lives import Killed, Survivor, steps_in
 from tests.infra.service import SETTINGS, Service
+from tests.infra.training_process import Killed, Survivor, steps_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.timeout(900)]
 

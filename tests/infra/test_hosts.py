@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.errors import LaunchError, error_of, is_echo
-from infra.hosts import Host, Place, place_of, read_hostfile
-from infra.launch import reason
-from infra.remote import SSH, run_on_hosts
+from infra.launch.errors import LaunchError, error_of, is_echo
+from infra.launch.hostfile import Host, Topology, read_hostfile, topology_of
+from infra.launch.local import reason
+from infra.launch.ssh import SSH, run_on_hosts
 from tests.hosts import Hosts, two_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def test_a_hostfile_says_who_runs_how_much(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text("# two machines\nworker-1 slots=8\n\n10.0.0.2   slots=4  # the small one\n")
     assert read_hostfile(path) == (Host("worker-1", 8), Host("10.0.0.2", 4))
-    assert place_of(1, path, None, 29500).processes == place_of(12, path, 1, 29500).processes == 12
+    assert topology_of(1, path, None, 29500).processes == topology_of(12, path, 1, 29500).processes == 12
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_wishes_that_contradict_a_hostfile_are_refused(
     path = tmp_path / "hosts"
     path.write_text("a slots=1\nb slots=2\n")
     with pytest.raises(ValueError, match=message):
-        place_of(processes, path, rank, 29500)
+        topology_of(processes, path, rank, 29500)
     with pytest.raises(ValueError, match="expected a hostfile"):
-        place_of(1, None, 0, 29500)
+        topology_of(1, None, 0, 29500)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_hosts_started_from_one_place_save_when_it_ends(
     hosts: Hosts, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "known-to-the-ranks-alone")
-    place = place_of(1, hosts.hostfile(tmp_path / "hosts"), None, int(hosts.port()))
+    topology = topology_of(1, hosts.hostfile(tmp_path / "hosts"), None, int(hosts.port()))
     arguments = [str(tmp_path / "run"), "sleep"]
     (tmp_path / "run").mkdir()
     command_lines: list[str] = []
@@ -128,12 +128,14 @@ def test_hosts_started_from_one_place_save_when_it_ends(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_on_hosts("tests.infra.rank", arguments, place=place, log=tmp_path / "run" / "train.log", poll=interrupt)
+        run_on_hosts(
+            "tests.infra.rank", arguments, topology=topology, log=tmp_path / "run" / "train.log", poll=interrupt
+        )
     assert sorted(path.name for path in (tmp_path / "run").glob("saved-*")) == ["saved-0", "saved-1"]
     assert not any(psutil.pid_exists(int(pid)) for pid, *_ in ranks(tmp_path / "run"))
     for _, size, _, first, secret in ranks(tmp_path / "run"):
         assert (size, first, secret) == ("2", hosts.addresses[0], "known-to-the-ranks-alone")
-    assert any("infra.remote" in line for line in command_lines)
+    assert any("infra.launch.ssh" in line for line in command_lines)
     assert not any("known-to-the-ranks-alone" in line for line in command_lines)
     for name in ("train.log", "train-1.log"):
         assert "speaks" in (tmp_path / "run" / name).read_text()
@@ -141,19 +143,19 @@ def test_hosts_started_from_one_place_save_when_it_ends(
 
 def test_what_ssh_says_is_told(ssh: Path, tmp_path: Path) -> None:
     ssh.write_text("#!/bin/sh\necho 'ssh: connect to host nowhere port 22: Connection refused' >&2\nexit 255\n")
-    place = Place(processes=1, hosts=(Host("nowhere", 1),))
+    topology = Topology(processes=1, hosts=(Host("nowhere", 1),))
     with pytest.raises(LaunchError, match="^nowhere: ssh: connect to host nowhere port 22: Connection refused"):
-        run_on_hosts("tests.infra.rank", [], place=place, log=tmp_path / "log", poll=lambda: None, interval=0.05)
+        run_on_hosts("tests.infra.rank", [], topology=topology, log=tmp_path / "log", poll=lambda: None, interval=0.05)
 
 
 def test_a_host_that_loses_another_one_tells_what_happened_there(hosts: Hosts, tmp_path: Path) -> None:
-    place = place_of(1, hosts.hostfile(tmp_path / "hosts"), 0, int(hosts.port()))
+    topology = topology_of(1, hosts.hostfile(tmp_path / "hosts"), 0, int(hosts.port()))
     log, both = tmp_path / "train.log", {"WORLD_SIZE": "2", "MASTER_ADDR": hosts.addresses[0], "LOCAL_RANK": "0"}
-    both |= {"MASTER_PORT": str(place.port), "PYTHONPATH": str(ROOT), **hosts.environment}
+    both |= {"MASTER_PORT": str(topology.port), "PYTHONPATH": str(ROOT), **hosts.environment}
     started = []
     for rank, enter in enumerate(hosts.enter):
         command = [*enter, sys.executable, "-m", "tests.infra.rank", str(tmp_path), "lose"]
-        with replace(place, rank=rank).log(log).open("wb") as file:
+        with replace(topology, rank=rank).log(log).open("wb") as file:
             environment = {**os.environ, **both, "RANK": str(rank)}
             started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=file, stderr=file))
     try:
@@ -162,5 +164,5 @@ def test_a_host_that_loses_another_one_tells_what_happened_there(hosts: Hosts, t
         for child in started:
             child.kill()
     assert is_echo(error_of(log.read_text(), 1, log))
-    told = reason(log.read_text(), 1, place, log)
+    told = reason(log.read_text(), 1, topology, log)
     assert told.startswith(f"{hosts.addresses[1]}: [rank1]: KeyError: 'the real reason' (whole output: ")

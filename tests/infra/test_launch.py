@@ -7,17 +7,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import launch
-from infra.errors import LaunchError, error_of
-from infra.hosts import Place
-from infra.launch import run_workers
+from infra.launch import local
+from infra.launch.errors import LaunchError, error_of
+from infra.launch.hostfile import Topology
+from infra.launch.local import run_workers
 
 pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
     run_workers(
-        "tests.infra.rank", [str(folder), end], place=Place(processes=2), log=folder / "log.txt", poll=poll, **options
+        "tests.infra.rank",
+        [str(folder), end],
+        topology=Topology(processes=2),
+        log=folder / "log.txt",
+        poll=poll,
+        **options,
     )  # type: ignore[arg-type]
 
 
@@ -61,7 +66,7 @@ def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
         if len(pids(tmp_path)) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.0)
     with pytest.raises(LaunchError, match="did not end within 0 s, and were killed"):
         run(tmp_path, "sleep", interrupt, interval=0.05)
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))

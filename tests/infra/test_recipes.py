@@ -8,7 +8,7 @@ import pytest
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training import TrainConfig
-from pipelines.settings import read_settings
+from pipelines.cli.config_files import read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "infra" / "recipes"
 NAMES = sorted(path.name for path in RECIPES.iterdir() if path.is_dir())

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from infra.lineage import DataFile, data_files, files_in
-from infra.registry import (
+from infra.tracking.lineage import DataFile, data_files, files_in
+from infra.tracking.registry import (
     MODEL,
     adapter_tags,
-    crown,
     fetch_adapter,
     find_champion,
     find_version,
     register_adapter,
     rollback,
+    set_champion,
 )
-from infra.tracking import client, tracked_run
+from infra.tracking.run import client, tracked_run
 from tests.infra.tiny_adapter import make_store
 
 pytestmark = pytest.mark.usefixtures("tracking")
@@ -157,8 +157,8 @@ def test_the_champion_goes_back_step_by_step(folder: Path) -> None:
     with pytest.raises(ValueError, match="models:/llmdiff-adapter@champion: not in the registry"):
         rollback()
     for _ in range(3):
-        crown(find_version(register_adapter(folder, tags={}).uri))
-        crown(find_version(f"models:/{MODEL}@champion"))  # again: changes nothing
+        set_champion(find_version(register_adapter(folder, tags={}).uri))
+        set_champion(find_version(f"models:/{MODEL}@champion"))  # again: changes nothing
     assert rollback() == (3, 2)
     assert "rolled_back" in adapter_tags(f"models:/{MODEL}/3")
     assert rollback() == (2, 1)
@@ -169,7 +169,7 @@ def test_the_champion_goes_back_step_by_step(folder: Path) -> None:
 
 def test_a_deleted_champion_is_not_gone_back_to(folder: Path) -> None:
     for _ in range(2):
-        crown(find_version(register_adapter(folder, tags={}).uri))
+        set_champion(find_version(register_adapter(folder, tags={}).uri))
     client().delete_model_version(MODEL, "1")
     with pytest.raises(ValueError, match=f"models:/{MODEL}/1: not in the registry"):
         rollback()

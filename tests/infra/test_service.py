@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from tests.infra.lives import Survivor
 from tests.infra.service import MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
+from tests.infra.training_process import Survivor
 from tests.object_store import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.timeout(900)]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from infra import local, tracking
-from infra.launch import free_port
-from infra.tracking import RowReader, WarningReader, client, numbers, tracked_run
+from infra import environment
+from infra.launch.local import free_port
+from infra.tracking import run as tracking
+from infra.tracking.run import RowReader, WarningReader, client, numbers, tracked_run
 
 pytestmark = pytest.mark.usefixtures("tracking")
 
@@ -27,7 +28,7 @@ def test_a_run_carries_settings_metrics_and_files(tmp_path: Path) -> None:
     assert found.data.tags["store_version"] == "3"
     assert found.data.metrics == {"loss": 0.5, "weights.down.0.new": 0.1}
     assert [point.step for point in client().get_metric_history(run.run_id, "loss")] == [1, 2]
-    assert (local.home() / "mlartifacts" / run.run_id / "artifacts/notes/note.txt").read_text() == "x"
+    assert (environment.home() / "mlartifacts" / run.run_id / "artifacts/notes/note.txt").read_text() == "x"
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.launch import end_group
-from infra.site import LOG_STREAMS
+from infra.launch.local import end_group
+from infra.service.config import LOG_STREAMS
 from llmdiff.ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 

@@ -18,9 +18,9 @@ from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from pipelines.cli import error_line, main
-from pipelines.encoder_settings import ENCODER_SETTINGS
-from pipelines.retrain import retrain_flow
+from pipelines.cli.encoder_settings import ENCODER_SETTINGS
+from pipelines.cli.main import error_line, main
+from pipelines.flows.retrain import retrain_flow
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
@@ -87,7 +87,7 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     script = (
         "import sys, atexit\n"
         f"atexit.register(lambda: print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules]))\n"
-        f"from pipelines.cli import main\nmain({given!r})"
+        f"from pipelines.cli.main import main\nmain({given!r})"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -216,7 +216,7 @@ def test_a_full_disk_for_the_records_of_flows(
 @pytest.mark.parametrize("place", range(4))
 def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
     arguments = ["store", "info", str(tmp_path / "gone")]
-    script = f"from pipelines.cli import main\nmain({[*arguments[:place], '--debug', *arguments[place:]]!r})"
+    script = f"from pipelines.cli.main import main\nmain({[*arguments[:place], '--debug', *arguments[place:]]!r})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
@@ -228,7 +228,7 @@ class TestEncodeAtOnce:
 
     @pytest.fixture(autouse=True)
     def no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pipelines.cli.start_engine", lambda: pytest.fail("the engine was started"))
+        monkeypatch.setattr("pipelines.cli.main.start_engine", lambda: pytest.fail("the engine was started"))
 
     @pytest.fixture
     def encode(self, tmp_path: Path) -> list[str | Path]:
@@ -468,7 +468,7 @@ class TestGenerate:
 def test_without_a_server_a_flow_brings_its_own_engine(world: World, own_home: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     arguments = ["encode", "--data", world.data, "--diffusion", world.diffusion, "--encoder", "base"]
-    script = f"from pipelines.cli import main\nmain({[*arguments, '--store', str(tmp_path / 'store')]!r})"
+    script = f"from pipelines.cli.main import main\nmain({[*arguments, '--store', str(tmp_path / 'store')]!r})"
     env |= {"HOME": str(tmp_path), "LLMDIFF_HOME": str(own_home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

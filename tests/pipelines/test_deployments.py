@@ -18,8 +18,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from infra.serve import DEPLOYMENTS
-from infra.tracking import client
+from infra.service.manage import DEPLOYMENTS
+from infra.tracking.run import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
 

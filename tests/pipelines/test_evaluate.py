@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from infra.tracking import client
-from pipelines.cli import main
+from infra.tracking.run import client
+from pipelines.cli.main import main
 from tests.adapter import tiny
 from tests.evaluation import metric_models
 from tests.infra.tiny_adapter import make_adapter, make_base
@@ -89,7 +89,7 @@ class Page(HTMLParser):
 def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
     parts: Parts, in_process: Server, tmp_path: Path, tracking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.evaluate import evaluate_flow
+    from pipelines.flows.evaluate import evaluate_flow
 
     monkeypatch.setenv("LLMDIFF_HOME", str(tracking.parent))
     result = evaluate_flow(**options(parts, tmp_path / "one"))
@@ -166,9 +166,9 @@ def test_what_cannot_be_evaluated_is_refused_before_flows_start(
 
 
 def test_two_baselines_of_one_name_are_refused(parts: Parts, in_process: Server) -> None:
-    from pipelines.contenders import find_contenders
+    from pipelines.runtime.eval_models import find_eval_models
 
     with pytest.raises(ValueError, match="expected different names, found adapter, base, base; name one with NAME="):
-        find_contenders(parts.adapter, ["base", f"base={parts.xl}"], None, None)
+        find_eval_models(parts.adapter, ["base", f"base={parts.xl}"], None, None)
     with pytest.raises(ValueError, match=r"expected a name of letters, digits, dots and dashes, found 'a/b'"):
-        find_contenders(parts.adapter, [f"a/b={parts.xl}"], None, None)
+        find_eval_models(parts.adapter, [f"a/b={parts.xl}"], None, None)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.
 def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     (tmp_path / "data").symlink_to(world.data)
     store = str(tmp_path / "store")
@@ -45,7 +45,7 @@ def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
 def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
     world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     write_parquet(tmp_path / "data" / "fine.parquet", [(encoded(picture()), "a red circle")])
     (tmp_path / "data" / "bad.parquet").write_bytes(b"not parquet, but long enough for a footer")
@@ -58,7 +58,7 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
 
 
 def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server, tmp_path: Path) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\na blue square\ty\na red circle\tz\n")
     store = str(tmp_path / "store")
@@ -73,7 +73,7 @@ def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server
 def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
     world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     store = tmp_path / "store"
     with pytest.raises(ValueError, match="expected the folder or name of a Stable Diffusion model, for the data have"):
@@ -85,7 +85,7 @@ def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
 
 
 def test_the_smallest_side_can_be_chosen(world: World, in_process: Server, tmp_path: Path) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture(40, 40)), "a"), (encoded(picture(39, 99)), "b")])
     result = encode_flow(str(data), str(tmp_path / "store"), world.diffusion, world.llm, min_side=40)
@@ -95,8 +95,8 @@ def test_the_smallest_side_can_be_chosen(world: World, in_process: Server, tmp_p
 def test_register_then_generate_from_the_registry(
     deployed: Deployed, world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.generate import generate_flow
-    from pipelines.register import register_flow
+    from pipelines.flows.generate import generate_flow
+    from pipelines.flows.register import register_flow
 
     registered = register_flow(str(deployed.output / "adapter"), llm=world.llm)
     assert registered.uri == "models:/llmdiff-adapter@candidate"
@@ -125,7 +125,7 @@ def test_register_then_generate_from_the_registry(
 def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
     deployed: Deployed, world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.evaluate import evaluate_flow
+    from pipelines.flows.evaluate import evaluate_flow
 
     result = evaluate_flow(str(deployed.output / "adapter"), world.llm, output=str(tmp_path), scenes=2, steps=1)
     assert (tmp_path / "report.html").is_file()
@@ -142,7 +142,7 @@ def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
 def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import encode
+    from pipelines.flows import encode
 
     encode_shard, faults = encode.encode_shard, [errno.EIO, errno.ETIMEDOUT]
 
@@ -165,7 +165,7 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
 def test_the_run_that_one_watches_tells_of_its_parts(in_process: Server) -> None:
     from prefect import flow, runtime
 
-    from pipelines.progress import advance, progress
+    from pipelines.runtime.progress import advance, progress
 
     @flow(name="a-part")
     def part() -> None:

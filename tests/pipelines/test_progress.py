@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from infra.tracking import run_page
-from pipelines import progress
-from pipelines.artifacts import PIXELS, data_url
-from pipelines.progress import Progress
+from infra.tracking.run import run_page
+from pipelines.runtime import progress
+from pipelines.runtime.artifacts import PIXELS, data_url
+from pipelines.runtime.progress import Progress
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from infra.registry import MODEL, adapter_tags, find_version, register_adapter, rollback
-from infra.tracking import client
-from pipelines import promote
-from pipelines.cli import main
+from infra.tracking.registry import MODEL, adapter_tags, find_version, register_adapter, rollback
+from infra.tracking.run import client
+from pipelines.cli.main import main
+from pipelines.flows import promote
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
@@ -33,7 +33,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """The share that each version is judged to have; judged ones are taken out of it."""
     given: dict[int, float] = {}
 
-    def judge(source: Any, rule: promote.Rule, prompts: Any) -> float:
+    def judge(source: Any, rule: promote.PromotionPolicy, prompts: Any) -> float:
         return given.pop(int(Path(source.adapter).name.removeprefix(MODEL).split("-")[1]))
 
     monkeypatch.setattr(promote, "judge", judge)
@@ -46,8 +46,8 @@ def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Dec
 
     def run(*of: float, **rule: Any) -> promote.Decision:
         made = register_adapter(folder, tags={})
-        contenders = [made.version, *([champion()] if len(of) > 1 else [])]
-        shares.update(zip(contenders, of, strict=True))
+        eval_models = [made.version, *([champion()] if len(of) > 1 else [])]
+        shares.update(zip(eval_models, of, strict=True))
         decision = promote.promote_flow(**rule)
         assert not shares
         return decision
@@ -99,7 +99,7 @@ def test_what_was_cut_short_before_the_alias_moved_is_finished(
 ) -> None:
     contest(0.25)
     with monkeypatch.context() as patch:
-        patch.setattr(promote, "crown", lambda version: 1 / 0)
+        patch.setattr(promote, "set_champion", lambda version: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             contest(0.5, 0.25)
     assert champion() == 1

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from pipelines.fanout import ON_LOOPBACK
+from pipelines.runtime.executors import ON_LOOPBACK
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
@@ -107,7 +107,7 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
     """What one process makes of the data."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     path = str(tmp_path_factory.mktemp("alone") / "store")
     with temporary_settings({PREFECT_API_URL: server.url}):
@@ -148,7 +148,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
     in_process: Server,
     tmp_path: Path,
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     killed, half_written, slots = [], [], []
     in_process.run("concurrency-limit", "create", "gpu", "3")
@@ -176,7 +176,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
 def test_workers_write_one_store_in_a_bucket(
     cluster: str, pictures: Pictures, data: str, alone: EncodingStore, world: World, in_process: Server
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     pictures.asked = lambda process: None
     url = f"s3://{BUCKET}/store"
@@ -189,7 +189,7 @@ def test_workers_write_one_store_in_a_bucket(
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
     cluster: str, pictures: Pictures, data: str, world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     asked = []
 
@@ -215,8 +215,8 @@ def test_what_can_not_run_on_ray_is_refused_at_once(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from pipelines.encode import encode_flow
-    from pipelines.fanout import server_url
+    from pipelines.flows.encode import encode_flow
+    from pipelines.runtime.executors import server_url
 
     with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
         encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, limit="none")

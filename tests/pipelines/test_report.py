@@ -7,8 +7,8 @@ import pytest
 
 from llmdiff.evaluation import Evaluation, held_out_prompts
 from llmdiff.shapes.draw import draw
-from llmdiff.shapes.judge import FACTS, score
-from pipelines.report import WORDING_NAMES, build_report, sample_grid, summary, write_report
+from llmdiff.shapes.evaluator import FACTS, score
+from pipelines.reports.demo import WORDING_NAMES, build_report, sample_grid, summary, write_report
 
 
 def _evaluation(prompts, right: dict[str, float]) -> Evaluation:

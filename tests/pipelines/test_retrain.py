@@ -14,22 +14,22 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from infra.registry import adapter_tags, find_alias
-from infra.tracking import client
-from llmdiff.data.sources import Growing
+from infra.tracking.registry import adapter_tags, find_alias
+from infra.tracking.run import client
+from llmdiff.data.sources import ReadinessPolicy
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.shapes.shards import write_shards
 from llmdiff.training.config import TrainSettings
-from pipelines import retrain
-from pipelines.cli import main
-from pipelines.lineage import chain
-from pipelines.promote import Decision, recorded
-from pipelines.retrain import RetrainResult, retrain_flow
-from pipelines.rule import Rule
+from pipelines.cli.main import main
+from pipelines.flows import retrain
+from pipelines.flows.promote import Decision, recorded
+from pipelines.flows.retrain import RetrainResult, retrain_flow
+from pipelines.reports.lineage import chain
+from pipelines.runtime.promotion_policy import PromotionPolicy
 from storage import EncodingStore
-from storage.turns import turn
+from storage.locks.mutex import turn
 from tests.pipelines.conftest import ROOT, Deployed, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
@@ -59,7 +59,7 @@ def run(root: Path, **changes: Any) -> RetrainResult:
     given = arguments(root, **changes)
     given["encoder_settings"] = EncoderConfig.from_dict(given["encoder_settings"])
     given["settings"] = TrainSettings(**given["settings"])
-    given["growing"], given["rule"] = Growing(**given["growing"]), Rule(**given["rule"])
+    given["growing"], given["rule"] = ReadinessPolicy(**given["growing"]), PromotionPolicy(**given["rule"])
     return retrain_flow(**given)
 
 
@@ -84,7 +84,7 @@ def expected(root: Path, *shards: Path) -> dict[str, tuple[str, int]]:
 
 KILLED = """
 import json, os, signal, sys
-from pipelines import retrain
+from pipelines.flows import retrain
 from tests.pipelines import test_retrain
 retrain.train_on = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 test_retrain.run(test_retrain.Path(sys.argv[1]))

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from storage import EncodingStore, caption_hash, content_hash
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Server, World
-from tests.storage import made
+from tests.storage import synthetic
 
 COMMANDS = ("info", "ls", "verify", "gc", "export", "rejects")
 
@@ -50,10 +50,10 @@ class Done:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sources a and b under the LLM, and the first rows of a under the base's encoder: version 3."""
     path = tmp_path_factory.mktemp("whole") / "store"
-    store, llm = made.make_store(path)
+    store, llm = synthetic.make_store(path)
     for source in ("a", "b"):
-        made.encode(store, llm, source, shard=source)
-    made.encode(store, store.register_fingerprint(made.BASE), "a", range(5), shard="base")
+        synthetic.encode(store, llm, source, shard=source)
+    synthetic.encode(store, store.register_fingerprint(synthetic.BASE), "a", range(5), shard="base")
     return path
 
 
@@ -162,7 +162,7 @@ def test_gc_tells_first_and_then_does_it(path: Path, capsys: pytest.CaptureFixtu
         len(content) for file, content in contents(path).items() if file in before
     )
     store = EncodingStore.open(path)
-    assert made.rows_of(store, fingerprint(path)) == made.expected_rows("a") + made.expected_rows("b")
+    assert synthetic.rows_of(store, fingerprint(path)) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     assert store.verify() == []
     assert "expected one of" in Done(capsys, "gc", path, "--drop-fingerprint", base).error
 
@@ -176,7 +176,7 @@ def test_gc_keeps_the_versions_it_is_told(path: Path, capsys: pytest.CaptureFixt
     assert done.lines[-1] == "versions kept: 1, 2, 3"
     done = Done(capsys, "gc", path, "--drop-fingerprint", llm, "--keep", "1", "--keep-last", "1")
     assert done.lines[-1] == "versions kept: 1, 4"
-    assert made.rows_of(EncodingStore.open(path, version=1), llm) == made.expected_rows("a")
+    assert synthetic.rows_of(EncodingStore.open(path, version=1), llm) == synthetic.expected_rows("a")
     # version 0 is empty: nothing of it can be gone
     assert Done(capsys, "gc", path, "--keep-last", "9", "--json").json["kept_versions"] == [0, 1, 4]
 
@@ -204,16 +204,18 @@ def test_what_the_data_do_not_bring_back_is_told(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards of two sources and of a prompt are lost; the data are one source, as its encode would find them."""
-    from pipelines import mend
+    from pipelines.flows import repair
 
     llm = fingerprint(path)
     store = EncodingStore.open(path)
     with store.writer("prompt", llm) as writer:
-        writer.add_encoding(caption_hash("a prompt"), made.encoding("a prompt"))
+        writer.add_encoding(caption_hash("a prompt"), synthetic.encoding("a prompt"))
     for shard in ("a", "b", "prompt"):
         shutil.rmtree(path / "shards" / shard)
-    monkeypatch.setattr(mend, "check", lambda arguments: {content_hash(b"a")})
-    monkeypatch.setattr(mend, "encode", lambda arguments: print("noise", made.encode(store, llm, "a"), file=sys.stderr))
+    monkeypatch.setattr(repair, "check", lambda arguments: {content_hash(b"a")})
+    monkeypatch.setattr(
+        repair, "encode", lambda arguments: print("noise", synthetic.encode(store, llm, "a"), file=sys.stderr)
+    )
     data = path.with_name("captions.txt")
     data.write_text("a caption\n")
     done = Done(capsys, "verify", path, "--repair", "--data", data, "--llm", "x")
@@ -236,7 +238,7 @@ def test_what_the_data_do_not_bring_back_is_told(
 @pytest.mark.timeout(900)
 def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damage to captions with and without pictures, and to latents; the right data bring all of it back."""
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     path, prompts = tmp_path / "store", tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")

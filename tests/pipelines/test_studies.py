@@ -12,11 +12,11 @@ from llmdiff.diffusion.base import load_unet
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading
+from pipelines.flows.study import study_flow
 from pipelines.studies import prompts
-from pipelines.studies.flow import study_flow
-from pipelines.studies.judge import Drawing, drawn, load
 from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
+from pipelines.studies.scoring import Drawing, drawn, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(1800)]
 TINY = Sizes(pictures=32, scenes=1, captions=2)

@@ -11,7 +11,7 @@ import pytest
 from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.shapes.judge import FACTS
+from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
 from pipelines.studies import closed, encodings, latency, pathways, prompts, scale, stability, weights

@@ -14,11 +14,11 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from infra.tracking import client
+from infra.tracking.run import client
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
 from llmdiff.training.loop import train
-from pipelines.train import hub_revision, keep_samples, pinned_version, resolve_config
+from pipelines.flows.train import hub_revision, keep_samples, pinned_version, resolve_config
 from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
@@ -32,7 +32,7 @@ SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps
 
 @pytest.fixture
 def own_store(world: World, in_process: Server, tmp_path: Path) -> str:
-    from pipelines.encode import encode_flow
+    from pipelines.flows.encode import encode_flow
 
     store = str(tmp_path / "store")
     encode_flow(world.data, store, world.diffusion, encoder="base")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from storage.buffers import Buffers
+from storage.reading.buffers import Buffers
 
 
 def test_memory_that_is_held_is_not_given_again() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage import EncodingStore
-from tests.storage import children, made
+from tests.storage import synthetic, writer_process
 
 pytestmark = [
     pytest.mark.xdist_group("s3"),
@@ -23,8 +23,8 @@ HOURS = 5
 SKEWED = """
 import sys, time
 from storage import EncodingStore
-from storage.gc import collect
-from tests.storage import made
+from storage.maintenance.gc import collect
+from tests.storage import synthetic
 
 def removed(store):
     try:
@@ -36,7 +36,7 @@ path, fingerprint, source = sys.argv[1:]
 print("clock", time.time())
 store = EncodingStore.open(path)
 print("removed", removed(store))
-made.encode(store, fingerprint, source)
+synthetic.encode(store, fingerprint, source)
 store = EncodingStore.open(path)
 print("verified", store.verify())
 """
@@ -55,22 +55,22 @@ def work(skew: int, path: str, fingerprint: str, source: str) -> list[str]:
 @pytest.mark.parametrize("kind", ["disk", "s3"])
 def test_a_worker_whose_clock_is_off(kind: str, skew: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = str(tmp_path / "store") if kind == "disk" else request.getfixturevalue("s3_url")
-    store, llm = made.make_store(path)
-    made.encode(store, llm, "a")
+    store, llm = synthetic.make_store(path)
+    synthetic.encode(store, llm, "a")
     with store.writer("living", llm) as writer:
-        writer.add_encoding("mine", made.encoding("mine"))
+        writer.add_encoding("mine", synthetic.encoding("mine"))
         if kind == "disk":
-            children.flush(writer)
+            writer_process.flush(writer)
             (tmp_path / "store" / "writing" / "claiming.new").touch()
         clock, removed, verified = work(skew, path, llm, "b")
         assert abs(float(clock.split()[1]) - time.time() - 3600 * skew) < 300
         assert removed == "removed 0" if kind == "disk" else "living.lock: a writer is at work" in removed
         assert verified == "verified []"
-        assert made.encode(EncodingStore.open(path), llm, "b") == 0, "its rows are there for all"
+        assert synthetic.encode(EncodingStore.open(path), llm, "b") == 0, "its rows are there for all"
         assert kind == "s3" or (tmp_path / "store" / "writing" / "claiming.new").exists(), "somebody is just claiming"
     assert work(-skew, path, llm, "b")[2] == "verified []"
     store = EncodingStore.open(path)
-    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     assert store.encoding(llm, "mine") is not None
     assert store.claims.claimed() == []
     assert store.verify() == []

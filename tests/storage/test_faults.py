@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from storage import EncodingStore
-from storage.gc import collect
-from storage.repair import repair
-from tests.storage import children, made
+from storage.maintenance.gc import collect
+from storage.maintenance.repair import repair
+from tests.storage import synthetic, writer_process
 
 
 @pytest.fixture
 def store(tmp_path) -> EncodingStore:
-    store, llm = made.make_store(tmp_path / "store")
-    made.encode(store, llm, "a")
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a")
     return store
 
 
@@ -30,10 +30,13 @@ def check_and_finish(store: EncodingStore, source: str) -> None:
     (llm,) = store.fingerprints()
     store = EncodingStore.open(store.path)
     assert store.verify() == []
-    rows = made.rows_of(store, llm)
-    assert rows in (made.expected_rows("a"), made.expected_rows("a") + made.expected_rows(source))
-    made.encode(store, llm, source)
-    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows(source)
+    rows = synthetic.rows_of(store, llm)
+    assert rows in (
+        synthetic.expected_rows("a"),
+        synthetic.expected_rows("a") + synthetic.expected_rows(source),
+    )
+    synthetic.encode(store, llm, source)
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows(source)
     collect(store)
     assert store.rejects()["row"].to_pylist() == [6, 13, 6, 13]
     assert store.verify() == []
@@ -46,7 +49,7 @@ def test_killed_before_any_file_operation(store, tmp_path):
     committed, number, code = 0, 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
-        code = children.run(children.die_at_file_operation, copy.path, llm, "b", number)
+        code = writer_process.run(writer_process.die_at_file_operation, copy.path, llm, "b", number)
         assert code in (-signal.SIGKILL, 0)
         committed += copy.version == 2
         check_and_finish(copy, "b")
@@ -61,7 +64,7 @@ def test_killed_at_any_time(store, tmp_path):
     (llm,) = store.fingerprints()
     for number in range(6):
         copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
-        process = children.start(children.encode, copy.path, llm, "b")
+        process = writer_process.start(writer_process.encode, copy.path, llm, "b")
         while not list((copy.path / "writing").glob("*.lock")) and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.02 * number)
@@ -72,13 +75,13 @@ def test_killed_at_any_time(store, tmp_path):
 
 def test_gc_leaves_a_living_writer_alone_and_clears_after_a_dead_one(store):
     (llm,) = store.fingerprints()
-    children.run(children.die_while_writing, store.path, llm, "lost")
+    writer_process.run(writer_process.die_while_writing, store.path, llm, "lost")
     left = [path.name for path in (store.path / "shards").iterdir()]
     assert len(left) == 2
     with store.writer("living", llm) as writer:
         assert len(list((store.path / "shards").iterdir())) == 1, "a writer clears up after the dead"
-        writer.add_encoding("x", made.encoding("x"))
-        children.flush(writer)
+        writer.add_encoding("x", synthetic.encoding("x"))
+        writer_process.flush(writer)
         assert collect(EncodingStore.open(store.path)).paths == ()
     assert store.verify() == []
     assert len(store.shards()) == 2
@@ -86,7 +89,7 @@ def test_gc_leaves_a_living_writer_alone_and_clears_after_a_dead_one(store):
 
 def test_gc_after_a_kill(store):
     (llm,) = store.fingerprints()
-    children.run(children.die_while_writing, store.path, llm, "lost")
+    writer_process.run(writer_process.die_while_writing, store.path, llm, "lost")
     assert store.verify() == []
     assert len(store.info()["being_written"]) == 1
     planned = collect(store, dry_run=True)
@@ -100,7 +103,7 @@ def test_gc_after_a_kill(store):
 @pytest.mark.parametrize("limit", [0, 100, 400, 1500, 4000, 8000])
 def test_a_file_can_grow_no_more(store, limit):
     (llm,) = store.fingerprints()
-    assert children.run(children.encode_with_file_limit, store.path, llm, "b", limit) == 7
+    assert writer_process.run(writer_process.encode_with_file_limit, store.path, llm, "b", limit) == 7
     assert store.version == 1
     assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in store.shards()}
     check_and_finish(store, "b")
@@ -118,10 +121,10 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def test_full_disk(small_disk):
-    store, llm = made.make_store(small_disk / "store")
-    made.encode(store, llm, "a")
+    store, llm = synthetic.make_store(small_disk / "store")
+    synthetic.encode(store, llm, "a")
     for rows in (600, 1000, 2000):
-        assert children.run(children.encode_on_full_disk, store.path, llm, "b", rows) == 7
+        assert writer_process.run(writer_process.encode_on_full_disk, store.path, llm, "b", rows) == 7
         assert store.version == 1
         assert EncodingStore.open(store.path).verify() == []
     check_and_finish(store, "b")
@@ -131,14 +134,14 @@ def test_full_disk(small_disk):
 def test_read_only_folder():
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        store, llm = made.make_store(Path(folder, "store"))
-        made.encode(store, llm, "a")
+        store, llm = synthetic.make_store(Path(folder, "store"))
+        synthetic.encode(store, llm, "a")
         check_read_only(store)
 
 
 def check_read_only(store: EncodingStore) -> None:
     (llm,) = store.fingerprints()
-    assert children.run(children.encode_as_nobody, store.path, llm, "b") == 7
+    assert writer_process.run(writer_process.encode_as_nobody, store.path, llm, "b") == 7
     assert store.version == 1
     check_and_finish(store, "b")
 
@@ -148,7 +151,7 @@ def test_power_lost_after_the_commit(store, tmp_path):
     (llm,) = store.fingerprints()
     before = set(store.path.rglob("*"))
     notes = tmp_path / "notes"
-    assert children.run(children.encode_noting_syncs, store.path, llm, "b", notes) == 0
+    assert writer_process.run(writer_process.encode_noting_syncs, store.path, llm, "b", notes) == 0
     synced = {(int(inode), state) for inode, state in json.loads(notes.read_text()).items()}
     for path in sorted(set(store.path.rglob("*")) - before):
         if path.parent.name != "writing":
@@ -166,13 +169,13 @@ def test_killed_while_repairing(store, tmp_path):
     number, code = 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
-        code = children.run(children.die_while_repairing, copy.path, number)
+        code = writer_process.run(writer_process.die_while_repairing, copy.path, number)
         assert {problem.kind for problem in copy.verify()} in (set(), {"truncated"})
         repair(copy, copy.verify())
-        made.encode(copy, llm, "a")
+        synthetic.encode(copy, llm, "a")
         collect(copy)
         assert copy.verify() == []
-        assert made.rows_of(copy, llm) == made.expected_rows("a")
+        assert synthetic.rows_of(copy, llm) == synthetic.expected_rows("a")
         shutil.rmtree(copy.path)
         number += 11
     assert code == 0
@@ -182,32 +185,34 @@ def test_many_writers_at_once(store):
     """Four processes; two of them take on the same sources."""
     (llm,) = store.fingerprints()
     sources = [("b", "c", "d"), ("d", "c", "b"), ("e", "f"), ("g", "h")]
-    processes = [children.start(children.encode, store.path, llm, *names) for names in sources]
+    processes = [writer_process.start(writer_process.encode, store.path, llm, *names) for names in sources]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert made.rows_of(store, llm) == [row for source in "abcdefgh" for row in made.expected_rows(source)]
+    assert synthetic.rows_of(store, llm) == [row for source in "abcdefgh" for row in synthetic.expected_rows(source)]
     assert len(store.rejects()) == 8 * 2
     assert store.verify() == []
 
 
 def test_verify_and_gc_beside_writers(store):
     (llm,) = store.fingerprints()
-    processes = [children.start(children.encode, store.path, llm, *sources) for sources in ("bcdef", "fghij")]
+    processes = [
+        writer_process.start(writer_process.encode, store.path, llm, *sources) for sources in ("bcdef", "fghij")
+    ]
     while any(process.is_alive() for process in processes):
         assert EncodingStore.open(store.path).verify() == []
         assert collect(store).paths == ()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert made.rows_of(store, llm) == [row for source in "abcdefghij" for row in made.expected_rows(source)]
+    assert synthetic.rows_of(store, llm) == [row for source in "abcdefghij" for row in synthetic.expected_rows(source)]
 
 
 def test_many_first_runs_at_once(tmp_path):
     path = tmp_path / "store"
-    processes = [children.start(children.create_and_encode, path, source) for source in "abcd"]
+    processes = [writer_process.start(writer_process.create_and_encode, path, source) for source in "abcd"]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
     store = EncodingStore.open(path)
     (llm,) = store.fingerprints()
-    assert made.rows_of(store, llm) == [row for source in "abcd" for row in made.expected_rows(source)]
+    assert synthetic.rows_of(store, llm) == [row for source in "abcd" for row in synthetic.expected_rows(source)]
     assert store.verify() == []

@@ -7,17 +7,17 @@ import torch
 from safetensors import safe_open
 
 from storage import EncodingStore, caption_hash, content_hash
-from storage.export import export
-from storage.gc import collect, drop
-from storage.reader import EncodingDataset
-from tests.storage import made
+from storage.maintenance.export import export
+from storage.maintenance.gc import collect, drop
+from storage.reading.dataset import EncodingDataset
+from tests.storage import synthetic
 
 
 @pytest.fixture
 def store(tmp_path) -> EncodingStore:
-    store, llm = made.make_store(tmp_path / "store")
-    made.encode(store, llm, "a")
-    made.encode(store, llm, "b")
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a")
+    synthetic.encode(store, llm, "b")
     return store
 
 
@@ -25,25 +25,27 @@ def test_nothing_goes_while_every_version_is_kept(store):
     (llm,) = store.fingerprints()
     drop(store, fingerprint=llm)
     assert collect(store).paths == ()
-    assert made.rows_of(store, llm) == []
+    assert synthetic.rows_of(store, llm) == []
     old = EncodingStore.open(store.path, version=2)
-    assert made.rows_of(old, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert synthetic.rows_of(old, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     assert old.verify() == store.verify() == []
 
 
 def test_gc_removes_what_no_kept_version_names(store):
     (llm,) = store.fingerprints()
     version = drop(store, fingerprint=llm)
-    other = store.register_fingerprint({**made.LLM, "g": [2.0, 2.0]})
-    made.encode(store, other, "a")
+    other = store.register_fingerprint({**synthetic.LLM, "g": [2.0, 2.0]})
+    synthetic.encode(store, other, "a")
     size = store.size("shards")
     planned = collect(store, keep=[], dry_run=True)
     assert store.size("shards") == size
     collected = collect(store, keep=[])
     assert collected == planned
     assert collected.kept_versions == (version + 1,)
-    assert store.size("shards") <= size - sum(len(made.encoding(text)) * 32 for _, _, text in made.expected_rows("a"))
-    assert made.rows_of(store, other) == made.expected_rows("a")
+    assert store.size("shards") <= size - sum(
+        len(synthetic.encoding(text)) * 32 for _, _, text in synthetic.expected_rows("a")
+    )
+    assert synthetic.rows_of(store, other) == synthetic.expected_rows("a")
     assert store.verify() == []
     with pytest.raises(ValueError, match="version 2 is not kept any more"):
         EncodingStore.open(store.path, version=2)
@@ -53,7 +55,7 @@ def test_gc_keeps_the_versions_it_is_told(store):
     (llm,) = store.fingerprints()
     drop(store, fingerprint=llm)
     collect(store, keep=[1])
-    assert made.rows_of(EncodingStore.open(store.path, version=1), llm) == made.expected_rows("a")
+    assert synthetic.rows_of(EncodingStore.open(store.path, version=1), llm) == synthetic.expected_rows("a")
     assert len(EncodingDataset(store.path, 1, llm, 4)) == 18
     with pytest.raises(ValueError, match="expected version 9"):
         collect(store, keep=[9])
@@ -64,18 +66,18 @@ def test_shards_shared_between_sources_stay(store):
     (llm,) = store.fingerprints()
     drop(store, source_hash=content_hash(b"a"))
     collect(store, keep=[])
-    assert made.rows_of(store, llm) == made.expected_rows("b")
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("b")
     assert store.verify() == []
-    for _, _, caption in made.expected_rows("b"):
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
-    assert made.encode(store, llm, "a") == 20, "rejects are dropped with their source"
+    for _, _, caption in synthetic.expected_rows("b"):
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
+    assert synthetic.encode(store, llm, "a") == 20, "rejects are dropped with their source"
 
 
 def test_an_edited_source_takes_the_place_of_the_old(store):
     (llm,) = store.fingerprints()
-    made.encode(store, llm, "a, edited")
+    synthetic.encode(store, llm, "a, edited")
     drop(store, fingerprint=llm, source_hash=content_hash(b"a"))
-    assert made.rows_of(store, llm) == sorted(made.expected_rows("a, edited") + made.expected_rows("b"))
+    assert synthetic.rows_of(store, llm) == sorted(synthetic.expected_rows("a, edited") + synthetic.expected_rows("b"))
 
 
 def test_gc_removes_orphans(store):
@@ -95,8 +97,8 @@ def test_drop_needs_to_be_told_what(store):
 @pytest.mark.parametrize("bands", [1, 2])
 def test_export_as_safetensors(tmp_path, bands):
     store = EncodingStore.create(tmp_path / "store")
-    llm = store.register_fingerprint({**made.LLM, "bands": bands})
-    made.encode(store, llm, "a")
+    llm = store.register_fingerprint({**synthetic.LLM, "bands": bands})
+    synthetic.encode(store, llm, "a")
     paths = export(store, tmp_path / "out", llm, samples_a_file=7)
     assert [path.name for path in paths] == [f"samples-0000{i}.safetensors" for i in range(3)]
     rows = []
@@ -110,9 +112,9 @@ def test_export_as_safetensors(tmp_path, bands):
                     encoding.view(torch.uint16).numpy(), store.encoding(llm, caption_hash(sample["caption"]))
                 )
                 latent = file.get_tensor(f"{number}.latent").numpy()
-                np.testing.assert_array_equal(latent, made.latent(f"a/{sample['row']}"))
+                np.testing.assert_array_equal(latent, synthetic.latent(f"a/{sample['row']}"))
                 rows.append((sample["source"], sample["row"], sample["caption"]))
-    assert rows == made.expected_rows("a")
+    assert rows == synthetic.expected_rows("a")
 
 
 def test_export_as_parquet(store, tmp_path):
@@ -121,9 +123,11 @@ def test_export_as_parquet(store, tmp_path):
     for row in pq.read_table(path).to_pylist():
         encoding = np.array(row["encoding"], np.float32).reshape(row["encoding_shape"])
         bits = (encoding.view(np.uint32) >> 16).astype(np.uint16)
-        np.testing.assert_array_equal(bits, made.encoding(row["caption"]))
+        np.testing.assert_array_equal(bits, synthetic.encoding(row["caption"]))
         latent = np.array(row["latent"], np.float16).reshape(row["latent_shape"])
-        np.testing.assert_array_equal(latent, made.latent(f"{row['source'].removesuffix('.parquet')}/{row['row']}"))
+        np.testing.assert_array_equal(
+            latent, synthetic.latent(f"{row['source'].removesuffix('.parquet')}/{row['row']}")
+        )
 
 
 def test_export_refuses(store, tmp_path):

@@ -10,13 +10,13 @@ import obstore
 import pytest
 
 from storage import EncodingStore, caption_hash
-from storage.export import export
-from storage.files import file_sizes, list_folder, read_file, write_file
-from storage.gc import collect
-from storage.places import ObjectPath, place
-from storage.reader import EncodingDataset
-from storage.repair import repair
-from tests.storage import children, made
+from storage.io.files import file_sizes, list_folder, read_file, write_file
+from storage.io.paths import ObjectPath, place
+from storage.maintenance.export import export
+from storage.maintenance.gc import collect
+from storage.maintenance.repair import repair
+from storage.reading.dataset import EncodingDataset
+from tests.storage import synthetic, writer_process
 
 pytestmark = pytest.mark.xdist_group("s3")
 CONTEXT = get_context("spawn")  # a fork server may have been started without the object store's address
@@ -24,8 +24,8 @@ CONTEXT = get_context("spawn")  # a fork server may have been started without th
 
 @pytest.fixture
 def store(s3_url) -> EncodingStore:
-    store, llm = made.make_store(s3_url)
-    made.encode(store, llm, "a")
+    store, llm = synthetic.make_store(s3_url)
+    synthetic.encode(store, llm, "a")
     return store
 
 
@@ -36,30 +36,30 @@ def start(function, *arguments):
 
 
 def test_processes_write_at_once(s3_url):
-    processes = [start(children.create_and_encode, s3_url, source) for source in ("a", "b", "b")]
+    processes = [start(writer_process.create_and_encode, s3_url, source) for source in ("a", "b", "b")]
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
     store = EncodingStore.open(s3_url)
     (llm,) = store.fingerprints()
-    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     assert store.verify() == []
 
 
 @pytest.mark.parametrize("moment", ["before anything is uploaded", "between data and commit"])
 def test_a_killed_writer(store, s3_url, moment, monkeypatch):
     (llm,) = store.fingerprints()
-    die = children.die_while_writing if moment.startswith("before") else children.die_before_commit
+    die = writer_process.die_while_writing if moment.startswith("before") else writer_process.die_before_commit
     process = start(die, s3_url, llm, "x")
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (store.version, store.verify()) == (1, [])
     with pytest.raises(ValueError, match="a writer is at work"):
         collect(store)
-    made.encode(store, llm, "b")
-    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+    synthetic.encode(store, llm, "b")
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     shards = len(list_folder(store.path / "shards"))
-    monkeypatch.setattr("storage.leases.STALE_AFTER", 0.0)
+    monkeypatch.setattr("storage.locks.lease.STALE_AFTER", 0.0)
     assert len(collect(store).paths) == shards - 2 == moment.startswith("between")
     assert (store.claims.claimed(), store.verify()) == ([], [])
 
@@ -67,10 +67,10 @@ def test_a_killed_writer(store, s3_url, moment, monkeypatch):
 def test_who_writes_and_who_removes_keep_out_of_each_others_way(store, monkeypatch):
     (llm,) = store.fingerprints()
     with store.writer("mine", llm) as writer:
-        writer.add_encoding("x", made.encoding("x"))
+        writer.add_encoding("x", synthetic.encoding("x"))
         with pytest.raises(ValueError, match="mine.lock: a writer is at work"):
             collect(store)
-    monkeypatch.setattr("storage.leases.WAIT", 0.0)
+    monkeypatch.setattr("storage.locks.lease.WAIT", 0.0)
     with store.claims.removing():
         with pytest.raises(ValueError, match="somebody removes files"), store.writer("other", llm):
             pass
@@ -82,11 +82,11 @@ def test_who_writes_and_who_removes_keep_out_of_each_others_way(store, monkeypat
 
 def test_a_writer_at_work_renews_its_lease(store, monkeypatch):
     (llm,) = store.fingerprints()
-    monkeypatch.setattr("storage.leases.RENEW_AFTER", 0.0)
+    monkeypatch.setattr("storage.locks.lease.RENEW_AFTER", 0.0)
     with store.writer("mine", llm) as writer:
         lock = store.path / "writing" / "mine.lock"
         before = json.loads(read_file(lock))
-        writer.add_encoding("x", made.encoding("x"))
+        writer.add_encoding("x", synthetic.encoding("x"))
         after = json.loads(read_file(lock))
     assert after["since"] > before["since"]
     assert after["pid"] == os.getpid()
@@ -94,7 +94,7 @@ def test_a_writer_at_work_renews_its_lease(store, monkeypatch):
 
 def test_damage_is_found_and_mended(store):
     (llm,) = store.fingerprints()
-    made.encode(store, llm, "b")
+    synthetic.encode(store, llm, "b")
     chunks = chunks_of(store)
     data = bytearray(read_file(chunks[0]))
     data[len(data) // 3] ^= 1
@@ -106,16 +106,16 @@ def test_damage_is_found_and_mended(store):
     repaired = repair(store, problems)
     assert len(repaired.lost) > 0
     for source in ("a", "b"):
-        made.encode(store, llm, source)
-    assert made.rows_of(store, llm) == made.expected_rows("a") + made.expected_rows("b")
+        synthetic.encode(store, llm, source)
+    assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     collect(store, keep=[])
     assert store.verify() == []
 
 
 def test_the_same_batches_as_from_a_disk(store, s3_url, tmp_path):
     (llm,) = store.fingerprints()
-    local, _ = made.make_store(tmp_path / "store")
-    made.encode(local, llm, "a")
+    local, _ = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(local, llm, "a")
     ours, theirs = (list(EncodingDataset(path, None, llm, 4).epoch(0)) for path in (s3_url, tmp_path / "store"))
     assert len(ours) == len(theirs) > 2
     for one, other in zip(ours, theirs, strict=True):
@@ -160,7 +160,8 @@ def test_the_server_is_away(store, s3_url, monkeypatch):
     """An object store that does not answer is no damage: nothing of it may be taken for lost."""
     (llm,) = store.fingerprints()
     np.testing.assert_array_equal(
-        store.encoding(llm, caption_hash(made.caption("a", 1))), made.encoding(made.caption("a", 1))
+        store.encoding(llm, caption_hash(synthetic.caption("a", 1))),
+        synthetic.encoding(synthetic.caption("a", 1)),
     )
     away = obstore.store.S3Store(
         place(s3_url).bucket,
@@ -170,7 +171,7 @@ def test_the_server_is_away(store, s3_url, monkeypatch):
     )
     monkeypatch.setattr(ObjectPath, "client", away)
     with pytest.raises(OSError, match=s3_url):
-        store.encoding(llm, caption_hash(made.caption("a", 1)))
+        store.encoding(llm, caption_hash(synthetic.caption("a", 1)))
     with pytest.raises(OSError, match=s3_url):
         EncodingStore.open(s3_url)
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import EncodingStore, caption_hash, content_hash, tables
-from storage.gc import collect, drop
-from storage.repair import repair
-from tests.storage import children, made
+from storage import EncodingStore, caption_hash, content_hash
+from storage.index import table
+from storage.maintenance.gc import collect, drop
+from storage.maintenance.repair import repair
+from tests.storage import synthetic, writer_process
 
 ROWS = range(8)
 
@@ -170,18 +171,18 @@ def cuts(request, tmp_path) -> Callable[[Path], Cuts]:
 
 @pytest.fixture
 def store(tmp_path) -> EncodingStore:
-    store, llm = made.make_store(tmp_path / "store")
-    made.encode(store, llm, "a", ROWS, shard="a")
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a", ROWS, shard="a")
     return store
 
 
 def expected(*sources: str) -> list[tuple[str, int, str]]:
-    return [row for source in sources for row in made.expected_rows(source, ROWS)]
+    return [row for source in sources for row in synthetic.expected_rows(source, ROWS)]
 
 
 def rows_of(store: EncodingStore) -> list[tuple[str, int, str]]:
     (llm,) = store.fingerprints()
-    return made.rows_of(store, llm)
+    return synthetic.rows_of(store, llm)
 
 
 def check(path: Path, *sources: str) -> None:
@@ -192,21 +193,21 @@ def check(path: Path, *sources: str) -> None:
     assert store.verify() == []
     assert rows_of(store) == expected(*sources)
     for _, _, caption in expected(*sources):
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
     assert not list((path / "writing").glob("*.lock"))
 
 
 def test_while_encoding(store, cuts):
     (llm,) = store.fingerprints()
     with cuts(store.path) as made_cuts:
-        made.encode(store, llm, "b", ROWS, shard="b")
+        synthetic.encode(store, llm, "b", ROWS, shard="b")
     there = []
     for path in made_cuts.copies:
         cut = EncodingStore.open(path)
         assert cut.verify() == []
         there.append(rows_of(cut))
         assert there[-1] in (expected("a"), expected("a", "b"))
-        made.encode(cut, llm, "b", ROWS)
+        synthetic.encode(cut, llm, "b", ROWS)
         check(path, "a", "b")
     assert len(there) > 10
     assert there[0] == expected("a")
@@ -215,7 +216,7 @@ def test_while_encoding(store, cuts):
 
 def test_while_dropping(store, cuts):
     (llm,) = store.fingerprints()
-    made.encode(store, llm, "b", ROWS, shard="b")
+    synthetic.encode(store, llm, "b", ROWS, shard="b")
     with cuts(store.path) as made_cuts:
         drop(store, source_hash=content_hash(b"a"))
     for path in made_cuts.copies:
@@ -229,9 +230,9 @@ def test_while_dropping(store, cuts):
 def test_while_removing_what_is_not_kept(store, cuts):
     """A file that was removed may be back."""
     (llm,) = store.fingerprints()
-    made.encode(store, llm, "b", ROWS, shard="b")
+    synthetic.encode(store, llm, "b", ROWS, shard="b")
     drop(store, source_hash=content_hash(b"a"))
-    children.run(children.die_while_writing, store.path, llm, "lost")
+    writer_process.run(writer_process.die_while_writing, store.path, llm, "lost")
     with cuts(store.path) as made_cuts:
         collect(store, keep=[])
         for _ in range(10):
@@ -246,7 +247,7 @@ def test_while_removing_what_is_not_kept(store, cuts):
 @pytest.mark.parametrize("cuts", [HalfOfTheBytes, Anything], ids=["half of the bytes", "anything"], indirect=True)
 def test_while_repairing(store, cuts):
     (llm,) = store.fingerprints()
-    made.encode(store, llm, "b", ROWS, shard="b")
+    synthetic.encode(store, llm, "b", ROWS, shard="b")
     chunk = next(path for path in sorted((store.path / "shards/a/encodings").rglob("c/**/*")) if path.is_file())
     content = bytearray(chunk.read_bytes())
     content[100] ^= 1
@@ -259,7 +260,7 @@ def test_while_repairing(store, cuts):
         assert {problem.shard for problem in problems} <= {"a"}
         repair(cut, problems)
         for source in ("a", "b"):
-            made.encode(cut, llm, source, ROWS)
+            synthetic.encode(cut, llm, source, ROWS)
         check(path, "a", "b")
 
 
@@ -267,18 +268,18 @@ def test_while_making_a_store(tmp_path, cuts):
     place = tmp_path / "place"
     place.mkdir()
     with cuts(place) as made_cuts:
-        made.make_store(place / "store")
+        synthetic.make_store(place / "store")
     for path in made_cuts.copies:
         store = EncodingStore.open_or_create(path / "store")
-        made.encode(store, store.register_fingerprint(made.LLM), "a", ROWS)
+        synthetic.encode(store, store.register_fingerprint(synthetic.LLM), "a", ROWS)
         check(store.path, "a")
 
 
 def test_while_summing_up_the_log(store, cuts, monkeypatch):
     (llm,) = store.fingerprints()
-    monkeypatch.setattr(tables, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(table, "CHECKPOINT_EVERY", 2)
     with cuts(store.path) as made_cuts:
-        made.encode(store, llm, "b", [0, 6], shard="b")
+        synthetic.encode(store, llm, "b", [0, 6], shard="b")
     assert list((made_cuts.copies[-1] / "index" / "_delta_log").glob("*.checkpoint*"))
     for path in made_cuts.copies:
         assert EncodingStore.open(path).verify() == []

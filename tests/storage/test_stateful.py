@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from storage import EncodingStore, caption_hash, content_hash
-from storage.gc import collect, drop
-from storage.repair import repair
-from tests.storage import children, made
+from storage.maintenance.gc import collect, drop
+from storage.maintenance.repair import repair
+from tests.storage import synthetic, writer_process
 
 SOURCES = st.sampled_from(["a", "b", "c"])
 ENCODERS = st.sampled_from([0, 1])
@@ -33,7 +33,7 @@ class History(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "store"
         self.store = EncodingStore.create(self.path)
-        self.encoders = [self.store.register_fingerprint({**made.LLM, "seed": seed}) for seed in range(2)]
+        self.encoders = [self.store.register_fingerprint({**synthetic.LLM, "seed": seed}) for seed in range(2)]
         self.edits = dict.fromkeys("abc", 0)
         self.samples: set[Key] = set()
         self.rejects: set[Key] = set()
@@ -60,7 +60,7 @@ class History(RuleBasedStateMachine):
 
     @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
     def encode(self, encoder, source, rows):
-        made.encode(self.store, self.encoders[encoder], self.now(source), rows)
+        synthetic.encode(self.store, self.encoders[encoder], self.now(source), rows)
         self.expect(encoder, self.now(source), rows)
         self.note()
 
@@ -71,11 +71,11 @@ class History(RuleBasedStateMachine):
         done = self.store.find_samples(fingerprint, content_hash(name.encode()))
         with self.store.writer(None, fingerprint) as writer:
             for row in sorted({row for row in rows if row % 7 != 6} - done):
-                text = made.caption(name, row)
-                writer.add_encoding(caption_hash(text), made.encoding(text))
-                writer.add_latent(made.latent_key(name, row), made.latent(f"{name}/{row}"))
-                writer.add_sample(made.sample(fingerprint, name, row, text))
-            made.encode(EncodingStore.open(self.path), fingerprint, name, rows)
+                text = synthetic.caption(name, row)
+                writer.add_encoding(caption_hash(text), synthetic.encoding(text))
+                writer.add_latent(synthetic.latent_key(name, row), synthetic.latent(f"{name}/{row}"))
+                writer.add_sample(synthetic.sample(fingerprint, name, row, text))
+            synthetic.encode(EncodingStore.open(self.path), fingerprint, name, rows)
             self.expect(encoder, name, rows)
             self.note()
         self.note()
@@ -84,7 +84,7 @@ class History(RuleBasedStateMachine):
     def encode_and_be_killed(self, encoder, source, number):
         """Of the source's rows that were not there, all came in, or none; its rejects come in before them."""
         version, name, expected = self.store.version, self.now(source), (self.samples.copy(), self.rejects.copy())
-        code = children.run(children.die_at_file_operation, self.path, self.encoders[encoder], name, number)
+        code = writer_process.run(writer_process.die_at_file_operation, self.path, self.encoders[encoder], name, number)
         assert code in (0, -signal.SIGKILL)
         self.expect(encoder, name, range(20))
         if self.store.version == version and code != 0:
@@ -95,7 +95,7 @@ class History(RuleBasedStateMachine):
 
     @rule(encoder=ENCODERS)
     def die_with_data_on_the_disk(self, encoder):
-        code = children.run(children.die_while_writing, self.path, self.encoders[encoder], "lost")
+        code = writer_process.run(writer_process.die_while_writing, self.path, self.encoders[encoder], "lost")
         assert code == -signal.SIGKILL
 
     @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
@@ -103,7 +103,7 @@ class History(RuleBasedStateMachine):
         """A source's captions change: it is encoded again, and what was encoded of it before is dropped."""
         before = self.now(source)
         self.edits[source] += 1
-        made.encode(self.store, self.encoders[encoder], self.now(source), rows)
+        synthetic.encode(self.store, self.encoders[encoder], self.now(source), rows)
         self.expect(encoder, self.now(source), rows)
         self.note()
         drop(self.store, source_hash=content_hash(before.encode()))
@@ -149,14 +149,14 @@ class History(RuleBasedStateMachine):
         lost = self.keys_of(repair(self.store, problems).lost.to_pylist())
         parts = {part for problem in problems for part in (*problem.encodings, *problem.latents)}
         for encoder, source, row in lost:
-            encoding = self.encoders[encoder], caption_hash(made.caption(source, row))
-            assert encoding in parts or made.latent_key(source, row) in parts
+            encoding = self.encoders[encoder], caption_hash(synthetic.caption(source, row))
+            assert encoding in parts or synthetic.latent_key(source, row) in parts
         assert lost <= self.samples
         self.samples -= lost
         self.note()
         for encoder, source in {key[:2] for key in lost if again}:
             rows = [row for *of, row in sorted(self.samples | lost) if of == [encoder, source]]
-            anew = made.encode(self.store, self.encoders[encoder], source, rows)
+            anew = synthetic.encode(self.store, self.encoders[encoder], source, rows)
             assert anew == len([key for key in lost if key[:2] == (encoder, source)])
             self.samples |= {(encoder, source, row) for row in rows}
             self.note()
@@ -203,14 +203,14 @@ class History(RuleBasedStateMachine):
 
     def check_rows(self, store: EncodingStore, samples: set[Key] | frozenset[Key]) -> None:
         for encoder, fingerprint in enumerate(self.encoders):
-            expected = [(f"{s}.parquet", row, made.caption(s, row)) for e, s, row in samples if e == encoder]
-            assert made.rows_of(store, fingerprint) == sorted(expected)
+            expected = [(f"{s}.parquet", row, synthetic.caption(s, row)) for e, s, row in samples if e == encoder]
+            assert synthetic.rows_of(store, fingerprint) == sorted(expected)
 
     def check_bits(self, store: EncodingStore, samples: list[Key]) -> None:
         for encoder, source, row in samples:
-            text = made.caption(source, row)
+            text = synthetic.caption(source, row)
             found = store.encoding(self.encoders[encoder], caption_hash(text))
-            np.testing.assert_array_equal(found, made.encoding(text))
+            np.testing.assert_array_equal(found, synthetic.encoding(text))
 
     def teardown(self):
         if not hasattr(self, "store"):

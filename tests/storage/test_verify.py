@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from storage import EncodingStore, caption_hash
-from storage.repair import repair
-from tests.storage import made
+from storage.maintenance.repair import repair
+from tests.storage import synthetic
 
 ROWS = range(40)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    store, llm = made.make_store(tmp_path_factory.mktemp("whole") / "store")
+    store, llm = synthetic.make_store(tmp_path_factory.mktemp("whole") / "store")
     for source in ("a", "b"):
-        made.encode(store, llm, source, ROWS, shard=source)
+        synthetic.encode(store, llm, source, ROWS, shard=source)
     assert store.verify() == []
     return store.path
 
@@ -105,30 +105,30 @@ def test_rows_that_the_files_do_not_hold(store):
 def test_repair_loses_only_what_is_lost(store, kind, place):
     (llm,) = store.fingerprints()
     flip(chunk(store, kind), place)
-    before, problems = made.rows_of(store, llm), store.verify()
+    before, problems = synthetic.rows_of(store, llm), store.verify()
     version = store.version
     repaired = repair(store, problems)
     lost = [(row["source"], row["row"]) for row in repaired.lost.to_pylist()]
     assert repaired.version == store.version == version + 1
     assert store.verify() == []
-    assert made.rows_of(store, llm) == [row for row in before if row[:2] not in lost]
+    assert synthetic.rows_of(store, llm) == [row for row in before if row[:2] not in lost]
     if place != -1:  # the last byte is of the index of the file: all its chunks are lost
         assert len(lost) <= len(problems[0].encodings) * 2 + len(problems[0].latents) <= 8
-    assert made.encode(store, llm, "a", ROWS) + made.encode(store, llm, "b", ROWS) == len(lost)
-    assert made.rows_of(store, llm) == before
+    assert synthetic.encode(store, llm, "a", ROWS) + synthetic.encode(store, llm, "b", ROWS) == len(lost)
+    assert synthetic.rows_of(store, llm) == before
     assert store.verify() == []
     for _, _, caption in before:
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), made.encoding(caption))
+        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
 
 
 def test_repair_of_a_lost_shard(store):
     (llm,) = store.fingerprints()
-    before = made.rows_of(store, llm)
+    before = synthetic.rows_of(store, llm)
     shutil.rmtree(store.path / "shards/a")
     lost = repair(store, store.verify()).lost
     assert set(lost["source"].to_pylist()) == {"a.parquet", "b.parquet"}, "b's rows share some of a's captions"
-    assert made.encode(store, llm, "a", ROWS) + made.encode(store, llm, "b", ROWS) == len(lost)
-    assert made.rows_of(store, llm) == before
+    assert synthetic.encode(store, llm, "a", ROWS) + synthetic.encode(store, llm, "b", ROWS) == len(lost)
+    assert synthetic.rows_of(store, llm) == before
     assert store.verify() == []
 
 

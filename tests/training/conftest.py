@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import runs
+from tests.training import training_run
 
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store and a base that no test changes."""
     root = tmp_path_factory.mktemp("training")
-    runs.save_base(root / "base")
-    llm, base = runs.make_store(root / "store")
+    training_run.save_base(root / "base")
+    llm, base = training_run.make_store(root / "store")
     (root / "fingerprints.json").write_text(json.dumps({"llm": llm, "base": base}))
     return root
 
@@ -32,5 +32,5 @@ def root(parts: Path, tmp_path: Path) -> Path:
 def not_launched() -> Iterator[None]:
     """A run in this process sets what a launcher would; the processes of later tests must not inherit it."""
     yield
-    for name in runs.LAUNCHED:
+    for name in training_run.LAUNCHED:
         os.environ.pop(name, None)

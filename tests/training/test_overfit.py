@@ -14,12 +14,12 @@ import torch
 from diffusers import DDPMScheduler
 
 from llmdiff.training import TrainConfig
-from llmdiff.training.objective import Null, Objective, plain_attention, sample_generators
+from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
 from llmdiff.training.validation import Validation
 from storage import EncodingStore, Sample, caption_hash
-from storage.reader import Batch, EncodingDataset
+from storage.reading.dataset import Batch, EncodingDataset
 from tests.adapter import tiny
-from tests.training.runs import bits
+from tests.training.training_run import bits
 
 IMAGES, STEPS, RATE = 8, 400, 1e-2
 CAPTIONS = tuple(f"image {i}" for i in range(IMAGES))
@@ -57,7 +57,7 @@ def build(store: EncodingStore, config: TrainConfig) -> Objective:
     adapter.install(unet)
     schedule = DDPMScheduler.from_config(tiny.schedule("v_prediction").config)
     null = torch.from_numpy(store.encoding(config.fingerprint, caption_hash(""))).view(torch.bfloat16)
-    return Objective(adapter, unet, schedule, Null(null, None), config)
+    return Objective(adapter, unet, schedule, UnconditionalEmbedding(null, None), config)
 
 
 def fit(objective: Objective, batch: Batch) -> list[float]:

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training import TrainConfig
 from llmdiff.training.distributed import parameter_groups
-from llmdiff.training.ema import Average
+from llmdiff.training.ema import EMA
 from llmdiff.training.loop import learning_rate
-from llmdiff.training.objective import Null, Objective, noised, part_of, sample_generators, split
+from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
 from llmdiff.training.optimiser import LossScale, PlainAdamW
-from storage.reader import Batch
+from storage.reading.dataset import Batch
 from tests.adapter import tiny
 
 PATHS = {"store": "s", "fingerprint": "f", "base": "b", "output": "o"}
@@ -49,7 +49,9 @@ def objective(adapter: LLMAdapter, null: torch.Tensor | None = None, **changes: 
     adapter.install(unet)
     schedule = DDPMScheduler.from_config(tiny.schedule().config)
     null = torch.randn(1, tiny.HIDDEN) if null is None else null
-    return Objective(adapter, unet, schedule, Null(null, None), TrainConfig(**PATHS, steps=1, **changes))
+    return Objective(
+        adapter, unet, schedule, UnconditionalEmbedding(null, None), TrainConfig(**PATHS, steps=1, **changes)
+    )
 
 
 CPU = torch.device("cpu")
@@ -188,12 +190,12 @@ def test_the_loss_scale_falls_and_rises() -> None:
 
 def test_average_follows_and_forgets_the_start() -> None:
     weights = {"w": torch.zeros(3)}
-    average = Average(weights, decay=0.9)
+    average = EMA(weights, decay=0.9)
     weights["w"].fill_(1.0)
     for step in range(1, 201):
         average.update(weights, step)
     torch.testing.assert_close(average.tensors["w"], torch.ones(3))
-    off = Average(weights, decay=0.0)
+    off = EMA(weights, decay=0.0)
     weights["w"].fill_(2.0)
     off.update(weights, 1)
     assert torch.equal(off.tensors["w"], weights["w"])

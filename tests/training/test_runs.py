@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, lock
-from llmdiff.training.metrics import Meter
+from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.setup import Run
 from llmdiff.training.state import complete, read_state
 from llmdiff.training.worker import main
 from tests.adapter import tiny
 from tests.hosts import two_hosts
-from tests.training import runs
+from tests.training import training_run
 
 
 def train(config: TrainConfig) -> Path | None:
@@ -43,7 +43,7 @@ DRAWING = {"sample_every": 3, "validation_prompts": ("caption 1", "caption 2"), 
 @pytest.fixture(scope="session")
 def finished(parts: Path) -> TrainConfig:
     """An uninterrupted run."""
-    config = runs.config(parts, "finished", **DRAWING)
+    config = training_run.config(parts, "finished", **DRAWING)
     assert train(config) == Path(config.output) / "adapter"
     return config
 
@@ -59,7 +59,7 @@ def test_a_run_leaves_an_adapter_that_loads(finished: TrainConfig, parts: Path) 
 
 
 def test_metrics_say_what_happened(finished: TrainConfig) -> None:
-    rows = runs.rows(finished)
+    rows = training_run.rows(finished)
     assert [row["step"] for row in rows] == list(range(1, 13))
     rates = [row["learning_rate"] for row in rows]
     assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
@@ -101,9 +101,9 @@ def test_the_result_is_the_average_and_the_last_weights_lie_beside_it(finished: 
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: TrainConfig) -> None:
-    before = runs.rows(finished)
+    before = training_run.rows(finished)
     train(finished)
-    assert runs.rows(finished) == before
+    assert training_run.rows(finished) == before
 
 
 KILLED = """
@@ -128,13 +128,13 @@ def before(owner, name, times):
     setattr(owner, name, call)
 
 points = [  # step reached in each life, resuming from what the last one saved
-    ("before the first checkpoint", metrics.Meter, "advance", 3),
+    ("before the first checkpoint", metrics.MetricLogger, "advance", 3),
     ("while a sample is drawn", validation, "write_file", 1),
-    ("after it, before the checkpoint", metrics.Meter, "advance", 4),
+    ("after it, before the checkpoint", metrics.MetricLogger, "advance", 4),
     ("while the weights are saved", checkpoint, "write_adapter", 2),
     ("before the checkpoint counts", checkpoint, "write_last", 1),
     ("before the old ones are removed", checkpoint, "complete", 3),
-    ("between two checkpoints", metrics.Meter, "advance", 3),
+    ("between two checkpoints", metrics.MetricLogger, "advance", 3),
     ("while the result is saved", LLMAdapter, "save", 2),
 ]
 for place, owner, name, times in points:
@@ -150,8 +150,8 @@ for place, owner, name, times in points:
 
 
 def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(finished: TrainConfig, root: Path) -> None:
-    config = runs.config(root, "killed", **DRAWING)
-    lives = runs.start_worker(config, command=["-c", KILLED])
+    config = training_run.config(root, "killed", **DRAWING)
+    lives = training_run.start_worker(config, command=["-c", KILLED])
     printed, _ = lives.communicate(timeout=200)
     assert lives.returncode == 0, printed
     assert re.findall("KILLED (.*)", printed) == [
@@ -166,7 +166,7 @@ def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(fin
     ], printed
     assert not (Path(config.output) / "adapter").exists()
     train(config)
-    assert runs.rows(config) == runs.rows(finished)
+    assert training_run.rows(config) == training_run.rows(finished)
     for name in ("adapter", "checkpoints/step-00000012", "checkpoints/step-00000012/ema", "samples"):
         expected = {path.name: path.read_bytes() for path in (Path(finished.output) / name).glob("*.safetensors")}
         assert {path.name: path.read_bytes() for path in (Path(config.output) / name).glob("*.safetensors")} == expected
@@ -190,13 +190,13 @@ def test_what_was_drawn_past_the_checkpoint_is_gone_and_drawn_anew(finished: Tra
 
 
 def test_a_checkpoint_cut_short_counts_for_nothing(finished: TrainConfig, root: Path) -> None:
-    config = runs.config(root, "cut")
+    config = training_run.config(root, "cut")
     train(config.model_copy(update={"steps": 12}))
     (Path(config.output) / "checkpoints" / "step-00000012" / "state.json").unlink()
     torn = Path(config.output) / "metrics.jsonl"
     torn.write_text(torn.read_text()[:-20])  # a row half written
     train(config)
-    assert runs.rows(config) == runs.rows(finished)
+    assert training_run.rows(config) == training_run.rows(finished)
 
 
 LOADED = """
@@ -213,8 +213,8 @@ sys.exit(code)
 @pytest.fixture(scope="session")
 def stopped(parts: Path) -> tuple[TrainConfig, int, str]:
     """A long run in a process of its own, asked to end after two steps; its exit code and output."""
-    config = runs.config(parts, "stopped", steps=100_000, checkpoint_every=100_000)
-    worker = runs.start_worker(config, command=["-c", LOADED])
+    config = training_run.config(parts, "stopped", steps=100_000, checkpoint_every=100_000)
+    worker = training_run.start_worker(config, command=["-c", LOADED])
     wait_for(Path(config.output) / "metrics.jsonl", worker, lines=2)
     worker.terminate()
     output, _ = worker.communicate(timeout=60)
@@ -225,7 +225,7 @@ def test_sigterm_saves_and_exits_cleanly(stopped: tuple[TrainConfig, int, str]) 
     config, code, output = stopped
     assert code == 0, output
     (saved,) = complete(Path(config.output) / "checkpoints")
-    assert json.loads((saved / "state.json").read_text())["step"] == runs.rows(config)[-1]["step"]
+    assert json.loads((saved / "state.json").read_text())["step"] == training_run.rows(config)[-1]["step"]
     assert not (Path(config.output) / "adapter").exists()
 
 
@@ -238,8 +238,8 @@ def test_neither_llm_nor_autoencoder_is_loaded(stopped: tuple[TrainConfig, int, 
 
 @pytest.mark.parametrize("when", ["at once", "while loading"])
 def test_a_sigterm_before_the_first_step_ends_well_too(root: Path, when: str) -> None:
-    config = runs.config(root)
-    worker = runs.start_worker(config)
+    config = training_run.config(root)
+    worker = training_run.start_worker(config)
     if when == "at once":
         wait_until(lambda: catches_sigterm(worker.pid), worker)
     else:
@@ -265,7 +265,7 @@ subprocess.Popen([sys.executable, "-c", child]).wait()
 
 
 def test_a_worker_is_asked_to_end_when_its_launcher_is_killed() -> None:
-    parent = runs.start_python("-c", PARENT)
+    parent = training_run.start_python("-c", PARENT)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     parent.kill()
@@ -274,7 +274,7 @@ def test_a_worker_is_asked_to_end_when_its_launcher_is_killed() -> None:
 
 
 def test_two_runs_do_not_write_into_one_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = runs.config(root, steps=1)
+    config = training_run.config(root, steps=1)
     monkeypatch.setattr(lock, "PATIENCE", 0.0)
     with (
         lock.locked(config.output),
@@ -287,8 +287,8 @@ def test_two_runs_do_not_write_into_one_folder(root: Path, monkeypatch: pytest.M
 @pytest.fixture(scope="session")
 def two(finished: TrainConfig, parts: Path) -> TrainConfig:
     """The same run on two processes, under the launcher."""
-    config = runs.config(parts, "two", batch_size=2)
-    worker = runs.start_worker(config, processes=2)
+    config = training_run.config(parts, "two", batch_size=2)
+    worker = training_run.start_worker(config, processes=2)
     output, _ = worker.communicate(timeout=200)
     assert worker.returncode == 0, output
     return config
@@ -296,8 +296,8 @@ def two(finished: TrainConfig, parts: Path) -> TrainConfig:
 
 @pytest.mark.slow
 def test_two_processes_see_the_same_losses(finished: TrainConfig, two: TrainConfig) -> None:
-    assert runs.losses(two) == pytest.approx(runs.losses(finished), rel=1e-4)
-    for one, other in zip(runs.rows(finished), runs.rows(two), strict=True):
+    assert training_run.losses(two) == pytest.approx(training_run.losses(finished), rel=1e-4)
+    for one, other in zip(training_run.rows(finished), training_run.rows(two), strict=True):
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
@@ -308,19 +308,19 @@ def test_a_run_of_two_processes_goes_on_with_one(
 ) -> None:
     config = from_step_8(two, root / "one").model_copy(update={"batch_size": 4, "zero_stage": stage})
     train(config)
-    assert runs.losses(config)[:8] == runs.losses(two)[:8]
-    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+    assert training_run.losses(config)[:8] == training_run.losses(two)[:8]
+    assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
 LLMDIFF = str(Path(sys.executable).with_name("llmdiff"))
 FIRST_HOST = """
 import sys
 from pathlib import Path
-from infra.hosts import place_of
-from infra.training import run_training
+from infra.launch.hostfile import topology_of
+from infra.launch.run import run_training
 
 hostfile, port, output = sys.argv[1:]
-run_training(Path(output), place_of(1, hostfile, 0, int(port)), poll=lambda: None)
+run_training(Path(output), topology_of(1, hostfile, 0, int(port)), poll=lambda: None)
 """
 
 
@@ -331,35 +331,35 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
 ) -> None:
     """A launcher on each; the second one's gets a SIGTERM. Long validation samples leave time for it."""
     slow = {"sample_every": 1, "validation_prompts": ("caption 1",), "validation_steps": 40}
-    config = runs.config(root, "hosts", batch_size=2, **slow)
+    config = training_run.config(root, "hosts", batch_size=2, **slow)
     with two_hosts() as hosts:
         hostfile, port = hosts.hostfile(root / "hostfile"), hosts.port()
         joining = ["train", "--store", config.store, "--diffusion", config.base, "--output", config.output]
         joining += ["--hostfile", hostfile, "--node-rank", "1", "--master-port", port]
-        second = runs.start_python(LLMDIFF, *joining, enter=hosts.enter[1], **hosts.environment)
+        second = training_run.start_python(LLMDIFF, *joining, enter=hosts.enter[1], **hosts.environment)
         config.write(Path(config.output) / "request.json")
         place = (hostfile, port, config.output)
-        first = runs.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
+        first = training_run.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
         wait_for(Path(config.output) / "metrics.jsonl", first, lines=5, seconds=400)
         second.terminate()
         outputs = [node.communicate(timeout=200)[0] for node in (first, second)]
         assert [first.returncode, second.returncode] == [0, 0], outputs
-    steps = len(runs.rows(config))
+    steps = len(training_run.rows(config))
     assert read_state(complete(Path(config.output) / "checkpoints")[-1]).step == steps >= 5
-    assert runs.losses(config) == pytest.approx(runs.losses(two)[:steps], rel=1e-4)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(two)[:steps], rel=1e-4)
     train(config.model_copy(update={"batch_size": 4, "sample_every": None}))
-    assert runs.losses(config)[:steps] == pytest.approx(runs.losses(two)[:steps], rel=1e-4)
-    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+    assert training_run.losses(config)[:steps] == pytest.approx(training_run.losses(two)[:steps], rel=1e-4)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two_that_leave_out_the_same_steps(root: Path) -> None:
-    runs.own_store(root, broken=True)
-    train(one := runs.config(root, "one"))
+    training_run.own_store(root, broken=True)
+    train(one := training_run.config(root, "one"))
     both = from_step_8(one, root / "both").model_copy(update={"batch_size": 2, "zero_stage": 3})
-    runs.run_ranks(both, 2)
-    assert [row["step"] for row in runs.rows(both)] == [1, 2, 3, 5, 6, 7, 8, 9, 10, 12]
-    assert runs.losses(both) == pytest.approx(runs.losses(one), rel=1e-4)
+    training_run.run_ranks(both, 2)
+    assert [row["step"] for row in training_run.rows(both)] == [1, 2, 3, 5, 6, 7, 8, 9, 10, 12]
+    assert training_run.losses(both) == pytest.approx(training_run.losses(one), rel=1e-4)
 
 
 def from_step_8(run: TrainConfig, output: Path) -> TrainConfig:
@@ -386,37 +386,40 @@ def test_another_batch_is_refused_on_resuming(finished: TrainConfig, root: Path)
 )
 def test_accumulated_batches_are_one_batch(root: Path, one: dict[str, int], other: dict[str, int]) -> None:
     settings = {"steps": 6, "min_snr_gamma": 5.0}
-    whole, accumulated = runs.config(root, "whole", **settings, **one), runs.config(root, "parts", **settings, **other)
+    whole, accumulated = (
+        training_run.config(root, "whole", **settings, **one),
+        training_run.config(root, "parts", **settings, **other),
+    )
     train(whole)
     train(accumulated)
-    assert runs.losses(accumulated) == pytest.approx(runs.losses(whole), rel=1e-5)
+    assert training_run.losses(accumulated) == pytest.approx(training_run.losses(whole), rel=1e-5)
 
 
 def test_a_step_never_spans_two_epochs(root: Path) -> None:
-    config = runs.config(root, batch_size=10, steps=None, epochs=2)
+    config = training_run.config(root, batch_size=10, steps=None, epochs=2)
     train(config)
-    assert [row["step"] for row in runs.rows(config)] == list(range(1, 7))
+    assert [row["step"] for row in training_run.rows(config)] == list(range(1, 7))
     state = read_state(complete(Path(config.output) / "checkpoints")[-1])
-    assert (state.epoch, state.position, state.global_batch) == (1, runs.SAMPLES, 10)
+    assert (state.epoch, state.position, state.global_batch) == (1, training_run.SAMPLES, 10)
 
 
 def test_a_row_of_the_log_may_span_a_checkpoint(root: Path) -> None:
-    whole, parts = (runs.config(root, name, log_every=3, keep_checkpoints=9) for name in ("whole", "parts"))
+    whole, parts = (training_run.config(root, name, log_every=3, keep_checkpoints=9) for name in ("whole", "parts"))
     train(whole)
     train(parts)
     for step in ("step-00000008", "step-00000012"):
         (Path(parts.output) / "checkpoints" / step / "state.json").unlink()
     train(parts)
-    assert runs.rows(parts) == runs.rows(whole)
+    assert training_run.rows(parts) == training_run.rows(whole)
 
 
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero2-offload", "zero3", "zero3-offload"])
 def test_the_shipped_deepspeed_settings_agree(finished: TrainConfig, root: Path, name: str) -> None:
     stage = int(name[4])
     settings = {"validation_prompts": ("caption 1",), "validation_steps": 1, "sample_every": 12}
-    config = runs.config(root, name, zero_stage=stage, deepspeed=str(shipped(name)), **settings)
+    config = training_run.config(root, name, zero_stage=stage, deepspeed=str(shipped(name)), **settings)
     train(config)
-    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(
@@ -424,9 +427,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 ) -> None:
     from llmdiff.training import loop
 
-    config, limit, write = runs.config(root, "full"), resource.getrlimit(resource.RLIMIT_FSIZE), loop.update
+    config, limit, write = training_run.config(root, "full"), resource.getrlimit(resource.RLIMIT_FSIZE), loop.update
 
-    def update(run: Run, share: loop.Share, meter: Meter) -> bool:
+    def update(run: Run, share: loop.RankBatch, meter: MetricLogger) -> bool:
         if share.batch.position == 8 and share.epoch == 1:  # step 8
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
         return write(run, share, meter)
@@ -441,19 +444,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     folder = Path(config.output) / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["step-00000004"]
     train(config)
-    assert runs.rows(config) == runs.rows(finished)
+    assert training_run.rows(config) == training_run.rows(finished)
 
 
 def test_gradient_checkpointing_changes_no_loss(finished: TrainConfig, root: Path) -> None:
-    config = runs.config(root, gradient_checkpointing=True)
+    config = training_run.config(root, gradient_checkpointing=True)
     train(config)
-    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=1e-4)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
 def test_bfloat16_stays_close(finished: TrainConfig, root: Path) -> None:
-    config = runs.config(root, precision="bf16", accumulate=1, deepspeed=str(shipped("cpu")))
+    config = training_run.config(root, precision="bf16", accumulate=1, deepspeed=str(shipped("cpu")))
     train(config)
-    assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=0.02)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=0.02)
 
 
 def test_fp16_stays_close_with_a_loss_scale_that_finds_its_place(
@@ -463,14 +466,14 @@ def test_fp16_stays_close_with_a_loss_scale_that_finds_its_place(
 
     curves = []
     for stage in (0, 2, 3):
-        config = runs.config(root, f"half-{stage}", precision="fp16", zero_stage=stage)
+        config = training_run.config(root, f"half-{stage}", precision="fp16", zero_stage=stage)
         train(config)
-        curves.append(runs.losses(config))
-        assert runs.losses(config) == pytest.approx(runs.losses(finished), rel=0.02)
+        curves.append(training_run.losses(config))
+        assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=0.02)
         assert read_state(complete(Path(config.output) / "checkpoints")[-1]).loss_scale == 2.0**16
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
     monkeypatch.setattr(optimiser, "LARGEST_SCALE", 2.0**31)
-    train(config := runs.config(root, "large", precision="fp16", steps=24, skip_limit=1))
+    train(config := training_run.config(root, "large", precision="fp16", steps=24, skip_limit=1))
     state = read_state(complete(Path(config.output) / "checkpoints")[-1])
     assert state.skipped > 3  # more in a row than the limit
     assert state.loss_scale == 2.0 ** (31 - state.skipped)
@@ -484,7 +487,7 @@ def shipped(name: str) -> Path:
 def test_clip_context_samples_and_accumulation(root: Path) -> None:
     """The other settings together: features of the base beside the LLM's, min-SNR, accumulation, epochs, samples."""
     fingerprints = json.loads((root / "fingerprints.json").read_text())
-    config = runs.config(
+    config = training_run.config(
         root,
         adapter={"base_context": "clip"},
         base_fingerprint=fingerprints["base"],
@@ -499,7 +502,7 @@ def test_clip_context_samples_and_accumulation(root: Path) -> None:
         validation_steps=2,
     )
     train(config)
-    assert len(runs.rows(config)) == 12  # 4 epochs of 6 batches, two a step
+    assert len(training_run.rows(config)) == 12  # 4 epochs of 6 batches, two a step
     first, last = (load_file(path)["latents"] for path in sorted((Path(config.output) / "samples").iterdir()))
     assert first.shape == (2, 4, 8, 8)
     assert not torch.equal(first, last)
@@ -509,15 +512,15 @@ def test_clip_context_samples_and_accumulation(root: Path) -> None:
 
 def test_the_control_run_reads_the_bases_own_features(root: Path) -> None:
     fingerprints = json.loads((root / "fingerprints.json").read_text())
-    config = runs.config(root, fingerprint=fingerprints["base"], steps=2)
+    config = training_run.config(root, fingerprint=fingerprints["base"], steps=2)
     train(config)
     adapter = LLMAdapter.load(Path(config.output) / "adapter", load_unet(config.base))
     assert (adapter.config.encoder, adapter.config.encoding_dim) == ("base", tiny.WIDTH)
 
 
 def test_bands_are_trained(root: Path) -> None:
-    runs.own_store(root, bands=2)
-    config = runs.config(root, steps=3, caption_dropout=0.5)
+    training_run.own_store(root, bands=2)
+    config = training_run.config(root, steps=3, caption_dropout=0.5)
     train(config)
     adapter = LLMAdapter.load(Path(config.output) / "adapter", load_unet(config.base))
     assert adapter.config.bands == 2
@@ -525,30 +528,30 @@ def test_bands_are_trained(root: Path) -> None:
 
 
 def test_noise_that_the_encoder_left_to_training_is_drawn_there(finished: TrainConfig, root: Path) -> None:
-    runs.own_store(root, noise="fresh", noise_std=[1.0])
+    training_run.own_store(root, noise="fresh", noise_std=[1.0])
     curves = {}
     for name, changes in {"a": {}, "b": {}, "parts": {"batch_size": 2, "accumulate": 2}}.items():
-        train(config := runs.config(root, name, **changes))
-        curves[name] = runs.losses(config)
+        train(config := training_run.config(root, name, **changes))
+        curves[name] = training_run.losses(config)
     assert curves["a"] == curves["b"]
     assert curves["parts"] == pytest.approx(curves["a"], rel=1e-5)
-    assert max(abs(a - b) for a, b in zip(curves["a"], runs.losses(finished), strict=True)) > 1e-3
+    assert max(abs(a - b) for a, b in zip(curves["a"], training_run.losses(finished), strict=True)) > 1e-3
     description = LLMAdapter.load(Path(config.output) / "adapter", load_unet(config.base)).config.encoder_description
     assert description["noise_std"] == [1.0]
 
 
 def test_encodings_that_do_not_say_their_noise_are_refused(root: Path) -> None:
-    runs.own_store(root, noise="fresh")
+    training_run.own_store(root, noise="fresh")
     with pytest.raises(ValueError, match="don't say how much"):
-        train(runs.config(root))
+        train(training_run.config(root))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_sample_that_gives_no_finite_loss_costs_its_step_alone(root: Path, stage: int) -> None:
-    runs.own_store(root, broken=True)
-    config = runs.config(root, zero_stage=stage)
+    training_run.own_store(root, broken=True)
+    config = training_run.config(root, zero_stage=stage)
     train(config)
-    rows = runs.rows(config)
+    rows = training_run.rows(config)
     assert rows[-1]["skipped"] == 2  # one in each of two epochs
     assert len(rows) == 10
     assert all(math.isfinite(row["loss"]) for row in rows)
@@ -565,7 +568,7 @@ def test_gradients_that_stay_not_finite_stop_the_run_in_its_last_good_state(
 ) -> None:
     from llmdiff.training import objective
 
-    config = runs.config(root, zero_stage=stage)
+    config = training_run.config(root, zero_stage=stage)
     forward, calls = objective.Objective.forward, []
 
     def broken(self: objective.Objective, *arguments: object) -> tuple[torch.Tensor, ...]:
@@ -582,11 +585,11 @@ def test_gradients_that_stay_not_finite_stop_the_run_in_its_last_good_state(
     saved = complete(Path(config.output) / "checkpoints")[-1]
     assert (saved.name, read_state(saved).updates) == ("step-00000011", 6)
     assert all(tensor.isfinite().all() for tensor in load_file(saved / "ema" / "adapter.safetensors").values())
-    assert [row["step"] for row in runs.rows(config)] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in training_run.rows(config)] == [1, 2, 3, 4, 5, 6]
     monkeypatch.undo()
     train(config)
-    assert [row["step"] for row in runs.rows(config)] == [1, 2, 3, 4, 5, 6, 12]
-    assert runs.losses(config)[:6] == pytest.approx(runs.losses(finished)[:6], rel=1e-4)
+    assert [row["step"] for row in training_run.rows(config)] == [1, 2, 3, 4, 5, 6, 12]
+    assert training_run.losses(config)[:6] == pytest.approx(training_run.losses(finished)[:6], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -601,17 +604,17 @@ def test_gradients_that_stay_not_finite_stop_the_run_in_its_last_good_state(
 def test_mistakes_are_named(
     root: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
 ) -> None:
-    path = runs.config(root, **changes).write(root / "run.json")
+    path = training_run.config(root, **changes).write(root / "run.json")
     assert main(["--config", str(path)]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
 
 
 def test_another_configuration_needs_another_folder(root: Path) -> None:
-    train(runs.config(root, steps=2))
+    train(training_run.config(root, steps=2))
     with pytest.raises(ValueError, match=r"began with learning_rate 0.01, found 0.02"):
-        train(runs.config(root, steps=2, learning_rate=0.02))
-    train(runs.config(root, steps=2, log_every=2))
+        train(training_run.config(root, steps=2, learning_rate=0.02))
+    train(training_run.config(root, steps=2, log_every=2))
 
 
 def wait_for(path: Path, worker: subprocess.Popen[str], lines: int = 0, seconds: float = 120) -> None:

@@ -14,17 +14,17 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig
 from llmdiff.training.setup import build_adapter, read_null
-from llmdiff.training.warm import start_warm
+from llmdiff.training.warm_start import start_warm
 from storage import EncodingStore
 from tests.adapter import tiny
-from tests.training import runs
+from tests.training import training_run
 from tests.training.test_runs import train
 
 
 @pytest.fixture(scope="session")
 def parent(parts: Path) -> Path:
     """A trained adapter, whose averaged weights are not its last ones."""
-    config = runs.config(parts, "parent", steps=4, ema_decay=0.5)
+    config = training_run.config(parts, "parent", steps=4, ema_decay=0.5)
     return train(config) or Path()
 
 
@@ -47,7 +47,7 @@ def outputs(adapter: LLMAdapter, unet: torch.nn.Module) -> torch.Tensor:
 
 
 def test_a_warm_run_begins_as_its_parent_ended(root: Path, parent: Path) -> None:
-    adapter, unet = new_adapter(runs.config(root, start_from=str(parent)))
+    adapter, unet = new_adapter(training_run.config(root, start_from=str(parent)))
     cold = outputs(adapter, unet)
     start_warm(adapter, str(parent), unet)
     expected = outputs(LLMAdapter.load(parent, unet), unet)
@@ -56,20 +56,22 @@ def test_a_warm_run_begins_as_its_parent_ended(root: Path, parent: Path) -> None
 
 
 def test_its_average_and_its_weights_go_on_from_there_with_a_fresh_schedule(root: Path, parent: Path) -> None:
-    config = runs.config(root, start_from=str(parent), steps=1, learning_rate=1e-9, parent="models:/llmdiff-adapter/1")
+    config = training_run.config(
+        root, start_from=str(parent), steps=1, learning_rate=1e-9, parent="models:/llmdiff-adapter/1"
+    )
     assert train(config) is not None
     before = load_file(parent / "adapter.safetensors")
     for name in ("adapter", "adapter-raw"):
         after = load_file(Path(config.output) / name / "adapter.safetensors")
         assert all(torch.equal(before[key], after[key]) for key in before if before[key].ndim >= 2)
-    assert runs.rows(config)[0]["learning_rate"] == pytest.approx(1e-9 / config.warmup)
+    assert training_run.rows(config)[0]["learning_rate"] == pytest.approx(1e-9 / config.warmup)
     told = json.loads((Path(config.output) / "adapter" / "adapter_config.json").read_text())["training"]
     assert (told["start_from"], told["parent"]) == (str(parent), "models:/llmdiff-adapter/1")
 
 
 def test_resumed_it_goes_on_from_its_own_checkpoint_and_needs_the_parent_no_more(root: Path, parent: Path) -> None:
     copy = shutil.copytree(parent, root / "copy")
-    whole = runs.config(root, "whole", start_from=str(copy), steps=4, checkpoint_every=2)
+    whole = training_run.config(root, "whole", start_from=str(copy), steps=4, checkpoint_every=2)
     train(whole)
     halved = whole.model_copy(update={"output": str(root / "halved")})
     shutil.copytree(root / "whole", root / "halved")
@@ -96,14 +98,14 @@ def test_a_parent_of_another_kind_is_refused(root: Path, parent: Path, change: d
     other = shutil.copytree(parent, root / "other")
     about = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**about, **change}))
-    adapter, unet = new_adapter(runs.config(root))
+    adapter, unet = new_adapter(training_run.config(root))
     with pytest.raises(ValueError, match=message):
         start_warm(adapter, str(other), unet)
 
 
 def test_bands_and_widths_are_compared(root: Path, parent: Path) -> None:
-    runs.own_store(root, bands=2)
-    adapter, unet = new_adapter(runs.config(root))
+    training_run.own_store(root, bands=2)
+    adapter, unet = new_adapter(training_run.config(root))
     with pytest.raises(ValueError, match="expected encoder_fingerprint '[0-9a-f]+', as the run has, found"):
         start_warm(adapter, str(parent), unet)
     adapter.config = adapter.config.model_copy(
@@ -116,5 +118,5 @@ def test_bands_and_widths_are_compared(root: Path, parent: Path) -> None:
 def test_a_copy_of_the_base_is_the_same_base(root: Path, parent: Path) -> None:
     moved = root / "moved"
     shutil.copytree((root / "base").resolve(), moved)
-    adapter, unet = new_adapter(runs.config(root, base=str(moved)))
+    adapter, unet = new_adapter(training_run.config(root, base=str(moved)))
     start_warm(adapter, str(parent), unet)

@@ -19,17 +19,17 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
 from llmdiff.training.distributed import start
+from llmdiff.training.monitor import swapped
 from llmdiff.training.objective import sample_generators
 from llmdiff.training.setup import prepare as prepare_run
-from llmdiff.training.watch import swapped
-from pipelines.encode import prepare_store
-from pipelines.encode_job import EncodeJob, loaded_recipe, make_job
-from pipelines.train import resolve_config
+from pipelines.flows.encode import prepare_store
+from pipelines.flows.train import resolve_config
+from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.encoder import tiny_models
-from tests.training import runs
+from tests.training import training_run
 
 PROMPTS = ("a red circle", "the small green triangle")
 SIZES = [(90, 70), (64, 128), (80, 80), (300, 200)]
@@ -58,7 +58,7 @@ def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
 def encode(root: Path, encoder: str = "llm", store: str = "store") -> list[Any]:
     found = job(root, encoder, store)
     prepare_store.fn(found, list(PROMPTS))
-    recipe = loaded_recipe(found.model_dump_json(), None)
+    recipe = loaded_encoders(found.model_dump_json(), None)
     return [encode_shard(EncodingStore.open(found.store), shard, recipe) for shard in open_source(root / "data")]
 
 
@@ -101,7 +101,7 @@ def test_every_caption_has_a_pooled_embedding_in_its_samples_commit(root: Path) 
 
 def test_captions_that_were_encoded_for_another_base_are_completed(root: Path) -> None:
     store = EncodingStore.create(root / "older")
-    recipe = loaded_recipe(job(root).model_dump_json(), None)
+    recipe = loaded_encoders(job(root).model_dump_json(), None)
     assert recipe.latents is not None
     older = prepare(store, recipe.encoder, recipe.latents.encoder, 64)
     for shard in open_source(root / "data"):
@@ -149,7 +149,7 @@ import os, signal, sys
 from llmdiff.training import loop, metrics
 from llmdiff.training.config import TrainConfig
 
-advance, steps = metrics.Meter.advance, []
+advance, steps = metrics.MetricLogger.advance, []
 
 def count(meter):
     steps.append(1)
@@ -157,7 +157,7 @@ def count(meter):
         os.kill(os.getpid(), signal.SIGKILL)
     advance(meter)
 
-metrics.Meter.advance = count
+metrics.MetricLogger.advance = count
 loop.train(TrainConfig.read(sys.argv[2]))
 """
 
@@ -171,13 +171,13 @@ def test_the_pooled_embedding_of_a_neighbours_caption_comes_with_it(root: Path, 
 
 def test_killed_and_resumed_the_run_is_the_same(root: Path) -> None:
     whole, killed = config(root, "whole"), config(root, "killed")
-    worker = runs.start_worker(killed, command=["-c", KILLED])
+    worker = training_run.start_worker(killed, command=["-c", KILLED])
     printed, _ = worker.communicate(timeout=200)
     assert worker.returncode == -9, printed
     saved = sorted(path.name for path in (root / "killed" / "checkpoints").iterdir())
     assert saved == ["step-00000002", "step-00000004"]
     train(killed)
-    assert runs.rows(killed) == runs.rows(whole)
+    assert training_run.rows(killed) == training_run.rows(whole)
     for name in ("adapter/adapter.safetensors", "samples/step-00000006.safetensors"):
         assert (root / "killed" / name).read_bytes() == (root / "whole" / name).read_bytes()
 
@@ -215,7 +215,7 @@ def test_what_the_base_lacks_or_the_store_is_told_before_the_unet_is_loaded(root
         changed = plan.model_copy(update={**changes, "output": str(tmp_path / str(i))})
         with pytest.raises(ValueError, match=message):
             prepare_run(changed, start(changed))
-    runs.save_base(tmp_path / "sd")
+    training_run.save_base(tmp_path / "sd")
     changed = plan.model_copy(update={"base": str(tmp_path / "sd"), "output": str(tmp_path / "sd-run")})
     with pytest.raises(ValueError, match=f"sd: expected no pooled_fingerprint, found {own('pooled', store)}"):
         prepare_run(changed, start(changed))

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from llmdiff.data.encode.captions import as_bits, encode_finite, reject, shard_id
-from llmdiff.data.encode.recipe import LatentRecipe, Recipe
-from llmdiff.data.encode.report import ShardReport
+from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
+from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import BadRow, Crop, load_image
 from llmdiff.data.sources import Row, SourceShard
 from storage import EncodingStore, Sample, caption_hash, content_hash
 
 if TYPE_CHECKING:
-    from storage.writer import ShardWriter
+    from storage.writing.writer import ShardWriter
 
 T = TypeVar("T")
 
@@ -34,38 +34,38 @@ EXAMPLES = 5
 
 
 def encode_shard(
-    store: EncodingStore, source: SourceShard, recipe: Recipe, progress: Callable[[int], None] = lambda rows: None
+    store: EncodingStore, source: SourceShard, encoders: EncoderSet, progress: Callable[[int], None] = lambda rows: None
 ) -> ShardReport:
     """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
 
     Args:
         store: opened for writing.
         source: the shard.
-        recipe: what `prepare` returned for this store.
+        encoders: what `prepare` returned for this store.
         progress: called with the number of rows done.
 
     Raises:
-        ValueError: the shard can't be read, or has pictures and the recipe no autoencoder. No row of it is committed
+        ValueError: the shard can't be read, or has pictures and the encoders no autoencoder. No row of it is committed
             then.
         OSError: the disk is full, or the store can't be written.
     """
     start = time.perf_counter()
-    if source.has_pictures and recipe.latents is None:
+    if source.has_pictures and encoders.latents is None:
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
-    samples = store.sample_rows_in(store.snapshot(), recipe.fingerprint, source.content_hash)
+    samples = store.sample_rows_in(store.snapshot(), encoders.fingerprint, source.content_hash)
     rejects = store.reject_table.snapshot()
-    bad = store.reject_rows_in(rejects, recipe.fingerprint, source.content_hash, besides=TRY_AGAIN)
+    bad = store.reject_rows_in(rejects, encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | bad
     report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
     progress(report.known)
     if report.known < report.rows:
-        before = getattr(recipe.encoder, "truncated", 0)
-        with store.writer(shard_id(source.name), recipe.fingerprint) as writer:
-            encoder = RowEncoder(store, writer, source, recipe, report, progress)
+        before = getattr(encoders.encoder, "truncated", 0)
+        with store.writer(shard_id(source.name), encoders.fingerprint) as writer:
+            encoder = RowEncoder(store, writer, source, encoders, report, progress)
             new = ((number, row) for number, row in source.rows() if number not in known)
             for rows in _chunks(new, ROWS_AT_ONCE):
                 encoder.encode(rows)
-        report.truncated = getattr(recipe.encoder, "truncated", 0) - before
+        report.truncated = getattr(encoders.encoder, "truncated", 0) - before
     report.seconds = time.perf_counter() - start
     return report
 
@@ -87,7 +87,7 @@ class RowEncoder:
     store: EncodingStore
     writer: ShardWriter
     source: SourceShard
-    recipe: Recipe
+    encoders: EncoderSet
     report: ShardReport
     progress: Callable[[int], None]
     written: set[Any] = field(default_factory=set)
@@ -123,27 +123,27 @@ class RowEncoder:
     def picture(self, data: bytes) -> Picture | BadRow:
         """The picture, or why it can't be used; decoded once for rows of one picture that follow each other."""
         if data != self.last[0]:
-            assert self.recipe.latents is not None  # `encode_shard` looked
-            self.last = data, load_picture(data, self.recipe.latents)
+            assert self.encoders.latents is not None  # `encode_shard` looked
+            self.last = data, load_picture(data, self.encoders.latents)
         return self.last[1]
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
-        for recipe in self.recipe.of_captions:
-            known = self.store.find_encodings(recipe.fingerprint, list(captions)).keys() | self.failed.keys()
+        for encoders in self.encoders.of_captions:
+            known = self.store.find_encodings(encoders.fingerprint, list(captions)).keys() | self.failed.keys()
             new = {
                 key: text
                 for key, text in captions.items()
-                if key not in known and (recipe.fingerprint, key) not in self.written
+                if key not in known and (encoders.fingerprint, key) not in self.written
             }
-            for key, encoding in encode_finite(recipe.encoder, new):
+            for key, encoding in encode_finite(encoders.encoder, new):
                 if isinstance(encoding, BadRow):
                     self.failed[key] = encoding
                     continue
                 bits = as_bits(encoding)
-                self.writer.add_encoding(key, bits, recipe.fingerprint)
-                self.written.add((recipe.fingerprint, key))
-                if recipe is self.recipe:
+                self.writer.add_encoding(key, bits, encoders.fingerprint)
+                self.written.add((encoders.fingerprint, key))
+                if encoders is self.encoders:
                     self.report.captions += 1
                     self.report.tokens += len(bits)
 
@@ -152,8 +152,8 @@ class RowEncoder:
         new = {key: square for key, square in squares.items() if key not in self.written}
         if not new:
             return
-        assert self.recipe.latents is not None
-        latents = self.recipe.latents.encoder(np.stack(list(new.values()))).cpu().numpy()
+        assert self.encoders.latents is not None
+        latents = self.encoders.latents.encoder(np.stack(list(new.values()))).cpu().numpy()
         for key, latent in zip(new, latents, strict=True):
             self.writer.add_latent(key, latent)
         self.written.update(new)
@@ -171,7 +171,7 @@ class RowEncoder:
                 caption_hash=of_caption,
                 image_hash=picture and picture.hash,
                 latent_key=picture and picture.latent_key,
-                fingerprint=self.recipe.fingerprint,
+                fingerprint=self.encoders.fingerprint,
                 source=self.source.name,
                 source_hash=self.source.content_hash,
                 row=row.row,
@@ -184,20 +184,20 @@ class RowEncoder:
         """Adds a row to the rejects; `place` is told where `bad` does not know it."""
         bad = BadRow(bad.reason, place + bad.detail)
         source, of_source = self.source.name, self.source.content_hash
-        self.writer.reject(reject(source, of_source, number, bad, self.recipe.fingerprint))
+        self.writer.reject(reject(source, of_source, number, bad, self.encoders.fingerprint))
         self.report.rejected[bad.reason] += 1
         if len(self.report.examples) < EXAMPLES:
             self.report.examples.append(f"{self.source.name} row {number}: {bad}")
 
 
-def load_picture(data: bytes, recipe: LatentRecipe) -> Picture | BadRow:
+def load_picture(data: bytes, encoders: LatentEncoding) -> Picture | BadRow:
     """A picture's square with its keys, or why it can't be used."""
     try:
-        square, crop = load_image(data, recipe.size, min_side=recipe.min_side)
+        square, crop = load_image(data, encoders.size, min_side=encoders.min_side)
     except BadRow as bad:
         return bad
     of_image = content_hash(data)
-    return Picture(of_image, recipe.key(of_image), square, crop)
+    return Picture(of_image, encoders.key(of_image), square, crop)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from llmdiff.data.sources.parquet import ParquetShard
+from llmdiff.data.sources.readiness import TEMPORARY, ReadinessPolicy, Scan, scan, signature
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
 from llmdiff.data.sources.tables import (
     METADATA_FILES,
@@ -14,7 +15,6 @@ from llmdiff.data.sources.tables import (
     read_text,
     table_shards,
 )
-from llmdiff.data.sources.unfinished import TEMPORARY, Growing, Survey, signature, survey
 from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
@@ -22,11 +22,11 @@ __all__ = [
     "IMAGE_COLUMNS",
     "METADATA_FILES",
     "ROWS_PER_SHARD",
-    "Growing",
+    "ReadinessPolicy",
     "ParquetShard",
     "Row",
     "SourceShard",
-    "Survey",
+    "Scan",
     "TableShard",
     "TarShard",
     "UnreadableShard",
@@ -36,7 +36,7 @@ __all__ = [
     "shards_of",
     "signature",
     "source_files",
-    "survey",
+    "scan",
 ]
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from llmdiff.shapes.captions import WORDINGS, caption
 from llmdiff.shapes.draw import draw
-from llmdiff.shapes.judge import score
+from llmdiff.shapes.evaluator import score
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
 from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene

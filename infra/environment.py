@@ -1,0 +1,78 @@
+"""Where a machine's runs, tracking database and flow engine live when nothing else is said."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from infra.service.processes import redacted
+
+HOME_VARIABLE = "LLMDIFF_HOME"
+ENGINE_BYTES = 20_000_000
+"""What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
+
+
+def home() -> Path:
+    """The folder of runs, tracking and flow records: ``LLMDIFF_HOME``, or ``runs`` in the working directory."""
+    return Path(os.environ.get(HOME_VARIABLE, "runs")).resolve()
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
+
+    ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: expected an address alone, found a login in it, which errors would show; "
+            "put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
+
+
+def prepare_engine(debug: bool = False) -> None:
+    """Settings of Prefect, MLflow and the model libraries for flows run in this process, before any is imported.
+
+    Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
+    has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used. OSError where the disk is full.
+    """
+    defaults = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if debug else "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a busy machine takes longer than the default 20
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "DEBUG" if debug else "WARNING",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "DO_NOT_TRACK": "1",
+        "TRANSFORMERS_VERBOSITY": "warning" if debug else "error",
+        "DIFFUSERS_VERBOSITY": "warning" if debug else "error",
+        "HF_HUB_VERBOSITY": "warning" if debug else "error",
+    }
+    if "PREFECT_API_URL" not in os.environ and not Path("~/.prefect/profiles.toml").expanduser().exists():
+        defaults["PREFECT_HOME"] = str(home() / "prefect")
+        home().mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but none above it
+        check_room(home(), ENGINE_BYTES)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def check_room(folder: Path, expected: int) -> None:
+    """OSError where the disk of a folder has fewer bytes free than expected."""
+    if (free := shutil.disk_usage(folder).free) < expected:
+        room = f"expected {expected / 1e6:.0f} MB free for runs and flow records, found {free / 1e6:.1f} MB"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}", str(folder))
+
+
+def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
+    """The commands that open the pages of the flows and of the tracking database on this machine."""
+    engine = os.environ.get("PREFECT_HOME")
+    prefix = f"PREFECT_HOME={engine} " if engine else ""
+    return {
+        "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
+        "registry": f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)",
+    }

@@ -1,0 +1,193 @@
+"""Where the servers and the worker of `infra.service.manage` are: addresses, folder, and what each process is told."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import ipaddress
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.environment import home
+from infra.service.processes import Background
+
+PREFECT_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
+MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
+PREFECT_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+MLFLOW_AUTH = "MLFLOW_AUTH_ADMIN_PASSWORD"
+LOG_STREAMS = ("PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED", "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED")
+SERVERS_ONLY = (*PREFECT_DATABASE, MLFLOW_DATABASE, MLFLOW_ARTIFACTS, PREFECT_AUTH, MLFLOW_AUTH)
+"""What the worker, and so the flows, have no use for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """The three processes and where they are."""
+
+    prefect: Background
+    mlflow: Background
+    worker: Background
+    host: str
+    prefect_port: int
+    mlflow_port: int
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{self._name}:{self.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{self._name}:{self.mlflow_port}"
+
+    @property
+    def processes(self) -> tuple[Background, Background, Background]:
+        return self.worker, self.mlflow, self.prefect
+
+    @property
+    def _name(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+
+def serve_folder() -> Path:
+    """The folder of pid files, logs and databases, for this user alone."""
+    folder = home() / "serve"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def read_service_config(folder: Path) -> ServiceConfig:
+    """Host and ports: those of what runs, else of the environment; ValueError where both are given and differ."""
+    prefect, mlflow, worker = (Background(folder, name) for name in ("prefect", "mlflow", "worker"))
+    host, prefect_port = host_and_port(prefect, "PREFECT_PORT", 4200)
+    mlflow_host, mlflow_port = host_and_port(mlflow, "MLFLOW_PORT", 5000)
+    host = mlflow_host if prefect.running() is None and mlflow.running() else host
+    return ServiceConfig(
+        prefect=prefect, mlflow=mlflow, worker=worker, host=host, prefect_port=prefect_port, mlflow_port=mlflow_port
+    )
+
+
+def host_and_port(process: Background, variable: str, default: int) -> tuple[str, int]:
+    """Host and port of a server."""
+    record = process.running()
+    host = os.environ.get("HOST") or (record.host if record else "127.0.0.1")
+    port = os.environ.get(variable) or str(record.port if record else default)
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError as error:
+        raise ValueError(f"HOST: expected an address such as 127.0.0.1 or 0.0.0.0, found {host!r}") from error
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{variable}: expected a port from 1 to 65535, found {port!r}")
+    if record and (host, int(port)) != (record.host, record.port):
+        raise ValueError(f"{process.name} runs on {record.host}:{record.port}; `make stop` ends it, for {host}:{port}")
+    return host, int(port)
+
+
+def check_ports(site: ServiceConfig, missing: list[Background]) -> None:
+    """ValueError where something else has the port of a server that is to be started."""
+    wanted = ((site.prefect, "PREFECT_PORT", site.prefect_port), (site.mlflow, "MLFLOW_PORT", site.mlflow_port))
+    for process, variable, port in wanted:
+        if process in missing and not is_free(site.host, port):
+            raise ValueError(
+                f"{site.host}:{port} is taken by something else: end that, or choose a port for {process.name} with "
+                f"{variable}; `make stop` ends what an earlier `make serve` left"
+            )
+
+
+def check_packages() -> None:
+    """ValueError where a variable asks for a package that is not installed."""
+    for variable, start, module, package in (
+        (MLFLOW_DATABASE, "postgresql", "psycopg2", "psycopg2-binary"),
+        (MLFLOW_ARTIFACTS, "s3://", "boto3", "boto3"),
+        (MLFLOW_AUTH, "", "flask_wtf", "Flask-WTF"),
+    ):
+        value = os.environ.get(variable, "")
+        if value and value.startswith(start) and importlib.util.find_spec(module) is None:
+            raise ValueError(f"{variable}: expected the package {package}, found none: pip install 'llmdiff[servers]'")
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def environment(site: ServiceConfig) -> dict[str, str]:
+    """What all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
+    ours = {"PREFECT_HOME": str(site.prefect.folder / "prefect"), "LLMDIFF_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**quiet, **os.environ, **ours}
+
+
+def prefect_environment(site: ServiceConfig) -> dict[str, str]:
+    """The page asks the server it came from, by whatever name the browser knows that. Logs reach `--watch`.
+
+    Who holds which concurrency limit is kept on the disk: a server that was started again would not know it, and then
+    Prefect ends the flow run.
+    """
+    defaults = {
+        "PREFECT_SERVER_UI_API_URL": "/api",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        **dict.fromkeys(LOG_STREAMS, "true"),
+    }
+    return {**defaults, **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
+
+
+def mlflow_environment(site: ServiceConfig) -> dict[str, str]:
+    """SQLite and artifacts below the folder of pid files unless said otherwise, and one process to serve them."""
+    folder = site.mlflow.folder
+    defaults = {
+        MLFLOW_DATABASE: f"sqlite:///{folder / 'mlflow.db'}",
+        MLFLOW_ARTIFACTS: str(folder / "mlartifacts"),
+        "MLFLOW_WORKERS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if os.environ.get(MLFLOW_AUTH):
+        defaults["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
+        defaults["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(folder))
+    given = {name: value for name, value in environment(site).items() if name != "MLFLOW_TRACKING_URI"}
+    return {**defaults, **given}
+
+
+def write_auth_config(folder: Path) -> Path:
+    """MLflow's own settings of its users, with their database in the folder instead of where the server started."""
+    import mlflow
+
+    parser = configparser.ConfigParser()
+    parser.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
+    parser["mlflow"]["database_uri"] = f"sqlite:///{folder / 'mlflow-users.db'}"
+    path = folder / "mlflow-auth.ini"
+    with path.open("w") as file:
+        parser.write(file)
+    return path
+
+
+def worker_environment(site: ServiceConfig) -> dict[str, str]:
+    """Where the flows report to, and how they log in; nothing of the servers' own secrets."""
+    ours = {name: value for name, value in environment(site).items() if name not in SERVERS_ONLY}
+    ours |= {"PREFECT_API_URL": f"{site.prefect_url}/api", "MLFLOW_TRACKING_URI": site.mlflow_url}
+    if login := os.environ.get(PREFECT_AUTH):
+        ours["PREFECT_API_AUTH_STRING"] = login
+    if password := os.environ.get(MLFLOW_AUTH):
+        ours["MLFLOW_TRACKING_USERNAME"] = os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin")
+        ours["MLFLOW_TRACKING_PASSWORD"] = password
+    defaults = {
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # a silent run is told from a living one; see automations.yaml
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # a server that is started again may be away for minutes
+    }
+    return {**defaults, **ours}
+
+
+def worker_name() -> str:
+    """One worker a machine: several may share a database."""
+    return f"serve-{socket.gethostname()}"

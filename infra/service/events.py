@@ -1,0 +1,48 @@
+"""Events that Prefect's server acts on: `infra/prefect.yaml` says what they start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from prefect.events import Event, Resource
+from prefect.settings import PREFECT_API_URL
+
+from infra.service.processes import redacted
+
+SHARD_ADDED = "llmdiff.shard.added"
+
+
+def announce_data(path: Path, files: int) -> str:
+    """Tells the server of ``PREFECT_API_URL`` that there are new data; returns its address once it has taken the event.
+
+    Args:
+        path: of the data.
+        files: how many there are.
+
+    Raises:
+        ValueError: no server is named.
+        ConnectionError: it does not answer, or refuses.
+    """
+    server = PREFECT_API_URL.value()
+    if not server:
+        raise ValueError(
+            "PREFECT_API_URL: expected the address of Prefect's server, found none: `make serve` starts one"
+        )
+    resource = Resource({"prefect.resource.id": f"llmdiff.data.{path}", "prefect.resource.name": path.name})
+    event = Event(event=SHARD_ADDED, resource=resource, payload={"path": str(path), "files": files})
+    logging.getLogger("prefect.events.clients").setLevel("CRITICAL")  # the error below says the same, in one line
+    try:
+        asyncio.run(_send(event))
+    except Exception as error:  # of httpx, websockets or Prefect
+        raise ConnectionError(f"{redacted(str(server))}: the event was not taken: {error}") from error
+    return redacted(str(server))
+
+
+async def _send(event: Event) -> None:
+    """Waits until the server has it; `emit_event` would leave that to a thread, which says nothing of errors."""
+    from prefect.events.clients import get_events_client
+
+    async with get_events_client(reconnection_attempts=2, checkpoint_every=1) as client:
+        await client.emit(event)

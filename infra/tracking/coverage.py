@@ -1,0 +1,46 @@
+"""Which data the versions in the registry were trained on, and which none of them has seen."""
+
+from __future__ import annotations
+
+from mlflow.entities.model_registry import ModelVersion
+
+from infra.tracking.lineage import DataFile, data_files, digest, files_in
+from infra.tracking.run import client
+
+
+def unseen_files(name: str, store: str, store_version: int, fingerprint: str) -> list[DataFile]:
+    """The files of a store's samples that no version of a registered model was trained on, or not on as many rows.
+
+    Versions are asked by what they record, so it does not matter which process came to encode the files, or when.
+
+    Args:
+        name: registered model.
+        store: folder of the store.
+        store_version: its snapshot.
+        fingerprint: of the encodings; versions trained on others have seen none of these samples.
+    """
+    files = data_files(store, store_version, fingerprint)
+    versions = [
+        version
+        for version in client().search_model_versions(f"name='{name}'")
+        if version.tags.get("encoder_fingerprint") == fingerprint and "data_digest" in version.tags
+    ]
+    if any(version.tags["data_digest"] == digest(files) for version in versions):
+        return []
+    newest = max(versions, key=lambda version: int(version.version), default=None)
+    try:
+        seen = {(file.hash, file.rows) for file in recorded_files(newest)} if newest is not None else set()
+    except (OSError, ValueError):  # its digest is another one, and that is all that is left to know
+        seen = set()
+    return [file for file in files if (file.hash, file.rows) not in seen]
+
+
+def recorded_files(version: ModelVersion) -> list[DataFile]:
+    """The files a version was trained on: from its run's inputs, or where they were too many for it, from the store.
+
+    Raises:
+        FileNotFoundError, ValueError: they are in neither (any more).
+    """
+    tags = version.tags
+    listed = files_in(client().get_run(version.run_id).inputs.dataset_inputs, tags["data_digest"])
+    return listed or data_files(tags["store"], int(tags["store_version"]), tags["encoder_fingerprint"])

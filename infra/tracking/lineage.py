@@ -1,0 +1,126 @@
+"""What an adapter was made from, read where it is registered: data files, models, code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag
+
+from llmdiff.folders import weights_hash
+from storage import EncodingStore
+from storage.schema import trainable
+
+LONGEST_PROFILE = 16_000_000  # bytes; MLflow's limit is 16 MiB
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of the data, and how many of its rows were trained on."""
+
+    source: str
+    hash: str
+    rows: int
+
+
+def data_files(store: str, version: int | None, fingerprint: str) -> list[DataFile]:
+    """The files behind the samples that training reads from a version of a store, ordered by name.
+
+    Raises:
+        FileNotFoundError: there is no such store.
+        ValueError: the store has no such version any more.
+    """
+    opened = EncodingStore.open(store, version)
+    rows = opened.index.read(opened.snapshot(), ["source", "source_hash", "row"], trainable(fingerprint))
+    counts = rows.group_by(["source", "source_hash"]).aggregate([("row", "count")]).to_pylist()
+    return sorted(
+        (DataFile(str(each["source"]), each["source_hash"], each["row_count"]) for each in counts),
+        key=lambda file: (file.source, file.hash),
+    )
+
+
+def data_tags(files: list[DataFile]) -> dict[str, str]:
+    """The data as tags of a version; the files themselves are in `data_input`."""
+    rows = sum(file.rows for file in files)
+    return {"data_files": str(len(files)), "data_rows": str(rows), "data_digest": digest(files)}
+
+
+def data_input(config: dict[str, Any], files: list[DataFile]) -> DatasetInput:
+    """The data as an input of an MLflow run: the store as a data set, its files in the profile."""
+    store, tags = config["store"], data_tags(files)
+    remote = "://" in store
+    profile: dict[str, Any] = {"num_rows": int(tags["data_rows"]), "num_files": len(files)}
+    listed = json.dumps({**profile, "files": [asdict(file) for file in files]})
+    dataset = Dataset(
+        name=store.rstrip("/").rpartition("/")[2],
+        digest=tags["data_digest"],
+        source_type="s3" if remote else "local",
+        source=json.dumps({"uri": store if remote else str(Path(store).resolve())}),
+        profile=listed if len(listed) <= LONGEST_PROFILE else json.dumps(profile),
+    )
+    about = {
+        "mlflow.data.context": "training",
+        "store_version": str(config.get("store_version")),
+        "encoder_fingerprint": config["encoder_fingerprint"],
+    }
+    return DatasetInput(dataset, [InputTag(key, value) for key, value in about.items()])
+
+
+def files_in(inputs: list[DatasetInput], wanted: str) -> list[DataFile] | None:
+    """The files that a run's inputs list under a digest; None where they list none."""
+    for found in inputs:
+        profile = json.loads(found.dataset.profile or "{}") if found.dataset.digest == wanted else {}
+        if "files" in profile:
+            return [DataFile(**file) for file in profile["files"]]
+    return None
+
+
+def digest(files: list[DataFile]) -> str:
+    """A hash of the list; 36 digits are what MLflow takes."""
+    return hashlib.sha256(json.dumps([asdict(file) for file in files]).encode()).hexdigest()[:36]
+
+
+def origin_tags(config: dict[str, Any]) -> dict[str, str]:
+    """Encoder, models, store and code as tags, out of an ``adapter_config.json``."""
+    keys = ("encoder", "encoder_fingerprint", "llm", "llm_revision", "base_model", "store", "store_version")
+    tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
+    described, training = config.get("encoder_description", {}), config.get("training", {})
+    found = {
+        "encoder_content": described.get("llm", {}).get("content") or described.get("weights"),
+        "code_commit": code_commit(),
+        "parent": training.get("parent"),
+        "start_from": None if training.get("parent") else training.get("start_from"),  # a folder of no version
+    }
+    if base := config.get("base_model"):
+        found |= {
+            "base_revision": hub_revision(base, "unet/config.json"),
+            "base_content": weights_hash(Path(base) / "unet"),
+        }
+    return {**tags, **{key: value for key, value in found.items() if value}}
+
+
+def hub_revision(model: str | None, file: str = "config.json") -> str:
+    """The commit of a hub model, by one of its files in this machine's cache; empty for a folder, or without one."""
+    if model is None or Path(model).exists():
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, file)
+    except HFValidationError:  # a folder that is not there any more
+        return ""
+    return Path(found).parents[file.count("/")].name if isinstance(found, str) else ""
+
+
+def code_commit() -> str:
+    """The commit of this checkout, marked where files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

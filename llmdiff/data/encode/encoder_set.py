@@ -1,0 +1,129 @@
+"""What a store's encodings and latents are made with, registered there before any is."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from llmdiff.data.encode.captions import TextEncoder, encode_captions
+from llmdiff.diffusion.latents import LatentEncoder
+from storage import EncodingStore, caption_hash, content_hash
+
+logger = logging.getLogger(__name__)
+
+CAPTIONS_AT_ONCE = 4096
+"""Captions of a commit, where they are encoded apart from their samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSet:
+    """How rows become encodings and latents; each part under the fingerprint of all that decides its numbers."""
+
+    encoder: TextEncoder
+    fingerprint: str
+    latents: LatentEncoding | None = None
+    """None for captions alone."""
+    pooled: EncoderSet | None = None
+    """Of the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
+
+    @property
+    def of_captions(self) -> list[EncoderSet]:
+        """It, and that of pooled embeddings where there is one."""
+        return [self] if self.pooled is None else [self, self.pooled]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentEncoding:
+    """How pictures become latents."""
+
+    encoder: LatentEncoder
+    fingerprint: str
+    size: int
+    """Side of the square that is kept, in pixels."""
+    min_side: int
+    """Pictures whose shorter side has fewer pixels are refused."""
+
+    def key(self, image_hash: str) -> str:
+        """Of a picture's latent in the store."""
+        return content_hash(f"{self.fingerprint}:{image_hash}".encode())
+
+
+def prepare(
+    store: EncodingStore,
+    encoder: TextEncoder,
+    latent_encoder: LatentEncoder | None = None,
+    size: int | None = None,
+    min_side: int | None = None,
+    pooled: TextEncoder | None = None,
+) -> EncoderSet:
+    """Registers the encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
+
+    Args:
+        store: opened for writing.
+        encoder: of captions.
+        latent_encoder: of pictures; None for captions alone.
+        size: side of the pictures in pixels, where there are pictures.
+        min_side: the fewest pixels of a picture's shorter side; None is a quarter of `size`.
+        pooled: an SDXL base's `PooledTextEncoder`; None for another base. Captions that were encoded without it, by an
+            earlier run or for another base, are encoded with it now.
+
+    Raises:
+        ValueError: `size` does not fit the autoencoder, the store holds latents of another one or another size, or the
+            empty caption's encoding is not finite.
+    """
+    latents = None
+    if latent_encoder is not None:
+        assert size is not None
+        latents = prepare_latents(store, latent_encoder, size, size // 4 if min_side is None else min_side)
+    fingerprint = register(store, encoder)
+    if pooled is None:
+        return EncoderSet(encoder=encoder, fingerprint=fingerprint, latents=latents)
+    beside = EncoderSet(encoder=pooled, fingerprint=register(store, pooled))
+    complete(store, fingerprint, beside)
+    return EncoderSet(encoder=encoder, fingerprint=fingerprint, latents=latents, pooled=beside)
+
+
+def register(store: EncodingStore, encoder: TextEncoder) -> str:
+    """Registers an encoder of captions with the empty caption's encoding; see `prepare`."""
+    fingerprint = str(store.register_fingerprint(encoder.describe()))
+    encode_captions(store, fingerprint, encoder, [""])
+    if not store.find_encodings(fingerprint, [caption_hash("")]):
+        reason = "holds NaN or infinity, and training needs it; the store's rejects say in which block"
+        raise ValueError(f"{store.path}: the empty caption's encoding {reason}")
+    return fingerprint
+
+
+def complete(store: EncodingStore, fingerprint: str, beside: EncoderSet) -> None:
+    """Encodes with `beside` what captions of an encoder's samples it has not encoded yet."""
+    snapshot, here = store.snapshot(), pc.field("fingerprint")
+    known = store.index.read(snapshot, ["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
+    lacking = (here == fingerprint) & pc.field("source").is_valid() & ~pc.field("caption_hash").isin(known)
+    captions = store.index.read(snapshot, ["caption"], lacking)["caption"].unique().to_pylist()
+    if captions:
+        logger.warning("%s: %d captions get a pooled embedding of this base", store.path, len(captions))
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        encode_captions(store, beside.fingerprint, beside.encoder, captions[start : start + CAPTIONS_AT_ONCE])
+
+
+def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min_side: int) -> LatentEncoding:
+    """Registers the autoencoder; see `prepare`."""
+    if size < 1 or size % encoder.factor:
+        raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
+    description = {**encoder.describe(), "size": size, "crop": "centre"}
+    check_same_latents(store, description)
+    fingerprint = str(store.register_fingerprint(description))
+    return LatentEncoding(encoder=encoder, fingerprint=fingerprint, size=size, min_side=min_side)
+
+
+def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
+    """ValueError where a store's latents are of another autoencoder or another size."""
+    for fingerprint, other in store.fingerprints().items():
+        if other.get("kind") == "vae" and other != description:
+            key = next(key for key in description if other.get(key) != description[key])
+            found = f"expected {key} {other.get(key)!r}, found {description[key]!r}"
+            raise ValueError(
+                f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
+            )

@@ -1,0 +1,121 @@
+"""Data that grows: which files are whole, and which somebody is still writing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MARKER, TEMPORARY = "_SUCCESS", "_temporary"
+"""What Hadoop and Spark leave in a folder that is finished, and have in one that is not."""
+ABANDONED_AFTER = 86_400.0
+"""Seconds without a byte after which a file without its end is nobody's work in progress: it counts as broken."""
+PARQUET, TAR_END = b"PAR1", bytes(1024)
+"""What the one begins and ends with, and the other ends with."""
+
+
+class ReadinessPolicy(BaseModel):
+    """How files that are still being written are told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    settle: float = Field(default=10.0, ge=0)
+    """Seconds for which a file must not have changed; a younger one gets a second look when they have passed."""
+    wait_for_success: bool = False
+    """Whether a file counts only once its folder, or one above it in the data, holds `_SUCCESS`."""
+
+
+class Scan(NamedTuple):
+    """What became of some files of data, in their order; names are relative to the data."""
+
+    whole: list[tuple[Path, str]]
+    unfinished: dict[str, str]
+    """Why each one is to be left for the next time."""
+
+
+class Look(NamedTuple):
+    """What a file is like without being read."""
+
+    bytes: int
+    changed: int
+    """Nanoseconds of its last change, by the clock of its file system."""
+
+    @classmethod
+    def at(cls, file: Path) -> Look | None:
+        """None where it is not there (any more), or leads nowhere."""
+        try:
+            found = file.stat()
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns)
+
+    @property
+    def age(self) -> float:
+        """Seconds since its last change, or until it where the clocks differ."""
+        return abs(time.time() - self.changed / 1e9)
+
+
+def scan(root: Path, files: list[tuple[Path, str]], how: ReadinessPolicy) -> Scan:
+    """Looks at every file twice, and waits in between for as long as the youngest needs to settle, and no longer.
+
+    A file is unfinished while its folder says so (`TEMPORARY`; `MARKER`, where asked for), while it changes, and while
+    it has no end: a Parquet file no footer, a tar no empty blocks. Text has no end to look for.
+    """
+    unfinished = {name: why for file, name in files if (why := _outside(root, file, how) or _without_end(file))}
+    first = {name: look for file, name in files if name not in unfinished and (look := Look.at(file)) is not None}
+    young = [how.settle - look.age for look in first.values()]
+    time.sleep(max([0.0, *young]))
+    for file, name in files:
+        before, after = first.get(name), Look.at(file)
+        if before is not None and after != before:
+            unfinished[name] = f"changing: {before.bytes} bytes, then {'gone' if after is None else after.bytes}"
+    return Scan([(file, name) for file, name in files if name not in unfinished], unfinished)
+
+
+def signature(root: Path, besides: Collection[Path] = ()) -> str:
+    """A hash of names, sizes and times of all files below a folder, or beside a file: another one where any changed."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(root if root.is_dir() else root.parent):
+        folders[:] = sorted(name for name in folders if name != TEMPORARY)
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path not in besides:
+                digest.update(f"{path}\0{Look.at(path)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _outside(root: Path, file: Path, how: ReadinessPolicy) -> str | None:
+    """Why the folders of a file say that it is unfinished."""
+    folders = [folder for folder in file.parents if folder == root or root in folder.parents] or [file.parent]
+    for folder in folders:
+        if (folder / TEMPORARY).is_dir():
+            return f"a job is writing: {folder / TEMPORARY} is there"
+    if how.wait_for_success and not any((folder / MARKER).exists() for folder in folders):
+        return f"no {MARKER} in {file.parent}"
+    return None
+
+
+def _without_end(file: Path) -> str | None:
+    """Why a file's own bytes say that it is unfinished; None too where nobody has written to it for long."""
+    kind, look = file.suffix.lower(), Look.at(file)
+    if look is None or look.age > ABANDONED_AFTER:
+        return None
+    if kind == ".parquet" and PARQUET.startswith(_edge(file, 4, 0)) and _edge(file, 4, 2) != PARQUET:
+        return f"no footer yet after {look.bytes} bytes; last written to {look.age:.0f} s ago"
+    if kind == ".tar" and _edge(file, len(TAR_END), 2) != TAR_END:
+        return f"no end yet after {look.bytes} bytes; last written to {look.age:.0f} s ago"
+    return None
+
+
+def _edge(file: Path, count: int, whence: int) -> bytes:
+    """The first bytes of a file, or with `whence` 2 the last ones; none where it can't be read."""
+    try:
+        with file.open("rb") as data:
+            data.seek(-min(count, file.stat().st_size) if whence == 2 else 0, whence)
+            return data.read(count)
+    except OSError:
+        return b""

@@ -1,0 +1,32 @@
+"""Pictures as files: written whole or not at all, with what they were drawn from inside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from storage.io.files import write_file
+
+
+def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> Path:
+    """Writes a picture whole or not at all, and returns where; `settings` go into its text metadata."""
+    data, about = io.BytesIO(), PngInfo()
+    for name, value in (settings or {}).items():
+        about.add_text(name, str(value))
+    image.save(data, "PNG", pnginfo=about)
+    write_file(path, data.getvalue())
+    return path
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """A picture, upright and in RGB; ValueError naming the file where it can't be read."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected a picture: {error}") from error

@@ -1,0 +1,226 @@
+"""The failure signatures of the paper notes, watched for while training; each is told with what to change.
+
+Text ignored, the original path drowned, NaN encodings, truncated captions. Nothing here changes a loss curve.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from llmdiff.training.objective import Objective, sample_generators
+
+if TYPE_CHECKING:
+    from llmdiff.adapter import LLMAdapter
+    from storage import EncodingStore
+    from storage.reading.dataset import Batch
+
+EVERY = 50
+"""Steps between two looks; a look is two more forward passes, one to two hundredths of the time."""
+PATIENCE = 500
+"""Steps before ignored text counts: a new `phi` has to learn first."""
+WINDOW = 256
+"""Samples, the newest, whose losses are compared with and without their own captions."""
+LEAST_SHARE = 0.1
+"""Of a layer's output: the original path below it is drowned."""
+MOST_TRUNCATED = 0.01
+"""Share of captions that may reach the encoder's limit."""
+
+logger = logging.getLogger(__name__)
+
+
+class Finding(NamedTuple):
+    """A signature that shows."""
+
+    name: str
+    badness: float
+    """Told again once it has doubled."""
+    text: str
+    """What was seen, and what to change."""
+    own: bool = False
+    """Whether it is of this process's samples, which no other process has seen."""
+
+
+class TrainingMonitor:
+    """What was seen so far, and what was told of it."""
+
+    def __init__(self, speaks: bool = True) -> None:
+        """One process of a run `speaks` of what they all see; under ZeRO 3 each has a part of the weights."""
+        self.speaks = speaks
+        self.gains: deque[float] = deque(maxlen=WINDOW)
+        self.told: dict[str, float] = {}
+
+    def look(self, step: int, batch: Batch, own: Tensor, others: Tensor, shares: Mapping[str, float]) -> list[str]:
+        """Tells what is new at this step.
+
+        Args:
+            step: optimiser steps done.
+            batch: what the losses are of.
+            own: loss ``(batch,)`` of each sample under its own caption.
+            others: the same, under another sample's caption.
+            shares: the original path's share of each layer's output.
+        """
+        if len(own) > 1:  # alone, a sample has only its own caption
+            self.gains.extend(filter(math.isfinite, gains(own, others)))
+        return self.tell(nan_inputs(batch), text_ignored(self.gains, step), original_drowned(shares))
+
+    def tell(self, *findings: Finding | None) -> list[str]:
+        """Logs each finding the first time, and again when it has got twice as bad; returns what it logged."""
+        new = [found for found in findings if found and found.badness >= 2 * self.told.get(found.name, 0.0)]
+        for found in new:
+            self.told[found.name] = found.badness
+            if self.speaks or found.own:
+                logger.warning("training warning: %s: %s", found.name, found.text)  # `infra.tracking.run` looks for it
+        return [f"{found.name}: {found.text}" for found in new]
+
+
+# The signatures
+
+
+def text_ignored(gains: Sequence[float], step: int) -> Finding | None:
+    """Where losses are no lower under a sample's own caption than under another's, by two standard errors."""
+    if step < PATIENCE or len(gains) < WINDOW:
+        return None
+    values = torch.tensor(list(gains), dtype=torch.float64)
+    mean, error = values.mean().item(), values.std().item() / math.sqrt(len(values))
+    if mean > 2 * error:
+        return None
+    return Finding(
+        "text ignored",
+        step,
+        f"at step {step} a caption lowers the loss by {mean:.2%} ± {error:.2%}, compared with another picture's "
+        "caption: check that captions and pictures belong together; then raise learning_rate, start with a larger "
+        "adapter.new_weight, or lower caption_dropout",
+    )
+
+
+def original_drowned(shares: Mapping[str, float]) -> Finding | None:
+    """Where the original attention is hardly left in the U-Net's middle, or in a quarter of its layers.
+
+    A layer or two elsewhere that live on the new path do no harm: a good run of the demonstration has one.
+    """
+    drowned = {name: share for name, share in shares.items() if share < LEAST_SHARE}
+    if not any("mid_block" in name for name in drowned) and 4 * len(drowned) < max(1, len(shares)):
+        return None
+    worst = sorted(drowned, key=lambda name: ("mid_block" not in name, drowned[name]))
+    named = ", ".join(f"{name} ({drowned[name]:.1%})" for name in worst[:3])
+    return Finding(
+        "original path drowned",
+        len(drowned),
+        f"it makes up less than {LEAST_SHARE:.0%} of the output in {len(drowned)} of {len(shares)} layers: {named}; "
+        "pictures will lack spatial coherence: lower adapter.new_weight or learning_rate, raise warmup, "
+        "or set adapter.learn_weights to false",
+    )
+
+
+def nan_inputs(batch: Batch) -> Finding | None:
+    """Samples whose encoding or latent is not finite."""
+    finite = batch.encodings.isfinite().flatten(1).all(1) & batch.latents.isfinite().flatten(1).all(1)
+    bad = [f"{source} row {row}" for (source, row), fine in zip(batch.rows, finite.tolist(), strict=True) if not fine]
+    if not bad:
+        return None
+    return Finding(
+        "NaN encodings",
+        len(bad),
+        f"{len(bad)} of {len(batch.rows)} samples have an encoding or a latent that is not finite, {bad[0]} first: "
+        "encode them again with dtype=float32 (`llmdiff encode --set dtype=float32`) and train on that fingerprint",
+        own=True,
+    )
+
+
+def captions_truncated(share: float, limit: int) -> Finding | None:
+    """Where many captions are as long as the encoder lets them be, and so were probably cut."""
+    if share <= MOST_TRUNCATED:
+        return None
+    return Finding(
+        "truncated captions",
+        share,
+        f"{share:.1%} of the captions have the {limit} tokens that they were cut to; the entities that a caption "
+        f"names last are lost: encode with a larger max_tokens (`llmdiff encode --set max_tokens={2 * limit}`)",
+    )
+
+
+# What they are told from
+
+
+@torch.no_grad()
+def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Each sample's loss ``(batch,)`` under its own caption and under its neighbour's, and `path_shares`.
+
+    Noise, timesteps and dropped captions are those of the training step, so that only the captions differ.
+    """
+    (unet,) = objective.frozen
+
+    def losses(captioned: Batch) -> Tensor:
+        generators = sample_generators(objective.config.seed, epoch, batch, unet.device)
+        found: Tensor = objective(captioned, generators, 1.0)[2]
+        return found
+
+    with path_shares(objective.adapter) as shares:
+        own = losses(batch)
+    return own, losses(swapped(batch)), shares
+
+
+def gains(own: Tensor, others: Tensor) -> list[float]:
+    """By how much of their mean each sample's loss is lower under its own caption than under another's."""
+    own, others = own.double(), others.double()
+    return (2 * (others - own) / (others + own).clamp(min=1e-12)).tolist()
+
+
+def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
+    """Share of samples whose caption has as many tokens as its LLM encoder lets it, and that limit; else (0, 0)."""
+    description = store.fingerprints()[fingerprint]
+    limit = int(description.get("max_tokens") or 0)
+    if description.get("kind") != "llm" or not limit:
+        return 0.0, 0
+    filters = (pc.field("fingerprint") == fingerprint) & pc.field("source").is_valid()
+    counts = store.index.read(store.snapshot(), ["token_count"], filters)["token_count"]
+    return (pc.mean(pc.greater_equal(counts, limit)).as_py() or 0.0), limit
+
+
+def swapped(batch: Batch) -> Batch:
+    """Every sample with its neighbour's caption."""
+    base, base_mask, pooled = batch.base_encodings, batch.base_mask, batch.pooled
+    return replace(
+        batch,
+        encodings=batch.encodings.roll(1, 0),
+        mask=batch.mask.roll(1, 0),
+        base_encodings=None if base is None else base.roll(1, 0),
+        base_mask=None if base_mask is None else base_mask.roll(1, 0),
+        pooled=None if pooled is None else pooled.roll(1, 0),
+    )
+
+
+@contextmanager
+def path_shares(adapter: LLMAdapter) -> Iterator[dict[str, float]]:
+    """Within it, forward passes of the U-Net leave each layer's share of the original path in its output's norm."""
+    found: dict[str, float] = {}
+    hooks = [
+        layer.register_forward_hook(_share_into(found, name.replace("/", ".")))
+        for name, layer in adapter.layers.items()
+        if adapter.config.paths == "both"
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _share_into(found: dict[str, float], name: str) -> Any:
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        original, _, scale = inputs
+        kept = original * layer.weights(scale)[0]
+        norm = kept.float().norm().item()
+        found[name] = norm / max(norm + (output - kept).float().norm().item(), 1e-12)
+
+    return hook

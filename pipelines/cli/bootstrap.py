@@ -1,0 +1,70 @@
+"""What commands do before a flow: options are refused at once, for the engine of flows takes seconds to start."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmdiff.encoder import EncoderConfig
+
+
+def encode_options(
+    data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
+) -> tuple[EncoderConfig, list[str] | None]:
+    """The encoder's settings and the captions without pictures; refuses data, files and settings that can't be used."""
+    from pipelines.cli.config_files import read_settings
+
+    settings = read_settings(config, assignments)
+    more = read_lines(captions) if captions is not None else None
+    from llmdiff.data.sources import source_files
+
+    source_files(data)
+    return encoder_config(config, settings), more
+
+
+def encoder_config(config: Path | None, settings: dict[str, Any]) -> EncoderConfig:
+    """The settings as the encoder takes them; ValueError that names the file where that holds the wrong ones."""
+    from llmdiff.encoder import EncoderConfig
+    from pipelines.cli.config_files import read_settings
+
+    try:
+        EncoderConfig.from_dict(read_settings(config))
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+    return EncoderConfig.from_dict(settings)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that hold something."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
+    from llmdiff.data.sources import read_text
+
+    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
+
+
+def start_engine() -> None:
+    """Settings for flows in this process; see `infra.environment`."""
+    from infra.environment import prepare_engine
+
+    prepare_engine(debug="--debug" in sys.argv)
+
+
+def end_well_on_sigterm() -> list[int]:
+    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save.
+
+    Returns a list that fills then.
+    """
+    received: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        received.append(number)
+        print("stopped by SIGTERM: the same command goes on")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    return received

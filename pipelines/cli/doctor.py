@@ -1,0 +1,157 @@
+"""What this machine can do, and what is wrong with it; asked without importing anything heavy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from infra.environment import home, tracking_uri
+from infra.service.processes import redacted
+
+PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+LEAST_FREE = 5 * 10**9
+
+
+class Finding(NamedTuple):
+    """One thing looked at."""
+
+    name: str
+    fine: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Everything that was looked at, in order."""
+    return [check() for check in CHECKS]
+
+
+def python() -> Finding:
+    """The interpreter."""
+    version = sys.version_info
+    return Finding("python", version >= (3, 11), f"{sys.version.split()[0]} at {sys.executable}; 3.11 is tested")
+
+
+def packages() -> Finding:
+    """The libraries that everything needs, with their versions."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("packages", False, f"missing: {', '.join(missing)}")
+    return Finding("packages", True, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+
+
+def kernels() -> Finding:
+    """Another package of the name would be hidden by ours, or hide it."""
+    found = importlib.util.find_spec("kernels")
+    ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
+    where = Path(found.origin).resolve() if found is not None and found.origin else None
+    try:
+        other = importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        other = None
+    if where != ours or other is not None:
+        return Finding(
+            "kernels", False, f"the package `kernels` {other or ''} at {where} clashes with ours: uninstall it"
+        )
+    return Finding("kernels", True, "no other package of that name")
+
+
+def processors() -> Finding:
+    """Cores that this process may use, and memory."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Finding("cpu", True, f"{cores} cores, {memory:.0f} GiB of memory")
+
+
+def gpu() -> Finding:
+    """What nvidia-smi lists."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("gpu", True, "none: everything runs on the CPU")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True)
+    fine = done.returncode == 0
+    return Finding("gpu", fine, "; ".join((done.stdout if fine else done.stdout + done.stderr).split("\n")).strip("; "))
+
+
+def triton() -> Finding:
+    """Whether kernels are compiled here."""
+    if importlib.util.find_spec("triton") is None:
+        return Finding("triton", True, "not installed: the PyTorch path is used")
+    where = "compiles kernels" if shutil.which("nvidia-smi") else "no GPU: the PyTorch path is used"
+    return Finding("triton", True, f"{importlib.metadata.version('triton')}; {where}")
+
+
+def deepspeed() -> Finding:
+    """Operators that DeepSpeed compiles itself need a compiler; training here uses none of them by default."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    tools = [name for name, there in (("ninja", shutil.which("ninja") or _ninja()), ("c++", compiler)) if not there]
+    note = (
+        f"can't compile its operators ({', '.join(tools)} missing); none is needed"
+        if tools
+        else "can compile its operators"
+    )
+    return Finding("deepspeed", True, note)
+
+
+def disk() -> Finding:
+    """Free space where runs go."""
+    folder = home()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        "disk", free > LEAST_FREE, f"{free / 1e9:.1f} GB free for {home()}; an SD 1.5 run wants 5 GB and more"
+    )
+
+
+def prefect_server() -> Finding:
+    """Whether a Prefect server is set, and answers."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
+    return Finding("prefect", _answers(url), f"{redacted(url)} {'answers' if _answers(url) else 'does not answer'}")
+
+
+def mlflow_server() -> Finding:
+    """Whether an MLflow server is set, and answers."""
+    uri = tracking_uri()
+    if not uri.startswith("http"):
+        return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")
+    return Finding("mlflow", _answers(uri), f"{uri} {'answers' if _answers(uri) else 'does not answer'}")
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 0.5
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def _ninja() -> bool:
+    return Path(sys.executable).with_name("ninja").exists()
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    python,
+    packages,
+    kernels,
+    processors,
+    gpu,
+    triton,
+    deepspeed,
+    disk,
+    prefect_server,
+    mlflow_server,
+)

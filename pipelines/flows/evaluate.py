@@ -1,0 +1,206 @@
+"""The evaluate flow: an adapter against baselines on the same prompts and seeds; scores, intervals and a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from infra.environment import home
+from infra.tracking.run import tracked_run
+from llmdiff.evaluation import Prompt, Sampling
+from llmdiff.evaluation.choice import choose_metrics
+from llmdiff.evaluation.distances import DISTANCES
+from llmdiff.evaluation.metrics import split_spec
+from pipelines.cli.console import finite
+from pipelines.flows.generate import CANDIDATE, DType, Scheduler
+from pipelines.runtime.eval_models import BASE, EvalModel, find_eval_models, model_of, run_of
+from pipelines.runtime.progress import advance, progress, quieten_loading
+from storage.io.files import write_file
+
+
+class EvaluateResult(BaseModel):
+    """Where an evaluation is, and what it says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    output: str
+    report: dict[str, Any]
+    """What ``report.json`` holds."""
+    run_id: str
+    """Of MLflow."""
+
+
+@flow(name="evaluate")
+def evaluate_flow(
+    adapter: str = CANDIDATE,
+    llm: str | None = None,
+    diffusion: str | None = None,
+    output: str | None = None,
+    prompts: str | None = None,
+    baselines: list[str] | None = None,
+    metrics: list[str] | None = None,
+    references: str | None = None,
+    seeds: list[int] | None = None,
+    scenes: int = 200,
+    steps: int = 20,
+    guidance: float = 3.0,
+    size: int | None = None,
+    scheduler: Scheduler | None = None,
+    dtype: DType = "float32",
+    batch: int = 4,
+    pictures: str | None = None,
+) -> EvaluateResult:
+    """Scores an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling.
+
+    Args:
+        adapter: a folder, or a version in the registry.
+        llm: folder or name of the LLM; None takes what was recorded when the adapter was registered.
+        diffusion: folder or name of the base model; None takes the one that the adapter was trained on.
+        output: folder for ``report.html``, ``report.json`` and ``scores.parquet``; None makes one below the folder of
+            runs.
+        prompts: a file or folder as `read_prompts` takes it; None is held-out scenes of the embedded world, each in
+            every wording.
+        baselines: see `find_eval_models`; None is the base model without the adapter.
+        metrics: ``name`` or ``name=model`` of `METRICS` and `DISTANCES`; None is the exact judge for the embedded
+            world, and SigLIP, SigLIP 2, CLIP and CLIP-IQA for other prompts, with CMMD where there are references.
+        references: folder of pictures, for the distances.
+        seeds: of the noise, each a picture of each prompt; in the embedded world also of scenes. None is 0.
+        scenes: of the embedded world.
+        steps: of sampling.
+        guidance: classifier-free guidance scale.
+        size: side of the pictures in pixels; None is each model's own.
+        scheduler: one of `SCHEDULERS`; None takes each model's own.
+        dtype: of the models that draw.
+        batch: pictures drawn at once.
+        pictures: folder of all pictures ever drawn; None is one below the folder of runs. What is there is not drawn.
+    """
+    chosen = choose_metrics(metrics, prompts, references)
+    sampling = Sampling(steps=steps, guidance=guidance, size=size, scheduler=scheduler, dtype=dtype)
+    wanted = find_prompts(prompts, seeds or [0], scenes)
+    eval_models = find_eval_models(adapter, [BASE] if baselines is None else baselines, llm, diffusion)
+    load_metrics(chosen, references)
+    folder = Path(output or home() / "evaluate" / time.strftime("%Y%m%d-%H%M%S"))
+    drawn: dict[str, list[Path]] = {}
+    with progress("evaluate", 2 * len(eval_models) * len(wanted), "picture"):
+        for each in eval_models:
+            drawn[each.name] = draw(each, wanted, sampling, Path(pictures or home() / "pictures"), batch)
+        scores = score(wanted, drawn, chosen, folder / "scores.parquet")
+    about = {
+        "models": {each.name: {**each.model_dump(), "identity": model_of(each).identity} for each in eval_models},
+        "source": prompts or "held-out scenes of the embedded world",
+        "seeds": seeds or [0],
+        "sampling": asdict(sampling),
+        "metrics": chosen,
+        "references": references,
+    }
+    report = compare(scores, chosen, references, about)
+    write_report(report, scores, folder)
+    run_id = track(report, folder, adapter)
+    return EvaluateResult(output=str(folder), report=report, run_id=run_id)
+
+
+@task(name="find prompts", cache_policy=NO_CACHE)
+def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Prompt]:
+    """The prompts of a file, or of the embedded world, with every seed."""
+    from llmdiff.evaluation import held_out_prompts, read_prompts
+
+    if prompts is not None:
+        return read_prompts(Path(prompts), seeds)
+    if scenes < 1:
+        raise ValueError(f"scenes: expected at least 1, found {scenes}")
+    return [prompt for seed in seeds for prompt in held_out_prompts(scenes, seed)]
+
+
+@task(name="load metrics", cache_policy=NO_CACHE)
+def load_metrics(metrics: list[str], references: str | None) -> None:
+    """Refuses metric models and references that can't be used, before a picture is drawn."""
+    from llmdiff.evaluation import load_metric
+    from llmdiff.evaluation.compare import load_distance, reference_files
+
+    quieten_loading()
+    for spec in metrics:
+        (load_distance if split_spec(spec)[0] in DISTANCES else load_metric)(spec)
+    if references is not None:
+        reference_files(Path(references))
+
+
+@task(name="draw", task_run_name="draw {eval_model.name}", cache_policy=NO_CACHE)
+def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictures: Path, batch: int) -> list[Path]:
+    """The picture of each prompt; what was ever drawn is not drawn again."""
+    from llmdiff.evaluation import Gallery
+
+    return Gallery(pictures, model_of(eval_model), sampling).draw(prompts, batch, advance)
+
+
+@task(name="score", cache_policy=NO_CACHE)
+def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str], path: Path) -> Path:
+    """The scores of every picture, as a Parquet file."""
+    from llmdiff.evaluation import Evaluation, load_metric, score_pictures
+    from llmdiff.evaluation.table import write_scores
+
+    loaded = [load_metric(spec) for spec in metrics if split_spec(spec)[0] not in DISTANCES]
+    evaluations = {
+        name: Evaluation(prompts, paths, score_pictures(paths, prompts, loaded, progress=advance))
+        for name, paths in drawn.items()
+    }
+    return write_scores(path, evaluations)
+
+
+@task(name="compare", cache_policy=NO_CACHE)
+def compare(scores: Path, metrics: list[str], references: str | None, about: dict[str, Any]) -> dict[str, Any]:
+    """What ``report.json`` holds, from the table of scores; the distances to references are taken here."""
+    from llmdiff.evaluation import compare_with_references
+    from llmdiff.evaluation.report import build_report
+    from llmdiff.evaluation.table import read_scores
+
+    evaluations = read_scores(scores)
+    distances = {}
+    for name in (spec for spec in metrics if split_spec(spec)[0] in DISTANCES):
+        assert references is not None
+        distances[split_spec(name)[0]] = compare_with_references(evaluations, name, Path(references))
+    return build_report(evaluations, distances, about)
+
+
+@task(name="write report", cache_policy=NO_CACHE)
+def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
+    """``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
+    from llmdiff.evaluation.table import read_scores
+    from pipelines.reports.evaluation import page
+
+    write_file(folder / "report.json", (json.dumps(finite(report), indent=2) + "\n").encode())
+    write_file(folder / "report.html", page(report, read_scores(scores)).encode())
+    rows = [
+        {"metric": column, "model": model, "mean": entry["mean"], "interval": entry["interval"], "prompts": entry["n"]}
+        for column, models in report["scores"].items()
+        for model, entry in models.items()
+    ]
+    said = "\n\n".join([*report["summary"], *report["sentences"], f"{folder / 'report.html'}"])
+    create_table_artifact(rows, key="evaluation", description=said)
+
+
+@task(name="track", cache_policy=NO_CACHE)
+def track(report: dict[str, Any], folder: Path, adapter: str) -> str:
+    """An MLflow run with every figure, its interval, and the three files; below the run that trained the adapter."""
+    from llmdiff.evaluation.report import figures
+
+    parent = run_of(adapter)
+    tags = {
+        "adapter": adapter,
+        "summary": " ".join(report["summary"]),
+        **({"mlflow.parentRunId": parent} if parent else {}),
+    }
+    params = {name: report[name] for name in ("source", "seeds", "sampling", "references")}
+    params |= {"metrics": ", ".join(report["metrics"]), "models": {n: m["spec"] for n, m in report["models"].items()}}
+    with tracked_run("evaluate", params, tags) as run:
+        run.follow([{"step": 0, **figures(report)}])
+        for name in ("report.json", "report.html", "scores.parquet"):
+            run.keep(folder / name)
+    return run.run_id

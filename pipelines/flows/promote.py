@@ -1,0 +1,170 @@
+"""The promote flow: the candidate becomes the champion where it is better on the same prompts and seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from mlflow.entities.model_registry import ModelVersion
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from infra.tracking.registry import (
+    MODEL,
+    ROLLED_BACK,
+    SCHEME,
+    address_of,
+    find_alias,
+    find_champion,
+    find_version,
+    set_champion,
+)
+from infra.tracking.run import client
+from llmdiff.evaluation import Prompt
+from pipelines.cli.config_files import checked
+from pipelines.flows.generate import Source, load_pipeline, resolve_adapter
+from pipelines.runtime.progress import progress
+from pipelines.runtime.promotion_policy import PromotionPolicy, prompts_hash, prompts_of, score_of
+
+PREFIX = "promotion."
+"""Of the tags that hold a decision."""
+RULE = set(PromotionPolicy.model_fields)
+
+
+class Decision(PromotionPolicy):
+    """Whether a candidate became the champion, and why."""
+
+    promoted: bool
+    reason: str
+    candidate: int
+    champion: int | None = None
+    """The version that it was compared with."""
+    prompts_hash: str | None = None
+    """Of the texts and seeds that both were judged on."""
+    candidate_score: float | None = None
+    champion_score: float | None = None
+
+
+@flow(name="promote")
+def promote_flow(
+    name: str = MODEL,
+    metric: str = "binding",
+    prompts: str | None = None,
+    wording: Literal["template", "natural", "unseen_wording"] = "natural",
+    margin: Annotated[float, Field(ge=0)] = 0.0,
+    scenes: Annotated[int, Field(ge=1)] = 200,
+    seed: int = 0,
+    steps: Annotated[int, Field(ge=1)] = 20,
+    guidance: float = 3.0,
+    llm: str | None = None,
+    diffusion: str | None = None,
+) -> Decision:
+    """Makes the candidate the champion if it is better by the margin, or if there is none yet.
+
+    A decision stays: asked again about the same two by the same policy, nothing is drawn.
+
+    Args:
+        name: registered model.
+        metric: colour, binding, relation or count of the embedded world's facts; or, for prompts of a file, siglip,
+            siglip2, clip or clip-iqa, or ``name=model`` with another model of that kind.
+        prompts: a file or folder of prompts; None is held-out scenes of the embedded world.
+        wording: of the embedded world's prompts.
+        margin: how much greater the candidate's score must be; with 0, greater at all.
+        scenes: of the embedded world, each a prompt.
+        seed: of the noise, and in the embedded world of scenes and captions.
+        steps: of sampling.
+        guidance: classifier-free guidance scale.
+        llm: folder or name of the LLM; None takes what was recorded with each version.
+        diffusion: folder or name of the base model; None takes the one that each was trained on.
+    """
+    given = {"prompts": prompts, "metric": metric, "wording": wording, "margin": margin, "scenes": scenes}
+    policy = checked({**given, "seed": seed, "steps": steps, "guidance": guidance}, PromotionPolicy, "promotion rule")
+    judged_on = prompts_of(policy)
+    of_prompts = prompts_hash(judged_on)
+    candidate, champion = find_version(f"{SCHEME}{name}@candidate"), find_champion(name)
+    decision = cached_decision(candidate, champion, policy, of_prompts)
+    if decision is None:
+        eval_models = [version for version in (candidate, champion) if version is not None]
+        sources = [resolve_adapter(address_of(each), llm, diffusion) for each in eval_models]
+        decision = decide(policy, of_prompts, eval_models, [judge(source, policy, judged_on) for source in sources])
+        record(candidate, decision)
+    if decision.promoted:
+        set_champion(candidate)
+    show(decision)
+    return decision
+
+
+def cached_decision(
+    candidate: ModelVersion, champion: ModelVersion | None, policy: PromotionPolicy, of_prompts: str
+) -> Decision | None:
+    """The decision where it needs no pictures; None where it does."""
+    version = int(candidate.version)
+    known = recorded(candidate)
+    if ROLLED_BACK in candidate.tags:
+        reason = f"version {version} was the champion and was rolled back at {candidate.tags[ROLLED_BACK]}"
+        return Decision(**policy.model_dump(), promoted=False, reason=reason, candidate=version)
+    if champion is not None and champion.version == candidate.version:
+        reason = f"version {version} is the champion already"
+        return known or Decision(**policy.model_dump(), promoted=True, reason=reason, candidate=version)
+    opponent = None if champion is None else int(champion.version)
+    if known is None or (known.champion, known.prompts_hash) != (opponent, of_prompts):
+        return None
+    return known if known.model_dump(include=RULE) == policy.model_dump() else None
+
+
+def is_pending(name: str, fingerprint: str) -> bool:
+    """Whether there is a candidate, of an encoder's encodings, of which nobody has decided yet."""
+    candidate = find_alias("candidate", name)
+    if candidate is None or candidate.tags.get("encoder_fingerprint") != fingerprint:
+        return False
+    return not {ROLLED_BACK, f"{PREFIX}reason"} & candidate.tags.keys()
+
+
+def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVersion], scores: list[float]) -> Decision:
+    """Compares the candidate's score with the champion's, where there is one."""
+    candidate, *others = (int(each.version) for each in eval_models)
+    facts = {**policy.model_dump(), "candidate": candidate, "prompts_hash": of_prompts, "candidate_score": scores[0]}
+    what = f"{policy.what} {scores[0]:.3f}"
+    if not others:
+        return Decision(**facts, promoted=True, reason=f"version {candidate} is the first champion: {what}")
+    gain = scores[0] - scores[1]
+    better = gain > 0 and gain >= policy.margin - 1e-9  # a share is a count over prompts
+    reason = f"version {candidate} is {'better' if better else 'not better'} than version {others[0]}: {what}"
+    reason += f" against {scores[1]:.3f}, margin {policy.margin:g}"
+    return Decision(**facts, promoted=better, reason=reason, champion=others[0], champion_score=scores[1])
+
+
+@task(name="judge version", cache_policy=NO_CACHE)
+def judge(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
+    """The score of the adapter's pictures of the policy's prompts."""
+    with progress("judge", len(prompts), "picture"):
+        return score_of(policy, lambda: load_pipeline(source, True), prompts)
+
+
+@task(name="record decision", cache_policy=NO_CACHE)
+def record(candidate: ModelVersion, decision: Decision) -> None:
+    """Writes the decision on the version, as tags, and both scores as metrics of its run."""
+    api = client()
+    for key in Decision.model_fields:
+        if f"{PREFIX}{key}" in candidate.tags:  # an earlier decision's
+            api.delete_model_version_tag(candidate.name, candidate.version, f"{PREFIX}{key}")
+    for key, value in decision.model_dump(exclude_none=True).items():
+        api.set_model_version_tag(candidate.name, candidate.version, f"{PREFIX}{key}", str(value))
+    for key, score in (("candidate", decision.candidate_score), ("champion", decision.champion_score)):
+        if score is not None:
+            api.log_metric(candidate.run_id, f"{PREFIX}{key}", score)
+
+
+def recorded(version: ModelVersion) -> Decision | None:
+    """The decision that `record` wrote; None where there is none, or not all of it."""
+    tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
+    # an earlier version of the program wrote others
+    known = {key: value for key, value in tags.items() if key in Decision.model_fields}
+    return Decision.model_validate(known) if {"metric", "promoted", "reason", "candidate"} <= known.keys() else None
+
+
+@task(name="show decision", cache_policy=NO_CACHE)
+def show(decision: Decision) -> None:
+    """Says it in the Prefect UI."""
+    create_markdown_artifact(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.reason}", "promotion")

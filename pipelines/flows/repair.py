@@ -1,0 +1,179 @@
+"""Mends a damaged store: keeps what is whole, and encodes what is lost again from the data it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmdiff.data.sources import open_source
+from llmdiff.encoder import EncoderConfig
+from storage import EncodingStore, Problem
+from storage.maintenance.repair import repair
+
+Rows = dict[tuple[str, str], set[int]]
+"""Rows of sources, by fingerprint and source hash."""
+Captions = set[tuple[str, str]]
+"""Fingerprint and caption hash of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeArguments:
+    """Arguments of `pipelines.flows.encode.encode_flow`, which see."""
+
+    data: str
+    store: str
+    diffusion: str | None
+    llm: str | None
+    encoder: Literal["llm", "base"]
+    size: int | None
+    settings: EncoderConfig
+    captions: list[str] | None
+    min_side: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairResult:
+    """What `mend` did."""
+
+    moved: int
+    """Encodings and latents copied whole into a new shard."""
+    lost: Rows
+    """Samples that lost their encoding or their latent."""
+    captions: Captions
+    """Encodings lost that no sample uses: validation prompts, the empty caption."""
+    missing: Rows
+    """Those of `lost` that encoding did not bring back: their data or their encoder are others."""
+    missing_captions: Captions
+    """Those of `captions`, likewise."""
+    sources: dict[str, str]
+    """Names of the lost rows' sources, by source hash."""
+
+    @property
+    def nothing_missing(self) -> bool:
+        return not (self.missing or self.missing_captions)
+
+    def values(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "moved": self.moved,
+            "lost": self._row_values(self.lost),
+            "lost_captions": _caption_values(self.captions),
+            "missing": self._row_values(self.missing),
+            "missing_captions": _caption_values(self.missing_captions),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"moved: {self.moved} encodings and latents"]
+        for entry in self._row_values(self.lost):
+            lines.append(f"lost: {entry['source']} under {entry['fingerprint']}: {len(entry['rows'])} rows")
+        if self.captions:
+            lines.append(f"lost: {len(self.captions)} captions without a picture")
+        rows = count(self.lost) - count(self.missing)
+        captions = len(self.captions) - len(self.missing_captions)
+        lines.append(f"encoded again: {rows} rows, {captions} captions without a picture")
+        for entry in self._row_values(self.missing):
+            numbers = ", ".join(map(str, entry["rows"]))
+            lines.append(f"still missing: {entry['source']} under {entry['fingerprint']}: rows {numbers}")
+        for fingerprint, key in sorted(self.missing_captions):
+            lines.append(f"still missing: caption {key} under {fingerprint}")
+        if not self.nothing_missing:
+            lines.append("`llmdiff encode` with their data, --captions and encoder brings back what is missing")
+        return "\n".join(lines)
+
+    def _row_values(self, rows: Rows) -> list[dict[str, Any]]:
+        return [
+            {"source": self.sources[key], "source_hash": key, "fingerprint": fingerprint, "rows": sorted(numbers)}
+            for (fingerprint, key), numbers in sorted(rows.items())
+        ]
+
+
+def mend(problems: Sequence[Problem], arguments: EncodeArguments) -> RepairResult:
+    """Repairs a store, then runs the encode flow for what was lost, if the data have any of it.
+
+    Raises:
+        FileNotFoundError: there are no such data.
+        ValueError: an argument is not one of the encode flow's, or the damage is beyond the shards; nothing is changed
+            then. Or encoding failed: the store is whole by then, without the lost rows.
+    """
+    in_data = check(arguments)
+    store = EncodingStore.open(arguments.store)
+    captions = captions_without_samples(store, problems)
+    repaired = repair(store, problems)
+    lost = by_source(repaired.lost)
+    if captions or any(source in in_data for _, source in lost):
+        counts = f"{count(lost)} rows and {len(captions)} captions without a picture"
+        print(f"lost {counts}; should this be interrupted, `llmdiff encode` makes them again", file=sys.stderr)
+        encode(arguments)
+    return RepairResult(
+        moved=repaired.moved,
+        lost=lost,
+        captions=captions,
+        missing=missing_rows(store, lost),
+        missing_captions=missing_captions(store, captions),
+        sources=dict(zip(*(repaired.lost[name].to_pylist() for name in ("source_hash", "source")), strict=True)),
+    )
+
+
+def check(arguments: EncodeArguments) -> set[str]:
+    """Refuses arguments that encoding would refuse; returns the hashes of the data's readable shards."""
+    from pipelines.runtime.encode_job import make_job
+
+    hashes, pictures = set(), False
+    for shard in open_source(arguments.data):
+        with contextlib.suppress(ValueError):  # the flow says why it can't be read
+            hashes.add(shard.content_hash)
+            pictures |= shard.has_pictures
+    of_job = {name: value for name, value in vars(arguments).items() if name not in ("data", "captions")}
+    make_job(**of_job, pictures=pictures)
+    return hashes
+
+
+def encode(arguments: EncodeArguments) -> None:
+    """Runs the flow; whatever it prints does not mix with the command's own output."""
+    from pipelines.flows.encode import encode_flow
+
+    with contextlib.redirect_stdout(sys.stderr):
+        encode_flow(**vars(arguments))
+
+
+def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) -> Captions:
+    """Encodings lost by the problems that no sample uses."""
+    lost = {key for problem in problems for key in problem.encodings}
+    samples = store.samples()
+    hashes = pa.array(sorted({key for _, key in lost}), pa.string())
+    used = samples.filter(pc.is_in(samples["caption_hash"], value_set=hashes))
+    return lost - set(zip(used["fingerprint"].to_pylist(), used["caption_hash"].to_pylist(), strict=True))
+
+
+def by_source(lost: pa.Table) -> Rows:
+    """The rows of `storage.maintenance.repair.Repaired.lost`."""
+    rows: Rows = {}
+    for row in lost.to_pylist():
+        rows.setdefault((row["fingerprint"], row["source_hash"]), set()).add(row["row"])
+    return rows
+
+
+def missing_rows(store: EncodingStore, rows: Rows) -> Rows:
+    """Those that the store does not know."""
+    missing = {key: numbers - store.find_samples(*key) for key, numbers in rows.items()}
+    return {key: numbers for key, numbers in missing.items() if numbers}
+
+
+def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
+    """Those whose encodings the store does not have."""
+    return {(fingerprint, key) for fingerprint, key in captions if not store.find_encodings(fingerprint, [key])}
+
+
+def count(rows: Rows) -> int:
+    """How many rows."""
+    return sum(map(len, rows.values()))
+
+
+def _caption_values(captions: Captions) -> list[dict[str, str]]:
+    return [{"fingerprint": fingerprint, "caption_hash": key} for fingerprint, key in sorted(captions)]

@@ -1,0 +1,1 @@
+"""Pages: the demonstration's report, evaluations, lineage."""

@@ -1,0 +1,1 @@
+"""What flows run on: executors, jobs, progress, caches."""

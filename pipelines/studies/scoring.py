@@ -1,0 +1,78 @@
+"""Pictures of one model, from the same prompts and seeds as any other's, and what the exact judge finds in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from llmdiff import LLMDiffPipeline
+from llmdiff.encoder import Encoder
+from llmdiff.evaluation import Evaluation, evaluate
+from llmdiff.pipeline import adapter_of
+from llmdiff.shapes import DIFFUSION
+from llmdiff.shapes.captions import WORDINGS
+from llmdiff.shapes.evaluator import FACTS
+from llmdiff.studies.readings import Reading
+from pipelines.flows.generate import made_ready
+from pipelines.runtime.progress import advance, quieten_loading
+
+
+class Drawing(BaseModel):
+    """How pictures are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adapter: str | None
+    """Folder; None is the base model as it is."""
+    reading: Reading | None
+    """What encodes prompts."""
+    student: str | None = None
+    """Folder of a student that stands in for the reading."""
+    weights: tuple[float, float] | None = None
+    """In place of the learned ones of every layer."""
+    steps: int
+    guidance: float
+
+
+@task(name="judge pictures", cache_policy=NO_CACHE)
+def judge(drawing: Drawing, prompts: list[Any]) -> dict[str, dict[str, list[float]]]:
+    """Verdicts by wording and fact, a number a scene, in the prompts' order."""
+    evaluation = drawn(drawing, prompts)
+    return {wording: {fact: evaluation.sample(fact, wording).tolist() for fact in FACTS} for wording in WORDINGS}
+
+
+def drawn(drawing: Drawing, prompts: list[Any]) -> Evaluation:
+    """The pictures with their verdicts."""
+    with torch.no_grad():
+        return evaluate(
+            load(drawing), prompts, steps=drawing.steps, guidance=drawing.guidance, progress=advance, batch_size=50
+        )
+
+
+def load(drawing: Drawing) -> Any:
+    """The pipeline of a drawing."""
+    quieten_loading()
+    encoder: Any = None
+    if drawing.reading is not None and drawing.reading.kind != "base":
+        encoder = drawing.reading.load(str(DIFFUSION))
+    if drawing.student is not None:
+        from llmdiff.studies.student import StudentEncoder
+
+        assert isinstance(encoder, Encoder)  # a student's teacher is the score difference
+        encoder = StudentEncoder.load(Path(drawing.student), encoder)
+    pipe = LLMDiffPipeline.from_pretrained(str(DIFFUSION), drawing.adapter, encoder, safety_checker=None)
+    if drawing.weights is not None:
+        force_weights(pipe, drawing.weights)
+    return made_ready(pipe, None)
+
+
+def force_weights(pipe: Any, weights: tuple[float, float]) -> None:
+    """Puts ``a1`` and ``a2`` in place of the learned weights, and 0 for ``b1`` and ``b2``, in every layer."""
+    for layer in adapter_of(pipe).layers.values():
+        layer.a.data.copy_(torch.tensor(weights))  # type: ignore[operator]
+        layer.b.data.zero_()  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""The index: a Delta Lake table and its log."""

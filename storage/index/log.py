@@ -1,0 +1,120 @@
+"""The log of a Delta table where power may be lost: entries are brought to the disk, noted, checked, and mended.
+
+Delta names an entry and a checkpoint before they are on the disk, and has no checksum of an entry. Beside the log lies
+one for each entry, written once the entry is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from storage.hashing import checksum
+from storage.io.files import exists, list_folder, read_file, remove_all, sync, write_file
+from storage.io.paths import StorePath
+
+logger = logging.getLogger(__name__)
+CHECKSUMS = "checksums"
+"""Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
+
+
+class DeltaLog:
+    """The log of the table in a folder."""
+
+    def __init__(self, folder: StorePath) -> None:
+        self.log = folder / "_delta_log"
+        self.sidecars = folder / CHECKSUMS
+
+    def sync(self, version: int) -> None:
+        """Brings an entry to the disk, and then its checksum."""
+        entry = self.entry(version)
+        sync(entry)
+        sync(self.log)
+        sidecar = self.sidecars / entry.name
+        with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
+            if isinstance(sidecar, Path):
+                sidecar.parent.mkdir(exist_ok=True)
+            if not exists(sidecar):
+                write_file(sidecar, _sidecar(entry))
+
+    def checkpoint(self, delta: DeltaTable) -> None:
+        """Sums up the log, so that opening the table reads one file; any later commit may do it as well."""
+        with contextlib.suppress(OSError, DeltaError):
+            delta.create_checkpoint()
+            name = f"{delta.version():020d}.checkpoint"
+            made = [path for path in list_folder(self.log) if path.name.startswith(name)]
+            for path in (*made, self.log / "_last_checkpoint", self.log):
+                sync(path)
+
+    def check(self) -> Iterator[tuple[str, str, str]]:
+        """Entries that are not as they were committed: kind, file and what was found. Opens no snapshot."""
+        sidecars, entries = _json_files(list_folder(self.sidecars)), _json_files(list_folder(self.log))
+        for version in range(max((int(Path(name).stem) for name in sidecars | entries), default=0) + 1):
+            name = self.entry(version).name
+            if name not in entries:
+                yield "missing", f"_delta_log/{name}", "expected an entry of the log, found none"
+            elif name in sidecars and read_file(sidecars[name]) != _sidecar(entries[name]):
+                yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
+
+    def checksums(self, version: int) -> dict[str, int]:
+        """CRC-32C of the files that the entries up to a version add."""
+        found: dict[str, int] = {}
+        for number in range(version + 1):
+            actions = [json.loads(line) for line in read_file(self.entry(number)).splitlines()]
+            for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
+                found |= json.loads(info.get(CHECKSUMS, "{}"))
+        return found
+
+    def remove_torn(self) -> bool:
+        """Removes what a loss of power left of a commit or a checkpoint that did not return; whether there was any.
+
+        An entry that has its checksum beside it was there whole.
+        """
+        files = list_folder(self.log)
+        last = list(_json_files(files).values())[-1:]
+        torn = [path for path in last if not exists(self.sidecars / path.name) and not _is_whole(path)]
+        checkpoints = [path for path in files if ".checkpoint" in path.name or path.name == "_last_checkpoint"]
+        if not all(map(_is_checkpoint, checkpoints)) or len(checkpoints) == 1:
+            torn += checkpoints
+        for path in torn:
+            logger.warning("%s: removed: cut off by a loss of power before it was finished", path)
+        remove_all(torn)
+        return bool(torn)
+
+    def entry(self, version: int) -> StorePath:
+        """The file of a version."""
+        return self.log / f"{version:020d}.json"
+
+
+def _json_files(paths: list[StorePath]) -> dict[str, StorePath]:
+    """Those by name, in the order of the paths."""
+    return {path.name: path for path in paths if path.name.endswith(".json")}
+
+
+def _sidecar(entry: StorePath) -> bytes:
+    return json.dumps({"crc32c": checksum(read_file(entry))}).encode()
+
+
+def _is_whole(entry: StorePath) -> bool:
+    """Whether an entry of the log is one: lines of JSON."""
+    try:
+        return bool([json.loads(line) for line in read_file(entry).splitlines()])
+    except ValueError:
+        return False
+
+
+def _is_checkpoint(path: StorePath) -> bool:
+    """Whether a file of a checkpoint can be read."""
+    try:
+        if path.name.endswith(".parquet"):
+            return pq.ParquetFile(path).metadata is not None
+        return bool(json.loads(read_file(path)))
+    except (ValueError, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""Bytes: paths, files, arrays, raw shards."""

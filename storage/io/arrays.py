@@ -1,0 +1,206 @@
+"""Ragged rows in Zarr v3 arrays: inner chunks for reading, outer shards for the disk, a CRC-32C on each chunk.
+
+`storage.io.raw_shards` writes them on a disk. From one the Rust codec pipeline (`zarrs`) reads them, zarr's own
+pipeline from an object store. Either skips the checksum of a chunk that it reads a part of, and a missing file reads
+as zeros; so the index holds a checksum of each row, and `read_rows` is not to be trusted without it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from obstore.exceptions import BaseError
+from zarr.codecs import Crc32cCodec
+from zarr.storage import ObjectStore
+
+from storage.io.files import naming
+from storage.io.paths import ObjectPath, StorePath
+from storage.io.raw_shards import OuterShardWriter
+
+TOKENS_PER_CHUNK = 64
+LATENT_CHUNK_BYTES = 256 * 1024
+OUTER_BYTES = 128 * 1024 * 1024
+
+PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
+_CONFIGURING = threading.Lock()
+
+
+class ArrayWriter:
+    """Appends rows to an array of a shard on a disk that nobody can see yet; in memory is one inner chunk."""
+
+    def __init__(
+        self,
+        shard: Path,
+        name: str,
+        row_shape: Sequence[int],
+        dtype: str,
+        chunk_rows: int,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        self.shard = shard
+        self.name = name
+        self.row_shape = tuple(row_shape)
+        self.attributes = dict(attributes)
+        self.files: dict[str, dict[str, int]] = {}
+        """Size and CRC-32C of each finished file, by path in the shard."""
+        self._chunk = np.empty((chunk_rows, *self.row_shape), dtype)
+        self._outer_chunks = max(1, OUTER_BYTES // self._chunk.nbytes)
+        self._rows = 0
+        self._file: OuterShardWriter | None = None
+        self._array: zarr.Array[Any] | None = None
+
+    def append(self, rows: np.ndarray) -> int:
+        """Adds ``(row, *row_shape)``; returns the number of its first row."""
+        first = self._rows
+        while len(rows):
+            filled = self._rows % len(self._chunk)
+            part = rows[: len(self._chunk) - filled]
+            self._chunk[filled : filled + len(part)] = part
+            self._rows += len(part)
+            rows = rows[len(part) :]
+            if self._rows % len(self._chunk) == 0:
+                self._write_chunk()
+        return first
+
+    def flush(self) -> None:
+        """Writes what is in memory, to be called once, at the end: the last file may be smaller than the others."""
+        if filled := self._rows % len(self._chunk):
+            self._chunk[filled:] = 0
+            self._write_chunk()
+        if self._file is not None:
+            self._finish_file(self._file)
+
+    def _write_chunk(self) -> None:
+        with naming(self.shard / self.name):
+            if self._file is None:
+                self._file = OuterShardWriter(self.shard / self._file_name())
+            self._file.write(self._chunk)
+        if len(self._file.starts) == self._outer_chunks:
+            self._finish_file(self._file)
+
+    def _finish_file(self, file: OuterShardWriter) -> None:
+        with naming(self.shard / self.name):
+            if self._array is None:
+                self._array = self._create(len(file.starts))
+            assert self._array.shards is not None
+            file.finish(self._array.shards[0] // len(self._chunk))
+            self._array.resize((self._rows, *self.row_shape))
+        self.files[self._file_name()] = {"size": file.size, "crc32c": file.crc32c}
+        self._file = None
+
+    def _file_name(self) -> str:
+        """Of the next file, as Zarr's default encoding of chunk keys has it."""
+        return "/".join([self.name, "c", str(len(self.files)), *("0" for _ in self.row_shape)])
+
+    def _create(self, chunks: int) -> zarr.Array[Any]:
+        """The array's metadata. An outer shard is no larger than the first: its index has an entry a chunk."""
+        chunk_rows = len(self._chunk)
+        group = zarr.open_group(self.shard, mode="a", zarr_format=3)
+        return group.create_array(
+            self.name,
+            shape=(0, *self.row_shape),
+            dtype=self._chunk.dtype,
+            chunks=(chunk_rows, *self.row_shape),
+            shards=(chunks * chunk_rows, *self.row_shape),
+            filters=None,
+            compressors=[Crc32cCodec()],
+            fill_value=0,
+            attributes=self.attributes,
+        )
+
+
+@contextmanager
+def rust_pipeline() -> Iterator[None]:
+    """Arrays opened inside use the Rust codecs, and those of anyone else don't.
+
+    Zarr's configuration is the process's: of two threads that change it at once, one would undo it too late.
+    """
+    with _CONFIGURING, zarr.config.set(PIPELINE):
+        yield
+
+
+def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> ArrayWriter:
+    """For bfloat16 bits ``(token, band * hidden)``."""
+    attributes = {"dtype": "bfloat16", "bands": bands, "hidden": width // bands}
+    return ArrayWriter(shard, f"encodings/{fingerprint}", (width,), "uint16", TOKENS_PER_CHUNK, attributes)
+
+
+def latent_writer(shard: Path, shape: tuple[int, ...]) -> ArrayWriter:
+    """For float16 ``(channel, height, width)``."""
+    rows = max(1, LATENT_CHUNK_BYTES // (2 * math.prod(shape)))
+    return ArrayWriter(shard, f"latents/{shape_name(shape)}", shape, "float16", rows, {})
+
+
+@cache
+def shape_name(shape: tuple[int, ...]) -> str:
+    """The name of the array that holds latents of a shape."""
+    return "x".join(str(size) for size in shape)
+
+
+def open_array(shard: StorePath, name: str) -> zarr.Array[Any]:
+    """ValueError where it is not there or can't be understood; OSError where an object store does not answer."""
+    try:
+        if isinstance(shard, Path):
+            with rust_pipeline():
+                return zarr.open_array(shard / name, mode="r", zarr_format=3)
+        with naming(shard):
+            store = ObjectStore(shard.client, read_only=True)
+            return zarr.open_array(store, path=(shard / name).key, mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(shard, ObjectPath) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error
+
+
+def bands_of(array: zarr.Array[Any]) -> int:
+    """How many bands lie side by side in a row of an array of encodings."""
+    bands: Any = array.attrs["bands"]
+    return int(bands)
+
+
+def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
+    """Rows ``start`` to ``stop`` of an array; errors as of `open_array`, where its files are damaged or too short."""
+    if stop > array.shape[0]:
+        raise ValueError(f"{_where(array)}: expected {stop} rows, found {array.shape[0]}")
+    try:
+        return np.asarray(array[start:stop])
+    except BaseError as error:
+        raise OSError(f"{_where(array)}: {error}") from error
+    except (RuntimeError, IndexError, OSError) as error:
+        raise ValueError(f"{_where(array)}: rows {start} to {stop}: {error}") from error
+
+
+def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[int], gap: int) -> list[np.ndarray]:
+    """Several ranges of rows; those with fewer than `gap` rows between them are read at once."""
+    out: list[np.ndarray] = [np.empty(0)] * len(starts)
+    for group in _neighbours(starts, stops, gap):
+        first = starts[group[0]]
+        block = read_rows(array, first, max(stops[i] for i in group))
+        for i in group:
+            out[i] = block[starts[i] - first : stops[i] - first]
+    return out
+
+
+def _where(array: zarr.Array[Any]) -> str:
+    return str(array.store_path).removeprefix("file://")
+
+
+def _neighbours(starts: Sequence[int], stops: Sequence[int], gap: int) -> Iterable[list[int]]:
+    group: list[int] = []
+    end = 0
+    for i in sorted(range(len(starts)), key=starts.__getitem__):
+        if group and starts[i] > end + gap:
+            yield group
+            group, end = [], 0
+        group.append(i)
+        end = max(end, stops[i])
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""Locks: writers' and jobs', on disks and in object stores."""

@@ -1,0 +1,1 @@
+"""The store as a whole: summary, verify, repair, gc, export."""

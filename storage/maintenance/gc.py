@@ -1,0 +1,122 @@
+"""Takes out of a store what is not wanted: rows from its newest version, then files that no kept version names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.index.table import written_by
+from storage.io.files import file_size, folder_size, remove, remove_all
+from storage.io.paths import StorePath
+from storage.maintenance.verify import data_files
+from storage.writing.writer import clear_abandoned, rewriting, uncommitted_files
+
+if TYPE_CHECKING:
+    from storage.store import EncodingStore
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` removed, or would."""
+
+    paths: tuple[str, ...]
+    """Relative to the store."""
+    bytes: int
+    kept_versions: tuple[int, ...] | None
+    """None where all are kept."""
+
+
+def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
+    """Takes the rows of an encoder, of a source's content, or of both at once, out of the newest version.
+
+    Earlier versions keep them, and the files stay until `collect` is told that those versions are not kept.
+
+    Returns:
+        The new version, or the newest one where there was no such row.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    wanted = {"fingerprint": fingerprint, "source_hash": source_hash}
+    wanted = {column: value for column, value in wanted.items() if value is not None}
+    if not wanted:
+        raise ValueError("drop: expected a fingerprint, a source_hash or both, found none")
+
+    def keep(rows: pa.Table) -> pa.Table:
+        dropped = pa.chunked_array([np.full(len(rows), True)])
+        for column, value in wanted.items():
+            dropped = pc.and_(dropped, pc.is_in(rows[column], value_set=pa.array([value])))
+        return rows.filter(pc.invert(dropped))
+
+    name = f"drop-{uuid.uuid4().hex}"
+    with rewriting(store, name):
+        store.reject_table.rewrite(name, keep)
+        store.index.rewrite(name, keep)
+    return store.index.snapshot().version
+
+
+def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bool = False) -> Collected:
+    """Removes the files that no kept version names, and what killed writers left; never what a writer is writing.
+
+    Args:
+        store: opened at its newest version.
+        keep: versions to keep beside the newest one; the others can't be opened afterwards. None keeps all.
+        dry_run: remove nothing, only tell.
+
+    Raises:
+        ValueError: there is no such version to keep.
+    """
+    with store.claims.removing():
+        kept = None if keep is None else tuple(sorted({*keep, store.index.snapshot().version}))
+        unnamed = list(_unnamed_files(store, kept))
+        left = [claim.name for claim in store.claims.abandoned(forget=False)]
+        paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))}, key=str)
+        names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
+        collected = Collected(names, sum(map(_size, paths)), kept)
+        if not dry_run:
+            remove_all(paths)
+            for path in store.claims.leftovers():
+                remove(path)
+            clear_abandoned(store)
+    return collected
+
+
+def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[StorePath]:
+    """Shards, and files of the tables, that no kept version names and no writer has claimed."""
+    found = data_files(store)  # before the claims: a writer's claim is older than its files
+    claims = set(store.claims.claimed())
+    files = _index_files(store, kept)
+    shards = _shards_named_in(store, files)
+    is_named: dict[str, Callable[[str], bool]] = {
+        "shards": shards.__contains__,
+        "index": files.__contains__,
+        "rejects": store.reject_table.wrote,
+    }
+    for path in found:
+        if written_by(path.name) not in claims and not is_named[path.parent.name](path.name):
+            yield path
+
+
+def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]:
+    if kept is None:
+        return {path.name for path in store.index.parquet_files() if store.index.wrote(path.name)}
+    return {name for version in kept for name in store.index.snapshot(version).files}
+
+
+def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
+    names: set[str] = set()
+    for file in files:
+        for column in ("encoding_shard", "latent_shard"):
+            names |= set(store.index.read_file(file, [column])[column].unique().drop_null().to_pylist())
+    return names
+
+
+def _size(path: StorePath) -> int:
+    """Bytes of a file of a table or of a shard's folder."""
+    return folder_size(path) if path.parent.name == "shards" else file_size(path)

@@ -1,0 +1,1 @@
+"""Reading batches to train on."""

@@ -1,0 +1,219 @@
+"""`make serve` with real servers, and the processes it keeps."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.service import manage
+from infra.service.config import SERVERS_ONLY, check_packages
+from infra.service.processes import Background, alive, redacted, started
+from infra.tracking.run import run_page, tracked_run
+from llmdiff.ports import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
+
+
+def run(command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "infra.service.manage", command]
+    return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def answer(url: str, body: object = None) -> bytes:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as found:
+        return bytes(found.read())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a site of its own, which is ended whatever the test left."""
+    env = {name: value for name, value in os.environ.items() if name not in ("HOST", *SERVERS_ONLY)}
+    ours = {
+        "LLMDIFF_HOME": str(tmp_path / "runs"),
+        "PREFECT_PORT": str(free_port()),
+        "MLFLOW_PORT": str(free_port()),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/flows.db",
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/registry.db",
+    }
+    try:
+        yield {**env, **ours}
+    finally:
+        for name in ("worker", "mlflow", "prefect"):
+            Background(tmp_path / "runs" / "serve", name).end(grace=5)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("flows")
+def test_start_brings_all_up_once_and_stop_ends_exactly_that(
+    site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = run("start", site)
+    assert began.returncode == 0, began.stderr
+    prefect, mlflow = (f"http://127.0.0.1:{site[name]}" for name in ("PREFECT_PORT", "MLFLOW_PORT"))
+    assert f"export PREFECT_API_URL={prefect}/api\nexport MLFLOW_TRACKING_URI={mlflow}\n" in began.stdout
+    assert answer(f"{prefect}/api/health") == b"true"
+    assert answer(f"{mlflow}/health") == b"OK"
+    assert (tmp_path / "flows.db").exists()
+    assert (tmp_path / "registry.db").exists()
+    wanted = {item["entrypoint"] for item in yaml.safe_load(manage.DEPLOYMENTS.read_text())["deployments"]}
+    deployments = json.loads(answer(f"{prefect}/api/deployments/filter", {}))
+    assert {item["entrypoint"] for item in deployments} == wanted
+    assert {item["work_pool_name"] for item in deployments} == {manage.POOL}
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    with tracked_run("train x", {}, {}) as tracked:
+        page = run_page(tracked.run_id)
+    assert page == f"{mlflow}/#/experiments/1/runs/{tracked.run_id}"
+    assert b"MLflow" in answer(page)
+
+    folder = tmp_path / "runs" / "serve"
+    pid_files = {path.name: path.read_text() for path in folder.glob("*.json")}
+    assert sorted(pid_files) == ["mlflow.json", "prefect.json", "worker.json"]
+    again = run("start", {name: value for name, value in site.items() if name not in ("PREFECT_PORT", "MLFLOW_PORT")})
+    assert "nothing was changed" in again.stdout
+    assert {path.name: path.read_text() for path in folder.glob("*.json")} == pid_files
+    assert run("status", site).returncode == 0
+    elsewhere = run("start", {**site, "PREFECT_PORT": str(free_port())})
+    assert "`make stop` ends it" in elsewhere.stderr
+    taken = run("start", {**site, "LLMDIFF_HOME": str(tmp_path / "other")})
+    assert f"127.0.0.1:{site['PREFECT_PORT']} is taken by something else" in taken.stderr
+
+    processes = [process for name in ("worker", "mlflow", "prefect") for process in Background(folder, name).family()]
+    assert len(processes) >= 3
+    os.kill(json.loads(pid_files["mlflow.json"])["pid"], signal.SIGKILL)  # its own server process is then left over
+    ended = run("stop", site)
+    assert [line.split()[:2] for line in ended.stdout.splitlines()] == [
+        ["ended", name] for name in ("worker", "mlflow", "prefect")
+    ]
+    assert not [process for process in processes if alive(process)]
+    assert not list(folder.glob("*.json"))
+    assert run("stop", site).stdout == "nothing runs\n"
+
+
+def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        process = Background(tmp_path, "worker")
+        record = {"pid": stranger.pid, "started": "another boot 1", "host": "", "port": 0}
+        process.pid_file.write_text(json.dumps(record))
+        assert process.running() is None
+        assert process.end(grace=1) == 0
+        assert stranger.poll() is None
+        process.pid_file.write_text(json.dumps({**record, "started": started(stranger.pid)}))
+        assert process.running() is not None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp_path: Path, orphaned: bool) -> None:
+    process = Background(tmp_path, "worker")
+    child = "trap 'sleep 0.5; touch saved; exit' TERM; touch ready; while true; do sleep 0.05; done"
+    process.start(["bash", "-c", f'setsid bash -c "{child}" & wait'], dict(os.environ), tmp_path)
+    record = process.running()
+    assert record is not None
+    try:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        if orphaned:
+            os.kill(record.pid, signal.SIGKILL)
+            os.waitpid(record.pid, 0)
+            assert process.running() is None
+        assert process.end(grace=10) >= (1 if orphaned else 2)
+        assert (tmp_path / "saved").exists()
+        assert not process.family()
+    finally:
+        process.end(grace=0)
+
+
+def test_one_that_ends_or_stays_silent_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Background(tmp_path, "prefect")
+    process.start(["sh", "-c", f"{CHATTY} exit 3"], dict(os.environ), tmp_path)
+    with pytest.raises(RuntimeError, match=r"prefect ended before it answered; the end of /.*prefect.log:\nconnecting"):
+        manage.wait_for(process, lambda: False)
+    process.start(["sh", "-c", f"{CHATTY} exec sleep 60"], dict(os.environ), tmp_path)
+    try:
+        monkeypatch.setattr(manage, "TIMEOUT_SECONDS", 0.5)
+        with pytest.raises(TimeoutError, match=r"does not answer after 0 s; .*\n.*me:\*\*\*@db/x") as silent:
+            manage.wait_for(process, lambda: False)
+        assert "ss@w" not in str(silent.value)
+    finally:
+        process.end(grace=5)
+    assert not process.family()
+
+
+def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "open-sesame")
+    shown = redacted("postgresql://me:a:b@c@db:5432/x?sslmode=off s3://bucket/a password=x&y told open-sesame")
+    assert shown == "postgresql://me:***@db:5432/x?sslmode=off s3://bucket/a password=***&y told ***"
+
+
+def test_the_worker_gets_addresses_and_logins_but_not_the_databases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SERVERS_ONLY:
+        monkeypatch.setenv(name, f"of {name}")
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    env = manage.worker_environment(manage.read_service_config(tmp_path))
+    assert not set(env) & set(SERVERS_ONLY)
+    assert env["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert env["PREFECT_API_AUTH_STRING"] == "of PREFECT_SERVER_API_AUTH_STRING"
+    assert env["MLFLOW_TRACKING_PASSWORD"] == "of MLFLOW_AUTH_ADMIN_PASSWORD"
+    waits = [2**attempt for attempt in range(1, int(env["PREFECT_CLIENT_MAX_RETRIES"]) + 1)]
+    assert sum(waits) > 300, "a Prefect server may be away for minutes"
+
+
+def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SERVERS_ONLY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_packages()
+    for variable, value, package in (
+        ("MLFLOW_BACKEND_STORE_URI", "postgresql://me:secret@host/db", "psycopg2-binary"),
+        ("MLFLOW_ARTIFACTS_DESTINATION", "s3://bucket/prefix", "boto3"),
+        ("MLFLOW_AUTH_ADMIN_PASSWORD", "secret", "Flask-WTF"),
+    ):
+        with monkeypatch.context() as given:
+            given.setenv(variable, value)
+            with pytest.raises(ValueError, match=rf"{variable}: expected the package {package}, found none") as refused:
+                check_packages()
+            assert "secret" not in str(refused.value)
+
+
+def test_open_doors_are_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in SERVERS_ONLY:
+        monkeypatch.delenv(name, raising=False)
+    manage.warn_of_open_doors("127.0.0.1")
+    assert capsys.readouterr().err == ""
+    manage.warn_of_open_doors("0.0.0.0")
+    assert capsys.readouterr().err.count("has no authentication") == 2
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:secret")
+    manage.warn_of_open_doors("0.0.0.0")
+    assert "Prefect" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("HOST", "my-machine"), ("PREFECT_PORT", "http"), ("MLFLOW_PORT", "70000")]
+)
+def test_a_wrong_host_or_port_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: expected .* found '{value}'"):
+        manage.read_service_config(tmp_path)
