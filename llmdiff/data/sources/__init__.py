@@ -5,32 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from llmdiff.data.sources.arrow import ArrowShard
+from llmdiff.data.sources.kinds import METADATA_FILES, TARS, kind_of
+from llmdiff.data.sources.listing import Listing, list_data
 from llmdiff.data.sources.parquet import ParquetShard
-from llmdiff.data.sources.readiness import TEMPORARY, ReadinessPolicy, Scan, scan, signature
+from llmdiff.data.sources.readiness import ReadinessPolicy, Scan, scan, signature
+from llmdiff.data.sources.records import read_text
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
-from llmdiff.data.sources.tables import (
-    METADATA_FILES,
-    ROWS_PER_SHARD,
-    TableShard,
-    read_text,
-    table_shards,
-)
+from llmdiff.data.sources.sidecars import SidecarShard, sidecar_shards
+from llmdiff.data.sources.tables import ROWS_PER_SHARD, TableShard, table_shards
 from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
+    "ArrowShard",
     "CAPTION_COLUMNS",
     "IMAGE_COLUMNS",
+    "Listing",
     "METADATA_FILES",
     "ROWS_PER_SHARD",
     "ReadinessPolicy",
     "ParquetShard",
     "Row",
+    "SidecarShard",
     "SourceShard",
     "Scan",
     "TableShard",
     "TarShard",
     "UnreadableShard",
     "Url",
+    "list_data",
     "open_source",
     "read_text",
     "shards_of",
@@ -41,13 +44,10 @@ __all__ = [
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {
     ".parquet": lambda file, name: [ParquetShard(file, name)],
-    ".tar": lambda file, name: [TarShard(file, name)],
-    ".jsonl": table_shards,
-    ".csv": table_shards,
-    ".tsv": table_shards,
-    ".txt": table_shards,
+    ".arrow": lambda file, name: [ArrowShard(file, name)],
+    **dict.fromkeys(TARS, lambda file, name: [TarShard(file, name)]),
 }
-EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
+"""How a kind of file is cut into shards; of the others `table_shards` does it."""
 
 
 def open_source(path: str | Path) -> list[SourceShard]:
@@ -57,34 +57,14 @@ def open_source(path: str | Path) -> list[SourceShard]:
 
 def shards_of(files: Iterable[tuple[Path, str]]) -> list[SourceShard]:
     """The shards of some `source_files`."""
-    return [shard for file, name in files for shard in _FORMATS[file.suffix.lower()](file, name)]
+    return [shard for file, name in files for shard in _shards(file, name)]
 
 
 def source_files(path: str | Path, may_be_empty: bool = False) -> list[tuple[Path, str]]:
-    """A file, or the files of data in a folder, in the order of their names, which are relative to it. Reads none.
-
-    A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is
-    a text file (a README, say) in a folder that holds other data, nor what lies in a `TEMPORARY` folder.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: it is of none of the formats; or a folder without data, unless that may be.
-    """
-    root = Path(path)
-    if not root.exists():
-        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
-    if root.is_file():
-        if root.suffix.lower() not in _FORMATS:
-            raise ValueError(f"{root}: expected {EXPECTED}")
-        return [(root, root.name)]
-    files = sorted(file for file in root.rglob("*") if _is_data(file, root))
-    if not files and not may_be_empty:
-        raise ValueError(f"{root}: expected {EXPECTED}, found none in it")
-    data = [file for file in files if file.suffix.lower() != ".txt"] or files
-    return [(file, file.relative_to(root).as_posix()) for file in data]
+    """The files of data below a path, and the folders of pictures with captions beside them; see `list_data`."""
+    return list_data(path, may_be_empty).files
 
 
-def _is_data(file: Path, root: Path) -> bool:
-    if file.suffix.lower() not in _FORMATS or file.is_dir() or TEMPORARY in file.relative_to(root).parts:
-        return False
-    return not (file.suffix == ".parquet" and file.with_suffix(".tar").is_file())
+def _shards(file: Path, name: str) -> Iterable[SourceShard]:
+    cut = sidecar_shards if file.is_dir() else _FORMATS.get(kind_of(file), table_shards)
+    return cut(file, name)

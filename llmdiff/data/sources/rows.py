@@ -11,7 +11,10 @@ from typing import Any, NamedTuple, Protocol
 from llmdiff.data.images import BadRow
 
 URL_COLUMNS = ("url", "image_url")
-IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path", *URL_COLUMNS)
+BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")
+"""That img2dataset names after the pictures' format."""
+PATH_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path")
+IMAGE_COLUMNS = (*PATH_COLUMNS[:3], *BYTES_COLUMNS, *PATH_COLUMNS[3:], *URL_COLUMNS)
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
@@ -54,6 +57,10 @@ class SourceShard(Protocol):
     def has_pictures(self) -> bool:
         """Whether its rows are pictures with captions, or captions alone."""
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What it holds besides that no row is made of: columns, endings of a tar's members."""
+
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """Every row with its number, from 0 within the file: usable, or why not."""
 
@@ -75,6 +82,10 @@ class UnreadableShard:
 
     @property
     def has_pictures(self) -> bool:
+        raise ValueError(self.reason)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
         raise ValueError(self.reason)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -136,7 +147,7 @@ def text(data: bytes | str) -> str:
     """Text that can be stored; BadRow where it is not UTF-8, or has half a surrogate pair."""
     try:
         if isinstance(data, bytes):
-            return data.decode("utf-8-sig")
+            data = data.decode("utf-8-sig")
         data.encode()
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
@@ -172,6 +183,8 @@ def _caption(value: Any) -> str:
     if not isinstance(value, (str, bytes)):
         raise BadRow("no_caption", f"expected text, found {type(value).__name__}")
     caption = text(value)
+    if "\0" in caption:
+        raise BadRow("not_utf8", f"expected text, found a NUL: {caption!r:.80}")
     if not caption.strip():
         raise BadRow("empty_caption", f"expected text, found {caption!r:.80}")
     return caption
@@ -187,16 +200,17 @@ def _picture(value: Any, folder: Path | None) -> bytes | Url:
     if isinstance(value, str) and "://" in value:
         return Url(text(value))
     if isinstance(value, str) and value and folder is not None:
-        return _read_inside(folder, text(value))
+        return read_inside(folder, text(value))
     raise BadRow("no_image", f"expected a picture's bytes, path or URL, found {value!r:.80}")
 
 
-def _read_inside(folder: Path, name: str) -> bytes:
+def read_inside(folder: Path, name: str) -> bytes:
     """The file's bytes; never of a file outside the data's own folder, whatever the metadata says."""
     try:
         file = (folder / name).resolve()
         if not file.is_relative_to(folder.resolve()):
-            raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}")
+            linked = ", a link that leads out of it" if ".." not in name and not Path(name).is_absolute() else ""
+            raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}{linked}")
         return file.read_bytes()
     except OSError as error:
         raise BadRow("no_image", f"{name}: {error.strerror}") from error

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from llmdiff.data.images import BadRow
+from llmdiff.data.sources.img2dataset import failed_rows
+from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
+from llmdiff.data.sources.records import json_record
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_file, pairs, text
-from llmdiff.data.sources.tables import json_record
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm")
-TEXTS = ("txt", "caption")
 MAX_BYTES = 64 * 1024**2
 """A larger member is refused unread: a sparse one may claim any size."""
+PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
+NEIGHBOURS = "members of one key must follow one another in a tar"
+
+Content = bytes | BadRow
+
+
+class Member(NamedTuple):
+    """A member that a sample may be made of."""
+
+    key: str
+    """Its name without the last ending."""
+    kind: str
+    """That ending, in lower case."""
+    info: tarfile.TarInfo
 
 
 @dataclass(frozen=True)
 class TarShard:
-    """A tar file; its samples are in the order of their members."""
+    """A tar file, packed or not; its samples are in the order of their members."""
 
     file: Path
     name: str
@@ -36,48 +53,100 @@ class TarShard:
     def count(self) -> int:
         return sum(1 for _ in pairs(self._records((*TEXTS, "json"))))
 
+    @cached_property
+    def unread(self) -> tuple[str, ...]:
+        with self._opened() as tar:
+            endings = Counter(_ending(info.name) for info in tar if info.isreg() and _member(info) is None)
+        return tuple(f"{count} members *{ending}" for ending, count in sorted(endings.items()) if ending)
+
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """ValueError where the file is no tar or breaks off; see `SourceShard`."""
         for pair in pairs(self._records((*PICTURES, *TEXTS, "json"))):
             yield pair.number, checked(pair)
 
     def _records(self, read: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
-        """Each sample's picture and caption, of which only members of some kinds are read."""
+        """Each sample's picture and caption, of which members of some kinds are read; then what was not fetched."""
+        with self._opened() as tar:
+            for key, sample in _samples(tar, read):
+                yield _picture(key, sample), _caption(key, sample)
+        stem = self.file.name[: -len(kind_of(self.file))]
+        yield from failed_rows(self.file.with_name(f"{stem}.parquet"))
+
+    @contextmanager
+    def _opened(self) -> Iterator[tarfile.TarFile]:
+        """The tar, to be read from its beginning to its end, where it is checked."""
+        packing = PACKINGS.get(kind_of(self.file))
         try:
-            with tarfile.open(self.file, "r:") as tar:
-                for _, members in groupby(_named(tar), lambda item: item[0]):
-                    sample = {kind: _content(tar, member, kind in read) for _, kind, member in members}
-                    yield _first(sample, PICTURES), _caption(sample)
-                _check_end(tar)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            if packing is None:
+                with tarfile.open(self.file, "r:") as tar:
+                    yield tar
+                    _check_end(tar)
+            else:
+                with pa.input_stream(str(self.file), compression=packing) as data:
+                    with tarfile.open(fileobj=data, mode="r|") as tar:
+                        yield tar
+                        _check_end_of_stream(tar)
+        except (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError) as error:
             raise ValueError(f"{self.file}: expected a tar file, found none or a damaged one: {error}") from error
 
 
-def _named(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, kind and member of each regular file of a sample; names are never used as paths."""
-    for member in tar:
-        folder, _, base = member.name.rpartition("/")
-        stem, _, kind = base.partition(".")
-        if member.isreg() and stem and kind.lower() in (*PICTURES, *TEXTS, "json"):
-            yield f"{folder}/{stem}", kind.lower(), member
+def _member(info: tarfile.TarInfo) -> Member | None:
+    """A regular file as a part of a sample; None where it is none. Names are never used as paths."""
+    stem, _, kind = info.name.rpartition(".")
+    base = stem.rpartition("/")[2]
+    if not info.isreg() or not base or base.startswith(".") or kind.lower() not in (*PICTURES, *TEXTS, "json"):
+        return None
+    return Member(stem, kind.lower(), info)
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, read: bool) -> bytes | BadRow:
+def _samples(tar: tarfile.TarFile, read: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Content]]]:
+    """Members of one key, as long as they follow one another.
+
+    A key may hold dots. Of ``1.jpg``, ``1.seg.png`` and ``1.txt`` the second is a sample of its own, which does not
+    part the other two. A second picture or text of a key begins another sample.
+    """
+    open_: dict[str, dict[str, Content]] = {}
+    for member in filter(None, map(_member, tar)):
+        for key in [key for key in open_ if not _related(key, member.key)]:
+            yield key, open_.pop(key)
+        sample = open_.setdefault(member.key, {})
+        if member.kind in sample or (member.kind in PICTURES and any(kind in sample for kind in PICTURES)):
+            yield member.key, sample
+            sample = open_[member.key] = {}
+        sample[member.kind] = _content(tar, member.info, member.kind in read)
+    yield from open_.items()
+
+
+def _related(key: str, other: str) -> bool:
+    """Whether two keys may be of one sample: the same, or one is the other with more endings."""
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, read: bool) -> Content:
     if not read:
         return b""
-    if member.size > MAX_BYTES:
-        found = f"{member.name!r} of {member.size} bytes"
+    if info.size > MAX_BYTES:
+        found = f"{info.name!r} of {info.size} bytes"
         return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found {found}")
-    file = tar.extractfile(member)
+    file = tar.extractfile(info)
     assert file is not None  # it is a regular file
     return file.read()
 
 
-def _caption(sample: dict[str, bytes | BadRow]) -> Any:
+def _picture(key: str, sample: dict[str, Content]) -> Content:
+    found = next((sample[kind] for kind in PICTURES if kind in sample), None)
+    return (
+        BadRow("no_image", f"expected a picture of key {key!r}, found none: {NEIGHBOURS}") if found is None else found
+    )
+
+
+def _caption(key: str, sample: dict[str, Content]) -> Any:
     """The text member's, or the JSON member's: text, a list of texts, None, or why it is none of them."""
     kind = next((kind for kind in (*TEXTS, "json") if kind in sample), None)
-    found = None if kind is None else sample[kind]
-    if found is None or isinstance(found, BadRow):
+    if kind is None:
+        return BadRow("no_caption", f"expected a text of key {key!r}, found none: {NEIGHBOURS}")
+    found = sample[kind]
+    if isinstance(found, BadRow):
         return found
     try:
         return _first(json_record(found), CAPTION_COLUMNS) if kind == "json" else text(found).strip()
@@ -89,9 +158,22 @@ def _first(values: dict[str, Any], names: Iterable[str]) -> Any:
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 
+def _ending(name: str) -> str:
+    """The last ending of a member's name; none for hidden files and those without one."""
+    base = name.rpartition("/")[2]
+    return "" if base.startswith(".") or "." not in base else f".{base.rpartition('.')[2]}"
+
+
 def _check_end(tar: tarfile.TarFile) -> None:
     """ValueError where the headers end before the file does: `tarfile` takes a damaged one for the end."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise ValueError(f"no header at byte {tar.offset}")
+
+
+def _check_end_of_stream(tar: tarfile.TarFile) -> None:
+    """The same of a stream, of which the block in question is read already: the one after it is looked at."""
+    assert tar.fileobj is not None
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise ValueError(f"no header at byte {tar.offset}")

@@ -1,0 +1,52 @@
+"""Arrow files, which Hugging Face's `datasets` leaves with ``save_to_disk``: streams, or with a footer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import pyarrow as pa
+
+from llmdiff.data.sources.columnar import ColumnarShard
+
+MAGIC = b"ARROW1"
+"""What a file with a footer begins with; a stream does not."""
+
+
+class ArrowShard(ColumnarShard):
+    """An Arrow file, mapped into memory; see `ColumnarShard`."""
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        with self._reader() as (schema, _):
+            return schema
+
+    @cached_property
+    def row_count(self) -> int:
+        return sum(batch.num_rows for batch in self._whole_batches())
+
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for batch in self._whole_batches():
+            chosen = batch.select(columns)
+            yield from (chosen.slice(i, self.batch_rows) for i in range(0, len(chosen), self.batch_rows))
+
+    def _whole_batches(self) -> Iterator[pa.RecordBatch]:
+        with self._reader() as (_, batches):
+            try:
+                yield from batches
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{self.file}: damaged Arrow file: {error}") from error
+
+    @contextmanager
+    def _reader(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        try:
+            with self.file.open("rb") as opened:
+                has_footer = opened.read(len(MAGIC)) == MAGIC
+            source = pa.memory_map(str(self.file))
+            reader = pa.ipc.open_file(source) if has_footer else pa.ipc.open_stream(source)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.file}: expected an Arrow file, found none: {error}") from error
+        with source:
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if has_footer else iter(reader)
+            yield reader.schema, batches

@@ -1,0 +1,38 @@
+"""The list that img2dataset leaves with each shard: which addresses it did not get, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llmdiff.data.images import BadRow
+from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
+
+STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
+
+
+def failed_rows(table: Path) -> Iterator[tuple[BadRow, Any]]:
+    """Give the rows whose status is no success: why their picture is not there, and their caption.
+
+    Nothing where there is no such file, or it is no list of img2dataset's. ValueError where it is damaged.
+    """
+    if not table.is_file():
+        return
+    try:
+        with pq.ParquetFile(table) as file:
+            names = file.schema_arrow.names
+            if STATUS not in names:
+                return
+            known = (STATUS, MESSAGE, column(names, URL_COLUMNS), column(names, CAPTION_COLUMNS))
+            rows = file.read(columns=[name for name in known if name in names])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
+    for row in rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist():
+        url = row.get(column(row, URL_COLUMNS) or "")
+        why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
+        yield BadRow("not_fetched", why), row.get(column(row, CAPTION_COLUMNS) or "")

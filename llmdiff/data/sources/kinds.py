@@ -1,0 +1,38 @@
+"""What a file's name says that it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PICTURES = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm"),
+    *("heic", "heif", "jxl"),
+)
+"""Endings of pictures; one that Pillow cannot decode here is refused as a row, by name."""
+TEXTS = ("txt", "caption")
+"""Endings of a picture's caption beside it, or in a tar."""
+TABLES = (".parquet", ".arrow", ".jsonl", ".csv", ".tsv", ".txt", ".json")
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Of an imagefolder: their rows name the pictures of their folder and of those below it."""
+PACKED = (".gz", ".zst", ".bz2")
+TARS = (".tar", ".tgz", *(f".tar{packed}" for packed in PACKED))
+PACKED_TABLES = tuple(f"{table}{packed}" for table in (".jsonl", ".csv", ".tsv", ".txt") for packed in PACKED)
+
+
+def kind_of(file: Path | str) -> str:
+    """Return the ending that decides how a file is read, in lower case: ``.tar.gz``, ``.jsonl``; empty for no data."""
+    name = Path(file).name.lower()
+    for ending in (*PACKED_TABLES, *TARS, *TABLES):
+        if name.endswith(ending) and name != ending:
+            return ending
+    return ""
+
+
+def is_picture(file: Path | str) -> bool:
+    """Return whether a file's name ends as a picture's does."""
+    return Path(file).suffix.lower().removeprefix(".") in PICTURES
+
+
+def is_text(file: Path | str) -> bool:
+    """Return whether a file's name ends as a caption's beside a picture does."""
+    return Path(file).suffix.lower().removeprefix(".") in TEXTS

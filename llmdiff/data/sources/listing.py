@@ -1,0 +1,187 @@
+"""What a path holds: the files and folders that shards are cut from, and what is passed over, with the reason.
+
+Only names are looked at, and of tables the columns: a table that names pictures has their captions, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from llmdiff.data.sources.arrow import ArrowShard
+from llmdiff.data.sources.columnar import text_columns
+from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, is_text, kind_of
+from llmdiff.data.sources.parquet import ParquetShard
+from llmdiff.data.sources.readiness import TEMPORARY
+from llmdiff.data.sources.records import columns_of, read_records
+from llmdiff.data.sources.rows import PATH_COLUMNS, column
+
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""JSON files that tools leave beside data: descriptions and counts."""
+STORE = "store.json"
+"""What makes a folder an encoding store, whose own tables are no data."""
+EXPECTED = (
+    "a file of .parquet, .arrow, .tar, .jsonl, .csv, .tsv, .txt or .json (text and tar also as .gz, .zst or .bz2), "
+    "a folder of such files, or a folder of pictures with captions beside them"
+)
+
+
+class Listing(NamedTuple):
+    """What was found below a path; names are relative to it."""
+
+    files: list[tuple[Path, str]]
+    """Files of data, and folders whose pictures have their captions beside them, in the order of their names."""
+    passed_over: dict[str, str]
+    """What looks like data and is not read, and why."""
+
+
+@dataclass
+class _Found:
+    """A walk's findings so far."""
+
+    data: list[tuple[Path, str]] = field(default_factory=list)
+    texts: list[tuple[Path, str]] = field(default_factory=list)
+    """Text files in folders without pictures: captions where there is no other data."""
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
+    """List a file, or what a folder holds.
+
+    A folder that is linked is followed. Hidden folders, `TEMPORARY` ones and encoding stores are no data.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the file is of no known kind; or the folder holds no data, unless that may be.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
+    if root.is_file():
+        if not kind_of(root):
+            raise ValueError(f"{root}: expected {EXPECTED}")
+        return Listing([(root, root.name)], {})
+    found = _Found()
+    _walk(root, "", (), None, found)
+    if found.data:
+        why = "a text file beside other data; name it itself to have its lines as captions"
+        found.passed_over |= {name: why for _, name in found.texts}
+    files = sorted(found.data or found.texts, key=lambda item: item[1])
+    if not files and not may_be_empty:
+        told = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
+        raise ValueError(f"{root}: expected {EXPECTED}, found none in it{told}")
+    return Listing(files, dict(sorted(found.passed_over.items())))
+
+
+def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None, found: _Found) -> None:
+    """Add what a folder holds; `named_by` is a table above it whose rows name pictures."""
+    here = f"{name}/" if name else ""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        found.passed_over[here or "."] = f"cannot be read: {error.strerror}"
+        return
+    names = {entry.name for entry in entries}
+    folders = [entry for entry in entries if Path(folder, entry.name).is_dir()]
+    files = [Path(folder, entry.name) for entry in entries if entry not in folders and entry.name[0] != "."]
+    named_by = _add_files(folder, here, files, names, named_by, found)
+    for entry in folders:
+        inner = Path(folder, entry.name)
+        if (why := _is_no_data(inner, (*above, folder.resolve()))) is not None:
+            found.passed_over[f"{here}{entry.name}/"] = why
+        elif entry.name != TEMPORARY:  # its job is at work: what it holds now says nothing
+            _walk(inner, f"{here}{entry.name}", (*above, folder.resolve()), named_by, found)
+
+
+def _is_no_data(folder: Path, above: tuple[Path, ...]) -> str | None:
+    """Return why a folder is not looked into; None where it is."""
+    if folder.name.startswith("."):
+        return "a hidden folder"
+    if folder.resolve() in above:
+        return f"a link that leads back to {folder.resolve()}"
+    if (folder / STORE).is_file():
+        return "an encoding store"
+    return None
+
+
+def _add_files(
+    folder: Path, here: str, files: list[Path], names: set[str], named_by: str | None, found: _Found
+) -> str | None:
+    """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
+    pictures = [file for file in files if is_picture(file)]
+    stems = {picture.stem for picture in pictures}
+    tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
+    for table in tables:
+        if (why := _is_list_of(table, names)) is not None:
+            found.passed_over[here + table.name] = why
+            continue
+        found.data.append((table, here + table.name))
+        if names_pictures(table):
+            named_by = here + table.name
+    for file in files:
+        if file.suffix.lower() == ".json" and file.stem not in stems:
+            named_by = _add_json(file, here + file.name, found) or named_by
+    texts = [file for file in files if is_text(file)]
+    beside = [file for file in texts if file.stem in stems]
+    if pictures and named_by is None:
+        found.data.append((folder, here.removesuffix("/") or "."))
+        return None
+    found.passed_over |= _summed_up(here, beside, f"{named_by} names the pictures; their captions are read there")
+    found.texts += [(file, here + file.name) for file in texts if file not in beside and kind_of(file)]
+    return named_by
+
+
+def _is_list_of(table: Path, names: set[str]) -> str | None:
+    """Return why a table is the list that img2dataset leaves with a shard, and no data; None where it is data."""
+    if table.suffix.lower() != ".parquet":
+        return None
+    shard = next((f"{table.stem}{ending}" for ending in TARS if f"{table.stem}{ending}" in names), None)
+    if shard is None and table.stem in names and any(map(is_picture, _names_in(table.with_suffix("")))):
+        shard = f"{table.stem}/"
+    return f"the list that img2dataset left with {shard}: its failed rows are read from it" if shard else None
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+
+
+def _add_json(file: Path, name: str, found: _Found) -> str | None:
+    """Add a JSON file that is a table; return its name where it names pictures."""
+    if file.name in NOT_DATA or file.name.endswith("_stats.json"):
+        return None
+    try:
+        records = read_records(file)
+    except ValueError as error:
+        found.passed_over[name] = f"no table: {error}"
+        return None
+    if not any(isinstance(record, dict) for record in records):
+        found.passed_over[name] = "no table: expected rows with captions, found none"
+        return None
+    found.data.append((file, name))
+    return name if names_pictures(file) else None
+
+
+def names_pictures(table: Path) -> bool:
+    """Return whether a table has a column of pictures' paths; False where it cannot be read."""
+    if table.name in METADATA_FILES:
+        return True
+    if kind_of(table) in TARS:
+        return False
+    columnar = {".parquet": ParquetShard, ".arrow": ArrowShard}.get(table.suffix.lower())
+    try:
+        names = columns_of(table) if columnar is None else text_columns(columnar(table, table.name))
+        return column(names, PATH_COLUMNS) is not None
+    except (ValueError, OSError):
+        return False
+
+
+def _summed_up(here: str, files: list[Path], why: str) -> dict[str, str]:
+    """Return one line for each kind of some files: how many there are."""
+    counts = Counter(file.suffix.lower() for file in files)
+    return {f"{here}*{suffix}": f"{count} files: {why}" for suffix, count in counts.items()}
