@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
+
+
+PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
+"""Formats that Pillow reads with another package, and its module."""
+PROFILES_KEPT = 64
+"""Colour profiles whose conversion is kept: a camera's pictures all have the same."""
 
 
 class BadRow(ValueError):
@@ -35,7 +44,8 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
     """Decodes a picture, turns it upright, and keeps the centred square at `size` pixels.
 
     Args:
-        data: an encoded picture in any format that Pillow reads; of an animation, the first frame.
+        data: an encoded picture in any format that Pillow reads; of an animation, the first frame. Its own profile says
+            what its colours are, where it has one that can be read.
         size: side of the square in pixels.
         max_pixels: the most pixels a picture may have.
         min_side: the fewest pixels its shorter side may have.
@@ -52,7 +62,7 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
             with Image.open(io.BytesIO(data)) as picture:
                 _check_size(picture, max_pixels, min_side)
                 upright = ImageOps.exif_transpose(picture)
-                return _square(_rgb(upright), size)
+                return _square(_rgb(_srgb(upright)), size)
         except BadRow:
             raise
         except Image.DecompressionBombError as error:
@@ -76,21 +86,59 @@ def _unreadable(data: bytes, error: Exception) -> BadRow:
         return BadRow("truncated_image", f"expected {8 + int.from_bytes(data[4:8], 'little')} bytes, found {len(data)}")
     if "truncated" in detail.lower():
         return BadRow("truncated_image", detail)
+    if isinstance(error, UnidentifiedImageError) and (named := _format_of(data)) is not None:
+        package = PLUGINS[named].replace("_", "-") + "-plugin" * (named == "JPEG XL")
+        return BadRow("broken_image", f"a {named} picture, which Pillow reads with the package {package}")
     if isinstance(error, UnidentifiedImageError):
         return BadRow("broken_image", f"expected a picture, found bytes that begin {data[:12]!r}")
     return BadRow("broken_image", detail)
 
 
+def _format_of(data: bytes) -> str | None:
+    """Which of `PLUGINS` a picture needs, by how it begins."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "HEIC"
+    return "JPEG XL" if data[:2] == b"\xff\n" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" else None
+
+
+def _srgb(picture: Image.Image) -> Image.Image:
+    """The picture in sRGB, where it has a profile of its mode; one that can't be read counts as none, as in viewers."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return picture
+    with suppress(ImageCms.PyCMSError, OSError, ValueError):
+        return ImageCms.applyTransform(picture, _transform(profile, picture.mode)) or picture
+    return picture
+
+
+@lru_cache(PROFILES_KEPT)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """The conversion from a profile to sRGB."""
+    to = "RGBA" if mode == "RGBA" else "RGB"
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, to)
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Any colour mode as RGB: 16-bit grey is scaled, not clipped; what is transparent becomes white."""
+    """Any colour mode as RGB: what has more than 8 bits is scaled, not clipped; what is transparent becomes white."""
     if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.float64) / 257  # 65535 -> 255
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        return _scaled(np.asarray(picture).astype(np.float64), 65535)
+    if picture.mode == "F":
+        values = np.asarray(picture).astype(np.float64)
+        return _scaled(values, 1 if values.max() <= 1 else 255)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return picture.convert("RGB")
+
+
+def _scaled(values: np.ndarray, white: int) -> Image.Image:
+    """Grey values from 0 to `white` as RGB; BadRow where they are others, or no numbers."""
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
+        found = f"values from {values.min():g} to {values.max():g}"
+        raise BadRow("broken_image", f"expected grey values from 0 to {white}, found {found}")
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8)).convert("RGB")
 
 
 def _square(picture: Image.Image, size: int) -> tuple[np.ndarray, Crop]:
@@ -103,3 +151,9 @@ def _square(picture: Image.Image, size: int) -> tuple[np.ndarray, Crop]:
         picture = picture.resize(resized, Image.Resampling.BICUBIC)
     square = picture.crop((left, top, left + size, top + size))
     return np.asarray(square), Crop(width, height, left, top)
+
+
+for _module in PLUGINS.values():  # registers itself with Pillow, where it is installed
+    with suppress(ImportError):
+        _plugin = import_module(_module)
+        getattr(_plugin, "register_heif_opener", lambda: None)()

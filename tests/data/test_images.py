@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import io
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from llmdiff.data.images import BadRow, Crop, load_image
 from tests.data.pictures import encoded, picture
+
+Colour = tuple[float, float, float]
 
 
 def test_the_centred_square_is_kept() -> None:
@@ -101,3 +106,72 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int)
     with pytest.raises(BadRow, match="pixels") as caught:
         load_image(bomb, 32)
     assert caught.value.reason == "image_too_large"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_converted_by_the_pictures_own_profile(mode: str) -> None:
+    wide = icc((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407), 2.2)  # Display P3
+    drawn = Image.new(mode, (16, 16), (60, 160, 80, 255)[: len(mode)])
+    profiles = ImageCms.ImageCmsProfile(io.BytesIO(wide)), ImageCms.createProfile("sRGB")
+    expected = ImageCms.profileToProfile(drawn.convert("RGB"), *profiles)
+    assert expected is not None
+    square, _ = load_image(encoded(drawn, "PNG", icc_profile=wide), 16)
+    assert np.abs(square[0, 0].astype(int) - (60, 160, 80)).max() > 20
+    np.testing.assert_allclose(square, np.asarray(expected), atol=1)
+
+
+@pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"no profile"])
+def test_colours_of_srgb_stay_and_a_broken_profile_is_none(profile: bytes) -> None:
+    source = picture(16, 16)
+    square, _ = load_image(encoded(source, "PNG", icc_profile=profile), 16)
+    np.testing.assert_allclose(square, np.asarray(source), atol=1)
+
+
+def icc(red: Colour, green: Colour, blue: Colour, gamma: float) -> bytes:
+    """The smallest ICC profile of three primaries and a gamma."""
+    tags = {name: xyz(value) for name, value in ((b"rXYZ", red), (b"gXYZ", green), (b"bXYZ", blue))}
+    tags |= {b"wtpt": xyz((0.9642, 1.0, 0.8249)), b"cprt": b"text\0\0\0\0none\0"}
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"p\0" + bytes(78)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = bytearray(128)
+    head[8:12], head[12:24], head[36:40] = b"\x02\x10\0\0", b"mntrRGB XYZ ", b"acsp"
+    head[68:80] = xyz((0.9642, 1.0, 0.8249))[8:]
+    head[:4] = struct.pack(">I", 128 + len(table) + len(body))
+    return bytes(head) + table + body
+
+
+def xyz(colour: Colour) -> bytes:
+    return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in colour)
+
+
+@pytest.mark.parametrize(
+    ("values", "white"), [((0.0, 1.0), 255), ((0.0, 0.5), 128), ((0.0, 255.0), 255), ((3.0, 9.0), 9)]
+)
+def test_grey_numbers_are_scaled(values: tuple[float, float], white: int) -> None:
+    grey = np.linspace(*values, 4096, dtype=np.float32).reshape(64, 64)
+    assert load_image(encoded(Image.fromarray(grey), "TIFF"), 64)[0].max() == white
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, float("nan"), float("inf")])
+def test_grey_numbers_that_are_no_brightness_are_refused(value: float) -> None:
+    grey = np.zeros((16, 16), np.float32)
+    grey[3, 4] = value
+    with pytest.raises(BadRow, match="broken_image: expected grey values from 0 to "):
+        load_image(encoded(Image.fromarray(grey), "TIFF"), 16)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(20), "a HEIC picture, which Pillow reads with the package pillow-heif"),
+        (b"\xff\n" + bytes(20), "a JPEG XL picture, which Pillow reads with the package pillow-jxl-plugin"),
+    ],
+)
+def test_a_format_that_needs_another_package_names_it(data: bytes, message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        load_image(data, 16)
