@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "num_class_embeds": (None,),
     "dual_cross_attention": (None, False),
 }
+WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
+"""A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
 TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
 
 
@@ -100,6 +103,19 @@ def check_safetensors(file: Path) -> None:
         raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
     if size < (expected := 8 + length + max(ends, default=0)):
         raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file is cut short")
+
+
+def variant_of(folder: Path) -> str | None:
+    """Return the variant of a part's weights, such as "fp16"; None where it has plain ones, or is no folder.
+
+    Raises:
+        ValueError: there are several variants, and no plain weights to take.
+    """
+    matches = [match for file in sorted(folder.glob("*.safetensors")) if (match := WEIGHTS.fullmatch(file.name))]
+    variants = sorted({match["variant"] or "" for match in matches})
+    if len(variants) > 1 and "" not in variants:
+        raise ValueError(f"{folder}: expected plain weights or those of one variant, found {', '.join(variants)}")
+    return variants[0] or None if variants else None
 
 
 def weights_hash(folder: Path) -> str:

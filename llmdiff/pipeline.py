@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from llmdiff.adapter.config import read_config
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
-from llmdiff.folders import BASE_PARTS, XL_PARTS, check_base
+from llmdiff.folders import BASE_PARTS, XL_PARTS, check_base, variant_of
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
@@ -49,7 +50,7 @@ class Adapted:
         parts = [part for part in BASE_PARTS if xl or part not in XL_PARTS]
         check_base(base, *(part for part in parts if part not in options))
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
-        options = {**LOADING, **options}
+        options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
         pipe: Any = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
         if adapter is not None:
             load_adapter(pipe, adapter, llm)

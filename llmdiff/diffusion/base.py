@@ -13,10 +13,16 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmdiff.folders import TIME_IDS, check_base, check_unet, first_line
+from llmdiff.folders import BASE_PARTS, TIME_IDS, check_base, check_unet, first_line, variant_of
 
 T = TypeVar("T")
 
+TARGETS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": lambda schedule, latents, noise, timesteps: noise,
+    "sample": lambda schedule, latents, noise, timesteps: latents,
+    "v_prediction": lambda schedule, latents, noise, timesteps: schedule.get_velocity(latents, noise, timesteps),
+}
+"""What bases predict, by their schedule's name for it."""
 # No pickled weights; and without accelerate, diffusers would warn at each model that it loads it the plain way.
 LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 
@@ -53,9 +59,35 @@ def pooled_width(unet: Mapping[str, Any]) -> int:
     return int(unet["projection_class_embeddings_input_dim"]) - TIME_IDS * int(unet["addition_time_embed_dim"])
 
 
+def latent_size(base: str) -> int:
+    """The side of the latents that a base was made for; ValueError naming the field where its U-Net does not say it."""
+    found = unet_config(base).get("sample_size")
+    side = found[0] if isinstance(found, (list, tuple)) and len(set(found)) == 1 else found
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        raise ValueError(
+            f"diffusion model {base}: unet/config.json: sample_size: expected its latents' side, found {found!r}; "
+            "name the pictures' size instead"
+        )
+    return side
+
+
+def schedule_config(base: str) -> dict[str, Any]:
+    """The configuration of a base's noise schedule; ValueError where it predicts what training has no target for."""
+    config: dict[str, Any] = read_part(base, "scheduler", DDPMScheduler.load_config)
+    check_prediction_type(config.get("prediction_type", "epsilon"), f"diffusion model {base}: scheduler/")
+    return config
+
+
+def check_prediction_type(kind: str, where: str = "") -> None:
+    """ValueError where a noise schedule's `prediction_type` is none that training has a target for."""
+    if kind not in TARGETS:
+        expected = f"expected one of {', '.join(TARGETS)}, found {kind!r}"
+        raise ValueError(f"{where}scheduler_config.json: prediction_type: {expected}")
+
+
 def load_noise_schedule(base: str) -> DDPMScheduler:
-    """The base's training noise schedule, whichever sampler its folder names."""
-    return DDPMScheduler.from_config(read_part(base, "scheduler", DDPMScheduler.load_config))
+    """The base's training noise schedule, whichever sampler its folder names; ValueError as `schedule_config`."""
+    return DDPMScheduler.from_config(schedule_config(base))
 
 
 def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True, **options: Any) -> T:
@@ -64,6 +96,8 @@ def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True
     `load` is a class's ``from_pretrained``, or its ``load_config`` and then `weights` False; it gets the `options`.
     """
     check_base(base, part, weights=weights)
+    if weights and BASE_PARTS[part][1] and (variant := variant_of(Path(base) / part)) is not None:
+        options["variant"] = variant
     with naming(base, part):
         return load(base, subfolder=part, **options)
 
@@ -89,15 +123,9 @@ def naming(base: str, part: str) -> Iterator[None]:
 
 def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the base was trained to predict: noise, velocity (arXiv 2202.00512, appendix D) or the latents."""
-    targets = {
-        "epsilon": lambda: noise,
-        "v_prediction": lambda: schedule.get_velocity(latents, noise, timesteps),
-        "sample": lambda: latents,
-    }
     kind = schedule.config.prediction_type
-    if kind not in targets:
-        raise ValueError(f"scheduler_config.json: prediction_type: expected one of {sorted(targets)}, found {kind!r}")
-    return targets[kind]()
+    check_prediction_type(kind)
+    return TARGETS[kind](schedule, latents, noise, timesteps)
 
 
 def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:

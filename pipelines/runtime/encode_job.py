@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
-from llmdiff.diffusion.base import is_xl, unet_config
+from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
@@ -118,7 +118,7 @@ def load_encoder(job: EncodeJob) -> TextEncoder:
 
 def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:
     """The side in pixels that a diffusion model was made for."""
-    return int(unet_config(diffusion)["sample_size"]) * latent_encoder.factor
+    return latent_size(diffusion) * latent_encoder.factor
 
 
 def use_gpu(gpu: int) -> None:

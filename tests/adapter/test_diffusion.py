@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llmdiff.diffusion.base import load_noise_schedule, load_unet, snr_weights, training_target
+from llmdiff.diffusion.base import (
+    latent_size,
+    load_noise_schedule,
+    load_unet,
+    schedule_config,
+    snr_weights,
+    training_target,
+)
 from llmdiff.diffusion.latents import LatentEncoder, decode_samples
 from llmdiff.diffusion.text import BaseTextEncoder
 from tests.adapter import tiny
@@ -142,3 +149,44 @@ def test_min_snr_weights(base: Path) -> None:
     torch.testing.assert_close(snr_weights(schedule, timesteps, 5.0), snr.clamp(max=5) / (snr + 1))
     schedule.register_to_config(prediction_type="epsilon")
     torch.testing.assert_close(snr_weights(schedule, timesteps, 5.0), snr.clamp(max=5) / snr)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_base_with_weights_of_one_variant_alone_is_loaded(tmp_path: Path, part: str) -> None:
+    folder = tiny.save_base(tmp_path / "base")
+    load = {
+        "unet": lambda: load_unet(str(folder)),
+        "vae": lambda: LatentEncoder.from_pretrained(str(folder)).vae,
+        "text_encoder": lambda: BaseTextEncoder.from_pretrained(str(folder)).text_encoder,
+    }[part]
+    before = load().state_dict()
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    for name, tensor in load().state_dict().items():
+        assert torch.equal(tensor, before[name])
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.with_name(weights.name.replace("fp16", "ema")).write_bytes(weights.read_bytes())
+    with pytest.raises(ValueError, match=f"{part}: expected plain weights or those of one variant, found ema, fp16"):
+        load()
+
+
+@pytest.mark.parametrize("value", [None, "64", [8, 16], 0])
+def test_a_base_that_does_not_say_its_size_is_refused_by_the_field(tmp_path: Path, value: object) -> None:
+    folder = tiny.save_base(tmp_path / "base")
+    config = folder / "unet" / "config.json"
+    assert latent_size(str(folder)) == json.loads(config.read_text())["sample_size"]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": value}))
+    with pytest.raises(ValueError, match=r"unet/config\.json: sample_size: expected its latents' side, found "):
+        latent_size(str(folder))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": [8, 8]}))
+    assert latent_size(str(folder)) == 8
+
+
+def test_a_base_that_predicts_something_else_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    folder = tiny.save_base(tmp_path / "base")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "flow"}))
+    with pytest.raises(
+        ValueError, match=r"scheduler/scheduler_config\.json: prediction_type: expected one of .*'flow'"
+    ):
+        schedule_config(str(folder))
