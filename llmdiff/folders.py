@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
 BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
     "vae": ("config.json", True),
     "unet": ("config.json", True),
@@ -134,6 +135,10 @@ def first_line(error: Exception) -> str:
 
 
 def _check_tokenizer(folder: Path, what: str) -> None:
+    """ValueError where there is no tokenizer, or one that does not say which tokens it adds to a text's own."""
+    if (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in TOKENIZER_SETTINGS):
+        expected = " or ".join(TOKENIZER_SETTINGS)
+        raise ValueError(f"{what}: expected {expected} beside tokenizer.model, to say how it begins and ends a text")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{what}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
 

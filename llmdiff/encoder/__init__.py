@@ -3,5 +3,6 @@
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.encoder import FORMULA_VERSION, Encoder
 from llmdiff.encoder.nonfinite import NonFinite
+from llmdiff.encoder.tokens import BadCaption
 
-__all__ = ["FORMULA_VERSION", "Encoder", "EncoderConfig", "NonFinite"]
+__all__ = ["BadCaption", "FORMULA_VERSION", "Encoder", "EncoderConfig", "NonFinite"]

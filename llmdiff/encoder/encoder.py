@@ -23,7 +23,7 @@ from llmdiff.encoder.loading import load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite, locate
 from llmdiff.encoder.schedules import resolve_schedule
 from llmdiff.encoder.table import WordTable, load_or_make_table
-from llmdiff.encoder.tokens import Tokens, caption_key, normalise, padding_id, tokenise
+from llmdiff.encoder.tokens import BadCaption, Tokens, caption_key, normalise, padding_id, try_tokenise
 
 logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
@@ -136,33 +136,34 @@ class Encoder:
             float32 (token, hidden) a caption, on the CPU; (band, token, hidden) where ``bands > 1``.
 
         Raises:
-            NonFinite: a caption's encoding holds NaN or infinity (:meth:`encode` goes on instead).
+            BadCaption: a caption cannot be encoded, or holds NaN or infinity (:meth:`encode` goes on instead).
         """
         results: list[Tensor] = []
         for result in self.encode(captions, progress):
-            if isinstance(result, NonFinite):
+            if isinstance(result, BadCaption):
                 raise result
             results.append(result)
         return results
 
-    def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | NonFinite]:
-        """As a call, but a caption whose encoding is not finite gets the error in its place, and the rest go on."""
+    def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | BadCaption]:
+        """As a call, but a caption that has no finite encoding gets the error in its place, and the rest go on."""
         texts = [normalise(caption) for caption in captions]
         copies = Counter(texts)
         unique = list(copies)
-        tokens = tokenise(self.tokenizer, unique, self.config, self.llm.vocabulary)
-        self._report_truncated(sum(copies[text] for text, token in zip(unique, tokens, strict=True) if token.truncated))
-        results: dict[str, Tensor | NonFinite] = {}
-        done = 0
+        tokens = dict(zip(unique, try_tokenise(self.tokenizer, unique, self.config, self.llm.vocabulary), strict=True))
+        results: dict[str, Tensor | BadCaption] = {k: bad for k, bad in tokens.items() if isinstance(bad, BadCaption)}
+        fine = [(text, token) for text, token in tokens.items() if isinstance(token, Tokens)]
+        self._report_truncated(sum(copies[text] for text, token in fine if token.truncated))
+        done = sum(copies[text] for text in results)
 
         def run(indices: list[int]) -> list[Tensor | NonFinite]:
-            return self._encode_batch([unique[i] for i in indices], [tokens[i] for i in indices])
+            return self._encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices])
 
-        lengths = [len(token.ids) for token in tokens]
+        lengths = [len(token.ids) for _, token in fine]
         for indices, encodings in run_in_batches(lengths, self._budget, run):
             for i, encoding in zip(indices, encodings, strict=True):
-                results[unique[i]] = encoding
-                done += copies[unique[i]]
+                results[fine[i][0]] = encoding
+                done += copies[fine[i][0]]
             if progress is not None:
                 progress(done, len(texts))
         return [results[text] for text in texts]
@@ -202,6 +203,9 @@ class Encoder:
             raise ValueError(f"the LLM's weights are {self.llm.dtype}; expected {wanted}, the configuration's dtype")
         if self.config.bands > self.llm.blocks:
             raise ValueError(f"bands is {self.config.bands}; expected at most {self.llm.blocks}, the LLM's blocks")
+        if self.llm.positions is not None and self.config.max_tokens > self.llm.positions:
+            expected = f"expected at most {self.llm.positions}, the positions (max_position_embeddings) it was made for"
+            raise ValueError(f"max_tokens is {self.config.max_tokens}; {expected}")
         if self.config.append_eos and self.tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
         padding_id(self.tokenizer)

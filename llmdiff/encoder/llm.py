@@ -76,6 +76,12 @@ class DecoderLLM:
         return int(self.backbone.get_input_embeddings().weight.shape[0])
 
     @property
+    def positions(self) -> int | None:
+        """The number of positions that the model was made for; None where its configuration does not say."""
+        found = getattr(self.config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def device(self) -> torch.device:
         """Where the embedding lies, and token ids must go."""
         device: torch.device = self.backbone.get_input_embeddings().weight.device

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from llmdiff.encoder.langevin import ragged_rows
 from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.tokens import caption_key
+from llmdiff.encoder.tokens import BadCaption, caption_key
 
 if TYPE_CHECKING:
     from llmdiff.encoder.encoder import Encoder
 
 
-class NonFinite(ValueError):
+class NonFinite(BadCaption):
     """A caption whose encoding holds NaN or infinity.
 
     Attributes:
@@ -28,9 +28,11 @@ class NonFinite(ValueError):
     def __init__(self, caption: str, block: int, token: int, channel: int) -> None:
         self.caption, self.block, self.token, self.channel = caption, block, token, channel
         where = "the embedding" if block < 0 else f"block {block}"
-        super().__init__(f"caption {caption!r}: non-finite values in {where}, token {token}, channel {channel}")
+        super().__init__(
+            "not_finite", f"caption {caption!r}: non-finite values in {where}, token {token}, channel {channel}"
+        )
 
-    def __reduce__(self) -> tuple[type[NonFinite], tuple[str, int, int, int]]:
+    def __reduce__(self) -> tuple[type[NonFinite], tuple[Any, ...]]:
         return NonFinite, (self.caption, self.block, self.token, self.channel)
 
 

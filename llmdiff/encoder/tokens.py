@@ -28,16 +28,44 @@ def caption_key(caption: str) -> int:
     return int.from_bytes(hashlib.sha256(normalise(caption).encode()).digest()[:8], "big", signed=True)
 
 
+class BadCaption(ValueError):
+    """A caption that an LLM cannot encode: `reason` is one of a few words to count by, the message says why."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadCaption], tuple[Any, ...]]:
+        return type(self), (self.reason, str(self))
+
+
 def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabulary: int) -> list[Tokens]:
-    """Token ids of normalised captions.
+    """Return token ids of normalised captions.
 
     Raises:
-        ValueError: a template that leaves no room, a caption without a token, or a token id that the LLM has no
-            embedding for.
+        ValueError: the template leaves no room.
+        BadCaption: as `try_tokenise` gives it, the first one.
+    """
+    found = []
+    for tokens in try_tokenise(tokenizer, captions, config, vocabulary):
+        if isinstance(tokens, BadCaption):
+            raise tokens
+        found.append(tokens)
+    return found
+
+
+def try_tokenise(
+    tokenizer: Any, captions: list[str], config: EncoderConfig, vocabulary: int
+) -> list[Tokens | BadCaption]:
+    """Return token ids of normalised captions; in place of one that has none, that the LLM can embed, why.
+
+    What a caption says is text: a control token's letters in it are tokenised as letters.
+
+    Raises:
+        ValueError: the template leaves no room for a caption.
     """
     if not captions:
         return []
-    texts = [config.template.replace("{caption}", caption) for caption in captions]
     after = config.template.partition("{caption}")[2]
     kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
     room = config.max_tokens - config.append_eos
@@ -46,20 +74,50 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
             f"max_tokens is {config.max_tokens}; expected more than the template's {kept} after the caption"
         )
     end = [tokenizer.eos_token_id] if config.append_eos else []
-    found = []
-    for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
+    found: list[Tokens | BadCaption] = []
+    for caption, ids in zip(captions, _token_ids(tokenizer, captions, config.template), strict=True):
+        if isinstance(ids, BadCaption):
+            found.append(ids)
+            continue
         body = ids[:-1] if end and ids[-1:] == end else ids  # the tokenizer may add an EOS of its own
-        truncated = len(body) > room
-        if truncated:
+        if truncated := len(body) > room:
+            text = config.template.replace("{caption}", caption)
             body = _cut(body, room, _kept(tokenizer, text, after, kept))
-        found.append(Tokens([*body, *end], truncated))
-    for caption, tokens in zip(captions, found, strict=True):
-        if not tokens.ids:
-            raise ValueError(f"caption {caption!r} has no token; expected text, or append_eos=True")
-        if max(tokens.ids) >= vocabulary:
-            expected = f"ids below {vocabulary}, the LLM's vocabulary"
-            raise ValueError(f"caption {caption!r}: the tokenizer gives id {max(tokens.ids)}; expected {expected}")
+        found.append(_checked(caption, Tokens([*body, *end], truncated), vocabulary))
     return found
+
+
+def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[int] | BadCaption]:
+    """Return what the tokenizer makes of each caption in its template."""
+    texts = [template.replace("{caption}", caption) for caption in captions]
+    control = control_tokens(tokenizer)
+    of_template = any(token in template for token in control)
+    found: list[list[int] | BadCaption] = list(tokenizer(texts, verbose=False)["input_ids"])
+    for i, caption in enumerate(captions):
+        held = next((token for token in control if token in caption), None)
+        if held is None:
+            continue
+        if of_template:
+            both = "which the template has others of: they cannot be told apart"
+            found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {both}")
+        else:
+            found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
+    return found
+
+
+def control_tokens(tokenizer: Any) -> list[str]:
+    """Return the tokens that a tokenizer finds in a text before all others, and that mean more than their letters."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return sorted({*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)})
+
+
+def _checked(caption: str, tokens: Tokens, vocabulary: int) -> Tokens | BadCaption:
+    if not tokens.ids:
+        return BadCaption("no_token", f"caption {caption!r} has no token; expected text, or append_eos=True")
+    if (largest := max(tokens.ids)) >= vocabulary:
+        expected = f"expected ids below {vocabulary}, the LLM's vocabulary"
+        return BadCaption("no_embedding", f"caption {caption!r}: the tokenizer gives id {largest}; {expected}")
+    return tokens
 
 
 def _cut(ids: list[int], room: int, kept: int) -> list[int]:

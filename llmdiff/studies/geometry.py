@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmdiff.encoder import Encoder, NonFinite
+from llmdiff.encoder import BadCaption, Encoder
 from llmdiff.encoder.inspect import Inspection, inspect
 
 DEGENERATE = 0.1
@@ -28,7 +28,7 @@ def geometry(encoder: Encoder, captions: Sequence[str], reseeded: Encoder) -> di
         seed_cosine: `mean_cosine` of the encodings under two seeds. nonfinite: share of captions with NaN or infinity.
     """
     pairs = zip(encoder.encode(captions), reseeded.encode(captions), strict=True)
-    finite = [(a, b) for a, b in pairs if not isinstance(a, NonFinite) and not isinstance(b, NonFinite)]
+    finite = [(a, b) for a, b in pairs if not isinstance(a, BadCaption) and not isinstance(b, BadCaption)]
     nonfinite = 1 - len(finite) / len(captions)
     if not finite:
         return {"norm": math.nan, "rank": math.nan, "seed_cosine": math.nan, "nonfinite": nonfinite}

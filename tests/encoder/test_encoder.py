@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -24,7 +25,7 @@ from kernels.langevin import Rows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.tokens import caption_key, tokenise
+from llmdiff.encoder.tokens import BadCaption, caption_key, tokenise, try_tokenise
 from tests.encoder.brute_force import scores
 from tests.encoder.tiny_models import WORDS, build, gemma2, gpt_neox, llama, phi, tokenizer
 from tests.kernels.allocations import Allocations
@@ -561,3 +562,31 @@ def test_it_imports_with_torch_triton_and_transformers_alone() -> None:
     code = f"import sys, llmdiff.encoder; found = set({heavy}) & set(sys.modules); print(found); sys.exit(bool(found))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_caption_that_has_no_encoding_costs_no_other_one() -> None:
+    encoder = make()
+    encoder.tokenizer.add_tokens([f"word{i}" for i in range(80)])  # of which the LLM has embeddings of a few
+    results = encoder.encode(["a red circle", "a word79", "the blue square"])
+    assert [isinstance(result, BadCaption) for result in results] == [False, True, False]
+    assert isinstance(results[1], BadCaption)
+    assert results[1].reason == "no_embedding"
+    assert torch.equal(torch.cat(results[::2]), torch.cat(make()(["a red circle", "the blue square"])))
+    with pytest.raises(BadCaption, match="the tokenizer gives id"):
+        encoder(["a word79"])
+
+
+def test_a_control_token_in_a_caption_is_text() -> None:
+    encoder = make()
+    (found,) = tokenise(encoder.tokenizer, ["red <eos> circle"], encoder.config, encoder.llm.vocabulary)
+    assert found.ids.count(encoder.tokenizer.eos_token_id) == 1  # the one that `append_eos` adds
+    config = dataclasses.replace(encoder.config, template="{caption} <pad>")
+    (bad,) = try_tokenise(encoder.tokenizer, ["red <eos>"], config, encoder.llm.vocabulary)
+    assert isinstance(bad, BadCaption)
+    assert bad.reason == "control_token"
+
+
+def test_more_tokens_than_the_llm_has_positions_are_refused_by_name() -> None:
+    assert make(max_tokens=256).llm.positions == 256
+    with pytest.raises(ValueError, match="max_tokens is 257; expected at most 256, the positions"):
+        make(max_tokens=257)

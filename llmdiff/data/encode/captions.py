@@ -54,13 +54,13 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
 
 
 def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tuple[str, Tensor | BadRow]]:
-    """The encodings of captions by hash; a reason in place of one that is not finite."""
+    """The encodings of captions by hash; a reason in place of one that has none, or none that is finite."""
     if not captions:
         return
     encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
     for (key, text), encoding in zip(captions.items(), encode(list(captions.values())), strict=True):
         if isinstance(encoding, Exception):
-            yield key, BadRow("not_finite", str(encoding))
+            yield key, BadRow(getattr(encoding, "reason", "not_finite"), str(encoding))
         elif not encoding.isfinite().all():
             yield key, BadRow("not_finite", f"caption {text!r}: non-finite encoding")
         else:
