@@ -75,6 +75,15 @@ def draw(load_adapter: Any, adapter: Path, base: Path, llm: Path) -> np.ndarray:
     return np.asarray(drawn.images[0])
 
 
+def drawn_path(gallery: Any, identity: str) -> str:
+    """Where an evaluation keeps a model's picture, or finds it: `gallery` is the module, whose `version` is patched."""
+    from llmdiff.evaluation import Prompt
+
+    model = gallery.Model("base", {"base": identity}, lambda sampling: None)
+    pictures = gallery.Gallery(Path("pictures"), model, gallery.Sampling(steps=7, scheduler="ddim"))
+    return str(pictures.path(Prompt(PROMPT, SEED, 0)))
+
+
 def digest(*parts: str | np.ndarray) -> str:
     """A short hash of texts and arrays."""
     total = hashlib.sha256()

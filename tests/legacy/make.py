@@ -232,8 +232,19 @@ def read_back(run: Path) -> dict[str, Any]:
         "batches": contents.batch_digests(dataset),
         "losses": [row["loss"] for row in rows],
         "prediction": contents.prediction(LLMAdapter, Path("finished/adapter"), base),
+        "drawn": drawn_path(contents),
         "lineage": {key: lineage[key] for key in ("version", "aliases", "encoder", "store", "data", "parent")},
     }
+
+
+def drawn_path(contents: Any) -> str:
+    """The picture's name, which holds the versions of libraries too: here all are "1"."""
+    from pipelines.contenders import identity
+
+    from llmdiff.evaluation import pictures
+
+    pictures.version = lambda name: "1"
+    return contents.drawn_path(pictures, identity("base"))
 
 
 def retraining() -> dict[str, Any]:

@@ -205,6 +205,16 @@ def test_an_adapter_draws_what_it_drew(written: Path) -> None:
     assert_same_picture(drawn)
 
 
+def test_a_picture_that_an_evaluation_drew_is_found(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is made of all that decides its pixels, here with every library's version "1"."""
+    from llmdiff.evaluation import gallery
+    from pipelines.runtime.eval_models import identity
+
+    monkeypatch.setattr(gallery, "version", lambda name: "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert contents.drawn_path(gallery, identity(str(written / "base"))) == EXPECTED["drawn"]
+
+
 def test_a_registered_version_is_loaded_by_its_stored_code_and_draws_the_same(there: Path) -> None:
     import mlflow
 
