@@ -31,7 +31,7 @@ from storage.reading.dataset import EncodingDataset
 from tests.legacy import contents
 from tests.training.training_run import LAUNCHED
 
-pytestmark = pytest.mark.xdist_group("legacy")
+pytestmark = [pytest.mark.xdist_group("legacy"), pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
@@ -135,7 +135,7 @@ def done(started: tuple[Path, subprocess.Popen[str]]) -> Done:
     """What the commands have done, once all have."""
     folder, process = started
     if process not in RESULTS:
-        RESULTS[process] = process.communicate(timeout=240)
+        RESULTS[process] = process.communicate(timeout=500)
     printed, errors = RESULTS[process]
     assert process.returncode == 0, errors
     results = json.loads(printed.splitlines()[-1])
