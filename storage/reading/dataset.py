@@ -20,6 +20,8 @@ from storage.reading.sample_index import SampleIndex
 from storage.reading.shuffle import BlockShuffle, batch_bounds, share
 from storage.store import EncodingStore
 
+NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
@@ -156,13 +158,15 @@ class EncodingDataset(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the epoch that the dataset is in."""
         if (worker := get_worker_info()) is not None:
-            found = f"worker {worker.id} of {worker.num_workers}"
-            raise ValueError(f"EncodingDataset: expected num_workers=0, for its threads read ahead; found {found}")
+            raise ValueError(f"{NO_WORKERS}; found worker {worker.id} of {worker.num_workers}")
         epoch = self._epoch
         for batch in self.epoch(epoch, position=self._position):
             self._position = batch.position
             yield batch
         self._epoch, self._position = epoch + 1, 0
+
+    def __getstate__(self) -> None:
+        raise TypeError(f"{NO_WORKERS}; found an attempt to pickle it for another process")
 
     def state_dict(self) -> dict[str, Any]:
         """Return where iterating is: after the last batch that was handed out; and what decides the order."""

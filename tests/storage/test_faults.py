@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,17 +107,6 @@ def test_a_file_can_grow_no_more(store, limit):
     assert store.version == 1
     assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in list_shards(store)}
     check_and_finish(store, "b")
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_full_disk(small_disk):
