@@ -137,12 +137,12 @@ class EncodingStore:
         return split_bands(bits, bands_of(array))
 
     def samples(self, fingerprint: str | None = None) -> pa.Table:
-        """Return the samples of the version shown; see `Snapshot.sample_table`."""
-        return self.snapshot().sample_table(fingerprint)
+        """Return the samples of the version shown; see `Snapshot.samples`."""
+        return self.snapshot().samples(fingerprint)
 
     def rejects(self) -> pa.Table:
-        """Return the refused rows that are no samples by now; see `Snapshot.reject_table`."""
-        return self.snapshot().reject_table()
+        """Return the refused rows that are no samples by now; see `Snapshot.rejects`."""
+        return self.snapshot().rejects()
 
     def size(self, *folders: str) -> int:
         """Return the bytes under some of its folders."""

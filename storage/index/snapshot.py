@@ -24,7 +24,7 @@ class Snapshot:
     """
 
     index: Table
-    rejects: Table
+    reject_table: Table
     at: TableVersion
 
     @property
@@ -35,7 +35,7 @@ class Snapshot:
     @cached_property
     def rejects_at(self) -> TableVersion:
         """The version of the rejects."""
-        return self.rejects.newest()
+        return self.reject_table.newest()
 
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
@@ -61,13 +61,13 @@ class Snapshot:
 
     def reject_rows(self, fingerprint: str, source_hash: str, besides: Iterable[str] = ()) -> set[int]:
         """Return the rows of a source that were rejected under an encoder; leave those of some reasons out."""
-        return reject_rows(self.rejects, self.rejects_at, fingerprint, source_hash, besides)
+        return reject_rows(self.reject_table, self.rejects_at, fingerprint, source_hash, besides)
 
     def known_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source that were committed or rejected under an encoder."""
         return self.sample_rows(fingerprint, source_hash) | self.reject_rows(fingerprint, source_hash)
 
-    def sample_table(self, fingerprint: str | None = None) -> pa.Table:
+    def samples(self, fingerprint: str | None = None) -> pa.Table:
         """Return the rows of samples, ordered by source and row: the same order in any store of the same samples."""
         filters = pc.field("source").is_valid()
         if fingerprint is not None:
@@ -75,9 +75,9 @@ class Snapshot:
         rows = self.read(INDEX.names, filters).cast(INDEX)
         return _sorted(rows, "source", "source_hash", "row", "caption_hash", "fingerprint")
 
-    def reject_table(self) -> pa.Table:
+    def rejects(self) -> pa.Table:
         """Return all refused rows but those that are samples by now, ordered by source and row."""
-        rows = self.rejects.read(self.rejects_at, REJECTS.names).cast(REJECTS)
+        rows = self.reject_table.read(self.rejects_at, REJECTS.names).cast(REJECTS)
         if not len(rows):
             return rows
         of_row = [REJECTS.field(name) for name in ROW_COLUMNS]
