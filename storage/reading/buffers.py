@@ -43,14 +43,17 @@ class Buffers:
         return np.asarray(lease).view(dtype).reshape(shape)
 
     def _take(self, size: int) -> np.ndarray:
-        """Return free memory of at least a size, or new memory, which takes the place of a piece that is too small."""
+        """Return free memory of at least a size, or new memory, which takes the place of a piece that is too small.
+
+        What was given back last is in the processor's cache still.
+        """
         while self._returned:
             self._free.append(self._returned.popleft())
-        for i, memory in enumerate(self._free):
-            if memory.nbytes >= size:
+        for i in reversed(range(len(self._free))):
+            if self._free[i].nbytes >= size:
                 return self._free.pop(i)
         if self._free:
-            self._free.pop()
+            self._free.pop(0)
         else:
             self.pieces += 1
         return np.empty(-(-size // STEP) * STEP, np.uint8)
