@@ -34,9 +34,9 @@ from common.page_cache import PIECE, PIECES_AT_ONCE, evict, read_directly, warm
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from common.store_rows import Rows, timed
 
-from storage import EncodingStore, Sample, caption_hash, content_hash
+from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 from storage.io.files import folder_size
-from storage.reading.dataset import EncodingDataset
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.reading.shuffle import batch_bounds, share
 
 TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
@@ -165,7 +165,7 @@ def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bo
 
 def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompts) -> None:
     """A shard of samples of one fingerprint, as the encoder writes it."""
-    with store.writer() as writer:
+    with ShardWriter(store) as writer:
         for sample in samples:
             writer.add_encoding(sample.caption_hash, prompts.bits(sample.row), sample.fingerprint)
             if sample.latent_key:
@@ -249,7 +249,7 @@ class Reader:
 def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: Rows) -> None:
     """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
-    batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
+    batches = batches_of(EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH)))
     write_memmap(folder / "memmap", prompts)
     runs = {
         "memmap": Reader(
@@ -259,7 +259,7 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
         )
     }
     for threads in (1, 2):
-        data = EncodingDataset(store.path, None, fingerprint, BATCH, threads=threads)
+        data = EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH, threads=threads))
         check_same(data.epoch(0), runs["memmap"].batches())
         runs[f"store {threads}"] = Reader(folder / "store", len(prompts), partial(data.epoch, 0))
     for files in (PtFiles(folder / "pt"), NpzFiles(folder / "npz")):
@@ -292,8 +292,9 @@ def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., 
 
 def batches_of(data: EncodingDataset) -> list[np.ndarray]:
     """Samples of each batch of its first epoch, in the order of the sources' rows."""
-    order, lanes = data.shuffle.order(len(data), 0)
-    bounds = batch_bounds(len(data), 0, data.batch_size, 1, data.drop_last)
+    count = data.samples_per_epoch
+    order, lanes = data.shuffle.order(count, 0)
+    bounds = batch_bounds(count, 0, data.config.batch_size, 1, data.config.drop_last)
     return [order[a:b][share(lanes[a:b], 0, 1)] for a, b in bounds]
 
 

@@ -36,7 +36,7 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.training import TrainConfig
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
-from storage.reading.dataset import Batch, EncodingDataset
+from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 
 WIDTH, TOKENS = 2048, 77  # Phi-1.5's hidden size; as long as CLIP's context
 CAPTION = 40  # tokens: the mean of PartiPrompts and DPG-Bench
@@ -318,7 +318,7 @@ def measure_wait(bench: Bench) -> None:
     samples = 256 if bench.quick else 4096
     lengths = np.random.default_rng(1).integers(8, 48, 997).tolist()
     fingerprint = make_store(bench.work / "store-64", samples, 64, WIDTH, lengths)
-    data = EncodingDataset(bench.work / "store-64", None, fingerprint, 32)
+    data = EncodingDataset(bench.work / "store-64", DatasetConfig(fingerprint=fingerprint, batch_size=32))
     made = f"{samples} samples in the page cache, width {WIDTH}, 28 tokens on average, latents 64x64, batch 32"
     start = time.perf_counter()
     for batch in data.epoch(0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from storage.hashing import Fingerprint, caption_hash, content_hash
@@ -9,6 +10,7 @@ from storage.schema import EncodingRef, LatentRef, Problem, Reject, Sample, Shar
 
 if TYPE_CHECKING:
     from storage.store import EncodingStore
+    from storage.writing.writer import ShardWriter
 
 __all__ = [
     "EncodingRef",
@@ -19,14 +21,17 @@ __all__ = [
     "Reject",
     "Sample",
     "ShardInfo",
+    "ShardWriter",
     "caption_hash",
     "content_hash",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "EncodingStore":
-        from storage.store import EncodingStore
+LATER = {"EncodingStore": "storage.store", "ShardWriter": "storage.writing.writer"}
+"""What takes long to import comes with its first use."""
 
-        return EncodingStore
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return getattr(import_module(LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 @store_app.command("info", epilog="Example: llmdiff store info runs/store --version 3")
 def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """What a store holds: version, samples, encodings, bytes."""
-    values = open_store(path, version).info()
+    from storage.maintenance.summary import summarise
+
+    values = summarise(open_store(path, version))
     if as_json:
         print_json(values)
     else:
@@ -42,8 +44,10 @@ def info(path: StorePath, version: Version = None, as_json: Json = False) -> Non
 @store_app.command("ls", epilog="Example: llmdiff store ls runs/store")
 def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """List the shards: samples committed with each; encodings, tokens, latents and bytes in it."""
+    from storage.maintenance.summary import list_shards
+
     store = open_store(path, version)
-    shards = [asdict(shard) for shard in store.shards()]
+    shards = [asdict(shard) for shard in list_shards(store)]
     if as_json:
         print_json({"path": path, "version": store.version, "shards": shards})
     else:
@@ -195,6 +199,7 @@ def rejects(
 def verified(store: EncodingStore) -> list[Problem]:
     """The store's problems, with a bar over its shards."""
     from pipelines.runtime.progress import progress
+    from storage.maintenance.verify import verify
 
     with progress("verify", None, "shard") as work:
 
@@ -202,7 +207,7 @@ def verified(store: EncodingStore) -> list[Problem]:
             work.total = shards
             work.reach(done)
 
-        return store.verify(show)
+        return verify(store, show)
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
@@ -281,5 +286,7 @@ def only_fingerprint(store: EncodingStore, path: str) -> str:
 
 def fingerprints_used(store: EncodingStore) -> dict[str, dict[str, int]]:
     """Counts by fingerprint, of those that encodings have."""
-    entries: dict[str, dict[str, int]] = store.info()["fingerprints"]
+    from storage.maintenance.summary import summarise
+
+    entries: dict[str, dict[str, int]] = summarise(store)["fingerprints"]
     return {key: entry for key, entry in entries.items() if entry["captions"]}

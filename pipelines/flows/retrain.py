@@ -25,7 +25,7 @@ from pipelines.flows.train import train_flow
 from pipelines.runtime.promotion_policy import PromotionPolicy, prompts_of
 from pipelines.runtime.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
 from storage import EncodingStore
-from storage.locks.mutex import turn
+from storage.locks.mutex import job_mutex
 
 Outcome = Literal["nothing to do", "busy", "promoted", "not promoted"]
 SHOWN = 5  # files that a line names
@@ -105,7 +105,7 @@ def retrain_flow(
     """
     began = time.perf_counter()
     check(data, diffusion, llm, settings, rule)
-    with turn(EncodingStore.open_or_create(store), "retrain", wait) as holder:
+    with job_mutex(EncodingStore.open_or_create(store).path, "retrain", wait) as holder:
         if holder is not None:
             return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {holder}"), began)
         found = encode_new(data, store, diffusion, llm, encoder, encoder_settings, growing, ray)

@@ -17,8 +17,8 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.folders import XL_PARTS, check_base
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore
-from storage.io.paths import place
-from storage.store import check_place
+from storage.io.paths import store_path
+from storage.store import check_store_path
 
 
 class EncodeJob(BaseModel):
@@ -91,7 +91,7 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     if gpu is not None:
         use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
-    check_place(place(job.store))
+    check_store_path(store_path(job.store))
     xl = job.diffusion is not None and is_xl(unet_config(job.diffusion))
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (job.encoder == "base") + XL_PARTS * xl
     if job.diffusion is not None and base_parts:
