@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 from infra.environment import page_commands
 from infra.tracking.registry import fetch_adapter
-from llmdiff import LLMDiffPipeline
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
+from llmdiff.sampling import load_pipeline
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
@@ -90,18 +89,14 @@ def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps:
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
     """The base model and each adapter on the same prompts and seeds."""
-    loading = {"dtype": torch.float32, "use_safetensors": True}
-    pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, **loading)}
+    pipes: dict[str, Any] = {"base": load_pipeline(DIFFUSION)}
     for name, folder in adapters.items():
         encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
-        pipes[name] = LLMDiffPipeline.from_pretrained(
-            DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None, **loading
-        )
+        pipes[name] = load_pipeline(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
     evaluations = {}
     with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
         for name, pipe in pipes.items():
-            pipe.set_progress_bar_config(disable=True)
-            evaluations[name] = evaluate(pipe, prompts, progress=advance, **SAMPLING)
+            evaluations[name] = evaluate(pipe, prompts, SAMPLING, progress=advance)
     return evaluations
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad
+from llmdiff.sampling import Sampling, denoise, noise
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA
 from llmdiff.training.encodings import read_encodings
@@ -57,19 +58,13 @@ class Validation:
         return path
 
     def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
-        """DDIM with guidance from the same noise each time: latents ``(prompt, c, h, w)``."""
+        """Draw by DDIM with guidance, from the same noise each time: latents ``(prompt, c, h, w)``."""
         side, added = unet.config.sample_size, self.objective.added
         size = (len(self.encodings), unet.config.in_channels, side, side)
-        besides = added and added.of_prompts(self.pooled, side, unet.device)
-        latents = torch.randn(size, generator=torch.Generator().manual_seed(self.config.seed)).to(unet.device)
-        self.sampler.set_timesteps(self.config.validation_steps, device=unet.device)
-        for timestep in self.sampler.timesteps:
-            noisy = self.sampler.scale_model_input(torch.cat([latents] * 2), timestep).to(unet.dtype)
-            predicted = unet(noisy, timestep, encoder_hidden_states=context, added_cond_kwargs=besides).sample
-            without, given = predicted.float().chunk(2)
-            guided = without + self.config.validation_guidance * (given - without)
-            latents = self.sampler.step(guided, timestep, latents).prev_sample
-        return latents
+        besides = None if added is None else added.of_prompts(self.pooled, side, unet.device)
+        latents = torch.randn(size, generator=noise(self.config.seed)).to(unet.device)
+        sampling = Sampling(steps=self.config.validation_steps, guidance=self.config.validation_guidance)
+        return denoise(unet, self.sampler, latents, context, sampling, besides)
 
     def context(self, adapter: LLMAdapter, unet: UNet2DConditionModel) -> Tensor:
         """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
 from infra.tracking.run import tracked_run
-from llmdiff.evaluation import Prompt, Sampling
+from llmdiff.evaluation import Prompt
 from llmdiff.evaluation.choice import choose_metrics
 from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.metrics import split_spec
+from llmdiff.sampling import DType, Sampling, Scheduler
 from pipelines.cli.console import finite
-from pipelines.flows.generate import CANDIDATE, DType, Scheduler
+from pipelines.flows.generate import CANDIDATE
 from pipelines.runtime.eval_models import BASE, EvalModel, find_eval_models, model_of, run_of
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from storage.io.files import write_file
@@ -97,7 +97,7 @@ def evaluate_flow(
         "models": {each.name: {**each.model_dump(), "identity": model_of(each).identity} for each in eval_models},
         "source": prompts or "held-out scenes of the embedded world",
         "seeds": seeds or [0],
-        "sampling": asdict(sampling),
+        "sampling": sampling.key(),
         "metrics": chosen,
         "references": references,
     }

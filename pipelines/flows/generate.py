@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
 from infra.tracking.registry import MODEL, adapter_tags, fetch_adapter
 from llmdiff.adapter.config import read_config
 from llmdiff.image_files import save_png
 from llmdiff.image_grid import image_grid
+from llmdiff.sampling import DType, Sampling, Scheduler, draw, load_pipeline, to_images
 from pipelines.runtime.artifacts import show_picture
 from pipelines.runtime.progress import advance, progress, quieten_loading
 
 CANDIDATE = f"models:/{MODEL}@candidate"
-DType = Literal["float32", "bfloat16", "float16"]
-Scheduler = Literal["ddim", "dpm++", "euler", "euler-a", "lcm", "pndm", "unipc"]
-SCHEDULERS: dict[Scheduler, str] = {
-    "ddim": "DDIMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
 
 
 class GenerateResult(BaseModel):
@@ -61,7 +51,7 @@ def generate_flow(
     dtype: DType = "float32",
     batch: int = 4,
 ) -> GenerateResult:
-    """Draws every prompt with the base model and with the adapter, from the same noise, onto one sheet.
+    """Draw every prompt with the base model and with the adapter, from the same noise, onto one sheet.
 
     Args:
         prompts: what to draw.
@@ -84,34 +74,20 @@ def generate_flow(
         raise ValueError("prompts: expected at least one, found none")
     folder = Path(output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
     sampling = Sampling(
-        seed=seed, steps=steps, guidance=guidance, negative=negative, scale=scale, scheduler=scheduler, dtype=dtype
+        steps=steps, guidance=guidance, negative=negative, scale=scale, scheduler=scheduler, dtype=dtype
     )
     source = resolve_adapter(adapter, llm, diffusion)
     wanted = [prompt for prompt in prompts for _ in range(count)]
     with progress("generate", 2 * len(wanted), "picture"):
-        pipe = load_pipeline(source, True, dtype, scheduler)
-        adapted = draw(pipe, source, True, wanted, folder / "adapter", sampling, batch)
+        pipe = load_source(source, True, sampling)
+        adapted = draw_into(folder / "adapter", pipe, source, True, wanted, seed, sampling, batch)
         take_out(pipe)
-        base = draw(pipe, source, False, wanted, folder / "base", sampling, batch)
+        base = draw_into(folder / "base", pipe, source, False, wanted, seed, sampling, batch)
     sheet = write_sheet(wanted, base, adapted, folder / "sheet.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
         output=str(folder), sheet=str(sheet), adapter=source.adapter, prompts=len(prompts), seconds=seconds
     )
-
-
-class Sampling(BaseModel):
-    """How pictures are drawn; see `generate_flow`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = 0
-    steps: int = Field(default=30, ge=1)
-    guidance: float = 5.0
-    negative: str = ""
-    scale: float = 1.0
-    scheduler: Scheduler | None = None
-    dtype: DType = "float32"
 
 
 class Source(BaseModel):
@@ -126,7 +102,7 @@ class Source(BaseModel):
 
 @task(name="resolve adapter", cache_policy=NO_CACHE)
 def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
-    """The adapter's files on this machine, and the models that go with it."""
+    """Return the adapter's files on this machine, and the models that go with it."""
     folder = fetch_adapter(adapter)
     config = read_config(folder)
     if config.encoder == "base":
@@ -137,32 +113,33 @@ def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Sou
 
 
 @task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
-def draw(
-    pipe: Any, source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int
+def draw_into(
+    folder: Path,
+    pipe: Any,
+    source: Source,
+    adapted: bool,
+    prompts: list[str],
+    seed: int,
+    sampling: Sampling,
+    batch: int,
 ) -> list[Path]:
-    """One picture a prompt, written as it is drawn, with its settings in it."""
+    """Draw one picture a prompt, each written as it is drawn, with its settings in it; the next has the next seed."""
     folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(seed, seed + len(prompts))
+    settings = describe(source, adapted, sampling, pipe)
     paths: list[Path] = []
-    for start in range(0, len(prompts), batch):
-        some = prompts[start : start + batch]
-        seeds = range(sampling.seed + start, sampling.seed + start + len(some))
-        drawn = pipe(
-            some,
-            negative_prompt=[sampling.negative] * len(some) if sampling.negative else None,
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            generator=[noise(seed) for seed in seeds],
-            adapter_scale=sampling.scale if adapted else None,
-        )
-        for image, prompt, seed in zip(drawn.images, some, seeds, strict=True):
-            settings = {"prompt": prompt, **describe(source, adapted, sampling, pipe), "seed": seed}
-            paths.append(save_png(image, folder / f"{len(paths):04d}.png", settings))
-        advance(len(some))
+    of_model = sampling if adapted else sampling.model_copy(update={"scale": 1.0})  # which the base has no use for
+    for pictures in draw(pipe, prompts, seeds, of_model, batch):
+        for image in to_images(pictures):
+            i = len(paths)
+            about = {"prompt": prompts[i], **settings, "seed": seeds[i]}
+            paths.append(save_png(image, folder / f"{i:04d}.png", about))
+        advance(len(pictures))
     return paths
 
 
 def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> dict[str, Any]:
-    """What a picture depends on besides its prompt and seed."""
+    """Return what a picture depends on besides its prompt and seed."""
     from llmdiff import __version__
 
     settings = {
@@ -179,46 +156,23 @@ def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> di
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", scheduler: Scheduler | None = None) -> Any:
-    """The base model's pipeline, with the adapter in it or as it was loaded."""
-    import torch
-
-    from llmdiff.pipeline import LLMDiffPipeline
-
+def load_source(source: Source, adapted: bool, sampling: Sampling) -> Any:
+    """Load the base model's pipeline, with the adapter in it or as it was loaded."""
     quieten_loading()
     adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
-    options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
-    return made_ready(LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, **options), scheduler)
-
-
-def made_ready(pipe: Any, scheduler: Scheduler | None) -> Any:
-    """A pipeline with the wanted sampler, without a bar of its own, on the GPU if there is one."""
-    import diffusers
-    import torch
-
-    if scheduler is not None:
-        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return load_pipeline(source.diffusion, adapter, llm, dtype=sampling.dtype, scheduler=sampling.scheduler)
 
 
 def take_out(pipe: Any) -> None:
-    """Leaves the base model, which is then as it was loaded."""
+    """Leave the base model, which is then as it was loaded."""
     from llmdiff.pipeline import unload_adapter
 
     unload_adapter(pipe)
 
 
-def noise(seed: int) -> Any:
-    """A generator on the CPU, so that a seed means the same noise on every device."""
-    import torch
-
-    return torch.Generator().manual_seed(seed)
-
-
 @task(name="write sheet", cache_policy=NO_CACHE)
 def write_sheet(prompts: list[str], base: list[Path], adapted: list[Path], path: Path) -> Path:
-    """The contact sheet: a row a prompt; base and adapter side by side."""
+    """Write the image grid: a row a prompt; base and adapter side by side."""
     from PIL import Image
 
     rows = [

@@ -22,9 +22,10 @@ from infra.tracking.registry import (
 )
 from infra.tracking.run import client
 from llmdiff.evaluation import Prompt
+from llmdiff.sampling import load_pipeline
 from pipelines.cli.config_files import checked
-from pipelines.flows.generate import Source, load_pipeline, resolve_adapter
-from pipelines.runtime.progress import progress
+from pipelines.flows.generate import Source, resolve_adapter
+from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.runtime.promotion_policy import PromotionPolicy, prompts_hash, prompts_of, score_of
 
 PREFIX = "promotion."
@@ -138,8 +139,9 @@ def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVers
 @task(name="judge version", cache_policy=NO_CACHE)
 def judge(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
     """The score of the adapter's pictures of the policy's prompts."""
+    quieten_loading()
     with progress("judge", len(prompts), "picture"):
-        return score_of(policy, lambda: load_pipeline(source, True), prompts)
+        return score_of(policy, lambda: load_pipeline(source.diffusion, source.adapter, source.llm), prompts)
 
 
 @task(name="record decision", cache_policy=NO_CACHE)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,9 +14,10 @@ from infra.tracking.lineage import hub_revision
 from infra.tracking.registry import SCHEME, find_version
 from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
-from llmdiff.evaluation import Model, Sampling
+from llmdiff.evaluation import Model
 from llmdiff.folders import first_line
-from pipelines.flows.generate import Scheduler, Source, load_pipeline, made_ready, resolve_adapter
+from llmdiff.sampling import Sampling, prepare
+from pipelines.flows.generate import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading
 
 BASE = "base"
@@ -77,9 +78,7 @@ def model_of(eval_model: EvalModel) -> Model:
     depends: dict[str, Any] = {"base": identity(source.diffusion)}
     if adapted:  # its configuration has the LLM's content, which loading checks
         depends["adapter"] = identity(source.adapter)
-    return Model(
-        eval_model.name, depends, lambda sampling: load_pipeline(source, adapted, sampling.dtype, _scheduler(sampling))
-    )
+    return Model(eval_model.name, depends, lambda sampling: load_source(source, adapted, sampling))
 
 
 def run_of(adapter: str) -> str | None:
@@ -124,11 +123,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
         raise ValueError(f"baseline {spec}: cannot be loaded: {first_line(error)}") from error
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None
-    return made_ready(pipe, _scheduler(sampling))
-
-
-def _scheduler(sampling: Sampling) -> Scheduler | None:
-    return cast(Scheduler | None, sampling.scheduler)
+    return prepare(pipe, sampling.scheduler)
 
 
 def _split(baseline: str) -> tuple[str, str]:

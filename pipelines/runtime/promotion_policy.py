@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from llmdiff.evaluation import METRICS, Prompt, held_out_prompts, load_metric, read_prompts
 from llmdiff.evaluation.evaluate import score_batches
-from llmdiff.evaluation.gallery import draw
+from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.evaluator import FACTS
 from pipelines.runtime.progress import advance
 
@@ -82,6 +82,7 @@ def score_of(policy: PromotionPolicy, load: Callable[[], Any], prompts: Sequence
     """
     metric = load_metric("facts" if policy.prompts is None else policy.metric)
     column = policy.metric if policy.prompts is None else metric.columns[0]
-    drawn = draw(load(), prompts, policy.steps, policy.guidance, BATCH)
-    batches = ([Image.fromarray(picture) for picture in pictures] for pictures in drawn)
+    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+    drawn = draw(load(), texts, seeds, Sampling(steps=policy.steps, guidance=policy.guidance), BATCH)
+    batches = ([Image.fromarray(picture) for picture in to_uint8(pictures)] for pictures in drawn)
     return float(score_batches(batches, prompts, [metric], advance)[column].mean())

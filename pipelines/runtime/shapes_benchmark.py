@@ -7,11 +7,12 @@ from typing import Any
 
 from llmdiff.adapter.config import AdapterSettings
 from llmdiff.encoder import EncoderConfig
+from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.training.config import TrainSettings
 
-SAMPLING: dict[str, Any] = {"steps": 12, "guidance": 2.5}  # the judge finds no more in pictures of 20 steps
+SAMPLING = Sampling(steps=12, guidance=2.5)  # the judge finds no more in pictures of 20 steps
 TRAINING = TrainSettings(
     steps=1000,
     batch_size=16,

@@ -162,7 +162,13 @@ class Lab:
     def drawing(self, variant: Variant, seed: int) -> Drawing:
         """How a variant draws."""
         adapter = None if variant.reading is None else str(self.adapter(variant, seed) / "adapter")
-        return Drawing(adapter=adapter, reading=variant.reading, weights=variant.weights, **SAMPLING)
+        return Drawing(
+            adapter=adapter,
+            reading=variant.reading,
+            weights=variant.weights,
+            steps=SAMPLING.steps,
+            guidance=SAMPLING.guidance,
+        )
 
     def judged(self, name: str, drawing: Drawing) -> dict[str, Any]:
         """Verdicts ``found[wording][fact]``, a number a scene, of one model; judged once for all studies."""

@@ -16,8 +16,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS, caption
-from llmdiff.shapes.draw import draw
+from llmdiff.shapes.draw import draw as draw_scene
 from llmdiff.shapes.evaluator import score
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
 from llmdiff.shapes.scene import sample_scene
@@ -170,7 +171,7 @@ def make_pool(
     latents, captions = [], []
     for start in range(0, count, 500):
         scenes = [random_scene(rng) for _ in range(min(500, count - start))]
-        pictures = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes])).permute(0, 3, 1, 2)
         with fast_cpu_math():
             x = vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean
         latents.append(x.float() * vae.config.scaling_factor)
@@ -187,14 +188,8 @@ def judge_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, 
     prompts = [caption(scene, "template", rng) for scene in scenes]
     pipe.set_progress_bar_config(disable=True)
     with fast_cpu_math():
-        pictures = pipe(
-            prompts,
-            num_inference_steps=20,
-            guidance_scale=3.0,
-            output_type="np",
-            generator=torch.Generator().manual_seed(0),
-        ).images
-    verdicts = score(list((pictures * 255 + 0.5).astype(np.uint8)), scenes)
+        (pictures,) = draw(pipe, prompts, range(count), Sampling(), batch_size=count)
+    verdicts = score(list(to_uint8(pictures)), scenes)
     return {fact: round(float(values.mean()), 3) for fact, values in verdicts.items()}
 
 
