@@ -212,15 +212,19 @@ class Encoder:
             logger.warning("%d captions were cut to %d tokens", count, self.config.max_tokens)
 
     def _encode_batch(self, captions: list[str], tokens: list[Tokens]) -> list[Tensor | NonFinite]:
-        """The encodings of a batch's captions, non-finite ones located."""
+        """Encode a batch's captions; one whose encoding is not finite is run again, to find where."""
         langevin = self._run([token.ids for token in tokens], captions)
         lengths = [len(token.ids) for token in tokens]
         finite = langevin.finite().cpu().split(lengths)
         parts = zip(captions, tokens, langevin.c.cpu().split(lengths), finite, strict=True)
         return [
-            self._shape(encoding) if bool(ok.all()) else locate(self, caption, token.ids)
+            self._shape(encoding) if bool(ok.all()) else self._locate(caption, token.ids)
             for caption, token, encoding, ok in parts
         ]
+
+    def _locate(self, caption: str, ids: list[int]) -> NonFinite:
+        rows = ragged_rows([len(ids)], [caption_key(caption)], self.llm.device)
+        return locate(self.llm, self.path, self.langevin(rows), caption, ids)
 
     def _shape(self, c: Tensor) -> Tensor:
         """(token, band, hidden) as callers see it."""
