@@ -14,10 +14,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from llmdiff.adapter.adapter import LLMAdapter
+from llmdiff.adapter.diffusers_internals import execution_device, is_offloaded
 from llmdiff.adapter.padding import pad
 
 PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
-OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers hang on a module that they move about
 
 
 class TextEncoder(Protocol):
@@ -84,7 +84,7 @@ class PromptEncoder:
         """The contexts; what is given is taken as it is."""
         options = {name: options[name] for name in PASSED_ON if name in options}
         self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
-        here = self.pipe._execution_device
+        here = execution_device(self.pipe)
         self.loaded.adapter.to(here, self.pipe.unet.dtype)
         given, without = prompt_embeds, negative_prompt_embeds
         if given is None or (do_classifier_free_guidance and without is None):
@@ -108,7 +108,7 @@ class PromptEncoder:
         try:
             yield
         finally:
-            if any(hasattr(self.pipe.unet, hook) for hook in OFFLOADING):
+            if is_offloaded(self.pipe.unet):
                 for module in self.loaded.following:
                     module.to("cpu")
 
