@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.langevin import reference
-from kernels.langevin.reference import GROUP_BITS, Rows
+from kernels.langevin.reference import GROUP_BITS, TokenRows
 
 Backend = Literal["auto", "torch", "triton"]
 MAX_HIDDEN, MAX_BLOCKS = 4 << GROUP_BITS, 1 << (32 - GROUP_BITS)
@@ -22,7 +22,7 @@ def langevin_step(
     also: Tensor | None = None,
     minus: Tensor | None = None,
     *,
-    rows: Rows,
+    rows: TokenRows,
     g: float,
     h: float = 0.0,
     seed: int = 0,
@@ -58,7 +58,7 @@ def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
 
 
 def _check(
-    c: Tensor, terms: dict[str, Tensor | None], rows: Rows, out: Tensor | None, h: float, seed: int, block: int
+    c: Tensor, terms: dict[str, Tensor | None], rows: TokenRows, out: Tensor | None, h: float, seed: int, block: int
 ) -> None:
     """Raises ValueError on what the implementations take for granted."""
     if c.ndim != 2 or c.dtype not in (torch.float32, torch.float64):

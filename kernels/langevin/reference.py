@@ -17,7 +17,7 @@ CHUNK_ELEMENTS = 1 << 17  # worked on at once: its temporaries stay in a core's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class TokenRows:
     """Which token of which caption each row of an encoding is.
 
     position: int32 (row,). The token's index in its caption; negative: padding, a row that is left as it is.
@@ -33,9 +33,9 @@ class Rows:
     def __len__(self) -> int:
         return self.position.shape[0]
 
-    def __getitem__(self, chunk: slice) -> Rows:
+    def __getitem__(self, chunk: slice) -> TokenRows:
         source = None if self.source is None else self.source[chunk]
-        return Rows(position=self.position[chunk], caption=self.caption[chunk], source=source)
+        return TokenRows(position=self.position[chunk], caption=self.caption[chunk], source=source)
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +48,7 @@ def langevin_step(
     also: Tensor | None = None,
     minus: Tensor | None = None,
     *,
-    rows: Rows,
+    rows: TokenRows,
     g: float,
     h: float = 0.0,
     seed: int = 0,
@@ -93,7 +93,7 @@ def langevin_step(
 
 
 def _score(
-    plus: Tensor, also: Tensor | None, minus: Tensor | None, rows: Rows, chunk: slice, dtype: torch.dtype
+    plus: Tensor, also: Tensor | None, minus: Tensor | None, rows: TokenRows, chunk: slice, dtype: torch.dtype
 ) -> Tensor:
     """``plus + also - minus`` of some rows, summed in the encoding's dtype: a new tensor."""
 
@@ -108,7 +108,7 @@ def _score(
     return score
 
 
-def gaussian(rows: Rows, hidden: int, seed: int, block: int) -> Tensor:
+def gaussian(rows: TokenRows, hidden: int, seed: int, block: int) -> Tensor:
     """Standard normal noise, a pure function of (seed, caption, block, token, channel): float32 (row, hidden).
 
     Four channels share a call of Philox: its counter is (token, block and channel group, caption), its key the seed.

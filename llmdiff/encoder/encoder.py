@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels.langevin import Rows
+from kernels.langevin import TokenRows
 from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
 from llmdiff.encoder.identity import model_identity, tokenizer_identity
@@ -242,7 +242,7 @@ class Encoder:
             langevin.subtract(*self._word_scores(ids))
         return langevin
 
-    def langevin(self, rows: Rows) -> Langevin:
+    def langevin(self, rows: TokenRows) -> Langevin:
         """The running sum of Algorithm 1 for these rows, with this encoder's settings."""
         drawn = self.h if self.config.noise == "cached" else (0.0,) * self.llm.blocks
         return Langevin(

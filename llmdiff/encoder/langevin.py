@@ -8,7 +8,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from kernels.langevin import Rows, langevin_step
+from kernels.langevin import TokenRows, langevin_step
 from llmdiff.encoder.scores import BlockScore
 
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
@@ -29,7 +29,7 @@ class Langevin:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: TokenRows,
         g: tuple[float, ...],
         h: tuple[float, ...],
         *,
@@ -81,7 +81,7 @@ class Langevin:
             table: word scores (id, band, hidden).
             source: int32 (row,), the line of the table for each row.
         """
-        rows = Rows(position=self.rows.position, caption=self.rows.caption, source=source)
+        rows = TokenRows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
@@ -117,7 +117,7 @@ def band_of(index: int, blocks: int, bands: int) -> int:
     return index * bands // blocks
 
 
-def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> Rows:
+def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:
     """The rows of a batch padded on the right to its longest caption.
 
     Args:
@@ -131,6 +131,6 @@ def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -
     index = torch.arange(len(lengths)).repeat_interleave(count)  # the caption of each row
     position = torch.arange(total) - starts[index]
     source = None if total == longest * len(lengths) else (index * longest + position).to(torch.int32).to(device)
-    return Rows(
+    return TokenRows(
         position=position.to(torch.int32).to(device), caption=torch.tensor(captions)[index].to(device), source=source
     )

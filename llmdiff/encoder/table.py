@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kernels.langevin import Rows
+from kernels.langevin import TokenRows
 from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
@@ -87,7 +87,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
     def run(ids: list[int]) -> Tensor:
         count = len(ids)
         position = torch.ones(count, dtype=torch.int32, device=llm.device)  # position 0 would be taken for context-free
-        rows = Rows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
+        rows = TokenRows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
         langevin = Langevin(
             rows, g, zeros, bands=config.bands, hidden=llm.hidden_size, initial="zeros", seed=0, dtype=dtype
         )

@@ -17,7 +17,7 @@ from llmdiff.evaluation.prompts import Prompt
 from llmdiff.image_files import open_rgb
 from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evaluation:
         return list(dict.fromkeys(prompt.category for prompt in self.prompts))
 
     def table(self) -> dict[str, dict[str, float]]:
-        """Of the embedded world: shares of prompts whose facts hold, ``table[wording][fact]``."""
+        """Return shares of the synthetic shapes benchmark's prompts whose facts hold, ``table[wording][fact]``."""
         return {w: {f: float(self.sample(f, w).mean()) for f in FACTS} for w in self._wordings()}
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
@@ -134,7 +134,7 @@ def evaluate(
             progress(len(batch))
     drawn = np.concatenate(pictures)
     scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]
-    return Evaluation(prompts, drawn, score(list(drawn), scenes))
+    return Evaluation(prompts, drawn, score_facts(list(drawn), scenes))
 
 
 def gap_recovered(base: Evaluation, adapter: Evaluation, fact: str, wording: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmdiff.evaluation.embed import Embedder, Texts, load_embedder
 from llmdiff.evaluation.prompts import Prompt
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import SIDE
 
 Scores = dict[str, np.ndarray]
@@ -106,17 +106,17 @@ class CLIPIQA:
 
 
 class Facts:
-    """Which kinds of stated fact hold in pictures of the embedded world, by its exact judge: 1 or 0."""
+    """Which kinds of stated fact hold in pictures of the synthetic shapes benchmark: 1 or 0."""
 
     columns = ("binding", *(fact for fact in FACTS if fact != "binding"))
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
         scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]
         if len(scenes) < len(prompts):
-            raise ValueError("facts: expected prompts about scenes of the embedded world, found others")
+            raise ValueError("facts: expected prompts about scenes of the synthetic shapes benchmark, found others")
         if odd := [image.size for image in images if image.size != (SIDE, SIDE)]:
             raise ValueError(f"facts: expected pictures of {SIDE} x {SIDE} pixels, found {odd[0][0]} x {odd[0][1]}")
-        verdicts = score([np.asarray(image) for image in images], scenes)
+        verdicts = score_facts([np.asarray(image) for image in images], scenes)
         return {name: verdicts[name] for name in self.columns}
 
 

@@ -116,7 +116,7 @@ def _gaps(baseline: Evaluation, subject: Evaluation) -> dict[str, Any]:
 def _not_run(names: Sequence[str]) -> dict[str, str]:
     """Why each metric that is not in the report is not."""
     reasons = {
-        "facts": "the exact judge knows the embedded world's prompts alone",
+        "facts": "the rule-based evaluator knows the prompts of the synthetic shapes benchmark alone",
         "fid": "needs --references and --metric fid=<vision model>; Inception's weights are published as pickle",
         "cmmd": "needs --references",
     }

@@ -1,4 +1,4 @@
-"""Scenes of the embedded world: one to three things, each with a colour, a shape and a size, in spatial relation."""
+"""Scenes of the synthetic shapes benchmark: one to three things of a colour, shape and size, in spatial relation."""
 
 from __future__ import annotations
 

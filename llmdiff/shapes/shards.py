@@ -1,4 +1,4 @@
-"""Image-caption shards of the embedded world, in the formats that users have: Parquet and imagefolder."""
+"""Image-caption shards of the synthetic shapes benchmark, in the formats that users have: Parquet and imagefolder."""
 
 from __future__ import annotations
 

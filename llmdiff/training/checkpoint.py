@@ -25,14 +25,14 @@ from storage.io.files import sync_tree, write_file
 OPTIMIZER, EMA_FOLDER = "optimizer.safetensors", "ema"
 
 
-def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], average: EMA, keep: int) -> None:
+def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], ema: EMA, keep: int) -> None:
     """Writes a checkpoint, on the first process, and removes all but the newest `keep`; OSError on a full disk."""
     path = folder / f"step-{state.step:08d}"
     folder.mkdir(exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
     try:
         write_adapter(path, adapter, adapter.state())
-        write_adapter(path / EMA_FOLDER, adapter, average.tensors)
+        write_adapter(path / EMA_FOLDER, adapter, ema.tensors)
         save_file(moments, path / OPTIMIZER)
         write_last(path / STATE, state.model_dump_json())
     except (OSError, SafetensorError) as error:  # their words for a full disk

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class MicroConditioning:
     """Makes the ``added_cond_kwargs`` of a `UNet2DConditionModel`; sizes are in pixels."""
 
-    def __init__(self, null: Tensor, side: int, latent_side: int) -> None:
-        """Of pictures `side` wide and high, `latent_side` as latents; `null` ``(hidden,)`` is the empty caption's."""
-        self.null = null
+    def __init__(self, unconditional: Tensor, side: int, latent_side: int) -> None:
+        """Take the side of pictures and of their latents; `unconditional` ``(hidden,)`` is of the empty caption."""
+        self.unconditional = unconditional
         self.side = side
         self.factor = side // latent_side
 
@@ -36,17 +36,17 @@ class MicroConditioning:
         assert batch.pooled is not None
         assert batch.crops is not None
         device = dropped.device
-        pooled = torch.where(dropped[:, None], self.null.to(device), batch.pooled.to(device))
-        return added(pooled, batch.crops.to(device), self.side)
+        pooled = torch.where(dropped[:, None], self.unconditional.to(device), batch.pooled.to(device))
+        return conditions(pooled, batch.crops.to(device), self.side)
 
     def of_prompts(self, pooled: Sequence[Tensor], latent_side: int, device: torch.device) -> dict[str, Tensor]:
         """The empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
-        rows = torch.stack([self.null] * len(pooled) + list(pooled)).to(device)
+        rows = torch.stack([self.unconditional] * len(pooled) + list(pooled)).to(device)
         side = self.factor * latent_side
-        return added(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
+        return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
 
 
-def added(pooled: Tensor, crops: Tensor, side: int) -> dict[str, Tensor]:
+def conditions(pooled: Tensor, crops: Tensor, side: int) -> dict[str, Tensor]:
     """From pooled embeddings ``(batch, hidden)`` and crops ``(batch, 4)``: width, height, left, top."""
     width, height, left, top = crops.float().unbind(1)
     target = torch.full_like(width, side)

@@ -46,23 +46,23 @@ class Objective(nn.Module):
         adapter: LLMAdapter,
         unet: UNet2DConditionModel,
         schedule: DDPMScheduler,
-        null: UnconditionalEmbedding,
+        unconditional: UnconditionalEmbedding,
         config: TrainConfig,
         noise_std: Sequence[float] = (),
-        added: MicroConditioning | None = None,
+        micro_conditioning: MicroConditioning | None = None,
     ) -> None:
         """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty.
 
-        `added` is what an SDXL base reads besides.
+        `micro_conditioning` is what an SDXL base reads besides.
         """
         super().__init__()
         self.adapter = adapter
         self.frozen = (unet,)
         self.schedule = schedule
-        self.null = null
+        self.unconditional = unconditional
         self.config = config
         self.noise_std = tuple(noise_std)
-        self.added = added
+        self.micro_conditioning = micro_conditioning
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], factor: float
@@ -86,7 +86,7 @@ class Objective(nn.Module):
                 noisy.to(unet.dtype),
                 timesteps,
                 encoder_hidden_states=context.to(unet.dtype),
-                added_cond_kwargs=self.added and self.added.of_batch(batch, dropped),
+                added_cond_kwargs=self.micro_conditioning and self.micro_conditioning.of_batch(batch, dropped),
             ).sample
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
         weighted = losses * self.weights(timesteps)
@@ -96,13 +96,13 @@ class Objective(nn.Module):
         """The batch's context, with the empty caption in place of the `dropped` ones."""
         device = dropped.device
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
-        encodings, mask = replace(encodings, mask, self.null.encoding.to(device), dropped)
+        encodings, mask = replace(encodings, mask, self.unconditional.encoding.to(device), dropped)
         if any(self.noise_std):
             encodings = noised(encodings, mask, self.noise_std, generators)
-        if self.null.base is None:
+        if self.unconditional.base is None:
             return self.adapter.context(encodings, mask)
         assert batch.base_encodings is not None
-        base = torch.where(dropped[:, None, None], self.null.base.to(device), batch.base_encodings.to(device))
+        base = torch.where(dropped[:, None, None], self.unconditional.base.to(device), batch.base_encodings.to(device))
         return self.adapter.context(encodings, mask, base)
 
     def weights(self, timesteps: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
-from llmdiff.training.warm_start import start_warm
+from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
 from storage.reading.dataset import EncodingDataset
 
@@ -43,7 +43,7 @@ class Run:
     objective: Objective
     engine: Any
     scale: LossScale
-    average: EMA
+    ema: EMA
     validation: Validation | None
 
     @property
@@ -71,7 +71,7 @@ class Run:
             dist.all_reduce(vote, op=dist.ReduceOp.MAX)
         return vote.item() > 0
 
-    def save(self, step: int, epoch: int, position: int, meter: MetricLogger) -> None:
+    def save(self, step: int, epoch: int, position: int, metrics: MetricLogger) -> None:
         """Writes a checkpoint, from the first process; the others have a part of its content."""
         adapter = self.objective.adapter
         content = moments(self.engine, adapter)
@@ -81,14 +81,14 @@ class Run:
             position=position,
             global_batch=self.state.global_batch,
             updates=updates(self.engine),
-            skipped=meter.skipped,
+            skipped=metrics.skipped,
             loss_scale=self.scale.value,
             good_steps=self.scale.good_steps,
-            sums=meter.total(),
+            sums=metrics.total(),
         )
         with gathered(adapter):
             if self.rank == 0:
-                save(self.checkpoints, state, adapter, content, self.average, self.config.keep_checkpoints)
+                save(self.checkpoints, state, adapter, content, self.ema, self.config.keep_checkpoints)
         dist.barrier()
 
     def save_adapter(self) -> Path:
@@ -98,14 +98,14 @@ class Run:
         with gathered(adapter):
             if self.rank == 0:
                 adapter.save(folder.with_name("adapter-raw"))
-                adapter.save(folder, self.average.tensors)
+                adapter.save(folder, self.ema.tensors)
         dist.barrier()
         return folder
 
     def sample(self, step: int) -> None:
         """Draws the validation prompts as they are at `step`."""
         if self.rank == 0 and self.validation is not None:
-            self.validation.sample(step, self.average)
+            self.validation.sample(step, self.ema)
         dist.barrier()
 
 
@@ -119,9 +119,13 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     found = newest(Path(config.output) / "checkpoints")
     state = start_state(config) if found is None else read_state(found)
     state.check_batch(config, dist.get_world_size())
-    null = read_null(config, store)
-    check_conditions(config, unet_config(config.base), null.base, null.pooled)
-    added = None if null.pooled is None else MicroConditioning(null.pooled[0], picture_side(store), data.latent_side)
+    unconditional = read_unconditional(config, store)
+    check_conditions(config, unet_config(config.base), unconditional.base, unconditional.pooled)
+    micro_conditioning = (
+        None
+        if unconditional.pooled is None
+        else MicroConditioning(unconditional.pooled[0], picture_side(store), data.latent_side)
+    )
     if dist.get_rank() == 0:
         cut_samples(config, state.step)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
@@ -129,17 +133,19 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
-    adapter = build_adapter(config, store, unet, null)
+    adapter = build_adapter(config, store, unet, unconditional)
     if found is None and config.start_from is not None:
-        start_warm(adapter, config.start_from, unet)
-    average = EMA(adapter.state(), config.ema_decay)
+        load_initial_checkpoint(adapter, config.start_from, unet)
+    ema = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))
-        average.load(load_adapter(found / EMA_FOLDER))
-    average.to(device)
+        ema.load(load_adapter(found / EMA_FOLDER))
+    ema.to(device)
     adapter.to(device).install(unet)
     std = noise_std(config, store)
-    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config, std, added)
+    objective = Objective(
+        adapter, unet, load_noise_schedule(config.base), unconditional, config, std, micro_conditioning
+    )
     engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
@@ -153,7 +159,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         objective=objective,
         engine=engine,
         scale=LossScale(engine, config.precision, state.loss_scale, state.good_steps),
-        average=average,
+        ema=ema,
         validation=Validation(config, store, objective) if config.sample_every is not None else None,
     )
 
@@ -206,7 +212,7 @@ def keep_config(config: TrainConfig) -> None:
         config.write(path)
 
 
-def read_null(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
+def read_unconditional(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
     """The empty caption's encodings."""
 
     def read(fingerprint: str | None) -> Tensor | None:
@@ -216,16 +222,18 @@ def read_null(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbeddi
     return UnconditionalEmbedding(encoding, read(config.base_fingerprint), read(config.pooled_fingerprint))
 
 
-def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: UnconditionalEmbedding) -> LLMAdapter:
+def build_adapter(
+    config: TrainConfig, store: EncodingStore, unet: Any, unconditional: UnconditionalEmbedding
+) -> LLMAdapter:
     """A new adapter, the same on every process, with its lineage."""
     torch.manual_seed(config.seed)
     description = store.fingerprints()[config.fingerprint]
     return LLMAdapter.for_unet(
         unet,
         config.adapter,
-        encoding_dim=null.encoding.shape[-1],
-        bands=null.encoding.shape[0] if null.encoding.ndim == 3 else 1,
-        base_tokens=0 if null.base is None else null.base.shape[0],
+        encoding_dim=unconditional.encoding.shape[-1],
+        bands=unconditional.encoding.shape[0] if unconditional.encoding.ndim == 3 else 1,
+        base_tokens=0 if unconditional.base is None else unconditional.base.shape[0],
         encoder="base" if description.get("kind") == "base" else "llm",
         encoder_fingerprint=config.fingerprint,
         encoder_description=description,

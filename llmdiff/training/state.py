@@ -34,7 +34,7 @@ class State(BaseModel):
     good_steps: int = 0
     """Steps since the loss scale changed."""
     sums: list[float] = []
-    """The meter's: of the steps since the last row of the log."""
+    """Of the metric logger, over the steps since its last row."""
 
     def check_batch(self, config: TrainConfig, processes: int) -> None:
         """ValueError where a resumed run would take other batches than it began with."""

@@ -43,13 +43,13 @@ class Validation:
         self.sampler = DDIMScheduler.from_config(objective.schedule.config)
 
     @torch.no_grad()
-    def sample(self, step: int, average: EMA) -> Path:
+    def sample(self, step: int, ema: EMA) -> Path:
         """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
 
         The file is there whole or not at all.
         """
         (unet,) = self.objective.frozen
-        with averaged(self.objective.adapter, unet, average) as adapter, autocast(unet.device, self.config.precision):
+        with ema_adapter(self.objective.adapter, unet, ema) as adapter, autocast(unet.device, self.config.precision):
             latents = self.denoise(unet, self.context(adapter, unet))
         path = folder_of(self.config) / f"step-{step:08d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,18 +59,22 @@ class Validation:
 
     def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
         """Draw by DDIM with guidance, from the same noise each time: latents ``(prompt, c, h, w)``."""
-        side, added = unet.config.sample_size, self.objective.added
+        side, micro_conditioning = unet.config.sample_size, self.objective.micro_conditioning
         size = (len(self.encodings), unet.config.in_channels, side, side)
-        besides = None if added is None else added.of_prompts(self.pooled, side, unet.device)
+        besides = None if micro_conditioning is None else micro_conditioning.of_prompts(self.pooled, side, unet.device)
         latents = torch.randn(size, generator=noise(self.config.seed)).to(unet.device)
         sampling = Sampling(steps=self.config.validation_steps, guidance=self.config.validation_guidance)
         return denoise(unet, self.sampler, latents, context, sampling, besides)
 
     def context(self, adapter: LLMAdapter, unet: UNet2DConditionModel) -> Tensor:
         """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""
-        null, count = self.objective.null, len(self.encodings)
-        encodings, mask = pad([null.encoding] * count + self.encodings)
-        base = None if null.base is None else torch.stack([null.base] * count + self.base).to(unet.device)
+        unconditional, count = self.objective.unconditional, len(self.encodings)
+        encodings, mask = pad([unconditional.encoding] * count + self.encodings)
+        base = (
+            None
+            if unconditional.base is None
+            else torch.stack([unconditional.base] * count + self.base).to(unet.device)
+        )
         return adapter.context(encodings.to(unet.device), mask.to(unet.device), base).to(unet.dtype)
 
 
@@ -87,10 +91,10 @@ def cut_samples(config: TrainConfig, step: int) -> None:
 
 
 @contextmanager
-def averaged(adapter: LLMAdapter, unet: UNet2DConditionModel, average: EMA) -> Iterator[LLMAdapter]:
+def ema_adapter(adapter: LLMAdapter, unet: UNet2DConditionModel, ema: EMA) -> Iterator[LLMAdapter]:
     """Puts an adapter of the averaged weights in place of the one in training, for a while."""
     copy = LLMAdapter(cross_attention_shapes(unet), adapter.config)
-    copy.load_state(average.tensors)
+    copy.load_state(ema.tensors)
     adapter.uninstall()
     copy.to(unet.device).install(unet)
     try:

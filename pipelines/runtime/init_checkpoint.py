@@ -26,7 +26,9 @@ def check_start(config: TrainConfig) -> None:
     """ValueError where the run can't start from it; what only the loaded U-Net tells is left to the run itself."""
     if config.start_from is None:
         return
-    from llmdiff.training.warm_start import check_parent
+    from llmdiff.training.warm_start import check_initial_checkpoint
 
     facts = {"encoder_fingerprint": config.fingerprint, **config.adapter.model_dump(include={"base_context", "paths"})}
-    check_parent(read_config(Path(config.start_from)), config.parent or config.start_from, config.base, facts)
+    check_initial_checkpoint(
+        read_config(Path(config.start_from)), config.parent or config.start_from, config.base, facts
+    )

@@ -429,10 +429,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
     config, limit, write = training_run.config(root, "full"), resource.getrlimit(resource.RLIMIT_FSIZE), loop.update
 
-    def update(run: Run, share: loop.RankBatch, meter: MetricLogger) -> bool:
-        if share.batch.position == 8 and share.epoch == 1:  # step 8
+    def update(run: Run, rank_batch: loop.RankBatch, metrics: MetricLogger) -> bool:
+        if rank_batch.batch.position == 8 and rank_batch.epoch == 1:  # step 8
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
-        return write(run, share, meter)
+        return write(run, rank_batch, metrics)
 
     monkeypatch.setattr(loop, "update", update)
     try:

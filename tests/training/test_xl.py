@@ -151,11 +151,11 @@ from llmdiff.training.config import TrainConfig
 
 advance, steps = metrics.MetricLogger.advance, []
 
-def count(meter):
+def count(metrics):
     steps.append(1)
     if len(steps) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    advance(meter)
+    advance(metrics)
 
 metrics.MetricLogger.advance = count
 loop.train(TrainConfig.read(sys.argv[2]))
