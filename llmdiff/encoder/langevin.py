@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -115,6 +116,14 @@ def _flat(term: Tensor | None) -> Tensor | None:
 def band_of(index: int, blocks: int, bands: int) -> int:
     """The depth band of a block: equal shares, from the embedding up."""
     return index * bands // blocks
+
+
+def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
+    """Return the standard deviation, band by band, of all the noise that the levels `h` draw: sqrt(2 sum h)."""
+    sums = [0.0] * bands
+    for index, level in enumerate(h):
+        sums[band_of(index, blocks, bands)] += 2.0 * level
+    return tuple(total**0.5 for total in sums)
 
 
 def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:

@@ -191,8 +191,8 @@ class ContextScore:
         return word
 
 
-class ReferenceScore:
-    """``S_t - W_t`` of any block by running it again under a diagonal mask: what an unknown family falls back to."""
+class WholeBlockScore:
+    """The score of any block, told from its input and output alone: what an unknown family falls back to."""
 
     def __init__(
         self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
@@ -203,8 +203,19 @@ class ReferenceScore:
         return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        word = run_alone(self.layer, block_input(args, kwargs), args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=word, output=first(output)))
+        minus = self.minus(args, kwargs)
+        self.fold(BlockScore(index=self.index, plus=first(output), minus=minus, output=first(output)))
+
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Return what is taken from the block's output; `args` and `kwargs` are what the block was called with."""
+        raise NotImplementedError
+
+
+class ReferenceScore(WholeBlockScore):
+    """``S_t - W_t`` of any block by running it again under a diagonal mask."""
+
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return run_alone(self.layer, block_input(args, kwargs), args, kwargs)
 
 
 class DiagonalMaskCheck:
@@ -227,20 +238,11 @@ class DiagonalMaskCheck:
             )
 
 
-class UpdateScore:
+class UpdateScore(WholeBlockScore):
     """``S_t`` of any block as output minus input: the isolated word path of an unknown family."""
 
-    def __init__(
-        self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
-    ) -> None:
-        self.index, self.layer, self.fold = index, layer, fold
-
-    def watch(self) -> list[RemovableHandle]:
-        return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
-
-    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        x = block_input(args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=x, output=first(output)))
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return block_input(args, kwargs)
 
 
 def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
-from llmdiff.encoder.encoder import pad
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmdiff.adapter.padding import pad
 from llmdiff.encoder import Encoder
-from llmdiff.encoder.encoder import pad as pad_ids
+from llmdiff.encoder.batch_encoder import pad as pad_ids
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
 from llmdiff.studies.geometry import mean_cosine, r_squared
 from llmdiff.studies.readings import hidden_states
