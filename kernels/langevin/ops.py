@@ -31,7 +31,7 @@ def langevin_step(
     out: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """``c <- c + g (plus + also - minus) + sqrt(2 h) eps`` (Algorithm 1), in one pass over memory on a GPU.
+    """Return ``c <- c + g (plus + also - minus) + sqrt(2 h) eps`` (Algorithm 1), in one pass over memory on a GPU.
 
     Arguments and result as in :func:`kernels.langevin.reference.langevin_step`. ``backend="auto"`` takes Triton on a
     CUDA device and PyTorch elsewhere; ``"triton"`` on a CPU needs Triton's interpreter (``TRITON_INTERPRET=1``).
@@ -45,7 +45,7 @@ def langevin_step(
 
 
 def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
-    """The function of the backend; Triton is imported when it is first wanted."""
+    """Return the function of the backend; Triton is imported when it is first wanted."""
     if backend == "auto":
         backend = "triton" if c.is_cuda and c.dtype == torch.float32 and find_spec("triton") else "torch"
     if backend == "torch":
@@ -60,7 +60,7 @@ def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
 def _check(
     c: Tensor, terms: dict[str, Tensor | None], rows: TokenRows, out: Tensor | None, h: float, seed: int, block: int
 ) -> None:
-    """Raises ValueError on what the implementations take for granted."""
+    """Raise ValueError on what the implementations take for granted."""
     if c.ndim != 2 or c.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"langevin_step: c must be (row, hidden) in float32 or float64, got {tuple(c.shape)} {c.dtype}"

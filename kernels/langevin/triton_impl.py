@@ -133,7 +133,7 @@ def langevin_step(
     accumulate: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The launcher: :func:`kernels.langevin.reference.langevin_step` on a GPU, ``c`` in float32."""
+    """Return the launcher: :func:`kernels.langevin.reference.langevin_step` on a GPU, ``c`` in float32."""
     out = c if out is None else out
     hidden = c.shape[1]
     if len(rows) == 0 or hidden == 0:

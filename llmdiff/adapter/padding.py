@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def pad(encodings: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Encodings of one batch, padded with zeros on the right, and their mask ``(batch, token)`` bool."""
+    """Return encodings of one batch, padded with zeros on the right, and their mask ``(batch, token)`` bool."""
     lengths = torch.tensor([encoding.shape[-2] for encoding in encodings])
     longest = int(lengths.max())
     padded = [F.pad(encoding, (0, 0, 0, longest - encoding.shape[-2])) for encoding in encodings]

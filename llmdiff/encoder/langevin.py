@@ -48,7 +48,7 @@ class Langevin:
         self.end_is_finite: Tensor | None = None
 
     def start(self, x: Tensor) -> None:
-        """``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
+        """Set ``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
         if self.initial == "zeros":
             return
         if self.initial == "embedding":
@@ -58,7 +58,7 @@ class Langevin:
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
-        """``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
+        """Add a block: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
         band = band_of(score.index, len(self.g), self.bands)
         block = len(self.g) - score.index
         g, h = self.g[score.index], self.h[score.index]
@@ -67,7 +67,7 @@ class Langevin:
             self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
 
     def finite(self) -> Tensor:
-        """Whether no block gave a row NaN or infinity: bool (row,).
+        """Return whether no block gave a row NaN or infinity: bool (row,).
 
         Neither leaves the residual stream once it is in there, so the last block's output is looked at beside ``c``:
         what a parallel block's MLP gives is in no score, for it cancels.
@@ -76,7 +76,7 @@ class Langevin:
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
-        """Takes the summed word scores of the isolated path away.
+        """Take the summed word scores of the isolated path away.
 
         Args:
             table: word scores (id, band, hidden).
@@ -87,7 +87,7 @@ class Langevin:
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
     def _on_rows(self, flat: Tensor) -> Tensor:
-        """What of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
+        """Return what of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
         return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
 
     def _step(
@@ -114,7 +114,7 @@ def _flat(term: Tensor | None) -> Tensor | None:
 
 
 def band_of(index: int, blocks: int, bands: int) -> int:
-    """The depth band of a block: equal shares, from the embedding up."""
+    """Return the depth band of a block: equal shares, from the embedding up."""
     return index * bands // blocks
 
 
@@ -127,7 +127,7 @@ def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
 
 
 def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:
-    """The rows of a batch padded on the right to its longest caption.
+    """Return the rows of a batch padded on the right to its longest caption.
 
     Args:
         lengths: tokens of each caption.

@@ -184,7 +184,7 @@ class ContextScore:
         return flat if self.rows is None else flat.index_select(0, self.rows)
 
     def _word_mlp(self, word: Tensor) -> Tensor:
-        """The feed-forward part on the word path; ``forward`` leaves the hooks out."""
+        """Return the feed-forward part on the word path; ``forward`` leaves the hooks out."""
         self.word = None
         for path in (self.family.mlp_norm, self.family.mlp, self.family.after_mlp):
             word = word if path is None else self.layer.get_submodule(path).forward(word)
@@ -246,7 +246,7 @@ class UpdateScore(WholeBlockScore):
 
 
 def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
-    """What the output projection reads in context minus what it reads alone, values repeated over the query groups."""
+    """Return what the output projection reads in context minus alone, values repeated over the query groups."""
     groups = attended.shape[-1] // values.shape[-1]
     if groups == 1:
         return attended - values
@@ -256,7 +256,7 @@ def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
 
 
 def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The block's output on hidden states that each attend to themselves alone, its other arguments as they were.
+    """Return the block's output on states that each attend to themselves alone, other arguments as they were.
 
     Raises:
         ValueError: the block takes no attention mask.
@@ -270,19 +270,19 @@ def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[s
 
 
 def diagonal_mask(x: Tensor) -> Tensor:
-    """The additive mask (1, 1, token, token) under which each token attends to itself alone."""
+    """Return the additive mask (1, 1, token, token) under which each token attends to itself alone."""
     tokens = x.shape[1]
     mask = torch.full((tokens, tokens), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
     return mask.fill_diagonal_(0.0)[None, None]
 
 
 def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden state a block is called with, by position or by name."""
+    """Return the hidden state a block is called with, by position or by name."""
     x: Tensor = args[0] if args else kwargs["hidden_states"]
     return x
 
 
 def first(output: Any) -> Tensor:
-    """A block's hidden state, alone or first of a tuple."""
+    """Return a block's hidden state, alone or first of a tuple."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor

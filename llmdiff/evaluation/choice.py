@@ -10,7 +10,7 @@ FILE_METRICS = ("siglip", "siglip2", "clip", "clip-iqa")
 
 
 def choose_metrics(metrics: list[str] | None, prompts: str | None, references: str | None) -> list[str]:
-    """The metrics that were asked for, or the usual ones; ValueError for unknown ones, and for distances to nothing."""
+    """Return the metrics asked for, or the usual ones; ValueError for unknown ones and for distances to nothing."""
     if metrics is None:
         metrics = [*(WORLD_METRICS if prompts is None else FILE_METRICS), *(["cmmd"] if references else [])]
     names = [split_spec(spec)[0] for spec in metrics]

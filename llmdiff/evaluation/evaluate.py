@@ -95,7 +95,7 @@ def score_batches(
     metrics: Sequence[Metric],
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """The same of pictures that come in batches, of which none is kept."""
+    """Return the scores of pictures that come in batches, of which none is kept."""
     scores: list[Scores] = []
     done = 0
     for images in batches:

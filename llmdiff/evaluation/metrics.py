@@ -28,7 +28,7 @@ class Metric(Protocol):
         """What it scores, its main score first."""
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
-        """The scores of RGB pictures that were drawn from these prompts."""
+        """Return the scores of RGB pictures that were drawn from these prompts."""
 
 
 class SigLIPScore:
@@ -131,7 +131,7 @@ METRICS = ("facts", *_ON_MODELS)
 
 
 def load_metric(spec: str) -> Metric:
-    """A metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
+    """Return a metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
     name, model = split_spec(spec)
     if name == "facts":
         return Facts()
@@ -142,13 +142,13 @@ def load_metric(spec: str) -> Metric:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Name and model of ``name=model``; the model is empty where there is none."""
+    """Return name and model of ``name=model``; the model is empty where there is none."""
     name, _, model = spec.partition("=")
     return name.strip(), model.strip()
 
 
 def _cosines(embedder: Embedder, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Texts]:
-    """Cosines ``(picture,)`` between pictures and their own texts."""
+    """Return cosines ``(picture,)`` between pictures and their own texts."""
     found = embedder.texts(texts)
     return (embedder.images(images) * found.vectors).sum(-1), found
 

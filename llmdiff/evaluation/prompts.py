@@ -26,7 +26,7 @@ class Prompt:
 
 
 def held_out_prompts(count: int, seed: int = 0, things: int = 2) -> list[Prompt]:
-    """`count` scenes with held-out pairs, each in every wording: ``prompts[i::len(WORDINGS)]`` has one wording.
+    """Return `count` scenes with held-out pairs, each in every wording: ``prompts[i::len(WORDINGS)]`` has one wording.
 
     A scene keeps its seed in all its wordings, so that models and wordings are compared in pairs.
     """

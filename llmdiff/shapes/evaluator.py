@@ -60,7 +60,7 @@ def find_things(picture: np.ndarray) -> list[Thing]:
 
 
 def _unmix(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel as a mixture of the ground and one colour: the coverage, and which colour fits best."""
+    """Return each pixel as a mixture of the ground and one colour: the coverage, and which colour fits best."""
     ground = np.array(GROUND, np.float32)
     rest = picture.astype(np.float32) - ground  # (h, w, 3)
     colours = np.array(list(PALETTE.values()), np.float32) - ground  # (colour, 3)
@@ -71,7 +71,7 @@ def _unmix(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _recognise(mask: np.ndarray, cover: np.ndarray, colour: str) -> Thing:
-    """The shape and radius whose ideal picture, at the same bounding-box centre, differs least from the thing's."""
+    """Return the thing whose ideal picture, at the same bounding-box centre, differs least from the mask's."""
     ys, xs = np.nonzero(mask)
     x, y = (xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2
     alone = np.where(ndimage.binary_dilation(mask, iterations=2), cover, 0)
@@ -84,7 +84,7 @@ def _recognise(mask: np.ndarray, cover: np.ndarray, colour: str) -> Thing:
 
 @lru_cache(maxsize=1)
 def _ideals() -> tuple[list[tuple[str, float]], np.ndarray]:
-    """Every shape at every radius, softened as the autoencoder does: names, ``(ideal, height, width)`` float32."""
+    """Return every shape at every radius, softened as by the autoencoder: names, ``(ideal, height, width)``."""
     names = [(shape, float(radius)) for shape in SHAPES for radius in _RADII]
     sharp = [coverage(shape, SIDE / 2, SIDE / 2, radius) for shape, radius in names]
     return names, np.stack([ndimage.gaussian_filter(ideal, SOFTNESS) for ideal in sharp])

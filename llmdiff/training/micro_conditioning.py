@@ -29,7 +29,7 @@ class MicroConditioning:
         self.factor = side // latent_side
 
     def of_batch(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
-        """A batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
+        """Return a batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
 
         ``text_embeds`` ``(batch, hidden)`` and ``time_ids`` ``(batch, 6)``, float32: in 16 bits, sizes get rounded.
         """
@@ -40,7 +40,7 @@ class MicroConditioning:
         return conditions(pooled, batch.crops.to(device), self.side)
 
     def of_prompts(self, pooled: Sequence[Tensor], latent_side: int, device: torch.device) -> dict[str, Tensor]:
-        """The empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
+        """Return the empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
         rows = torch.stack([self.unconditional] * len(pooled) + list(pooled)).to(device)
         side = self.factor * latent_side
         return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
@@ -65,7 +65,7 @@ def picture_side(store: EncodingStore) -> int:
 
 
 def check_conditions(config: TrainConfig, unet: Mapping[str, Any], base: Tensor | None, pooled: Tensor | None) -> None:
-    """ValueError where the store's features of the empty caption are not what the base's U-Net reads.
+    """Raise ValueError where the store's features of the empty caption are not what the base's U-Net reads.
 
     `base` ``(token, hidden)`` and `pooled` ``(1, hidden)`` are None where there is no such fingerprint.
     """
@@ -80,7 +80,7 @@ def check_conditions(config: TrainConfig, unet: Mapping[str, Any], base: Tensor 
 
 
 def check_width(config: TrainConfig, what: str, fingerprint: str | None, found: Tensor, width: int | list[int]) -> None:
-    """ValueError where features ``(token, hidden)`` of the store are of another width than the U-Net's."""
+    """Raise ValueError where features ``(token, hidden)`` of the store are of another width than the U-Net's."""
     if found.shape[-1] not in (width if isinstance(width, list) else [width]):
         raise ValueError(
             f"{config.store}: {what} {fingerprint}: expected width {width}, which {config.base} reads, found "

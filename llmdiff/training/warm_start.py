@@ -19,7 +19,7 @@ ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_to
 
 
 def load_initial_checkpoint(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
-    """Gives a new adapter the weights of a trained one.
+    """Give a new adapter the weights of a trained one.
 
     Raises:
         ValueError: that one reads other encodings, or is for another base.
@@ -32,7 +32,7 @@ def load_initial_checkpoint(adapter: LLMAdapter, folder: str, unet: UNet2DCondit
 
 
 def check_initial_checkpoint(initial: AdapterConfig, name: str, base: str, facts: dict[str, Any]) -> None:
-    """ValueError naming both sides where the adapter `name` differs from a run's base or facts, some of `ALIKE`."""
+    """Raise ValueError where the adapter `name` differs from a run's base or facts, some of `ALIKE`."""
     for fact, wanted in facts.items():
         if (found := getattr(initial, fact)) != wanted:
             raise ValueError(
@@ -45,7 +45,7 @@ def check_initial_checkpoint(initial: AdapterConfig, name: str, base: str, facts
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two bases are the same: by name, or as folders of the same U-Net's weights."""
+    """Return whether two bases are the same: by name, or as folders of the same U-Net's weights."""
     if one == other:
         return True
     hashes = {weights_hash(Path(base) / "unet") for base in (one, other)}
