@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.service.processes import redacted
+from infra.service.secrets import redacted
 
 HOME_VARIABLE = "LLMDIFF_HOME"
 ENGINE_BYTES = 20_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL
 
-from infra.service.processes import redacted
+from infra.service.secrets import redacted
 
 SHARD_ADDED = "llmdiff.shard.added"
 

@@ -40,7 +40,8 @@ from infra.service.config import (
     worker_environment,
     worker_name,
 )
-from infra.service.processes import Background, redacted
+from infra.service.processes import Background
+from infra.service.secrets import redacted
 from storage.io.files import lock_now
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import time
@@ -15,15 +13,10 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
+from infra.service.secrets import redacted
+
 MARK = "LLMDIFF_SERVE"
 """Environment variable by which all that a background process starts is known again, whatever became of itself."""
-SECRETS = (
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "PREFECT_API_AUTH_STRING",
-    "MLFLOW_AUTH_ADMIN_PASSWORD",
-    "MLFLOW_TRACKING_PASSWORD",
-    "AWS_SECRET_ACCESS_KEY",
-)
 
 
 class Record(NamedTuple):
@@ -121,14 +114,6 @@ def alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def redacted(text: str) -> str:
-    """A text without the passwords of addresses and of the environment."""
-    for secret in filter(None, map(os.environ.get, SECRETS)):
-        text = text.replace(secret, "***")
-    text = re.sub(r"://([^:/@\s]*):\S+@", r"://\1:***@", text)
-    return re.sub(r"(password=)[^&\s]+", r"\1***", text)
 
 
 def _mark_of(process: psutil.Process) -> Any:

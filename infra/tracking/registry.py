@@ -17,10 +17,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from infra.environment import home
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
+from infra.tracking.names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 
-MODEL = "llmdiff-adapter"
-SCHEME = "models:/"
 FILES = ("adapter.safetensors", "adapter_config.json")
 INSIDE = "artifacts/adapter"
 """Where they are in an MLflow model."""
@@ -143,7 +142,7 @@ def fetch_adapter(uri: str) -> Path:
     if not uri.startswith(SCHEME):
         folder = Path(uri)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {SCHEME}{MODEL}@candidate")
+            raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {CANDIDATE}")
         return folder
     version = find_version(uri)
     source = client().get_model_version_download_uri(version.name, version.version)

@@ -22,6 +22,7 @@ from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, picture_side
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
+from llmdiff.training.resolve import check_resolved
 from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
 from llmdiff.training.warm_start import load_initial_checkpoint
@@ -111,14 +112,11 @@ class Run:
 
 def prepare(config: TrainConfig, device: torch.device) -> Run:
     """Opens the store, loads the U-Net, builds adapter and engine, and gives them the newest checkpoint's state."""
-    config = pinned(config)
+    check_resolved(config, dist.get_world_size())
     store = EncodingStore.open(config.store, version=config.store_version)
-    check_fingerprints(config, store)
-    keep_config(config)
     data = open_data(config)
     found = newest(Path(config.output) / "checkpoints")
     state = start_state(config) if found is None else read_state(found)
-    state.check_batch(config, dist.get_world_size())
     unconditional = read_unconditional(config, store)
     check_conditions(config, unet_config(config.base), unconditional.base, unconditional.pooled)
     micro_conditioning = (
@@ -181,35 +179,8 @@ def open_data(config: TrainConfig) -> EncodingDataset:
 
 
 def start_state(config: TrainConfig) -> State:
-    """Of a run that begins."""
-    samples = config.batch_size * config.accumulate * dist.get_world_size()
-    return State(global_batch=samples, loss_scale=LossScale.start(config.precision))
-
-
-def check_fingerprints(config: TrainConfig, store: EncodingStore) -> None:
-    """ValueError where the store has no encodings of a fingerprint."""
-    known = store.fingerprints()
-    for fingerprint in filter(None, (config.fingerprint, config.base_fingerprint, config.pooled_fingerprint)):
-        if fingerprint not in known:
-            raise ValueError(f"{config.store}: expected encodings of {fingerprint}, found those of {sorted(known)}")
-
-
-def pinned(config: TrainConfig) -> TrainConfig:
-    """The configuration with the snapshot it began with, or the newest one where it begins now."""
-    if config.store_version is not None:
-        return config
-    path = Path(config.output) / "config.json"
-    version = TrainConfig.read(path).store_version if path.exists() else EncodingStore.open(config.store).version
-    return config.model_copy(update={"store_version": version})
-
-
-def keep_config(config: TrainConfig) -> None:
-    """Saves the resolved configuration, or checks that a resumed run goes on as it began."""
-    path = Path(config.output) / "config.json"
-    config.check_same(path)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        config.write(path)
+    """Return the state of a run that begins."""
+    return State(global_batch=config.global_batch, loss_scale=LossScale.start(config.precision))
 
 
 def read_unconditional(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from infra.environment import home, tracking_uri
-from infra.service.processes import redacted
+import typer
 
+from infra.environment import home, tracking_uri
+from infra.service.secrets import redacted
+
+doctor_app = typer.Typer()
 PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
 LEAST_FREE = 5 * 10**9
 
@@ -27,6 +30,16 @@ class Finding(NamedTuple):
     name: str
     fine: bool
     detail: str
+
+
+@doctor_app.command(epilog="Example: llmdiff doctor")
+def doctor() -> None:
+    """Say what this machine can do, and what is wrong with it; exit code 1 where something is."""
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
@@ -18,11 +18,12 @@ from llmdiff.evaluation import Prompt
 from llmdiff.evaluation.choice import choose_metrics
 from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.metrics import split_spec
-from llmdiff.sampling import DType, Sampling, Scheduler
-from pipelines.cli.console import finite
-from pipelines.flows.generate import CANDIDATE
+from llmdiff.sampling import Sampling
+from pipelines.reports.json_values import finite
+from pipelines.requests.evaluate import EvaluateRequest
 from pipelines.runtime.eval_models import BASE, EvalModel, find_eval_models, model_of, run_of
 from pipelines.runtime.progress import advance, progress, quieten_loading
+from pipelines.runtime.stage import stage
 from storage.io.files import write_file
 
 
@@ -38,84 +39,45 @@ class EvaluateResult(BaseModel):
     """Of MLflow."""
 
 
-@flow(name="evaluate")
-def evaluate_flow(
-    adapter: str = CANDIDATE,
-    llm: str | None = None,
-    diffusion: str | None = None,
-    output: str | None = None,
-    prompts: str | None = None,
-    baselines: list[str] | None = None,
-    metrics: list[str] | None = None,
-    references: str | None = None,
-    seeds: list[int] | None = None,
-    scenes: int = 200,
-    steps: int = 20,
-    guidance: float = 3.0,
-    size: int | None = None,
-    scheduler: Scheduler | None = None,
-    dtype: DType = "float32",
-    batch: int = 4,
-    pictures: str | None = None,
-) -> EvaluateResult:
-    """Scores an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling.
-
-    Args:
-        adapter: a folder, or a version in the registry.
-        llm: folder or name of the LLM; None takes what was recorded when the adapter was registered.
-        diffusion: folder or name of the base model; None takes the one that the adapter was trained on.
-        output: folder for ``report.html``, ``report.json`` and ``scores.parquet``; None makes one below the folder of
-            runs.
-        prompts: a file or folder as `read_prompts` takes it; None is held-out scenes of the embedded world, each in
-            every wording.
-        baselines: see `find_eval_models`; None is the base model without the adapter.
-        metrics: ``name`` or ``name=model`` of `METRICS` and `DISTANCES`; None is the exact judge for the embedded
-            world, and SigLIP, SigLIP 2, CLIP and CLIP-IQA for other prompts, with CMMD where there are references.
-        references: folder of pictures, for the distances.
-        seeds: of the noise, each a picture of each prompt; in the embedded world also of scenes. None is 0.
-        scenes: of the embedded world.
-        steps: of sampling.
-        guidance: classifier-free guidance scale.
-        size: side of the pictures in pixels; None is each model's own.
-        scheduler: one of `SCHEDULERS`; None takes each model's own.
-        dtype: of the models that draw.
-        batch: pictures drawn at once.
-        pictures: folder of all pictures ever drawn; None is one below the folder of runs. What is there is not drawn.
-    """
-    chosen = choose_metrics(metrics, prompts, references)
-    sampling = Sampling(steps=steps, guidance=guidance, size=size, scheduler=scheduler, dtype=dtype)
-    wanted = find_prompts(prompts, seeds or [0], scenes)
-    eval_models = find_eval_models(adapter, [BASE] if baselines is None else baselines, llm, diffusion)
-    load_metrics(chosen, references)
-    folder = Path(output or home() / "evaluate" / time.strftime("%Y%m%d-%H%M%S"))
+@stage("evaluate")
+def evaluate_flow(request: EvaluateRequest) -> EvaluateResult:
+    """Score an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling."""
+    chosen = choose_metrics(request.metrics, request.prompts, request.references)
+    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
+    seeds = request.seeds or [0]
+    wanted = find_prompts(request.prompts, seeds, request.scenes)
+    baselines = [BASE] if request.baselines is None else request.baselines
+    eval_models = find_eval_models(request.adapter, baselines, request.llm, request.diffusion)
+    load_metrics(chosen, request.references)
+    folder = Path(request.output or home() / "evaluate" / time.strftime("%Y%m%d-%H%M%S"))
+    pictures = Path(request.pictures or home() / "pictures")
     drawn: dict[str, list[Path]] = {}
     with progress("evaluate", 2 * len(eval_models) * len(wanted), "picture"):
         for each in eval_models:
-            drawn[each.name] = draw(each, wanted, sampling, Path(pictures or home() / "pictures"), batch)
+            drawn[each.name] = draw(each, wanted, sampling, pictures, request.batch)
         scores = score(wanted, drawn, chosen, folder / "scores.parquet")
+    request.save(folder)
     about = {
         "models": {each.name: {**each.model_dump(), "identity": model_of(each).identity} for each in eval_models},
-        "source": prompts or "held-out scenes of the embedded world",
-        "seeds": seeds or [0],
+        "source": request.prompts or "held-out scenes of the synthetic shapes benchmark",
+        "seeds": seeds,
         "sampling": sampling.key(),
         "metrics": chosen,
-        "references": references,
+        "references": request.references,
     }
-    report = compare(scores, chosen, references, about)
+    report = compare(scores, chosen, request.references, about)
     write_report(report, scores, folder)
-    run_id = track(report, folder, adapter)
+    run_id = track(report, folder, request.adapter)
     return EvaluateResult(output=str(folder), report=report, run_id=run_id)
 
 
 @task(name="find prompts", cache_policy=NO_CACHE)
 def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Prompt]:
-    """The prompts of a file, or of the embedded world, with every seed."""
+    """Return the prompts of a file, or of the synthetic shapes benchmark, with every seed."""
     from llmdiff.evaluation import held_out_prompts, read_prompts
 
     if prompts is not None:
         return read_prompts(Path(prompts), seeds)
-    if scenes < 1:
-        raise ValueError(f"scenes: expected at least 1, found {scenes}")
     return [prompt for seed in seeds for prompt in held_out_prompts(scenes, seed)]
 
 

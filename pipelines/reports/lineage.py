@@ -9,8 +9,8 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from infra.tracking.coverage import recorded_files
-from infra.tracking.registry import MODEL, SCHEME, address_of, find_version
-from pipelines.cli.console import print_table, print_values
+from infra.tracking.names import MODEL, SCHEME
+from infra.tracking.registry import address_of, find_version
 
 PARTS = {
     "base": {"name": "base_model", "revision": "base_revision", "content": "base_content"},
@@ -58,17 +58,3 @@ def data(version: ModelVersion) -> dict[str, Any]:
         return {"files": [], "unknown": tags.get("data_files", "not recorded")}
     files = [asdict(file) for file in recorded_files(version)]
     return {"digest": tags["data_digest"], "rows": int(tags["data_rows"]), "files": files}
-
-
-def print_chain(found: dict[str, Any]) -> None:
-    """A chain for people, newest first."""
-    facts = {key: value for key, value in found.items() if key not in ("data", "parent") and value is not None}
-    print_values({**facts, "aliases": ", ".join(found["aliases"]) or "none"})
-    read = found["data"]
-    files = read["files"]
-    print("data:", read["unknown"] if "unknown" in read else f"{len(files)} files, {read['rows']} rows")
-    if files:
-        print_table(["source", "hash", "rows"], files)
-    if found["parent"] is not None:
-        print("\ntrained on from:")
-        print_chain(found["parent"])

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.adapter import AdapterSettings
 from llmdiff.data.encode import encode_shard, prepare
@@ -26,6 +25,8 @@ from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
 from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
+from pipelines.requests.study import Sizes
+from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import device, picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
@@ -36,29 +37,6 @@ from storage.io.files import write_file
 
 Shares = dict[str, dict[str, np.ndarray]]
 """Verdicts ``(seed, scene)`` by wording and fact."""
-
-
-class Sizes(BaseModel):
-    """How large the studies are; the same for all variants of one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pictures: int = Field(default=3000, ge=8)
-    """Drawn for training."""
-    steps: int = Field(default=200, ge=1)
-    """Of training an adapter."""
-    scenes: int = Field(default=80, ge=1)
-    """Held-out scenes judged, each in three wordings."""
-    seeds: int = Field(default=2, ge=1)
-    """Trainings of a variant, where a study repeats them."""
-    captions: int = Field(default=200, ge=2)
-    """Whose encodings are looked at."""
-    llm_steps: int = Field(default=1200, ge=1)
-    """Of training a smaller LLM; the embedded Phi had as many."""
-    student_steps: int = Field(default=1000, ge=1)
-    """Of training a student of an LLM."""
-    processes: int = Field(default=2, ge=1)
-    """That train an adapter; they share a batch of 32."""
 
 
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
@@ -128,14 +106,15 @@ class Lab:
             return folder
         if settings.adapter.base_context == "clip":
             self.encodings(Reading(kind="base"))
-        train_flow(
-            str(self.store),
-            str(DIFFUSION),
+        request = TrainRequest(
+            store=str(self.store),
+            diffusion=str(DIFFUSION),
             output=str(folder),
             fingerprint=fingerprint,
             processes=self.sizes.processes,
             settings=settings,
         )
+        train_flow(**dict(request))
         (folder / "done").touch()
         return folder
 

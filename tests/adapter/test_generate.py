@@ -12,9 +12,11 @@ from PIL import Image
 
 import llmdiff
 from llmdiff.sampling import SCHEDULERS, DType, Sampling, Scheduler
-from pipelines.cli import main as cli
+from pipelines.cli import generate as cli
+from pipelines.cli.main import main
 from pipelines.flows import generate as module
-from pipelines.flows.generate import Source, draw_into, load_source
+from pipelines.flows.generate import draw_into
+from pipelines.runtime.adapter_source import Source, load_source
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle", "kreis, größer als 紅"]
 
@@ -84,14 +86,18 @@ def test_every_scheduler_is_there(source: Source, name: Scheduler) -> None:
     assert type(load_source(source, False, Sampling(scheduler=name)).scheduler).__name__ == SCHEDULERS[name]
 
 
-def test_the_command_line_offers_what_there_is() -> None:
-    assert [one.value for one in cli.Scheduler] == list(get_args(Scheduler)) == list(SCHEDULERS)
-    assert [one.value for one in cli.DType] == list(get_args(DType))
+def test_the_command_line_offers_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(get_args(Scheduler)) == list(SCHEDULERS)
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    told = "".join(capsys.readouterr().out.split())
+    assert f"<{'|'.join(SCHEDULERS)}>" in told
+    assert f"<{'|'.join(get_args(DType))}>" in told
 
 
 def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
-    result = module.GenerateResult(output="o", sheet="s", adapter="a", prompts=1, seconds=0)
+    result = module.GenerateResult(output="o", grid="s", adapter="a", prompts=1, seconds=0)
     signature = inspect.signature(module.generate_flow.fn)
 
     def record(*args: Any, **kwargs: Any) -> module.GenerateResult:
@@ -104,7 +110,7 @@ def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch,
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     given += ["--scheduler", "dpm++", "--dtype", "bfloat16", "--negative", "blurred"]
     with pytest.raises(SystemExit) as left:
-        cli.main(["generate", "--prompt", "x", *given])
+        main(["generate", "--prompt", "x", *given])
     assert left.value.code == 0
     expected = {**options, "scheduler": "dpm++", "dtype": "bfloat16", "negative": "blurred", "prompts": ["x"]}
     assert {name: calls[0][name] for name in expected} == expected

@@ -12,15 +12,17 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from infra.launch.hostfile import Topology
 from llmdiff import LLMDiffPipeline
 from llmdiff.diffusion.base import unet_config
 from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder, text_encoder_of
 from llmdiff.pipeline import LLMDiffXLPipeline
 from llmdiff.sampling import Sampling
-from llmdiff.training.config import TrainSettings
 from pipelines.flows import evaluate
-from pipelines.flows.generate import Source, draw_into, load_source, take_out
+from pipelines.flows.generate import draw_into, take_out
 from pipelines.flows.train import resolve_config
+from pipelines.requests.train import TrainRequest
+from pipelines.runtime.adapter_source import Source, load_source
 from pipelines.runtime.eval_models import find_eval_models
 from tests.adapter import tiny
 
@@ -126,4 +128,4 @@ def test_a_transformer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=expected):
         LLMDiffPipeline.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=expected):
-        resolve_config.fn("store", str(tmp_path), None, "llm", None, None, TrainSettings(), 1, False, {})
+        resolve_config.fn(TrainRequest(store="store", diffusion=str(tmp_path)), Topology(processes=1))

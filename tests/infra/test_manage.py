@@ -18,7 +18,8 @@ import yaml
 
 from infra.service import manage
 from infra.service.config import SERVERS_ONLY, check_packages
-from infra.service.processes import Background, alive, redacted, started
+from infra.service.processes import Background, alive, started
+from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
 from llmdiff.ports import free_port
 
