@@ -18,7 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from infra.service.manage import DEPLOYMENTS
+from infra.service.deployments import DEPLOYMENTS
 from infra.tracking.run import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
