@@ -1,4 +1,4 @@
-"""What `make serve` tells: where all is, and which doors are open."""
+"""What users are told of the servers: where they are, how to open their pages, which doors are open."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import os
 import sys
 
+from infra.environment import tracking_uri
 from infra.service.config import (
     MLFLOW_ARTIFACTS,
     MLFLOW_AUTH,
@@ -53,3 +54,13 @@ def records_in(*variables: str) -> str:
     """Return where a server keeps its records, where that was said, without passwords."""
     places = [redacted(os.environ[name]) for name in variables if os.environ.get(name)]
     return f"  records in {', '.join(places)}" if places else ""
+
+
+def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
+    """Return the commands that open the pages of the flows and of the tracking database on this machine."""
+    engine = os.environ.get("PREFECT_HOME")
+    prefix = f"PREFECT_HOME={engine} " if engine else ""
+    return {
+        "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
+        "registry": f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)",
+    }
