@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.options import Config, Set, options_of
 from pipelines.cli.settings_help import settings_help
@@ -34,6 +35,7 @@ def encode(
     set_: Set = [],  # noqa: B006 typer copies it
 ) -> None:
     """Encode captions and pictures into the store; what it holds already is left alone."""
+    require("prefect")
     settings, more = encode_options(given["data"], captions, config, set_)
     request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
     start_engine()

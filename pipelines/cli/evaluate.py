@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Json, options_of
@@ -27,6 +28,7 @@ EXAMPLE = (
 @options_of(EvaluateRequest)
 def evaluate(given: dict[str, Any], as_json: Json = False) -> None:
     """Score an adapter's pictures against baselines', from the same prompts, seeds and sampling, and write a report."""
+    require("prefect")
     request = checked(given, EvaluateRequest, "evaluate")
     from llmdiff.evaluation import read_prompts
     from llmdiff.evaluation.choice import choose_metrics

@@ -42,6 +42,7 @@ def lineage(
 @options_of(PromotionPolicy, PromoteRequest, without=("policy",))
 def promote(given: dict[str, Any], as_json: Json = False) -> None:
     """Make the candidate the champion if it is better on the same prompts and seeds, or if there is none yet."""
+    require("prefect")
     request = promote_request(given)
     start_engine()
     from pipelines.flows.promote import promote_flow

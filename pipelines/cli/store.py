@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.console import print_json, print_table, print_values
 from pipelines.cli.options import Json, Set, options_of
@@ -78,6 +79,7 @@ def verify(
     if repair:
         if given["data"] is None:
             raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
+        require("prefect")
         settings, lines = encode_options(given["data"], captions, config, set_)
         request = checked({**given, "store": path, "settings": settings, "captions": lines}, EncodeRequest, "repair")
         start_engine()
