@@ -58,7 +58,8 @@ def promote_flow(request: PromoteRequest) -> Decision:
     if decision is None:
         eval_models = [version for version in (candidate, champion) if version is not None]
         sources = [resolve_adapter(address_of(each), request.llm, request.diffusion) for each in eval_models]
-        decision = decide(policy, of_prompts, eval_models, [judge(source, policy, prompts) for source in sources])
+        scores = [score_version(source, policy, prompts) for source in sources]
+        decision = decide(policy, of_prompts, eval_models, scores)
         record(candidate, decision)
     if decision.promoted:
         set_champion(candidate)
@@ -106,11 +107,11 @@ def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVers
     return Decision(**facts, promoted=better, reason=reason, champion=others[0], champion_score=scores[1])
 
 
-@task(name="judge version", cache_policy=NO_CACHE)
-def judge(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
+@task(name="score version", cache_policy=NO_CACHE)
+def score_version(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
     """Return the score of the adapter's pictures of the policy's prompts."""
     quieten_loading()
-    with progress("judge", len(prompts), "picture"):
+    with progress("score", len(prompts), "picture"):
         return score_of(policy, lambda: load_pipeline(source.diffusion, source.adapter, source.llm), prompts)
 
 

@@ -43,7 +43,7 @@ class RetrainRequest(Request):
     start: Literal["champion", "scratch"] = "champion"
     """Train on from the champion's weights, where there is a champion, or from scratch."""
     readiness: ReadinessPolicy = ReadinessPolicy()
-    """How files that are still being written are told."""
+    """How files that are still being written are told, to be left for the next time."""
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
     """By which the candidate is compared with the champion."""
     wait: float = Field(default=0.0, ge=0)

@@ -1,4 +1,4 @@
-"""Settings that suit the embedded world: of the demonstration, of studies, and of a first retraining."""
+"""Settings that suit the synthetic shapes benchmark: of the demonstration, of studies, and of a first retraining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.training.config import TrainSettings
 
-SAMPLING = Sampling(steps=12, guidance=2.5)  # the judge finds no more in pictures of 20 steps
+SAMPLING = Sampling(steps=12, guidance=2.5)  # the evaluator finds no more in pictures of 20 steps
 TRAINING = TrainSettings(
     steps=1000,
     batch_size=16,

@@ -32,13 +32,13 @@ def folder(tracking: Path, tmp_path: Path, in_process: Server, monkeypatch: pyte
 
 @pytest.fixture
 def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """The share that each version is judged to have; judged ones are taken out of it."""
+    """The share that each version is given; those given are taken out of it."""
     given: dict[int, float] = {}
 
-    def judge(source: Any, policy: PromotionPolicy, prompts: Any) -> float:
+    def score_version(source: Any, policy: PromotionPolicy, prompts: Any) -> float:
         return given.pop(int(Path(source.adapter).name.removeprefix(MODEL).split("-")[1]))
 
-    monkeypatch.setattr(promote, "judge", judge)
+    monkeypatch.setattr(promote, "score_version", score_version)
     return given
 
 
@@ -150,15 +150,15 @@ def test_prompts_of_a_file_are_scored_by_a_vision_model(
     assert second.candidate_score != second.champion_score
     assert second.promoted == (second.candidate_score > second.champion_score)  # type: ignore[operator]
     (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
-    judged: list[Any] = []
-    monkeypatch.setattr(promote, "judge", lambda *asked: judged.append(asked) or 0.5)
+    scored: list[Any] = []
+    monkeypatch.setattr(promote, "score_version", lambda *asked: scored.append(asked) or 0.5)
     register_adapter(folder, tags={})
     promote.promote_flow(policy=PromotionPolicy(**policy))
     promote.promote_flow(policy=PromotionPolicy(**policy))
-    assert len(judged) == 2
+    assert len(scored) == 2
     (tmp_path / "prompts.txt").write_text("a green circle\n")
     promote.promote_flow(policy=PromotionPolicy(**policy))
-    assert len(judged) == 4
+    assert len(scored) == 4
 
 
 @pytest.mark.parametrize(
