@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from prefect import Flow, flow
 
-from pipelines.requests.base import Request, checked, help_of
+from pipelines.requests.base import CommandLine, Request, checked, help_of
 
 Asked = TypeVar("Asked", bound=Request)
 Result = TypeVar("Result")
@@ -51,7 +51,8 @@ def signature_of(request: type[Request]) -> inspect.Signature:
     """Return the signature of a function whose keyword arguments are a request's fields, with their bounds."""
     parameters = []
     for name, info in request.model_fields.items():
-        kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        bounds = [each for each in info.metadata if not isinstance(each, CommandLine)]
+        kind: Any = Annotated[info.annotation, *bounds] if bounds else info.annotation
         default = inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True)
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     return inspect.Signature(parameters)
