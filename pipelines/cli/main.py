@@ -39,7 +39,7 @@ def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and all logs.")] = False,
 ) -> None:
-    """Runs before every command."""
+    """Run before every command."""
     context.obj = debug
 
 

@@ -37,7 +37,7 @@ NOT_OF_REPAIR = ("store", "settings", "captions", "ray", "limit", "readiness")
 
 @store_app.command("info", epilog="Example: llmdiff store info runs/store --version 3")
 def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
-    """What a store holds: version, samples, encodings, bytes."""
+    """Show what a store holds: version, samples, encodings, bytes."""
     values = open_store(path, version).info()
     if as_json:
         print_json(values)
@@ -184,7 +184,7 @@ def rejects(
 
 
 def verified(store: EncodingStore) -> list[Problem]:
-    """The store's problems, with a bar over its shards."""
+    """Return the store's problems, with a bar over its shards."""
     from pipelines.runtime.progress import progress
 
     with progress("verify", None, "shard") as work:
@@ -197,7 +197,7 @@ def verified(store: EncodingStore) -> list[Problem]:
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
-    """The store at a path or an address."""
+    """Open the store at a path or an address."""
     from storage import EncodingStore
 
     return EncodingStore.open(path, version)
@@ -212,7 +212,7 @@ def repair_and_verify(problems: Sequence[Problem], request: EncodeRequest) -> tu
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """A line each, and what to do about those that no repair removes."""
+    """Print a line each, and what to do about those that no repair removes."""
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "every checksum is right")
@@ -221,7 +221,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 def problem_values(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Problems as plain JSON values, with the numbers of what is lost."""
+    """Return problems as plain JSON values, with the numbers of what is lost."""
     return [
         {
             "kind": problem.kind,
@@ -239,7 +239,7 @@ def problem_values(problems: Iterable[Problem]) -> list[dict[str, Any]]:
 
 
 def samples_of(store: EncodingStore, fingerprint: str) -> int:
-    """How many samples an encoder has; ValueError where there is none of that fingerprint."""
+    """Return how many samples an encoder has; raise ValueError where there is none of that fingerprint."""
     known = fingerprints_used(store)
     if fingerprint not in known:
         raise ValueError(f"fingerprint: expected one of {', '.join(known) or 'none'}, found {fingerprint!r}")
@@ -247,12 +247,12 @@ def samples_of(store: EncodingStore, fingerprint: str) -> int:
 
 
 def last_versions(path: str, newest: int, count: int) -> list[int]:
-    """Those of the newest versions that are still kept."""
+    """Return those of the newest versions that are still kept."""
     return [version for version in range(max(0, newest - count + 1), newest + 1) if is_kept(path, version)]
 
 
 def is_kept(path: str, version: int) -> bool:
-    """Whether a version can still be opened."""
+    """Return whether a version can still be opened."""
     try:
         open_store(path, version)
     except ValueError:
@@ -261,7 +261,7 @@ def is_kept(path: str, version: int) -> bool:
 
 
 def only_fingerprint(store: EncodingStore, path: str) -> str:
-    """The fingerprint of all samples; ValueError where there are several, or none."""
+    """Return the fingerprint of all samples; raise ValueError where there are several, or none."""
     known = [key for key, entry in fingerprints_used(store).items() if entry["samples"]]
     if len(known) != 1:
         raise ValueError(
@@ -271,6 +271,6 @@ def only_fingerprint(store: EncodingStore, path: str) -> str:
 
 
 def fingerprints_used(store: EncodingStore) -> dict[str, dict[str, int]]:
-    """Counts by fingerprint, of those that encodings have."""
+    """Return counts by fingerprint, of those that encodings have."""
     entries: dict[str, dict[str, int]] = store.info()["fingerprints"]
     return {key: entry for key, entry in entries.items() if entry["captions"]}

@@ -83,7 +83,7 @@ def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Pro
 
 @task(name="load metrics", cache_policy=NO_CACHE)
 def load_metrics(metrics: list[str], references: str | None) -> None:
-    """Refuses metric models and references that can't be used, before a picture is drawn."""
+    """Refuse metric models and references that can't be used, before a picture is drawn."""
     from llmdiff.evaluation import load_metric
     from llmdiff.evaluation.compare import load_distance, reference_files
 
@@ -96,7 +96,7 @@ def load_metrics(metrics: list[str], references: str | None) -> None:
 
 @task(name="draw", task_run_name="draw {eval_model.name}", cache_policy=NO_CACHE)
 def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictures: Path, batch: int) -> list[Path]:
-    """The picture of each prompt; what was ever drawn is not drawn again."""
+    """Return the picture of each prompt; what was ever drawn is not drawn again."""
     from llmdiff.evaluation import Gallery
 
     return Gallery(pictures, model_of(eval_model), sampling).draw(prompts, batch, advance)
@@ -104,7 +104,7 @@ def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictu
 
 @task(name="score", cache_policy=NO_CACHE)
 def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str], path: Path) -> Path:
-    """The scores of every picture, as a Parquet file."""
+    """Write the scores of every picture, as a Parquet file."""
     from llmdiff.evaluation import Evaluation, load_metric, score_pictures
     from llmdiff.evaluation.table import write_scores
 
@@ -118,7 +118,7 @@ def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str
 
 @task(name="compare", cache_policy=NO_CACHE)
 def compare(scores: Path, metrics: list[str], references: str | None, about: dict[str, Any]) -> dict[str, Any]:
-    """What ``report.json`` holds, from the table of scores; the distances to references are taken here."""
+    """Return what ``report.json`` holds, from the table of scores; take the distances to references."""
     from llmdiff.evaluation import compare_with_references
     from llmdiff.evaluation.report import build_report
     from llmdiff.evaluation.table import read_scores
@@ -133,7 +133,7 @@ def compare(scores: Path, metrics: list[str], references: str | None, about: dic
 
 @task(name="write report", cache_policy=NO_CACHE)
 def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
-    """``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
+    """Write ``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
     from llmdiff.evaluation.table import read_scores
     from pipelines.reports.evaluation import page
 
@@ -150,7 +150,7 @@ def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
 
 @task(name="track", cache_policy=NO_CACHE)
 def track(report: dict[str, Any], folder: Path, adapter: str) -> str:
-    """An MLflow run with every figure, its interval, and the three files; below the run that trained the adapter."""
+    """Make an MLflow run of every figure, its interval and the files, below the run that trained the adapter."""
     from llmdiff.evaluation.report import figures
 
     parent = run_of(adapter)

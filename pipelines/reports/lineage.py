@@ -22,14 +22,14 @@ PARTS = {
 
 
 def address(version: str, name: str = MODEL) -> str:
-    """``models:/…`` of a version's number or an alias; an address as it is."""
+    """Return ``models:/…`` of a version's number or an alias; an address as it is."""
     if version.startswith(SCHEME):
         return version
     return f"{SCHEME}{name}/{version}" if version.isdigit() else f"{SCHEME}{name}@{version}"
 
 
 def chain(uri: str) -> dict[str, Any]:
-    """A version's whole lineage, as plain JSON values.
+    """Return a version's whole lineage, as plain JSON values.
 
     ``data.files`` lists every file with its hash and the rows trained on. ``parent`` is the chain of the version that
     training went on from, or None; ``start_from`` the folder, where that is no version.
@@ -52,7 +52,7 @@ def chain(uri: str) -> dict[str, Any]:
 
 
 def data(version: ModelVersion) -> dict[str, Any]:
-    """The data files, or why they are not known."""
+    """Return the data files, or why they are not known."""
     tags = version.tags
     if "data_digest" not in tags:
         return {"files": [], "unknown": tags.get("data_files", "not recorded")}

@@ -41,7 +41,7 @@ class EvalModel(BaseModel):
 
 
 def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffusion: str | None) -> list[EvalModel]:
-    """The adapter, then each baseline, found and named.
+    """Return the adapter, then each baseline, found and named.
 
     Args:
         adapter: a folder, or a version in the registry.
@@ -71,7 +71,7 @@ def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffus
 
 
 def model_of(eval_model: EvalModel) -> Model:
-    """What draws, and what its pixels depend on. ValueError for a hub model that is neither here nor to be had."""
+    """Return what draws, and what its pixels depend on; raise ValueError for a hub model that can't be had."""
     if eval_model.source is None:
         spec = eval_model.spec
         return Model(eval_model.name, {"pipeline": identity(spec)}, lambda sampling: _load(spec, sampling))
@@ -83,13 +83,13 @@ def model_of(eval_model: EvalModel) -> Model:
 
 
 def run_of(adapter: str) -> str | None:
-    """The MLflow run of an adapter in the registry; None for a folder."""
+    """Return the MLflow run of an adapter in the registry; None for a folder."""
     return find_version(adapter).run_id if adapter.startswith(SCHEME) else None
 
 
 @lru_cache
 def identity(model: str) -> str:
-    """A hash of a folder's files, or a hub model's name and commit."""
+    """Return a hash of a folder's files, or a hub model's name and commit."""
     folder = Path(model)
     if folder.is_dir():
         files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
@@ -110,7 +110,7 @@ def _newest_revision(model: str) -> str:
 
 
 def _load(spec: str, sampling: Sampling) -> Any:
-    """Any text-to-image pipeline of diffusers: safetensors alone, and no checker that blackens pictures."""
+    """Load any text-to-image pipeline of diffusers: safetensors alone, and no checker that blackens pictures."""
     import diffusers
     import torch
 
@@ -128,7 +128,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
 
 
 def _split(baseline: str) -> tuple[str, str]:
-    """Name and model of ``name=model``; the name is empty where there is none."""
+    """Return name and model of ``name=model``; the name is empty where there is none."""
     name, named, spec = baseline.partition("=")
     if not named:
         return "", baseline
@@ -138,5 +138,5 @@ def _split(baseline: str) -> tuple[str, str]:
 
 
 def _short(spec: str) -> str:
-    """The last part of a folder, hub name or registry address, as a name."""
+    """Return the last part of a folder, hub name or registry address, as a name."""
     return re.sub(r"[^\w.-]", "-", spec.rstrip("/").rpartition("/")[2])

@@ -30,7 +30,7 @@ FIRST_STEPS = 300
 
 
 def retraining(data: Path) -> dict[str, Any]:
-    """Parameters of the flow `retrain` on drawn data, as JSON has them; the store lies beside the data."""
+    """Return the parameters of the flow `retrain` on drawn data, as in JSON; the store lies beside the data."""
     return {
         "data": str(data.resolve()),
         "store": str(data.resolve().with_name("store")),

@@ -23,17 +23,17 @@ EXPECTED = f"a file of {', '.join(_FORMATS)}, or a folder of such files"
 
 
 def open_source(path: str | Path) -> list[SourceShard]:
-    """The shards of all `source_files`; errors as there."""
+    """Return the shards of all `source_files`; errors as there."""
     return shards_of(source_files(path))
 
 
 def shards_of(files: Iterable[tuple[Path, str]]) -> list[SourceShard]:
-    """The shards of some `source_files`."""
+    """Return the shards of some `source_files`."""
     return [shard for file, name in files for shard in _FORMATS[file.suffix.lower()](file, name)]
 
 
 def source_files(path: str | Path, may_be_empty: bool = False) -> list[tuple[Path, str]]:
-    """A file, or the files of data in a folder, in the order of their names, which are relative to it. Reads none.
+    """Return a file, or the files of data in a folder, by their names, which are relative to it. Read none.
 
     A Parquet file beside a tar of the same name is the list that img2dataset leaves with its tars, and no data. Nor is
     a text file (a README, say) in a folder that holds other data, nor what lies in a `TEMPORARY` folder.
