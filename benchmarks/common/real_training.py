@@ -22,6 +22,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command, launch_environment
 from llmdiff.training import TrainConfig
+from llmdiff.training.resolve import resolve
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from storage.reading.dataset import Batch
 
@@ -98,7 +99,8 @@ class Training:
 
     def __enter__(self) -> Training:
         output = Path(self.config.output)
-        arguments = ["--config", str(self.config.write(output.with_suffix(".json")))]
+        config = resolve(self.config.model_copy(update={"processes": self.processes}))
+        arguments = ["--config", str(config.write(config.path))]
         command = [sys.executable, "-m", WORKER, *arguments]
         if self.processes > 1:
             command = launch_command(WORKER, arguments, Topology(processes=self.processes))

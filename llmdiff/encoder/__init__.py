@@ -1,7 +1,26 @@
-"""Decoder-only LLMs as text encoders. Imports torch, triton and transformers alone."""
+"""Decoder-only LLMs as text encoders. Imports torch, triton and transformers alone, and the settings none of them.
+
+The rest is imported on first use, so that a command line or a form that shows the settings need not load torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.encoder import FORMULA_VERSION, Encoder
-from llmdiff.encoder.nonfinite import NonFinite
+from llmdiff.lazy import lazy
+
+if TYPE_CHECKING:
+    from llmdiff.encoder.encoder import FORMULA_VERSION, Encoder
+    from llmdiff.encoder.nonfinite import NonFinite
 
 __all__ = ["FORMULA_VERSION", "Encoder", "EncoderConfig", "NonFinite"]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "FORMULA_VERSION": "llmdiff.encoder.encoder",
+        "Encoder": "llmdiff.encoder.encoder",
+        "NonFinite": "llmdiff.encoder.nonfinite",
+    },
+)

@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 def read_prompts(path: Path, seeds: Sequence[int] = (0,)) -> list[Prompt]:
-    """Every prompt of a file or folder with every seed, seeds innermost; a text that comes twice counts once.
+    """Return every prompt of a file or folder with every seed, seeds innermost; a text that comes twice counts once.
 
     - ``.txt``: a prompt a line.
     - ``.csv``, ``.tsv`` (PartiPrompts) and ``.jsonl`` (GenEval, DPG-Bench): a column of `TEXT_COLUMNS`, and one of

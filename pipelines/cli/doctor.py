@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from infra.environment import home, tracking_uri
-from infra.service.processes import redacted
+import typer
 
+from infra.environment import home, tracking_uri
+from infra.service.secrets import redacted
+
+doctor_app = typer.Typer()
 PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
 LEAST_FREE = 5 * 10**9
 
@@ -29,19 +32,29 @@ class Finding(NamedTuple):
     detail: str
 
 
+@doctor_app.command(epilog="Example: llmdiff doctor")
+def doctor() -> None:
+    """Say what this machine can do, and what is wrong with it; exit code 1 where something is."""
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
+
+
 def examine() -> list[Finding]:
-    """Everything that was looked at, in order."""
+    """Return everything that was looked at, in order."""
     return [check() for check in CHECKS]
 
 
 def python() -> Finding:
-    """The interpreter."""
+    """Look at the interpreter."""
     version = sys.version_info
     return Finding("python", version >= (3, 11), f"{sys.version.split()[0]} at {sys.executable}; 3.11 is tested")
 
 
 def packages() -> Finding:
-    """The libraries that everything needs, with their versions."""
+    """Look at the libraries that everything needs, with their versions."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("packages", False, f"missing: {', '.join(missing)}")
@@ -49,7 +62,7 @@ def packages() -> Finding:
 
 
 def kernels() -> Finding:
-    """Another package of the name would be hidden by ours, or hide it."""
+    """Look for another package of the name, which ours would hide, or which would hide ours."""
     found = importlib.util.find_spec("kernels")
     ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
     where = Path(found.origin).resolve() if found is not None and found.origin else None
@@ -65,14 +78,14 @@ def kernels() -> Finding:
 
 
 def processors() -> Finding:
-    """Cores that this process may use, and memory."""
+    """Look at the cores that this process may use, and memory."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Finding("cpu", True, f"{cores} cores, {memory:.0f} GiB of memory")
 
 
 def gpu() -> Finding:
-    """What nvidia-smi lists."""
+    """Look at what nvidia-smi lists."""
     if shutil.which("nvidia-smi") is None:
         return Finding("gpu", True, "none: everything runs on the CPU")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -82,7 +95,7 @@ def gpu() -> Finding:
 
 
 def triton() -> Finding:
-    """Whether kernels are compiled here."""
+    """Look whether kernels are compiled here."""
     if importlib.util.find_spec("triton") is None:
         return Finding("triton", True, "not installed: the PyTorch path is used")
     where = "compiles kernels" if shutil.which("nvidia-smi") else "no GPU: the PyTorch path is used"
@@ -90,7 +103,7 @@ def triton() -> Finding:
 
 
 def deepspeed() -> Finding:
-    """Operators that DeepSpeed compiles itself need a compiler; training here uses none of them by default."""
+    """Look for a compiler, which DeepSpeed's own operators need; training here uses none of them by default."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     tools = [name for name, there in (("ninja", shutil.which("ninja") or _ninja()), ("c++", compiler)) if not there]
     note = (
@@ -102,7 +115,7 @@ def deepspeed() -> Finding:
 
 
 def disk() -> Finding:
-    """Free space where runs go."""
+    """Look at the free space where runs go."""
     folder = home()
     while not folder.exists():
         folder = folder.parent
@@ -113,7 +126,7 @@ def disk() -> Finding:
 
 
 def prefect_server() -> Finding:
-    """Whether a Prefect server is set, and answers."""
+    """Look whether a Prefect server is set, and answers."""
     url = os.environ.get("PREFECT_API_URL")
     if url is None:
         return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
@@ -121,7 +134,7 @@ def prefect_server() -> Finding:
 
 
 def mlflow_server() -> Finding:
-    """Whether an MLflow server is set, and answers."""
+    """Look whether an MLflow server is set, and answers."""
     uri = tracking_uri()
     if not uri.startswith("http"):
         return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
-from kernels.langevin import Rows, gaussian
+from kernels.langevin import TokenRows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
@@ -263,7 +263,9 @@ def test_fresh_noise_is_left_to_its_users() -> None:
 
 def eps(caption: str, *, seed: int = 0, block: int) -> torch.Tensor:
     count = len(caption.split()) + 1
-    rows = Rows(position=torch.arange(count, dtype=torch.int32), caption=torch.full((count,), caption_key(caption)))
+    rows = TokenRows(
+        position=torch.arange(count, dtype=torch.int32), caption=torch.full((count,), caption_key(caption))
+    )
     return gaussian(rows, 48, seed, block)
 
 

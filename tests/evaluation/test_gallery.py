@@ -80,8 +80,16 @@ def test_whatever_decides_the_pixels_is_in_the_name(tmp_path: Path) -> None:
         Gallery(tmp_path, model, FAST),
         Gallery(tmp_path, replace(model, identity={"base": "y"}), FAST),
         *(
-            Gallery(tmp_path, model, replace(FAST, **change))
-            for change in ({"steps": 3}, {"guidance": 4.0}, {"size": 64}, {"scheduler": "euler"}, {"dtype": "float16"})
+            Gallery(tmp_path, model, FAST.model_copy(update=change))
+            for change in (
+                {"steps": 3},
+                {"guidance": 4.0},
+                {"size": 64},
+                {"scheduler": "euler"},
+                {"dtype": "float16"},
+                {"negative": "b"},
+                {"scale": 0.5},
+            )
         ),
     ]
     paths = [gallery.path(prompt) for gallery in galleries]

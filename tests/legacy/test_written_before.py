@@ -25,9 +25,9 @@ from PIL import Image
 
 from llmdiff import LLMAdapter, load_adapter
 from pipelines.cli.main import main
-from storage import EncodingStore, caption_hash
-from storage.locks.mutex import turn
-from storage.reading.dataset import EncodingDataset
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.locks.mutex import job_mutex
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.legacy import contents
 from tests.training.training_run import LAUNCHED
 
@@ -161,7 +161,9 @@ def test_a_store_is_whole(written: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_training_epoch_comes_in_the_same_order(written: Path) -> None:
-    dataset = EncodingDataset(written / "store", EXPECTED["trained_on"], LLM, 4, seed=0)
+    dataset = EncodingDataset(
+        written / "store", DatasetConfig(version=EXPECTED["trained_on"], fingerprint=LLM, batch_size=4, seed=0)
+    )
     assert contents.batch_digests(dataset) == EXPECTED["batches"]
 
 
@@ -172,7 +174,7 @@ def test_a_writer_clears_what_a_dead_one_left_and_adds_to_the_store(store: Path)
     newest = EXPECTED["versions"][-1]
     opened = EncodingStore.open(store)
     bits = np.arange(2 * contents.HIDDEN, dtype=np.uint16).reshape(2, contents.HIDDEN)
-    with opened.writer("added", LLM) as writer:
+    with ShardWriter(opened, "added", LLM) as writer:
         writer.add_encoding(caption_hash("a new caption"), bits)
     assert not claim.exists()
     assert not half_written.exists()
@@ -188,10 +190,10 @@ def test_a_job_is_free_once_its_holder_died_and_taken_while_it_lives(store: Path
     file = store / "turns" / "retrain.lock"
     with file.open("rb+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as a process of the earlier version does
-        with turn(EncodingStore.open(store), "retrain") as holder:
+        with job_mutex(EncodingStore.open(store).path, "retrain") as holder:
             assert holder is not None
             assert f"process {json.loads(file.read_text())['pid']} on {socket.gethostname()}" in holder
-    with turn(EncodingStore.open(store), "retrain") as holder:
+    with job_mutex(EncodingStore.open(store).path, "retrain") as holder:
         assert holder is None
 
 

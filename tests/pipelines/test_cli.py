@@ -18,8 +18,8 @@ from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from pipelines.cli.encoder_settings import ENCODER_SETTINGS
 from pipelines.cli.main import error_line, main
+from pipelines.cli.settings_help import encoder_settings
 from pipelines.flows.retrain import retrain_flow
 from storage import EncodingStore, ShardWriter
 from storage.maintenance.verify import verify
@@ -95,6 +95,66 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
+ALL_COMMANDS = (*((name,) for name in (*COMMANDS, "lineage", "promote", "rollback")), ("store", "verify"))
+BARE = """
+import sys
+from llmdiff.extras import PACKAGES
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+MISSING = {*PACKAGES, "psutil", "pandas", "fastapi", "sqlalchemy", "httpx"}
+sys.meta_path.insert(0, Missing())
+import contextlib, io, json
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in MISSING else find_spec(name, *rest)
+from pipelines.cli.main import main
+told = []
+for arguments in json.loads(sys.argv[1]):
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), contextlib.suppress(SystemExit):
+        main(arguments)
+    told.append([out.getvalue(), error.getvalue()])
+print(json.dumps(told))
+"""
+
+
+def bare(*commands: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What commands print, on both streams, where the packages of no extra are installed."""
+    done = subprocess.run([sys.executable, "-c", BARE, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [(out, error) for out, error in json.loads(done.stdout)]
+
+
+def test_help_needs_no_extra() -> None:
+    for out, error in bare(("--help",), *((*command, "--help") for command in ALL_COMMANDS)):
+        assert error == ""
+        assert out.startswith("Usage: ")
+
+
+def test_a_command_whose_extra_is_missing_says_which_to_install(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a cat")
+    flows = "error: this needs Prefect: pip install 'llmdiff[pipelines]'\n"
+    needs = {
+        ("demo",): flows,
+        ("encode", "--data", str(tmp_path / "a.txt"), "--store", "x", "--llm", "x"): flows,
+        ("train", "--store", "x", "--diffusion", "x"): flows,
+        ("generate", "--prompt", "x"): flows,
+        ("evaluate",): flows,
+        ("promote",): flows,
+        ("retrain", "--data", str(tmp_path), "--store", "x", "--diffusion", "x"): flows,
+        ("study", "pathways"): flows,
+        ("rollback",): "error: this needs MLflow: pip install 'llmdiff[pipelines]'\n",
+        ("store", "info", str(tmp_path)): "[store]'\n",
+        ("shapes", str(tmp_path / "data"), "--pictures", "1"): "[store]'\n",
+    }
+    for (command, expected), (_, error) in zip(needs.items(), bare(*needs), strict=True):
+        assert error.endswith(expected), command
+
+
 def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     parameters = tmp_path / "first" / "retrain.json"
     given = ("shapes", tmp_path / "data", "--pictures", "3", "--seed", "1", "--retrain", parameters)
@@ -108,12 +168,13 @@ def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[s
 
 
 def test_every_encoder_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    names = {field.name for field in dataclasses.fields(EncoderConfig)}
-    assert set(ENCODER_SETTINGS) == names
-    told, readme = succeeds(capsys, "encode", "--help"), (ROOT / "README.md").read_text()
-    for name, text in ENCODER_SETTINGS.items():
-        assert f"{name}: {text}." in " ".join(told.split())
-        assert f"| `{name}` | {text} |" in readme
+    told = " ".join(succeeds(capsys, "encode", "--help").split())
+    pages = "\n".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+    texts = encoder_settings()
+    assert set(texts) == {field.name for field in dataclasses.fields(EncoderConfig)}
+    for name, text in texts.items():
+        assert f"{name}: {text}" in told
+        assert f"| `{name}` | {text} |" in pages
 
 
 def test_inspect_prints_the_norms_and_writes_the_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -229,7 +290,7 @@ class TestEncodeAtOnce:
 
     @pytest.fixture(autouse=True)
     def no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pipelines.cli.main.start_engine", lambda: pytest.fail("the engine was started"))
+        monkeypatch.setattr("pipelines.cli.encode.start_engine", lambda: pytest.fail("the engine was started"))
 
     @pytest.fixture
     def encode(self, tmp_path: Path) -> list[str | Path]:

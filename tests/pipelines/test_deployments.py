@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from infra.service.config import ServiceConfig
-from infra.service.manage import DEPLOYMENTS, unregistered
+from infra.service.deployments import DEPLOYMENTS, unregistered
 from infra.service.processes import Background
 from infra.tracking.run import client
 from storage import EncodingStore

@@ -148,7 +148,10 @@ def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
         (["--prompts", "{bad}"], r"bad\.csv: row 1 \(from 0\): expected a prompt, found ' '"),
         (["--metric", "sigclip"], "metric: expected one of facts, siglip, .*, found 'sigclip'"),
         (["--metric", "cmmd", "--metric", "facts"], "metric cmmd: expected a folder of reference pictures, found none"),
-        (["--metric", "facts", "--prompts", "{prompts}"], "metric facts: expected prompts of the embedded world"),
+        (
+            ["--metric", "facts", "--prompts", "{prompts}"],
+            "metric facts: expected prompts of the synthetic shapes benchmark",
+        ),
         (["--metric", "facts", "--references", "."], "expected a metric that uses them: fid or cmmd"),
         (["--seeds", "1", "--seeds", "1", "--prompts", "{prompts}"], "seeds: expected different ones"),
     ],

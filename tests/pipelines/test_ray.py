@@ -113,7 +113,7 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
 
     path = str(tmp_path_factory.mktemp("alone") / "store")
     with temporary_settings({PREFECT_API_URL: server.url}):
-        encode_flow(data, path, world.diffusion, world.llm)
+        encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm)
     return EncodingStore.open(path)
 
 
@@ -164,7 +164,9 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
             os.kill(process, signal.SIGKILL)
 
     pictures.asked = kill
-    result = encode_flow(data, str(store), world.diffusion, world.llm, ray=cluster, limit="gpu")
+    result = encode_flow(
+        data=data, store=str(store), diffusion=world.diffusion, llm=world.llm, ray=cluster, limit="gpu"
+    )
     assert len(killed) == 1
     assert any(name.startswith("slow") for name in half_written)
     assert slots[0] >= 1
@@ -182,7 +184,7 @@ def test_workers_write_one_store_in_a_bucket(
 
     pictures.asked = lambda process: None
     url = f"s3://{BUCKET}/store"
-    result = encode_flow(data, url, world.diffusion, world.llm, ray=cluster)
+    result = encode_flow(data=data, store=url, diffusion=world.diffusion, llm=world.llm, ray=cluster)
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
     assert contents(EncodingStore.open(url)) == contents(alone)
     assert EncodingStore.open(url).locks.held() == []
@@ -203,7 +205,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
 
     pictures.asked = interrupt
     with pytest.raises(KeyboardInterrupt):
-        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, ray=cluster)
+        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, ray=cluster)
     store = EncodingStore.open(tmp_path / "store")
     assert verify(store) == []
     assert left_behind(store) == []
@@ -221,7 +223,7 @@ def test_what_can_not_run_on_ray_is_refused_at_once(
     from pipelines.runtime.executors import server_url
 
     with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
-        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, limit="none")
+        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, limit="none")
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(ValueError, match="expected PREFECT_API_URL"),

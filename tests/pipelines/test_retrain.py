@@ -27,7 +27,7 @@ from pipelines.flows import retrain
 from pipelines.flows.promote import Decision, recorded
 from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
-from pipelines.runtime.promotion_policy import PromotionPolicy
+from pipelines.requests.promote import PromotionPolicy
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex
 from tests.pipelines.conftest import ROOT, Deployed, Server
@@ -49,8 +49,8 @@ def arguments(root: Path, **changes: Any) -> dict[str, Any]:
         "name": NAME,
         "encoder_settings": {"template": PROMPT, "dtype": "float32"},
         "settings": {**TRAINING, "ema_decay": 0.5, "adapter": {"new_weight": 1.0}},
-        "growing": {"settle": 0.2},
-        "rule": {"metric": "colour", "scenes": 6, "steps": 3},
+        "readiness": {"settle": 0.2},
+        "policy": {"metric": "colour", "scenes": 6, "steps": 3},
     }
     return {**given, **changes}
 
@@ -59,7 +59,7 @@ def run(root: Path, **changes: Any) -> RetrainResult:
     given = arguments(root, **changes)
     given["encoder_settings"] = EncoderConfig.from_dict(given["encoder_settings"])
     given["settings"] = TrainSettings(**given["settings"])
-    given["growing"], given["rule"] = ReadinessPolicy(**given["growing"]), PromotionPolicy(**given["rule"])
+    given["readiness"], given["policy"] = ReadinessPolicy(**given["readiness"]), PromotionPolicy(**given["policy"])
     return retrain_flow(**given)
 
 

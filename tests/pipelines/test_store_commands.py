@@ -244,7 +244,9 @@ def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: 
 
     path, prompts = tmp_path / "store", tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
-    first = encode_flow(world.data, str(path), world.diffusion, world.llm, captions=["a red circle"])
+    first = encode_flow(
+        data=world.data, store=str(path), diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+    )
     capsys.readouterr()
     store = EncodingStore.open(path)
     before = store.samples(first.fingerprint).select(["source", "source_hash", "row", "caption", "latent_key"])

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pipelines.flows.study import study_flow
 
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading
-from pipelines.flows.study import study_flow
 from pipelines.studies import prompts
 from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
@@ -23,7 +23,7 @@ TINY = Sizes(pictures=32, scenes=1, captions=2)
 
 
 def run(name: str, output: Path) -> dict[str, object]:
-    done = study_flow(name, str(output), TINY, quick=True)
+    done = study_flow(name=name, output=str(output), sizes=TINY, quick=True)
     folder = Path(done["folder"])
     assert folder == output / name
     assert (folder / "plot.png").stat().st_size > 5_000

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -14,11 +15,15 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from infra.launch.hostfile import Topology
+from infra.tracking.lineage import hub_revision
 from infra.tracking.run import client
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
 from llmdiff.training.loop import train
-from pipelines.flows.train import hub_revision, keep_samples, pinned_version, resolve_config
+from llmdiff.training.resolve import pinned_version
+from pipelines.flows.train import keep_samples, resolve_config
+from pipelines.requests.train import TrainRequest
 from storage import EncodingStore, ShardWriter, caption_hash
 from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
@@ -36,7 +41,7 @@ def own_store(world: World, in_process: Server, tmp_path: Path) -> str:
     from pipelines.flows.encode import encode_flow
 
     store = str(tmp_path / "store")
-    encode_flow(world.data, store, world.diffusion, encoder="base")
+    encode_flow(data=world.data, store=store, diffusion=world.diffusion, encoder="base")
     return store
 
 
@@ -74,7 +79,7 @@ def workers(run: Path) -> list[int]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if str(run / "request.json") in line and any("--local_rank" in part for part in line):
+        if str(run / "config.json") in line and any("--local_rank" in part for part in line):
             found.append(process.pid)
     return found
 
@@ -140,7 +145,7 @@ def sheets(folder: Path) -> dict[str, bytes]:
 
 def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str, bytes]:
     """Those of the same training in one go, in this process."""
-    config = TrainConfig.read(run / "request.json").model_copy(update={"output": str(folder / "whole")})
+    config = TrainConfig.read(run / "config.json").model_copy(update={"output": str(folder / "whole")})
     train(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
@@ -193,11 +198,10 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     assert (len(left.samples()), shards_of(store), verify(left)) == (0, set(), [])
 
 
-def resolve(store: str, world: World, **changes: object) -> object:
-    settings = TrainSettings(steps=10, **changes.pop("settings", {}))  # type: ignore[arg-type]
-    named = {"output": None, "encoder": "base", "fingerprint": None, "store_version": None, "processes": 1}
-    named |= {"restart": False, "lineage": {}, **changes}
-    return resolve_config.fn(store, world.diffusion, settings=settings, **named)
+def resolve(store: str, world: World, settings: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    asked = {"encoder": "base", "settings": TrainSettings(steps=10, **(settings or {})), **changes}
+    request = TrainRequest(store=store, diffusion=world.diffusion, **asked)
+    return resolve_config.fn(request, Topology(processes=request.processes))
 
 
 def test_a_runs_folder_follows_from_its_settings(
@@ -205,8 +209,8 @@ def test_a_runs_folder_follows_from_its_settings(
 ) -> None:
     monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
 
-    def folder(**changes: object) -> str:
-        return resolve(deployed.store, world, encoder="llm", **changes).output  # type: ignore[attr-defined]
+    def folder(**changes: Any) -> str:
+        return resolve(deployed.store, world, encoder="llm", **changes).output
 
     first = folder()
     assert Path(first).parent == tmp_path / "train"
@@ -225,8 +229,8 @@ def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
     monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
     parent = deployed.output / "adapter"
     warm = resolve(deployed.store, world, encoder="llm", settings={"start_from": str(parent)})
-    assert (warm.start_from, warm.parent) == (str(parent), "")  # type: ignore[attr-defined]
-    assert warm.output != resolve(deployed.store, world, encoder="llm").output  # type: ignore[attr-defined]
+    assert (warm.start_from, warm.parent) == (str(parent), "")
+    assert warm.output != resolve(deployed.store, world, encoder="llm").output
     about = json.loads((parent / "adapter_config.json").read_text())
     other = tmp_path / "other"
     other.mkdir()
@@ -242,8 +246,8 @@ def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
 def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     config = resolve(own_store, world, output=output)
-    config.write(tmp_path / "run" / "request.json")  # type: ignore[attr-defined]
-    began = config.store_version  # type: ignore[attr-defined]
+    config.write(config.path)
+    began = config.store_version
     assert grow(own_store) == began
     assert resolve(own_store, world, output=output) == config
     assert resolve(own_store, world, output=output, store_version=began) == config
@@ -251,7 +255,7 @@ def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_
         resolve(own_store, world, output=output, store_version=began + 1)
     (tmp_path / "run" / "notes.txt").touch()
     fresh = resolve(own_store, world, output=output, restart=True)
-    assert fresh.store_version == EncodingStore.open(own_store).version > began  # type: ignore[attr-defined]
+    assert fresh.store_version == EncodingStore.open(own_store).version > began
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "notes.txt"}
     assert pinned_version(tmp_path / "run", None) is None
 

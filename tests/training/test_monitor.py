@@ -186,9 +186,9 @@ def test_looking_changes_no_loss(
 
     monkeypatch.setattr(monitor, "LEAST_SHARE", 1.1)  # every layer counts as drowned
     blind, looking = (training_run.config(root, name, zero_stage=stage) for name in ("blind", "looking"))
-    loop.train(blind)
+    loop.train(training_run.resolved(blind))
     assert "drowned" not in caplog.text
     monkeypatch.setattr(loop, "EVERY", 4)
-    loop.train(looking)
+    loop.train(training_run.resolved(looking))
     assert training_run.rows(looking) == training_run.rows(blind)
     assert caplog.text.count("original path drowned: it makes up less than 110% of the output in 4 of 4 layers") == 1

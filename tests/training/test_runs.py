@@ -34,7 +34,7 @@ from tests.training import training_run
 def train(config: TrainConfig) -> Path | None:
     from llmdiff.training.loop import train
 
-    return train(config)
+    return train(training_run.resolved(config))
 
 
 DRAWING = {"sample_every": 3, "validation_prompts": ("caption 1", "caption 2"), "validation_steps": 2}
@@ -337,7 +337,7 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
         joining = ["train", "--store", config.store, "--diffusion", config.base, "--output", config.output]
         joining += ["--hostfile", hostfile, "--node-rank", "1", "--master-port", port]
         second = training_run.start_python(LLMDIFF, *joining, enter=hosts.enter[1], **hosts.environment)
-        config.write(Path(config.output) / "request.json")
+        training_run.resolved(config, processes=2)
         place = (hostfile, port, config.output)
         first = training_run.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
         wait_for(Path(config.output) / "metrics.jsonl", first, lines=5, seconds=400)
@@ -429,10 +429,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
     config, limit, write = training_run.config(root, "full"), resource.getrlimit(resource.RLIMIT_FSIZE), loop.update
 
-    def update(run: Run, share: loop.RankBatch, meter: MetricLogger) -> bool:
-        if share.batch.position == 8 and share.epoch == 1:  # step 8
+    def update(run: Run, rank_batch: loop.RankBatch, metrics: MetricLogger) -> bool:
+        if rank_batch.batch.position == 8 and rank_batch.epoch == 1:  # step 8
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
-        return write(run, share, meter)
+        return write(run, rank_batch, metrics)
 
     monkeypatch.setattr(loop, "update", update)
     try:
@@ -598,16 +598,33 @@ def test_gradients_that_stay_not_finite_stop_the_run_in_its_last_good_state(
         ({"fingerprint": "f00"}, "expected encodings of f00, found"),
         ({"store_version": 99}, "version"),
         ({"store": "nowhere"}, "nowhere"),
-        ({"sample_every": 2, "validation_prompts": ("unheard of",)}, "no encoding of the caption 'unheard of'"),
     ],
 )
-def test_mistakes_are_named(
-    root: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
-) -> None:
-    path = training_run.config(root, **changes).write(root / "run.json")
+def test_mistakes_are_named_when_the_run_is_resolved(root: Path, changes: dict[str, object], message: str) -> None:
+    config = training_run.config(root, **changes)
+    with pytest.raises((ValueError, OSError), match=message):
+        training_run.resolved(config)
+    assert not Path(config.output).exists()
+
+
+def test_a_mistake_that_the_process_finds_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unheard = training_run.config(root, sample_every=2, validation_prompts=("unheard of",))
+    assert "no encoding of the caption 'unheard of'" in refusal(training_run.resolved(unheard).path, capsys)
+
+
+def test_a_process_resolves_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes the file of `resolve`, for as many processes as there are."""
+    config = training_run.config(root)
+    assert "expected a resolved run" in refusal(config.write(root / "run.json"), capsys)
+    for_two = training_run.resolved(config, processes=2).path
+    assert "expected 2 processes, as it was resolved for, found 1" in refusal(for_two, capsys)
+
+
+def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the training process fails with."""
     assert main(["--config", str(path)]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert message in line
+    return line
 
 
 def test_another_configuration_needs_another_folder(root: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
+from infra.launch.hostfile import Topology
 from llmdiff import LLMDiffPipeline
 from llmdiff.data.encode import encode_shard, prepare
 from llmdiff.data.sources import open_source
@@ -21,9 +22,12 @@ from llmdiff.training.config import TrainSettings
 from llmdiff.training.distributed import start
 from llmdiff.training.monitor import swapped
 from llmdiff.training.objective import sample_generators
+from llmdiff.training.resolve import resolve
 from llmdiff.training.setup import prepare as prepare_run
 from pipelines.flows.encode import prepare_store
 from pipelines.flows.train import resolve_config
+from pipelines.requests.encode import EncodeRequest
+from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from storage import EncodingStore, caption_hash
 from storage.maintenance.verify import verify
@@ -53,7 +57,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
     settings = EncoderConfig(dtype="float32") if encoder == "llm" else EncoderConfig()
-    return make_job(str(root / store), str(root / "base"), str(root / "llm"), encoder, None, settings)
+    request = EncodeRequest(
+        data=str(root / "data"),
+        store=str(root / store),
+        diffusion=str(root / "base"),
+        llm=str(root / "llm"),
+        encoder=encoder,
+        settings=settings,
+    )
+    return make_job(request, pictures=True)
 
 
 def encode(root: Path, encoder: str = "llm", store: str = "store") -> list[Any]:
@@ -68,8 +80,8 @@ def config(root: Path, output: str, store: str = "store", **settings: Any) -> Tr
     plain = {"steps": 6, "batch_size": 4, "warmup": 1, "threads": 1, "log_every": 1, "checkpoint_every": 2}
     plain |= {"learning_rate": 1e-2, "sample_every": 3, "validation_prompts": PROMPTS, "validation_steps": 2}
     chosen = TrainSettings(**{**plain, **settings})
-    paths = [str(root / name) for name in (store, "base", output)]
-    return resolve_config.fn(*paths, "llm", None, None, chosen, 1, False, {})
+    paths = {"store": str(root / store), "diffusion": str(root / "base"), "output": str(root / output)}
+    return resolve_config.fn(TrainRequest(**paths, settings=chosen), Topology(processes=1))
 
 
 def train(config: TrainConfig) -> None:
@@ -153,11 +165,11 @@ from llmdiff.training.config import TrainConfig
 
 advance, steps = metrics.MetricLogger.advance, []
 
-def count(meter):
+def count(metrics):
     steps.append(1)
     if len(steps) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    advance(meter)
+    advance(metrics)
 
 metrics.MetricLogger.advance = count
 loop.train(TrainConfig.read(sys.argv[2]))
@@ -207,7 +219,6 @@ def test_what_the_base_lacks_or_the_store_is_told_before_the_unet_is_loaded(root
             {"pooled_fingerprint": plan.fingerprint},
             "pooled embeddings .*: expected width 32, .*found 48: encode again",
         ),
-        ({"pooled_fingerprint": "0" * 32}, "expected encodings of 0000"),
         (
             {"adapter": plan.adapter.model_copy(update={"base_context": "clip"}), "base_fingerprint": plan.fingerprint},
             f"text features {plan.fingerprint}: expected width 64, .*found 48",
@@ -217,6 +228,8 @@ def test_what_the_base_lacks_or_the_store_is_told_before_the_unet_is_loaded(root
         changed = plan.model_copy(update={**changes, "output": str(tmp_path / str(i))})
         with pytest.raises(ValueError, match=message):
             prepare_run(changed, start(changed))
+    with pytest.raises(ValueError, match="expected encodings of 0000"):
+        resolve(plan.model_copy(update={"pooled_fingerprint": "0" * 32, "output": str(tmp_path / "none")}))
     training_run.save_base(tmp_path / "sd")
     changed = plan.model_copy(update={"base": str(tmp_path / "sd"), "output": str(tmp_path / "sd-run")})
     with pytest.raises(ValueError, match=f"sd: expected no pooled_fingerprint, found {own('pooled', store)}"):

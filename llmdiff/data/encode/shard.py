@@ -126,21 +126,22 @@ class RowEncoder:
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
-        for encoders in self.encoders.of_captions:
-            known = self.store.snapshot().encodings(encoders.fingerprint, list(captions)).keys() | self.failed.keys()
+        for text_encoding in self.encoders.of_captions:
+            fingerprint = text_encoding.fingerprint
+            known = self.store.snapshot().encodings(fingerprint, list(captions)).keys() | self.failed.keys()
             new = {
                 key: text
                 for key, text in captions.items()
-                if key not in known and (encoders.fingerprint, key) not in self.written
+                if key not in known and (fingerprint, key) not in self.written
             }
-            for key, encoding in encode_finite(encoders.encoder, new):
+            for key, encoding in encode_finite(text_encoding.encoder, new):
                 if isinstance(encoding, BadRow):
                     self.failed[key] = encoding
                     continue
                 bits = as_bits(encoding)
-                self.writer.add_encoding(key, bits, encoders.fingerprint)
-                self.written.add((encoders.fingerprint, key))
-                if encoders is self.encoders:
+                self.writer.add_encoding(key, bits, fingerprint)
+                self.written.add((fingerprint, key))
+                if text_encoding is self.encoders:
                     self.report.captions += 1
                     self.report.tokens += len(bits)
 
@@ -187,14 +188,14 @@ class RowEncoder:
             self.report.examples.append(f"{self.source.name} row {number}: {bad}")
 
 
-def load_picture(data: bytes, encoders: LatentEncoding) -> Picture | BadRow:
+def load_picture(data: bytes, latents: LatentEncoding) -> Picture | BadRow:
     """A picture's square with its keys, or why it can't be used."""
     try:
-        square, crop = load_image(data, encoders.size, min_side=encoders.min_side)
+        square, crop = load_image(data, latents.size, min_side=latents.min_side)
     except BadRow as bad:
         return bad
     of_image = content_hash(data)
-    return Picture(of_image, encoders.key(of_image), square, crop)
+    return Picture(of_image, latents.key(of_image), square, crop)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -16,15 +16,16 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS, caption
-from llmdiff.shapes.draw import draw
-from llmdiff.shapes.evaluator import score
+from llmdiff.shapes.draw import draw as draw_scene
+from llmdiff.shapes.evaluator import score_facts
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
 from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, BATCH, POOL, DROPOUT = 0, 32, 30000, 0.1
-STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the judge is content
+STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the rule-based evaluator is content
 TEXT_STEPS, TEXT_BATCH = 2500, 128
 TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
@@ -66,8 +67,8 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
 
     verdicts: dict[str, dict[str, float]] = {}
 
-    def judge_at(step: int) -> None:
-        verdicts[str(step)] = judge_template(pipe)
+    def evaluate_at(step: int) -> None:
+        verdicts[str(step)] = score_template(pipe)
         print(f"\nafter {step} steps, two things, held-out pairs, own template: {verdicts[str(step)]}", flush=True)
         save(pipe, folder)
 
@@ -80,9 +81,9 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
         8e-4,
         ema_decay=0.9995,
         schedule_steps=max(steps, SCHEDULE_STEPS),
-        checkpoint=judge_at,
+        checkpoint=evaluate_at,
     )
-    judge_at(steps)
+    evaluate_at(steps)
     facts = {
         "data": f"{pool} drawn scenes of one to three things with captions of one template, none with a held-out pair",
         "command": "python -m llmdiff.shapes.pretrain base",
@@ -170,7 +171,7 @@ def make_pool(
     latents, captions = [], []
     for start in range(0, count, 500):
         scenes = [random_scene(rng) for _ in range(min(500, count - start))]
-        pictures = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes])).permute(0, 3, 1, 2)
         with fast_cpu_math():
             x = vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean
         latents.append(x.float() * vae.config.scaling_factor)
@@ -180,21 +181,15 @@ def make_pool(
 
 
 @torch.no_grad()
-def judge_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, float]:
-    """The judge's shares on pictures of held-out two-thing scenes, captioned in the base's own template."""
+def score_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, float]:
+    """Return the share of facts that hold in pictures of held-out two-thing scenes, in the base's own template."""
     rng = np.random.default_rng(99)
     scenes = [sample_scene(rng, 2, held_out=True) for _ in range(count)]
     prompts = [caption(scene, "template", rng) for scene in scenes]
     pipe.set_progress_bar_config(disable=True)
     with fast_cpu_math():
-        pictures = pipe(
-            prompts,
-            num_inference_steps=20,
-            guidance_scale=3.0,
-            output_type="np",
-            generator=torch.Generator().manual_seed(0),
-        ).images
-    verdicts = score(list((pictures * 255 + 0.5).astype(np.uint8)), scenes)
+        (pictures,) = draw(pipe, prompts, range(count), Sampling(), batch_size=count)
+    verdicts = score_facts(list(to_uint8(pictures)), scenes)
     return {fact: round(float(values.mean()), 3) for fact, values in verdicts.items()}
 
 
