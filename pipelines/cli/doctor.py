@@ -16,8 +16,12 @@ from urllib.parse import urlsplit
 
 from infra.environment import home, tracking_uri
 from infra.service.processes import redacted
+from llmdiff.extras import PACKAGES
 
-PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+CORE = ("torch", "transformers", "diffusers")
+OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+PYTHONS = ((3, 11), (3, 13))
+"""The oldest and the newest Python that the pins of constraints.txt were resolved for."""
 LEAST_FREE = 5 * 10**9
 
 
@@ -35,21 +39,24 @@ def examine() -> list[Finding]:
 
 
 def python() -> Finding:
-    """The interpreter."""
-    version = sys.version_info
-    return Finding("python", version >= (3, 11), f"{sys.version.split()[0]} at {sys.executable}; 3.11 is tested")
+    """Look at the interpreter."""
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    fine = PYTHONS[0] <= sys.version_info[:2]
+    return Finding("python", fine, f"{sys.version.split()[0]} at {sys.executable}; {first} to {last} are tested")
 
 
 def packages() -> Finding:
-    """The libraries that everything needs, with their versions."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    """List the libraries with their versions; only those of the light core must be there."""
+    if missing := [name for name in CORE if not _installed(name)]:
         return Finding("packages", False, f"missing: {', '.join(missing)}")
-    return Finding("packages", True, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    there = [name for name in (*CORE, *OPTIONAL) if _installed(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in there)
+    extras = sorted({PACKAGES[name][1] for name in OPTIONAL if name not in there})
+    return Finding("packages", True, f"{versions}; not installed: llmdiff[{','.join(extras)}]" if extras else versions)
 
 
 def kernels() -> Finding:
-    """Another package of the name would be hidden by ours, or hide it."""
+    """Look for another package of the name, which ours hides or which hides ours."""
     found = importlib.util.find_spec("kernels")
     ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
     where = Path(found.origin).resolve() if found is not None and found.origin else None
@@ -57,11 +64,11 @@ def kernels() -> Finding:
         other = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
         other = None
-    if where != ours or other is not None:
-        return Finding(
-            "kernels", False, f"the package `kernels` {other or ''} at {where} clashes with ours: uninstall it"
-        )
-    return Finding("kernels", True, "no other package of that name")
+    if where == ours and other is None:
+        return Finding("kernels", True, "no other package of that name")
+    what = f"the package `kernels` {other} is installed" if other else f"another `kernels` at {where} hides ours"
+    remedy = "uninstall it (pip uninstall kernels), then install llmdiff again"
+    return Finding("kernels", False, f"{what}, and clashes with llmdiff's own: {remedy}")
 
 
 def processors() -> Finding:
@@ -83,7 +90,7 @@ def gpu() -> Finding:
 
 def triton() -> Finding:
     """Whether kernels are compiled here."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return Finding("triton", True, "not installed: the PyTorch path is used")
     where = "compiles kernels" if shutil.which("nvidia-smi") else "no GPU: the PyTorch path is used"
     return Finding("triton", True, f"{importlib.metadata.version('triton')}; {where}")
@@ -91,6 +98,8 @@ def triton() -> Finding:
 
 def deepspeed() -> Finding:
     """Operators that DeepSpeed compiles itself need a compiler; training here uses none of them by default."""
+    if not _installed("deepspeed"):
+        return Finding("deepspeed", True, "not installed; training needs it")
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     tools = [name for name, there in (("ninja", shutil.which("ninja") or _ninja()), ("c++", compiler)) if not there]
     note = (
@@ -137,6 +146,10 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _ninja() -> bool:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    extras = (name for extra in project["optional-dependencies"].values() for name in extra)
+    return [*project["dependencies"], *(name for name in extras if not name.startswith("llmdiff["))]
 
 
 def name_of(requirement: str) -> str:
