@@ -16,8 +16,10 @@ def encode_options(
     data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
 ) -> tuple[EncoderConfig, list[str] | None]:
     """The encoder's settings and the captions without pictures; refuses data, files and settings that can't be used."""
+    from llmdiff.extras import require
     from pipelines.cli.config_files import read_settings
 
+    require("prefect")  # before the readers of data, which miss less
     settings = read_settings(config, assignments)
     more = read_lines(captions) if captions is not None else None
     from llmdiff.data.sources import source_files
@@ -50,7 +52,9 @@ def read_lines(file: Path) -> list[str]:
 def start_engine() -> None:
     """Settings for flows in this process; see `infra.environment`."""
     from infra.environment import prepare_engine
+    from llmdiff.extras import require
 
+    require("prefect")
     prepare_engine(debug="--debug" in sys.argv)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmdiff.extras import missing_extra
 from pipelines.cli.bootstrap import encode_options, end_well_on_sigterm, read_lines, start_engine
 from pipelines.cli.encoder_settings import settings_help
 from pipelines.cli.evaluate import evaluate_app
@@ -309,6 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def error_line(error: Exception) -> str:
     """An error in one line; the kinds that are nobody's plain words keep their name."""
+    if isinstance(error, ModuleNotFoundError) and (told := missing_extra(error)) is not None:
+        return told
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
