@@ -9,8 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import StableDiffusionPipeline
 
 import llmdiff
@@ -52,9 +54,14 @@ def check_encoder() -> Encoder:
     return encoder
 
 
+def load_base() -> StableDiffusionPipeline:
+    """The embedded Stable Diffusion without an adapter."""
+    return StableDiffusionPipeline.from_pretrained(DIFFUSION, safety_checker=None, dtype=torch.float32)
+
+
 def make_adapter(folder: Path, encoder: Encoder) -> None:
     """Save an adapter of random weights that says it was trained with the encoder."""
-    pipe = StableDiffusionPipeline.from_pretrained(DIFFUSION, safety_checker=None)
+    pipe = load_base()
     facts = {"encoding_dim": encoder.hidden_size, "encoder_description": encoder.describe(), "llm": str(LLAMA)}
     adapter = LLMAdapter.for_unet(pipe.unet, AdapterSettings(), base_model=str(DIFFUSION), **facts)
     torch.manual_seed(0)
@@ -66,14 +73,14 @@ def make_adapter(folder: Path, encoder: Encoder) -> None:
 def draw(pipe: StableDiffusionPipeline) -> np.ndarray:
     """The same picture in a few steps, ``(height, width, 3)``."""
     pipe.set_progress_bar_config(disable=True)
-    noise = torch.Generator().manual_seed(0)
-    return pipe(CAPTION, num_inference_steps=3, generator=noise, output_type="np").images[0]
+    generator = torch.Generator().manual_seed(0)
+    return pipe(CAPTION, num_inference_steps=3, generator=generator, output_type="np").images[0]
 
 
 def check_pictures(adapter: Path, encoder: Encoder) -> None:
     """Both ways to an adapter draw the same picture; without it the pipeline draws what it drew before."""
     drawn = draw(LLMDiffPipeline.from_pretrained(DIFFUSION, adapter, LLAMA, safety_checker=None))
-    pipe = StableDiffusionPipeline.from_pretrained(DIFFUSION, safety_checker=None)
+    pipe = load_base()
     plain = draw(pipe)
     load_adapter(pipe, adapter, encoder)
     assert drawn.std() > 0
@@ -109,6 +116,8 @@ def check_commands() -> None:
 
 def main() -> None:
     """All of it, and a line for each that passed."""
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
     check_environment()
     print("environment: the light core alone")
     check_kernel()
