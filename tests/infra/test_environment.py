@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import kernels
+import llmdiff
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +37,12 @@ def test_every_requirement_is_pinned_and_installed_as_pinned() -> None:
     for requirement in requirements():
         name = name_of(requirement)
         assert importlib.metadata.version(name).split("+")[0] == pins[name]
+
+
+def test_the_version_has_one_source() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "llmdiff.__version__"}
+    assert importlib.metadata.version("llmdiff") == llmdiff.__version__
 
 
 def test_packages_know_their_own_data() -> None:
