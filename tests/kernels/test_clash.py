@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[2]
 BARE = [sys.executable, "-S", "-c"]  # without the environment's own packages, our editable install among them
 PACKAGES = next(path for path in sys.path if path.endswith("site-packages"))
