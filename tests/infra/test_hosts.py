@@ -112,7 +112,6 @@ def ranks(folder: Path) -> list[list[str]]:
     return [path.read_text().split() for path in sorted(folder.glob("rank-*"))]
 
 
-@pytest.mark.slow
 def test_hosts_started_from_one_place_save_when_it_ends(
     hosts: Hosts, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from infra.tracking.registry import (
 from infra.tracking.run import client, tracked_run
 from tests.infra.tiny_adapter import make_store
 
-pytestmark = pytest.mark.usefixtures("tracking")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
 
 
 @pytest.fixture

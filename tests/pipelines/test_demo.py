@@ -2,14 +2,9 @@
 
 import json
 
-import pytest
-
 from pipelines.demo import run_demo
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
 def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process) -> None:
     out = tmp_path / "demo"
     report = run_demo(out, pictures=80, prompts=2, steps=4)

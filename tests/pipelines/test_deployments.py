@@ -23,8 +23,6 @@ from infra.tracking.run import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
-
 
 def test_encode_and_train_run_to_completed(deployed: Deployed, in_process: Server) -> None:
     assert "finished successfully in 'Completed'" in deployed.runs["encode"]

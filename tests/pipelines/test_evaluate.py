@@ -20,7 +20,6 @@ from tests.evaluation import metric_models
 from tests.infra.tiny_adapter import make_adapter, make_base
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(600)]
 SEEDS = (3, 4)
 PROMPTS = [("<img src=x>", "Odd <i>"), ("a cat", "Animals"), *((letter, "Letters") for letter in "bcdefghijk")]
 

@@ -14,7 +14,6 @@ from pipelines.flows import promote
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
 CHAMPION = f"models:/{MODEL}@champion"
 
 

@@ -23,8 +23,6 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
-
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258
 """More than are read at once: the pictures behind URLs are asked for when the rows before them are half-written."""

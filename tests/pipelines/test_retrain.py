@@ -32,8 +32,6 @@ from storage import EncodingStore
 from storage.locks.mutex import turn
 from tests.pipelines.conftest import ROOT, Deployed, Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
-
 NAME = "grown"
 ROWS = 32
 TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 1, "log_every": 1, "threads": 1}

@@ -18,7 +18,7 @@ from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import Drawing, drawn, load
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 TINY = Sizes(pictures=32, scenes=1, captions=2)
 
 

@@ -24,8 +24,6 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
-
 SETTINGS = ["steps=100", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
 SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps=1"]
 

@@ -17,6 +17,8 @@ from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
 from tests.storage import synthetic, writer_process
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def store(tmp_path) -> EncodingStore:

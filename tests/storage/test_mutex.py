@@ -39,6 +39,7 @@ def store(tmp_path: Path) -> EncodingStore:
     return EncodingStore.create(tmp_path / "store")
 
 
+@pytest.mark.process
 def test_the_second_is_told_whose_turn_it_is_and_may_wait(store: EncodingStore) -> None:
     child = hold(store)
     with turn(store, "retrain") as holder:
@@ -57,6 +58,7 @@ def test_the_second_is_told_whose_turn_it_is_and_may_wait(store: EncodingStore) 
     collect(store)
 
 
+@pytest.mark.process
 def test_a_killed_ones_turn_is_over(store: EncodingStore) -> None:
     child = hold(store)
     child.kill()
@@ -72,7 +74,6 @@ def test_an_error_ends_it(store: EncodingStore) -> None:
         assert holder is None
 
 
-@pytest.mark.xdist_group("s3")
 def test_in_an_object_store(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EncodingStore.create(s3_url)
     with turn(store, "retrain") as ours, turn(store, "retrain") as other:

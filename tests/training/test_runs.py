@@ -149,6 +149,7 @@ for place, owner, name, times in points:
 """
 
 
+@pytest.mark.process
 def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(finished: TrainConfig, root: Path) -> None:
     config = training_run.config(root, "killed", **DRAWING)
     lives = training_run.start_worker(config, command=["-c", KILLED])
@@ -236,6 +237,7 @@ def test_neither_llm_nor_autoencoder_is_loaded(stopped: tuple[TrainConfig, int, 
     assert "LOADED []" in output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("when", ["at once", "while loading"])
 def test_a_sigterm_before_the_first_step_ends_well_too(root: Path, when: str) -> None:
     config = training_run.config(root)
@@ -264,6 +266,7 @@ subprocess.Popen([sys.executable, "-c", child]).wait()
 """
 
 
+@pytest.mark.process
 def test_a_worker_is_asked_to_end_when_its_launcher_is_killed() -> None:
     parent = training_run.start_python("-c", PARENT)
     assert parent.stdout is not None
@@ -294,14 +297,12 @@ def two(finished: TrainConfig, parts: Path) -> TrainConfig:
     return config
 
 
-@pytest.mark.slow
 def test_two_processes_see_the_same_losses(finished: TrainConfig, two: TrainConfig) -> None:
     assert training_run.losses(two) == pytest.approx(training_run.losses(finished), rel=1e-4)
     for one, other in zip(training_run.rows(finished), training_run.rows(two), strict=True):
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_of_two_processes_goes_on_with_one(
     finished: TrainConfig, two: TrainConfig, root: Path, stage: int
@@ -324,8 +325,6 @@ run_training(Path(output), topology_of(1, hostfile, 0, int(port)), poll=lambda: 
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
     finished: TrainConfig, two: TrainConfig, root: Path
 ) -> None:
@@ -352,7 +351,7 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
     assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_of_one_process_goes_on_with_two_that_leave_out_the_same_steps(root: Path) -> None:
     training_run.own_store(root, broken=True)
     train(one := training_run.config(root, "one"))
