@@ -20,9 +20,11 @@ from llmdiff import ports
 
 KINDS = ("unit", "process", "service")
 SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "s3_server", "server", "service"})
-PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped", "two"})
-SHARED = {"service": "service", "deployed": "deployed", "two": "launched", "server": "flows", "s3_server": "s3"}
-"""Fixtures that take long to make, with the group of tests that shares one; the groups that take longest come first."""
+PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process_run"})
+SHARED = ("service", "deployed", "two_process_run", "stopped_run", "s3_server")
+"""Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
+LONGEST = ("deployed", "test_train_command", "service", "two_process_run", "test_demo", "test_studies", "test_promote")
+"""The groups that come first, for they take longest."""
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind")
@@ -44,9 +46,13 @@ def kind_of(item: pytest.Item) -> str:
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Return the group of tests that one pytest-xdist worker runs, for they share a fixture; None for a test alone."""
+    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
+
+    A Prefect server is started by each worker that needs one, and the tests of a module stay together.
+    """
     fixtures = fixtures_of(item)
-    return next((group for fixture, group in SHARED.items() if fixture in fixtures), None)
+    found = next((name for name in SHARED if name in fixtures), None)
+    return item.path.stem if found is None and "server" in fixtures else found
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
@@ -54,9 +60,10 @@ def fixtures_of(item: pytest.Item) -> set[str]:
 
 
 def longest_first(item: pytest.Item) -> tuple[int, int]:
-    """Order tests so that all workers end together: groups, services, processes, and at last what takes no time."""
-    groups = [*SHARED.values(), None]
-    return groups.index(group_of(item)), -KINDS.index(kind_of(item))
+    """Order tests so that all workers end together: long groups, services, processes, at last what takes no time."""
+    group = group_of(item)
+    rank = LONGEST.index(group) if group in LONGEST else len(LONGEST)
+    return rank, -KINDS.index(kind_of(item))
 
 
 @contextmanager

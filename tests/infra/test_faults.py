@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.infra.service import SETTINGS, Service
-from tests.infra.training_process import Killed, Survivor, steps_in
+from tests.infra.training_process import Killed, Survivor
+from tests.training.run_folder import steps_in
 
 
 def test_a_killed_workers_run_saves_and_is_shown_as_crashed(service: Service, killed: Killed) -> None:

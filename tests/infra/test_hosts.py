@@ -64,8 +64,8 @@ def test_wishes_that_contradict_a_hostfile_are_refused(
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    with two_hosts() as made:
-        yield made
+    with two_hosts() as hosts:
+        yield hosts
 
 
 @pytest.fixture

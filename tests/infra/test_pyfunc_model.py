@@ -31,11 +31,11 @@ PROMPTS = ["a red circle", "a blue square"]
 @pytest.fixture
 def registered(tracking: Path, tmp_path: Path) -> Iterator[Registered]:
     """A champion, for MLflow's own functions too."""
-    made = register_adapter(make_adapter(tmp_path / "adapter", make_base(tmp_path / "sd")), tags={})
-    set_champion(find_version(made.uri))
+    champion = register_adapter(make_adapter(tmp_path / "adapter", make_base(tmp_path / "sd")), tags={})
+    set_champion(find_version(champion.uri))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking_uri())
-    yield made
+    yield champion
     mlflow.set_tracking_uri(before)
 
 

@@ -24,6 +24,7 @@ from pipelines.flows.retrain import retrain_flow
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
+from tests.small_disk import mounted
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
 COMMANDS = (
@@ -369,13 +370,8 @@ class TestEncode:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "300k") as folder:
+        yield folder
 
 
 class TestTrain:

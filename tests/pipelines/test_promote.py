@@ -44,8 +44,8 @@ def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Dec
     """Registers a version, and promotes it with these shares for it and the champion."""
 
     def run(*of: float, **rule: Any) -> promote.Decision:
-        made = register_adapter(folder, tags={})
-        eval_models = [made.version, *([champion()] if len(of) > 1 else [])]
+        registered = register_adapter(folder, tags={})
+        eval_models = [registered.version, *([champion()] if len(of) > 1 else [])]
         shares.update(zip(eval_models, of, strict=True))
         decision = promote.promote_flow(**rule)
         assert not shares

@@ -53,10 +53,10 @@ def test_studies_share_what_they_make_and_end_in_pages(
     told = run("prompts", output)
     assert [row["model"] for row in told["rows"]] == ["base"] * 3 + ["score difference"] * 3
     assert len(list((output / "adapters").iterdir())) == 1
-    made = times(output)
+    before = times(output)
     assert run("closed", output)["rows"] == closed["rows"]
     assert run("prompts", output)["rows"] == told["rows"]
-    assert times(output) == made
+    assert times(output) == before
     page = write_docs(output, tmp_path / "docs").read_text()
     for name in ("weights", "closed", "prompts"):
         assert (output / name / "table.md").read_text() in page

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from storage import EncodingStore
 from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
+from tests.small_disk import mounted
 from tests.storage import synthetic, writer_process
 
 pytestmark = pytest.mark.process
@@ -113,13 +113,8 @@ def test_a_file_can_grow_no_more(store, limit):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_full_disk(small_disk):
