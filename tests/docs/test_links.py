@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from tests.docs.pages import DOCS, HISTORY, PAGES, ROOT, anchors, links, name_of, slug, spans
 
 FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+CODE = ("kernels", "storage", "llmdiff", "infra", "pipelines", "benchmarks")
 LEFT_BY_RUNS = ("runs/", "site/")
 
 
@@ -59,6 +61,18 @@ def test_every_path_of_the_repository_exists(page: Path) -> None:
     named = {span.split()[0].rstrip(":") for span in spans(page) if span.startswith(FOLDERS)}
     paths = [path for path in named if not path.startswith(LEFT_BY_RUNS) and "*" not in path]
     assert [path for path in sorted(paths) if not (ROOT / path).exists() and not (DOCS / path).exists()] == []
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    named = {
+        (file.relative_to(ROOT).as_posix(), name)
+        for folder in CODE
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".yaml", ".json", ".jinja", ".sbatch") and "weights" not in file.parts
+        for name in re.findall(r"\bdocs/[\w/.-]+\.md\b", file.read_text())
+    }
+    assert named
+    assert sorted((file, name) for file, name in named if not (ROOT / name).exists()) == []
 
 
 def test_the_readme_is_at_most_150_lines() -> None:
