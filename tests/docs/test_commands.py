@@ -12,13 +12,13 @@ import pytest
 import typer
 import yaml
 from prefect.utilities.callables import parameter_schema
-from prefect.utilities.importtools import import_object
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
 from pipelines.cli.config_files import read_settings
 from pipelines.cli.main import app
-from tests.docs.pages import HISTORY, PAGES, ROOT, blocks, command_lines, llmdiff_commands, name_of, spans
+from tests.docs.deployments import DEPLOYMENTS
+from tests.docs.pages import HISTORY, PAGES, blocks, command_lines, llmdiff_commands, name_of, spans
 
 PROGRAM = typer.main.get_command(app)
 SHELL = ("bash",)
@@ -139,12 +139,8 @@ def test_every_parameter_of_a_deployment_exists(page: Path) -> None:
 
 def schema_of(deployment: str) -> dict[str, Any]:
     """Return the schema of a deployment's parameters."""
-    flow, _, name = deployment.partition("/")
-    for one in yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]:
-        entry = import_object(one["entrypoint"])
-        if (entry.name, one["name"]) == (flow, name):
-            return parameter_schema(entry.fn).model_dump()
-    raise AssertionError(f"no deployment {deployment}")
+    assert deployment in DEPLOYMENTS, f"no deployment {deployment}; expected one of {', '.join(DEPLOYMENTS)}"
+    return parameter_schema(DEPLOYMENTS[deployment].fn).model_dump()
 
 
 def check_parameter(schema: dict[str, Any], given: str) -> None:

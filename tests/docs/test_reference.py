@@ -14,6 +14,7 @@ import yaml
 
 from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.metrics import METRICS
+from tests.docs.deployments import DEPLOYMENTS
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name_of
 
 OWN = ("llmdiff", "storage", "kernels", "infra", "pipelines")
@@ -33,6 +34,13 @@ def generate() -> ModuleType:
 def test_the_generated_pages_are_those_of_the_code(generate: ModuleType) -> None:
     stale = [name_of(path) for path, text in generate.pages().items() if path.read_text() != text]
     assert stale == [], "run `make docs`"
+
+
+def test_every_deployment_has_its_section() -> None:
+    page = (DOCS / "reference" / "deployments.md").read_text()
+    assert [line.removeprefix("## ") for line in page.splitlines() if "/default" in line and line[:2] == "##"] == [
+        *DEPLOYMENTS
+    ]
 
 
 def first_cells(page: Path) -> list[str]:
