@@ -12,7 +12,7 @@ FAST_WORKERS ?= 2
 # What belongs to one group, and what comes first, says tests/kinds.py.
 TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop test test-fast coverage check wheel resolve format bench clean help
+.PHONY: demo serve stop test test-fast coverage check wheel resolve format bench docs clean help
 help:
 	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
@@ -25,6 +25,7 @@ help:
 	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
 	@echo "make bench  the benchmarks"
+	@echo "make docs   the documentation as a site: site/index.html"
 
 demo: $(VENV)/.installed
 	$(BIN)/llmdiff demo
@@ -70,6 +71,12 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# The generated pages first; then any warning of mkdocs, such as a link to nothing, is an error.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # The pins of constraints.txt resolve for these three (.ci/resolve), so nothing else is tried in silence.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian 12: apt install python3.11-venv), or name one with 'make PYTHON=/path/to/python3.12'" >&2; exit 1; }
@@ -81,4 +88,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -55,7 +55,7 @@ class LLM:
     name: str
     width: int
     tokens: int
-    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/recipes.md``."""
+    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/how-to/recipes.md``."""
     tflop: float
     """A token, one plain forward pass."""
     ratio: float

@@ -111,7 +111,7 @@ class Encoder:
     def noise_std(self) -> tuple[float, ...]:
         """Standard deviation, band by band, of the noise that ``noise="fresh"`` leaves to each use: sqrt(2 sum h).
 
-        Training draws it at every step (METHOD section 2); pipelines read the encoding as it is, the noise's mean.
+        Training draws it at every step; pipelines read the encoding as it is, the noise's mean.
         """
         return noise_std(self.h if self.config.noise == "fresh" else (), self.llm.blocks, self.config.bands)
 

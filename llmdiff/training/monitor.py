@@ -1,4 +1,4 @@
-"""The failure signatures of the paper notes, watched for while training; each is told with what to change.
+"""Ways in which training is known to fail, watched for while training; each is told with what to change.
 
 Text ignored, the original path drowned, NaN encodings, truncated captions. Nothing here changes a loss curve.
 """

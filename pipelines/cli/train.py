@@ -22,7 +22,7 @@ train_app = typer.Typer()
 @train_app.command(
     epilog="Example: llmdiff train --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5 --set steps=10000"
     "\n\nSeveral hosts: llmdiff train --hostfile hosts --store s3://bucket/store --diffusion <SD 1.5> --output /mnt/x"
-    "\n\nCheckout, store, base and output are at the same paths on all hosts: docs/hosts.md"
+    "\n\nCheckout, store, base and output are at the same paths on all hosts: docs/how-to/hosts.md"
 )
 @options_of(TrainRequest, without=("settings", "ssh"))
 def train(

@@ -26,4 +26,4 @@ CATALOGUE: dict[StudyName, Entry] = {
     "latency": Entry("What do encoding and the second attention cost in time and memory?", 4),
 }
 EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")
-"""The three first experiments that the paper's notes name: `llmdiff study paper`."""
+"""Three first experiments on the method: `llmdiff study paper`."""
