@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,17 +39,7 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
     tokenizer = train_clip_tokenizer(np.random.default_rng(SEED))
     latents, tokens = make_pool(rng, vae, tokenizer, pool)
     null = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    text_encoder, unet, scheduler = build_text_encoder(tokenizer), build_unet(), build_scheduler()
     pretrain_text_encoder(text_encoder, latents, tokens, rng, min(TEXT_STEPS, steps))
     pipe = StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
@@ -73,23 +64,24 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
         save(pipe, folder)
 
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    figures = train(
-        "base",
-        parameters,
-        loss_of,
-        steps,
-        8e-4,
-        ema_decay=0.9995,
-        schedule_steps=max(steps, SCHEDULE_STEPS),
-        checkpoint=evaluate_at,
-    )
+    options: dict[str, Any] = {
+        "ema_decay": 0.9995,
+        "schedule_steps": max(steps, SCHEDULE_STEPS),
+        "checkpoint": evaluate_at,
+    }
+    figures = train("base", parameters, loss_of, steps, 8e-4, **options)
     evaluate_at(steps)
+    write_cards(folder, pool, {**figures, "own_template": verdicts})
+
+
+def write_cards(folder: Path, pool: int, figures: dict[str, Any]) -> None:
+    """Write the cards of U-Net and text encoder, which trained together."""
     facts = {
         "data": f"{pool} drawn scenes of one to three things with captions of one template, none with a held-out pair",
         "command": "python -m llmdiff.shapes.pretrain base",
         "seed": SEED,
         "batch": BATCH,
-        "figures": {**figures, "own_template": verdicts},
+        "figures": figures,
     }
     write_card(folder / "unet", **facts)
     write_card(folder / "text_encoder", **facts)
@@ -110,8 +102,22 @@ def pretrain_text_encoder(
     train("text", [*text_encoder.parameters(), *head.parameters()], loss_of, steps, 1e-3)
 
 
+def build_scheduler() -> DDIMScheduler:
+    """Build the noise schedule that the base is trained and sampled with."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
 def build_unet() -> UNet2DConditionModel:
-    """Six million parameters, cross-attention at 8x8 and 4x4."""
+    """Build a U-Net of six million parameters with cross-attention at 8x8 and 4x4."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(96, 144),
@@ -125,7 +131,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Three small CLIP layers."""
+    """Build a text encoder of three small CLIP layers."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -143,7 +149,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_clip_tokenizer(rng: np.random.Generator) -> CLIPTokenizer:
-    """A CLIP byte-pair encoding over captions in every wording: its words are known, their meaning is yet to learn."""
+    """Train a CLIP byte-pair encoding over captions in every wording; meaning is yet to learn."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -167,7 +173,7 @@ def train_clip_tokenizer(rng: np.random.Generator) -> CLIPTokenizer:
 def make_pool(
     rng: np.random.Generator, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled latents ``(scene, 4, 8, 8)`` float32 and template tokens ``(scene, token)`` of `count` training scenes."""
+    """Return scaled latents ``(scene, 4, 8, 8)`` float32 and template tokens ``(scene, token)`` of `count` scenes."""
     latents, captions = [], []
     for start in range(0, count, 500):
         scenes = [random_scene(rng) for _ in range(min(500, count - start))]
@@ -194,7 +200,7 @@ def score_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, 
 
 
 def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
-    """The Stable Diffusion folder around the autoencoder that is there already, weights in fp16."""
+    """Write the Stable Diffusion folder around the autoencoder that is there already, weights in fp16."""
     save_fp16(pipe.unet, folder / "unet")
     save_fp16(pipe.text_encoder, folder / "text_encoder")
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
