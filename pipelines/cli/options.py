@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import typer
 from annotated_types import Ge, Le
@@ -86,7 +85,7 @@ def _bounds(info: FieldInfo) -> dict[str, Any]:
 
 def _path_type(annotation: Any) -> Any:
     """Return the type of a path, optional where the annotated text is."""
-    return Path | None if get_origin(annotation) is UnionType and type(None) in get_args(annotation) else Path
+    return Path | None if type(None) in get_args(annotation) else Path
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Retraining on the embedded world: waves of shards, broken and empty ones, a crash, an event, two at once."""
+"""Retraining on the shapes benchmark: waves of shards, broken and empty ones, a crash, an event, two at once."""
 
 from __future__ import annotations
 
