@@ -24,17 +24,8 @@ PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process
 SHARED = ("service", "deployed", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
 """Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
 LONGEST = (
-    *(
-        "deployed",
-        "test_train_command",
-        "service",
-        "two_process_run",
-        "test_demo",
-        "test_studies",
-        "test_promote",
-        "written",
-    ),
-    *("test_promote", "stopped_run", "test_overfit", "test_power_loss"),
+    *("deployed", "test_train_command", "service", "two_process_run", "legacy_commands"),
+    *("test_demo", "test_studies", "test_promote", "stopped_run", "test_overfit", "test_power_loss"),
 )
 """The groups and modules that come first, for they take longest."""
 

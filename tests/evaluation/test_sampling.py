@@ -117,6 +117,7 @@ def test_an_evaluation_passes_every_setting_on(pipe: Any) -> None:
     }
 
 
+@pytest.mark.process
 def test_the_light_core_is_enough_to_draw() -> None:
     """A pipeline with an adapter is drawn from without the store, the engine and the registry."""
     heavy = ("deepspeed", "deltalake", "mlflow", "prefect", "pyarrow", "storage", "zarr")

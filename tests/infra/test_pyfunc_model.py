@@ -76,6 +76,7 @@ def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> 
     assert {Path(file).suffix for file in files} <= {"", ".py", ".txt", ".yaml", ".json", ".safetensors"}
 
 
+@pytest.mark.process
 def test_it_asks_for_mlflow_and_the_light_core_alone(registered: Registered) -> None:
     file = mlflow.artifacts.download_artifacts(f"{registered.uri}/requirements.txt")
     names = {re.split(r"[^a-z0-9-]", line)[0] for line in Path(file).read_text().splitlines()}

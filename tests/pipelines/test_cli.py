@@ -130,12 +130,14 @@ def bare(*commands: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(out, error) for out, error in json.loads(done.stdout)]
 
 
+@pytest.mark.process
 def test_help_needs_no_extra() -> None:
     for out, error in bare(("--help",), *((*command, "--help") for command in ALL_COMMANDS)):
         assert error == ""
         assert out.startswith("Usage: ")
 
 
+@pytest.mark.process
 def test_a_command_whose_extra_is_missing_says_which_to_install(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat")
     flows = "error: this needs Prefect: pip install 'llmdiff[pipelines]'\n"

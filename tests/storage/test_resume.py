@@ -169,6 +169,7 @@ def test_a_state_of_another_order_is_refused(store: EncodingStore, change: dict[
         data.load_state_dict({})
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("start", "error"), [("fork", ValueError), ("spawn", TypeError)])
 def test_worker_processes_are_refused(store: EncodingStore, start: str, error: type[Exception]) -> None:
     """Each would read every batch; and the codecs must not be forked after a read."""
