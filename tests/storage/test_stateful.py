@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from storage import EncodingStore, ShardWriter, caption_hash, content_hash
 from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
 from tests.storage import synthetic, writer_process
 
@@ -166,7 +167,7 @@ class History(RuleBasedStateMachine):
 
     def names(self, version: int, path: Path) -> bool:
         """Whether a version names the shard that a file is of."""
-        shards = EncodingStore.open(self.path, version=version).shards()
+        shards = list_shards(EncodingStore.open(self.path, version=version))
         return path.relative_to(self.path / "shards").parts[0] in {shard.name for shard in shards}
 
     def keys_of(self, rows: list[dict]) -> set[Key]:
