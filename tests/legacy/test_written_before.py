@@ -246,10 +246,13 @@ def test_parameters_of_retraining_are_taken() -> None:
     """As `llmdiff shapes --retrain` wrote them, and as a user may have added to them."""
     from pipelines.flows.retrain import retrain_flow
 
-    taken = retrain_flow.validate_parameters(EXPECTED["retrain"])
+    named_anew = {"growing": "readiness", "rule": "policy"}
+    taken = retrain_flow.validate_parameters(
+        {named_anew.get(name, name): value for name, value in EXPECTED["retrain"].items()}
+    )
     given = {**EXPECTED["retrain"]["settings"], "steps": 300}
     assert taken["settings"].model_dump(mode="json", exclude_unset=True) == given
-    assert (taken["growing"].settle, taken["rule"].margin, taken["rule"].metric) == (1.0, 0.02, "colour")
+    assert (taken["readiness"].settle, taken["policy"].margin, taken["policy"].metric) == (1.0, 0.02, "colour")
 
 
 def test_a_killed_run_goes_on_to_the_losses_of_one_that_was_not(written: Path, done: Done) -> None:

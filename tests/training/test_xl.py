@@ -71,8 +71,10 @@ def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
 def encode(root: Path, encoder: str = "llm", store: str = "store") -> list[Any]:
     found = job(root, encoder, store)
     prepare_store.fn(found, list(PROMPTS))
-    recipe = loaded_encoders(found.model_dump_json(), None)
-    return [encode_shard(EncodingStore.open(found.store), shard, recipe) for shard in open_source(root / "data")]
+    encoders = loaded_encoders(found.model_dump_json(), None)
+    return [
+        encode_shard(EncodingStore.open(found.request.store), shard, encoders) for shard in open_source(root / "data")
+    ]
 
 
 def config(root: Path, output: str, store: str = "store", **settings: Any) -> TrainConfig:
@@ -115,9 +117,9 @@ def test_every_caption_has_a_pooled_embedding_in_its_samples_commit(root: Path) 
 
 def test_captions_that_were_encoded_for_another_base_are_completed(root: Path) -> None:
     store = EncodingStore.create(root / "older")
-    recipe = loaded_encoders(job(root).model_dump_json(), None)
-    assert recipe.latents is not None
-    older = prepare(store, recipe.encoder, recipe.latents.encoder, 64)
+    encoders = loaded_encoders(job(root).model_dump_json(), None)
+    assert encoders.latents is not None
+    older = prepare(store, encoders.encoder, encoders.latents.encoder, 64)
     for shard in open_source(root / "data"):
         encode_shard(store, shard, older)
     with pytest.raises(ValueError, match='expected one kind of "pooled" .* encode again with --diffusion of this base'):
