@@ -9,13 +9,15 @@ CODE := kernels storage llmdiff infra pipelines
 # One more than two cores: tests of services and of processes that die wait most of their time.
 WORKERS ?= 3
 
-.PHONY: demo serve stop test check format bench clean help
+.PHONY: demo serve stop test check wheel resolve format bench clean help
 help:
 	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
 	@echo "make stop   ends them"
 	@echo "make test   the tests"
-	@echo "make check  ruff, mypy, import-linter"
+	@echo "make check  ruff, mypy, import-linter, the workflow"
+	@echo "make wheel  the light core from its wheel, in an environment of its own"
+	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
 	@echo "make bench  the benchmarks"
 
@@ -36,6 +38,12 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
+
+# The wheel alone in an environment of its own, and the pins for every Python: what .ci/run does besides.
+wheel resolve: $(VENV)/.installed
+	.ci/$@
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -44,14 +52,14 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-# The pins of constraints.txt were tested with Python 3.11, so nothing else is tried in silence.
+# The pins of constraints.txt resolve for these three (.ci/resolve), so nothing else is tried in silence.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian 12: apt install python3.11-venv), or name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"expected Python 3.11, which constraints.txt was tested with; found {v[0]}.{v[1]}")'
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian 12: apt install python3.11-venv), or name one with 'make PYTHON=/path/to/python3.12'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"expected Python 3.11, 3.12 or 3.13, which constraints.txt has pins for; found {v[0]}.{v[1]}")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module: on Debian, apt install python3.11-venv" >&2; exit 1; }
-	@echo "making $(VENV): some 200 packages, a few minutes, once"
+	@echo "making $(VENV): some 230 packages, a few minutes, once"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,servers]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,ray,servers]'
 	@touch $@
 
 clean:

@@ -19,7 +19,6 @@ PACKAGES = {  # by import name: what people call it, and the smallest extra that
     "pandas": ("pandas", "pipelines"),
     "prefect": ("Prefect", "pipelines"),
     "scipy": ("SciPy", "pipelines"),
-    "sentencepiece": ("SentencePiece", "pipelines"),
     "torchmetrics": ("TorchMetrics", "pipelines"),
     "prefect_ray": ("prefect-ray", "ray"),
     "ray": ("Ray", "ray"),

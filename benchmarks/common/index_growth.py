@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from common.page_cache import evict
 from common.store_rows import StoreResults, timed
 from storage import EncodingStore, caption_hash, content_hash
+from storage.index.transaction import append
 from storage.io.files import folder_size
 from storage.schema import INDEX
 
@@ -38,7 +39,7 @@ def measure_index(folder: Path, texts: list[str], sizes: list[int], plot: Path |
             for first in range(start, rows, SHARD_ROWS)
         ]
         found[rows] = {**probe(store.path, fingerprint, texts, rows), "commit": statistics.median(seconds)}
-        add_index(rows, found[rows], len(store.snapshot().files), results)
+        add_index(rows, found[rows], len(store.index.newest().files), results)
     if plot is not None:
         plot_index(found, plot)
 
@@ -74,7 +75,7 @@ def commit_rows(store: EncodingStore, fingerprint: str, texts: list[str], first:
         },
         INDEX,
     )
-    store.index.commit(shard, lambda snapshot: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
+    append(store.index, shard, lambda version: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
 
 
 def caption_of(texts: list[str], i: int) -> str:

@@ -23,7 +23,7 @@ from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command, launch_environment
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
-from storage import EncodingStore, Sample, caption_hash
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from storage.reading.dataset import Batch
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def make_store(folder: Path, samples: int, side: int, width: int, tokens: Sequen
     rng = np.random.default_rng(0)
     store = EncodingStore.create(folder)
     fingerprint = store.register_fingerprint({"kind": "llm", "bands": 1, "width": width})
-    with store.writer(fingerprint=fingerprint) as writer:
+    with ShardWriter(store, fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash(""), random_bits(rng, 1, width))
         for row in range(samples):
             caption = f"caption {row}"

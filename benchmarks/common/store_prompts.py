@@ -10,7 +10,7 @@ import numpy as np
 
 from common.index_growth import SHARD_ROWS
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
-from storage import EncodingStore, Sample, caption_hash, content_hash
+from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
 TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
@@ -79,7 +79,7 @@ def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bo
 
 def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompts) -> None:
     """A shard of samples of one fingerprint, as the encoder writes it."""
-    with store.writer() as writer:
+    with ShardWriter(store) as writer:
         for sample in samples:
             writer.add_encoding(sample.caption_hash, prompts.bits(sample.row), sample.fingerprint)
             if sample.latent_key:

@@ -19,7 +19,7 @@ from common.loaders import KohyaFiles, NpzFiles, PtFiles, collate, file_loader, 
 from common.page_cache import PIECE, PIECES_AT_ONCE, evict, read_directly, warm
 from common.store_prompts import LATENT, Prompts, make_store
 from common.store_rows import StoreResults
-from storage.reading.dataset import EncodingDataset
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.reading.shuffle import batch_bounds, share
 
 BATCH = 32
@@ -37,7 +37,7 @@ class Reader:
 def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: StoreResults) -> None:
     """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
-    batches = batches_of(EncodingDataset(store.path, None, fingerprint, BATCH))
+    batches = batches_of(EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH)))
     write_memmap(folder / "memmap", prompts)
     runs = {
         "memmap": Reader(
@@ -47,7 +47,7 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
         )
     }
     for threads in (1, 2):
-        data = EncodingDataset(store.path, None, fingerprint, BATCH, threads=threads)
+        data = EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH, threads=threads))
         check_same(data.epoch(0), runs["memmap"].batches())
         runs[f"store {threads}"] = Reader(folder / "store", len(prompts), partial(data.epoch, 0))
     for files in (PtFiles(folder / "pt"), NpzFiles(folder / "npz")):

@@ -13,7 +13,7 @@ import torch
 
 from common.real_training import Training, make_store
 from common.train_bench import GB, WIDTH, Bench
-from storage.reading.dataset import Batch, EncodingDataset
+from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 
 
 def measure_steps(bench: Bench) -> None:
@@ -75,7 +75,7 @@ def measure_wait(bench: Bench) -> None:
     samples = 256 if bench.quick else 4096
     lengths = np.random.default_rng(1).integers(8, 48, 997).tolist()
     fingerprint = make_store(bench.work / "store-64", samples, 64, WIDTH, lengths)
-    data = EncodingDataset(bench.work / "store-64", None, fingerprint, 32)
+    data = EncodingDataset(bench.work / "store-64", DatasetConfig(fingerprint=fingerprint, batch_size=32))
     made = f"{samples} samples in the page cache, width {WIDTH}, 28 tokens on average, latents 64x64, batch 32"
     start = time.perf_counter()
     for batch in data.epoch(0):

@@ -108,7 +108,7 @@ def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
         outputs=Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
         params=ParamSchema(params),
     )
-    needed = importlib.metadata.requires("llmdiff") or []
+    needed = importlib.metadata.requires("llmdiff") or []  # the light core; MLflow adds itself
     with tempfile.TemporaryDirectory() as temporary:
         adapter = Path(temporary) / "adapter"
         adapter.mkdir()

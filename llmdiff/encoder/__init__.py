@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+try:
+    import kernels.langevin  # noqa: F401 before the modules here import it, each with an error that says nothing
+except ModuleNotFoundError as error:
+    if error.name not in ("kernels.langevin", "kernels.clash"):
+        raise
+    raise ImportError(
+        f"expected llmdiff's own kernels, found another package of the name that hides them ({error}): uninstall it "
+        "(pip uninstall kernels), then install llmdiff again"
+    ) from error
+
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.lazy import lazy
 

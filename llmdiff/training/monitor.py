@@ -183,7 +183,7 @@ def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
     if description.get("kind") != "llm" or not limit:
         return 0.0, 0
     filters = (pc.field("fingerprint") == fingerprint) & pc.field("source").is_valid()
-    counts = store.index.read(store.snapshot(), ["token_count"], filters)["token_count"]
+    counts = store.snapshot().read(["token_count"], filters)["token_count"]
     return (pc.mean(pc.greater_equal(counts, limit)).as_py() or 0.0), limit
 
 

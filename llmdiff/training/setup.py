@@ -27,7 +27,7 @@ from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
 from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
-from storage.reading.dataset import EncodingDataset
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 
 
 @dataclass(kw_only=True)
@@ -58,7 +58,7 @@ class Run:
             return self.config.steps
         assert self.config.epochs is not None
         each, position = self.data.batches_per_epoch, self.state.position
-        done = each if position == len(self.data) else position // self.state.global_batch
+        done = each if position == self.data.samples_per_epoch else position // self.state.global_batch
         return self.state.step + (self.config.epochs - self.state.epoch) * each - done
 
     @property
@@ -164,11 +164,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
 
 def open_data(config: TrainConfig) -> EncodingDataset:
     """This process's share of every step's batch: `accumulate` batches at once, so that a step never spans epochs."""
-    return EncodingDataset(
-        config.store,
-        config.store_version,
-        config.fingerprint,
-        config.batch_size * config.accumulate,
+    data = DatasetConfig(
+        fingerprint=config.fingerprint,
+        version=config.store_version,
+        batch_size=config.batch_size * config.accumulate,
         seed=config.seed,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
@@ -176,6 +175,7 @@ def open_data(config: TrainConfig) -> EncodingDataset:
         pooled_fingerprint=config.pooled_fingerprint,
         read_ahead=max(1, 8 // config.accumulate),
     )
+    return EncodingDataset(config.store, data)
 
 
 def start_state(config: TrainConfig) -> State:

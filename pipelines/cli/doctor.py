@@ -18,9 +18,13 @@ import typer
 
 from infra.environment import home, tracking_uri
 from infra.service.secrets import redacted
+from llmdiff.extras import PACKAGES
 
 doctor_app = typer.Typer()
-PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+CORE = ("torch", "transformers", "diffusers")
+OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+PYTHONS = ((3, 11), (3, 13))
+"""The oldest and the newest Python that the pins of constraints.txt were resolved for."""
 LEAST_FREE = 5 * 10**9
 
 
@@ -49,20 +53,23 @@ def examine() -> list[Finding]:
 
 def python() -> Finding:
     """Look at the interpreter."""
-    version = sys.version_info
-    return Finding("python", version >= (3, 11), f"{sys.version.split()[0]} at {sys.executable}; 3.11 is tested")
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    fine = PYTHONS[0] <= sys.version_info[:2]
+    return Finding("python", fine, f"{sys.version.split()[0]} at {sys.executable}; expected {first} to {last}")
 
 
 def packages() -> Finding:
-    """Look at the libraries that everything needs, with their versions."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    """List the libraries with their versions; only those of the light core must be there."""
+    if missing := [name for name in CORE if not _installed(name)]:
         return Finding("packages", False, f"missing: {', '.join(missing)}")
-    return Finding("packages", True, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    there = [name for name in (*CORE, *OPTIONAL) if _installed(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in there)
+    extras = sorted({PACKAGES[name][1] for name in OPTIONAL if name not in there})
+    return Finding("packages", True, f"{versions}; not installed: llmdiff[{','.join(extras)}]" if extras else versions)
 
 
 def kernels() -> Finding:
-    """Look for another package of the name, which ours would hide, or which would hide ours."""
+    """Look for another package of the name, which ours hides or which hides ours."""
     found = importlib.util.find_spec("kernels")
     ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
     where = Path(found.origin).resolve() if found is not None and found.origin else None
@@ -70,11 +77,11 @@ def kernels() -> Finding:
         other = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
         other = None
-    if where != ours or other is not None:
-        return Finding(
-            "kernels", False, f"the package `kernels` {other or ''} at {where} clashes with ours: uninstall it"
-        )
-    return Finding("kernels", True, "no other package of that name")
+    if where == ours and other is None:
+        return Finding("kernels", True, "no other package of that name")
+    what = f"the package `kernels` {other} is installed" if other else f"another `kernels` at {where} hides ours"
+    remedy = "uninstall it (pip uninstall kernels), then install llmdiff again"
+    return Finding("kernels", False, f"{what}, and clashes with llmdiff's own: {remedy}")
 
 
 def processors() -> Finding:
@@ -96,7 +103,7 @@ def gpu() -> Finding:
 
 def triton() -> Finding:
     """Look whether kernels are compiled here."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return Finding("triton", True, "not installed: the PyTorch path is used")
     where = "compiles kernels" if shutil.which("nvidia-smi") else "no GPU: the PyTorch path is used"
     return Finding("triton", True, f"{importlib.metadata.version('triton')}; {where}")
@@ -104,6 +111,8 @@ def triton() -> Finding:
 
 def deepspeed() -> Finding:
     """Look for a compiler, which DeepSpeed's own operators need; training here uses none of them by default."""
+    if not _installed("deepspeed"):
+        return Finding("deepspeed", True, "not installed; training needs it")
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     tools = [name for name, there in (("ninja", shutil.which("ninja") or _ninja()), ("c++", compiler)) if not there]
     note = (
@@ -150,6 +159,10 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _ninja() -> bool:

@@ -38,7 +38,9 @@ NOT_OF_REPAIR = ("store", "settings", "captions", "ray", "limit", "readiness")
 @store_app.command("info", epilog="Example: llmdiff store info runs/store --version 3")
 def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """Show what a store holds: version, samples, encodings, bytes."""
-    values = open_store(path, version).info()
+    from storage.maintenance.summary import summarise
+
+    values = summarise(open_store(path, version))
     if as_json:
         print_json(values)
     else:
@@ -48,8 +50,10 @@ def info(path: StorePath, version: Version = None, as_json: Json = False) -> Non
 @store_app.command("ls", epilog="Example: llmdiff store ls runs/store")
 def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """List the shards: samples committed with each; encodings, tokens, latents and bytes in it."""
+    from storage.maintenance.summary import list_shards
+
     store = open_store(path, version)
-    shards = [asdict(shard) for shard in store.shards()]
+    shards = [asdict(shard) for shard in list_shards(store)]
     if as_json:
         print_json({"path": path, "version": store.version, "shards": shards})
     else:
@@ -186,6 +190,7 @@ def rejects(
 def verified(store: EncodingStore) -> list[Problem]:
     """Return the store's problems, with a bar over its shards."""
     from pipelines.runtime.progress import progress
+    from storage.maintenance.verify import verify
 
     with progress("verify", None, "shard") as work:
 
@@ -193,7 +198,7 @@ def verified(store: EncodingStore) -> list[Problem]:
             work.total = shards
             work.reach(done)
 
-        return store.verify(show)
+        return verify(store, show)
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
@@ -272,5 +277,7 @@ def only_fingerprint(store: EncodingStore, path: str) -> str:
 
 def fingerprints_used(store: EncodingStore) -> dict[str, dict[str, int]]:
     """Return counts by fingerprint, of those that encodings have."""
-    entries: dict[str, dict[str, int]] = store.info()["fingerprints"]
+    from storage.maintenance.summary import summarise
+
+    entries: dict[str, dict[str, int]] = summarise(store)["fingerprints"]
     return {key: entry for key, entry in entries.items() if entry["captions"]}

@@ -145,13 +145,13 @@ def by_source(lost: pa.Table) -> Rows:
 
 def missing_rows(store: EncodingStore, rows: Rows) -> Rows:
     """Return those that the store does not know."""
-    missing = {key: numbers - store.find_samples(*key) for key, numbers in rows.items()}
+    missing = {key: numbers - store.snapshot().known_rows(*key) for key, numbers in rows.items()}
     return {key: numbers for key, numbers in missing.items() if numbers}
 
 
 def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
     """Return those whose encodings the store does not have."""
-    return {(fingerprint, key) for fingerprint, key in captions if not store.find_encodings(fingerprint, [key])}
+    return {(fingerprint, key) for fingerprint, key in captions if not store.snapshot().encodings(fingerprint, [key])}
 
 
 def count(rows: Rows) -> int:

@@ -26,7 +26,7 @@ from pipelines.runtime.promotion_policy import prompts_of
 from pipelines.runtime.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
 from pipelines.runtime.stage import stage
 from storage import EncodingStore
-from storage.locks.mutex import turn
+from storage.locks.mutex import job_mutex
 
 Outcome = Literal["nothing to do", "busy", "promoted", "not promoted"]
 SHOWN = 5  # files that a line names
@@ -75,7 +75,7 @@ def retrain_flow(request: RetrainRequest) -> RetrainResult:
     """
     began = time.perf_counter()
     check(request)
-    with turn(EncodingStore.open_or_create(request.store), "retrain", request.wait) as holder:
+    with job_mutex(EncodingStore.open_or_create(request.store).path, "retrain", request.wait) as holder:
         if holder is not None:
             return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {holder}"), began)
         found = encode_new(request)

@@ -17,8 +17,8 @@ from llmdiff.folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore
-from storage.io.paths import place
-from storage.store import check_place
+from storage.io.paths import store_path
+from storage.store import check_store_path
 
 
 class EncodeJob(BaseModel):
@@ -68,7 +68,7 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
         use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
     request = job.request
-    check_place(place(request.store))
+    check_store_path(store_path(request.store))
     xl = request.diffusion is not None and is_xl(unet_config(request.diffusion))
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (request.encoder == "base") + XL_PARTS * xl
     if request.diffusion is not None and base_parts:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -71,6 +72,13 @@ def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> 
         "artifacts/adapter/adapter_config.json",
     ]
     assert {Path(file).suffix for file in files} <= {"", ".py", ".txt", ".yaml", ".json", ".safetensors"}
+
+
+def test_it_asks_for_mlflow_and_the_light_core_alone(registered: Registered) -> None:
+    file = mlflow.artifacts.download_artifacts(f"{registered.uri}/requirements.txt")
+    names = {re.split(r"[^a-z0-9-]", line)[0] for line in Path(file).read_text().splitlines()}
+    assert {"mlflow", "torch", "transformers", "diffusers", "safetensors", "pillow"} <= names
+    assert not names & {"deepspeed", "deltalake", "llmdiff", "prefect", "pyarrow", "ray", "zarr"}
 
 
 def test_an_llm_that_moved_is_named_at_loading(tracking: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from llmdiff.shapes.captions import PROMPT
 from pipelines.cli.main import error_line, main
 from pipelines.cli.settings_help import encoder_settings
 from pipelines.flows.retrain import retrain_flow
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 
@@ -215,7 +216,7 @@ def test_store_verify_finds_a_changed_byte(capsys: pytest.CaptureFixture[str], t
 
     store = EncodingStore.create(tmp_path / "store")
     fingerprint = store.register_fingerprint({"kind": "llm"})
-    with store.writer(fingerprint=fingerprint) as writer:
+    with ShardWriter(store, fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash("x"), np.ones((4, 8), np.uint16))
     assert "every checksum is right" in succeeds(capsys, "store", "verify", store.path)
     chunk = max((store.path / "shards").rglob("c/*/*"), key=lambda path: path.stat().st_size)
@@ -426,7 +427,7 @@ class TestEncode:
         assert "No space left on device" in line
         opened = EncodingStore.open(store)
         assert len(opened.samples()) == 0
-        assert opened.verify() == []
+        assert verify(opened) == []
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from infra.service.deployments import DEPLOYMENTS
+from infra.service.config import ServiceConfig
+from infra.service.deployments import DEPLOYMENTS, unregistered
+from infra.service.processes import Background
 from infra.tracking.run import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
@@ -147,6 +149,26 @@ def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Depl
     run_id = (deployed.output / "mlflow-run").read_text().strip()
     (summary,) = artifacts(server, deployed.runs["train"], "train-run")
     assert f"MLflow run `{run_id}`" in summary["data"]
+
+
+def test_a_deployment_of_an_earlier_version_is_registered_anew(deployed: Deployed, server: Server) -> None:
+    """Its flow was in another module then; `make serve` sees that, and the schedule is there once and active."""
+    before = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    entrypoint = {"entrypoint": "pipelines.retrain.retrain_flow"}
+    assert httpx.patch(f"{server.url}/deployments/{before['id']}", json=entrypoint).status_code == 204
+    assert unregistered(service(server)) == {before["entrypoint"]}
+    server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")  # as `make serve` does
+    assert unregistered(service(server)) == set()
+    after = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    assert (after["id"], after["entrypoint"]) == (before["id"], before["entrypoint"])
+    assert [(each["schedule"]["cron"], each["active"]) for each in after["schedules"]] == [("0 3 * * *", True)]
+
+
+def service(server: Server) -> ServiceConfig:
+    """The session's server as `make serve` would know it."""
+    processes = {name: Background(server.home, name) for name in ("prefect", "mlflow", "worker")}
+    port = int(server.url.split(":")[2].split("/")[0])
+    return ServiceConfig(host="127.0.0.1", prefect_port=port, mlflow_port=port, **processes)
 
 
 def form(server: Server, flow: str) -> dict[str, Any]:

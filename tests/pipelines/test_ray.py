@@ -19,6 +19,8 @@ import pytest
 
 from pipelines.runtime.executors import ON_LOOPBACK
 from storage import EncodingStore
+from storage.maintenance.summary import list_shards
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
@@ -117,7 +119,7 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
 
 def contents(store: EncodingStore) -> dict[str, Any]:
     """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
-    assert store.verify() == []
+    assert verify(store) == []
     places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
     samples = store.samples()
     (fingerprint,) = set(samples["fingerprint"].to_pylist())
@@ -132,9 +134,9 @@ def contents(store: EncodingStore) -> dict[str, Any]:
 
 def left_behind(store: EncodingStore) -> list[str]:
     """Claims and folders of shards that no commit names."""
-    named = {shard.name for shard in store.shards()}
+    named = {shard.name for shard in list_shards(store)}
     return [
-        *store.claims.claimed(),
+        *store.locks.held(),
         *(path.name for path in Path(str(store.path), "shards").iterdir() if path.name not in named),
     ]
 
@@ -185,7 +187,7 @@ def test_workers_write_one_store_in_a_bucket(
     result = encode_flow(data=data, store=url, diffusion=world.diffusion, llm=world.llm, ray=cluster)
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
     assert contents(EncodingStore.open(url)) == contents(alone)
-    assert EncodingStore.open(url).claims.claimed() == []
+    assert EncodingStore.open(url).locks.held() == []
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
@@ -205,7 +207,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
     with pytest.raises(KeyboardInterrupt):
         encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, ray=cluster)
     store = EncodingStore.open(tmp_path / "store")
-    assert store.verify() == []
+    assert verify(store) == []
     assert left_behind(store) == []
     assert "slow.tsv" not in store.samples()["source"].to_pylist()
     gone = psutil.wait_procs([psutil.Process(pid) for pid in asked if psutil.pid_exists(pid)], timeout=60)

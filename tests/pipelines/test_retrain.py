@@ -29,7 +29,7 @@ from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
 from pipelines.requests.promote import PromotionPolicy
 from storage import EncodingStore
-from storage.locks.mutex import turn
+from storage.locks.mutex import job_mutex
 from tests.pipelines.conftest import ROOT, Deployed, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
@@ -191,7 +191,7 @@ def decided() -> dict[int, Decision]:
 
 def test_a_second_one_ends_as_busy_and_makes_nothing(in_process: Server, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with turn(EncodingStore.create(tmp_path / "store"), "retrain"):
+    with job_mutex(EncodingStore.create(tmp_path / "store").path, "retrain"):
         busy = run(tmp_path, wait=0.1)
     assert (busy.outcome, busy.found) == ("busy", None)
     assert "another retrain is at work: process " in busy.reason

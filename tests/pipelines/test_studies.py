@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from pipelines.flows.study import study_flow
 
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.diffusion.base import load_unet
@@ -14,6 +13,7 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading
 from pipelines.studies import prompts
+from pipelines.studies.flow import study_flow
 from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import Drawing, drawn, load

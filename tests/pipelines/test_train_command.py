@@ -24,7 +24,8 @@ from llmdiff.training.loop import train
 from llmdiff.training.resolve import pinned_version
 from pipelines.flows.train import keep_samples, resolve_config
 from pipelines.requests.train import TrainRequest
-from storage import EncodingStore, caption_hash
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
 from tests.waiting import wait_until
@@ -49,7 +50,7 @@ def grow(path: str) -> int:
     store = EncodingStore.open(path)
     before = store.version
     fingerprint = next(key for key, about in store.fingerprints().items() if about["kind"] == "base")
-    with store.writer("more", fingerprint=fingerprint) as writer:
+    with ShardWriter(store, "more", fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash("one more"), store.encoding(fingerprint, caption_hash("")))
     assert EncodingStore.open(path).version > before
     return before
@@ -194,7 +195,7 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     (tracked,) = [run for run in client().search_runs(["1"]) if run.info.run_name == "train cancelled"]
     assert tracked.info.status == "KILLED"
     left = EncodingStore.open(store)
-    assert (len(left.samples()), shards_of(store), left.verify()) == (0, set(), [])
+    assert (len(left.samples()), shards_of(store), verify(left)) == (0, set(), [])
 
 
 def resolve(store: str, world: World, settings: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
+from storage.maintenance.verify import verify
 from tests.storage import synthetic, writer_process
 
 pytestmark = [
@@ -24,6 +25,7 @@ SKEWED = """
 import sys, time
 from storage import EncodingStore
 from storage.maintenance.gc import collect
+from storage.maintenance.verify import verify
 from tests.storage import synthetic
 
 def removed(store):
@@ -38,7 +40,7 @@ store = EncodingStore.open(path)
 print("removed", removed(store))
 synthetic.encode(store, fingerprint, source)
 store = EncodingStore.open(path)
-print("verified", store.verify())
+print("verified", verify(store))
 """
 
 
@@ -57,7 +59,7 @@ def test_a_worker_whose_clock_is_off(kind: str, skew: int, tmp_path: Path, reque
     path = str(tmp_path / "store") if kind == "disk" else request.getfixturevalue("s3_url")
     store, llm = synthetic.make_store(path)
     synthetic.encode(store, llm, "a")
-    with store.writer("living", llm) as writer:
+    with ShardWriter(store, "living", llm) as writer:
         writer.add_encoding("mine", synthetic.encoding("mine"))
         if kind == "disk":
             writer_process.flush(writer)
@@ -72,5 +74,5 @@ def test_a_worker_whose_clock_is_off(kind: str, skew: int, tmp_path: Path, reque
     store = EncodingStore.open(path)
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     assert store.encoding(llm, "mine") is not None
-    assert store.claims.claimed() == []
-    assert store.verify() == []
+    assert store.locks.held() == []
+    assert verify(store) == []

@@ -30,6 +30,7 @@ from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from storage import EncodingStore, caption_hash
+from storage.maintenance.verify import verify
 from tests.adapter import tiny
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.encoder import tiny_models
@@ -99,13 +100,14 @@ def test_every_caption_has_a_pooled_embedding_in_its_samples_commit(root: Path) 
     pooled = own("pooled", store)
     first = next(v for v in range(1, store.version + 1) if len(EncodingStore.open(root / "store", v).samples()))
     then, captions = EncodingStore.open(root / "store", first), store.samples()["caption"].unique().to_pylist()
-    assert len(then.find_encodings(pooled, map(caption_hash, captions))) == len(captions) == len(tiny_models.WORDS)
+    found = then.snapshot().encodings(pooled, map(caption_hash, captions))
+    assert len(found) == len(captions) == len(tiny_models.WORDS)
     plain = StableDiffusionXLPipeline.from_pretrained(root / "base")
     for caption in ["", *captions[:2], *PROMPTS]:
         row = torch.from_numpy(store.encoding(pooled, caption_hash(caption))).view(torch.bfloat16)
         expected = plain.encode_prompt([caption or "x"])[2 if caption else 3]
         assert torch.equal(row, expected.bfloat16())
-    assert not store.verify()
+    assert not verify(store)
     version = store.version
     assert [report.known for report in encode(root)] == [len(captions)]
     assert EncodingStore.open(root / "store").version == version
@@ -122,9 +124,9 @@ def test_captions_that_were_encoded_for_another_base_are_completed(root: Path) -
         config(root, "none", "older")
     encode(root, store="older")
     hashes = store.samples()["caption_hash"].to_pylist()
-    assert store.find_encodings(own("pooled", store), hashes).keys() == set(hashes)
+    assert store.snapshot().encodings(own("pooled", store), hashes).keys() == set(hashes)
     assert len(store.samples()) == len(hashes) == len(tiny_models.WORDS)
-    assert not store.verify()
+    assert not verify(store)
     train(config(root, "on-older", "older", steps=1, sample_every=None))
 
 

@@ -16,7 +16,7 @@ import torch
 from llmdiff.ports import free_port
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
-from storage import EncodingStore, Sample, caption_hash
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny
 
 SAMPLES, TOKENS = 24, 7  # of the store; the longest encoding of it
@@ -36,7 +36,7 @@ def make_store(folder: Path, bands: int = 1, broken: bool = False, **description
     store = EncodingStore.create(folder)
     llm = store.register_fingerprint({"kind": "llm", "bands": bands, **description})
     base = store.register_fingerprint({"kind": "base"})
-    with store.writer("shard-0", fingerprint=llm) as writer:
+    with ShardWriter(store, "shard-0", fingerprint=llm) as writer:
         for row in range(-1, SAMPLES):
             caption = "" if row < 0 else f"caption {row}"
             key = caption_hash(caption)

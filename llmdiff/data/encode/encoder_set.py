@@ -98,7 +98,7 @@ def register(store: EncodingStore, encoder: TextEncoder) -> str:
     """Register an encoder of captions with the empty caption's encoding; see `prepare`."""
     fingerprint = str(store.register_fingerprint(encoder.describe()))
     encode_captions(store, fingerprint, encoder, [""])
-    if not store.find_encodings(fingerprint, [caption_hash("")]):
+    if not store.snapshot().encodings(fingerprint, [caption_hash("")]):
         reason = "holds NaN or infinity, and training needs it; the store's rejects say in which block"
         raise ValueError(f"{store.path}: the empty caption's encoding {reason}")
     return fingerprint
@@ -107,9 +107,9 @@ def register(store: EncodingStore, encoder: TextEncoder) -> str:
 def complete(store: EncodingStore, fingerprint: str, beside: TextEncoding) -> None:
     """Encode with `beside` the captions of an encoder's samples that it has not encoded yet."""
     snapshot, here = store.snapshot(), pc.field("fingerprint")
-    known = store.index.read(snapshot, ["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
+    known = snapshot.read(["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
     lacking = (here == fingerprint) & pc.field("source").is_valid() & ~pc.field("caption_hash").isin(known)
-    captions = store.index.read(snapshot, ["caption"], lacking)["caption"].unique().to_pylist()
+    captions = snapshot.read(["caption"], lacking)["caption"].unique().to_pylist()
     if captions:
         logger.warning("%s: %d captions get a pooled embedding of this base", store.path, len(captions))
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
