@@ -1,4 +1,4 @@
-# make demo | serve | stop | test | check | bench. Each builds .venv first where it is missing or its requirements changed.
+# `make help` lists the targets. Each builds .venv first where it is missing or its requirements changed.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
@@ -6,15 +6,20 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := kernels storage llmdiff infra pipelines
-# One more than two cores: tests of services and of processes that die wait most of their time.
-WORKERS ?= 3
+# Twice two cores: tests of services and of processes that die wait most of their time. Unit tests never wait.
+WORKERS ?= 4
+FAST_WORKERS ?= 2
+# What belongs to one group, and what comes first, says tests/kinds.py.
+TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop test check wheel resolve format bench clean help
+.PHONY: demo serve stop test test-fast coverage check wheel resolve format bench clean help
 help:
 	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
 	@echo "make stop   ends them"
-	@echo "make test   the tests"
+	@echo "make test   the tests; WORKERS=4"
+	@echo "make test-fast  those that start no process and no server"
+	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
 	@echo "make check  ruff, mypy, import-linter, the workflow"
 	@echo "make wheel  the light core from its wheel, in an environment of its own"
 	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
@@ -30,8 +35,21 @@ serve: $(VENV)/.installed
 stop: $(VENV)/.installed
 	@$(BIN)/python -m infra.service.manage stop
 
+test test-fast coverage: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20
+	$(BIN)/python $(TESTS) -n $(WORKERS) --durations 20
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python $(TESTS) -n $(FAST_WORKERS) -m unit
+
+# The processes that the tests start are measured too; those that are killed leave nothing.
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(TESTS) -n $(WORKERS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered --sort cover
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from pipelines.flows import evaluate
 from pipelines.flows.generate import draw_into, take_out
 from pipelines.flows.train import resolve_config
 from pipelines.requests.train import TrainRequest
-from pipelines.runtime.adapter_source import Source, load_source
+from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.eval_models import find_eval_models
 from tests.adapter import tiny
 
@@ -68,7 +68,11 @@ def test_the_pipeline_of_an_sdxl_base(base: Path, folders: dict[str, Path]) -> N
     assert not np.array_equal(tiny.draw(pipe, PROMPTS), tiny.draw(plain, PROMPTS))
 
 
-def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_generate_and_evaluate_draw_with_an_sdxl_base(
+    base: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a task, called outside a flow, it would start a Prefect server.
+    monkeypatch.setattr("pipelines.runtime.eval_models.resolve_adapter", resolve_adapter.fn)
     parts = {"adapter": folders["on-xl"], "llm": folders["llama"], "diffusion": base}
     source = Source(**{name: str(folder) for name, folder in parts.items()})
     sampling = Sampling(steps=2, guidance=3.0)

@@ -444,6 +444,7 @@ def test_little_of_a_batch_is_padding() -> None:
     assert len(batches) < 2 * sum(lengths) / 4096
 
 
+@pytest.mark.process
 def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
     """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
     code = """
@@ -558,6 +559,7 @@ def test_wrong_settings_of_the_encoder_are_refused() -> None:
         make(g=[1.0, 2.0])
 
 
+@pytest.mark.process
 def test_it_imports_with_torch_triton_and_transformers_alone() -> None:
     heavy = ("diffusers", "deepspeed", "zarr", "deltalake", "pyarrow", "prefect", "mlflow", "pydantic", "storage")
     code = f"import sys, llmdiff.encoder; found = set({heavy}) & set(sys.modules); print(found); sys.exit(bool(found))"

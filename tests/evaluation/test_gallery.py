@@ -143,6 +143,7 @@ Gallery(Path(sys.argv[1]), Model("base", {}, Slow()), FAST).draw(PROMPTS, 2)
 """
 
 
+@pytest.mark.process
 def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRAWING, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]

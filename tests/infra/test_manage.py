@@ -59,8 +59,7 @@ def site(tmp_path: Path) -> Iterator[dict[str, str]]:
             Background(tmp_path / "runs" / "serve", name).end(grace=5)
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
+@pytest.mark.service
 def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +106,7 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     assert run("stop", site).stdout == "nothing runs\n"
 
 
+@pytest.mark.process
 def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
@@ -123,6 +123,7 @@ def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path: P
         stranger.wait()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("orphaned", [False, True])
 def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp_path: Path, orphaned: bool) -> None:
     process = Background(tmp_path, "worker")
@@ -144,6 +145,7 @@ def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp
         process.end(grace=0)
 
 
+@pytest.mark.process
 def test_one_that_ends_or_stays_silent_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Background(tmp_path, "prefect")
     process.start(["sh", "-c", f"{CHATTY} exit 3"], dict(os.environ), tmp_path)

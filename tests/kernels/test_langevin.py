@@ -248,6 +248,7 @@ for on in (False, True):
 """
 
 
+@pytest.mark.process
 def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -> None:
     """Compiled to machine code for an H100, which needs no GPU; without noise no Philox multiplication is left.
 
@@ -266,6 +267,7 @@ def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -
     assert size_off < size_on / 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
 def test_the_kernel_in_a_process_of_its_own_is_the_reference(device: str, tmp_path) -> None:
     """On a GPU compiled, every dtype, the noise and all switches; on a CPU the same comparison, interpreted."""
@@ -296,6 +298,7 @@ def test_the_reference_holds_less_than_one_output_of_a_block(dtype: torch.dtype,
     assert peaks[1] - peaks[0] < 1024 * 2  # a flag a row
 
 
+@pytest.mark.process
 def test_the_reference_needs_no_triton() -> None:
     code = "import sys, kernels.langevin; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

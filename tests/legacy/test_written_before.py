@@ -31,7 +31,7 @@ from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.legacy import contents
 from tests.training.training_run import LAUNCHED
 
-pytestmark = [pytest.mark.xdist_group("legacy"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
@@ -100,7 +100,7 @@ class Done(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+def legacy_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """The commands at work, in a folder of their own, while other tests are run."""
     folder = unpack(tmp_path_factory.mktemp("commands"))
     env = {key: value for key, value in os.environ.items() if key not in (*LAUNCHED, "PREFECT_API_URL")}
@@ -131,9 +131,9 @@ def commands() -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def done(started: tuple[Path, subprocess.Popen[str]]) -> Done:
+def done(legacy_commands: tuple[Path, subprocess.Popen[str]]) -> Done:
     """What the commands have done, once all have."""
-    folder, process = started
+    folder, process = legacy_commands
     if process not in RESULTS:
         RESULTS[process] = process.communicate(timeout=500)
     printed, errors = RESULTS[process]
@@ -146,7 +146,7 @@ def done(started: tuple[Path, subprocess.Popen[str]]) -> Done:
 RESULTS: dict[subprocess.Popen[str], tuple[str, str]] = {}
 
 
-@pytest.mark.usefixtures("started")
+@pytest.mark.usefixtures("legacy_commands")
 @pytest.mark.parametrize("expected", EXPECTED["versions"], ids=lambda each: f"version {each['version']}")
 def test_every_version_of_a_store_reads_back(written: Path, expected: dict[str, Any]) -> None:
     opened = EncodingStore.open(written / "store", expected["version"])

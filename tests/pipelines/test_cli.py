@@ -25,6 +25,7 @@ from storage import EncodingStore, ShardWriter
 from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
+from tests.small_disk import mounted
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
 COMMANDS = (
@@ -41,7 +42,6 @@ COMMANDS = (
     "announce",
     "doctor",
 )
-prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -81,6 +81,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
     assert ("Example: llmdiff" in text) or command == ()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["doctor"], ["store", "info", "{store}"]])
 def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     EncodingStore.create(tmp_path / "store")
@@ -275,6 +276,7 @@ def test_a_full_disk_for_the_records_of_flows(
     assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("place", range(4))
 def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
     arguments = ["store", "info", str(tmp_path / "gone")]
@@ -326,8 +328,6 @@ class TestEncodeAtOnce:
 
 class TestEncode:
     """Bad input of `llmdiff encode`."""
-
-    pytestmark = prefect
 
     @pytest.fixture
     def encode(self, world: World, in_process: Server, tmp_path: Path) -> list[str | Path]:
@@ -432,19 +432,12 @@ class TestEncode:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "300k") as folder:
+        yield folder
 
 
 class TestTrain:
     """Bad input of `llmdiff train`."""
-
-    pytestmark = prefect
 
     def test_no_store(
         self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -485,8 +478,6 @@ class TestTrain:
 class TestGenerate:
     """Bad input of `llmdiff generate`, and one good one."""
 
-    pytestmark = prefect
-
     def test_an_adapter_for_another_llm(
         self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -525,8 +516,7 @@ class TestGenerate:
         assert len(list((tmp_path / "out" / "adapter").glob("*.png"))) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.service
 def test_without_a_server_a_flow_brings_its_own_engine(world: World, own_home: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     arguments = ["encode", "--data", world.data, "--diffusion", world.diffusion, "--encoder", "base"]

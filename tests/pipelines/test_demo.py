@@ -3,15 +3,10 @@
 import json
 from dataclasses import replace
 
-import pytest
-
 from pipelines.demo import QUICK, run_demo
 from pipelines.runtime.shapes_benchmark import TRAINING
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
 def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process, capsys) -> None:
     out = tmp_path / "demo"
     report = run_demo(out, replace(QUICK, pictures=80, prompts=2, training=TRAINING.model_copy(update={"steps": 4})))

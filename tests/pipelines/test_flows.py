@@ -17,8 +17,6 @@ from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Deployed, Server, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
-
 
 def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     world: World, in_process: Server, tmp_path: Path

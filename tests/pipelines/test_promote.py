@@ -16,7 +16,6 @@ from pipelines.requests.promote import PromotionPolicy
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
 CHAMPION = f"models:/{MODEL}@champion"
 
 
@@ -47,8 +46,8 @@ def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Dec
     """Registers a version, and promotes it with these shares for it and the champion."""
 
     def run(*of: float, **policy: Any) -> promote.Decision:
-        made = register_adapter(folder, tags={})
-        eval_models = [made.version, *([champion()] if len(of) > 1 else [])]
+        registered = register_adapter(folder, tags={})
+        eval_models = [registered.version, *([champion()] if len(of) > 1 else [])]
         shares.update(zip(eval_models, of, strict=True))
         decision = promote.promote_flow(policy=PromotionPolicy(**policy))
         assert not shares

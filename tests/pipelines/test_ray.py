@@ -25,8 +25,6 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
-
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258
 """More than are read at once: the pictures behind URLs are asked for when the rows before them are half-written."""
@@ -45,12 +43,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         folder = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
         small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         node = {**small, "dashboard_agent_listen_port": 0, "temp_dir": folder}
-        made = Cluster(initialize_head=True, head_node_args=node)
+        two_nodes = Cluster(initialize_head=True, head_node_args=node)
         try:
-            made.add_node(**node)
-            yield made.address
+            two_nodes.add_node(**node)
+            yield two_nodes.address
         finally:
-            made.shutdown()
+            two_nodes.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -172,9 +170,9 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
     assert slots[0] >= 1
     assert [shard.source for shard in result.shards] == [*(f"{i}.parquet" for i in range(SHARDS)), "slow.tsv"]
     assert (result.rows, result.samples) == (SHARDS * (ROWS + 1) + SLOW_ROWS, SHARDS * ROWS + SLOW_ROWS)
-    made = EncodingStore.open(store)
-    assert contents(made) == contents(alone)
-    assert left_behind(made) == []
+    written = EncodingStore.open(store)
+    assert contents(written) == contents(alone)
+    assert left_behind(written) == []
 
 
 def test_workers_write_one_store_in_a_bucket(

@@ -121,8 +121,6 @@ def test_a_wrong_value_is_one_line_that_names_it() -> None:
         checked({"data": "d", "store": "s", "sise": 3}, EncodeRequest, "encode")
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
 @pytest.mark.timeout(900)
 def test_a_stage_gives_its_function_the_request(in_process: Any) -> None:
     @stage("echo")

@@ -6,7 +6,6 @@ import hashlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,7 @@ from pipelines.requests.promote import PromotionPolicy
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex
 from tests.pipelines.conftest import ROOT, Deployed, Server
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+from tests.waiting import wait_until
 
 NAME = "grown"
 ROWS = 32
@@ -119,12 +117,9 @@ def runs_of_events() -> list[Any]:
         return [each for each in api.read_flow_runs() if each.created_by and each.created_by.type == "AUTOMATION"]
 
 
-def wait_for_event_run(seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := [each for each in runs_of_events() if each.state.is_final()]):
-        assert time.monotonic() < deadline, runs_of_events()
-        time.sleep(0.5)
-    (only,) = found
+def wait_for_event_run() -> Any:
+    wait_until(lambda: any(each.state.is_final() for each in runs_of_events()), 300, interval=0.5)
+    (only,) = [each for each in runs_of_events() if each.state.is_final()]
     return only
 
 

@@ -235,9 +235,6 @@ def test_what_the_data_do_not_bring_back_is_told(
     assert done.lines[-1] == "every checksum is right"
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
 def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damage to captions with and without pictures, and to latents; the right data bring all of it back."""
     from pipelines.flows.encode import encode_flow

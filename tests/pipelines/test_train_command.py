@@ -28,9 +28,8 @@ from storage import EncodingStore, ShardWriter, caption_hash
 from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
+from tests.training.run_folder import last_step, saved_step
 from tests.waiting import wait_until
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 SETTINGS = ["steps=100", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
 SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps=1"]
@@ -61,17 +60,6 @@ def start(server: Server, home: Path, *arguments: str) -> subprocess.Popen[str]:
     env = {**server.env, "LLMDIFF_HOME": str(home), "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
     env["OMP_NUM_THREADS"] = "1"
     return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def last_step(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def saved_step(run: Path) -> int:
-    states = sorted(run.glob("checkpoints/step-*/state.json"))
-    return json.loads(states[-1].read_text())["step"] if states else 0
 
 
 def workers(run: Path) -> list[int]:
@@ -158,9 +146,9 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
 def begin(server: Server, flow: str, **parameters: object) -> str:
     """Starts a run of a deployment, as the page does; its id."""
     deployment = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()["id"]
-    made = httpx.post(f"{server.url}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
-    assert made.status_code == 201, made.text
-    return str(made.json()["id"])
+    answer = httpx.post(f"{server.url}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
 
 
 def shards_of(store: Path) -> set[str]:

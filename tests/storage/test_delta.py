@@ -182,7 +182,6 @@ class TestOnADisk(DeltaContract):
         assert not table.committed("second")
 
 
-@pytest.mark.xdist_group("s3")
 class TestInAnObjectStore(DeltaContract):
     @pytest.fixture
     def folder(self, s3_url: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards, summarise
 from storage.maintenance.verify import verify
+from tests.small_disk import mounted
 from tests.storage import synthetic, writer_process
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture
@@ -107,6 +111,12 @@ def test_a_file_can_grow_no_more(store, limit):
     assert store.version == 1
     assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in list_shards(store)}
     check_and_finish(store, "b")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_full_disk(small_disk):

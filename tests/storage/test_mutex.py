@@ -40,6 +40,7 @@ def store(tmp_path: Path) -> EncodingStore:
     return EncodingStore.create(tmp_path / "store")
 
 
+@pytest.mark.process
 def test_the_second_is_told_who_holds_it_and_may_wait(store: EncodingStore) -> None:
     child = hold(store)
     with job_mutex(store.path, "retrain") as holder:
@@ -58,6 +59,7 @@ def test_the_second_is_told_who_holds_it_and_may_wait(store: EncodingStore) -> N
     collect(store)
 
 
+@pytest.mark.process
 def test_a_killed_process_holds_nothing(store: EncodingStore) -> None:
     child = hold(store)
     child.kill()
@@ -73,7 +75,6 @@ def test_an_error_ends_it(store: EncodingStore) -> None:
         assert holder is None
 
 
-@pytest.mark.xdist_group("s3")
 def test_in_an_object_store(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EncodingStore.create(s3_url)
     with job_mutex(store.path, "retrain") as ours, job_mutex(store.path, "retrain") as other:

@@ -19,7 +19,6 @@ from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic, writer_process
 
-pytestmark = pytest.mark.xdist_group("s3")
 CONTEXT = get_context("spawn")  # a fork server may have been started without the object store's address
 
 

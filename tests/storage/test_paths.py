@@ -106,7 +106,6 @@ class TestOnADisk(PathContract):
         assert path.parent.children() == [path]
 
 
-@pytest.mark.xdist_group("s3")
 class TestInAnObjectStore(PathContract):
     @pytest.fixture
     def root(self, s3_url: str) -> StorePath:

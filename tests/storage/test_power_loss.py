@@ -228,6 +228,7 @@ def test_while_dropping(store, cuts):
         check(path, "b")
 
 
+@pytest.mark.process
 def test_while_removing_what_is_not_kept(store, cuts):
     """A file that was removed may be back."""
     (llm,) = store.fingerprints()

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -16,6 +17,7 @@ from storage.maintenance.repair import repair
 from storage.maintenance.verify import verify
 from tests.storage import synthetic, writer_process
 
+pytestmark = pytest.mark.process
 SOURCES = st.sampled_from(["a", "b", "c"])
 ENCODERS = st.sampled_from([0, 1])
 ROWS = st.integers(1, 20).map(range)

@@ -184,7 +184,6 @@ class TestLocalStore(StoreContract):
         return tmp_path / "store"
 
 
-@pytest.mark.xdist_group("s3")
 class TestObjectStore(StoreContract):
     @pytest.fixture
     def root(self, s3_url) -> str:

@@ -183,6 +183,7 @@ def test_the_pooled_embedding_of_a_neighbours_caption_comes_with_it(root: Path, 
     assert torch.equal(swapped(batch).crops, batch.crops)
 
 
+@pytest.mark.process
 def test_killed_and_resumed_the_run_is_the_same(root: Path) -> None:
     whole, killed = config(root, "whole"), config(root, "killed")
     worker = training_run.start_worker(killed, command=["-c", KILLED])
