@@ -5,17 +5,8 @@ The rest is imported on first use, so that a command line or a form that shows t
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
-
-try:
-    import kernels.langevin  # noqa: F401 before the modules here import it, each with an error that says nothing
-except ModuleNotFoundError as error:
-    if error.name not in ("kernels.langevin", "kernels.clash"):
-        raise
-    raise ImportError(
-        f"expected llmdiff's own kernels, found another package of the name that hides them ({error}): uninstall it "
-        "(pip uninstall kernels), then install llmdiff again"
-    ) from error
 
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.lazy import lazy
@@ -23,6 +14,25 @@ from llmdiff.lazy import lazy
 if TYPE_CHECKING:
     from llmdiff.encoder.encoder import FORMULA_VERSION, Encoder
     from llmdiff.encoder.nonfinite import NonFinite
+
+
+def check_kernels() -> None:
+    """Raise ImportError where another package hides llmdiff's own kernels; looking for them brings no torch."""
+    try:
+        if find_spec("kernels.langevin") is None:
+            raise ModuleNotFoundError("No module named 'kernels.langevin'", name="kernels.langevin")
+        from kernels.clash import refuse_other
+    except ModuleNotFoundError as error:
+        if error.name not in ("kernels.langevin", "kernels.clash"):
+            raise
+        raise ImportError(
+            f"expected llmdiff's own kernels, found another package of the name that hides them ({error}): uninstall "
+            "it (pip uninstall kernels), then install llmdiff again"
+        ) from error
+    refuse_other()
+
+
+check_kernels()  # before the modules here import them, each with an error that says nothing
 
 __all__ = ["FORMULA_VERSION", "Encoder", "EncoderConfig", "NonFinite"]
 
