@@ -1,4 +1,4 @@
-# make demo | serve | stop | test | check | bench. Each builds .venv first where it is missing or its requirements changed.
+# `make help` lists the targets. Each builds .venv first where it is missing or its requirements changed.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
@@ -6,18 +6,26 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := kernels storage llmdiff infra pipelines
-# One more than two cores: tests of services and of processes that die wait most of their time.
-WORKERS ?= 3
+# Twice two cores: tests of services and of processes that die wait most of their time. Unit tests never wait.
+WORKERS ?= 4
+FAST_WORKERS ?= 2
+# What belongs to one group, and what comes first, says tests/kinds.py.
+TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop test check format bench clean help
+.PHONY: demo serve stop test test-fast coverage check wheel resolve format bench docs clean help
 help:
 	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
 	@echo "make stop   ends them"
-	@echo "make test   the tests"
-	@echo "make check  ruff, mypy, import-linter"
+	@echo "make test   the tests; WORKERS=4"
+	@echo "make test-fast  those that start no process and no server"
+	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
+	@echo "make check  ruff, mypy, import-linter, the workflow"
+	@echo "make wheel  the light core from its wheel, in an environment of its own"
+	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
 	@echo "make bench  the benchmarks"
+	@echo "make docs   the documentation as a site: site/index.html"
 
 demo: $(VENV)/.installed
 	$(BIN)/llmdiff demo
@@ -28,14 +36,33 @@ serve: $(VENV)/.installed
 stop: $(VENV)/.installed
 	@$(BIN)/python -m infra.service.manage stop
 
+test test-fast coverage: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20
+	$(BIN)/python $(TESTS) -n $(WORKERS) --durations 20
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python $(TESTS) -n $(FAST_WORKERS) -m unit
+
+# The processes that the tests start are measured too; those that are killed leave nothing.
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(TESTS) -n $(WORKERS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered --sort cover
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
+
+# The wheel alone in an environment of its own, and the pins for every Python: what .ci/run does besides.
+wheel resolve: $(VENV)/.installed
+	.ci/$@
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -44,15 +71,21 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-# The pins of constraints.txt were tested with Python 3.11, so nothing else is tried in silence.
+# The generated pages first; then any warning of mkdocs, such as a link to nothing, is an error.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+# The pins of constraints.txt resolve for these three (.ci/resolve), so nothing else is tried in silence.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian 12: apt install python3.11-venv), or name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"expected Python 3.11, which constraints.txt was tested with; found {v[0]}.{v[1]}")'
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian 12: apt install python3.11-venv), or name one with 'make PYTHON=/path/to/python3.12'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"expected Python 3.11, 3.12 or 3.13, which constraints.txt has pins for; found {v[0]}.{v[1]}")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module: on Debian, apt install python3.11-venv" >&2; exit 1; }
-	@echo "making $(VENV): some 200 packages, a few minutes, once"
+	@echo "making $(VENV): some 230 packages, a few minutes, once"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,servers]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,ray,servers]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

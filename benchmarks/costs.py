@@ -7,13 +7,14 @@ an option, for figures of your own: ``python benchmarks/costs.py --share 0.4 --g
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from common.measured import measured, slope
+from common.words import count, duration, number, size
+
 PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
 START, END = "<!-- made by benchmarks/costs.py -->", "<!-- end -->"
 SCALES = {"1 M": 10**6, "100 M": 10**8, "1 B": 10**9}
@@ -54,32 +55,11 @@ class LLM:
     name: str
     width: int
     tokens: int
-    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/recipes.md``."""
+    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/how-to/recipes.md``."""
     tflop: float
     """A token, one plain forward pass."""
     ratio: float
     """Of encoding over that."""
-
-
-def rows_of(file: str) -> list[dict[str, str]]:
-    """A file of measured rows."""
-    with (RESULTS / file).open(newline="") as opened:
-        return list(csv.DictReader(opened))
-
-
-def measured(file: str, column: str, **keys: str) -> float:
-    """The newest row that has these values."""
-    found = [row for row in rows_of(file) if all(row[name] == value for name, value in keys.items())]
-    if not found:
-        raise ValueError(f"{RESULTS / file}: expected a row with {keys}, found none")
-    return float(found[-1][column])
-
-
-def slope(name: str, **keys: str) -> tuple[float, float]:
-    """What a figure of the index is at no rows, and by how much it grows with each; from the two largest indexes."""
-    at = {rows: measured("store.csv", "value", name=name, captions=str(rows), **keys) for rows in (10**5, 10**6)}
-    growth = (at[10**6] - at[10**5]) / (10**6 - 10**5)
-    return at[10**6] - growth * 10**6, growth
 
 
 def llms() -> list[LLM]:
@@ -258,29 +238,6 @@ def crossing(share: Callable[[float], float]) -> float:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if share(middle) < 1 else (low, middle)
     return high
-
-
-def size(value: float) -> str:
-    """Bytes, in decimal units."""
-    power = max(0, min(5, int(math.log10(max(value, 1)) // 3)))
-    return f"{value / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB', 'PB'][power]}"
-
-
-def number(value: float) -> str:
-    """Two or three digits that count."""
-    return f"{value:.2g}" if value < 10 else f"{float(f'{value:.3g}'):,.0f}"
-
-
-def count(value: float) -> str:
-    """Captions, in words."""
-    return f"{value / 1e6:.2g} M" if value < 1e8 else f"{value / 1e6:,.0f} M" if value < 1e9 else f"{value / 1e9:.2g} B"
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit that it is two of."""
-    units = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    name, unit = next(((name, unit) for name, unit in units if seconds >= 2 * unit), units[-1])
-    return f"{number(seconds / unit)} {name}"
 
 
 def tables(at: Assumptions) -> str:

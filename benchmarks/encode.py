@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
-from llmdiff.encoder.encoder import pad
 from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.tokens import padding_id, tokenise
 

@@ -16,7 +16,7 @@ import torch
 from common.measure import append_row, device_name, interleaved, quantiles, versions
 from torch import Tensor
 
-from kernels.langevin import Rows, langevin_step
+from kernels.langevin import TokenRows, langevin_step
 
 GOALS = {"over_copy_goal": 0.85, "over_eager_goal": 3.0, "over_compiled_goal": 1.2}  # on a GPU
 CASES = {  # what a block gives on each path: (also, minus, h)
@@ -52,7 +52,7 @@ def measure(case: str, count: int, hidden: int, device: torch.device, rounds: in
     plus, other = terms[0], terms[1] if also else None
     taken = terms[2] if minus else None
     position = torch.arange(count, dtype=torch.int32, device=device) % 32
-    rows = Rows(position=position, caption=torch.arange(count, device=device) // 32)
+    rows = TokenRows(position=position, caption=torch.arange(count, device=device) // 32)
     step = {"g": 0.5, "h": h, "seed": 1, "block": 2}
     on_gpu = device.type == "cuda"
     runs: dict[str, Callable[[], object]] = {

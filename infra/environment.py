@@ -8,22 +8,20 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.service.processes import redacted
-
 HOME_VARIABLE = "LLMDIFF_HOME"
 ENGINE_BYTES = 20_000_000
 """What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
 
 
 def home() -> Path:
-    """The folder of runs, tracking and flow records: ``LLMDIFF_HOME``, or ``runs`` in the working directory."""
+    """Return the folder of runs, tracking and flow records: ``LLMDIFF_HOME``, or ``runs`` in the working directory."""
     return Path(os.environ.get(HOME_VARIABLE, "runs")).resolve()
 
 
 def tracking_uri() -> str:
-    """MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
+    """Return MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
 
-    ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
+    Raise ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
     if uri.startswith("http") and "@" in urlsplit(uri).netloc:
@@ -35,7 +33,7 @@ def tracking_uri() -> str:
 
 
 def prepare_engine(debug: bool = False) -> None:
-    """Settings of Prefect, MLflow and the model libraries for flows run in this process, before any is imported.
+    """Make the settings for flows run in this process: of Prefect, MLflow and the models, before any is imported.
 
     Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
     has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used. OSError where the disk is full.
@@ -62,17 +60,7 @@ def prepare_engine(debug: bool = False) -> None:
 
 
 def check_room(folder: Path, expected: int) -> None:
-    """OSError where the disk of a folder has fewer bytes free than expected."""
+    """Raise OSError where the disk of a folder has fewer bytes free than expected."""
     if (free := shutil.disk_usage(folder).free) < expected:
         room = f"expected {expected / 1e6:.0f} MB free for runs and flow records, found {free / 1e6:.1f} MB"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}", str(folder))
-
-
-def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
-    """The commands that open the pages of the flows and of the tracking database on this machine."""
-    engine = os.environ.get("PREFECT_HOME")
-    prefix = f"PREFECT_HOME={engine} " if engine else ""
-    return {
-        "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
-        "registry": f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)",
-    }

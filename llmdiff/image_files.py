@@ -14,7 +14,7 @@ from storage.io.files import write_file
 
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> Path:
-    """Writes a picture whole or not at all, and returns where; `settings` go into its text metadata."""
+    """Write a picture whole or not at all, and return where; `settings` go into its text metadata."""
     data, about = io.BytesIO(), PngInfo()
     for name, value in (settings or {}).items():
         about.add_text(name, str(value))
@@ -24,7 +24,7 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None 
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """A picture, upright and in RGB; ValueError naming the file where it can't be read."""
+    """Return a picture, upright and in RGB; ValueError naming the file where it can't be read."""
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")

@@ -14,7 +14,7 @@ LABEL_SIZE = 14  # pixels
 def image_grid(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], cell: int | None = None
 ) -> Image.Image:
-    """One picture of many, each prompt written above its row.
+    """Return one picture of many, each prompt written above its row.
 
     Args:
         rows: prompts with their pictures, as many as there are columns.

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The package's ``__getattr__``, for names and the modules that define them."""
+    """Return the package's ``__getattr__``, for names and the modules that define them."""
 
     def find(name: str) -> Any:
         if name not in homes:

@@ -13,6 +13,7 @@ from torch import nn
 
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.config import read_config
+from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
@@ -125,8 +126,8 @@ def read(
     config = read_config(adapter)
     encoder, following = find_encoder(pipe, config, llm)
     check_encoder(adapter, config, encoder)
-    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)  # of a compiled one
-    weights = LLMAdapter.load(adapter, unet).to(pipe._execution_device, unet.dtype)
+    unet = not_compiled(pipe.unet)
+    weights = LLMAdapter.load(adapter, unet).to(execution_device(pipe), unet.dtype)
     loaded = Loaded(unet, weights.eval().requires_grad_(False), encoder, following)
     loaded.install()
     return loaded
@@ -136,7 +137,7 @@ def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> Loaded:
     """The adapter of another pipeline."""
     adapter_of(source)
     loaded: Loaded = source.encode_prompt.loaded
-    if getattr(pipe.unet, "_orig_mod", pipe.unet) is not loaded.unet:
+    if not_compiled(pipe.unet) is not loaded.unet:
         raise ValueError("the two pipelines have different U-Nets: load the adapter from its folder")
     return loaded
 
@@ -158,7 +159,7 @@ def find_encoder(
         return llm, []
     from llmdiff.encoder import Encoder
 
-    encoder = Encoder.from_pretrained(os.fspath(llm), encoder_settings(config), device=pipe._execution_device)
+    encoder = Encoder.from_pretrained(os.fspath(llm), encoder_settings(config), device=execution_device(pipe))
     return encoder, [encoder.llm.model]
 
 

@@ -6,14 +6,14 @@ import socket
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody uses now."""
+    """Return a TCP port on loopback that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_free(port: int) -> bool:
-    """Whether a TCP port can be listened on here, under every address."""
+    """Return whether a TCP port can be listened on here, under every address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""The demonstration: the whole path on the embedded world, from drawn shards to a report, on a CPU."""
+"""The demonstration: the whole path on the synthetic shapes benchmark, from drawn shards to a report, on a CPU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 
-from infra.environment import page_commands
+from infra.service.notices import page_commands
 from infra.tracking.registry import fetch_adapter
-from llmdiff import LLMDiffPipeline
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
+from llmdiff.sampling import load_pipeline
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
@@ -27,53 +27,91 @@ from pipelines.flows.encode import EncodeResult, encode_flow
 from pipelines.flows.register import register_flow
 from pipelines.flows.train import TrainResult, train_flow
 from pipelines.reports.demo import build_report, summary, write_report
+from pipelines.requests.base import EncoderKind
+from pipelines.requests.encode import EncodeRequest
+from pipelines.requests.register import RegisterRequest
+from pipelines.requests.train import TrainRequest
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.shapes_benchmark import ENCODER, PROCESSES, SAMPLING, TRAINING
 
-PICTURES = 6000
-PROMPTS = 200  # scenes, each worded in three ways
-STAGES = {  # expected seconds of each on two cores, for the time left
-    "draw": 15,
-    "encode": 45,
-    "encode control": 10,
-    "train": 260,
-    "train control": 260,
-    "register": 5,
-    "evaluate": 120,
-    "report": 5,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSizes:
+    """How large a demonstration is, and about how many seconds each stage takes on two cores, for the time left."""
+
+    pictures: int
+    """Drawn for training."""
+    prompts: int
+    """Scenes evaluated, each worded in three ways."""
+    training: TrainSettings
+    seconds: dict[str, int]
+    note: str | None = None
+    """What a reader must know before the figures."""
 
 
-def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps: int | None = None) -> dict[str, Any]:
-    """Runs every stage and leaves `report.html`, `report.json` and `samples.png` in the folder.
+FULL = DemoSizes(
+    pictures=6000,
+    prompts=200,
+    training=TRAINING,
+    seconds={
+        "draw": 15,
+        "encode": 45,
+        "encode control": 10,
+        "train": 260,
+        "train control": 260,
+        "register": 5,
+        "evaluate": 120,
+        "report": 5,
+    },
+)
+QUICK = DemoSizes(
+    pictures=160,
+    prompts=4,
+    training=TRAINING.model_copy(update={"steps": 12, "warmup": 2, "checkpoint_every": 12}),
+    seconds={
+        "draw": 2,
+        "encode": 20,
+        "encode control": 8,
+        "train": 30,
+        "train control": 30,
+        "register": 5,
+        "evaluate": 15,
+        "report": 5,
+    },
+    note="This quick demonstration shows the path and proves nothing: its adapters were trained for a dozen steps and "
+    "evaluated on a dozen prompts. `llmdiff demo` gives the figures.",
+)
+
+
+def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
+    """Run every stage and leave `report.html`, `report.json` and `samples.png` in the folder.
 
     Args:
         out: made anew; what an earlier demonstration left there is removed.
-        pictures: drawn for training.
-        prompts: scenes evaluated, each in three wordings.
-        steps: of training; None is the demonstration's own number.
+        sizes: of data, training and evaluation.
 
     Returns:
         What `report.json` holds.
     """
     _clear(out)
-    clock = Clock()
-    settings = TRAINING if steps is None else TRAINING.model_copy(update={"steps": steps})
+    _say(sizes.note)
+    clock = Clock(sizes.seconds)
     with clock.stage("draw"):
-        write_shards(out / "data", pictures)
+        write_shards(out / "data", sizes.pictures)
     with clock.stage("encode"):
         encoded = _encode(out, "llm")
     with clock.stage("encode control"):
         _encode(out, "base")
     with clock.stage("train"):
-        trained = _train(out, "adapter", "llm", settings)
+        trained = _train(out, "adapter", "llm", sizes.training)
     with clock.stage("train control"):
-        control = _train(out, "control", "base", settings)
+        control = _train(out, "control", "base", sizes.training)
     with clock.stage("register"):
-        registered = register_flow(trained.adapter, trained.run_id, llm=str(LLAMA))
+        asked = RegisterRequest(adapter=trained.adapter, run_id=trained.run_id, llm=str(LLAMA))
+        registered = register_flow(**dict(asked))
     with clock.stage("evaluate"):
         adapters = {"adapter": fetch_adapter(registered.uri), "control": Path(control.adapter)}
-        evaluations = compare(held_out_prompts(prompts), adapters)
+        evaluations = compare(held_out_prompts(sizes.prompts), adapters)
     with clock.stage("report"):
         store = {
             "captions": encoded.captions,
@@ -81,55 +119,59 @@ def run_demo(out: Path, pictures: int = PICTURES, prompts: int = PROMPTS, steps:
             "version": encoded.store_version,
         }
         registry = {"model": registered.name, "version": registered.version, "alias": registered.alias}
-        report = build_report(evaluations, clock.seconds, store, registry)
+        report = build_report(evaluations, clock.seconds, store, registry, sizes.note)
         runs = {"adapter": Path(trained.metrics), "control": Path(control.metrics)}
-        write_report(out, report, evaluations, runs, _facts(encoded, trained, settings))
+        write_report(out, report, evaluations, runs, _facts(encoded, trained, sizes.training))
     _print_result(out, report)
+    _say(sizes.note)
     return report
 
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
-    """The base model and each adapter on the same prompts and seeds."""
-    loading = {"dtype": torch.float32, "use_safetensors": True}
-    pipes: dict[str, Any] = {"base": StableDiffusionPipeline.from_pretrained(DIFFUSION, **loading)}
+    """Evaluate the base model and each adapter on the same prompts and seeds."""
+    pipes: dict[str, Any] = {"base": load_pipeline(DIFFUSION)}
     for name, folder in adapters.items():
         encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
-        pipes[name] = LLMDiffPipeline.from_pretrained(
-            DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None, **loading
-        )
+        pipes[name] = load_pipeline(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
     evaluations = {}
     with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
         for name, pipe in pipes.items():
-            pipe.set_progress_bar_config(disable=True)
-            evaluations[name] = evaluate(pipe, prompts, progress=advance, **SAMPLING)
+            evaluations[name] = evaluate(pipe, prompts, SAMPLING, progress=advance)
     return evaluations
 
 
 class Clock:
     """Seconds that each stage took, and about how many the rest will take on this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: dict[str, int]) -> None:
+        self.expected = expected
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Announces a stage with the time left, and times it."""
-        number = list(STAGES).index(name) + 1
-        print(f"[{number}/{len(STAGES)}] {name}: {self._left()}", file=sys.stderr, flush=True)
+        """Announce a stage with the time left, and time it."""
+        number = list(self.expected).index(name) + 1
+        print(f"[{number}/{len(self.expected)}] {name}: {self._left()}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         yield
         self.seconds[name.replace(" ", "_")] = time.perf_counter() - start
 
     def _left(self) -> str:
-        done = list(STAGES)[: len(self.seconds)]
-        expected = sum(STAGES[stage] for stage in done)
+        done = list(self.expected)[: len(self.seconds)]
+        expected = sum(self.expected[stage] for stage in done)
         pace = sum(self.seconds.values()) / expected if expected > 300 else 1.0
-        left = pace * sum(seconds for stage, seconds in STAGES.items() if stage not in done)
+        left = pace * sum(seconds for stage, seconds in self.expected.items() if stage not in done)
         return f"about {max(1, round(left / 60))} min left in all"
 
 
+def _say(note: str | None) -> None:
+    """Say on the terminal what a reader must know before the figures."""
+    if note is not None:
+        print(note, file=sys.stderr, flush=True)
+
+
 def _clear(out: Path) -> None:
-    """Removes what an earlier demonstration left, and nothing else."""
+    """Remove what an earlier demonstration left, and nothing else."""
     for name in ("data", "store", "adapter", "control"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("report.html", "report.json", "samples.png"):
@@ -137,26 +179,28 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _encode(out: Path, encoder: Any) -> EncodeResult:
-    return encode_flow(
-        str(out / "data"),
-        str(out / "store"),
-        str(DIFFUSION),
+def _encode(out: Path, encoder: EncoderKind) -> EncodeResult:
+    request = EncodeRequest(
+        data=str(out / "data"),
+        store=str(out / "store"),
+        diffusion=str(DIFFUSION),
         llm=str(LLAMA) if encoder == "llm" else None,
         encoder=encoder,
         settings=ENCODER if encoder == "llm" else EncoderConfig(),
     )
+    return encode_flow(**dict(request))
 
 
-def _train(out: Path, name: str, encoder: Any, settings: TrainSettings) -> TrainResult:
-    return train_flow(
-        str(out / "store"),
-        str(DIFFUSION),
+def _train(out: Path, name: str, encoder: EncoderKind, settings: TrainSettings) -> TrainResult:
+    request = TrainRequest(
+        store=str(out / "store"),
+        diffusion=str(DIFFUSION),
         output=str(out / name),
         encoder=encoder,
         processes=PROCESSES,
         settings=settings,
     )
+    return train_flow(**dict(request))
 
 
 def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings) -> dict[str, str]:
@@ -168,7 +212,7 @@ def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings)
         f"{encoded.bytes_per_caption:.0f} bytes a caption, store version {encoded.store_version}",
         "train": f"{trained.steps} steps of {batch} on the frozen U-Net under DeepSpeed ZeRO-2",
         "control": "the same adapter, steps and pictures, fed the base model's own text features",
-        "evaluate": f"prompts about held-out pairs in {len(WORDINGS)} kinds of wording, judged exactly",
+        "evaluate": f"prompts about held-out pairs in {len(WORDINGS)} kinds of wording, evaluated by rules",
     }
 
 

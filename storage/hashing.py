@@ -1,4 +1,4 @@
-"""What things are called in the store: hashes of captions, of files' bytes and of encoder descriptions."""
+"""Names of things in the store: hashes of captions, of files' bytes and of encoder descriptions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ HASH_BYTES = 16
 
 
 def content_hash(data: bytes) -> str:
-    """Hexadecimal hash of a file's or a picture's bytes."""
+    """Return the hexadecimal hash of a file's or a picture's bytes."""
     return hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest()
 
 
 def caption_hash(text: str) -> str:
-    """Hexadecimal hash of a caption; the same for all Unicode spellings of one text (NFC)."""
+    """Return the hexadecimal hash of a caption; the same for all Unicode spellings of one text (NFC)."""
     return content_hash(unicodedata.normalize("NFC", text).encode())
 
 
 def checksum(data: bytes | memoryview | np.ndarray) -> int:
-    """CRC-32C of bytes, or of a C-contiguous array's bytes."""
+    """Return the CRC-32C of bytes, or of a C-contiguous array's bytes."""
     return crc32c.crc32c(data.data if isinstance(data, np.ndarray) else data)
 
 
@@ -37,12 +37,12 @@ class Fingerprint(str):
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Fingerprint:
-        """The fingerprint of a description; the order of its keys does not matter."""
+        """Return the fingerprint of a description; the order of its keys does not matter."""
         return cls(content_hash(canonical_json(description).encode()))
 
 
 def canonical_json(description: Mapping[str, Any]) -> str:
-    """One spelling for each description. ValueError where it holds more than JSON does, or NaN."""
+    """Return the one spelling of a description; ValueError where it holds more than JSON does, or NaN."""
     try:
         return json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The records that go into the store and come out of it, and the schemas of the two Delta tables."""
+"""What goes into the store and comes out of it, row by row, and the schemas of the two Delta tables."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ empty caption's. ``shard`` is the shard that the row was committed with."""
 
 
 def trainable(fingerprint: str) -> pc.Expression:
-    """The rows of the index that training reads: an encoder's samples with pictures."""
+    """Return the filter of the rows that training reads: an encoder's samples with pictures."""
     has_picture = pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
     return (pc.field("fingerprint") == fingerprint) & has_picture
 

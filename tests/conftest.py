@@ -1,12 +1,16 @@
-"""What every test gets: one thread a process, nothing written outside its own folder, no hub."""
+"""What every test gets: one thread a process, nothing written outside its own folder, no hub, and its kind."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import kinds
 
 # Before torch, transformers, Prefect or MLflow are imported: several test processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +21,45 @@ os.environ.update(
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    kinds.note_starts()
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by mark, and before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind and its group; a server may take long to start on a machine that is busy."""
+    for item in items:
+        kind, group = kinds.kind_of(item), kinds.group_of(item)
+        item.add_marker(kind)
+        if kind == "service" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=kinds.longest_first)
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with kinds.nothing_started(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with kinds.nothing_started(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -32,9 +32,9 @@ class Hosts(NamedTuple):
 @contextmanager
 def two_hosts() -> Iterator[Hosts]:
     names = (f"llmdiff-{os.getpid()}-0", f"llmdiff-{os.getpid()}-1")
-    made = all(ip("netns", "add", name) for name in names)
+    have_namespaces = all(ip("netns", "add", name) for name in names)
     try:
-        yield wired(*names) if made else on_loopback()
+        yield wired(*names) if have_namespaces else on_loopback()
     finally:
         for name in names:
             for pid in inside(name):

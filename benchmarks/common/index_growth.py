@@ -14,15 +14,16 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from common.page_cache import evict
-from common.store_rows import Rows, timed
+from common.store_rows import StoreResults, timed
 from storage import EncodingStore, caption_hash, content_hash
+from storage.index.transaction import append
 from storage.io.files import folder_size
 from storage.schema import INDEX
 
 SHARD_ROWS = 4096
 
 
-def measure_index(folder: Path, texts: list[str], sizes: list[int], plot: Path | None, results: Rows) -> None:
+def measure_index(folder: Path, texts: list[str], sizes: list[int], plot: Path | None, results: StoreResults) -> None:
     """One store, committed to as writers do, without arrays; probed at each size in processes of their own."""
     store = EncodingStore.create(folder / "indexed")
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
@@ -38,7 +39,7 @@ def measure_index(folder: Path, texts: list[str], sizes: list[int], plot: Path |
             for first in range(start, rows, SHARD_ROWS)
         ]
         found[rows] = {**probe(store.path, fingerprint, texts, rows), "commit": statistics.median(seconds)}
-        add_index(rows, found[rows], len(store.snapshot().files), results)
+        add_index(rows, found[rows], len(store.index.newest().files), results)
     if plot is not None:
         plot_index(found, plot)
 
@@ -74,7 +75,7 @@ def commit_rows(store: EncodingStore, fingerprint: str, texts: list[str], first:
         },
         INDEX,
     )
-    store.index.commit(shard, lambda snapshot: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
+    append(store.index, shard, lambda version: (table, [f"{fingerprint}/{table['source_hash'][0]}"]))
 
 
 def caption_of(texts: list[str], i: int) -> str:
@@ -103,7 +104,7 @@ def probe(path: Path, fingerprint: str, texts: list[str], rows: int) -> dict[str
     return found
 
 
-def add_index(rows: int, found: dict[str, float], files: int, results: Rows) -> None:
+def add_index(rows: int, found: dict[str, float], files: int, results: StoreResults) -> None:
     goal = "< 2" if rows == 1_000_000 else ""
     common = {"captions": rows, "note": f"{files} files, a fresh process"}
     for cache in ("cold", "warm"):

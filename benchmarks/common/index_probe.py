@@ -29,7 +29,7 @@ def probe_lookup(path: Path, fingerprint: str, hashes: str) -> dict[str, float]:
     snapshot = store.snapshot()
     times.append(time.perf_counter())
     for _ in range(2):
-        found = store.find_encodings(fingerprint, wanted)
+        found = store.snapshot().encodings(fingerprint, wanted)
         times.append(time.perf_counter())
         assert len(found) == len(wanted)
     peak = peak_rss()
@@ -42,13 +42,13 @@ def probe_lookup(path: Path, fingerprint: str, hashes: str) -> dict[str, float]:
 
 def probe_dataset(path: Path, fingerprint: str) -> dict[str, float]:
     """Seconds to open a version to train on, and the memory before it, most of which is PyTorch's."""
-    from storage.reading.dataset import EncodingDataset
+    from storage.reading.dataset import DatasetConfig, EncodingDataset
 
     before = peak_rss()
     start = time.perf_counter()
-    data = EncodingDataset(path, None, fingerprint, 32)
+    data = EncodingDataset(path, DatasetConfig(fingerprint=fingerprint, batch_size=32))
     opened = time.perf_counter() - start
-    data.shuffle.order(len(data), 0)
+    data.shuffle.order(data.samples_per_epoch, 0)
     return {"open": opened, "rss_before": before}
 
 

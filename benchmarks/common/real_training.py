@@ -22,7 +22,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command, launch_environment
 from llmdiff.training import TrainConfig
-from storage import EncodingStore, Sample, caption_hash
+from llmdiff.training.resolve import resolve
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from storage.reading.dataset import Batch
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def make_store(folder: Path, samples: int, side: int, width: int, tokens: Sequen
     rng = np.random.default_rng(0)
     store = EncodingStore.create(folder)
     fingerprint = store.register_fingerprint({"kind": "llm", "bands": 1, "width": width})
-    with store.writer(fingerprint=fingerprint) as writer:
+    with ShardWriter(store, fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash(""), random_bits(rng, 1, width))
         for row in range(samples):
             caption = f"caption {row}"
@@ -98,7 +99,8 @@ class Training:
 
     def __enter__(self) -> Training:
         output = Path(self.config.output)
-        arguments = ["--config", str(self.config.write(output.with_suffix(".json")))]
+        config = resolve(self.config.model_copy(update={"processes": self.processes}))
+        arguments = ["--config", str(config.write(config.path))]
         command = [sys.executable, "-m", WORKER, *arguments]
         if self.processes > 1:
             command = launch_command(WORKER, arguments, Topology(processes=self.processes))

@@ -15,7 +15,7 @@ from common.measure import append_row, device_name, quantiles
 COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
-class Rows:
+class StoreResults:
     """Rows of store.csv, and the table at the end."""
 
     def __init__(self, append: bool) -> None:

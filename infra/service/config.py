@@ -14,6 +14,8 @@ from pathlib import Path
 from infra.environment import home
 from infra.service.processes import Background
 
+POOL = "llmdiff"
+"""The work pool of the deployments."""
 PREFECT_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
@@ -53,7 +55,7 @@ class ServiceConfig:
 
 
 def serve_folder() -> Path:
-    """The folder of pid files, logs and databases, for this user alone."""
+    """Return the folder of pid files, logs and databases, for this user alone."""
     folder = home() / "serve"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -61,7 +63,7 @@ def serve_folder() -> Path:
 
 
 def read_service_config(folder: Path) -> ServiceConfig:
-    """Host and ports: those of what runs, else of the environment; ValueError where both are given and differ."""
+    """Return host and ports: those of what runs, else of the environment; raise ValueError where both differ."""
     prefect, mlflow, worker = (Background(folder, name) for name in ("prefect", "mlflow", "worker"))
     host, prefect_port = host_and_port(prefect, "PREFECT_PORT", 4200)
     mlflow_host, mlflow_port = host_and_port(mlflow, "MLFLOW_PORT", 5000)
@@ -72,7 +74,7 @@ def read_service_config(folder: Path) -> ServiceConfig:
 
 
 def host_and_port(process: Background, variable: str, default: int) -> tuple[str, int]:
-    """Host and port of a server."""
+    """Return host and port of a server."""
     record = process.running()
     host = os.environ.get("HOST") or (record.host if record else "127.0.0.1")
     port = os.environ.get(variable) or str(record.port if record else default)
@@ -87,19 +89,19 @@ def host_and_port(process: Background, variable: str, default: int) -> tuple[str
     return host, int(port)
 
 
-def check_ports(site: ServiceConfig, missing: list[Background]) -> None:
-    """ValueError where something else has the port of a server that is to be started."""
-    wanted = ((site.prefect, "PREFECT_PORT", site.prefect_port), (site.mlflow, "MLFLOW_PORT", site.mlflow_port))
+def check_ports(config: ServiceConfig, missing: list[Background]) -> None:
+    """Raise ValueError where something else has the port of a server that is to be started."""
+    wanted = ((config.prefect, "PREFECT_PORT", config.prefect_port), (config.mlflow, "MLFLOW_PORT", config.mlflow_port))
     for process, variable, port in wanted:
-        if process in missing and not is_free(site.host, port):
+        if process in missing and not is_free(config.host, port):
             raise ValueError(
-                f"{site.host}:{port} is taken by something else: end that, or choose a port for {process.name} with "
+                f"{config.host}:{port} is taken by something else: end that, or choose a port for {process.name} with "
                 f"{variable}; `make stop` ends what an earlier `make serve` left"
             )
 
 
 def check_packages() -> None:
-    """ValueError where a variable asks for a package that is not installed."""
+    """Raise ValueError where a variable asks for a package that is not installed."""
     for variable, start, module, package in (
         (MLFLOW_DATABASE, "postgresql", "psycopg2", "psycopg2-binary"),
         (MLFLOW_ARTIFACTS, "s3://", "boto3", "boto3"),
@@ -111,7 +113,7 @@ def check_packages() -> None:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there."""
+    """Return whether a server could listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -121,15 +123,19 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def environment(site: ServiceConfig) -> dict[str, str]:
-    """What all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
-    ours = {"PREFECT_HOME": str(site.prefect.folder / "prefect"), "LLMDIFF_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+def environment(config: ServiceConfig) -> dict[str, str]:
+    """Return what all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
+    ours = {
+        "PREFECT_HOME": str(config.prefect.folder / "prefect"),
+        "LLMDIFF_HOME": str(home()),
+        "PYTHONUNBUFFERED": "1",
+    }
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return {**quiet, **os.environ, **ours}
 
 
-def prefect_environment(site: ServiceConfig) -> dict[str, str]:
-    """The page asks the server it came from, by whatever name the browser knows that. Logs reach `--watch`.
+def prefect_environment(config: ServiceConfig) -> dict[str, str]:
+    """Return the environment of Prefect's server. Its page asks the server it came from; logs reach `--watch`.
 
     Who holds which concurrency limit is kept on the disk: a server that was started again would not know it, and then
     Prefect ends the flow run.
@@ -139,12 +145,12 @@ def prefect_environment(site: ServiceConfig) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         **dict.fromkeys(LOG_STREAMS, "true"),
     }
-    return {**defaults, **environment(site), "PREFECT_API_URL": f"{site.prefect_url}/api"}
+    return {**defaults, **environment(config), "PREFECT_API_URL": f"{config.prefect_url}/api"}
 
 
-def mlflow_environment(site: ServiceConfig) -> dict[str, str]:
-    """SQLite and artifacts below the folder of pid files unless said otherwise, and one process to serve them."""
-    folder = site.mlflow.folder
+def mlflow_environment(config: ServiceConfig) -> dict[str, str]:
+    """Return the environment of MLflow: SQLite and artifacts in the folder unless said otherwise, one process."""
+    folder = config.mlflow.folder
     defaults = {
         MLFLOW_DATABASE: f"sqlite:///{folder / 'mlflow.db'}",
         MLFLOW_ARTIFACTS: str(folder / "mlartifacts"),
@@ -154,12 +160,12 @@ def mlflow_environment(site: ServiceConfig) -> dict[str, str]:
     if os.environ.get(MLFLOW_AUTH):
         defaults["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
         defaults["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(folder))
-    given = {name: value for name, value in environment(site).items() if name != "MLFLOW_TRACKING_URI"}
+    given = {name: value for name, value in environment(config).items() if name != "MLFLOW_TRACKING_URI"}
     return {**defaults, **given}
 
 
 def write_auth_config(folder: Path) -> Path:
-    """MLflow's own settings of its users, with their database in the folder instead of where the server started."""
+    """Write MLflow's own settings of its users, with their database in the folder."""
     import mlflow
 
     parser = configparser.ConfigParser()
@@ -171,10 +177,10 @@ def write_auth_config(folder: Path) -> Path:
     return path
 
 
-def worker_environment(site: ServiceConfig) -> dict[str, str]:
-    """Where the flows report to, and how they log in; nothing of the servers' own secrets."""
-    ours = {name: value for name, value in environment(site).items() if name not in SERVERS_ONLY}
-    ours |= {"PREFECT_API_URL": f"{site.prefect_url}/api", "MLFLOW_TRACKING_URI": site.mlflow_url}
+def worker_environment(config: ServiceConfig) -> dict[str, str]:
+    """Return the worker's environment: where flows report to, and how they log in; none of the servers' secrets."""
+    ours = {name: value for name, value in environment(config).items() if name not in SERVERS_ONLY}
+    ours |= {"PREFECT_API_URL": f"{config.prefect_url}/api", "MLFLOW_TRACKING_URI": config.mlflow_url}
     if login := os.environ.get(PREFECT_AUTH):
         ours["PREFECT_API_AUTH_STRING"] = login
     if password := os.environ.get(MLFLOW_AUTH):
@@ -189,5 +195,5 @@ def worker_environment(site: ServiceConfig) -> dict[str, str]:
 
 
 def worker_name() -> str:
-    """One worker a machine: several may share a database."""
+    """Return its name. There is one worker a machine: several may share a database."""
     return f"serve-{socket.gethostname()}"

@@ -9,13 +9,13 @@ from pathlib import Path
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL
 
-from infra.service.processes import redacted
+from infra.service.secrets import redacted
 
 SHARD_ADDED = "llmdiff.shard.added"
 
 
 def announce_data(path: Path, files: int) -> str:
-    """Tells the server of ``PREFECT_API_URL`` that there are new data; returns its address once it has taken the event.
+    """Tell the server of ``PREFECT_API_URL`` that there are new data; return its address once it has taken the event.
 
     Args:
         path: of the data.
@@ -41,7 +41,7 @@ def announce_data(path: Path, files: int) -> str:
 
 
 async def _send(event: Event) -> None:
-    """Waits until the server has it; `emit_event` would leave that to a thread, which says nothing of errors."""
+    """Wait until the server has it; `emit_event` would leave that to a thread, which says nothing of errors."""
     from prefect.events.clients import get_events_client
 
     async with get_events_client(reconnection_attempts=2, checkpoint_every=1) as client:

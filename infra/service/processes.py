@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import time
@@ -15,15 +13,10 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
+from infra.service.secrets import redacted
+
 MARK = "LLMDIFF_SERVE"
 """Environment variable by which all that a background process starts is known again, whatever became of itself."""
-SECRETS = (
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "PREFECT_API_AUTH_STRING",
-    "MLFLOW_AUTH_ADMIN_PASSWORD",
-    "MLFLOW_TRACKING_PASSWORD",
-    "AWS_SECRET_ACCESS_KEY",
-)
 
 
 class Record(NamedTuple):
@@ -51,7 +44,7 @@ class Background:
         return self.folder / f"{self.name}.log"
 
     def start(self, command: list[str], env: dict[str, str], cwd: Path, host: str = "", port: int = 0) -> None:
-        """Starts it in a session of its own, so that it stays when this process ends; its output goes to the log."""
+        """Start it in a session of its own, so that it stays when this process ends; its output goes to the log."""
         with self.log.open("ab") as log:
             child = subprocess.Popen(
                 command,
@@ -66,7 +59,7 @@ class Background:
         self.pid_file.write_text(json.dumps(record._asdict()) + "\n")
 
     def running(self) -> Record | None:
-        """The pid file's content while that very process lives."""
+        """Return the pid file's content while that very process lives."""
         try:
             record = Record(**json.loads(self.pid_file.read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -74,11 +67,11 @@ class Background:
         return record if record.started == started(record.pid) else None
 
     def family(self) -> list[psutil.Process]:
-        """It and all that it started, in sessions of their own too, and after its own end."""
+        """Return it and all that it started, in sessions of their own too, and after its own end."""
         return [process for process in psutil.process_iter() if _mark_of(process) == self._mark and alive(process)]
 
     def end(self, grace: float) -> int:
-        """Asks it to end, waits, kills what is left; returns how many processes there were with all that it started.
+        """Ask it to end, wait, kill what is left; return how many processes there were with all that it started.
 
         Its children are asked first and then itself, for Prefect's worker would kill the flow runs; each flow run ends
         its own children, which save before they go, and the worker tells the server how it ended.
@@ -96,7 +89,7 @@ class Background:
         return len(family)
 
     def last_words(self, lines: int = 15) -> str:
-        """The end of the log, without passwords."""
+        """Return the end of the log, without passwords."""
         end = self.log.read_text(errors="replace").splitlines()[-lines:]
         return redacted("\n".join([f"the end of {self.log}:", *end]))
 
@@ -106,7 +99,7 @@ class Background:
 
 
 def started(pid: int) -> str | None:
-    """When a process was started, as the kernel counts it: the boot, and the ticks since; None where none lives."""
+    """Return when a process was started, by the kernel's count of boot and ticks; None where none lives."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -116,19 +109,11 @@ def started(pid: int) -> str | None:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether a process runs: one that ended and that nobody has asked about since does not."""
+    """Return whether a process runs: one that ended and that nobody has asked about since does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def redacted(text: str) -> str:
-    """A text without the passwords of addresses and of the environment."""
-    for secret in filter(None, map(os.environ.get, SECRETS)):
-        text = text.replace(secret, "***")
-    text = re.sub(r"://([^:/@\s]*):\S+@", r"://\1:***@", text)
-    return re.sub(r"(password=)[^&\s]+", r"\1***", text)
 
 
 def _mark_of(process: psutil.Process) -> Any:
@@ -152,7 +137,7 @@ def _signal(processes: list[psutil.Process], number: int) -> None:
 
 
 def _gone(processes: list[psutil.Process], seconds: float) -> None:
-    """Waits until none of them is left."""
+    """Wait until none of them is left."""
     deadline = time.monotonic() + seconds
     while any(map(alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.1)

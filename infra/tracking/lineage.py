@@ -35,7 +35,7 @@ def data_files(store: str, version: int | None, fingerprint: str) -> list[DataFi
         ValueError: the store has no such version any more.
     """
     opened = EncodingStore.open(store, version)
-    rows = opened.index.read(opened.snapshot(), ["source", "source_hash", "row"], trainable(fingerprint))
+    rows = opened.snapshot().read(["source", "source_hash", "row"], trainable(fingerprint))
     counts = rows.group_by(["source", "source_hash"]).aggregate([("row", "count")]).to_pylist()
     return sorted(
         (DataFile(str(each["source"]), each["source_hash"], each["row_count"]) for each in counts),

@@ -17,10 +17,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from infra.environment import home
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
+from infra.tracking.names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 
-MODEL = "llmdiff-adapter"
-SCHEME = "models:/"
 FILES = ("adapter.safetensors", "adapter_config.json")
 INSIDE = "artifacts/adapter"
 """Where they are in an MLflow model."""
@@ -42,7 +41,7 @@ class Registered(NamedTuple):
 def register_adapter(
     folder: Path, *, run_id: str | None = None, name: str = MODEL, alias: str = "candidate", tags: dict[str, str]
 ) -> Registered:
-    """Stores an adapter folder's two files in an MLflow model, a new version of `name`, and points the alias at it.
+    """Store an adapter folder's two files in an MLflow model, a new version of `name`, and point the alias at it.
 
     Args:
         folder: holds ``adapter.safetensors`` and ``adapter_config.json``.
@@ -70,7 +69,7 @@ def register_adapter(
 
 
 def log_data(run_id: str, config: dict[str, Any]) -> dict[str, str]:
-    """Makes the data files an input of the run, and returns tags that sum them up, or why they can't be read."""
+    """Make the data files an input of the run, and return tags that sum them up, or why they can't be read."""
     store, version = config.get("store", ""), config.get("store_version")
     if not store:
         return {}
@@ -83,7 +82,7 @@ def log_data(run_id: str, config: dict[str, Any]) -> dict[str, str]:
 
 
 def log_model(run_id: str, folder: Path, parts: dict[str, str]) -> str:
-    """Makes an adapter folder an MLflow model among the run's artifacts, and returns its address."""
+    """Make an adapter folder an MLflow model among the run's artifacts, and return its address."""
     total = hashlib.sha256(json.dumps(parts).encode())
     for name in FILES:
         total.update((folder / name).read_bytes())
@@ -97,7 +96,7 @@ def log_model(run_id: str, folder: Path, parts: dict[str, str]) -> str:
 
 
 def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
-    """Writes the MLflow model: `infra.tracking.pyfunc_model`, the adapter's files, a signature; nothing is pickled."""
+    """Write the MLflow model: `infra.tracking.pyfunc_model`, the adapter's files, a signature; nothing is pickled."""
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model as save_pyfunc
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -109,7 +108,7 @@ def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
         outputs=Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
         params=ParamSchema(params),
     )
-    needed = importlib.metadata.requires("llmdiff") or []
+    needed = importlib.metadata.requires("llmdiff") or []  # the light core; MLflow adds itself
     with tempfile.TemporaryDirectory() as temporary:
         adapter = Path(temporary) / "adapter"
         adapter.mkdir()
@@ -127,12 +126,12 @@ def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
 
 
 def found(model: str | None) -> str:
-    """Where a folder or a hub name is found from any working directory."""
+    """Return where a folder or a hub name is found from any working directory."""
     return str(Path(model).resolve()) if model and Path(model).exists() else model or ""
 
 
 def fetch_adapter(uri: str) -> Path:
-    """The folder of an adapter: a folder as it is, or the files of ``models:/name@alias`` and ``models:/name/version``.
+    """Return the folder of an adapter: a folder as it is, or the files of a version's ``models:/`` address.
 
     A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs.
 
@@ -143,7 +142,7 @@ def fetch_adapter(uri: str) -> Path:
     if not uri.startswith(SCHEME):
         folder = Path(uri)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {SCHEME}{MODEL}@candidate")
+            raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {CANDIDATE}")
         return folder
     version = find_version(uri)
     source = client().get_model_version_download_uri(version.name, version.version)
@@ -162,12 +161,12 @@ def fetch_adapter(uri: str) -> Path:
 
 
 def adapter_tags(uri: str) -> dict[str, str]:
-    """The tags of a version in the registry; none for a folder."""
+    """Return the tags of a version in the registry; none for a folder."""
     return dict(find_version(uri).tags) if uri.startswith(SCHEME) else {}
 
 
 def find_version(uri: str) -> ModelVersion:
-    """The version that ``models:/name@alias`` or ``models:/name/version`` names; ValueError where there is none."""
+    """Return the version that a ``models:/`` address names; raise ValueError where there is none."""
     rest = uri.removeprefix(SCHEME)
     name, at, alias = rest.partition("@") if "@" in rest else rest.partition("/")
     if not at or (at == "/" and not alias.isdigit()):
@@ -181,22 +180,22 @@ def find_version(uri: str) -> ModelVersion:
 
 
 def pinned_address(uri: str) -> str:
-    """``models:/name/version`` of an address that may be an alias; ValueError as for `find_version`."""
+    """Return ``models:/name/version`` of an address that may be an alias; raise ValueError as `find_version`."""
     return address_of(find_version(uri))
 
 
 def address_of(version: ModelVersion) -> str:
-    """``models:/name/version``, which always names the same version."""
+    """Return ``models:/name/version``, which always names the same version."""
     return f"{SCHEME}{version.name}/{version.version}"
 
 
 def find_champion(name: str = MODEL) -> ModelVersion | None:
-    """The champion; None where the registered model has none yet, or there is no such model."""
+    """Return the champion; None where the registered model has none yet, or there is no such model."""
     return find_alias(CHAMPION, name)
 
 
 def find_alias(alias: str, name: str = MODEL) -> ModelVersion | None:
-    """The version that has an alias; None where none has."""
+    """Return the version that has an alias; None where none has."""
     try:
         version = client().get_registered_model(name).aliases.get(alias)
     except MlflowException as error:
@@ -207,7 +206,7 @@ def find_alias(alias: str, name: str = MODEL) -> ModelVersion | None:
 
 
 def set_champion(version: ModelVersion) -> None:
-    """Makes a version the champion, after noting on it which one was."""
+    """Make a version the champion, after noting on it which one was."""
     before = find_champion(version.name)
     if before is not None and before.version != version.version:
         client().set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
@@ -215,7 +214,7 @@ def set_champion(version: ModelVersion) -> None:
 
 
 def rollback(name: str = MODEL) -> tuple[int, int]:
-    """Makes the previous champion the champion again; returns the one that was and the one that is.
+    """Make the previous champion the champion again; return the one that was and the one that is.
 
     Raises:
         ValueError: there is no champion, none before it, or that one was deleted.
@@ -231,7 +230,7 @@ def rollback(name: str = MODEL) -> tuple[int, int]:
 
 
 def _download(source: str, folder: Path) -> Path:
-    """Fetches an adapter's files; versions made before they were MLflow models have them at the top."""
+    """Fetch an adapter's files; versions made before they were MLflow models have them at the top."""
     repository = get_artifact_repository(source)
     is_model = any(file.path == "MLmodel" for file in repository.list_artifacts())
     for file in FILES:

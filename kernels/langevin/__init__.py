@@ -1,6 +1,9 @@
 """The Langevin step of Algorithm 1: one transformer block's scores folded into the text encoding."""
 
+from kernels.clash import refuse_other
 from kernels.langevin.ops import langevin_step
-from kernels.langevin.reference import Rows, gaussian
+from kernels.langevin.reference import TokenRows, gaussian
 
-__all__ = ["Rows", "gaussian", "langevin_step"]
+refuse_other()  # once more: where the other package was installed over ours, `kernels` is that one's
+
+__all__ = ["TokenRows", "gaussian", "langevin_step"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.langevin import reference
-from kernels.langevin.reference import GROUP_BITS, Rows
+from kernels.langevin.reference import GROUP_BITS, TokenRows
 
 Backend = Literal["auto", "torch", "triton"]
 MAX_HIDDEN, MAX_BLOCKS = 4 << GROUP_BITS, 1 << (32 - GROUP_BITS)
@@ -22,7 +22,7 @@ def langevin_step(
     also: Tensor | None = None,
     minus: Tensor | None = None,
     *,
-    rows: Rows,
+    rows: TokenRows,
     g: float,
     h: float = 0.0,
     seed: int = 0,
@@ -31,7 +31,7 @@ def langevin_step(
     out: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """``c <- c + g (plus + also - minus) + sqrt(2 h) eps`` (Algorithm 1), in one pass over memory on a GPU.
+    """Return ``c <- c + g (plus + also - minus) + sqrt(2 h) eps`` (Algorithm 1), in one pass over memory on a GPU.
 
     Arguments and result as in :func:`kernels.langevin.reference.langevin_step`. ``backend="auto"`` takes Triton on a
     CUDA device and PyTorch elsewhere; ``"triton"`` on a CPU needs Triton's interpreter (``TRITON_INTERPRET=1``).
@@ -45,7 +45,7 @@ def langevin_step(
 
 
 def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
-    """The function of the backend; Triton is imported when it is first wanted."""
+    """Return the function of the backend; Triton is imported when it is first wanted."""
     if backend == "auto":
         backend = "triton" if c.is_cuda and c.dtype == torch.float32 and find_spec("triton") else "torch"
     if backend == "torch":
@@ -58,9 +58,9 @@ def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
 
 
 def _check(
-    c: Tensor, terms: dict[str, Tensor | None], rows: Rows, out: Tensor | None, h: float, seed: int, block: int
+    c: Tensor, terms: dict[str, Tensor | None], rows: TokenRows, out: Tensor | None, h: float, seed: int, block: int
 ) -> None:
-    """Raises ValueError on what the implementations take for granted."""
+    """Raise ValueError on what the implementations take for granted."""
     if c.ndim != 2 or c.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"langevin_step: c must be (row, hidden) in float32 or float64, got {tuple(c.shape)} {c.dtype}"

@@ -17,7 +17,7 @@ CHUNK_ELEMENTS = 1 << 17  # worked on at once: its temporaries stay in a core's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class TokenRows:
     """Which token of which caption each row of an encoding is.
 
     position: int32 (row,). The token's index in its caption; negative: padding, a row that is left as it is.
@@ -33,9 +33,9 @@ class Rows:
     def __len__(self) -> int:
         return self.position.shape[0]
 
-    def __getitem__(self, chunk: slice) -> Rows:
+    def __getitem__(self, chunk: slice) -> TokenRows:
         source = None if self.source is None else self.source[chunk]
-        return Rows(position=self.position[chunk], caption=self.caption[chunk], source=source)
+        return TokenRows(position=self.position[chunk], caption=self.caption[chunk], source=source)
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +48,7 @@ def langevin_step(
     also: Tensor | None = None,
     minus: Tensor | None = None,
     *,
-    rows: Rows,
+    rows: TokenRows,
     g: float,
     h: float = 0.0,
     seed: int = 0,
@@ -56,7 +56,7 @@ def langevin_step(
     accumulate: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
-    """``c <- c + g (plus + also - minus) + sqrt(2 h) eps``, the inner line of Algorithm 1 (arXiv 2502.04412).
+    """Return ``c <- c + g (plus + also - minus) + sqrt(2 h) eps``, the inner line of Algorithm 1 (arXiv 2502.04412).
 
     The score of a caption's first token is exactly zero, for it has no context; rounding is not let in. (It is
     multiplied by zero, so that a NaN stays one.)
@@ -93,9 +93,9 @@ def langevin_step(
 
 
 def _score(
-    plus: Tensor, also: Tensor | None, minus: Tensor | None, rows: Rows, chunk: slice, dtype: torch.dtype
+    plus: Tensor, also: Tensor | None, minus: Tensor | None, rows: TokenRows, chunk: slice, dtype: torch.dtype
 ) -> Tensor:
-    """``plus + also - minus`` of some rows, summed in the encoding's dtype: a new tensor."""
+    """Return ``plus + also - minus`` of some rows, summed in the encoding's dtype: a new tensor."""
 
     def on_rows(term: Tensor) -> Tensor:
         return term[chunk] if rows.source is None else term.index_select(0, rows.source)
@@ -108,8 +108,8 @@ def _score(
     return score
 
 
-def gaussian(rows: Rows, hidden: int, seed: int, block: int) -> Tensor:
-    """Standard normal noise, a pure function of (seed, caption, block, token, channel): float32 (row, hidden).
+def gaussian(rows: TokenRows, hidden: int, seed: int, block: int) -> Tensor:
+    """Return standard normal noise, a pure function of (seed, caption, block, token, channel): float32 (row, hidden).
 
     Four channels share a call of Philox: its counter is (token, block and channel group, caption), its key the seed.
     Two Box-Muller pairs make its four words normal.
@@ -141,7 +141,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent standard normals of two 32-bit words, 24 bits of each (exact in float32)."""
+    """Return two independent standard normals of two 32-bit words, 24 bits of each (exact in float32)."""
     uniform = ((first >> 8) + 1).to(torch.float32) * 2.0**-24  # (0, 1]
     angle = (second >> 8).to(torch.float32) * (2.0**-24 * 2.0 * math.pi)
     radius = torch.sqrt(-2.0 * torch.log(uniform))

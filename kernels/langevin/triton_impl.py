@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.langevin.reference import Rows
+from kernels.langevin.reference import TokenRows
 
 MAX_BLOCK = 2048  # channels a program; wider rows take several programs
 
@@ -125,7 +125,7 @@ def langevin_step(
     also: Tensor | None = None,
     minus: Tensor | None = None,
     *,
-    rows: Rows,
+    rows: TokenRows,
     g: float,
     h: float = 0.0,
     seed: int = 0,
@@ -133,7 +133,7 @@ def langevin_step(
     accumulate: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The launcher: :func:`kernels.langevin.reference.langevin_step` on a GPU, ``c`` in float32."""
+    """Return the launcher: :func:`kernels.langevin.reference.langevin_step` on a GPU, ``c`` in float32."""
     out = c if out is None else out
     hidden = c.shape[1]
     if len(rows) == 0 or hidden == 0:

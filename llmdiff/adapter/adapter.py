@@ -20,7 +20,7 @@ from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, AdapterSettin
 
 
 class LLMAdapter(nn.Module):
-    """The adapter of METHOD section 3 for a U-Net with cross-attentions of the given shapes.
+    """The adapter of Eq. 9 for a U-Net with cross-attentions of the given shapes.
 
     Build it with `for_unet` or `load`, put it into the U-Net with `install`, and give the U-Net what `context` returns
     as its ``encoder_hidden_states``.

@@ -30,7 +30,7 @@ class LayerShape:
 
 
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
-    """The cross-attentions of a U-Net by module path, from its input on; ValueError where an adapter can't be added."""
+    """Return a U-Net's cross-attentions by module path, from its input on; ValueError where it takes no adapter."""
     check_unet(unet.config)
     named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
     layers = {name: module for name, module in named if is_cross_attention(module)}
@@ -47,12 +47,12 @@ def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
 
 
 def is_cross_attention(module: nn.Module) -> bool:
-    """Whether a module reads the text, in whichever of diffusers' ways."""
+    """Return whether a module reads the text, in whichever of diffusers' ways."""
     return isinstance(module, Attention) and (module.is_cross_attention or module.added_kv_proj_dim is not None)
 
 
 def shape_of(attn: Attention) -> LayerShape:
-    """The widths of a diffusers attention."""
+    """Return the widths of a diffusers attention."""
     return LayerShape(
         query_dim=attn.query_dim,
         inner_dim=attn.inner_dim,
@@ -75,7 +75,7 @@ class NewAttention(nn.Module):
 
     @torch.no_grad()
     def copy(self, attn: Attention) -> None:
-        """Starts as the original attention; a base without some bias starts with zeros there."""
+        """Start as the original attention; a base without some bias starts with zeros there."""
         self.to_q.weight.copy_(attn.to_q.weight)
         self.to_k.weight.copy_(attn.to_k.weight)
         self.to_v.weight.copy_(attn.to_v.weight)
@@ -107,7 +107,7 @@ class LayerAdapter(nn.Module):
         self.b = nn.Parameter(torch.zeros(2), requires_grad=settings.learn_weights)
 
     def weights(self, scale: float = 1.0) -> Tensor:
-        """``(a1 e^b1, a2 e^b2)``; a `scale` below 1 leads back to ``(1, 0)``, the original attention alone."""
+        """Return ``(a1 e^b1, a2 e^b2)``; a `scale` below 1 leads back to ``(1, 0)``, the original attention alone."""
         weights = self.a * self.b.exp()
         if scale == 1.0:
             return weights
@@ -142,17 +142,17 @@ class AdapterProcessor:
         self.use_original = settings.paths != "new"
 
     def install(self, attn: Attention) -> None:
-        """Goes into an attention, and stays when attention slicing or its like set another processor."""
+        """Go into an attention, and stays when attention slicing or its like set another processor."""
         attn.set_processor(self)
         attn.set_processor = self.take
 
     def uninstall(self, attn: Attention) -> None:
-        """Leaves the attention with the processor that it would have by now."""
+        """Leave the attention with the processor that it would have by now."""
         del attn.set_processor
         attn.set_processor(self.original)
 
     def take(self, processor: Callable[..., Tensor]) -> None:
-        """Stands in for the attention's own `set_processor`: it is the original path's processor that changes."""
+        """Stand in for the attention's own `set_processor`: it is the original path's processor that changes."""
         if processor is not self:  # given back by who had asked for all processors
             self.original = processor
 
@@ -182,6 +182,6 @@ class AdapterProcessor:
 
 
 def padding_bias(context: Tensor) -> Tensor:
-    """``(batch, token, channel)`` -> ``(batch, 1, token)``: 0 for a token, very negative for a row of zeros."""
+    """Return ``(batch, token, channel)`` -> ``(batch, 1, token)``: 0 for a token, very negative for a row of zeros."""
     largest = context.detach().abs().amax(-1)  # six times faster on a CPU than (context == 0).all(-1)
     return ((largest == 0) * MASKED).to(context.dtype).unsqueeze(1)

@@ -65,7 +65,7 @@ class AdapterConfig(AdapterSettings):
 
 
 def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
-    """The ``adapter_config.json`` of a folder; FileNotFoundError or ValueError naming the file."""
+    """Return the ``adapter_config.json`` of a folder; FileNotFoundError or ValueError naming the file."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; expected an adapter folder with {CONFIG} and {WEIGHTS}")

@@ -14,10 +14,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from llmdiff.adapter.adapter import LLMAdapter
+from llmdiff.adapter.diffusers_internals import execution_device, is_offloaded
 from llmdiff.adapter.padding import pad
 
 PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
-OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers hang on a module that they move about
 
 
 class TextEncoder(Protocol):
@@ -59,7 +59,7 @@ class PromptEncoder:
         return isinstance(getattr(self.pipe, "controlnet", None), nn.Module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
-        """Contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each.
+        """Return contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each.
 
         Called as the pipeline's own. Pooled text features, which SDXL has besides, stay the base's.
         """
@@ -81,10 +81,10 @@ class PromptEncoder:
         negative_prompt_embeds: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The contexts; what is given is taken as it is."""
+        """Return the contexts; what is given is taken as it is."""
         options = {name: options[name] for name in PASSED_ON if name in options}
         self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
-        here = self.pipe._execution_device
+        here = execution_device(self.pipe)
         self.loaded.adapter.to(here, self.pipe.unet.dtype)
         given, without = prompt_embeds, negative_prompt_embeds
         if given is None or (do_classifier_free_guidance and without is None):
@@ -108,7 +108,7 @@ class PromptEncoder:
         try:
             yield
         finally:
-            if any(hasattr(self.pipe.unet, hook) for hook in OFFLOADING):
+            if is_offloaded(self.pipe.unet):
                 for module in self.loaded.following:
                     module.to("cpu")
 
@@ -116,7 +116,7 @@ class PromptEncoder:
     def context(
         self, captions: list[str], device: torch.device, options: dict[str, Any], no_prompt: bool = False
     ) -> Tensor:
-        """Contexts of captions, or of the empty caption that stands for `no_prompt`."""
+        """Return contexts of captions, or of the empty caption that stands for `no_prompt`."""
         adapter = self.loaded.adapter
         encodings, mask = pad([encoding.to(device) for encoding in self.loaded.encoder(captions)])
         text = self.text(captions, device, options) if self.text_tokens else None
@@ -129,14 +129,14 @@ class PromptEncoder:
         return F.pad(context, (0, 0, 0, 1)).to(self.pipe.unet.dtype)
 
     def text(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
-        """The base's own text features."""
+        """Return the base's own text features."""
         features: Tensor = self.original(
             captions, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False, **options
         )[0]
         return features
 
     def install(self) -> None:
-        """Takes the place of the pipeline's ``encode_prompt``; a ControlNet gets the base's text features alone."""
+        """Take the place of the pipeline's ``encode_prompt``; a ControlNet gets the base's text features alone."""
         self.pipe.llm_adapter = self.loaded.adapter
         self.pipe.encode_prompt = self
         self.hooks = []
@@ -144,7 +144,7 @@ class PromptEncoder:
             self.hooks.append(self.pipe.controlnet.register_forward_pre_hook(self.text_alone, with_kwargs=True))
 
     def uninstall(self) -> None:
-        """Gives the pipeline its own ``encode_prompt`` back."""
+        """Give the pipeline its own ``encode_prompt`` back."""
         for hook in self.hooks:
             hook.remove()
         del self.pipe.llm_adapter, self.pipe.encode_prompt
@@ -174,24 +174,24 @@ class Loaded:
         self.known: Callable[[], Tensor | None] = lambda: None
 
     def install(self) -> None:
-        """Puts the adapter into the U-Net."""
+        """Put the adapter into the U-Net."""
         self.adapter.install(self.unet)
         self.hook = self.unet.register_forward_pre_hook(self.before_unet, with_kwargs=True)
 
     def add(self, pipe: DiffusionPipeline) -> None:
-        """Lets a pipeline with this U-Net encode its prompts for the adapter."""
+        """Let a pipeline with this U-Net encode its prompts for the adapter."""
         PromptEncoder(pipe, self).install()
         self.pipelines.add(pipe)
 
     def remove(self) -> None:
-        """Gives the U-Net and all its pipelines back as they were."""
+        """Give the U-Net and all its pipelines back as they were."""
         for pipe in self.pipelines:
             pipe.encode_prompt.uninstall()
         self.hook.remove()
         self.adapter.uninstall()
 
     def before_unet(self, unet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Refuses text that is no context, which the adapter would read as one: another pipeline's on this U-Net."""
+        """Refuse text that is no context, which the adapter would read as one: another pipeline's on this U-Net."""
         if "encoder_hidden_states" not in kwargs:
             args, kwargs = args[:2], {"encoder_hidden_states": args[2], **kwargs}
         context = kwargs["encoder_hidden_states"]
@@ -207,7 +207,7 @@ class Loaded:
 
 
 def negatives(negative_prompt: str | list[str] | None, count: int) -> list[str]:
-    """One negative prompt for each prompt; none given is the empty caption, as in training."""
+    """Return one negative prompt for each prompt; none given is the empty caption, as in training."""
     if negative_prompt is None or isinstance(negative_prompt, str):
         return [negative_prompt or ""] * count
     if len(negative_prompt) != count:
@@ -216,6 +216,6 @@ def negatives(negative_prompt: str | list[str] | None, count: int) -> list[str]:
 
 
 def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Pads the shorter context with rows of zeros, which the adapter knows as padding."""
+    """Pad the shorter context with rows of zeros, which the adapter knows as padding."""
     longest = max(a.shape[1], b.shape[1])
     return F.pad(a, (0, 0, 0, longest - a.shape[1])), F.pad(b, (0, 0, 0, longest - b.shape[1]))

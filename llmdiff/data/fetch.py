@@ -24,7 +24,7 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, Row | BadRow]]:
-    """The rows with the bytes of their pictures in place of URLs; each URL is asked once."""
+    """Return the rows with the bytes of their pictures in place of URLs; each URL is asked once."""
     urls = list({row.image: None for _, row in rows if isinstance(row, Row) and isinstance(row.image, Url)})
     if not urls:
         return list(rows)
@@ -37,7 +37,7 @@ def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, 
 
 
 def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes | BadRow:
-    """What a URL gives, or why it gives no picture: "not_fetched", or "no_answer" where asking later may help."""
+    """Return what a URL gives, or why it gives none: "not_fetched", or "no_answer" where asking later may help."""
     try:
         with client.stream("GET", url) as answer:
             if not answer.is_success:

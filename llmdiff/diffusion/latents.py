@@ -29,7 +29,7 @@ class LatentEncoder:
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
-        """The autoencoder of a Stable Diffusion folder or name, in float32."""
+        """Return the autoencoder of a Stable Diffusion folder or name, in float32."""
         vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=torch.float32, **LOADING)
         return cls(vae.requires_grad_(False).eval().to(device))
 
@@ -40,7 +40,7 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
-        """Images ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16."""
+        """Image ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16."""
         pixels = torch.as_tensor(images)
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
             raise ValueError(
@@ -54,13 +54,13 @@ class LatentEncoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents ``(batch, channel, h, w)`` as `__call__` gives them -> images ``(batch, height, width, 3)`` uint8."""
+        """Decode latents ``(batch, channel, h, w)`` of `__call__` to images ``(batch, height, width, 3)`` uint8."""
         scaled = latents.to(self.vae.device, torch.float32) / self.vae.config.scaling_factor
         pixels = self.vae.decode(scaled).sample.clamp(-1, 1)
         return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
-        """What the latents depend on, for their key in the store."""
+        """Return what the latents depend on, for their key in the store."""
         return {
             "kind": "vae",
             "model": type(self.vae).__name__,
@@ -71,7 +71,7 @@ class LatentEncoder:
 
 
 def decode_samples(path: Path, latent_encoder: LatentEncoder) -> list[tuple[str, Image.Image]]:
-    """The prompts and pictures of a ``samples/step-….safetensors`` that training wrote."""
+    """Return the prompts and pictures of a ``samples/step-….safetensors`` that training wrote."""
     with safe_open(path, framework="pt") as file:
         prompts, latents = json.loads(file.metadata()["prompts"]), file.get_tensor("latents")
     images = [Image.fromarray(pixels) for pixels in latent_encoder.decode(latents)]

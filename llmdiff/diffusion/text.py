@@ -34,14 +34,14 @@ class CaptionEncoder(ABC):
 
     @abstractmethod
     def encode_batch(self, captions: list[str]) -> Tensor:
-        """Features ``(caption, token, hidden)``, float32 on the CPU."""
+        """Return features ``(caption, token, hidden)``, float32 on the CPU."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the features depend on, for the store's fingerprint."""
+        """Return what the features depend on, for the store's fingerprint."""
 
     def __call__(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """A ``(token, hidden)`` float32 tensor on the CPU for each caption; longer captions are cut, and counted.
+        """Return ``(token, hidden)`` float32 on the CPU for each caption; longer captions are cut, and counted.
 
         `progress` is called with (captions done, captions in all) after each batch.
         """
@@ -55,11 +55,11 @@ class CaptionEncoder(ABC):
         return encodings
 
     def encode(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """As a call: no caption of this encoder comes out non-finite."""
+        """Encode as a call does: no caption of this encoder comes out non-finite."""
         return self(captions, progress)
 
     def tokens(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
-        """Token ids ``(caption, max_tokens)``, where the model takes them."""
+        """Return token ids ``(caption, max_tokens)``, where the model takes them."""
         length = tokenizer.model_max_length
         self.truncated += sum(len(ids) > length for ids in tokenizer(captions).input_ids)
         ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -77,7 +77,7 @@ class BaseTextEncoder(CaptionEncoder):
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
-        """The text encoder of a Stable Diffusion folder or name."""
+        """Return the text encoder of a Stable Diffusion folder or name."""
         text_encoder = read_part(base, "text_encoder", CLIPTextModel.from_pretrained, use_safetensors=True)
         tokenizer = read_part(base, "tokenizer", CLIPTokenizer.from_pretrained)
         return cls(text_encoder.float().eval().to(device), tokenizer)
@@ -91,12 +91,12 @@ class BaseTextEncoder(CaptionEncoder):
         return int(self.tokenizer.model_max_length)
 
     def encode_batch(self, captions: list[str]) -> Tensor:
-        """Features ``(caption, max_tokens, hidden)``."""
+        """Return features ``(caption, max_tokens, hidden)``."""
         ids = self.tokens(self.text_encoder, self.tokenizer, captions)
         return self.text_encoder(ids).last_hidden_state.float().cpu()
 
     def describe(self) -> dict[str, Any]:
-        """What the features depend on, for the store's fingerprint."""
+        """Return what the features depend on, for the store's fingerprint."""
         return {
             "kind": "base",
             "model": type(self.text_encoder).__name__,

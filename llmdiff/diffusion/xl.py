@@ -48,7 +48,7 @@ class XLTextEncoder(CaptionEncoder):
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> Self:
-        """The text encoders that it needs of an SDXL folder or name; ValueError for SDXL's refiner."""
+        """Return the text encoders that it needs of an SDXL folder or name; ValueError for SDXL's refiner."""
         index = read_index(base)
         if index.get("requires_aesthetics_score"):
             raise ValueError(
@@ -65,7 +65,7 @@ class XLTextEncoder(CaptionEncoder):
 
     @classmethod
     def of(cls, pipe: StableDiffusionXLPipeline) -> Self:
-        """Those of a pipeline."""
+        """Return the text encoders of a pipeline."""
         text_encoders = [getattr(pipe, f"text_encoder{suffix}") for suffix in cls.classes]
         tokenizers = [getattr(pipe, f"tokenizer{suffix}") for suffix in cls.classes]
         return cls(text_encoders, tokenizers, pipe.config.force_zeros_for_empty_prompt)
@@ -75,7 +75,7 @@ class XLTextEncoder(CaptionEncoder):
         return sum(int(model.config.hidden_size) for model in self.text_encoders)
 
     def encode_batch(self, captions: list[str]) -> Tensor:
-        """Features ``(caption, token, hidden)``."""
+        """Return features ``(caption, token, hidden)``."""
         outputs = [
             model(self.tokens(model, tokenizer, captions), output_hidden_states=True)
             for model, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True)
@@ -85,11 +85,11 @@ class XLTextEncoder(CaptionEncoder):
         return features
 
     def features(self, outputs: list[Any]) -> Tensor:
-        """``(caption, token, hidden)`` from what the text encoders put out."""
+        """Return ``(caption, token, hidden)`` from what the text encoders put out."""
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
 
     def describe(self) -> dict[str, Any]:
-        """What the features depend on, for the store's fingerprint."""
+        """Return what the features depend on, for the store's fingerprint."""
         return {
             "kind": self.kind,
             "model": [type(model).__name__ for model in self.text_encoders],
@@ -118,13 +118,13 @@ class PooledTextEncoder(XLTextEncoder):
 
 
 def load_text_encoder(base: str, device: str | torch.device = "cpu") -> CaptionEncoder:
-    """The text encoder, or both of them, of a base folder or name."""
+    """Return the text encoder, or both of them, of a base folder or name."""
     kind = XLTextEncoder if is_xl(unet_config(base)) else BaseTextEncoder
     return kind.from_pretrained(base, device)
 
 
 def text_encoder_of(pipe: Any) -> CaptionEncoder:
-    """The text encoder, or both of them, of a pipeline."""
+    """Return the text encoder, or both of them, of a pipeline."""
     if is_xl(pipe.unet.config):
         return XLTextEncoder.of(pipe)
     return BaseTextEncoder(pipe.text_encoder, pipe.tokenizer)

@@ -24,7 +24,7 @@ class Budget:
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Indices of captions of like length, longest first, in batches of at most ``budget`` tokens with their padding.
+    """Yield batches of captions' indices, of like length, longest first, at most ``budget`` tokens with padding.
 
     A batch ends where it is full, or where a share of it would be padding (and it is no small batch). A caption longer
     than the budget is a batch of its own.
@@ -48,7 +48,7 @@ def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
 def run_in_batches(
     lengths: list[int], budget: Budget, run: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
+    """Run ``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
 
     Raises:
         MemoryError: one caption alone does not fit.
@@ -70,7 +70,7 @@ def run_in_batches(
 
 
 def _halved(indices: list[int], lengths: list[int], budget: int, error: Exception) -> int:
-    """Half of the budget, or of what the failed batch took of it."""
+    """Return half of the budget, or of what the failed batch took of it."""
     used = len(indices) * max(lengths[i] for i in indices)
     if len(indices) == 1:
         raise MemoryError(f"one caption of {used} tokens does not fit into memory: {error}") from error
@@ -82,7 +82,7 @@ def _halved(indices: list[int], lengths: list[int], budget: int, error: Exceptio
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that an allocation failed, on a GPU or a CPU."""
+    """Return whether the error says that an allocation failed, on a GPU or a CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(text in str(error) for text in CPU_MEMORY)

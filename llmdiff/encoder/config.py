@@ -25,32 +25,39 @@ class EncoderConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     word_path: WordPath = "block"
-    """What the word score is: each block fed the token's hidden state alone (``block``, Algorithm 1), or the token fed
-    alone to the whole LLM (``isolated``): a table computed once, after which it costs nothing."""
+    """What the word score is. `block`: each block is fed the token's hidden state alone (Algorithm 1), which takes
+    1/12 of a forward pass more for parallel blocks (Phi) and 3/4 more for sequential ones (Llama). `isolated`: the
+    token is fed alone to the whole LLM, once for each LLM, into a table of vocabulary x width x 4 bytes; then it
+    costs next to nothing."""
     g: Schedule = 1.0
-    """Step size: a number, one number a block from the embedding up, or ``constant``, ``linear``, ``cosine``, ``ddpm``
-    (``name:mean`` scales it to that mean)."""
+    """Step size: a number, one number a block from the embedding up, or `constant`, `linear`, `cosine`, `ddpm`
+    (`name:mean` scales it to that mean). It costs nothing."""
     h: Schedule = 0.0
-    """Noise level, given like ``g``. It needs ``noise`` other than ``off``."""
+    """Noise level, given like `g`; it needs `noise` other than `off`."""
     bands: int = field(default=1, metadata={"ge": 1})
-    """Sums over this many depth bands are kept apart, so that training can weight them; storage grows by it."""
+    """Sums over this many depth bands are kept apart, so that training can weight them; the store grows by the
+    factor."""
     initial: Initial = "embedding"
-    """``c_T``: zeros, the token's embedding, or Gaussian noise."""
+    """`c_T`: zeros, the token's embedding, or Gaussian noise. It costs nothing."""
     noise: Noise = "off"
-    """``cached``: drawn for every block into the encoding; ``fresh``: left to each use, from ``Encoder.noise_std``."""
+    """`fresh`: drawn anew at each training step from `Encoder.noise_std`, which costs nothing. `cached`: drawn for
+    every block into the encoding, which on a CPU can take longer than the scores themselves."""
     seed: int = 0
     """Seed of all noise; with caption, block, token and channel it is all that the noise depends on."""
     max_tokens: int = field(default=120, metadata={"ge": 1})
-    """Longer captions are cut to this many tokens (EOS included), counted and reported."""
+    """Longer captions are cut to this many tokens (EOS included), counted and reported; cost and storage grow with the
+    tokens."""
     append_eos: bool = True
-    """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost."""
+    """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost. It takes
+    one token a caption."""
     template: str = "{caption}"
-    """Text around a caption; must hold ``{caption}`` once. Words after it are never cut: at them a causal model can say
-    what the whole caption means."""
+    """Text around a caption; must hold `{caption}` once. Its tokens are encoded and stored with every caption. Words
+    after the caption are never cut: at them a causal model can say what the whole caption means."""
     dtype: DType = "bfloat16"
-    """The LLM's compute dtype; the encoding is summed in float32 (float64 for float64)."""
+    """Type of the LLM's pass; float32 takes twice the memory of bfloat16. The encoding is summed in float32 (float64
+    for float64)."""
     token_budget: int = field(default=8192, metadata={"ge": 1})
-    """Tokens in a batch, padding included. Halved when memory runs out."""
+    """Tokens in a batch, padding included: the memory that a pass takes. Halved when memory runs out."""
 
     def __post_init__(self) -> None:
         for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType)):

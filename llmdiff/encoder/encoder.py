@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels.langevin import Rows
+from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
-from llmdiff.encoder.identity import model_identity, tokenizer_identity
-from llmdiff.encoder.langevin import Langevin, band_of, ragged_rows
-from llmdiff.encoder.llm import DecoderLLM, ScorePath
+from llmdiff.encoder.identity import tokenizer_identity
+from llmdiff.encoder.langevin import noise_std
+from llmdiff.encoder.llm import DecoderLLM
 from llmdiff.encoder.loading import load_pretrained
-from llmdiff.encoder.nonfinite import NonFinite, locate
+from llmdiff.encoder.nonfinite import NonFinite
 from llmdiff.encoder.schedules import resolve_schedule
-from llmdiff.encoder.table import WordTable, load_or_make_table
-from llmdiff.encoder.tokens import BadCaption, Tokens, caption_key, normalise, padding_id, try_tokenise
+from llmdiff.encoder.tokens import BadCaption, Tokens, normalise, padding_id, try_tokenise
 
 logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
@@ -61,12 +60,12 @@ class Encoder:
         self.config = config or EncoderConfig()
         self.llm = DecoderLLM(model)
         self.tokenizer = tokenizer
-        self.cache_folder = cache_folder
         self.truncated = 0
         self._budget = Budget(self.config.token_budget)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
-        self._check()
+        check_fit(self.llm, self.tokenizer, self.config)
+        self._encode_batch = BatchEncoder(self.llm, self.config, self.g, self.h, cache_folder)
 
     @classmethod
     def from_pretrained(
@@ -79,7 +78,7 @@ class Encoder:
         device: str | torch.device | None = None,
         cache_folder: str | Path | None = None,
     ) -> Encoder:
-        """The encoder of a folder or a hub name. Only safetensors weights, and no code of the model's own, are loaded.
+        """Load the encoder of a folder or a hub name: safetensors weights alone, and no code of the model's own.
 
         A tokenizer without a pad token, as Phi's and Llama's are, is given its EOS for one.
 
@@ -109,24 +108,15 @@ class Encoder:
         return self.llm.hidden_size
 
     @property
-    def path(self) -> ScorePath:
-        """What is taken of each block: score differences, or sentence scores that the word table is subtracted from."""
-        return "context" if self.config.word_path == "block" else "sentence"
-
-    @property
     def noise_std(self) -> tuple[float, ...]:
         """Standard deviation, band by band, of the noise that ``noise="fresh"`` leaves to each use: sqrt(2 sum h).
 
-        Training draws it at every step (METHOD section 2); pipelines read the encoding as it is, the noise's mean.
+        Training draws it at every step; pipelines read the encoding as it is, the noise's mean.
         """
-        sums = [0.0] * self.config.bands
-        if self.config.noise == "fresh":
-            for index, level in enumerate(self.h):
-                sums[band_of(index, self.llm.blocks, self.config.bands)] += 2.0 * level
-        return tuple(total**0.5 for total in sums)
+        return noise_std(self.h if self.config.noise == "fresh" else (), self.llm.blocks, self.config.bands)
 
     def __call__(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor]:
-        """The encodings of the captions, in their order.
+        """Return the encodings of the captions, in their order.
 
         Args:
             captions: any texts; equal ones are encoded once and share their tensor.
@@ -146,7 +136,7 @@ class Encoder:
         return results
 
     def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | BadCaption]:
-        """As a call, but a caption that has no finite encoding gets the error in its place, and the rest go on."""
+        """Encode as a call does, but put the error in the place of a caption without a finite encoding, and go on."""
         texts = [normalise(caption) for caption in captions]
         copies = Counter(texts)
         unique = list(copies)
@@ -156,8 +146,10 @@ class Encoder:
         self._report_truncated(sum(copies[text] for text, token in fine if token.truncated))
         done = sum(copies[text] for text in results)
 
+        padding = padding_id(self.tokenizer)
+
         def run(indices: list[int]) -> list[Tensor | NonFinite]:
-            return self._encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices])
+            return self._encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices], padding)
 
         lengths = [len(token.ids) for _, token in fine]
         for indices, encodings in run_in_batches(lengths, self._budget, run):
@@ -169,112 +161,61 @@ class Encoder:
         return [results[text] for text in texts]
 
     def describe(self) -> dict[str, Any]:
-        """All that decides an encoding's numbers, as JSON values: what a fingerprint is made of.
+        """Return all that decides an encoding's numbers, as JSON values: what a fingerprint is made of.
 
         Paths, devices and batch sizes are not in it; settings without an effect (noise levels while noise is off) are
         None.
         """
-        config = self.config
-        drawn = config.noise == "cached"
-        left = {"noise_std": list(self.noise_std)} if config.noise == "fresh" else {}
         return {
             "kind": "llm",
             "formula": FORMULA_VERSION,
-            "llm": {"class": self.llm.name, "content": self._model_identity, "hidden_size": self.hidden_size},
+            "llm": {"class": self.llm.name, "content": self.llm.identity, "hidden_size": self.hidden_size},
             "tokenizer": self._tokenizer_identity,
-            "word_path": config.word_path,
-            "g": list(self.g),
-            "h": list(self.h) if config.noise != "off" else None,
-            "bands": config.bands,
-            "initial": config.initial,
-            "noise": config.noise,
-            "seed": config.seed if drawn or config.initial == "noise" else None,
-            "max_tokens": config.max_tokens,
-            "append_eos": config.append_eos,
-            "template": config.template,
-            "dtype": config.dtype,
-            **left,
+            **describe_settings(self.config, self.g, self.h, self.noise_std),
         }
-
-    def _check(self) -> None:
-        """Raises ValueError where model, tokenizer and settings do not fit each other."""
-        wanted = getattr(torch, self.config.dtype)
-        if self.llm.dtype != wanted:
-            raise ValueError(f"the LLM's weights are {self.llm.dtype}; expected {wanted}, the configuration's dtype")
-        if self.config.bands > self.llm.blocks:
-            raise ValueError(f"bands is {self.config.bands}; expected at most {self.llm.blocks}, the LLM's blocks")
-        if self.llm.positions is not None and self.config.max_tokens > self.llm.positions:
-            expected = f"expected at most {self.llm.positions}, the positions (max_position_embeddings) it was made for"
-            raise ValueError(f"max_tokens is {self.config.max_tokens}; {expected}")
-        if self.config.append_eos and self.tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
-        padding_id(self.tokenizer)
 
     def _report_truncated(self, count: int) -> None:
         self.truncated += count
         if count:
             logger.warning("%d captions were cut to %d tokens", count, self.config.max_tokens)
 
-    def _encode_batch(self, captions: list[str], tokens: list[Tokens]) -> list[Tensor | NonFinite]:
-        """The encodings of a batch's captions, non-finite ones located."""
-        langevin = self._run([token.ids for token in tokens], captions)
-        lengths = [len(token.ids) for token in tokens]
-        finite = langevin.finite().cpu().split(lengths)
-        parts = zip(captions, tokens, langevin.c.cpu().split(lengths), finite, strict=True)
-        return [
-            self._shape(encoding) if bool(ok.all()) else locate(self, caption, token.ids)
-            for caption, token, encoding, ok in parts
-        ]
-
-    def _shape(self, c: Tensor) -> Tensor:
-        """(token, band, hidden) as callers see it."""
-        return c[:, 0] if self.config.bands == 1 else c.transpose(0, 1)
-
-    @torch.no_grad()
-    def _run(self, ids: list[list[int]], captions: list[str]) -> Langevin:
-        """The finished sum of captions given as token ids: Algorithm 1 over one forward pass."""
-        device = self.llm.device
-        rows = ragged_rows([len(row) for row in ids], [caption_key(caption) for caption in captions], device)
-        padded = pad(ids, padding_id(self.tokenizer)).to(device)
-        langevin = self.langevin(rows)
-        self.llm.stream(padded, self.path, langevin.fold, langevin.start, rows.source)
-        if self.config.word_path == "isolated":
-            langevin.subtract(*self._word_scores(ids))
-        return langevin
-
-    def langevin(self, rows: Rows) -> Langevin:
-        """The running sum of Algorithm 1 for these rows, with this encoder's settings."""
-        drawn = self.h if self.config.noise == "cached" else (0.0,) * self.llm.blocks
-        return Langevin(
-            rows,
-            self.g,
-            drawn,
-            bands=self.config.bands,
-            hidden=self.hidden_size,
-            initial=self.config.initial,
-            seed=self.config.seed,
-            dtype=torch.float64 if self.config.dtype == "float64" else torch.float32,
-        )
-
-    def _word_scores(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """The word scores of a batch's different tokens, where the LLM runs, and the line in them of every token."""
-        needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
-        return self._table.rows(needed.tolist()).to(self.llm.device), index.to(self.llm.device, torch.int32)
-
-    @cached_property
-    def _table(self) -> WordTable:
-        return load_or_make_table(self.llm, self.g, self.config, self._model_identity, self.cache_folder)
-
-    @cached_property
-    def _model_identity(self) -> str:
-        return model_identity(self.llm.backbone)
-
     @cached_property
     def _tokenizer_identity(self) -> str:
         return tokenizer_identity(self.tokenizer, eos_pads=True)
 
 
-def pad(ids: list[list[int]], padding: int) -> Tensor:
-    """int64 (caption, token), padded on the right to the longest."""
-    longest = max(len(row) for row in ids)
-    return torch.tensor([row + [padding] * (longest - len(row)) for row in ids])
+def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
+    """Raise ValueError where LLM, tokenizer and settings do not fit each other."""
+    wanted = getattr(torch, config.dtype)
+    if llm.dtype != wanted:
+        raise ValueError(f"the LLM's weights are {llm.dtype}; expected {wanted}, the configuration's dtype")
+    if config.bands > llm.blocks:
+        raise ValueError(f"bands is {config.bands}; expected at most {llm.blocks}, the LLM's blocks")
+    if llm.positions is not None and config.max_tokens > llm.positions:
+        expected = f"expected at most {llm.positions}, the positions (max_position_embeddings) it was made for"
+        raise ValueError(f"max_tokens is {config.max_tokens}; {expected}")
+    if config.append_eos and tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
+    padding_id(tokenizer)
+
+
+def describe_settings(
+    config: EncoderConfig, g: Sequence[float], h: Sequence[float], noise_std: Sequence[float]
+) -> dict[str, Any]:
+    """Return the settings that decide an encoding's numbers; those without an effect are None."""
+    drawn = config.noise == "cached"
+    left = {"noise_std": list(noise_std)} if config.noise == "fresh" else {}
+    return {
+        "word_path": config.word_path,
+        "g": list(g),
+        "h": list(h) if config.noise != "off" else None,
+        "bands": config.bands,
+        "initial": config.initial,
+        "noise": config.noise,
+        "seed": config.seed if drawn or config.initial == "noise" else None,
+        "max_tokens": config.max_tokens,
+        "append_eos": config.append_eos,
+        "template": config.template,
+        "dtype": config.dtype,
+        **left,
+    }

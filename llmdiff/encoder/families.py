@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def all_of_it(config: Any, projected: Tensor) -> Tensor:
-    """The value projection gives values alone."""
+    """Return all of what a projection that gives values alone has put out."""
     return projected
 
 
 def last_third_of_each_head(config: Any, projected: Tensor) -> Tensor:
-    """One projection gives query, key and value of head 0, then of head 1, ..."""
+    """Return the values where one projection gives query, key and value of head 0, then of head 1, ..."""
     per_head = projected.unflatten(-1, (config.num_attention_heads, -1))
     return per_head.chunk(3, dim=-1)[2].flatten(-2)
 

@@ -25,7 +25,7 @@ INCIDENTAL = {
 
 
 def model_identity(backbone: Any) -> str:
-    """SHA-256 of the decoder's configuration and of every tensor in its state: 64 hexadecimal digits."""
+    """Return the SHA-256 of the decoder's configuration and of every tensor in its state, in hexadecimal."""
     config = {key: value for key, value in backbone.config.to_diff_dict().items() if key not in INCIDENTAL}
     digest = hashlib.sha256(_canonical(config))
     for name, tensor in sorted(backbone.state_dict().items()):
@@ -35,7 +35,7 @@ def model_identity(backbone: Any) -> str:
 
 
 def tokenizer_identity(tokenizer: Any, *, eos_pads: bool = False) -> str:
-    """SHA-256 of all that decides which ids a text gets: 64 hexadecimal digits.
+    """Return the SHA-256 of all that decides which ids a text gets, in hexadecimal.
 
     With ``eos_pads`` a tokenizer whose pad token is its EOS counts as the one without a pad token that it was.
     """

@@ -49,7 +49,7 @@ class Inspection:
     """The largest channel of each block's output."""
 
     def table(self) -> str:
-        """A line a block and token, then a line a block with its outlier channel."""
+        """Return a line a block and token, then a line a block with its outlier channel."""
         width = max(len(token) for token in self.tokens)
         lines = [f"{'block':>5}  {'token':<{width}}  {'sentence':>10}  {'word':>10}  {'context':>10}"]
         for block in range(len(self.sentence)):
@@ -65,7 +65,7 @@ class Inspection:
 
 @torch.no_grad()
 def inspect(encoder: Encoder, caption: str) -> Inspection:
-    """The scores of one caption under the encoder's word path, before ``g``."""
+    """Return the scores of one caption under the encoder's word path, before ``g``."""
     caption = normalise(caption)
     ids = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)[0].ids
     row = torch.tensor([ids], device=encoder.llm.device)
@@ -88,7 +88,7 @@ def inspect(encoder: Encoder, caption: str) -> Inspection:
 
 
 def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, list[Tensor]]:
-    """The scores (block, token, hidden) of one caption, or of a column of tokens alone, and the blocks' outputs."""
+    """Return scores (block, token, hidden) of one caption or a column of tokens, and the blocks' outputs."""
     scores: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -104,19 +104,19 @@ def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, lis
 
 
 def _outlier(block: int, output: Tensor) -> Outlier:
-    """The largest channel of a block's output (token, hidden)."""
+    """Return the largest channel of a block's output (token, hidden)."""
     magnitude = output.abs()
     token, channel = divmod(int(magnitude.argmax()), output.shape[1])
     return Outlier(block, token, channel, float(magnitude.max() / magnitude.median().clamp_min(1e-12)))
 
 
 def write_heat_map(inspection: Inspection, path: str | Path) -> None:
-    """A PNG of three panels (sentence, word, context): tokens down, blocks across, one logarithmic scale for all."""
+    """Write a PNG of three panels (sentence, word, context): tokens down, blocks across, one logarithmic scale."""
     draw_heat_map(inspection).save(path, format="PNG")
 
 
 def draw_heat_map(inspection: Inspection) -> Image:
-    """The picture that :func:`write_heat_map` writes."""
+    """Return the picture that :func:`write_heat_map` writes."""
     from PIL import Image, ImageDraw
 
     panels = {"sentence": inspection.sentence, "word": inspection.word, "context": inspection.context}
@@ -139,7 +139,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
 
 
 def log_scale(values: Tensor) -> Tensor:
-    """Values as shares of the way from the smallest to the largest on a logarithmic scale, 0 where they are 0."""
+    """Return values as shares of the way from smallest to largest on a logarithmic scale, 0 where they are 0."""
     positive = values > 0
     logarithm = values.clamp_min(values[positive].min() if bool(positive.any()) else 1.0).log()
     low, high = logarithm.min(), logarithm.max()
@@ -147,7 +147,7 @@ def log_scale(values: Tensor) -> Tensor:
 
 
 def _draw_panel(canvas: ImageDraw, shares: Tensor, left: int, top: int) -> None:
-    """One cell a block and token."""
+    """Draw one cell a block and token."""
     for block, column in enumerate(shares.tolist()):
         for d, share in enumerate(column):
             corner = (left + block * CELL, top + d * CELL)
@@ -155,7 +155,7 @@ def _draw_panel(canvas: ImageDraw, shares: Tensor, left: int, top: int) -> None:
 
 
 def colour(share: float) -> tuple[int, int, int]:
-    """The colour of a share between 0 and 1."""
+    """Return the colour of a share between 0 and 1."""
     place = min(max(share, 0.0), 1.0) * (len(COLOURS) - 1)
     i = min(int(place), len(COLOURS) - 2)
     red, green, blue = (round(a + (b - a) * (place - i)) for a, b in zip(COLOURS[i], COLOURS[i + 1], strict=True))

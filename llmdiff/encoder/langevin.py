@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kernels.langevin import Rows, langevin_step
+from kernels.langevin import TokenRows, langevin_step
 from llmdiff.encoder.scores import BlockScore
 
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
@@ -29,7 +30,7 @@ class Langevin:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: TokenRows,
         g: tuple[float, ...],
         h: tuple[float, ...],
         *,
@@ -47,7 +48,7 @@ class Langevin:
         self.end_is_finite: Tensor | None = None
 
     def start(self, x: Tensor) -> None:
-        """``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
+        """Set ``c_T`` from the embeddings ``x`` (batch, token, hidden)."""
         if self.initial == "zeros":
             return
         if self.initial == "embedding":
@@ -57,7 +58,7 @@ class Langevin:
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
-        """``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
+        """Add a block: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
         band = band_of(score.index, len(self.g), self.bands)
         block = len(self.g) - score.index
         g, h = self.g[score.index], self.h[score.index]
@@ -66,7 +67,7 @@ class Langevin:
             self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
 
     def finite(self) -> Tensor:
-        """Whether no block gave a row NaN or infinity: bool (row,).
+        """Return whether no block gave a row NaN or infinity: bool (row,).
 
         Neither leaves the residual stream once it is in there, so the last block's output is looked at beside ``c``:
         what a parallel block's MLP gives is in no score, for it cancels.
@@ -75,18 +76,18 @@ class Langevin:
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
-        """Takes the summed word scores of the isolated path away.
+        """Take the summed word scores of the isolated path away.
 
         Args:
             table: word scores (id, band, hidden).
             source: int32 (row,), the line of the table for each row.
         """
-        rows = Rows(position=self.rows.position, caption=self.rows.caption, source=source)
+        rows = TokenRows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
     def _on_rows(self, flat: Tensor) -> Tensor:
-        """What of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
+        """Return what of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
         return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
 
     def _step(
@@ -113,12 +114,20 @@ def _flat(term: Tensor | None) -> Tensor | None:
 
 
 def band_of(index: int, blocks: int, bands: int) -> int:
-    """The depth band of a block: equal shares, from the embedding up."""
+    """Return the depth band of a block: equal shares, from the embedding up."""
     return index * bands // blocks
 
 
-def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> Rows:
-    """The rows of a batch padded on the right to its longest caption.
+def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
+    """Return the standard deviation, band by band, of all the noise that the levels `h` draw: sqrt(2 sum h)."""
+    sums = [0.0] * bands
+    for index, level in enumerate(h):
+        sums[band_of(index, blocks, bands)] += 2.0 * level
+    return tuple(total**0.5 for total in sums)
+
+
+def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:
+    """Return the rows of a batch padded on the right to its longest caption.
 
     Args:
         lengths: tokens of each caption.
@@ -131,6 +140,6 @@ def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -
     index = torch.arange(len(lengths)).repeat_interleave(count)  # the caption of each row
     position = torch.arange(total) - starts[index]
     source = None if total == longest * len(lengths) else (index * longest + position).to(torch.int32).to(device)
-    return Rows(
+    return TokenRows(
         position=position.to(torch.int32).to(device), caption=torch.tensor(captions)[index].to(device), source=source
     )

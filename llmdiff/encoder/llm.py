@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdiff.encoder.families import FAMILIES, Family
+from llmdiff.encoder.identity import model_identity
 from llmdiff.encoder.scores import (
     ContextScore,
     DiagonalMaskCheck,
@@ -92,6 +94,11 @@ class DecoderLLM:
         """The dtype of the weights."""
         dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
         return dtype
+
+    @cached_property
+    def identity(self) -> str:
+        """The hash of configuration and weights, see `model_identity`; it reads all of them, once."""
+        return model_identity(self.backbone)
 
     @torch.no_grad()
     def stream(

@@ -19,7 +19,7 @@ HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
 def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
+    """Return (model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
 
     Raises:
         ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
@@ -41,7 +41,7 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
 
 
 def _check_causal(source: str, config: Any) -> None:
-    """Raises ValueError unless transformers has a causal language model for the configuration."""
+    """Raise ValueError unless transformers has a causal language model for the configuration."""
     try:
         check_decoder_only(config)
     except ValueError as error:
@@ -51,7 +51,7 @@ def _check_causal(source: str, config: Any) -> None:
 
 
 def _set_padding(source: str, tokenizer: Any) -> None:
-    """EOS as the pad token of a tokenizer that has none; ValueError where it has no EOS either."""
+    """Make EOS the pad token of a tokenizer that has none; ValueError where it has no EOS either."""
     if tokenizer.pad_token_id is not None:
         return
     if tokenizer.eos_token_id is None:
@@ -64,7 +64,7 @@ def _set_padding(source: str, tokenizer: Any) -> None:
 
 
 def _read(source: str, what: str, load: Any) -> Any:
-    """What ``load`` gives; its failures in one line that names the LLM."""
+    """Return what ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
     except (OSError, ValueError, KeyError, SafetensorError) as error:

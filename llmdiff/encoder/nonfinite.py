@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmdiff.encoder.langevin import ragged_rows
+from llmdiff.encoder.langevin import Langevin
+from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.tokens import BadCaption, caption_key
-
-if TYPE_CHECKING:
-    from llmdiff.encoder.encoder import Encoder
+from llmdiff.encoder.tokens import BadCaption
 
 
 class NonFinite(BadCaption):
@@ -36,10 +34,16 @@ class NonFinite(BadCaption):
         return NonFinite, (self.caption, self.block, self.token, self.channel)
 
 
-def locate(encoder: Encoder, caption: str, ids: list[int]) -> NonFinite:
-    """Runs the caption alone and finds where it first stops being finite. Only a caption that failed pays for it."""
-    device = encoder.llm.device
-    langevin = encoder.langevin(ragged_rows([len(ids)], [caption_key(caption)], device))
+def locate(llm: DecoderLLM, path: ScorePath, langevin: Langevin, caption: str, ids: list[int]) -> NonFinite:
+    """Run the caption alone and find where it first stops being finite; only a caption that failed pays for it.
+
+    Args:
+        llm: what the caption was encoded with.
+        path: the scores that the sum takes.
+        langevin: a sum that has not begun, of this caption alone.
+        caption: the text.
+        ids: its tokens.
+    """
     found: list[tuple[int, int, int]] = []
 
     def note(block: int, *tensors: Tensor) -> None:
@@ -60,9 +64,9 @@ def locate(encoder: Encoder, caption: str, ids: list[int]) -> NonFinite:
             *(langevin.c[:, band] for band in range(langevin.bands) if langevin.begun[band]),
         )
 
-    row = torch.tensor([ids], device=device)
-    encoder.llm.stream(row, encoder.path, fold, start)
+    row = torch.tensor([ids], device=llm.device)
+    llm.stream(row, path, fold, start)
     if not found:  # the isolated path: a token alone, not the sentence
-        encoder.llm.stream(row.T, encoder.path, lambda score: note(score.index, score.output[:, 0]))
-    block, token, channel = found[0] if found else (encoder.llm.blocks - 1, 0, 0)
+        llm.stream(row.T, path, lambda score: note(score.index, score.output[:, 0]))
+    block, token, channel = found[0] if found else (llm.blocks - 1, 0, 0)
     return NonFinite(caption, block, token, channel)

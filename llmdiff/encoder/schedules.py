@@ -14,7 +14,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # of the depth left, t / T: 
 
 
 def resolve_schedule(value: float | str | tuple[float, ...], blocks: int) -> tuple[float, ...]:
-    """One number a block, from the embedding up (``t = T .. 1``).
+    """Return one number a block, from the embedding up (``t = T .. 1``).
 
     Args:
         value: one number for all blocks, one for each, or ``"name"`` or ``"name:mean"`` with a name of
@@ -36,7 +36,7 @@ def resolve_schedule(value: float | str | tuple[float, ...], blocks: int) -> tup
 
 
 def parse_schedule(value: str) -> tuple[str, float]:
-    """``"name"`` or ``"name:mean"`` as (name, mean); ValueError where it is neither."""
+    """Return ``"name"`` or ``"name:mean"`` as (name, mean); ValueError where it is neither."""
     name, _, mean = value.partition(":")
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}, or 'name:mean'")

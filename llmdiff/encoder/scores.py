@@ -184,15 +184,15 @@ class ContextScore:
         return flat if self.rows is None else flat.index_select(0, self.rows)
 
     def _word_mlp(self, word: Tensor) -> Tensor:
-        """The feed-forward part on the word path; ``forward`` leaves the hooks out."""
+        """Return the feed-forward part on the word path; ``forward`` leaves the hooks out."""
         self.word = None
         for path in (self.family.mlp_norm, self.family.mlp, self.family.after_mlp):
             word = word if path is None else self.layer.get_submodule(path).forward(word)
         return word
 
 
-class ReferenceScore:
-    """``S_t - W_t`` of any block by running it again under a diagonal mask: what an unknown family falls back to."""
+class WholeBlockScore:
+    """The score of any block, told from its input and output alone: what an unknown family falls back to."""
 
     def __init__(
         self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
@@ -203,8 +203,19 @@ class ReferenceScore:
         return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        word = run_alone(self.layer, block_input(args, kwargs), args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=word, output=first(output)))
+        minus = self.minus(args, kwargs)
+        self.fold(BlockScore(index=self.index, plus=first(output), minus=minus, output=first(output)))
+
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Return what is taken from the block's output; `args` and `kwargs` are what the block was called with."""
+        raise NotImplementedError
+
+
+class ReferenceScore(WholeBlockScore):
+    """``S_t - W_t`` of any block by running it again under a diagonal mask."""
+
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return run_alone(self.layer, block_input(args, kwargs), args, kwargs)
 
 
 class DiagonalMaskCheck:
@@ -227,24 +238,15 @@ class DiagonalMaskCheck:
             )
 
 
-class UpdateScore:
+class UpdateScore(WholeBlockScore):
     """``S_t`` of any block as output minus input: the isolated word path of an unknown family."""
 
-    def __init__(
-        self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None
-    ) -> None:
-        self.index, self.layer, self.fold = index, layer, fold
-
-    def watch(self) -> list[RemovableHandle]:
-        return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
-
-    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        x = block_input(args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=x, output=first(output)))
+    def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return block_input(args, kwargs)
 
 
 def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
-    """What the output projection reads in context minus what it reads alone, values repeated over the query groups."""
+    """Return what the output projection reads in context minus alone, values repeated over the query groups."""
     groups = attended.shape[-1] // values.shape[-1]
     if groups == 1:
         return attended - values
@@ -254,7 +256,7 @@ def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
 
 
 def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The block's output on hidden states that each attend to themselves alone, its other arguments as they were.
+    """Return the block's output on states that each attend to themselves alone, other arguments as they were.
 
     Raises:
         ValueError: the block takes no attention mask.
@@ -268,19 +270,19 @@ def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[s
 
 
 def diagonal_mask(x: Tensor) -> Tensor:
-    """The additive mask (1, 1, token, token) under which each token attends to itself alone."""
+    """Return the additive mask (1, 1, token, token) under which each token attends to itself alone."""
     tokens = x.shape[1]
     mask = torch.full((tokens, tokens), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
     return mask.fill_diagonal_(0.0)[None, None]
 
 
 def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden state a block is called with, by position or by name."""
+    """Return the hidden state a block is called with, by position or by name."""
     x: Tensor = args[0] if args else kwargs["hidden_states"]
     return x
 
 
 def first(output: Any) -> Tensor:
-    """A block's hidden state, alone or first of a tuple."""
+    """Return a block's hidden state, alone or first of a tuple."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor

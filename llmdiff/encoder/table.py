@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kernels.langevin import Rows
+from kernels.langevin import TokenRows
 from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
@@ -29,7 +29,7 @@ DTYPES = {"F32": torch.float32, "F64": torch.float64}
 def load_or_make_table(
     llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig, identity: str, folder: str | Path | None
 ) -> WordTable:
-    """``sum_t g(t) W_t`` of every token id, band by band; computed once, then kept on disk.
+    """Return ``sum_t g(t) W_t`` of every token id, band by band; computed once, then kept on disk.
 
     Its key is what decides its numbers, a part of the encoder's fingerprint: other settings share it.
 
@@ -64,7 +64,7 @@ class WordTable:
         self.start = 8 + length + about["data_offsets"][0]
 
     def rows(self, ids: list[int]) -> Tensor:
-        """The rows of some token ids, (id, band, hidden) on the CPU."""
+        """Return the rows of some token ids, (id, band, hidden) on the CPU."""
         length = math.prod(self.shape[1:]) * self.dtype.itemsize
         with self.path.open("rb", buffering=0) as data:
             read = b"".join(os.pread(data.fileno(), length, self.start + i * length) for i in ids)
@@ -72,14 +72,14 @@ class WordTable:
 
 
 def default_folder() -> Path:
-    """The user's cache folder of this project."""
+    """Return the user's cache folder of this project."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LLMDIFF_CACHE") or Path(home) / "llmdiff")
 
 
 @torch.no_grad()
 def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> Tensor:
-    """Feeds every token id alone to the LLM and sums its blocks' updates: (vocabulary, band, hidden) on the CPU."""
+    """Feed every token id alone to the LLM and sum its blocks' updates: (vocabulary, band, hidden) on the CPU."""
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     table = torch.empty(llm.vocabulary, config.bands, llm.hidden_size, dtype=dtype)
     zeros = (0.0,) * llm.blocks
@@ -87,7 +87,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
     def run(ids: list[int]) -> Tensor:
         count = len(ids)
         position = torch.ones(count, dtype=torch.int32, device=llm.device)  # position 0 would be taken for context-free
-        rows = Rows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
+        rows = TokenRows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
         langevin = Langevin(
             rows, g, zeros, bands=config.bands, hidden=llm.hidden_size, initial="zeros", seed=0, dtype=dtype
         )
@@ -100,7 +100,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
 
 
 def _whole(path: Path) -> bool:
-    """Whether a table is there; one that was cut short (a disk that lost power) is made again."""
+    """Return whether a table is there; one that was cut short (a disk that lost power) is made again."""
     if not path.is_file():
         return False
     try:
@@ -112,7 +112,7 @@ def _whole(path: Path) -> bool:
 
 
 def _write(table: Tensor, path: Path) -> None:
-    """Writes the table beside its place and renames it: a reader sees all of it or nothing."""
+    """Write the table beside its place and rename it: a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(descriptor)

@@ -2,10 +2,11 @@
 
 from llmdiff.evaluation.compare import compare, compare_with_references
 from llmdiff.evaluation.evaluate import Evaluation, evaluate, gap_recovered, score_model, score_pictures
-from llmdiff.evaluation.gallery import Gallery, Model, Sampling
+from llmdiff.evaluation.gallery import Gallery, Model
 from llmdiff.evaluation.metrics import METRICS, load_metric
 from llmdiff.evaluation.prompt_files import read_prompts
 from llmdiff.evaluation.prompts import Prompt, held_out_prompts
+from llmdiff.sampling import Sampling
 
 __all__ = [
     "METRICS",

@@ -12,7 +12,7 @@ RESAMPLES = 2000
 def interval(
     statistic: Callable[..., np.ndarray], *samples: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic under resampling of prompts.
+    """Return the percentile interval of a statistic under resampling of prompts.
 
     Args:
         statistic: takes the samples' resampled means, each ``(resample,)``, and returns ``(resample,)``.
@@ -27,18 +27,18 @@ def interval(
 
 
 def mean_interval(sample: np.ndarray) -> tuple[float, float]:
-    """The interval of a ``(prompt,)`` sample's mean."""
+    """Return the interval of a ``(prompt,)`` sample's mean."""
     return interval(lambda mean: mean, sample)
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The interval that holds the middle `level` of resampled values."""
+    """Return the interval that holds the middle `level` of resampled values."""
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def unit_means(values: np.ndarray, units: Sequence[int]) -> np.ndarray:
-    """The mean of each unit's values, ``(unit,)``, units in ascending order: what is resampled."""
+    """Return the mean of each unit's values, ``(unit,)``, units in ascending order: what is resampled."""
     _, index, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
     return np.bincount(index, values.astype(np.float64)) / counts

@@ -10,7 +10,7 @@ FILE_METRICS = ("siglip", "siglip2", "clip", "clip-iqa")
 
 
 def choose_metrics(metrics: list[str] | None, prompts: str | None, references: str | None) -> list[str]:
-    """The metrics that were asked for, or the usual ones; ValueError for unknown ones, and for distances to nothing."""
+    """Return the metrics asked for, or the usual ones; ValueError for unknown ones and for distances to nothing."""
     if metrics is None:
         metrics = [*(WORLD_METRICS if prompts is None else FILE_METRICS), *(["cmmd"] if references else [])]
     names = [split_spec(spec)[0] for spec in metrics]
@@ -26,7 +26,7 @@ def choose_metrics(metrics: list[str] | None, prompts: str | None, references: s
     if references is not None and not set(names) & set(DISTANCES):
         raise ValueError(f"references {references}: expected a metric that uses them: {' or '.join(DISTANCES)}")
     if "facts" in names and prompts is not None:
-        raise ValueError(f"metric facts: expected prompts of the embedded world, found {prompts}")
+        raise ValueError(f"metric facts: expected prompts of the synthetic shapes benchmark, found {prompts}")
     if all(name in DISTANCES for name in names):
         raise ValueError(f"metrics: expected at least one that scores single pictures: {', '.join(METRICS)}")
     return metrics

@@ -78,7 +78,7 @@ def _difference(column: str) -> Callable[[np.ndarray, np.ndarray], dict[str, Any
 
 
 def verdict(bounds: tuple[float, float] | None, n: int, less_is_better: bool = False) -> str:
-    """What an interval of a difference says: "better", "worse", "no difference shown", or "too few prompts"."""
+    """Return what an interval of a difference says: "better", "worse", "no difference shown", or "too few prompts"."""
     if bounds is None or n < FEWEST:
         return "too few prompts"
     low, high = bounds
@@ -90,7 +90,7 @@ def verdict(bounds: tuple[float, float] | None, n: int, less_is_better: bool = F
 def compare_with_references(
     evaluations: Mapping[str, Evaluation], spec: str, references: Path, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """A distance of each model's pictures to a folder of references, "fid" or "cmmd", as ``name`` or ``name=model``.
+    """Return a distance of each model's pictures to references, "fid" or "cmmd", as ``name`` or ``name=model``.
 
     CMMD has intervals, over prompts with the references as they are; resamples have pictures twice, which moves every
     distance up, so that mean shift is taken off. For FID, where it is large against what is measured, there are none.
@@ -108,7 +108,7 @@ def compare_with_references(
 
 
 def load_distance(spec: str) -> Embedder:
-    """The model of a distance; ValueError where it can't be loaded, and for FID without one."""
+    """Return the model of a distance; ValueError where it can't be loaded, and for FID without one."""
     name, model = split_spec(spec)
     if name == "fid" and not model:
         raise ValueError(
@@ -136,7 +136,7 @@ def _cmmd(drawn: Mapping[str, np.ndarray], real: np.ndarray, units: Sequence[int
 
 
 def reference_files(folder: Path) -> list[Path]:
-    """The pictures below a folder; FileNotFoundError or ValueError where there are none."""
+    """Return the pictures below a folder; FileNotFoundError or ValueError where there are none."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of reference pictures")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
@@ -148,7 +148,7 @@ def reference_files(folder: Path) -> list[Path]:
 def _encoded(
     encode: Callable[..., Any], files: Sequence[Path], progress: Callable[[int], None] | None, batch: int = 16
 ) -> np.ndarray:
-    """Vectors of pictures, ``(picture, width)`` float32."""
+    """Return vectors of pictures, ``(picture, width)`` float32."""
     found = []
     for start in range(0, len(files), batch):
         images = [open_rgb(file) for file in files[start : start + batch]]

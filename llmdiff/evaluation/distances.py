@@ -27,7 +27,7 @@ class Features(torch.nn.Module):
 
 
 def frechet(drawn: np.ndarray, references: np.ndarray) -> float:
-    """The Fréchet distance between two sets of features, ``(picture, width)`` each, by torchmetrics.
+    """Return the Fréchet distance between two sets of features, ``(picture, width)`` each, by torchmetrics.
 
     It is FID (arXiv 1706.08500) where they are Inception's. With fewer pictures than features it is mostly bias:
     compare models on equally many pictures, and no figure with another page's.
@@ -44,7 +44,7 @@ def frechet(drawn: np.ndarray, references: np.ndarray) -> float:
 
 
 def cmmd(drawn: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """CMMD (arXiv 2401.09603): 1000 times the squared maximum mean discrepancy of unit vectors, Gaussian, sigma 10.
+    """Return CMMD (arXiv 2401.09603): 1000 times the squared MMD of unit vectors, Gaussian, sigma 10.
 
     The estimate is the one with the diagonal, as its authors compute it.
 
@@ -66,7 +66,7 @@ def cmmd(drawn: np.ndarray, references: np.ndarray, weights: np.ndarray | None =
 
 
 def unit_weights(units: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Weights ``(resample, picture)`` of a bootstrap over prompts: a drawn prompt brings all its pictures."""
+    """Return weights ``(resample, picture)`` of a bootstrap over prompts: a drawn prompt brings all its pictures."""
     known, index = np.unique(np.asarray(units), return_inverse=True)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=RESAMPLES)  # (resample, unit)

@@ -34,7 +34,7 @@ class Embedder:
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """The model's pooled features ``(image, width)`` float32 of RGB pictures."""
+        """Return the model's pooled features ``(image, width)`` float32 of RGB pictures."""
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
         self.model.to(self.device)  # not before: until the first score, the pictures' model needs the room
         encode = getattr(self.model, "get_image_features", self.model)
@@ -46,12 +46,12 @@ class Embedder:
         return found.float()
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """`features` as unit vectors."""
+        """Return `features` as unit vectors."""
         return normalize(self.features(images), dim=-1)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Texts:
-        """Vectors of texts, padded as the model was trained: SigLIP to its full length, CLIP to the longest."""
+        """Return vectors of texts, padded as the model was trained: SigLIP to its full length, CLIP to the longest."""
         assert self.tokenizer is not None
         self.model.to(self.device)
         length = self.model.config.text_config.max_position_embeddings
@@ -62,14 +62,14 @@ class Embedder:
         return Texts(normalize(self.model.get_text_features(**inputs).pooler_output.float(), dim=-1), np.array(cut))
 
     def logits(self, cosines: Tensor) -> Tensor:
-        """The model's own logits, of cosines between pictures and texts."""
+        """Return the model's own logits, of cosines between pictures and texts."""
         bias = getattr(self.model, "logit_bias", 0.0)
         return cosines * self.model.logit_scale.exp() + bias
 
 
 @lru_cache(maxsize=4)  # metrics on the same model share it
 def load_embedder(name: str, with_text: bool = True) -> Embedder:
-    """Loads a folder or hub name: safetensors alone, no code of the model's own.
+    """Load a folder or hub name: safetensors alone, no code of the model's own.
 
     Pictures are resized by Pillow whether or not torchvision is there, so that a machine's packages do not change the
     scores. ValueError where the model, its tokenizer or its processor can't be loaded.

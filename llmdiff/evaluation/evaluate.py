@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from llmdiff.evaluation.bootstrap import interval, mean_interval, unit_means
-from llmdiff.evaluation.gallery import Gallery, Model, Sampling, draw
+from llmdiff.evaluation.gallery import Gallery, Model
 from llmdiff.evaluation.metrics import Metric, Scores, load_metric
 from llmdiff.evaluation.prompts import Prompt
 from llmdiff.image_files import open_rgb
+from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Evaluation:
         return list(dict.fromkeys(prompt.category for prompt in self.prompts))
 
     def table(self) -> dict[str, dict[str, float]]:
-        """Of the embedded world: shares of prompts whose facts hold, ``table[wording][fact]``."""
+        """Return shares of the synthetic shapes benchmark's prompts whose facts hold, ``table[wording][fact]``."""
         return {w: {f: float(self.sample(f, w).mean()) for f in FACTS} for w in self._wordings()}
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
@@ -94,7 +95,7 @@ def score_batches(
     metrics: Sequence[Metric],
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """The same of pictures that come in batches, of which none is kept."""
+    """Return the scores of pictures that come in batches, of which none is kept."""
     scores: list[Scores] = []
     done = 0
     for images in batches:
@@ -111,32 +112,29 @@ def score_batches(
 def evaluate(
     pipe: Any,
     prompts: Sequence[Prompt],
+    sampling: Sampling | None = None,
     *,
-    steps: int = 20,
-    guidance: float = 3.0,
     batch_size: int = 50,
     progress: Callable[[int], None] | None = None,
-    **call: Any,
 ) -> Evaluation:
-    """Draws prompts about scenes with a loaded pipeline, keeping the pictures in memory, and judges which facts hold.
+    """Draw prompts about scenes with a loaded pipeline, keep the pictures in memory, and find which facts hold.
 
     Args:
         pipe: called as ``pipe(texts, generator=[...], output_type="np", ...)``, as every diffusers pipeline is.
         prompts: what to draw; a prompt's noise depends on its seed alone, not on its batch.
-        steps: denoising steps.
-        guidance: classifier-free guidance scale.
+        sampling: how they are drawn; None is 20 steps with guidance 3.
         batch_size: prompts drawn at once.
         progress: called with the number of prompts done after each batch.
-        call: more arguments for the pipeline (`adapter_scale`, say).
     """
     pictures = []
-    for batch in draw(pipe, prompts, steps, guidance, batch_size, **call):
-        pictures.append(batch)
+    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+    for batch in draw(pipe, texts, seeds, sampling or Sampling(), batch_size):
+        pictures.append(to_uint8(batch))
         if progress is not None:
             progress(len(batch))
     drawn = np.concatenate(pictures)
     scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]
-    return Evaluation(prompts, drawn, score(list(drawn), scenes))
+    return Evaluation(prompts, drawn, score_facts(list(drawn), scenes))
 
 
 def gap_recovered(base: Evaluation, adapter: Evaluation, fact: str, wording: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmdiff.evaluation.embed import Embedder, Texts, load_embedder
 from llmdiff.evaluation.prompts import Prompt
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import SIDE
 
 Scores = dict[str, np.ndarray]
@@ -28,7 +28,7 @@ class Metric(Protocol):
         """What it scores, its main score first."""
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
-        """The scores of RGB pictures that were drawn from these prompts."""
+        """Return the scores of RGB pictures that were drawn from these prompts."""
 
 
 class SigLIPScore:
@@ -106,17 +106,17 @@ class CLIPIQA:
 
 
 class Facts:
-    """Which kinds of stated fact hold in pictures of the embedded world, by its exact judge: 1 or 0."""
+    """Which kinds of stated fact hold in pictures of the synthetic shapes benchmark: 1 or 0."""
 
     columns = ("binding", *(fact for fact in FACTS if fact != "binding"))
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
         scenes = [prompt.scene for prompt in prompts if prompt.scene is not None]
         if len(scenes) < len(prompts):
-            raise ValueError("facts: expected prompts about scenes of the embedded world, found others")
+            raise ValueError("facts: expected prompts about scenes of the synthetic shapes benchmark, found others")
         if odd := [image.size for image in images if image.size != (SIDE, SIDE)]:
             raise ValueError(f"facts: expected pictures of {SIDE} x {SIDE} pixels, found {odd[0][0]} x {odd[0][1]}")
-        verdicts = score([np.asarray(image) for image in images], scenes)
+        verdicts = score_facts([np.asarray(image) for image in images], scenes)
         return {name: verdicts[name] for name in self.columns}
 
 
@@ -131,7 +131,7 @@ METRICS = ("facts", *_ON_MODELS)
 
 
 def load_metric(spec: str) -> Metric:
-    """A metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
+    """Return a metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
     name, model = split_spec(spec)
     if name == "facts":
         return Facts()
@@ -142,13 +142,13 @@ def load_metric(spec: str) -> Metric:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Name and model of ``name=model``; the model is empty where there is none."""
+    """Return name and model of ``name=model``; the model is empty where there is none."""
     name, _, model = spec.partition("=")
     return name.strip(), model.strip()
 
 
 def _cosines(embedder: Embedder, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Texts]:
-    """Cosines ``(picture,)`` between pictures and their own texts."""
+    """Return cosines ``(picture,)`` between pictures and their own texts."""
     found = embedder.texts(texts)
     return (embedder.images(images) * found.vectors).sum(-1), found
 

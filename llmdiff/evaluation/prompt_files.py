@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llmdiff.data.images import BadRow
 from llmdiff.data.sources.rows import column
-from llmdiff.data.sources.tables import read_records
+from llmdiff.data.sources.records import read_records
 from llmdiff.evaluation.prompts import Prompt
 
 TEXT_COLUMNS = ("prompt", "text", "caption")
@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 def read_prompts(path: Path, seeds: Sequence[int] = (0,)) -> list[Prompt]:
-    """Every prompt of a file or folder with every seed, seeds innermost; a text that comes twice counts once.
+    """Return every prompt of a file or folder with every seed, seeds innermost; a text that comes twice counts once.
 
     - ``.txt``: a prompt a line.
     - ``.csv``, ``.tsv`` (PartiPrompts) and ``.jsonl`` (GenEval, DPG-Bench): a column of `TEXT_COLUMNS`, and one of

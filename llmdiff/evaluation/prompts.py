@@ -1,4 +1,4 @@
-"""Prompts: about held-out scenes of the embedded world here, from files in `prompt_files`."""
+"""Prompts: about held-out scenes of the synthetic shapes benchmark here, from files in `prompt_files`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Prompt:
     unit: int
     """Prompts of one unit (a text with all its seeds, a scene in all its wordings) are no independent evidence."""
     category: str = ""
-    """Which of the file's kinds it is of; in the embedded world, its wording."""
+    """Which of the file's kinds it is of; in the synthetic shapes benchmark, its wording."""
     scene: Scene | None = None
-    """What it states, where that can be judged exactly."""
+    """What it states, where rules can decide whether it holds."""
 
 
 def held_out_prompts(count: int, seed: int = 0, things: int = 2) -> list[Prompt]:
-    """`count` scenes with held-out pairs, each in every wording: ``prompts[i::len(WORDINGS)]`` has one wording.
+    """Return `count` scenes with held-out pairs, each in every wording: ``prompts[i::len(WORDINGS)]`` has one wording.
 
     A scene keeps its seed in all its wordings, so that models and wordings are compared in pairs.
     """

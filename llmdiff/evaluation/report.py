@@ -20,7 +20,7 @@ CUT, PROBABILITY = "_cut", "_probability"
 def build_report(
     evaluations: Mapping[str, Evaluation], distances: Mapping[str, Any], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What ``report.json`` holds.
+    """Return what ``report.json`` holds.
 
     Args:
         evaluations: by model, the one under test first.
@@ -51,7 +51,7 @@ def build_report(
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
-    """Every figure by dotted name: ``siglip.adapter``, ``siglip.adapter.low``, ``siglip.adapter-base``, ..."""
+    """Return every figure by dotted name: ``siglip.adapter``, ``siglip.adapter.low``, ``siglip.adapter-base``, ..."""
     subject = next(iter(report["models"]))
     found: dict[str, Any] = {}
     for column, models in report["scores"].items():
@@ -71,7 +71,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
 def extremes(
     evaluations: Mapping[str, Evaluation], column: str, baseline: str, count: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The prompts where the first model is furthest above a baseline, and furthest below, by the mean over seeds.
+    """Return the prompts where the first model is furthest above and below a baseline, by the mean over seeds.
 
     Each has "text", "category", "difference" and "row", the number of its first picture. Prompts without a difference
     are in neither list.
@@ -97,7 +97,7 @@ def extremes(
 
 
 def _cut(evaluation: Evaluation) -> dict[str, int]:
-    """How many prompts each metric's model could not read to their end."""
+    """Return how many prompts each metric's model could not read to their end."""
     return {
         name.removesuffix(CUT): len({p.text for p, cut in zip(evaluation.prompts, values, strict=True) if cut})
         for name, values in evaluation.scores.items()
@@ -114,9 +114,9 @@ def _gaps(baseline: Evaluation, subject: Evaluation) -> dict[str, Any]:
 
 
 def _not_run(names: Sequence[str]) -> dict[str, str]:
-    """Why each metric that is not in the report is not."""
+    """Return why each metric that is not in the report is missing."""
     reasons = {
-        "facts": "the exact judge knows the embedded world's prompts alone",
+        "facts": "the rule-based evaluator knows the prompts of the synthetic shapes benchmark alone",
         "fid": "needs --references and --metric fid=<vision model>; Inception's weights are published as pickle",
         "cmmd": "needs --references",
     }
@@ -148,7 +148,7 @@ def _summary(report: Mapping[str, Any], baseline: str) -> str:
 
 
 def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
-    """Every comparison in words."""
+    """Return every comparison in words."""
     for column, models in report["scores"].items():
         yield _sentence(report, column, models, "mean", report["differences"][column])
     for name, distance in report["distances"].items():
@@ -169,13 +169,13 @@ def _sentence(report: Mapping[str, Any], name: str, models: Mapping[str, Any], k
 
 
 def bounds(entry: Mapping[str, Any], sign: bool = False) -> str:
-    """An entry's 95 % interval in brackets; nothing where it has none."""
+    """Return an entry's 95 % interval in brackets; nothing where it has none."""
     interval = entry.get("interval")
     return "" if interval is None else f" ({number(interval[0], sign)} to {number(interval[1], sign)})"
 
 
 def number(value: float, sign: bool = False) -> str:
-    """Three significant digits."""
+    """Return three significant digits."""
     if not np.isfinite(value):
         return "not a number"
     plus = "+" if sign else ""

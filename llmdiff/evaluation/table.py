@@ -18,7 +18,7 @@ ABOUT = ("model", "prompt", "category", "unit", "seed", "picture")
 
 
 def write_scores(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
-    """Writes models' evaluations, whose pictures are paths: the columns of `ABOUT`, then the scores; returns where."""
+    """Write models' evaluations, whose pictures are paths: the columns of `ABOUT`, then the scores; return where."""
     tables = []
     for name, each in evaluations.items():
         columns = {
@@ -38,7 +38,7 @@ def write_scores(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
 
 
 def read_scores(path: Path) -> dict[str, Evaluation]:
-    """What `write_scores` wrote, models in its order; prompts are without their scenes."""
+    """Return what `write_scores` wrote, models in its order; prompts are without their scenes."""
     table = pq.read_table(path)
     models = np.array(table["model"].to_pylist())
     evaluations = {}

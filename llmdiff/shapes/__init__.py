@@ -1,4 +1,4 @@
-"""The embedded world: scenes, pictures, captions, an exact judge, and the small models trained on them."""
+"""The synthetic shapes benchmark: scenes, pictures, captions, a rule-based evaluator, and small models of them."""
 
 from pathlib import Path
 

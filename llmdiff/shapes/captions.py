@@ -70,13 +70,13 @@ WORDINGS = {"template": TEMPLATE, "natural": NATURAL, "unseen_wording": UNSEEN}
 
 
 def caption(scene: Scene, wording: str, rng: np.random.Generator) -> str:
-    """A caption of the scene in a random wording of the named set ("template", "natural", "unseen_wording")."""
+    """Return a caption of the scene in a random wording of the named set ("template", "natural", "unseen_wording")."""
     forms = WORDINGS[wording][len(scene.things)]
     return str(rng.choice(forms)).format(**_fields(scene, rng))
 
 
 def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Every fact of the scene as a short sentence, in random order: what a language model must carry to restate it."""
+    """Return every fact of the scene as a short sentence, in random order: what a restating model must carry."""
     things = scene.things
     found = [f"there are {NUMBER[len(things)]} things" if len(things) > 1 else "there is one thing"]
     for thing in things:
@@ -91,7 +91,7 @@ def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 
 def answers(scene: Scene) -> list[str]:
-    """What each of `QUESTIONS` asks for, in four words: where its thing is, then its size, colour and shape.
+    """Return what each of `QUESTIONS` asks for, in four words: where its thing is, then its size, colour and shape.
 
     Things are told from the left or from above, and each one's place is beside the next thing (the last one's, beside
     the one before).
@@ -103,7 +103,7 @@ def answers(scene: Scene) -> list[str]:
 
 
 def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 1) -> str:
-    """Text for a language model: a caption, the questions, the end mark, the scene restated, and some of its facts."""
+    """Return text for a language model: caption, questions, end mark, the scene restated, some of its facts."""
     sentences = [caption(_canonical(scene), "template", rng), *facts(scene, rng)[:facts_shown]]
     return f"{PROMPT.format(caption=caption(scene, wording, rng))}{end}{' . '.join(sentences)}{end}"
 
@@ -116,7 +116,7 @@ def _canonical(scene: Scene) -> Scene:
 
 
 def _name(thing: Thing, things: tuple[Thing, ...]) -> str:
-    """The shortest description that only this thing fits."""
+    """Return the shortest description that only this thing fits."""
     if sum(other.colour == thing.colour for other in things) == 1:
         return f"the {thing.colour} thing"
     if sum(other.shape == thing.shape for other in things) == 1:

@@ -19,7 +19,7 @@ PALETTE = {
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The picture of a scene, ``(height, width, channel)`` uint8."""
+    """Return the picture of a scene, ``(height, width, channel)`` uint8."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = GROUND
     for thing in scene.things:
@@ -29,7 +29,7 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 def coverage(shape: str, x: float, y: float, radius: float) -> np.ndarray:
-    """How much of each pixel a shape covers, ``(height, width)`` float32 in [0, 1]; centre and radius in pixels."""
+    """Return each pixel's coverage by a shape, ``(height, width)`` float32 in [0, 1]; centre, radius in pixels."""
     ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
     distance = _DISTANCE[shape](xs - x, ys - y, radius)
     return np.clip(0.5 - distance, 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The exact judge: finds the things in a picture and says which of the stated facts hold."""
+"""The rule-based evaluator: it finds the things in a picture and says which of the stated facts hold."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SOFTNESS = 0.8  # pixels, standard deviation
 _RADII = np.arange(6.0, 14.5, 0.5)
 
 
-def judge(picture: np.ndarray, scene: Scene) -> dict[str, bool]:
-    """Which kinds of fact stated of the scene hold in the picture, each only if *all* its facts do.
+def facts_that_hold(picture: np.ndarray, scene: Scene) -> dict[str, bool]:
+    """Return which kinds of fact stated of the scene hold in the picture, each only if *all* its facts do.
 
     Args:
         picture: ``(64, 64, 3)`` uint8.
@@ -40,14 +40,14 @@ def judge(picture: np.ndarray, scene: Scene) -> dict[str, bool]:
     }
 
 
-def score(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """The judge's verdicts as one ``(picture,)`` float array for each kind of fact."""
-    verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
-    return {fact: np.array([verdict[fact] for verdict in verdicts], np.float64) for fact in FACTS}
+def score_facts(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """Return 1 where a kind of fact holds and 0 where not, as one ``(picture,)`` float array for each kind of fact."""
+    held = [facts_that_hold(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
+    return {fact: np.array([facts[fact] for facts in held], np.float64) for fact in FACTS}
 
 
 def find_things(picture: np.ndarray) -> list[Thing]:
-    """Every thing in the picture with colour, shape, size and centre, largest first."""
+    """Return every thing in the picture with colour, shape, size and centre, largest first."""
     cover, colour_of = _unmix(picture)
     things = []
     for index, colour in enumerate(PALETTE):
@@ -60,7 +60,7 @@ def find_things(picture: np.ndarray) -> list[Thing]:
 
 
 def _unmix(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel as a mixture of the ground and one colour: the coverage, and which colour fits best."""
+    """Return each pixel as a mixture of the ground and one colour: the coverage, and which colour fits best."""
     ground = np.array(GROUND, np.float32)
     rest = picture.astype(np.float32) - ground  # (h, w, 3)
     colours = np.array(list(PALETTE.values()), np.float32) - ground  # (colour, 3)
@@ -71,7 +71,7 @@ def _unmix(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _recognise(mask: np.ndarray, cover: np.ndarray, colour: str) -> Thing:
-    """The shape and radius whose ideal picture, at the same bounding-box centre, differs least from the thing's."""
+    """Return the thing whose ideal picture, at the same bounding-box centre, differs least from the mask's."""
     ys, xs = np.nonzero(mask)
     x, y = (xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2
     alone = np.where(ndimage.binary_dilation(mask, iterations=2), cover, 0)
@@ -84,7 +84,7 @@ def _recognise(mask: np.ndarray, cover: np.ndarray, colour: str) -> Thing:
 
 @lru_cache(maxsize=1)
 def _ideals() -> tuple[list[tuple[str, float]], np.ndarray]:
-    """Every shape at every radius, softened as the autoencoder does: names, ``(ideal, height, width)`` float32."""
+    """Return every shape at every radius, softened as by the autoencoder: names, ``(ideal, height, width)``."""
     names = [(shape, float(radius)) for shape in SHAPES for radius in _RADII]
     sharp = [coverage(shape, SIDE / 2, SIDE / 2, radius) for shape, radius in names]
     return names, np.stack([ndimage.gaussian_filter(ideal, SOFTNESS) for ideal in sharp])

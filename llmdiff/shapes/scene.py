@@ -1,4 +1,4 @@
-"""Scenes of the embedded world: one to three things, each with a colour, a shape and a size, in spatial relation."""
+"""Scenes of the synthetic shapes benchmark: one to three things of a colour, shape and size, in spatial relation."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Scene:
 
 
 def is_held_out(kind: str, other: str) -> bool:
-    """Whether a pair of coloured shapes ("red circle", "blue square") is kept from all training, by hash."""
+    """Return whether a pair of coloured shapes ("red circle", "blue square") is kept from all training, by hash."""
     name = "+".join(sorted((kind, other)))
     return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def relation_holds(relation: str, a: Thing, b: Thing) -> bool:
-    """Whether `a` stands in `relation` to `b`: the offset along its axis is the larger one, and has its sign."""
+    """Return whether `a` stands in `relation` to `b`: the offset along its axis is the larger one, and has its sign."""
     dx, dy = a.x - b.x, a.y - b.y
     along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
     sign = -1 if relation in ("left of", "above") else 1
@@ -67,7 +67,7 @@ def relation_holds(relation: str, a: Thing, b: Thing) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, count: int, held_out: bool = False) -> Scene:
-    """A random scene of `count` things, from the held-out pairs or from the others."""
+    """Return a random scene of `count` things, from the held-out pairs or from the others."""
     while True:
         things = [_sample_thing(rng) for _ in range(count)]
         kinds = {thing.kind for thing in things}
@@ -85,7 +85,7 @@ def _sample_thing(rng: np.random.Generator) -> Thing:
 
 
 def _place(rng: np.random.Generator, things: list[Thing], relations: tuple[str, ...]) -> tuple[Thing, ...] | None:
-    """Centres under which nothing overlaps and every relation holds clearly, or None where none was found."""
+    """Return centres under which nothing overlaps and every relation holds clearly, or None where none was found."""
     low = np.array([thing.radius + MARGIN for thing in things])
     for _ in range(40):
         centres = rng.uniform(low[:, None], SIDE - low[:, None], size=(len(things), 2))

@@ -1,4 +1,4 @@
-"""Image-caption shards of the embedded world, in the formats that users have: Parquet and imagefolder."""
+"""Image-caption shards of the synthetic shapes benchmark, in the formats that users have: Parquet and imagefolder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTS = {1: 0.15, 2: 0.70, 3: 0.15}  # share of scenes with one, two and three 
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A training scene: never a held-out pair."""
+    """Return a training scene: never a held-out pair."""
     return sample_scene(rng, int(rng.choice(list(COUNTS), p=list(COUNTS.values()))))
 
 
@@ -33,7 +33,7 @@ def write_shards(
     layout: Literal["parquet", "imagefolder"] = "parquet",
     rows_per_shard: int = 2000,
 ) -> list[Path]:
-    """Draws `count` training scenes with captions in the named wording and writes them as shards.
+    """Draw `count` training scenes with captions in the named wording and write them as shards.
 
     Args:
         folder: made if it is missing; Parquet shards go into it, imagefolders below it.

@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 def share(verdicts: np.ndarray) -> Estimate:
-    """The mean of verdicts ``(seed, prompt)``; seeds and prompts are both resampled."""
+    """Return the mean of verdicts ``(seed, prompt)``; seeds and prompts are both resampled."""
     return _estimate(np.array(verdicts.mean()), _means(*_draw(verdicts.shape), verdicts))
 
 
@@ -49,7 +49,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> Estimate:
 
 
 def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Estimate:
-    """How much of the teacher's gain over the base the student has: (student - base) / (teacher - base).
+    """Return how much of the teacher's gain over the base the student has: (student - base) / (teacher - base).
 
     Undefined where the teacher has no gain.
     """
@@ -65,7 +65,7 @@ def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Esti
 
 
 def said(name: str, gaps: Mapping[str, Estimate], what: str) -> str:
-    """One sentence on differences from several others, which claims nothing that their intervals do not."""
+    """Return one sentence on differences from several others, which claims nothing that their intervals do not."""
     verbs = {1: "is better than", 0: "cannot be told from", -1: "is worse than"}
     parts = []
     for sign, verb in verbs.items():
@@ -76,7 +76,7 @@ def said(name: str, gaps: Mapping[str, Estimate], what: str) -> str:
 
 
 def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ``(resample, seed)`` and columns ``(resample, prompt)`` drawn with replacement."""
+    """Return rows ``(resample, seed)`` and columns ``(resample, prompt)`` drawn with replacement."""
     seeds, prompts = shape
     rng = np.random.default_rng(seed)
     columns = rng.integers(prompts, size=(RESAMPLES, prompts))  # first, so that it depends on the prompts alone
@@ -84,7 +84,7 @@ def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def _means(rows: np.ndarray, columns: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
-    """The mean of each resample, ``(resample,)``."""
+    """Return the mean of each resample, ``(resample,)``."""
     by_row = np.stack([np.bincount(row, minlength=len(verdicts)) for row in rows])  # (r, seed)
     by_column = np.stack([np.bincount(column, minlength=verdicts.shape[1]) for column in columns])  # (r, prompt)
     sums: np.ndarray = ((by_row @ verdicts) * by_column).sum(1)  # exact, for verdicts are whole or half

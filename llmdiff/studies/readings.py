@@ -11,8 +11,8 @@ from torch import Tensor
 
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
-from llmdiff.encoder.encoder import pad
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
@@ -47,7 +47,7 @@ class Reading(BaseModel):
         return content_hash(canonical_json(self.model_dump()).encode())[:8]
 
     def load(self, diffusion: str) -> Encoder | HiddenStates | BaseTextEncoder:
-        """The encoder, the LLM on a GPU where there is one."""
+        """Return the encoder, the LLM on a GPU where there is one."""
         if self.kind == "base":
             return BaseTextEncoder.from_pretrained(diffusion)
         encoder = Encoder.from_pretrained(self.llm, EncoderConfig.from_dict(self.settings))
@@ -71,7 +71,7 @@ class HiddenStates:
         return self.encoder.hidden_size
 
     def __call__(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """A ``(token, hidden)`` float32 tensor on the CPU for each caption, in their order.
+        """Return a ``(token, hidden)`` float32 tensor on the CPU for each caption, in their order.
 
         `progress` is called with (captions done, captions in all) after each batch.
         """
@@ -90,7 +90,7 @@ class HiddenStates:
         return [found[i] for i in range(len(texts))]
 
     def describe(self) -> dict[str, Any]:
-        """What the encodings depend on, for the store's fingerprint."""
+        """Return what the encodings depend on, for the store's fingerprint."""
         about = self.encoder.describe()
         shared = ("llm", "tokenizer", "max_tokens", "append_eos", "template", "dtype")
         return {
@@ -103,7 +103,7 @@ class HiddenStates:
 
 @torch.no_grad()
 def hidden_states(encoder: Encoder, padded: Tensor) -> tuple[Tensor, ...]:
-    """The embedding and every block's output, ``(caption, token, hidden)`` each, of ids padded on the right.
+    """Return the embedding and every block's output, ``(caption, token, hidden)`` each, of ids padded on the right.
 
     Attention is causal, so no token sees the padding.
     """

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmdiff.adapter.padding import pad
 from llmdiff.encoder import Encoder
-from llmdiff.encoder.encoder import pad as pad_ids
+from llmdiff.encoder.batch_encoder import pad as pad_ids
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
 from llmdiff.studies.geometry import mean_cosine, r_squared
 from llmdiff.studies.readings import hidden_states
@@ -77,7 +77,7 @@ class Student(nn.Module):
         self.register_buffer("std", torch.ones(hidden))
 
     def forward(self, ids: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
-        """``(caption, token)``, ``(caption, token, channel)``, ``(caption, token)`` bool -> scaled encodings."""
+        """Return ``(caption, token)``, ``(caption, token, channel)``, ``(caption, token)`` bool -> scaled encodings."""
         x = self.embed(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
         if self.norm is not None and self.read is not None:
             x = x + self.read(self.norm(shown))
@@ -95,7 +95,7 @@ class StudentEncoder:
 
     @classmethod
     def load(cls, folder: Path, teacher: Encoder) -> StudentEncoder:
-        """What `train_student` wrote."""
+        """Return what `train_student` wrote."""
         about = json.loads((folder / CONFIG).read_text())
         config = StudentConfig(**about["config"])
         student = Student(config, **about["shape"])
@@ -107,12 +107,12 @@ class StudentEncoder:
         return self.teacher.hidden_size
 
     def describe(self) -> dict[str, Any]:
-        """The teacher's description, whose encodings these stand for."""
+        """Return the teacher's description, whose encodings these stand for."""
         return self.teacher.describe()
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> list[Tensor]:
-        """A ``(token, hidden)`` float32 tensor for each caption."""
+        """Return a ``(token, hidden)`` float32 tensor for each caption."""
         found: list[Tensor] = []
         for start in range(0, len(captions), BATCH):
             seen = look(self.teacher, captions[start : start + BATCH], self.config.shown)
@@ -124,7 +124,7 @@ class StudentEncoder:
 
 @torch.no_grad()
 def look(teacher: Encoder, captions: Sequence[str], shown: Shown) -> list[Seen]:
-    """What an API of the teacher's LLM would show of captions in the encoder's template, on the CPU."""
+    """Return what an API of the teacher's LLM would show of captions in the encoder's template, on the CPU."""
     texts = [normalise(caption) for caption in captions]
     tokens = tokenise(teacher.tokenizer, texts, teacher.config, teacher.llm.vocabulary)
     rows = [token.ids for token in tokens]
@@ -140,18 +140,18 @@ def look(teacher: Encoder, captions: Sequence[str], shown: Shown) -> list[Seen]:
 
 
 def embedding_of(teacher: Encoder, states: Tensor) -> Tensor:
-    """One embedding a text, ``(token, hidden)``, the same at every token."""
+    """Return one embedding a text, ``(token, hidden)``, the same at every token."""
     return states.float().mean(0, keepdim=True).expand(len(states), -1).cpu()
 
 
 def logprobs_of(teacher: Encoder, states: Tensor) -> Tensor:
-    """Log-probabilities of the next token, ``(token, vocabulary)``."""
+    """Return log-probabilities of the next token, ``(token, vocabulary)``."""
     logits: Tensor = teacher.llm.model.get_output_embeddings()(states)
     return logits.float().log_softmax(-1).cpu()
 
 
 def top_of(teacher: Encoder, states: Tensor) -> Tensor:
-    """The greatest `TOP` of them, the rest at the least of those."""
+    """Return the greatest `TOP` of them, the rest at the least of those."""
     logprobs = logprobs_of(teacher, states)
     least = logprobs.topk(min(TOP, logprobs.shape[1])).values[:, -1:]
     return logprobs.maximum(least)
@@ -172,7 +172,7 @@ def train_student(
     folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> StudentEncoder:
-    """Trains a student on captions and their stored encodings ``(token, hidden)``, and writes it into a folder.
+    """Train a student on captions and their stored encodings ``(token, hidden)``, and write it into a folder.
 
     ValueError where a stored encoding has another number of tokens than the caption.
     """
@@ -202,7 +202,7 @@ def fit(
     encodings: Sequence[Tensor],
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Mean squared error on scaled encodings; the rate rises and falls once."""
+    """Train by mean squared error on scaled encodings; the rate rises and falls once."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=max(2, config.steps), pct_start=0.1
@@ -225,7 +225,7 @@ def fit(
 
 
 def batched(seen: Sequence[Seen]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids ``(caption, token)``, what is shown ``(caption, token, channel)``, and the mask ``(caption, token)``."""
+    """Return ids ``(caption, token)``, what is shown ``(caption, token, channel)``, mask ``(caption, token)``."""
     shown, mask = pad([one.shown for one in seen])
     ids = pad_ids([one.ids.tolist() for one in seen], 0)
     return ids, shown, mask

@@ -25,14 +25,14 @@ from storage.io.files import sync_tree, write_file
 OPTIMIZER, EMA_FOLDER = "optimizer.safetensors", "ema"
 
 
-def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], average: EMA, keep: int) -> None:
-    """Writes a checkpoint, on the first process, and removes all but the newest `keep`; OSError on a full disk."""
+def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], ema: EMA, keep: int) -> None:
+    """Write a checkpoint, on the first process, and remove all but the newest `keep`; OSError on a full disk."""
     path = folder / f"step-{state.step:08d}"
     folder.mkdir(exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
     try:
         write_adapter(path, adapter, adapter.state())
-        write_adapter(path / EMA_FOLDER, adapter, average.tensors)
+        write_adapter(path / EMA_FOLDER, adapter, ema.tensors)
         save_file(moments, path / OPTIMIZER)
         write_last(path / STATE, state.model_dump_json())
     except (OSError, SafetensorError) as error:  # their words for a full disk
@@ -44,29 +44,29 @@ def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Ten
 
 
 def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor]) -> None:
-    """An adapter folder in float32, as training needs it; `LLMAdapter.load` reads it too."""
+    """Write an adapter folder in float32, as training needs it; `LLMAdapter.load` reads it too."""
     folder.mkdir()
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(adapter.config.model_dump_json(indent=2) + "\n")
 
 
 def load_adapter(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint or its ``ema``."""
+    """Return the weights in a checkpoint or its ``ema``."""
     return load_file(path / WEIGHTS)
 
 
 def load_moments(path: Path) -> dict[str, Tensor]:
-    """The optimiser's moments, by parameter."""
+    """Return the optimiser's moments, by parameter."""
     return load_file(path / OPTIMIZER)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, the same one on every process."""
+    """Return the newest complete checkpoint, the same one on every process."""
     dist.barrier()
     return max(complete(folder), default=None)
 
 
 def write_last(path: Path, text: str) -> None:
-    """Makes everything written before it durable, then appears at once and whole."""
+    """Make everything written before it durable, then let the file appear at once and whole."""
     sync_tree(path.parent)
     write_file(path, f"{text}\n".encode())

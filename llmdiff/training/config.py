@@ -1,4 +1,4 @@
-"""The configuration of a training run. The resolved one is saved as ``config.json`` in the run's folder."""
+"""The configuration of a training run. The resolved one is ``config.json`` in the run's folder; see `resolve`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmdiff.adapter.config import AdapterSettings
+
+CONFIG = "config.json"
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
 OWNED: tuple[str, ...] = (
@@ -24,7 +26,7 @@ OWNED += ("optimizer", "scheduler", "bf16", "fp16")
 # their batches stay the same. Anything else would bend its loss curve.
 FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output", "skip_limit"}
 FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm", "llm_revision"}
-FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing"}
+FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing", "processes", "hosts"}
 
 
 class TrainSettings(BaseModel):
@@ -118,7 +120,7 @@ class TrainConfig(TrainSettings):
     store: str
     """Folder of the encoding store."""
     store_version: int | None = None
-    """Snapshot of the store; None is the newest when the run starts."""
+    """Snapshot of the store; None is for `llmdiff.training.resolve` to pin."""
     fingerprint: str
     """Which encodings of the captions the adapter reads."""
     llm: str = ""
@@ -132,6 +134,10 @@ class TrainConfig(TrainSettings):
     output: str
     """Folder of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/``; the result is
     ``adapter/``, the averaged weights, and ``adapter-raw/``, the last ones."""
+    processes: int = Field(default=1, gt=0)
+    """Training processes, on all hosts together."""
+    hosts: tuple[str, ...] = ()
+    """Names of the hosts, the first one first; none is one machine alone."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -141,9 +147,19 @@ class TrainConfig(TrainSettings):
             raise ValueError('adapter.base_context is "clip": expected base_fingerprint')
         return self
 
+    @property
+    def global_batch(self) -> int:
+        """Return the samples of a step, over all processes."""
+        return self.batch_size * self.accumulate * self.processes
+
+    @property
+    def path(self) -> Path:
+        """Return where the resolved configuration is."""
+        return Path(self.output) / CONFIG
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
-        """A configuration from a JSON file; FileNotFoundError or ValueError naming the file and the field."""
+        """Return the configuration of a JSON file; raise FileNotFoundError, or ValueError naming file and field."""
         text = Path(path).read_text()
         try:
             return cls(**json.loads(text))
@@ -155,14 +171,16 @@ class TrainConfig(TrainSettings):
             raise ValueError(f"{path}: not a JSON object: {error}") from error
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Saves the configuration as JSON that `read` takes."""
+        """Save the configuration as JSON that `read` takes, in one piece: a process that reads it finds all or none."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=2) + "\n")
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(self.model_dump_json(indent=2) + "\n")
+        part.replace(path)
         return path
 
     def check_same(self, path: Path) -> None:
-        """ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
+        """Raise ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
         if not path.exists():
             return
         before, now = json.loads(path.read_text()), json.loads(self.model_dump_json())
@@ -173,7 +191,7 @@ class TrainConfig(TrainSettings):
             )
 
     def for_deepspeed(self) -> dict[str, Any]:
-        """The configuration as ``deepspeed.initialize`` takes it."""
+        """Return the configuration as ``deepspeed.initialize`` takes it."""
         extra: dict[str, Any] = {} if self.deepspeed is None else json.loads(Path(self.deepspeed).read_text())
         if clash := sorted(set(OWNED) & set(extra)):
             raise ValueError(f"{self.deepspeed}: {clash[0]} follows from the run's own configuration: leave it out")

@@ -12,12 +12,13 @@ import torch.distributed as dist
 
 from llmdiff.ports import free_port
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.deepspeed_internals import leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
 from llmdiff.training.optimiser import PlainAdamW
 
 
 def start(config: TrainConfig) -> torch.device:
-    """Joins the others, checks that all read the same configuration, and returns this process's device.
+    """Join the others, check that all read the same configuration, and return this process's device.
 
     Raises:
         ValueError: the processes read different configurations.
@@ -32,7 +33,7 @@ def start(config: TrainConfig) -> torch.device:
 
 
 def join() -> None:
-    """Joins the processes that DeepSpeed's launchers started, or makes a group of one."""
+    """Join the processes that DeepSpeed's launchers started, or make a group of one."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "RANK" not in os.environ:  # no launcher: DeepSpeed would ask for MPI
@@ -41,16 +42,14 @@ def join() -> None:
     import deepspeed  # takes seconds
 
     deepspeed.utils.logger.setLevel("WARNING")
-    # On a CPU DeepSpeed compiles a shared-memory all-reduce at the first start: half a minute and a compiler needed,
-    # for a gradient that gloo reduces in milliseconds.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    leave_out_shared_memory()
     deepspeed.init_distributed(verbose=False)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def check_alike(config: TrainConfig, device: torch.device) -> None:
-    """ValueError on every process where one has read another configuration."""
+    """Raise ValueError on every process where one has read another configuration."""
     found = zlib.crc32(config.model_dump_json().encode())
     ends = torch.tensor([found, -found], device=device)
     dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the least, and minus the greatest
@@ -62,15 +61,15 @@ def check_alike(config: TrainConfig, device: torch.device) -> None:
 
 
 def gathered(module: torch.nn.Module) -> AbstractContextManager[Any]:
-    """Within it, a module's parameters are whole on every process; ZeRO 3 keeps a part of each on each."""
+    """Make a module's parameters whole on every process for a while; ZeRO 3 keeps a part of each on each."""
     import deepspeed
 
-    parts = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    parts = placed(module.parameters())
     return deepspeed.zero.GatheredParameters(parts) if parts else nullcontext()
 
 
 def wrap(objective: Objective, config: TrainConfig) -> Any:
-    """The DeepSpeed engine of an objective: AdamW on what is trained, ZeRO as configured."""
+    """Return the DeepSpeed engine of an objective: AdamW on what is trained, ZeRO as configured."""
     import deepspeed
 
     options: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
@@ -84,7 +83,7 @@ def wrap(objective: Objective, config: TrainConfig) -> Any:
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """What is trained: matrices with weight decay; scalars, norms and biases without."""
+    """Return what is trained, in groups: matrices with weight decay; scalars, norms and biases without."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

@@ -11,7 +11,7 @@ from storage import EncodingStore, caption_hash
 def read_encodings(store: EncodingStore, fingerprint: str, captions: list[str]) -> list[Tensor]:
     """Encodings ``([band,] token, hidden)`` bfloat16 of captions; ValueError naming one that the store lacks."""
     hashes = [caption_hash(caption) for caption in captions]
-    found = store.find_encodings(fingerprint, hashes)
+    found = store.snapshot().encodings(fingerprint, hashes)
     for caption, key in zip(captions, hashes, strict=True):
         if key not in found:
             raise ValueError(f"{store.path}: no encoding of the caption {caption!r} under {fingerprint}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> Path | None:
-    """Runs, or resumes, a training run on every process.
+    """Run, or resume, a training run on every process.
 
     Returns the folder of the adapter; None where a SIGTERM ended the run early, with its state saved.
     """
@@ -35,37 +35,37 @@ def train(config: TrainConfig) -> Path | None:
 
 
 def steps(run: Run, interrupted: list[int]) -> Path | None:
-    """All steps that are left, and the result."""
+    """Take all steps that are left, and return the result."""
     config, adapter = run.config, run.objective.adapter
-    meter = MetricLogger(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
-    shares, in_a_row, watch = endless(run), 0, TrainingMonitor(speaks=run.rank == 0)
-    watch.tell(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
-    with closing(meter), closing(shares), plain_attention(run.device):
+    metrics = MetricLogger(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
+    batches, in_a_row, monitor = endless(run), 0, TrainingMonitor(speaks=run.rank == 0)
+    monitor.tell(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
+    with closing(metrics), closing(batches), plain_attention(run.device):
         if run.any_process(bool(interrupted)):
             return None
         for step in range(run.state.step + 1, run.steps + 1):
             rate = set_learning_rate(run, step)
-            share = timed(shares, meter)
-            applied = update(run, share, meter)
+            rank_batch = timed(batches, metrics)
+            applied = update(run, rank_batch, metrics)
             if applied:
                 with gathered(adapter):
-                    run.average.update(adapter.state(), step)
+                    run.ema.update(adapter.state(), step)
             else:
-                meter.skip(step)
-                watch.tell(nan_inputs(share.batch))
+                metrics.skip(step)
+                monitor.tell(nan_inputs(rank_batch.batch))
             in_a_row = 0 if run.scale.update(applied) else in_a_row + 1
-            meter.advance()
+            metrics.advance()
             if step % config.log_every == 0 or step == run.steps:
-                meter.row(step, adapter, learning_rate=rate, grad_norm=float(run.engine.get_global_grad_norm()))
+                metrics.row(step, adapter, learning_rate=rate, grad_norm=float(run.engine.get_global_grad_norm()))
             if step % EVERY == 0:
-                part = part_of(share.batch, 0, config.batch_size)
-                watch.look(step, part, *compare(run.objective, part, share.epoch))
+                part = part_of(rank_batch.batch, 0, config.batch_size)
+                monitor.look(step, part, *compare(run.objective, part, rank_batch.epoch))
             if config.sample_every is not None and step % config.sample_every == 0:
                 run.sample(step)
             stop = run.any_process(bool(interrupted))
             broken = in_a_row == config.skip_limit
             if step % config.checkpoint_every == 0 or step == run.steps or stop or broken:
-                run.save(step, share.epoch, share.batch.position, meter)
+                run.save(step, rank_batch.epoch, rank_batch.batch.position, metrics)
             if broken:
                 raise FloatingPointError(
                     f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite, and were left "
@@ -76,12 +76,12 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
     return run.save_adapter()
 
 
-def update(run: Run, share: RankBatch, meter: MetricLogger) -> bool:
-    """One step of the optimiser on this process's share; False where it was left out, on every process alike."""
+def update(run: Run, rank_batch: RankBatch, metrics: MetricLogger) -> bool:
+    """Take one step of the optimiser; return False where it was left out, on every process alike."""
     logged = []
-    for batch, counts in split(share.batch, run.config.accumulate):
-        factor = run.config.accumulate * run.processes / share.samples if counts else 0.0
-        generators = sample_generators(run.config.seed, share.epoch, batch, run.device)
+    for batch, counts in split(rank_batch.batch, run.config.accumulate):
+        factor = run.config.accumulate * run.processes / rank_batch.samples if counts else 0.0
+        generators = sample_generators(run.config.seed, rank_batch.epoch, batch, run.device)
         loss, *values = run.engine(batch, generators, factor)
         run.scale.backward(loss)
         run.engine.step()
@@ -90,12 +90,12 @@ def update(run: Run, share: RankBatch, meter: MetricLogger) -> bool:
     applied: bool = run.engine.was_step_applied()
     if applied:
         for values in logged:
-            meter.add(*values)
+            metrics.add(*values)
     return applied
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Of step 1 to `steps`: linear warm-up, then half a cosine down to 0."""
+    """Return the rate of a step from 1 to `steps`: linear warm-up, then half a cosine down to 0."""
     if step <= config.warmup:
         return config.learning_rate * step / config.warmup
     progress = (step - config.warmup) / max(1, steps + 1 - config.warmup)
@@ -103,7 +103,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def set_learning_rate(run: Run, step: int) -> float:
-    """Gives the optimiser the rate of this step, and returns it."""
+    """Give the optimiser the rate of this step, and return it."""
     rate = learning_rate(run.config, step, run.steps)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
@@ -120,7 +120,7 @@ class RankBatch(NamedTuple):
 
 
 def endless(run: Run) -> Generator[RankBatch]:
-    """This process's shares from where the run is on, epoch after epoch."""
+    """Yield this process's part of every step from where the run is on, epoch after epoch."""
     epoch, position = run.state.epoch, run.state.position
     while True:
         for batch in run.data.epoch(epoch, position=position):
@@ -129,17 +129,17 @@ def endless(run: Run) -> Generator[RankBatch]:
         epoch, position = epoch + 1, 0
 
 
-def timed(shares: Iterator[RankBatch], meter: MetricLogger) -> RankBatch:
-    """The next share; the time spent waiting for it counts as waited."""
+def timed(batches: Iterator[RankBatch], metrics: MetricLogger) -> RankBatch:
+    """Return the next batch; the time spent waiting for it counts as waited."""
     start = time.perf_counter()
-    share = next(shares)
-    meter.waited += time.perf_counter() - start
-    return share
+    rank_batch = next(batches)
+    metrics.waited += time.perf_counter() - start
+    return rank_batch
 
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to end, so that it can save first."""
+    """Give a list that fills when the process is asked to end, so that it can save first."""
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:

@@ -62,13 +62,13 @@ class MetricLogger:
             self.bar.update()
 
     def total(self) -> list[float]:
-        """The sums over all processes."""
+        """Return the sums over all processes."""
         sums = self.sums.clone()
         dist.all_reduce(sums)
         return sums.tolist()
 
     def row(self, step: int, adapter: LLMAdapter, learning_rate: float, grad_norm: float) -> None:
-        """Writes the row of the steps since the last one, unless all of them were left out."""
+        """Write the row of the steps since the last one, unless all of them were left out."""
         loss, samples, *bands = self.total()
         if samples == 0:
             return
@@ -102,7 +102,7 @@ class MetricLogger:
 
 
 def truncated(path: Path, first: int) -> TextIO:
-    """The file, opened to append, without rows past step `first`: a resumed run writes those again."""
+    """Return the file, opened to append, without rows past step `first`: a resumed run writes those again."""
     rows = path.read_text().splitlines(keepends=True) if path.exists() else []
     kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= first]
     part = path.with_suffix(".part")

@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 class MicroConditioning:
     """Makes the ``added_cond_kwargs`` of a `UNet2DConditionModel`; sizes are in pixels."""
 
-    def __init__(self, null: Tensor, side: int, latent_side: int) -> None:
-        """Of pictures `side` wide and high, `latent_side` as latents; `null` ``(hidden,)`` is the empty caption's."""
-        self.null = null
+    def __init__(self, unconditional: Tensor, side: int, latent_side: int) -> None:
+        """Take the side of pictures and of their latents; `unconditional` ``(hidden,)`` is of the empty caption."""
+        self.unconditional = unconditional
         self.side = side
         self.factor = side // latent_side
 
     def of_batch(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
-        """A batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
+        """Return a batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
 
         ``text_embeds`` ``(batch, hidden)`` and ``time_ids`` ``(batch, 6)``, float32: in 16 bits, sizes get rounded.
         """
         assert batch.pooled is not None
         assert batch.crops is not None
         device = dropped.device
-        pooled = torch.where(dropped[:, None], self.null.to(device), batch.pooled.to(device))
-        return added(pooled, batch.crops.to(device), self.side)
+        pooled = torch.where(dropped[:, None], self.unconditional.to(device), batch.pooled.to(device))
+        return conditions(pooled, batch.crops.to(device), self.side)
 
     def of_prompts(self, pooled: Sequence[Tensor], latent_side: int, device: torch.device) -> dict[str, Tensor]:
-        """The empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
-        rows = torch.stack([self.null] * len(pooled) + list(pooled)).to(device)
+        """Return the empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
+        rows = torch.stack([self.unconditional] * len(pooled) + list(pooled)).to(device)
         side = self.factor * latent_side
-        return added(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
+        return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
 
 
-def added(pooled: Tensor, crops: Tensor, side: int) -> dict[str, Tensor]:
+def conditions(pooled: Tensor, crops: Tensor, side: int) -> dict[str, Tensor]:
     """From pooled embeddings ``(batch, hidden)`` and crops ``(batch, 4)``: width, height, left, top."""
     width, height, left, top = crops.float().unbind(1)
     target = torch.full_like(width, side)
@@ -65,7 +65,7 @@ def picture_side(store: EncodingStore) -> int:
 
 
 def check_conditions(config: TrainConfig, unet: Mapping[str, Any], base: Tensor | None, pooled: Tensor | None) -> None:
-    """ValueError where the store's features of the empty caption are not what the base's U-Net reads.
+    """Raise ValueError where the store's features of the empty caption are not what the base's U-Net reads.
 
     `base` ``(token, hidden)`` and `pooled` ``(1, hidden)`` are None where there is no such fingerprint.
     """
@@ -80,7 +80,7 @@ def check_conditions(config: TrainConfig, unet: Mapping[str, Any], base: Tensor 
 
 
 def check_width(config: TrainConfig, what: str, fingerprint: str | None, found: Tensor, width: int | list[int]) -> None:
-    """ValueError where features ``(token, hidden)`` of the store are of another width than the U-Net's."""
+    """Raise ValueError where features ``(token, hidden)`` of the store are of another width than the U-Net's."""
     if found.shape[-1] not in (width if isinstance(width, list) else [width]):
         raise ValueError(
             f"{config.store}: {what} {fingerprint}: expected width {width}, which {config.base} reads, found "

@@ -1,4 +1,4 @@
-"""The failure signatures of the paper notes, watched for while training; each is told with what to change.
+"""Ways in which training is known to fail, watched for while training; each is told with what to change.
 
 Text ignored, the original path drowned, NaN encodings, truncated captions. Nothing here changes a loss curve.
 """
@@ -183,7 +183,7 @@ def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
     if description.get("kind") != "llm" or not limit:
         return 0.0, 0
     filters = (pc.field("fingerprint") == fingerprint) & pc.field("source").is_valid()
-    counts = store.index.read(store.snapshot(), ["token_count"], filters)["token_count"]
+    counts = store.snapshot().read(["token_count"], filters)["token_count"]
     return (pc.mean(pc.greater_equal(counts, limit)).as_py() or 0.0), limit
 
 

@@ -46,28 +46,28 @@ class Objective(nn.Module):
         adapter: LLMAdapter,
         unet: UNet2DConditionModel,
         schedule: DDPMScheduler,
-        null: UnconditionalEmbedding,
+        unconditional: UnconditionalEmbedding,
         config: TrainConfig,
         noise_std: Sequence[float] = (),
-        added: MicroConditioning | None = None,
+        micro_conditioning: MicroConditioning | None = None,
     ) -> None:
         """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty.
 
-        `added` is what an SDXL base reads besides.
+        `micro_conditioning` is what an SDXL base reads besides.
         """
         super().__init__()
         self.adapter = adapter
         self.frozen = (unet,)
         self.schedule = schedule
-        self.null = null
+        self.unconditional = unconditional
         self.config = config
         self.noise_std = tuple(noise_std)
-        self.added = added
+        self.micro_conditioning = micro_conditioning
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], factor: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The loss of a batch, with a generator for each sample.
+        """Return the loss of a batch, with a generator for each sample.
 
         Returns:
             The weighted losses' sum times `factor`; and for the log, each sample's weighted loss, plain loss and
@@ -86,23 +86,23 @@ class Objective(nn.Module):
                 noisy.to(unet.dtype),
                 timesteps,
                 encoder_hidden_states=context.to(unet.dtype),
-                added_cond_kwargs=self.added and self.added.of_batch(batch, dropped),
+                added_cond_kwargs=self.micro_conditioning and self.micro_conditioning.of_batch(batch, dropped),
             ).sample
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
         weighted = losses * self.weights(timesteps)
         return weighted.sum() * factor, weighted.detach(), losses.detach(), timesteps
 
     def context(self, batch: Batch, dropped: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The batch's context, with the empty caption in place of the `dropped` ones."""
+        """Return the batch's context, with the empty caption in place of the `dropped` ones."""
         device = dropped.device
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
-        encodings, mask = replace(encodings, mask, self.null.encoding.to(device), dropped)
+        encodings, mask = replace(encodings, mask, self.unconditional.encoding.to(device), dropped)
         if any(self.noise_std):
             encodings = noised(encodings, mask, self.noise_std, generators)
-        if self.null.base is None:
+        if self.unconditional.base is None:
             return self.adapter.context(encodings, mask)
         assert batch.base_encodings is not None
-        base = torch.where(dropped[:, None, None], self.null.base.to(device), batch.base_encodings.to(device))
+        base = torch.where(dropped[:, None, None], self.unconditional.base.to(device), batch.base_encodings.to(device))
         return self.adapter.context(encodings, mask, base)
 
     def weights(self, timesteps: Tensor) -> Tensor:
@@ -111,13 +111,13 @@ class Objective(nn.Module):
         return snr_weights(self.schedule, timesteps, self.config.min_snr_gamma)
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """Timesteps from uniform numbers ``(batch,)``."""
+        """Return timesteps from uniform numbers ``(batch,)``."""
         steps = self.schedule.config.num_train_timesteps
         return (steps * u**self.config.timestep_exponent).long().clamp(max=steps - 1)
 
 
 def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
-    """Langevin noise of Algorithm 1 on encodings ``(batch, [band,] token, hidden)``, float32; none on the padding."""
+    """Add the noise of Algorithm 1 to encodings ``(batch, [band,] token, hidden)``, float32; none on the padding."""
     banded = encodings.float().reshape(len(encodings), len(std), *encodings.shape[-2:])  # (b, k, t, d)
     noise = torch.zeros_like(banded)
     for row, tokens, generator in zip(noise, mask.sum(1).tolist(), generators, strict=True):
@@ -135,7 +135,7 @@ def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device)
 
 
 def split(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
-    """A batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count."""
+    """Yield a batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count."""
     size = len(batch.latents)
     for i in range(count):
         first, last = size * i // count, size * (i + 1) // count
@@ -143,7 +143,7 @@ def split(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
 
 
 def part_of(batch: Batch, first: int, last: int) -> Batch:
-    """Some samples of a batch."""
+    """Return some samples of a batch."""
     columns = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     parts: dict[str, Any] = {
         k: column[first:last] for k, column in columns.items() if isinstance(column, Tensor | list)
@@ -157,5 +157,5 @@ def plain_attention(device: torch.device) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The pass in 16 bits where the precision says so."""
+    """Return the pass in 16 bits where the precision says so."""
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")

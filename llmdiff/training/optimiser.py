@@ -8,29 +8,30 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llmdiff.training import deepspeed_internals as internals
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_SCALE, WINDOW = 2.0**16, 1000
 
 
 class PlainAdamW(torch.optim.AdamW):
-    """ZeRO 0's: as ZeRO's own optimisers do, it clips, tells the gradient's norm, and leaves out what is not finite."""
+    """ZeRO 0's AdamW: like ZeRO's own optimisers it clips, tells the gradient's norm, and skips a step not finite."""
 
     def __init__(self, groups: Any, clip: float, **options: Any) -> None:
         super().__init__(groups, **options)
         self.clip = clip
         self.loss_scale = 1.0
-        self.overflow = False  # this and the next are what DeepSpeed's engine looks at
-        self._global_grad_norm = 0.0
+        internals.tell_engine(self, norm=0.0, overflow=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.get_total_norm(grads)) / self.loss_scale
-        self._global_grad_norm, self.overflow = norm, not math.isfinite(norm)
-        if self.overflow:
+        overflow = not math.isfinite(norm)
+        internals.tell_engine(self, norm, overflow)
+        if overflow:
             return None
         divisor = self.loss_scale * (max(1.0, (norm + 1e-6) / self.clip) if self.clip else 1.0)
         if divisor != 1.0:
@@ -53,18 +54,18 @@ class LossScale:
 
     def set(self, value: float) -> None:
         self.value = value
-        if isinstance(self.engine.optimizer, PlainAdamW):
+        if is_plain(self.engine):
             self.engine.optimizer.loss_scale = value
         elif self.dynamic:
-            self.engine.optimizer.override_loss_scale(value)
+            internals.set_loss_scale(self.engine, value)
 
     def backward(self, loss: Tensor) -> None:
-        """Of a loss that is not finite, every gradient is NaN: one look at the norm tells all processes."""
+        """Run the backward pass; a loss that is not finite makes every gradient NaN, which the norm tells to all."""
         loss = loss * (loss.detach() * 0 + 1)
-        self.engine.backward(loss * self.value if isinstance(self.engine.optimizer, PlainAdamW) else loss)
+        self.engine.backward(loss * self.value if is_plain(self.engine) else loss)
 
     def update(self, applied: bool) -> bool:
-        """Takes note of a step; False where it failed and no smaller scale is left to try."""
+        """Take note of a step; return False where it failed and no smaller scale is left to try."""
         if applied:
             self.good_steps += 1
             if self.dynamic and self.good_steps % WINDOW == 0:
@@ -78,10 +79,10 @@ class LossScale:
 
 
 def moments(engine: Any, module: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's whole moments as ``name.exp_avg``, on the CPU of the first process; every process takes part."""
+    """Return the optimiser's whole moments as ``name.exp_avg`` on the first process's CPU; every process takes part."""
     if updates(engine) == 0:
         return {}
-    link(engine)
+    internals.link_moments(engine)
     found = {}
     for name, parameter in trained(module):
         for key in MOMENTS:
@@ -92,68 +93,56 @@ def moments(engine: Any, module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(engine: Any, module: nn.Module, tensors: dict[str, Tensor], count: int) -> None:
-    """Gives an optimiser that has made no step yet the moments of `count` steps."""
+    """Give an optimiser that has made no step yet the moments of `count` steps."""
     if count == 0:
         return
     for part in parts(engine):
         zeros = {key: torch.zeros_like(part) for key in MOMENTS}
         base(engine).state[part] = {"step": torch.tensor(float(count), device=part.device), **zeros}
-    link(engine)
+    internals.link_moments(engine)
     for name, parameter in trained(module):
         for key in MOMENTS:
             set_moment(engine, parameter, key, tensors[f"{name}.{key}"])
 
 
-def link(engine: Any) -> None:
-    """Lets ZeRO 1 and 2 find the moments: by itself it looks once, when only the first group has made a step."""
-    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-
 def updates(engine: Any) -> int:
-    """Steps that the optimiser took."""
+    """Return how many steps the optimiser took."""
     return max((int(state["step"]) for state in base(engine).state.values() if "step" in state), default=0)
 
 
 def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that the optimiser has, by name."""
+    """Return the parameters that the optimiser has, by name."""
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def base(engine: Any) -> Any:
-    """The torch optimiser below DeepSpeed's."""
-    return engine.optimizer if isinstance(engine.optimizer, PlainAdamW) else engine.optimizer.optimizer
+    """Return the torch optimiser below DeepSpeed's."""
+    return engine.optimizer if is_plain(engine) else internals.inner_optimiser(engine)
 
 
 def parts(engine: Any) -> list[Tensor]:
-    """What the torch optimiser steps on: parameters, or this process's share of them, flat."""
-    if isinstance(engine.optimizer, PlainAdamW):
+    """Return what the torch optimiser steps on: parameters, or this process's share of them, flat."""
+    if is_plain(engine):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
-    if engine.zero_optimization_stage() == 3:
-        return list(engine.optimizer.fp32_partitioned_groups_flat)
-    return list(engine.optimizer.single_partition_of_fp32_groups)
+    return internals.flat_parts(engine)
 
 
 def get_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
-    """A parameter's whole moment, on every process."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    if isinstance(engine.optimizer, PlainAdamW):
+    """Return a parameter's whole moment, on every process."""
+    if is_plain(engine):
         whole: Tensor = engine.optimizer.state[parameter][key]
         return whole
-    return safe_get_full_optimizer_state(parameter, key)
+    return internals.get_moment(parameter, key)
 
 
-def set_moment(engine: Any, parameter: Any, key: str, value: Tensor) -> None:
-    """Takes this process's share of a parameter's whole moment."""
-    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
-
-    if isinstance(engine.optimizer, PlainAdamW):
+def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    """Take this process's share of a parameter's whole moment."""
+    if is_plain(engine):
         engine.optimizer.state[parameter][key].copy_(value)
-    elif engine.zero_optimization_stage() == 3:  # its "full" one fails where the processes don't divide a parameter
-        size = parameter.ds_tensor.ds_numel
-        padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
-        safe_set_local_optimizer_state(parameter, padded.narrow(0, size * dist.get_rank(), size), key)
     else:
-        safe_set_full_optimizer_state(parameter, value, key)
+        internals.set_moment(engine, parameter, key, value)
+
+
+def is_plain(engine: Any) -> bool:
+    """Return whether the engine's optimiser is ZeRO 0's, with nothing of DeepSpeed around it."""
+    return isinstance(engine.optimizer, PlainAdamW)

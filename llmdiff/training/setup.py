@@ -22,11 +22,12 @@ from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, picture_side
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
+from llmdiff.training.resolve import check_resolved
 from llmdiff.training.state import State, read_state
 from llmdiff.training.validation import Validation, cut_samples
-from llmdiff.training.warm_start import start_warm
+from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
-from storage.reading.dataset import EncodingDataset
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 
 
 @dataclass(kw_only=True)
@@ -43,7 +44,7 @@ class Run:
     objective: Objective
     engine: Any
     scale: LossScale
-    average: EMA
+    ema: EMA
     validation: Validation | None
 
     @property
@@ -57,7 +58,7 @@ class Run:
             return self.config.steps
         assert self.config.epochs is not None
         each, position = self.data.batches_per_epoch, self.state.position
-        done = each if position == len(self.data) else position // self.state.global_batch
+        done = each if position == self.data.samples_per_epoch else position // self.state.global_batch
         return self.state.step + (self.config.epochs - self.state.epoch) * each - done
 
     @property
@@ -71,7 +72,7 @@ class Run:
             dist.all_reduce(vote, op=dist.ReduceOp.MAX)
         return vote.item() > 0
 
-    def save(self, step: int, epoch: int, position: int, meter: MetricLogger) -> None:
+    def save(self, step: int, epoch: int, position: int, metrics: MetricLogger) -> None:
         """Writes a checkpoint, from the first process; the others have a part of its content."""
         adapter = self.objective.adapter
         content = moments(self.engine, adapter)
@@ -81,14 +82,14 @@ class Run:
             position=position,
             global_batch=self.state.global_batch,
             updates=updates(self.engine),
-            skipped=meter.skipped,
+            skipped=metrics.skipped,
             loss_scale=self.scale.value,
             good_steps=self.scale.good_steps,
-            sums=meter.total(),
+            sums=metrics.total(),
         )
         with gathered(adapter):
             if self.rank == 0:
-                save(self.checkpoints, state, adapter, content, self.average, self.config.keep_checkpoints)
+                save(self.checkpoints, state, adapter, content, self.ema, self.config.keep_checkpoints)
         dist.barrier()
 
     def save_adapter(self) -> Path:
@@ -98,30 +99,31 @@ class Run:
         with gathered(adapter):
             if self.rank == 0:
                 adapter.save(folder.with_name("adapter-raw"))
-                adapter.save(folder, self.average.tensors)
+                adapter.save(folder, self.ema.tensors)
         dist.barrier()
         return folder
 
     def sample(self, step: int) -> None:
         """Draws the validation prompts as they are at `step`."""
         if self.rank == 0 and self.validation is not None:
-            self.validation.sample(step, self.average)
+            self.validation.sample(step, self.ema)
         dist.barrier()
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Run:
     """Opens the store, loads the U-Net, builds adapter and engine, and gives them the newest checkpoint's state."""
-    config = pinned(config)
+    check_resolved(config, dist.get_world_size())
     store = EncodingStore.open(config.store, version=config.store_version)
-    check_fingerprints(config, store)
-    keep_config(config)
     data = open_data(config)
     found = newest(Path(config.output) / "checkpoints")
     state = start_state(config) if found is None else read_state(found)
-    state.check_batch(config, dist.get_world_size())
-    null = read_null(config, store)
-    check_conditions(config, unet_config(config.base), null.base, null.pooled)
-    added = None if null.pooled is None else MicroConditioning(null.pooled[0], picture_side(store), data.latent_side)
+    unconditional = read_unconditional(config, store)
+    check_conditions(config, unet_config(config.base), unconditional.base, unconditional.pooled)
+    micro_conditioning = (
+        None
+        if unconditional.pooled is None
+        else MicroConditioning(unconditional.pooled[0], picture_side(store), data.latent_side)
+    )
     if dist.get_rank() == 0:
         cut_samples(config, state.step)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
@@ -129,17 +131,19 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
-    adapter = build_adapter(config, store, unet, null)
+    adapter = build_adapter(config, store, unet, unconditional)
     if found is None and config.start_from is not None:
-        start_warm(adapter, config.start_from, unet)
-    average = EMA(adapter.state(), config.ema_decay)
+        load_initial_checkpoint(adapter, config.start_from, unet)
+    ema = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))
-        average.load(load_adapter(found / EMA_FOLDER))
-    average.to(device)
+        ema.load(load_adapter(found / EMA_FOLDER))
+    ema.to(device)
     adapter.to(device).install(unet)
     std = noise_std(config, store)
-    objective = Objective(adapter, unet, load_noise_schedule(config.base), null, config, std, added)
+    objective = Objective(
+        adapter, unet, load_noise_schedule(config.base), unconditional, config, std, micro_conditioning
+    )
     engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
@@ -153,18 +157,17 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         objective=objective,
         engine=engine,
         scale=LossScale(engine, config.precision, state.loss_scale, state.good_steps),
-        average=average,
+        ema=ema,
         validation=Validation(config, store, objective) if config.sample_every is not None else None,
     )
 
 
 def open_data(config: TrainConfig) -> EncodingDataset:
     """This process's share of every step's batch: `accumulate` batches at once, so that a step never spans epochs."""
-    return EncodingDataset(
-        config.store,
-        config.store_version,
-        config.fingerprint,
-        config.batch_size * config.accumulate,
+    data = DatasetConfig(
+        fingerprint=config.fingerprint,
+        version=config.store_version,
+        batch_size=config.batch_size * config.accumulate,
         seed=config.seed,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
@@ -172,41 +175,15 @@ def open_data(config: TrainConfig) -> EncodingDataset:
         pooled_fingerprint=config.pooled_fingerprint,
         read_ahead=max(1, 8 // config.accumulate),
     )
+    return EncodingDataset(config.store, data)
 
 
 def start_state(config: TrainConfig) -> State:
-    """Of a run that begins."""
-    samples = config.batch_size * config.accumulate * dist.get_world_size()
-    return State(global_batch=samples, loss_scale=LossScale.start(config.precision))
+    """Return the state of a run that begins."""
+    return State(global_batch=config.global_batch, loss_scale=LossScale.start(config.precision))
 
 
-def check_fingerprints(config: TrainConfig, store: EncodingStore) -> None:
-    """ValueError where the store has no encodings of a fingerprint."""
-    known = store.fingerprints()
-    for fingerprint in filter(None, (config.fingerprint, config.base_fingerprint, config.pooled_fingerprint)):
-        if fingerprint not in known:
-            raise ValueError(f"{config.store}: expected encodings of {fingerprint}, found those of {sorted(known)}")
-
-
-def pinned(config: TrainConfig) -> TrainConfig:
-    """The configuration with the snapshot it began with, or the newest one where it begins now."""
-    if config.store_version is not None:
-        return config
-    path = Path(config.output) / "config.json"
-    version = TrainConfig.read(path).store_version if path.exists() else EncodingStore.open(config.store).version
-    return config.model_copy(update={"store_version": version})
-
-
-def keep_config(config: TrainConfig) -> None:
-    """Saves the resolved configuration, or checks that a resumed run goes on as it began."""
-    path = Path(config.output) / "config.json"
-    config.check_same(path)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        config.write(path)
-
-
-def read_null(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
+def read_unconditional(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
     """The empty caption's encodings."""
 
     def read(fingerprint: str | None) -> Tensor | None:
@@ -216,16 +193,18 @@ def read_null(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbeddi
     return UnconditionalEmbedding(encoding, read(config.base_fingerprint), read(config.pooled_fingerprint))
 
 
-def build_adapter(config: TrainConfig, store: EncodingStore, unet: Any, null: UnconditionalEmbedding) -> LLMAdapter:
+def build_adapter(
+    config: TrainConfig, store: EncodingStore, unet: Any, unconditional: UnconditionalEmbedding
+) -> LLMAdapter:
     """A new adapter, the same on every process, with its lineage."""
     torch.manual_seed(config.seed)
     description = store.fingerprints()[config.fingerprint]
     return LLMAdapter.for_unet(
         unet,
         config.adapter,
-        encoding_dim=null.encoding.shape[-1],
-        bands=null.encoding.shape[0] if null.encoding.ndim == 3 else 1,
-        base_tokens=0 if null.base is None else null.base.shape[0],
+        encoding_dim=unconditional.encoding.shape[-1],
+        bands=unconditional.encoding.shape[0] if unconditional.encoding.ndim == 3 else 1,
+        base_tokens=0 if unconditional.base is None else unconditional.base.shape[0],
         encoder="base" if description.get("kind") == "base" else "llm",
         encoder_fingerprint=config.fingerprint,
         encoder_description=description,

@@ -34,10 +34,10 @@ class State(BaseModel):
     good_steps: int = 0
     """Steps since the loss scale changed."""
     sums: list[float] = []
-    """The meter's: of the steps since the last row of the log."""
+    """Of the metric logger, over the steps since its last row."""
 
     def check_batch(self, config: TrainConfig, processes: int) -> None:
-        """ValueError where a resumed run would take other batches than it began with."""
+        """Raise ValueError where a resumed run would take other batches than it began with."""
         if (found := config.batch_size * config.accumulate * processes) != self.global_batch:
             raise ValueError(
                 f"{config.output}: the run began with {self.global_batch} samples a step, found {found} = batch_size "
@@ -47,7 +47,7 @@ class State(BaseModel):
 
 
 def read_state(path: Path) -> State:
-    """The state of a checkpoint; ValueError where another version of the program wrote it."""
+    """Return the state of a checkpoint; ValueError where another version of the program wrote it."""
     try:
         return State(**json.loads((path / STATE).read_text()))
     except ValueError as error:
@@ -55,5 +55,5 @@ def read_state(path: Path) -> State:
 
 
 def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints, oldest first."""
+    """Return the complete checkpoints, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad
+from llmdiff.sampling import Sampling, denoise, noise
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA
 from llmdiff.training.encodings import read_encodings
@@ -42,13 +43,13 @@ class Validation:
         self.sampler = DDIMScheduler.from_config(objective.schedule.config)
 
     @torch.no_grad()
-    def sample(self, step: int, average: EMA) -> Path:
+    def sample(self, step: int, ema: EMA) -> Path:
         """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
 
         The file is there whole or not at all.
         """
         (unet,) = self.objective.frozen
-        with averaged(self.objective.adapter, unet, average) as adapter, autocast(unet.device, self.config.precision):
+        with ema_adapter(self.objective.adapter, unet, ema) as adapter, autocast(unet.device, self.config.precision):
             latents = self.denoise(unet, self.context(adapter, unet))
         path = folder_of(self.config) / f"step-{step:08d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,25 +58,23 @@ class Validation:
         return path
 
     def denoise(self, unet: UNet2DConditionModel, context: Tensor) -> Tensor:
-        """DDIM with guidance from the same noise each time: latents ``(prompt, c, h, w)``."""
-        side, added = unet.config.sample_size, self.objective.added
+        """Draw by DDIM with guidance, from the same noise each time: latents ``(prompt, c, h, w)``."""
+        side, micro_conditioning = unet.config.sample_size, self.objective.micro_conditioning
         size = (len(self.encodings), unet.config.in_channels, side, side)
-        besides = added and added.of_prompts(self.pooled, side, unet.device)
-        latents = torch.randn(size, generator=torch.Generator().manual_seed(self.config.seed)).to(unet.device)
-        self.sampler.set_timesteps(self.config.validation_steps, device=unet.device)
-        for timestep in self.sampler.timesteps:
-            noisy = self.sampler.scale_model_input(torch.cat([latents] * 2), timestep).to(unet.dtype)
-            predicted = unet(noisy, timestep, encoder_hidden_states=context, added_cond_kwargs=besides).sample
-            without, given = predicted.float().chunk(2)
-            guided = without + self.config.validation_guidance * (given - without)
-            latents = self.sampler.step(guided, timestep, latents).prev_sample
-        return latents
+        besides = None if micro_conditioning is None else micro_conditioning.of_prompts(self.pooled, side, unet.device)
+        latents = torch.randn(size, generator=noise(self.config.seed)).to(unet.device)
+        sampling = Sampling(steps=self.config.validation_steps, guidance=self.config.validation_guidance)
+        return denoise(unet, self.sampler, latents, context, sampling, besides)
 
     def context(self, adapter: LLMAdapter, unet: UNet2DConditionModel) -> Tensor:
         """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""
-        null, count = self.objective.null, len(self.encodings)
-        encodings, mask = pad([null.encoding] * count + self.encodings)
-        base = None if null.base is None else torch.stack([null.base] * count + self.base).to(unet.device)
+        unconditional, count = self.objective.unconditional, len(self.encodings)
+        encodings, mask = pad([unconditional.encoding] * count + self.encodings)
+        base = (
+            None
+            if unconditional.base is None
+            else torch.stack([unconditional.base] * count + self.base).to(unet.device)
+        )
         return adapter.context(encodings.to(unet.device), mask.to(unet.device), base).to(unet.dtype)
 
 
@@ -92,10 +91,10 @@ def cut_samples(config: TrainConfig, step: int) -> None:
 
 
 @contextmanager
-def averaged(adapter: LLMAdapter, unet: UNet2DConditionModel, average: EMA) -> Iterator[LLMAdapter]:
+def ema_adapter(adapter: LLMAdapter, unet: UNet2DConditionModel, ema: EMA) -> Iterator[LLMAdapter]:
     """Puts an adapter of the averaged weights in place of the one in training, for a while."""
     copy = LLMAdapter(cross_attention_shapes(unet), adapter.config)
-    copy.load_state(average.tensors)
+    copy.load_state(ema.tensors)
     adapter.uninstall()
     copy.to(unet.device).install(unet)
     try:

@@ -1,6 +1,6 @@
-"""A warm start: training goes on from a trained adapter's weights, with a fresh optimiser, average and schedule.
+"""A warm start: training goes on from a trained adapter's weights, with a fresh optimiser, EMA and schedule.
 
-The weights are those of the folder: in a registered version the averaged ones, which it was judged by.
+The weights are those of the folder: in a registered version the averaged ones, by which it was evaluated.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_to
 """What the weights are of no use without."""
 
 
-def start_warm(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
-    """Gives a new adapter the weights of a trained one.
+def load_initial_checkpoint(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
+    """Give a new adapter the weights of a trained one.
 
     Raises:
         ValueError: that one reads other encodings, or is for another base.
         FileNotFoundError: there is no such folder.
     """
-    parent = LLMAdapter.load(folder, unet)
+    initial = LLMAdapter.load(folder, unet)
     wanted = adapter.config
-    check_parent(parent.config, folder, wanted.base_model, {name: getattr(wanted, name) for name in ALIKE})
-    adapter.load_state(parent.state())
+    check_initial_checkpoint(initial.config, folder, wanted.base_model, {name: getattr(wanted, name) for name in ALIKE})
+    adapter.load_state(initial.state())
 
 
-def check_parent(parent: AdapterConfig, name: str, base: str, facts: dict[str, Any]) -> None:
-    """ValueError naming both sides where the adapter `name` differs from a run's base or facts, some of `ALIKE`."""
+def check_initial_checkpoint(initial: AdapterConfig, name: str, base: str, facts: dict[str, Any]) -> None:
+    """Raise ValueError where the adapter `name` differs from a run's base or facts, some of `ALIKE`."""
     for fact, wanted in facts.items():
-        if (found := getattr(parent, fact)) != wanted:
+        if (found := getattr(initial, fact)) != wanted:
             raise ValueError(
                 f"{name}: can't start from it: expected {fact} {wanted!r}, as the run has, found {found!r}"
             )
-    if not same_base(parent.base_model, base):
+    if not same_base(initial.base_model, base):
         raise ValueError(
-            f"{name}: can't start from it: expected the base {base!r}, as the run has, found {parent.base_model!r}"
+            f"{name}: can't start from it: expected the base {base!r}, as the run has, found {initial.base_model!r}"
         )
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two bases are the same: by name, or as folders of the same U-Net's weights."""
+    """Return whether two bases are the same: by name, or as folders of the same U-Net's weights."""
     if one == other:
         return True
     hashes = {weights_hash(Path(base) / "unet") for base in (one, other)}

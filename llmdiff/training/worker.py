@@ -1,6 +1,7 @@
-"""The process that DeepSpeed's launcher starts: ``deepspeed --module llmdiff.training.worker --config run.json``.
+"""The process that DeepSpeed's launcher starts: ``deepspeed --module llmdiff.training.worker --config config.json``.
 
-It also runs alone: ``python -m llmdiff.training.worker --config run.json``.
+It reads the one file that `llmdiff.training.resolve` and its caller left of a run, and resolves nothing itself. It also
+runs alone, where the run was resolved for one process: ``python -m llmdiff.training.worker --config config.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import warnings
 def main(arguments: list[str] | None = None) -> int:
     """Trains as the configuration says; a user's mistake is one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="llmdiff.training.worker", description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON file of a TrainConfig")
+    parser.add_argument("--config", required=True, help="JSON file of a resolved TrainConfig")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
     parser.add_argument("--tied", action="store_true", help="end, with the state saved, when standard input is closed")
     parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmdiff.extras import require
+
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
 
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 def encode_options(
     data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
 ) -> tuple[EncoderConfig, list[str] | None]:
-    """The encoder's settings and the captions without pictures; refuses data, files and settings that can't be used."""
+    """Return the encoder's settings and the captions without pictures; refuse what of data and files can't be used."""
     from pipelines.cli.config_files import read_settings
 
+    require("prefect")  # before the readers of data, which miss less
     settings = read_settings(config, assignments)
     more = read_lines(captions) if captions is not None else None
     from llmdiff.data.sources import source_files
@@ -27,7 +30,7 @@ def encode_options(
 
 
 def encoder_config(config: Path | None, settings: dict[str, Any]) -> EncoderConfig:
-    """The settings as the encoder takes them; ValueError that names the file where that holds the wrong ones."""
+    """Return the settings as the encoder takes them; raise ValueError naming the file that holds wrong ones."""
     from llmdiff.encoder import EncoderConfig
     from pipelines.cli.config_files import read_settings
 
@@ -39,7 +42,7 @@ def encoder_config(config: Path | None, settings: dict[str, Any]) -> EncoderConf
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that hold something."""
+    """Return the lines of a text file that hold something."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected text, one caption a line")
     from llmdiff.data.sources import read_text
@@ -48,16 +51,21 @@ def read_lines(file: Path) -> list[str]:
 
 
 def start_engine() -> None:
-    """Settings for flows in this process; see `infra.environment`."""
+    """Make the settings for flows in this process; see `infra.environment`.
+
+    Raises:
+        ModuleNotFoundError: Prefect is not installed; what the flow would miss on the way to it is in a smaller extra.
+    """
+    require("prefect")
     from infra.environment import prepare_engine
 
     prepare_engine(debug="--debug" in sys.argv)
 
 
 def end_well_on_sigterm() -> list[int]:
-    """A SIGTERM ends this process with exit code 0, once the flow has had its training processes save.
+    """Have a SIGTERM end this process with exit code 0, once the flow has had its training processes save.
 
-    Returns a list that fills then.
+    Return a list that fills then.
     """
     received: list[int] = []
 

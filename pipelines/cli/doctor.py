@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from infra.environment import home, tracking_uri
-from infra.service.processes import redacted
+import typer
 
-PACKAGES = ("torch", "transformers", "diffusers", "deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+from infra.environment import home, tracking_uri
+from infra.service.secrets import redacted
+from llmdiff.extras import PACKAGES
+
+doctor_app = typer.Typer()
+CORE = ("torch", "transformers", "diffusers")
+OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+PYTHONS = ((3, 11), (3, 13))
+"""The oldest and the newest Python that the pins of constraints.txt were resolved for."""
 LEAST_FREE = 5 * 10**9
 
 
@@ -29,27 +36,40 @@ class Finding(NamedTuple):
     detail: str
 
 
+@doctor_app.command(epilog="Example: llmdiff doctor")
+def doctor() -> None:
+    """Say what this machine can do, and what is wrong with it; exit code 1 where something is."""
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok ' if finding.fine else 'BAD'}  {finding.name:14} {finding.detail}")
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
+
+
 def examine() -> list[Finding]:
-    """Everything that was looked at, in order."""
+    """Return everything that was looked at, in order."""
     return [check() for check in CHECKS]
 
 
 def python() -> Finding:
-    """The interpreter."""
-    version = sys.version_info
-    return Finding("python", version >= (3, 11), f"{sys.version.split()[0]} at {sys.executable}; 3.11 is tested")
+    """Look at the interpreter."""
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    fine = PYTHONS[0] <= sys.version_info[:2]
+    return Finding("python", fine, f"{sys.version.split()[0]} at {sys.executable}; expected {first} to {last}")
 
 
 def packages() -> Finding:
-    """The libraries that everything needs, with their versions."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    """List the libraries with their versions; only those of the light core must be there."""
+    if missing := [name for name in CORE if not _installed(name)]:
         return Finding("packages", False, f"missing: {', '.join(missing)}")
-    return Finding("packages", True, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    there = [name for name in (*CORE, *OPTIONAL) if _installed(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in there)
+    extras = sorted({PACKAGES[name][1] for name in OPTIONAL if name not in there})
+    return Finding("packages", True, f"{versions}; not installed: llmdiff[{','.join(extras)}]" if extras else versions)
 
 
 def kernels() -> Finding:
-    """Another package of the name would be hidden by ours, or hide it."""
+    """Look for another package of the name, which ours hides or which hides ours."""
     found = importlib.util.find_spec("kernels")
     ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
     where = Path(found.origin).resolve() if found is not None and found.origin else None
@@ -57,22 +77,22 @@ def kernels() -> Finding:
         other = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
         other = None
-    if where != ours or other is not None:
-        return Finding(
-            "kernels", False, f"the package `kernels` {other or ''} at {where} clashes with ours: uninstall it"
-        )
-    return Finding("kernels", True, "no other package of that name")
+    if where == ours and other is None:
+        return Finding("kernels", True, "no other package of that name")
+    what = f"the package `kernels` {other} is installed" if other else f"another `kernels` at {where} hides ours"
+    remedy = "uninstall it (pip uninstall kernels), then install llmdiff again"
+    return Finding("kernels", False, f"{what}, and clashes with llmdiff's own: {remedy}")
 
 
 def processors() -> Finding:
-    """Cores that this process may use, and memory."""
+    """Look at the cores that this process may use, and memory."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Finding("cpu", True, f"{cores} cores, {memory:.0f} GiB of memory")
 
 
 def gpu() -> Finding:
-    """What nvidia-smi lists."""
+    """Look at what nvidia-smi lists."""
     if shutil.which("nvidia-smi") is None:
         return Finding("gpu", True, "none: everything runs on the CPU")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -82,15 +102,17 @@ def gpu() -> Finding:
 
 
 def triton() -> Finding:
-    """Whether kernels are compiled here."""
-    if importlib.util.find_spec("triton") is None:
+    """Look whether kernels are compiled here."""
+    if not _installed("triton"):
         return Finding("triton", True, "not installed: the PyTorch path is used")
     where = "compiles kernels" if shutil.which("nvidia-smi") else "no GPU: the PyTorch path is used"
     return Finding("triton", True, f"{importlib.metadata.version('triton')}; {where}")
 
 
 def deepspeed() -> Finding:
-    """Operators that DeepSpeed compiles itself need a compiler; training here uses none of them by default."""
+    """Look for a compiler, which DeepSpeed's own operators need; training here uses none of them by default."""
+    if not _installed("deepspeed"):
+        return Finding("deepspeed", True, "not installed; training needs it")
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     tools = [name for name, there in (("ninja", shutil.which("ninja") or _ninja()), ("c++", compiler)) if not there]
     note = (
@@ -102,7 +124,7 @@ def deepspeed() -> Finding:
 
 
 def disk() -> Finding:
-    """Free space where runs go."""
+    """Look at the free space where runs go."""
     folder = home()
     while not folder.exists():
         folder = folder.parent
@@ -113,7 +135,7 @@ def disk() -> Finding:
 
 
 def prefect_server() -> Finding:
-    """Whether a Prefect server is set, and answers."""
+    """Look whether a Prefect server is set, and answers."""
     url = os.environ.get("PREFECT_API_URL")
     if url is None:
         return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
@@ -121,7 +143,7 @@ def prefect_server() -> Finding:
 
 
 def mlflow_server() -> Finding:
-    """Whether an MLflow server is set, and answers."""
+    """Look whether an MLflow server is set, and answers."""
     uri = tracking_uri()
     if not uri.startswith("http"):
         return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")
@@ -137,6 +159,10 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _ninja() -> bool:

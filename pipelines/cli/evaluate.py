@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
-from pipelines.cli.console import finite, print_json
-from pipelines.cli.options import CANDIDATE, AdapterBase, AdapterLLM, DType, Scheduler
+from pipelines.cli.console import print_json
+from pipelines.cli.options import Json, options_of
+from pipelines.reports.json_values import finite
+from pipelines.requests.base import checked
+from pipelines.requests.evaluate import EvaluateRequest
 
 evaluate_app = typer.Typer()
 EXAMPLE = (
@@ -21,74 +25,21 @@ EXAMPLE = (
 
 
 @evaluate_app.command(epilog=EXAMPLE)
-def evaluate(
-    adapter: Annotated[str, typer.Argument(help="Adapter folder, or a version in the registry.")] = CANDIDATE,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="txt, csv, tsv or jsonl file, or a folder of txt; default: held-out scenes of the embedded world."
-        ),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]MODEL",
-            help="base (default: the base model without the adapter), a diffusers pipeline, another adapter; several.",
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=MODEL]",
-            help="siglip, siglip2, clip, clip-iqa, facts (the embedded world's judge), cmmd, fid; several.",
-        ),
-    ] = None,
-    references: Annotated[Path | None, typer.Option(help="Folder of pictures that cmmd and fid compare with.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option(help="A picture of each prompt for each; default: 0.")] = None,
-    llm: AdapterLLM = None,
-    diffusion: AdapterBase = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for report and scores.")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder of all pictures ever drawn; what is there is not drawn again.")
-    ] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Of the embedded world, each drawn in every wording.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
-    size: Annotated[int | None, typer.Option(min=8, help="Side in pixels; default: each model's own.")] = None,
-    scheduler: Annotated[Scheduler | None, typer.Option(help="Sampler; default: each model's own.")] = None,
-    dtype: Annotated[DType, typer.Option(help="Of the models that draw.")] = DType.float32,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+@options_of(EvaluateRequest)
+def evaluate(given: dict[str, Any], as_json: Json = False) -> None:
     """Score an adapter's pictures against baselines', from the same prompts, seeds and sampling, and write a report."""
+    require("prefect")
+    request = checked(given, EvaluateRequest, "evaluate")
     from llmdiff.evaluation import read_prompts
     from llmdiff.evaluation.choice import choose_metrics
 
-    choose_metrics(metric, _text(prompts), _text(references))
-    if prompts is not None:
-        read_prompts(prompts, seeds or [0])
+    choose_metrics(request.metrics, request.prompts, request.references)
+    if request.prompts is not None:
+        read_prompts(Path(request.prompts), request.seeds or [0])
     start_engine()
     from pipelines.flows.evaluate import evaluate_flow
 
-    result = evaluate_flow(
-        adapter,
-        llm,
-        diffusion,
-        _text(output),
-        _text(prompts),
-        baseline,
-        metric,
-        _text(references),
-        seeds,
-        scenes,
-        steps,
-        guidance,
-        size,
-        scheduler.value if scheduler is not None else None,
-        dtype.value,
-        batch,
-        _text(pictures),
-    )
+    result = evaluate_flow(**dict(request))
     if as_json:
         print_json(finite({"output": result.output, "run_id": result.run_id, **result.report}))
         return
@@ -99,7 +50,7 @@ def evaluate(
 
 
 def _categories(report: dict[str, Any]) -> list[str]:
-    """A line for each model and category: the embedded world's wordings, a benchmark's kinds of prompt."""
+    """Return a line for each model and category: the shapes benchmark's wordings, others' kinds of prompt."""
     scores = report["scores"]
     first = scores[report["columns"][0]]
     return [
@@ -108,7 +59,3 @@ def _categories(report: dict[str, Any]) -> list[str]:
         for model in first
         for category in first[model].get("by_category", {})
     ]
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
+from infra.tracking.names import MODEL
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
-from pipelines.cli.console import print_json
+from pipelines.cli.console import print_json, print_table, print_values
+from pipelines.cli.options import Json, options_of
+from pipelines.requests.base import checked
+from pipelines.requests.promote import PromoteRequest, PromotionPolicy
 
 registry_app = typer.Typer()
-MODEL = "llmdiff-adapter"
 
 Name = Annotated[str, typer.Option(help="Registered model.")]
-Metric = Annotated[
-    str,
-    typer.Option(
-        help="What counts: colour, binding, relation, count; with --prompts siglip, siglip2, clip, clip-iqa, or one of "
-        "these with another model, as siglip=<folder or name>."
-    ),
-]
-Prompts = Annotated[str | None, typer.Option(help="File or folder of prompts; default: the embedded world's.")]
-Wording = Annotated[
-    Literal["template", "natural", "unseen_wording"], typer.Option(help="Of the embedded world's prompts.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @registry_app.command(epilog="Example: llmdiff lineage champion --json")
@@ -33,8 +25,9 @@ def lineage(
     name: Name = MODEL,
     as_json: Json = False,
 ) -> None:
-    """What a version came from: code, models, encoder, store, and every data file."""
-    from pipelines.reports.lineage import address, chain, print_chain
+    """Show what a version came from: code, models, encoder, store, and every data file."""
+    require("mlflow")
+    from pipelines.reports.lineage import address, chain
 
     found = chain(address(version, name))
     if as_json:
@@ -46,27 +39,15 @@ def lineage(
 @registry_app.command(
     epilog="Example: llmdiff promote --margin 0.02\n\nExample: llmdiff promote --prompts parti.tsv --metric siglip"
 )
-def promote(
-    name: Name = MODEL,
-    metric: Metric = "binding",
-    prompts: Prompts = None,
-    wording: Wording = "natural",
-    margin: Annotated[float, typer.Option(min=0, help="How much better it must be; with 0, better at all.")] = 0.0,
-    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each a prompt.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of scenes, captions and noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
-    llm: Annotated[str | None, typer.Option(help="Folder or name of the LLM; default: as registered.")] = None,
-    diffusion: Annotated[
-        str | None, typer.Option(help="Folder or name of the base model; default: the one trained on.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+@options_of(PromotionPolicy, PromoteRequest, without=("policy",))
+def promote(given: dict[str, Any], as_json: Json = False) -> None:
     """Make the candidate the champion if it is better on the same prompts and seeds, or if there is none yet."""
+    require("prefect")
+    request = promote_request(given)
     start_engine()
     from pipelines.flows.promote import promote_flow
 
-    decision = promote_flow(name, metric, prompts, wording, margin, scenes, seed, steps, guidance, llm, diffusion)
+    decision = promote_flow(**dict(request))
     if as_json:
         print_json(decision.model_dump())
     else:
@@ -76,6 +57,7 @@ def promote(
 @registry_app.command(epilog="Example: llmdiff rollback")
 def rollback(name: Name = MODEL, as_json: Json = False) -> None:
     """Make the champion before this one the champion again."""
+    require("mlflow")
     from infra.tracking.registry import rollback as go_back
 
     left, back = go_back(name)
@@ -83,3 +65,25 @@ def rollback(name: Name = MODEL, as_json: Json = False) -> None:
         print_json({"name": name, "from": left, "to": back})
     else:
         print(f"champion: version {back}, before: version {left}")
+
+
+def promote_request(given: dict[str, Any]) -> PromoteRequest:
+    """Return the request of the options of a policy and of the rest."""
+    of_policy = {name: value for name, value in given.items() if name in PromotionPolicy.model_fields}
+    policy = checked(of_policy, PromotionPolicy, "promotion policy")
+    others = {name: value for name, value in given.items() if name not in of_policy}
+    return checked({**others, "policy": policy}, PromoteRequest, "promote")
+
+
+def print_chain(found: dict[str, Any]) -> None:
+    """Print the chain of a version for people, newest first."""
+    facts = {key: value for key, value in found.items() if key not in ("data", "parent") and value is not None}
+    print_values({**facts, "aliases": ", ".join(found["aliases"]) or "none"})
+    read = found["data"]
+    files = read["files"]
+    print("data:", read["unknown"] if "unknown" in read else f"{len(files)} files, {read['rows']} rows")
+    if files:
+        print_table(["source", "hash", "rows"], files)
+    if found["parent"] is not None:
+        print("\ntrained on from:")
+        print_chain(found["parent"])

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
+from llmdiff.data.sources.readiness import ReadinessPolicy
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import encoder_config, end_well_on_sigterm, start_engine
 from pipelines.cli.console import print_json
-from pipelines.cli.registry import MODEL, Json, Metric, Name, Prompts, Wording
+from pipelines.cli.options import Config, Json, options_of
+from pipelines.requests.base import CommandLine, checked
+from pipelines.requests.promote import PromotionPolicy
+from pipelines.requests.retrain import RetrainRequest
+
+if TYPE_CHECKING:
+    from pipelines.flows.retrain import RetrainResult
 
 retrain_app = typer.Typer()
 PLACES = "--data shards/ --store runs/store --diffusion <SD 1.5> --llm microsoft/phi-1_5"
@@ -18,6 +27,11 @@ EXAMPLES = f"""Example: llmdiff retrain {PLACES} --set steps=2000
 
 Example: llmdiff retrain {PLACES} --start scratch --wait-for-success --margin 0.02 --json
 """
+NESTED: dict[str, type[BaseModel]] = {"readiness": ReadinessPolicy, "policy": PromotionPolicy}
+"""Groups of a request whose fields are options of their own."""
+TITLES = {"readiness": "readiness policy", "policy": "promotion policy"}
+LEFT = ("readiness", "policy", "encoder_settings", "settings", "seed", "steps", "guidance")
+"""Fields that are written in another way, or not at all: a retraining's policy draws as `promote` does by default."""
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One training setting, over --config.")]
 EncoderSet = Annotated[
@@ -26,32 +40,16 @@ EncoderSet = Annotated[
 
 
 @retrain_app.command(epilog=EXAMPLES)
+@options_of(
+    RetrainRequest,
+    ReadinessPolicy,
+    PromotionPolicy,
+    without=LEFT,
+    written={"wait_for_success": CommandLine(flag="--wait-for-success")},
+)
 def retrain(
-    data: Annotated[Path, typer.Option(help="What grows: a file or folder as `encode` takes it.")],
-    store: Annotated[str, typer.Option(help="Folder of the encoding store, or s3://bucket/prefix.")],
-    diffusion: Annotated[str, typer.Option(help="Folder or name of the Stable Diffusion model.")],
-    llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
-    encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
-    name: Name = MODEL,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of training on this machine, one a GPU.")] = 1,
-    ray: Annotated[str | None, typer.Option(help="Encode on a Ray cluster: local, auto or host:6379.")] = None,
-    start: Annotated[
-        Literal["champion", "scratch"], typer.Option(help="Train on from the champion's weights, or from scratch.")
-    ] = "champion",
-    settle: Annotated[
-        float, typer.Option(min=0, help="Seconds for which a file must not have changed to count as whole.")
-    ] = 10.0,
-    wait_for_success: Annotated[
-        bool,
-        typer.Option("--wait-for-success", help="Take files of folders with a _SUCCESS alone, as Spark leaves it."),
-    ] = False,
-    metric: Metric = "binding",
-    prompts: Prompts = None,
-    wording: Wording = "natural",
-    margin: Annotated[float, typer.Option(min=0, help="How much better than the champion it must be.")] = 0.0,
-    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, each a prompt of promotion.")] = 200,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another retrain on the store to end.")] = 0.0,
-    config: Annotated[Path | None, typer.Option(help="YAML or JSON file of training settings.")] = None,
+    given: dict[str, Any],
+    config: Config = None,
     set_: Set = [],  # noqa: B006 typer copies it
     encoder_file: Annotated[
         Path | None, typer.Option("--encoder-config", help="YAML or JSON file of encoder settings.")
@@ -64,27 +62,33 @@ def retrain(
     Nothing new: it ends in seconds. Files that are still being written are left for the next time. Cut short, the same
     command goes on.
     """
-    from pipelines.cli.config_files import checked, read_settings
+    from pipelines.cli.config_files import read_settings
 
     ended = end_well_on_sigterm()
-    given, of_encoder = (
-        read_settings(config, set_),
-        encoder_config(encoder_file, read_settings(encoder_file, encoder_set)),
-    )
+    settings = read_settings(config, set_)
+    of_encoder = encoder_config(encoder_file, read_settings(encoder_file, encoder_set))
     start_engine()
-    from llmdiff.data.sources import ReadinessPolicy
     from llmdiff.training.config import TrainSettings
     from pipelines.flows.retrain import retrain_flow
-    from pipelines.runtime.promotion_policy import PromotionPolicy
 
     if ended:  # the exit may have been swallowed by an import
         sys.exit(0)
-    settings = checked(given, TrainSettings, "training settings")
-    growing = ReadinessPolicy(settle=settle, wait_for_success=wait_for_success)
-    given_rule = {"prompts": prompts, "metric": metric, "wording": wording, "margin": margin, "scenes": scenes}
-    rule = checked(given_rule, PromotionPolicy, "promotion rule")
-    places = (str(data), store, diffusion, llm, encoder, name, processes)
-    result = retrain_flow(*places, of_encoder, settings, ray, start, growing, rule, wait)
+    asked = {**grouped(given), "encoder_settings": of_encoder}
+    asked["settings"] = checked(settings, TrainSettings, "training settings")
+    print_result(retrain_flow(**dict(checked(asked, RetrainRequest, "retrain"))), as_json)
+
+
+def grouped(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with those of each group in a model of its own."""
+    asked = dict(given)
+    for name, model in NESTED.items():
+        values = {field: asked.pop(field) for field in model.model_fields if field in asked}
+        asked[name] = checked(values, model, TITLES[name])
+    return asked
+
+
+def print_result(result: RetrainResult, as_json: bool) -> None:
+    """Print what a retrain did, and on standard error the files that it left."""
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
@@ -99,6 +103,7 @@ def announce(
     data: Annotated[Path, typer.Argument(help="The new file, or the folder that has one.")],
 ) -> None:
     """Tell Prefect's server that data are new, which starts a run of the deployment retrain/default there."""
+    require("prefect")
     from llmdiff.data.sources import source_files
 
     files = source_files(data)

@@ -1,4 +1,4 @@
-"""The commands ``llmdiff store …``: look into an encoding store, check it, mend it, clear it up, take it elsewhere.
+"""The commands ``llmdiff store …``: look into an encoding store, check it, repair it, clear it up, take it elsewhere.
 
 Each imports what it needs when it runs, as in `pipelines.cli.main`. With ``--json`` its answer is one JSON document.
 """
@@ -13,26 +13,34 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.console import print_json, print_table, print_values
+from pipelines.cli.options import Json, Set, options_of
+from pipelines.requests.base import checked
+from pipelines.requests.encode import EncodeRequest
 
 if TYPE_CHECKING:
-    from pipelines.flows.repair import EncodeArguments, RepairResult
+    from pipelines.flows.repair import RepairResult
     from storage import EncodingStore, Problem
 
 store_app = typer.Typer(
-    help="Look into an encoding store, check it, mend it. Example: llmdiff store info runs/store", no_args_is_help=True
+    help="Look into an encoding store, check it, repair it. Example: llmdiff store info runs/store",
+    no_args_is_help=True,
 )
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3:// address of the store.")]
 Version = Annotated[int | None, typer.Option(min=0, help="Snapshot of the store; default: the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+NOT_OF_REPAIR = ("store", "settings", "captions", "ray", "limit", "readiness")
+"""Fields of the encode request that are no options of a repair, or are written in another way."""
 
 
 @store_app.command("info", epilog="Example: llmdiff store info runs/store --version 3")
 def info(path: StorePath, version: Version = None, as_json: Json = False) -> None:
-    """What a store holds: version, samples, encodings, bytes."""
-    values = open_store(path, version).info()
+    """Show what a store holds: version, samples, encodings, bytes."""
+    from storage.maintenance.summary import summarise
+
+    values = summarise(open_store(path, version))
     if as_json:
         print_json(values)
     else:
@@ -42,8 +50,10 @@ def info(path: StorePath, version: Version = None, as_json: Json = False) -> Non
 @store_app.command("ls", epilog="Example: llmdiff store ls runs/store")
 def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     """List the shards: samples committed with each; encodings, tokens, latents and bytes in it."""
+    from storage.maintenance.summary import list_shards
+
     store = open_store(path, version)
-    shards = [asdict(shard) for shard in store.shards()]
+    shards = [asdict(shard) for shard in list_shards(store)]
     if as_json:
         print_json({"path": path, "version": store.version, "shards": shards})
     else:
@@ -55,18 +65,14 @@ def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
     epilog="Example: llmdiff store verify runs/store --repair --data photos/ --llm microsoft/phi-1_5 "
     "--diffusion <SD 1.5>",
 )
+@options_of(EncodeRequest, without=NOT_OF_REPAIR, optional=("data",))
 def verify(
+    given: dict[str, Any],
     path: StorePath,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend it: needs --data and encode's options.")] = False,
-    data: Annotated[str | None, typer.Option(help="The data that lost rows are encoded from again.")] = None,
-    diffusion: Annotated[str | None, typer.Option(help="Folder or name of the Stable Diffusion model.")] = None,
-    llm: Annotated[str | None, typer.Option(help="Folder or name of the decoder-only LLM.")] = None,
-    encoder: Annotated[Literal["llm", "base"], typer.Option(help="Whose encodings; base is the control.")] = "llm",
-    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; default: the diffusion model's own.")] = None,
-    min_side: Annotated[int | None, typer.Option(min=1, help="As given to `llmdiff encode`.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair it: needs --data and encode's options.")] = False,
     captions: Annotated[Path | None, typer.Option(help="Text file of captions without pictures.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file of the encoder's settings.")] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One setting, over --config.")] = [],  # noqa: B006 typer copies it
+    set_: Set = [],  # noqa: B006 typer copies it
     as_json: Json = False,
 ) -> None:
     """Check every checksum; exit code 1 where something is wrong.
@@ -75,23 +81,12 @@ def verify(
     `llmdiff encode` with the same options would. Exit code 0 then means: checked again, all right, nothing missing.
     """
     if repair:
-        if data is None:
+        if given["data"] is None:
             raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
-        settings, lines = encode_options(data, captions, config, set_)
+        require("prefect")
+        settings, lines = encode_options(given["data"], captions, config, set_)
+        request = checked({**given, "store": path, "settings": settings, "captions": lines}, EncodeRequest, "repair")
         start_engine()
-        from pipelines.flows.repair import EncodeArguments
-
-        arguments = EncodeArguments(
-            data=data,
-            store=path,
-            diffusion=diffusion,
-            llm=llm,
-            encoder=encoder,
-            size=size,
-            settings=settings,
-            captions=lines,
-            min_side=min_side,
-        )
     store = open_store(path)
     problems = verified(store)
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}
@@ -99,12 +94,12 @@ def verify(
         print_problems(problems)
     well = not problems
     if repair and problems:
-        mended, left = mend_and_verify(problems, arguments)
-        answer["repair"] = {**mended.values(), "version": store.version, "problems": problem_values(left)}
+        repaired, left = repair_and_verify(problems, request)
+        answer["repair"] = {**repaired.values(), "version": store.version, "problems": problem_values(left)}
         if not as_json:
-            print(mended)
+            print(repaired)
             print_problems(left)
-        well = not left and mended.nothing_missing
+        well = not left and repaired.nothing_missing
     if as_json:
         print_json({**answer, "ok": well})
     if not well:
@@ -193,8 +188,9 @@ def rejects(
 
 
 def verified(store: EncodingStore) -> list[Problem]:
-    """The store's problems, with a bar over its shards."""
+    """Return the store's problems, with a bar over its shards."""
     from pipelines.runtime.progress import progress
+    from storage.maintenance.verify import verify
 
     with progress("verify", None, "shard") as work:
 
@@ -202,26 +198,26 @@ def verified(store: EncodingStore) -> list[Problem]:
             work.total = shards
             work.reach(done)
 
-        return store.verify(show)
+        return verify(store, show)
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
-    """The store at a path or an address."""
+    """Open the store at a path or an address."""
     from storage import EncodingStore
 
     return EncodingStore.open(path, version)
 
 
-def mend_and_verify(problems: Sequence[Problem], arguments: EncodeArguments) -> tuple[RepairResult, list[Problem]]:
-    """Mends, and reads everything again."""
-    from pipelines.flows.repair import mend
+def repair_and_verify(problems: Sequence[Problem], request: EncodeRequest) -> tuple[RepairResult, list[Problem]]:
+    """Repair, and read everything again."""
+    from pipelines.flows.repair import repair_and_encode
 
-    mended = mend(problems, arguments)
-    return mended, verified(open_store(arguments.store))
+    repaired = repair_and_encode(problems, request)
+    return repaired, verified(open_store(request.store))
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """A line each, and what to do about those that no repair removes."""
+    """Print a line each, and what to do about those that no repair removes."""
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "every checksum is right")
@@ -230,7 +226,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 def problem_values(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Problems as plain JSON values, with the numbers of what is lost."""
+    """Return problems as plain JSON values, with the numbers of what is lost."""
     return [
         {
             "kind": problem.kind,
@@ -248,7 +244,7 @@ def problem_values(problems: Iterable[Problem]) -> list[dict[str, Any]]:
 
 
 def samples_of(store: EncodingStore, fingerprint: str) -> int:
-    """How many samples an encoder has; ValueError where there is none of that fingerprint."""
+    """Return how many samples an encoder has; raise ValueError where there is none of that fingerprint."""
     known = fingerprints_used(store)
     if fingerprint not in known:
         raise ValueError(f"fingerprint: expected one of {', '.join(known) or 'none'}, found {fingerprint!r}")
@@ -256,12 +252,12 @@ def samples_of(store: EncodingStore, fingerprint: str) -> int:
 
 
 def last_versions(path: str, newest: int, count: int) -> list[int]:
-    """Those of the newest versions that are still kept."""
+    """Return those of the newest versions that are still kept."""
     return [version for version in range(max(0, newest - count + 1), newest + 1) if is_kept(path, version)]
 
 
 def is_kept(path: str, version: int) -> bool:
-    """Whether a version can still be opened."""
+    """Return whether a version can still be opened."""
     try:
         open_store(path, version)
     except ValueError:
@@ -270,7 +266,7 @@ def is_kept(path: str, version: int) -> bool:
 
 
 def only_fingerprint(store: EncodingStore, path: str) -> str:
-    """The fingerprint of all samples; ValueError where there are several, or none."""
+    """Return the fingerprint of all samples; raise ValueError where there are several, or none."""
     known = [key for key, entry in fingerprints_used(store).items() if entry["samples"]]
     if len(known) != 1:
         raise ValueError(
@@ -280,6 +276,8 @@ def only_fingerprint(store: EncodingStore, path: str) -> str:
 
 
 def fingerprints_used(store: EncodingStore) -> dict[str, dict[str, int]]:
-    """Counts by fingerprint, of those that encodings have."""
-    entries: dict[str, dict[str, int]] = store.info()["fingerprints"]
+    """Return counts by fingerprint, of those that encodings have."""
+    from storage.maintenance.summary import summarise
+
+    entries: dict[str, dict[str, int]] = summarise(store)["fingerprints"]
     return {key: entry for key, entry in entries.items() if entry["captions"]}

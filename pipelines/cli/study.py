@@ -1,4 +1,4 @@
-"""The commands ``llmdiff study …``: the paper's open questions, answered on the embedded world.
+"""The commands ``llmdiff study …``: the paper's open questions, answered on the synthetic shapes benchmark.
 
 Each imports what it needs when it runs, as in `pipelines.cli.main`.
 """
@@ -11,51 +11,45 @@ from typing import Annotated, Any
 
 import typer
 
+from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
-from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
+from pipelines.cli.options import options_of
+from pipelines.requests.base import CommandLine, checked, help_of
+from pipelines.requests.study import Sizes, StudyName, StudyRequest
+from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS
 
 study_app = typer.Typer(help="Studies of the paper's open questions. Example: llmdiff study list", no_args_is_help=True)
 
-Output = Annotated[Path | None, typer.Option(help="Folder of all studies; default: runs/studies.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Of training each adapter; default: 200.")]
-Scenes = Annotated[int | None, typer.Option(min=1, help="Held-out scenes, each in every wording; default: 80.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Trainings of each variant; default: 2.")]
-Pictures = Annotated[int | None, typer.Option(min=8, help="Drawn for training; default: 3000.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A trial of the command with tiny sizes: nothing is learned.")]
-
-Llms = Annotated[
-    Path | None, typer.Option(help="YAML file of LLMs for `scale`, as infra/recipes/scale.yaml; default: the embedded.")
-]
+Output = Annotated[Path | None, typer.Option(help=help_of(StudyRequest.model_fields["output"]))]
+SIZES = ("steps", "scenes", "seeds", "pictures")
+"""Those of the sizes that are options."""
 
 
 @study_app.command("list", epilog="Example: llmdiff study list")
 def list_studies() -> None:
-    """The studies, what each asks, and about how long it takes."""
+    """List the studies, what each asks, and about how long it takes."""
     width = max(map(len, CATALOGUE))
     for name, entry in CATALOGUE.items():
         print(f"{name:{width}}  {entry.question} About {entry.minutes} min on two cores.")
 
 
 def add_command(name: str, studies: Sequence[StudyName], text: str, example: str, with_page: bool = False) -> None:
-    """Makes a command that runs some studies in turn, and writes the page of the paper's experiments if asked to."""
+    """Make a command that runs some studies in turn, and writes the page of the paper's experiments if asked to."""
 
-    def run(
-        output: Output = None,
-        steps: Steps = None,
-        scenes: Scenes = None,
-        seeds: Seeds = None,
-        pictures: Pictures = None,
-        quick: Quick = False,
-        llms: Llms = None,
-    ) -> None:
-        sizes = {"steps": steps, "scenes": scenes, "seeds": seeds, "pictures": pictures}
-        given = {size: value for size, value in sizes.items() if value is not None}
-        run_studies(studies, output, given, quick, llms)
+    @options_of(
+        StudyRequest,
+        Sizes,
+        without={"name", "sizes", *Sizes.model_fields} - set(SIZES),
+        written={"quick": CommandLine(flag="--quick")},
+        optional=SIZES,
+    )
+    def run(given: dict[str, Any]) -> None:
+        run_studies(studies, study_request(given))
         if with_page:
-            from pipelines.flows.study import studies_folder
+            from pipelines.studies.flow import studies_folder
             from pipelines.studies.page import write_paper
 
-            print(f"page: {write_paper(studies_folder(text_of(output)))}")
+            print(f"page: {write_paper(studies_folder(given['output']))}")
 
     study_app.command(name, help=text, epilog=f"Example: llmdiff study {name} {example}")(run)
 
@@ -83,26 +77,26 @@ def report(
     docs: Annotated[Path, typer.Option(help="Folder that gets studies.md and studies/*.png.")] = Path("docs"),
 ) -> None:
     """Write docs/studies.md with its pictures from what the studies left; a study that has not run is named as such."""
-    from pipelines.flows.study import studies_folder
+    require("prefect")
+    from pipelines.studies.flow import studies_folder
     from pipelines.studies.page import write_docs
 
-    print(write_docs(studies_folder(text_of(output)), docs))
+    print(write_docs(studies_folder(None if output is None else str(output)), docs))
 
 
-def run_studies(
-    names: Sequence[StudyName], output: Path | None, sizes: dict[str, Any], quick: bool, llms: Path | None
-) -> None:
-    """Runs studies one after the other, and prints what each found."""
+def study_request(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what every study is asked for, with the sizes that were given in a model of their own."""
+    sizes = {size: given[size] for size in SIZES if given[size] is not None}
+    others = {name: value for name, value in given.items() if name not in SIZES}
+    return {**others, "sizes": checked(sizes, Sizes, "sizes")}
+
+
+def run_studies(names: Sequence[StudyName], asked: dict[str, Any]) -> None:
+    """Run studies one after the other, and print what each found."""
     start_engine()
-    from pipelines.flows.study import study_flow
-    from pipelines.studies.lab import Sizes
+    from pipelines.studies.flow import study_flow
 
     for number, name in enumerate(names, 1):
         print(f"[{number}/{len(names)}] {name}: {CATALOGUE[name].question}", flush=True)
-        done = study_flow(name, text_of(output), Sizes(**sizes), quick, text_of(llms))
+        done = study_flow(**dict(checked({**asked, "name": name}, StudyRequest, "study")))
         print(f"{done['finding']}\n{done['folder']}", flush=True)
-
-
-def text_of(path: Path | None) -> str | None:
-    """A path as flows take it."""
-    return None if path is None else str(path)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
 from infra.tracking.run import tracked_run
-from llmdiff.evaluation import Prompt, Sampling
+from llmdiff.evaluation import Prompt
 from llmdiff.evaluation.choice import choose_metrics
 from llmdiff.evaluation.distances import DISTANCES
 from llmdiff.evaluation.metrics import split_spec
-from pipelines.cli.console import finite
-from pipelines.flows.generate import CANDIDATE, DType, Scheduler
+from llmdiff.sampling import Sampling
+from pipelines.reports.json_values import finite
+from pipelines.requests.evaluate import EvaluateRequest
 from pipelines.runtime.eval_models import BASE, EvalModel, find_eval_models, model_of, run_of
 from pipelines.runtime.progress import advance, progress, quieten_loading
+from pipelines.runtime.stage import stage
 from storage.io.files import write_file
 
 
@@ -38,90 +39,51 @@ class EvaluateResult(BaseModel):
     """Of MLflow."""
 
 
-@flow(name="evaluate")
-def evaluate_flow(
-    adapter: str = CANDIDATE,
-    llm: str | None = None,
-    diffusion: str | None = None,
-    output: str | None = None,
-    prompts: str | None = None,
-    baselines: list[str] | None = None,
-    metrics: list[str] | None = None,
-    references: str | None = None,
-    seeds: list[int] | None = None,
-    scenes: int = 200,
-    steps: int = 20,
-    guidance: float = 3.0,
-    size: int | None = None,
-    scheduler: Scheduler | None = None,
-    dtype: DType = "float32",
-    batch: int = 4,
-    pictures: str | None = None,
-) -> EvaluateResult:
-    """Scores an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling.
-
-    Args:
-        adapter: a folder, or a version in the registry.
-        llm: folder or name of the LLM; None takes what was recorded when the adapter was registered.
-        diffusion: folder or name of the base model; None takes the one that the adapter was trained on.
-        output: folder for ``report.html``, ``report.json`` and ``scores.parquet``; None makes one below the folder of
-            runs.
-        prompts: a file or folder as `read_prompts` takes it; None is held-out scenes of the embedded world, each in
-            every wording.
-        baselines: see `find_eval_models`; None is the base model without the adapter.
-        metrics: ``name`` or ``name=model`` of `METRICS` and `DISTANCES`; None is the exact judge for the embedded
-            world, and SigLIP, SigLIP 2, CLIP and CLIP-IQA for other prompts, with CMMD where there are references.
-        references: folder of pictures, for the distances.
-        seeds: of the noise, each a picture of each prompt; in the embedded world also of scenes. None is 0.
-        scenes: of the embedded world.
-        steps: of sampling.
-        guidance: classifier-free guidance scale.
-        size: side of the pictures in pixels; None is each model's own.
-        scheduler: one of `SCHEDULERS`; None takes each model's own.
-        dtype: of the models that draw.
-        batch: pictures drawn at once.
-        pictures: folder of all pictures ever drawn; None is one below the folder of runs. What is there is not drawn.
-    """
-    chosen = choose_metrics(metrics, prompts, references)
-    sampling = Sampling(steps=steps, guidance=guidance, size=size, scheduler=scheduler, dtype=dtype)
-    wanted = find_prompts(prompts, seeds or [0], scenes)
-    eval_models = find_eval_models(adapter, [BASE] if baselines is None else baselines, llm, diffusion)
-    load_metrics(chosen, references)
-    folder = Path(output or home() / "evaluate" / time.strftime("%Y%m%d-%H%M%S"))
+@stage("evaluate")
+def evaluate_flow(request: EvaluateRequest) -> EvaluateResult:
+    """Score an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling."""
+    chosen = choose_metrics(request.metrics, request.prompts, request.references)
+    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
+    seeds = request.seeds or [0]
+    wanted = find_prompts(request.prompts, seeds, request.scenes)
+    baselines = [BASE] if request.baselines is None else request.baselines
+    eval_models = find_eval_models(request.adapter, baselines, request.llm, request.diffusion)
+    load_metrics(chosen, request.references)
+    folder = Path(request.output or home() / "evaluate" / time.strftime("%Y%m%d-%H%M%S"))
+    pictures = Path(request.pictures or home() / "pictures")
     drawn: dict[str, list[Path]] = {}
     with progress("evaluate", 2 * len(eval_models) * len(wanted), "picture"):
         for each in eval_models:
-            drawn[each.name] = draw(each, wanted, sampling, Path(pictures or home() / "pictures"), batch)
+            drawn[each.name] = draw(each, wanted, sampling, pictures, request.batch)
         scores = score(wanted, drawn, chosen, folder / "scores.parquet")
+    request.save(folder)
     about = {
         "models": {each.name: {**each.model_dump(), "identity": model_of(each).identity} for each in eval_models},
-        "source": prompts or "held-out scenes of the embedded world",
-        "seeds": seeds or [0],
-        "sampling": asdict(sampling),
+        "source": request.prompts or "held-out scenes of the synthetic shapes benchmark",
+        "seeds": seeds,
+        "sampling": sampling.key(),
         "metrics": chosen,
-        "references": references,
+        "references": request.references,
     }
-    report = compare(scores, chosen, references, about)
+    report = compare(scores, chosen, request.references, about)
     write_report(report, scores, folder)
-    run_id = track(report, folder, adapter)
+    run_id = track(report, folder, request.adapter)
     return EvaluateResult(output=str(folder), report=report, run_id=run_id)
 
 
 @task(name="find prompts", cache_policy=NO_CACHE)
 def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Prompt]:
-    """The prompts of a file, or of the embedded world, with every seed."""
+    """Return the prompts of a file, or of the synthetic shapes benchmark, with every seed."""
     from llmdiff.evaluation import held_out_prompts, read_prompts
 
     if prompts is not None:
         return read_prompts(Path(prompts), seeds)
-    if scenes < 1:
-        raise ValueError(f"scenes: expected at least 1, found {scenes}")
     return [prompt for seed in seeds for prompt in held_out_prompts(scenes, seed)]
 
 
 @task(name="load metrics", cache_policy=NO_CACHE)
 def load_metrics(metrics: list[str], references: str | None) -> None:
-    """Refuses metric models and references that can't be used, before a picture is drawn."""
+    """Refuse metric models and references that can't be used, before a picture is drawn."""
     from llmdiff.evaluation import load_metric
     from llmdiff.evaluation.compare import load_distance, reference_files
 
@@ -134,7 +96,7 @@ def load_metrics(metrics: list[str], references: str | None) -> None:
 
 @task(name="draw", task_run_name="draw {eval_model.name}", cache_policy=NO_CACHE)
 def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictures: Path, batch: int) -> list[Path]:
-    """The picture of each prompt; what was ever drawn is not drawn again."""
+    """Return the picture of each prompt; what was ever drawn is not drawn again."""
     from llmdiff.evaluation import Gallery
 
     return Gallery(pictures, model_of(eval_model), sampling).draw(prompts, batch, advance)
@@ -142,7 +104,7 @@ def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictu
 
 @task(name="score", cache_policy=NO_CACHE)
 def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str], path: Path) -> Path:
-    """The scores of every picture, as a Parquet file."""
+    """Write the scores of every picture, as a Parquet file."""
     from llmdiff.evaluation import Evaluation, load_metric, score_pictures
     from llmdiff.evaluation.table import write_scores
 
@@ -156,7 +118,7 @@ def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str
 
 @task(name="compare", cache_policy=NO_CACHE)
 def compare(scores: Path, metrics: list[str], references: str | None, about: dict[str, Any]) -> dict[str, Any]:
-    """What ``report.json`` holds, from the table of scores; the distances to references are taken here."""
+    """Return what ``report.json`` holds, from the table of scores; take the distances to references."""
     from llmdiff.evaluation import compare_with_references
     from llmdiff.evaluation.report import build_report
     from llmdiff.evaluation.table import read_scores
@@ -171,7 +133,7 @@ def compare(scores: Path, metrics: list[str], references: str | None, about: dic
 
 @task(name="write report", cache_policy=NO_CACHE)
 def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
-    """``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
+    """Write ``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
     from llmdiff.evaluation.table import read_scores
     from pipelines.reports.evaluation import page
 
@@ -188,7 +150,7 @@ def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
 
 @task(name="track", cache_policy=NO_CACHE)
 def track(report: dict[str, Any], folder: Path, adapter: str) -> str:
-    """An MLflow run with every figure, its interval, and the three files; below the run that trained the adapter."""
+    """Make an MLflow run of every figure, its interval and the files, below the run that trained the adapter."""
     from llmdiff.evaluation.report import figures
 
     parent = run_of(adapter)

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
-from infra.tracking.registry import MODEL, adapter_tags, fetch_adapter
-from llmdiff.adapter.config import read_config
 from llmdiff.image_files import save_png
 from llmdiff.image_grid import image_grid
+from llmdiff.sampling import Sampling, draw, to_images
+from pipelines.requests.generate import GenerateRequest
+from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.artifacts import show_picture
-from pipelines.runtime.progress import advance, progress, quieten_loading
-
-CANDIDATE = f"models:/{MODEL}@candidate"
-DType = Literal["float32", "bfloat16", "float16"]
-Scheduler = Literal["ddim", "dpm++", "euler", "euler-a", "lcm", "pndm", "unipc"]
-SCHEDULERS: dict[Scheduler, str] = {
-    "ddim": "DDIMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
+from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.stage import stage
 
 
 class GenerateResult(BaseModel):
@@ -38,131 +27,64 @@ class GenerateResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     output: str
-    sheet: str
+    grid: str
+    """The picture of all pictures, a row a prompt."""
     adapter: str
     prompts: int
     seconds: float
 
 
-@flow(name="generate")
-def generate_flow(
-    prompts: list[str],
-    adapter: str = CANDIDATE,
-    llm: str | None = None,
-    diffusion: str | None = None,
-    output: str | None = None,
-    seed: int = 0,
-    steps: int = 30,
-    guidance: float = 5.0,
-    negative: str = "",
-    scale: float = 1.0,
-    count: int = 1,
-    scheduler: Scheduler | None = None,
-    dtype: DType = "float32",
-    batch: int = 4,
-) -> GenerateResult:
-    """Draws every prompt with the base model and with the adapter, from the same noise, onto one sheet.
-
-    Args:
-        prompts: what to draw.
-        adapter: a folder, or a version in the registry: ``models:/llmdiff-adapter@candidate``.
-        llm: folder or name of the LLM; None takes what was recorded when the adapter was registered.
-        diffusion: folder or name of the base model; None takes the one that the adapter was trained on.
-        output: folder for the pictures; None makes one below the folder of runs.
-        seed: of the first picture; the next one has the next seed, whatever the batch.
-        steps: of sampling.
-        guidance: classifier-free guidance scale.
-        negative: what not to draw.
-        scale: how much of the adapter: 1 is as trained, 0 the original attention alone.
-        count: pictures of each prompt.
-        scheduler: one of `SCHEDULERS`; None takes the base model's own.
-        dtype: of the base model and the adapter: float32, bfloat16 or float16.
-        batch: pictures drawn at once.
-    """
+@stage("generate")
+def generate_flow(request: GenerateRequest) -> GenerateResult:
+    """Draw every prompt with the base model and with the adapter, from the same noise, onto one image grid."""
     start = time.perf_counter()
-    if not prompts:
+    if not request.prompts:
         raise ValueError("prompts: expected at least one, found none")
-    folder = Path(output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
-    sampling = Sampling(
-        seed=seed, steps=steps, guidance=guidance, negative=negative, scale=scale, scheduler=scheduler, dtype=dtype
-    )
-    source = resolve_adapter(adapter, llm, diffusion)
-    wanted = [prompt for prompt in prompts for _ in range(count)]
+    folder = Path(request.output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
+    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
+    source = resolve_adapter(request.adapter, request.llm, request.diffusion)
+    wanted = [prompt for prompt in request.prompts for _ in range(request.count)]
     with progress("generate", 2 * len(wanted), "picture"):
-        pipe = load_pipeline(source, True, dtype, scheduler)
-        adapted = draw(pipe, source, True, wanted, folder / "adapter", sampling, batch)
+        pipe = load_source(source, True, sampling)
+        adapted = draw_into(folder / "adapter", pipe, source, True, wanted, request.seed, sampling, request.batch)
         take_out(pipe)
-        base = draw(pipe, source, False, wanted, folder / "base", sampling, batch)
-    sheet = write_sheet(wanted, base, adapted, folder / "sheet.png")
+        base = draw_into(folder / "base", pipe, source, False, wanted, request.seed, sampling, request.batch)
+    request.save(folder)
+    grid = write_grid(wanted, base, adapted, folder / "sheet.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
-        output=str(folder), sheet=str(sheet), adapter=source.adapter, prompts=len(prompts), seconds=seconds
+        output=str(folder), grid=str(grid), adapter=source.adapter, prompts=len(request.prompts), seconds=seconds
     )
-
-
-class Sampling(BaseModel):
-    """How pictures are drawn; see `generate_flow`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = 0
-    steps: int = Field(default=30, ge=1)
-    guidance: float = 5.0
-    negative: str = ""
-    scale: float = 1.0
-    scheduler: Scheduler | None = None
-    dtype: DType = "float32"
-
-
-class Source(BaseModel):
-    """The three parts of an adapted model: each a folder or a name."""
-
-    model_config = ConfigDict(frozen=True)
-
-    adapter: str
-    llm: str | None
-    diffusion: str
-
-
-@task(name="resolve adapter", cache_policy=NO_CACHE)
-def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
-    """The adapter's files on this machine, and the models that go with it."""
-    folder = fetch_adapter(adapter)
-    config = read_config(folder)
-    if config.encoder == "base":
-        llm = None
-    elif llm is None and (llm := adapter_tags(adapter).get("llm")) is None:
-        raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
-    return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
 
 
 @task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
-def draw(
-    pipe: Any, source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int
+def draw_into(
+    folder: Path,
+    pipe: Any,
+    source: Source,
+    adapted: bool,
+    prompts: list[str],
+    seed: int,
+    sampling: Sampling,
+    batch: int,
 ) -> list[Path]:
-    """One picture a prompt, written as it is drawn, with its settings in it."""
+    """Draw one picture a prompt, each written as it is drawn, with its settings in it; the next has the next seed."""
     folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(seed, seed + len(prompts))
+    settings = describe(source, adapted, sampling, pipe)
     paths: list[Path] = []
-    for start in range(0, len(prompts), batch):
-        some = prompts[start : start + batch]
-        seeds = range(sampling.seed + start, sampling.seed + start + len(some))
-        drawn = pipe(
-            some,
-            negative_prompt=[sampling.negative] * len(some) if sampling.negative else None,
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            generator=[noise(seed) for seed in seeds],
-            adapter_scale=sampling.scale if adapted else None,
-        )
-        for image, prompt, seed in zip(drawn.images, some, seeds, strict=True):
-            settings = {"prompt": prompt, **describe(source, adapted, sampling, pipe), "seed": seed}
-            paths.append(save_png(image, folder / f"{len(paths):04d}.png", settings))
-        advance(len(some))
+    of_model = sampling if adapted else sampling.model_copy(update={"scale": 1.0})  # which the base has no use for
+    for pictures in draw(pipe, prompts, seeds, of_model, batch):
+        for image in to_images(pictures):
+            i = len(paths)
+            about = {"prompt": prompts[i], **settings, "seed": seeds[i]}
+            paths.append(save_png(image, folder / f"{i:04d}.png", about))
+        advance(len(pictures))
     return paths
 
 
 def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> dict[str, Any]:
-    """What a picture depends on besides its prompt and seed."""
+    """Return what a picture depends on besides its prompt and seed."""
     from llmdiff import __version__
 
     settings = {
@@ -179,52 +101,22 @@ def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> di
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def load_pipeline(source: Source, adapted: bool, dtype: DType = "float32", scheduler: Scheduler | None = None) -> Any:
-    """The base model's pipeline, with the adapter in it or as it was loaded."""
-    import torch
-
-    from llmdiff.pipeline import LLMDiffPipeline
-
-    quieten_loading()
-    adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
-    options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
-    return made_ready(LLMDiffPipeline.from_pretrained(source.diffusion, adapter, llm, **options), scheduler)
-
-
-def made_ready(pipe: Any, scheduler: Scheduler | None) -> Any:
-    """A pipeline with the wanted sampler, without a bar of its own, on the GPU if there is one."""
-    import diffusers
-    import torch
-
-    if scheduler is not None:
-        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def take_out(pipe: Any) -> None:
-    """Leaves the base model, which is then as it was loaded."""
+    """Leave the base model, which is then as it was loaded."""
     from llmdiff.pipeline import unload_adapter
 
     unload_adapter(pipe)
 
 
-def noise(seed: int) -> Any:
-    """A generator on the CPU, so that a seed means the same noise on every device."""
-    import torch
-
-    return torch.Generator().manual_seed(seed)
-
-
-@task(name="write sheet", cache_policy=NO_CACHE)
-def write_sheet(prompts: list[str], base: list[Path], adapted: list[Path], path: Path) -> Path:
-    """The contact sheet: a row a prompt; base and adapter side by side."""
+@task(name="write grid", cache_policy=NO_CACHE)
+def write_grid(prompts: list[str], base: list[Path], adapted: list[Path], path: Path) -> Path:
+    """Write the image grid: a row a prompt; base and adapter side by side."""
     from PIL import Image
 
     rows = [
         (prompt, [Image.open(left), Image.open(right)])
         for prompt, left, right in zip(prompts, base, adapted, strict=True)
     ]
-    sheet = save_png(image_grid(rows, ["base", "adapter"]), path)
-    show_picture("generate-sheet", "Every prompt with the base model and with the adapter", sheet)
-    return sheet
+    grid = save_png(image_grid(rows, ["base", "adapter"]), path)
+    show_picture("generate-sheet", "Every prompt with the base model and with the adapter", grid)
+    return grid

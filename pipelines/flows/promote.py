@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from mlflow.entities.model_registry import ModelVersion
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
+from infra.tracking.names import SCHEME
 from infra.tracking.registry import (
-    MODEL,
     ROLLED_BACK,
-    SCHEME,
     address_of,
     find_alias,
     find_champion,
@@ -22,14 +18,16 @@ from infra.tracking.registry import (
 )
 from infra.tracking.run import client
 from llmdiff.evaluation import Prompt
-from pipelines.cli.config_files import checked
-from pipelines.flows.generate import Source, load_pipeline, resolve_adapter
-from pipelines.runtime.progress import progress
-from pipelines.runtime.promotion_policy import PromotionPolicy, prompts_hash, prompts_of, score_of
+from llmdiff.sampling import load_pipeline
+from pipelines.requests.promote import PromoteRequest, PromotionPolicy
+from pipelines.runtime.adapter_source import Source, resolve_adapter
+from pipelines.runtime.progress import progress, quieten_loading
+from pipelines.runtime.promotion_policy import prompts_hash, prompts_of, score_of
+from pipelines.runtime.stage import stage
 
 PREFIX = "promotion."
-"""Of the tags that hold a decision."""
-RULE = set(PromotionPolicy.model_fields)
+"""Beginning of the tags that hold a decision."""
+POLICY = set(PromotionPolicy.model_fields)
 
 
 class Decision(PromotionPolicy):
@@ -41,53 +39,27 @@ class Decision(PromotionPolicy):
     champion: int | None = None
     """The version that it was compared with."""
     prompts_hash: str | None = None
-    """Of the texts and seeds that both were judged on."""
+    """Hash of the texts and seeds that both were scored on."""
     candidate_score: float | None = None
     champion_score: float | None = None
 
 
-@flow(name="promote")
-def promote_flow(
-    name: str = MODEL,
-    metric: str = "binding",
-    prompts: str | None = None,
-    wording: Literal["template", "natural", "unseen_wording"] = "natural",
-    margin: Annotated[float, Field(ge=0)] = 0.0,
-    scenes: Annotated[int, Field(ge=1)] = 200,
-    seed: int = 0,
-    steps: Annotated[int, Field(ge=1)] = 20,
-    guidance: float = 3.0,
-    llm: str | None = None,
-    diffusion: str | None = None,
-) -> Decision:
-    """Makes the candidate the champion if it is better by the margin, or if there is none yet.
+@stage("promote")
+def promote_flow(request: PromoteRequest) -> Decision:
+    """Make the candidate the champion if it is better by the policy's margin, or if there is no champion yet.
 
     A decision stays: asked again about the same two by the same policy, nothing is drawn.
-
-    Args:
-        name: registered model.
-        metric: colour, binding, relation or count of the embedded world's facts; or, for prompts of a file, siglip,
-            siglip2, clip or clip-iqa, or ``name=model`` with another model of that kind.
-        prompts: a file or folder of prompts; None is held-out scenes of the embedded world.
-        wording: of the embedded world's prompts.
-        margin: how much greater the candidate's score must be; with 0, greater at all.
-        scenes: of the embedded world, each a prompt.
-        seed: of the noise, and in the embedded world of scenes and captions.
-        steps: of sampling.
-        guidance: classifier-free guidance scale.
-        llm: folder or name of the LLM; None takes what was recorded with each version.
-        diffusion: folder or name of the base model; None takes the one that each was trained on.
     """
-    given = {"prompts": prompts, "metric": metric, "wording": wording, "margin": margin, "scenes": scenes}
-    policy = checked({**given, "seed": seed, "steps": steps, "guidance": guidance}, PromotionPolicy, "promotion rule")
-    judged_on = prompts_of(policy)
-    of_prompts = prompts_hash(judged_on)
-    candidate, champion = find_version(f"{SCHEME}{name}@candidate"), find_champion(name)
+    policy = request.policy
+    prompts = prompts_of(policy)
+    of_prompts = prompts_hash(prompts)
+    candidate, champion = find_version(f"{SCHEME}{request.name}@candidate"), find_champion(request.name)
     decision = cached_decision(candidate, champion, policy, of_prompts)
     if decision is None:
         eval_models = [version for version in (candidate, champion) if version is not None]
-        sources = [resolve_adapter(address_of(each), llm, diffusion) for each in eval_models]
-        decision = decide(policy, of_prompts, eval_models, [judge(source, policy, judged_on) for source in sources])
+        sources = [resolve_adapter(address_of(each), request.llm, request.diffusion) for each in eval_models]
+        scores = [score_version(source, policy, prompts) for source in sources]
+        decision = decide(policy, of_prompts, eval_models, scores)
         record(candidate, decision)
     if decision.promoted:
         set_champion(candidate)
@@ -98,7 +70,7 @@ def promote_flow(
 def cached_decision(
     candidate: ModelVersion, champion: ModelVersion | None, policy: PromotionPolicy, of_prompts: str
 ) -> Decision | None:
-    """The decision where it needs no pictures; None where it does."""
+    """Return the decision where it needs no pictures; None where it does."""
     version = int(candidate.version)
     known = recorded(candidate)
     if ROLLED_BACK in candidate.tags:
@@ -110,11 +82,11 @@ def cached_decision(
     opponent = None if champion is None else int(champion.version)
     if known is None or (known.champion, known.prompts_hash) != (opponent, of_prompts):
         return None
-    return known if known.model_dump(include=RULE) == policy.model_dump() else None
+    return known if known.model_dump(include=POLICY) == policy.model_dump() else None
 
 
 def is_pending(name: str, fingerprint: str) -> bool:
-    """Whether there is a candidate, of an encoder's encodings, of which nobody has decided yet."""
+    """Return whether there is a candidate, of an encoder's encodings, that nobody has decided about yet."""
     candidate = find_alias("candidate", name)
     if candidate is None or candidate.tags.get("encoder_fingerprint") != fingerprint:
         return False
@@ -122,7 +94,7 @@ def is_pending(name: str, fingerprint: str) -> bool:
 
 
 def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVersion], scores: list[float]) -> Decision:
-    """Compares the candidate's score with the champion's, where there is one."""
+    """Compare the candidate's score with the champion's, where there is one."""
     candidate, *others = (int(each.version) for each in eval_models)
     facts = {**policy.model_dump(), "candidate": candidate, "prompts_hash": of_prompts, "candidate_score": scores[0]}
     what = f"{policy.what} {scores[0]:.3f}"
@@ -135,16 +107,17 @@ def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVers
     return Decision(**facts, promoted=better, reason=reason, champion=others[0], champion_score=scores[1])
 
 
-@task(name="judge version", cache_policy=NO_CACHE)
-def judge(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
-    """The score of the adapter's pictures of the policy's prompts."""
-    with progress("judge", len(prompts), "picture"):
-        return score_of(policy, lambda: load_pipeline(source, True), prompts)
+@task(name="score version", cache_policy=NO_CACHE)
+def score_version(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
+    """Return the score of the adapter's pictures of the policy's prompts."""
+    quieten_loading()
+    with progress("score", len(prompts), "picture"):
+        return score_of(policy, lambda: load_pipeline(source.diffusion, source.adapter, source.llm), prompts)
 
 
 @task(name="record decision", cache_policy=NO_CACHE)
 def record(candidate: ModelVersion, decision: Decision) -> None:
-    """Writes the decision on the version, as tags, and both scores as metrics of its run."""
+    """Write the decision on the version, as tags, and both scores as metrics of its run."""
     api = client()
     for key in Decision.model_fields:
         if f"{PREFIX}{key}" in candidate.tags:  # an earlier decision's
@@ -157,7 +130,7 @@ def record(candidate: ModelVersion, decision: Decision) -> None:
 
 
 def recorded(version: ModelVersion) -> Decision | None:
-    """The decision that `record` wrote; None where there is none, or not all of it."""
+    """Return the decision that `record` wrote; None where there is none, or not all of it."""
     tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
     # an earlier version of the program wrote others
     known = {key: value for key, value in tags.items() if key in Decision.model_fields}
@@ -166,5 +139,5 @@ def recorded(version: ModelVersion) -> Decision | None:
 
 @task(name="show decision", cache_policy=NO_CACHE)
 def show(decision: Decision) -> None:
-    """Says it in the Prefect UI."""
+    """Say it in the Prefect UI."""
     create_markdown_artifact(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.reason}", "promotion")

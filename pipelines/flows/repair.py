@@ -1,4 +1,4 @@
-"""Mends a damaged store: keeps what is whole, and encodes what is lost again from the data it came from."""
+"""Repair of a damaged store: what is whole is kept, and what is lost is encoded again from the data it came from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmdiff.data.sources import open_source
-from llmdiff.encoder import EncoderConfig
+from pipelines.requests.encode import EncodeRequest
 from storage import EncodingStore, Problem
 from storage.maintenance.repair import repair
 
@@ -23,23 +23,8 @@ Captions = set[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeArguments:
-    """Arguments of `pipelines.flows.encode.encode_flow`, which see."""
-
-    data: str
-    store: str
-    diffusion: str | None
-    llm: str | None
-    encoder: Literal["llm", "base"]
-    size: int | None
-    settings: EncoderConfig
-    captions: list[str] | None
-    min_side: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RepairResult:
-    """What `mend` did."""
+    """What `repair_and_encode` did."""
 
     moved: int
     """Encodings and latents copied whole into a new shard."""
@@ -59,7 +44,7 @@ class RepairResult:
         return not (self.missing or self.missing_captions)
 
     def values(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the result as plain JSON values."""
         return {
             "moved": self.moved,
             "lost": self._row_values(self.lost),
@@ -93,23 +78,23 @@ class RepairResult:
         ]
 
 
-def mend(problems: Sequence[Problem], arguments: EncodeArguments) -> RepairResult:
-    """Repairs a store, then runs the encode flow for what was lost, if the data have any of it.
+def repair_and_encode(problems: Sequence[Problem], request: EncodeRequest) -> RepairResult:
+    """Repair a store, then run the encode flow for what was lost, if the data have any of it.
 
     Raises:
         FileNotFoundError: there are no such data.
-        ValueError: an argument is not one of the encode flow's, or the damage is beyond the shards; nothing is changed
-            then. Or encoding failed: the store is whole by then, without the lost rows.
+        ValueError: the request is none that the encode flow takes, or the damage is beyond the shards; nothing is
+            changed then. Or encoding failed: the store is whole by then, without the lost rows.
     """
-    in_data = check(arguments)
-    store = EncodingStore.open(arguments.store)
+    in_data = check(request)
+    store = EncodingStore.open(request.store)
     captions = captions_without_samples(store, problems)
     repaired = repair(store, problems)
     lost = by_source(repaired.lost)
     if captions or any(source in in_data for _, source in lost):
         counts = f"{count(lost)} rows and {len(captions)} captions without a picture"
         print(f"lost {counts}; should this be interrupted, `llmdiff encode` makes them again", file=sys.stderr)
-        encode(arguments)
+        encode(request)
     return RepairResult(
         moved=repaired.moved,
         lost=lost,
@@ -120,30 +105,29 @@ def mend(problems: Sequence[Problem], arguments: EncodeArguments) -> RepairResul
     )
 
 
-def check(arguments: EncodeArguments) -> set[str]:
-    """Refuses arguments that encoding would refuse; returns the hashes of the data's readable shards."""
+def check(request: EncodeRequest) -> set[str]:
+    """Refuse a request that encoding would refuse; return the hashes of the data's readable shards."""
     from pipelines.runtime.encode_job import make_job
 
     hashes, pictures = set(), False
-    for shard in open_source(arguments.data):
+    for shard in open_source(request.data):
         with contextlib.suppress(ValueError):  # the flow says why it can't be read
             hashes.add(shard.content_hash)
             pictures |= shard.has_pictures
-    of_job = {name: value for name, value in vars(arguments).items() if name not in ("data", "captions")}
-    make_job(**of_job, pictures=pictures)
+    make_job(request, pictures)
     return hashes
 
 
-def encode(arguments: EncodeArguments) -> None:
-    """Runs the flow; whatever it prints does not mix with the command's own output."""
+def encode(request: EncodeRequest) -> None:
+    """Run the flow; whatever it prints does not mix with the command's own output."""
     from pipelines.flows.encode import encode_flow
 
     with contextlib.redirect_stdout(sys.stderr):
-        encode_flow(**vars(arguments))
+        encode_flow(**dict(request))
 
 
 def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) -> Captions:
-    """Encodings lost by the problems that no sample uses."""
+    """Return the encodings lost by the problems that no sample uses."""
     lost = {key for problem in problems for key in problem.encodings}
     samples = store.samples()
     hashes = pa.array(sorted({key for _, key in lost}), pa.string())
@@ -152,7 +136,7 @@ def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) 
 
 
 def by_source(lost: pa.Table) -> Rows:
-    """The rows of `storage.maintenance.repair.Repaired.lost`."""
+    """Return the rows of `storage.maintenance.repair.Repaired.lost`."""
     rows: Rows = {}
     for row in lost.to_pylist():
         rows.setdefault((row["fingerprint"], row["source_hash"]), set()).add(row["row"])
@@ -160,18 +144,18 @@ def by_source(lost: pa.Table) -> Rows:
 
 
 def missing_rows(store: EncodingStore, rows: Rows) -> Rows:
-    """Those that the store does not know."""
-    missing = {key: numbers - store.find_samples(*key) for key, numbers in rows.items()}
+    """Return those that the store does not know."""
+    missing = {key: numbers - store.snapshot().known_rows(*key) for key, numbers in rows.items()}
     return {key: numbers for key, numbers in missing.items() if numbers}
 
 
 def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
-    """Those whose encodings the store does not have."""
-    return {(fingerprint, key) for fingerprint, key in captions if not store.find_encodings(fingerprint, [key])}
+    """Return those whose encodings the store does not have."""
+    return {(fingerprint, key) for fingerprint, key in captions if not store.snapshot().encodings(fingerprint, [key])}
 
 
 def count(rows: Rows) -> int:
-    """How many rows."""
+    """Return how many rows there are."""
     return sum(map(len, rows.values()))
 
 

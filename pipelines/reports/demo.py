@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,7 +14,8 @@ from matplotlib.figure import Figure
 from llmdiff.evaluation import Evaluation, gap_recovered
 from llmdiff.shapes.draw import draw
 from llmdiff.shapes.evaluator import FACTS
-from pipelines.cli.console import finite
+from pipelines.reports.html import DPI, png, render
+from pipelines.reports.json_values import finite
 
 matplotlib.use("Agg")
 MODELS = {"base": "base model", "adapter": "adapter on the LLM", "control": "adapter on the base's text features"}
@@ -33,8 +31,17 @@ def build_report(
     seconds: dict[str, float],
     store: dict[str, Any],
     registry: dict[str, Any],
+    note: str | None = None,
 ) -> dict[str, Any]:
-    """What `report.json` holds, from the evaluations of "base", "adapter" and "control" on the same prompts."""
+    """Return what `report.json` holds, from the evaluations of "base", "adapter" and "control" on the same prompts.
+
+    Args:
+        evaluations: of the three models.
+        seconds: that each stage took.
+        store: facts of the encoding store.
+        registry: facts of the registered version.
+        note: what a reader must know before the figures, where they say less than they seem to.
+    """
     base = evaluations["base"]
     scenes = {prompt.seed for prompt in base.prompts}
     recovered = {
@@ -45,6 +52,7 @@ def build_report(
         for model in ("adapter", "control")
     }
     return {
+        **({} if note is None else {"note": note}),
         "prompts": len(base.prompts),
         "seeds": len(scenes),
         **{model: evaluation.table() for model, evaluation in evaluations.items()},
@@ -63,7 +71,7 @@ def write_report(
     runs: dict[str, Path],
     facts: dict[str, str],
 ) -> None:
-    """Writes `report.json`, `samples.png` and `report.html` into the folder.
+    """Write `report.json`, `samples.png` and `report.html` into the folder.
 
     Args:
         folder: made if it is missing.
@@ -75,7 +83,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(finite(report), indent=2) + "\n")
     samples = sample_grid(evaluations)
-    samples.savefig(folder / "samples.png", dpi=110)
+    samples.savefig(folder / "samples.png", dpi=DPI)
     metrics = {name: [json.loads(line) for line in path.read_text().splitlines()] for name, path in runs.items()}
     figures = {
         "samples": samples,
@@ -83,21 +91,22 @@ def write_report(
         "loss": loss_plot(metrics),
         "weights": weights_plot(metrics["adapter"]),
     }
-    template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("demo.html").read_text())
-    page = template.render(
+    page = render(
+        "demo.html",
         report=report,
         facts=facts,
         models=MODELS,
         wordings=WORDING_NAMES,
         fact_names=FACTS,
+        note=report.get("note"),
         summary=summary(report),
-        figures={name: embedded(figure) for name, figure in figures.items()},
+        figures={name: png(figure) for name, figure in figures.items()},
     )
     (folder / "report.html").write_text(page)
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """The result in words, one sentence a line, with 95 % intervals."""
+    """Return the result in words, one sentence a line, with 95 % intervals."""
     lines = []
     for wording, name in WORDING_NAMES.items():
         for fact in ("binding", "relation"):
@@ -118,7 +127,7 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 
 def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
-    """Rows: prompts, natural and unseen wordings in turn; columns: base, adapter, true picture."""
+    """Return a grid: a row a prompt, natural and unseen wordings in turn; base, adapter, true picture."""
     prompts = evaluations["base"].prompts
     rows_of = {
         wording: [i for i, prompt in enumerate(prompts) if prompt.category == wording]
@@ -140,7 +149,7 @@ def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
 
 
 def shares_plot(report: dict[str, Any]) -> Figure:
-    """Shares of prompts whose facts hold, with intervals: one panel a wording."""
+    """Return a plot of the shares of prompts whose facts hold, with intervals: one panel a wording."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     for axis, wording in zip(axes, WORDING_NAMES, strict=True):
@@ -158,7 +167,7 @@ def shares_plot(report: dict[str, Any]) -> Figure:
 
 
 def loss_plot(metrics: dict[str, list[dict[str, Any]]], window: int = 8) -> Figure:
-    """Training loss of each run, smoothed over `window` records."""
+    """Return a plot of the training loss of each run, smoothed over `window` records."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
     for name, records in metrics.items():
@@ -173,7 +182,7 @@ def loss_plot(metrics: dict[str, list[dict[str, Any]]], window: int = 8) -> Figu
 
 
 def weights_plot(records: Sequence[dict[str, Any]]) -> Figure:
-    """The learned weights of both paths by layer at the end of training (the paper's Figure 6)."""
+    """Return a plot of the learned weights of both paths by layer at the end of training (the paper's Figure 6)."""
     layers = next(record["weights"] for record in reversed(records) if record.get("weights"))
     figure = Figure(figsize=(7, 0.4 * len(layers) + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -187,14 +196,7 @@ def weights_plot(records: Sequence[dict[str, Any]]) -> Figure:
 
 
 def save_weights_plot(metrics: Path, path: Path) -> Path:
-    """Writes `weights_plot` of a run's ``metrics.jsonl`` as a PNG."""
+    """Write `weights_plot` of a run's ``metrics.jsonl`` as a PNG."""
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    weights_plot(records).savefig(path, dpi=110)
+    weights_plot(records).savefig(path, dpi=DPI)
     return path
-
-
-def embedded(figure: Figure) -> str:
-    """A figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

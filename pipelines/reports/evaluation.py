@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from llmdiff.evaluation import Evaluation
 from llmdiff.evaluation.report import extremes, number
 from llmdiff.image_files import open_rgb
+from pipelines.reports.html import jpeg, render, svg, within_side
 
 matplotlib.use("Agg")
 SHOWN = 6  # prompts that are helped most, and hurt most
@@ -25,31 +21,22 @@ COLOURS = {"better": "#1a7f37", "worse": "#c62828", "higher": "#4a5a8a", "lower"
 
 
 def page(report: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> str:
-    """The page as HTML without scripts; whatever users wrote is escaped."""
-    template = Path(__file__).with_name("evaluation.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.globals.update(number=number, colours=COLOURS)
+    """Return the page as HTML without scripts; whatever users wrote is escaped."""
     column = report["columns"][0]
-    return environment.from_string(template).render(
+    return render(
+        "evaluation.html",
+        functions={"number": number, "colours": COLOURS},
         report=report,
         subject=next(iter(report["models"])),
         main=column,
         categories=next(iter(evaluations.values())).categories(),
         plot=svg(differences_plot(report)) if report["differences"][column] else None,
-        examples={
-            baseline: [
-                (title, [_example(each, evaluations, column) for each in found])
-                for title, found in zip(
-                    ("helps most", "hurts most"), extremes(evaluations, column, baseline, SHOWN), strict=True
-                )
-            ]
-            for baseline in report["differences"][column]
-        },
+        examples={baseline: _examples(evaluations, column, baseline) for baseline in report["differences"][column]},
     )
 
 
 def differences_plot(report: Mapping[str, Any]) -> Figure:
-    """Paired differences with their intervals: a panel a score, a line a baseline, and one for each category of it."""
+    """Return a plot of paired differences with their intervals: a panel a score, a line a baseline or category."""
     panels = {column: _lines(entries) for column, entries in report["differences"].items()}
     panels |= {
         f"{name} (less is better)": _lines(distance["differences"])
@@ -80,21 +67,6 @@ def differences_plot(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """A figure as a data URI."""
-    data = io.BytesIO()
-    figure.savefig(data, format="svg")
-    return _uri("image/svg+xml", data.getvalue())
-
-
-def jpeg(image: Image.Image, side: int = SIDE) -> str:
-    """A picture as a data URI, no larger than `side` pixels."""
-    image.thumbnail((side, side))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=88)
-    return _uri("image/jpeg", data.getvalue())
-
-
 def _lines(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
     lines = []
     for baseline, entry in entries.items():
@@ -103,15 +75,20 @@ def _lines(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return lines
 
 
-def _example(found: Mapping[str, Any], evaluations: Mapping[str, Evaluation], column: str) -> dict[str, Any]:
-    """A prompt with each model's picture of it, from one seed, and its score."""
-    row = found["row"]
-    pictures = [
-        (model, jpeg(open_rgb(each.pictures[row])), number(float(each.scores[column][row])))
-        for model, each in evaluations.items()
+def _examples(evaluations: Mapping[str, Evaluation], column: str, baseline: str) -> list[tuple[str, list[Any]]]:
+    """Return the prompts that the adapter helps most, and those that it hurts most, over a baseline."""
+    found = extremes(evaluations, column, baseline, SHOWN)
+    return [
+        (title, [_example(each, evaluations, column) for each in examples])
+        for title, examples in zip(("helps most", "hurts most"), found, strict=True)
     ]
+
+
+def _example(found: Mapping[str, Any], evaluations: Mapping[str, Evaluation], column: str) -> dict[str, Any]:
+    """Return a prompt with each model's picture of it, from one seed, and its score."""
+    row = found["row"]
+    pictures = []
+    for model, each in evaluations.items():
+        image = open_rgb(each.pictures[row])
+        pictures.append((model, jpeg(image, within_side(image, SIDE)), number(float(each.scores[column][row]))))
     return {**found, "pictures": pictures}
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

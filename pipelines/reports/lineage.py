@@ -9,8 +9,8 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from infra.tracking.coverage import recorded_files
-from infra.tracking.registry import MODEL, SCHEME, address_of, find_version
-from pipelines.cli.console import print_table, print_values
+from infra.tracking.names import MODEL, SCHEME
+from infra.tracking.registry import address_of, find_version
 
 PARTS = {
     "base": {"name": "base_model", "revision": "base_revision", "content": "base_content"},
@@ -22,14 +22,14 @@ PARTS = {
 
 
 def address(version: str, name: str = MODEL) -> str:
-    """``models:/…`` of a version's number or an alias; an address as it is."""
+    """Return ``models:/…`` of a version's number or an alias; an address as it is."""
     if version.startswith(SCHEME):
         return version
     return f"{SCHEME}{name}/{version}" if version.isdigit() else f"{SCHEME}{name}@{version}"
 
 
 def chain(uri: str) -> dict[str, Any]:
-    """A version's whole lineage, as plain JSON values.
+    """Return a version's whole lineage, as plain JSON values.
 
     ``data.files`` lists every file with its hash and the rows trained on. ``parent`` is the chain of the version that
     training went on from, or None; ``start_from`` the folder, where that is no version.
@@ -52,23 +52,9 @@ def chain(uri: str) -> dict[str, Any]:
 
 
 def data(version: ModelVersion) -> dict[str, Any]:
-    """The data files, or why they are not known."""
+    """Return the data files, or why they are not known."""
     tags = version.tags
     if "data_digest" not in tags:
         return {"files": [], "unknown": tags.get("data_files", "not recorded")}
     files = [asdict(file) for file in recorded_files(version)]
     return {"digest": tags["data_digest"], "rows": int(tags["data_rows"]), "files": files}
-
-
-def print_chain(found: dict[str, Any]) -> None:
-    """A chain for people, newest first."""
-    facts = {key: value for key, value in found.items() if key not in ("data", "parent") and value is not None}
-    print_values({**facts, "aliases": ", ".join(found["aliases"]) or "none"})
-    read = found["data"]
-    files = read["files"]
-    print("data:", read["unknown"] if "unknown" in read else f"{len(files)} files, {read['rows']} rows")
-    if files:
-        print_table(["source", "hash", "rows"], files)
-    if found["parent"] is not None:
-        print("\ntrained on from:")
-        print_chain(found["parent"])

@@ -6,17 +6,19 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.tracking.lineage import hub_revision
-from infra.tracking.registry import SCHEME, find_version
+from infra.tracking.names import SCHEME
+from infra.tracking.registry import find_version
 from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
-from llmdiff.evaluation import Model, Sampling
+from llmdiff.evaluation import Model
 from llmdiff.folders import first_line
-from pipelines.flows.generate import Scheduler, Source, load_pipeline, made_ready, resolve_adapter
+from llmdiff.sampling import Sampling, prepare
+from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading
 
 BASE = "base"
@@ -39,7 +41,7 @@ class EvalModel(BaseModel):
 
 
 def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffusion: str | None) -> list[EvalModel]:
-    """The adapter, then each baseline, found and named.
+    """Return the adapter, then each baseline, found and named.
 
     Args:
         adapter: a folder, or a version in the registry.
@@ -69,7 +71,7 @@ def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffus
 
 
 def model_of(eval_model: EvalModel) -> Model:
-    """What draws, and what its pixels depend on. ValueError for a hub model that is neither here nor to be had."""
+    """Return what draws, and what its pixels depend on; raise ValueError for a hub model that can't be had."""
     if eval_model.source is None:
         spec = eval_model.spec
         return Model(eval_model.name, {"pipeline": identity(spec)}, lambda sampling: _load(spec, sampling))
@@ -77,19 +79,17 @@ def model_of(eval_model: EvalModel) -> Model:
     depends: dict[str, Any] = {"base": identity(source.diffusion)}
     if adapted:  # its configuration has the LLM's content, which loading checks
         depends["adapter"] = identity(source.adapter)
-    return Model(
-        eval_model.name, depends, lambda sampling: load_pipeline(source, adapted, sampling.dtype, _scheduler(sampling))
-    )
+    return Model(eval_model.name, depends, lambda sampling: load_source(source, adapted, sampling))
 
 
 def run_of(adapter: str) -> str | None:
-    """The MLflow run of an adapter in the registry; None for a folder."""
+    """Return the MLflow run of an adapter in the registry; None for a folder."""
     return find_version(adapter).run_id if adapter.startswith(SCHEME) else None
 
 
 @lru_cache
 def identity(model: str) -> str:
-    """A hash of a folder's files, or a hub model's name and commit."""
+    """Return a hash of a folder's files, or a hub model's name and commit."""
     folder = Path(model)
     if folder.is_dir():
         files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
@@ -110,7 +110,7 @@ def _newest_revision(model: str) -> str:
 
 
 def _load(spec: str, sampling: Sampling) -> Any:
-    """Any text-to-image pipeline of diffusers: safetensors alone, and no checker that blackens pictures."""
+    """Load any text-to-image pipeline of diffusers: safetensors alone, and no checker that blackens pictures."""
     import diffusers
     import torch
 
@@ -124,15 +124,11 @@ def _load(spec: str, sampling: Sampling) -> Any:
         raise ValueError(f"baseline {spec}: cannot be loaded: {first_line(error)}") from error
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None
-    return made_ready(pipe, _scheduler(sampling))
-
-
-def _scheduler(sampling: Sampling) -> Scheduler | None:
-    return cast(Scheduler | None, sampling.scheduler)
+    return prepare(pipe, sampling.scheduler)
 
 
 def _split(baseline: str) -> tuple[str, str]:
-    """Name and model of ``name=model``; the name is empty where there is none."""
+    """Return name and model of ``name=model``; the name is empty where there is none."""
     name, named, spec = baseline.partition("=")
     if not named:
         return "", baseline
@@ -142,5 +138,5 @@ def _split(baseline: str) -> tuple[str, str]:
 
 
 def _short(spec: str) -> str:
-    """The last part of a folder, hub name or registry address, as a name."""
+    """Return the last part of a folder, hub name or registry address, as a name."""
     return re.sub(r"[^\w.-]", "-", spec.rstrip("/").rpartition("/")[2])

@@ -1,16 +1,17 @@
-"""The adapter that a training run goes on from: found in a folder or in the registry, and checked before the run."""
+"""The initial checkpoint of a training run: an adapter, found in a folder or in the registry, and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from infra.tracking.registry import SCHEME, fetch_adapter, pinned_address
+from infra.tracking.names import SCHEME
+from infra.tracking.registry import fetch_adapter, pinned_address
 from llmdiff.adapter.config import read_config
 from llmdiff.training.config import TrainConfig
 
 
-def resolve_parent(start_from: str | None) -> dict[str, str]:
-    """The folder of its files, and for a version its address: a number, for an alias moves on.
+def resolve_initial(start_from: str | None) -> dict[str, str]:
+    """Return the folder of its files, and for a version its address: a number, for an alias moves on.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -23,10 +24,12 @@ def resolve_parent(start_from: str | None) -> dict[str, str]:
 
 
 def check_start(config: TrainConfig) -> None:
-    """ValueError where the run can't start from it; what only the loaded U-Net tells is left to the run itself."""
+    """Raise ValueError where the run can't start from it; what only the loaded U-Net tells is left to the run."""
     if config.start_from is None:
         return
-    from llmdiff.training.warm_start import check_parent
+    from llmdiff.training.warm_start import check_initial_checkpoint
 
     facts = {"encoder_fingerprint": config.fingerprint, **config.adapter.model_dump(include={"base_context", "paths"})}
-    check_parent(read_config(Path(config.start_from)), config.parent or config.start_from, config.base, facts)
+    check_initial_checkpoint(
+        read_config(Path(config.start_from)), config.parent or config.start_from, config.base, facts
+    )

@@ -1,4 +1,4 @@
-"""Settings that suit the embedded world: of the demonstration, of studies, and of a first retraining."""
+"""Settings that suit the synthetic shapes benchmark: of the demonstration, of studies, and of a first retraining."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from llmdiff.adapter.config import AdapterSettings
 from llmdiff.encoder import EncoderConfig
+from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.training.config import TrainSettings
 
-SAMPLING: dict[str, Any] = {"steps": 12, "guidance": 2.5}  # the judge finds no more in pictures of 20 steps
+SAMPLING = Sampling(steps=12, guidance=2.5)  # the evaluator finds no more in pictures of 20 steps
 TRAINING = TrainSettings(
     steps=1000,
     batch_size=16,
@@ -29,7 +30,7 @@ FIRST_STEPS = 300
 
 
 def retraining(data: Path) -> dict[str, Any]:
-    """Parameters of the flow `retrain` on drawn data, as JSON has them; the store lies beside the data."""
+    """Return the parameters of the flow `retrain` on drawn data, as in JSON; the store lies beside the data."""
     return {
         "data": str(data.resolve()),
         "store": str(data.resolve().with_name("store")),

@@ -1,10 +1,10 @@
-"""The studies by name: what each asks, what it takes. No imports, so that the command line's help answers at once."""
+"""The studies by name: what each asks, what it takes. Cheap to import, for help answers at once."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency"]
+from pipelines.requests.study import StudyName
 
 
 class Entry(NamedTuple):
@@ -26,4 +26,4 @@ CATALOGUE: dict[StudyName, Entry] = {
     "latency": Entry("What do encoding and the second attention cost in time and memory?", 4),
 }
 EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")
-"""The three first experiments that the paper's notes name: `llmdiff study paper`."""
+"""Three first experiments on the method: `llmdiff study paper`."""

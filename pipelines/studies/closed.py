@@ -24,7 +24,7 @@ from pipelines.studies.lab import BASE, PAPER, Lab, Shares, remembered, stacked
 from pipelines.studies.outcome import Outcome
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
-from storage.reading.dataset import EncodingDataset
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 
 matplotlib.use("Agg")
 SHOWN: dict[Shown, str] = {
@@ -81,7 +81,7 @@ def stored(store: Path, fingerprint: str) -> tuple[list[str], list[Tensor]]:
     samples = EncodingStore.open(str(store)).samples(fingerprint)
     texts = dict(zip(samples["caption_hash"].to_pylist(), samples["caption"].to_pylist(), strict=True))
     found: dict[str, Tensor] = {}
-    for batch in EncodingDataset(str(store), None, fingerprint, 64, drop_last=False).epoch(0):
+    for batch in EncodingDataset(str(store), DatasetConfig(fingerprint=fingerprint, batch_size=64)).epoch(0):
         lengths = batch.mask.sum(1).tolist()
         rows = zip(batch.caption_hashes, batch.encodings, lengths, strict=True)
         found |= {key: encoding[:length].clone() for key, encoding, length in rows}

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.adapter import AdapterSettings
 from llmdiff.data.encode import encode_shard, prepare
@@ -26,6 +25,8 @@ from llmdiff.shapes.shards import write_shards
 from llmdiff.studies.readings import Reading
 from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
+from pipelines.requests.study import Sizes
+from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import device, picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
@@ -36,29 +37,6 @@ from storage.io.files import write_file
 
 Shares = dict[str, dict[str, np.ndarray]]
 """Verdicts ``(seed, scene)`` by wording and fact."""
-
-
-class Sizes(BaseModel):
-    """How large the studies are; the same for all variants of one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pictures: int = Field(default=3000, ge=8)
-    """Drawn for training."""
-    steps: int = Field(default=200, ge=1)
-    """Of training an adapter."""
-    scenes: int = Field(default=80, ge=1)
-    """Held-out scenes judged, each in three wordings."""
-    seeds: int = Field(default=2, ge=1)
-    """Trainings of a variant, where a study repeats them."""
-    captions: int = Field(default=200, ge=2)
-    """Whose encodings are looked at."""
-    llm_steps: int = Field(default=1200, ge=1)
-    """Of training a smaller LLM; the embedded Phi had as many."""
-    student_steps: int = Field(default=1000, ge=1)
-    """Of training a student of an LLM."""
-    processes: int = Field(default=2, ge=1)
-    """That train an adapter; they share a batch of 32."""
 
 
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
@@ -108,7 +86,7 @@ class Lab:
         return held_out_prompts(self.sizes.scenes)
 
     def encodings(self, reading: Reading) -> str:
-        """The fingerprint of the training captions' encodings, in the store that all studies share."""
+        """Return the fingerprint of the training captions' encodings, in the store that all studies share."""
 
         def encode() -> str:
             draw_pictures(self.data, self.sizes.pictures)
@@ -118,7 +96,7 @@ class Lab:
         return str(remembered(path, reading.model_dump(), encode))
 
     def adapter(self, variant: Variant, seed: int) -> Path:
-        """The adapter of a variant, trained where it isn't yet; an interrupted training goes on."""
+        """Return the adapter of a variant, trained where it isn't yet; an interrupted training goes on."""
         assert variant.reading is not None
         fingerprint = self.encodings(variant.reading)
         settings = self.training(variant, seed)
@@ -128,19 +106,20 @@ class Lab:
             return folder
         if settings.adapter.base_context == "clip":
             self.encodings(Reading(kind="base"))
-        train_flow(
-            str(self.store),
-            str(DIFFUSION),
+        request = TrainRequest(
+            store=str(self.store),
+            diffusion=str(DIFFUSION),
             output=str(folder),
             fingerprint=fingerprint,
             processes=self.sizes.processes,
             settings=settings,
         )
+        train_flow(**dict(request))
         (folder / "done").touch()
         return folder
 
     def training(self, variant: Variant, seed: int) -> TrainSettings:
-        """The demonstration's settings at this size, with what the variant changes."""
+        """Return the demonstration's settings at this size, with what the variant changes."""
         changed = {
             "steps": self.sizes.steps,
             "warmup": min(TRAINING.warmup, max(1, self.sizes.steps // 6)),
@@ -152,20 +131,26 @@ class Lab:
         return TRAINING.model_copy(update=changed)
 
     def seeds(self, variant: Variant) -> range:
-        """Training seeds of a variant; the base model has nothing to train."""
+        """Return the training seeds of a variant; the base model has nothing to train."""
         return range(1 if variant.reading is None else variant.seeds or self.sizes.seeds)
 
     def shares(self, variant: Variant) -> Shares:
-        """Verdicts on a variant's pictures of the held-out prompts."""
+        """Return the verdicts on a variant's pictures of the held-out prompts."""
         return stacked([self.judged(variant.name, self.drawing(variant, seed)) for seed in self.seeds(variant)])
 
     def drawing(self, variant: Variant, seed: int) -> Drawing:
-        """How a variant draws."""
+        """Return how a variant draws."""
         adapter = None if variant.reading is None else str(self.adapter(variant, seed) / "adapter")
-        return Drawing(adapter=adapter, reading=variant.reading, weights=variant.weights, **SAMPLING)
+        return Drawing(
+            adapter=adapter,
+            reading=variant.reading,
+            weights=variant.weights,
+            steps=SAMPLING.steps,
+            guidance=SAMPLING.guidance,
+        )
 
     def judged(self, name: str, drawing: Drawing) -> dict[str, Any]:
-        """Verdicts ``found[wording][fact]``, a number a scene, of one model; judged once for all studies."""
+        """Return the verdicts ``found[wording][fact]``, a number a scene, of one model; once for all studies."""
         about = {"drawing": json.loads(drawing.model_dump_json()), "scenes": self.sizes.scenes}
         path = self.output / "judged" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
 
@@ -178,7 +163,7 @@ class Lab:
 
 
 def remembered(path: Path, about: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """What a JSON file holds if it is about the same; else what `make` gives, written there."""
+    """Return what a JSON file holds if it is about the same; else what `make` gives, written there."""
     if path.exists():
         known = json.loads(path.read_text())
         if known["about"] == about:
@@ -190,13 +175,13 @@ def remembered(path: Path, about: dict[str, Any], make: Callable[[], Any]) -> An
 
 
 def keep(path: Path, document: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def stacked(found: list[dict[str, Any]]) -> Shares:
-    """Verdicts of several seeds as arrays."""
+    """Return the verdicts of several seeds as arrays."""
     return {
         wording: {fact: np.array([one[wording][fact] for one in found]) for fact in found[0][wording]}
         for wording in WORDINGS
@@ -205,7 +190,7 @@ def stacked(found: list[dict[str, Any]]) -> Shares:
 
 @task(name="draw pictures", cache_policy=NO_CACHE)
 def draw_pictures(folder: Path, pictures: int) -> None:
-    """The training pictures with natural captions; drawn again, they are the same."""
+    """Draw the training pictures with natural captions; drawn again, they are the same."""
     done = folder.with_name(f"{folder.name}.done")
     if not done.exists():
         write_shards(folder, pictures)
@@ -214,7 +199,7 @@ def draw_pictures(folder: Path, pictures: int) -> None:
 
 @task(name="encode with", cache_policy=NO_CACHE)
 def encode_with(store: Path, data: Path, reading: Reading) -> str:
-    """Encodes what the store lacks under a reading, as the encode flow does under its encoders; the fingerprint."""
+    """Encode what the store lacks under a reading, as the encode flow does; return the fingerprint."""
     quieten_loading()
     encoder, latent_encoder = reading.load(str(DIFFUSION)), LatentEncoder.from_pretrained(str(DIFFUSION), device())
     opened = EncodingStore.open_or_create(str(store))

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llmdiff.evaluation import held_out_prompts
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import Scene, Thing
 from llmdiff.studies.estimates import share
 from llmdiff.studies.readings import Reading
@@ -98,7 +98,7 @@ def draw(drawing: Drawing, texts: list[tuple[str, str, Scene]], noises: int) -> 
     prompts = [replace(some, text=text, scene=scene, seed=noise) for _, text, scene in texts for noise in range(noises)]
     with progress("draw controlled prompts", len(prompts), "picture"):
         pictures = drawn(drawing, prompts).pictures
-    verdicts = score(list(pictures), [scene for _, _, scene in texts for _ in range(noises)])
+    verdicts = score_facts(list(pictures), [scene for _, _, scene in texts for _ in range(noises)])
     found = {fact: verdict.reshape(len(texts), noises) for fact, verdict in verdicts.items()}
     return {**found, "pictures": np.array(pictures[::noises])}
 

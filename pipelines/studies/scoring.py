@@ -10,15 +10,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from llmdiff import LLMDiffPipeline
 from llmdiff.encoder import Encoder
 from llmdiff.evaluation import Evaluation, evaluate
 from llmdiff.pipeline import adapter_of
+from llmdiff.sampling import Sampling, load_pipeline
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.readings import Reading
-from pipelines.flows.generate import made_ready
 from pipelines.runtime.progress import advance, quieten_loading
 
 
@@ -49,9 +48,8 @@ def judge(drawing: Drawing, prompts: list[Any]) -> dict[str, dict[str, list[floa
 def drawn(drawing: Drawing, prompts: list[Any]) -> Evaluation:
     """The pictures with their verdicts."""
     with torch.no_grad():
-        return evaluate(
-            load(drawing), prompts, steps=drawing.steps, guidance=drawing.guidance, progress=advance, batch_size=50
-        )
+        sampling = Sampling(steps=drawing.steps, guidance=drawing.guidance)
+        return evaluate(load(drawing), prompts, sampling, progress=advance)
 
 
 def load(drawing: Drawing) -> Any:
@@ -65,10 +63,10 @@ def load(drawing: Drawing) -> Any:
 
         assert isinstance(encoder, Encoder)  # a student's teacher is the score difference
         encoder = StudentEncoder.load(Path(drawing.student), encoder)
-    pipe = LLMDiffPipeline.from_pretrained(str(DIFFUSION), drawing.adapter, encoder, safety_checker=None)
+    pipe = load_pipeline(str(DIFFUSION), drawing.adapter, encoder)
     if drawing.weights is not None:
         force_weights(pipe, drawing.weights)
-    return made_ready(pipe, None)
+    return pipe
 
 
 def force_weights(pipe: Any, weights: tuple[float, float]) -> None:

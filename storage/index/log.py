@@ -17,12 +17,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from storage.hashing import checksum
-from storage.io.files import exists, list_folder, read_file, remove_all, sync, write_file
-from storage.io.paths import StorePath
+from storage.index.delta import CHECKSUMS, checkpoint_prefix, entry_name
+from storage.io.paths import StorePath, remove_all
 
 logger = logging.getLogger(__name__)
-CHECKSUMS = "checksums"
-"""Folder of the log entries' checksums, and name of the Parquet files' in the entries."""
+SIDECARS = "checksums"
+"""Folder of the log entries' checksums."""
 
 
 class DeltaLog:
@@ -30,56 +30,55 @@ class DeltaLog:
 
     def __init__(self, folder: StorePath) -> None:
         self.log = folder / "_delta_log"
-        self.sidecars = folder / CHECKSUMS
+        self.sidecars = folder / SIDECARS
 
     def sync(self, version: int) -> None:
-        """Brings an entry to the disk, and then its checksum."""
+        """Bring an entry to the disk, and then its checksum."""
         entry = self.entry(version)
-        sync(entry)
-        sync(self.log)
+        entry.sync()
+        self.log.sync()
         sidecar = self.sidecars / entry.name
         with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
-            if isinstance(sidecar, Path):
-                sidecar.parent.mkdir(exist_ok=True)
-            if not exists(sidecar):
-                write_file(sidecar, _sidecar(entry))
+            self.sidecars.make_folder()
+            if not sidecar.exists():
+                sidecar.write(_sidecar(entry))
 
     def checkpoint(self, delta: DeltaTable) -> None:
-        """Sums up the log, so that opening the table reads one file; any later commit may do it as well."""
+        """Sum up the log, so that opening the table reads one file; any later commit may do it as well."""
         with contextlib.suppress(OSError, DeltaError):
             delta.create_checkpoint()
-            name = f"{delta.version():020d}.checkpoint"
-            made = [path for path in list_folder(self.log) if path.name.startswith(name)]
+            prefix = checkpoint_prefix(delta.version())
+            made = [path for path in self.log.children() if path.name.startswith(prefix)]
             for path in (*made, self.log / "_last_checkpoint", self.log):
-                sync(path)
+                path.sync()
 
     def check(self) -> Iterator[tuple[str, str, str]]:
-        """Entries that are not as they were committed: kind, file and what was found. Opens no snapshot."""
-        sidecars, entries = _json_files(list_folder(self.sidecars)), _json_files(list_folder(self.log))
+        """Yield kind, file and what was found of entries that are not as they were committed; open no version."""
+        sidecars, entries = _json_files(self.sidecars.children()), _json_files(self.log.children())
         for version in range(max((int(Path(name).stem) for name in sidecars | entries), default=0) + 1):
-            name = self.entry(version).name
+            name = entry_name(version)
             if name not in entries:
                 yield "missing", f"_delta_log/{name}", "expected an entry of the log, found none"
-            elif name in sidecars and read_file(sidecars[name]) != _sidecar(entries[name]):
+            elif name in sidecars and sidecars[name].read_bytes() != _sidecar(entries[name]):
                 yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
 
     def checksums(self, version: int) -> dict[str, int]:
-        """CRC-32C of the files that the entries up to a version add."""
+        """Return the CRC-32C of the files that the entries up to a version add."""
         found: dict[str, int] = {}
         for number in range(version + 1):
-            actions = [json.loads(line) for line in read_file(self.entry(number)).splitlines()]
+            actions = [json.loads(line) for line in self.entry(number).read_bytes().splitlines()]
             for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
                 found |= json.loads(info.get(CHECKSUMS, "{}"))
         return found
 
     def remove_torn(self) -> bool:
-        """Removes what a loss of power left of a commit or a checkpoint that did not return; whether there was any.
+        """Remove what a loss of power left of a commit or a checkpoint that did not return; say whether there was any.
 
         An entry that has its checksum beside it was there whole.
         """
-        files = list_folder(self.log)
+        files = self.log.children()
         last = list(_json_files(files).values())[-1:]
-        torn = [path for path in last if not exists(self.sidecars / path.name) and not _is_whole(path)]
+        torn = [path for path in last if not (self.sidecars / path.name).exists() and not _is_whole(path)]
         checkpoints = [path for path in files if ".checkpoint" in path.name or path.name == "_last_checkpoint"]
         if not all(map(_is_checkpoint, checkpoints)) or len(checkpoints) == 1:
             torn += checkpoints
@@ -89,32 +88,32 @@ class DeltaLog:
         return bool(torn)
 
     def entry(self, version: int) -> StorePath:
-        """The file of a version."""
-        return self.log / f"{version:020d}.json"
+        """Return the file of a version."""
+        return self.log / entry_name(version)
 
 
 def _json_files(paths: list[StorePath]) -> dict[str, StorePath]:
-    """Those by name, in the order of the paths."""
+    """Return those by name, in the order of the paths."""
     return {path.name: path for path in paths if path.name.endswith(".json")}
 
 
 def _sidecar(entry: StorePath) -> bytes:
-    return json.dumps({"crc32c": checksum(read_file(entry))}).encode()
+    return json.dumps({"crc32c": checksum(entry.read_bytes())}).encode()
 
 
 def _is_whole(entry: StorePath) -> bool:
-    """Whether an entry of the log is one: lines of JSON."""
+    """Return whether an entry of the log is one: lines of JSON."""
     try:
-        return bool([json.loads(line) for line in read_file(entry).splitlines()])
+        return bool([json.loads(line) for line in entry.read_bytes().splitlines()])
     except ValueError:
         return False
 
 
 def _is_checkpoint(path: StorePath) -> bool:
-    """Whether a file of a checkpoint can be read."""
+    """Return whether a file of a checkpoint can be read."""
     try:
         if path.name.endswith(".parquet"):
-            return pq.ParquetFile(path).metadata is not None
-        return bool(json.loads(read_file(path)))
+            return pq.ParquetFile(path.arrow_source()).metadata is not None
+        return bool(json.loads(path.read_bytes()))
     except (ValueError, OSError):
         return False

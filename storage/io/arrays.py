@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ import numpy as np
 import zarr
 from obstore.exceptions import BaseError
 from zarr.codecs import Crc32cCodec
-from zarr.storage import ObjectStore
 
+from storage.hashing import checksum
 from storage.io.files import naming
-from storage.io.paths import ObjectPath, StorePath
+from storage.io.paths import StorePath
 from storage.io.raw_shards import OuterShardWriter
 
 TOKENS_PER_CHUNK = 64
@@ -58,7 +58,7 @@ class ArrayWriter:
         self._array: zarr.Array[Any] | None = None
 
     def append(self, rows: np.ndarray) -> int:
-        """Adds ``(row, *row_shape)``; returns the number of its first row."""
+        """Add ``(row, *row_shape)``; return the number of its first row."""
         first = self._rows
         while len(rows):
             filled = self._rows % len(self._chunk)
@@ -71,7 +71,7 @@ class ArrayWriter:
         return first
 
     def flush(self) -> None:
-        """Writes what is in memory, to be called once, at the end: the last file may be smaller than the others."""
+        """Write what is in memory, to be called once, at the end: the last file may be smaller than the others."""
         if filled := self._rows % len(self._chunk):
             self._chunk[filled:] = 0
             self._write_chunk()
@@ -97,11 +97,11 @@ class ArrayWriter:
         self._file = None
 
     def _file_name(self) -> str:
-        """Of the next file, as Zarr's default encoding of chunk keys has it."""
+        """Return the name of the next file, as Zarr's default encoding of chunk keys has it."""
         return "/".join([self.name, "c", str(len(self.files)), *("0" for _ in self.row_shape)])
 
     def _create(self, chunks: int) -> zarr.Array[Any]:
-        """The array's metadata. An outer shard is no larger than the first: its index has an entry a chunk."""
+        """Create the array's metadata. An outer shard is no larger than the first: its index has an entry a chunk."""
         chunk_rows = len(self._chunk)
         group = zarr.open_group(self.shard, mode="a", zarr_format=3)
         return group.create_array(
@@ -119,7 +119,7 @@ class ArrayWriter:
 
 @contextmanager
 def rust_pipeline() -> Iterator[None]:
-    """Arrays opened inside use the Rust codecs, and those of anyone else don't.
+    """Let arrays that are opened inside use the Rust codecs, and those of anyone else not.
 
     Zarr's configuration is the process's: of two threads that change it at once, one would undo it too late.
     """
@@ -128,46 +128,58 @@ def rust_pipeline() -> Iterator[None]:
 
 
 def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> ArrayWriter:
-    """For bfloat16 bits ``(token, band * hidden)``."""
+    """Return a writer of bfloat16 bits ``(token, band * hidden)``."""
     attributes = {"dtype": "bfloat16", "bands": bands, "hidden": width // bands}
     return ArrayWriter(shard, f"encodings/{fingerprint}", (width,), "uint16", TOKENS_PER_CHUNK, attributes)
 
 
 def latent_writer(shard: Path, shape: tuple[int, ...]) -> ArrayWriter:
-    """For float16 ``(channel, height, width)``."""
+    """Return a writer of float16 ``(channel, height, width)``."""
     rows = max(1, LATENT_CHUNK_BYTES // (2 * math.prod(shape)))
     return ArrayWriter(shard, f"latents/{shape_name(shape)}", shape, "float16", rows, {})
 
 
 @cache
 def shape_name(shape: tuple[int, ...]) -> str:
-    """The name of the array that holds latents of a shape."""
+    """Return the name of the array that holds latents of a shape."""
     return "x".join(str(size) for size in shape)
 
 
 def open_array(shard: StorePath, name: str) -> zarr.Array[Any]:
-    """ValueError where it is not there or can't be understood; OSError where an object store does not answer."""
+    """Open an array of a shard; ValueError where it is not there, OSError where an object store does not answer."""
+    path = shard / name
     try:
-        if isinstance(shard, Path):
-            with rust_pipeline():
-                return zarr.open_array(shard / name, mode="r", zarr_format=3)
-        with naming(shard):
-            store = ObjectStore(shard.client, read_only=True)
-            return zarr.open_array(store, path=(shard / name).key, mode="r", zarr_format=3)
+        with path.naming(), nullcontext() if path.is_remote else rust_pipeline():
+            store, key = path.zarr_location()
+            return zarr.open_array(store, path=key, mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(shard, ObjectPath) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        if path.is_remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{shard / name}: expected a Zarr array, found none ({error})") from error
+        raise ValueError(f"{path}: expected a Zarr array, found none ({error})") from error
+
+
+def check_row(row: np.ndarray | memoryview, expected: int, what: str) -> None:
+    """Raise ValueError where a row's bytes are not those that were committed."""
+    if (found := checksum(row)) != expected:
+        raise ValueError(f"{what}: expected checksum {expected:08x}, found {found:08x}: the store is damaged")
+
+
+def split_bands(bits: np.ndarray, bands: int) -> np.ndarray:
+    """Turn stored ``(token, band * hidden)`` into ``(band, token, hidden)``; return one band as it is."""
+    if bands == 1:
+        return bits
+    tokens, width = bits.shape
+    return np.ascontiguousarray(bits.reshape(tokens, bands, width // bands).swapaxes(0, 1))
 
 
 def bands_of(array: zarr.Array[Any]) -> int:
-    """How many bands lie side by side in a row of an array of encodings."""
+    """Return how many bands lie side by side in a row of an array of encodings."""
     bands: Any = array.attrs["bands"]
     return int(bands)
 
 
 def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
-    """Rows ``start`` to ``stop`` of an array; errors as of `open_array`, where its files are damaged or too short."""
+    """Read rows ``start`` to ``stop`` of an array; errors as of `open_array`, where files are damaged or too short."""
     if stop > array.shape[0]:
         raise ValueError(f"{_where(array)}: expected {stop} rows, found {array.shape[0]}")
     try:
@@ -179,7 +191,7 @@ def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
 
 
 def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[int], gap: int) -> list[np.ndarray]:
-    """Several ranges of rows; those with fewer than `gap` rows between them are read at once."""
+    """Read several ranges of rows; those with fewer than `gap` rows between them are read at once."""
     out: list[np.ndarray] = [np.empty(0)] * len(starts)
     for group in _neighbours(starts, stops, gap):
         first = starts[group[0]]

@@ -1,58 +1,150 @@
-"""Where a store may lie: a folder of a disk, or a prefix of an S3-compatible object store."""
+"""Where a store may lie: what it needs of a path, paths of a disk, and the reading of a path or an URL."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path, PosixPath
+from typing import Any, ClassVar, Protocol, Self
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+import pyarrow as pa
 
-RETRY_FOR = timedelta(seconds=60)
-"""How long a request is tried again that an object store did not answer."""
+from storage.io import files
+from storage.io.objects import ObjectPath
 
 
-@dataclass(frozen=True, order=True)
-class ObjectPath:
-    """A prefix or an object of an object store, ``s3://bucket/key``; named and joined as paths are."""
+class StorePath(Protocol):
+    """A folder or a file of a store, wherever it lies; it is named and joined as `pathlib.Path` is."""
 
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-    def __truediv__(self, name: str) -> ObjectPath:
-        return ObjectPath(self.bucket, f"{self.key}/{name}" if self.key else name)
+    lock_kind: ClassVar[str]
+    """How writers keep each other out: ``file`` or ``lease``; see `storage.locks.select`."""
+    is_remote: ClassVar[bool]
+    """Whether each read waits for a server, which may not answer."""
+    loses_power: ClassVar[bool]
+    """Whether a loss of power can cut off what was written last."""
 
     @property
-    def name(self) -> str:
-        return PurePosixPath(self.key).name
+    def name(self) -> str: ...
 
     @property
-    def stem(self) -> str:
-        return PurePosixPath(self.key).stem
+    def stem(self) -> str: ...
 
     @property
-    def parent(self) -> ObjectPath:
-        return ObjectPath(self.bucket, self.key.rpartition("/")[0])
+    def parent(self) -> Self: ...
 
-    @property
-    def client(self) -> ObjectStore:
-        """Of the bucket."""
-        return _client(self.bucket)
+    def __truediv__(self, name: str, /) -> Self: ...
+
+    def exists(self) -> bool:
+        """Return whether there is such a file, or on a disk such a folder."""
+
+    def is_file(self) -> bool:
+        """Return whether there is such a file."""
+
+    def read_bytes(self) -> bytes:
+        """Return a file's bytes; FileNotFoundError where there is none."""
+
+    def write(self, data: bytes) -> None:
+        """Write a file whole or not at all."""
+
+    def remove(self) -> None:
+        """Remove a file or a folder, if it is there."""
+
+    def sync(self) -> None:
+        """Wait until a file, or a folder's list of names, survives a loss of power."""
+
+    def make_folder(self) -> None:
+        """Make a folder and those above it, where there are folders."""
+
+    def file_in_the_way(self) -> Path | None:
+        """Return the file that keeps a folder of this name from being made, if there is one."""
+
+    def children(self) -> list[Self]:
+        """Return what lies directly in a folder, sorted; nothing where there is no such folder."""
+
+    def file_sizes(self) -> dict[str, int]:
+        """Return the bytes of each file under a folder, by path relative to it."""
+
+    def file_size(self) -> int:
+        """Return the bytes of a file."""
+
+    def staging_folder(self) -> Path:
+        """Return the local folder in which to write what `publish` makes this folder hold."""
+
+    def publish(self, staging: Path) -> None:
+        """Bring all that was written in the staging folder here, for good."""
+
+    def discard(self, staging: Path) -> None:
+        """Remove the staging folder, where it is another one than this."""
+
+    def arrow_source(self) -> str | pa.BufferReader:
+        """Return what pyarrow reads this file from."""
+
+    def zarr_location(self) -> tuple[Any, str]:
+        """Return the Zarr store that an array in this folder lies in, and the array's path there."""
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Return a context that puts this path's name into an error that comes without one."""
 
 
-StorePath: TypeAlias = Path | ObjectPath
-"""A folder or a file; `storage.io.files` reads and writes either kind."""
+class LocalPath(PosixPath):
+    """A path of a disk; see `StorePath`."""
+
+    __slots__ = ()
+
+    lock_kind: ClassVar[str] = "file"
+    is_remote: ClassVar[bool] = False
+    loses_power: ClassVar[bool] = True
+
+    def write(self, data: bytes) -> None:
+        files.write_file(self, data)
+
+    def remove(self) -> None:
+        files.remove(self)
+
+    def sync(self) -> None:
+        files.sync(self)
+
+    def make_folder(self) -> None:
+        self.mkdir(parents=True, exist_ok=True)
+
+    def file_in_the_way(self) -> Path | None:
+        there = next(path for path in (self, *self.absolute().parents) if path.exists())
+        return None if there.is_dir() else there
+
+    def children(self) -> list[Self]:
+        return sorted(self.iterdir()) if self.is_dir() else []
+
+    def file_sizes(self) -> dict[str, int]:
+        return files.file_sizes(self)
+
+    def file_size(self) -> int:
+        return self.stat().st_size
+
+    def staging_folder(self) -> Path:
+        """Return the folder itself: nobody looks into it before the commit."""
+        return self
+
+    def publish(self, staging: Path) -> None:
+        files.sync_tree(staging)
+
+    def discard(self, staging: Path) -> None:
+        """Do nothing: it is this folder."""
+
+    def arrow_source(self) -> str:
+        return str(self)
+
+    def zarr_location(self) -> tuple[Any, str]:
+        from zarr.storage import LocalStore
+
+        return LocalStore(self, read_only=True), ""
+
+    def naming(self) -> AbstractContextManager[None]:
+        return files.naming(self)
 
 
-def place(path: str | StorePath) -> StorePath:
-    """The place of a path or an ``s3://bucket/prefix`` URL.
+def store_path(path: str | Path | StorePath) -> StorePath:
+    """Return the store path of a path or an ``s3://bucket/prefix`` URL.
 
     The object store's address and credentials come from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
     ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``; ``AWS_ALLOW_HTTP=true`` for an address without TLS).
@@ -60,10 +152,12 @@ def place(path: str | StorePath) -> StorePath:
     Raises:
         ValueError: a URL of another kind, or one without a bucket.
     """
+    if isinstance(path, Path):
+        return LocalPath(path)
     if not isinstance(path, str):
         return path
     if "://" not in path:
-        return Path(path)
+        return LocalPath(path)
     parts = urlsplit(path)
     if "@" in parts.netloc:  # it would be recorded with every run; not even this error repeats it
         raise ValueError("expected s3://bucket/prefix, found credentials in it: they come from the environment")
@@ -72,8 +166,15 @@ def place(path: str | StorePath) -> StorePath:
     return ObjectPath(parts.netloc, parts.path.strip("/"))
 
 
-@lru_cache
-def _client(bucket: str) -> ObjectStore:
-    from obstore.store import from_url
+def tree_size(folder: StorePath) -> int:
+    """Return the bytes of all files under a folder; 0 where there is none."""
+    return sum(folder.file_sizes().values())
 
-    return from_url(f"s3://{bucket}", retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})
+
+def remove_all(paths: Iterable[StorePath]) -> None:
+    """Remove files and folders for good: no loss of power brings them back."""
+    paths = list(paths)
+    for path in paths:
+        path.remove()
+    for folder in {path.parent for path in paths}:
+        folder.sync()

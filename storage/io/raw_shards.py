@@ -1,4 +1,4 @@
-"""Plain arrays: rows that lie uncompressed in an array's local files, written and read there without a copy.
+"""Raw shard I/O: rows that lie uncompressed in an array's local files, written and read there without a copy.
 
 The files are Zarr's own sharded format, which any Zarr reads: an outer shard is its inner chunks, each with its
 CRC-32C, and after them their index. The codec pipelines copy what they write once more and what they read twice, into
@@ -47,14 +47,14 @@ class OuterShardWriter:
         self._begun = 0  # bytes that the disk has been told to write
 
     def write(self, chunk: np.ndarray) -> None:
-        """Adds a chunk, C-contiguous and little-endian."""
+        """Add a chunk, C-contiguous and little-endian."""
         self.starts.append((self.size, chunk.nbytes + 4))
         self._write(chunk)
         if self.size - self._begun >= BEGIN_BYTES:
             self._begin()
 
     def finish(self, chunks: int) -> None:
-        """Writes the index, for so many chunks; those that were not written are not there."""
+        """Write the index, for so many chunks; those that were not written are not there."""
         index = np.full((chunks, 2), NO_CHUNK, "<u8")
         index[: len(self.starts)] = self.starts
         self._write(index)
@@ -62,21 +62,21 @@ class OuterShardWriter:
         self._file.close()
 
     def _begin(self) -> None:
-        """Has the disk begin to write, as Linux does with what it can not drop: syncing will wait for less."""
+        """Have the disk begin to write, as Linux does with what it can not drop: syncing will wait for less."""
         self._file.flush()
         os.posix_fadvise(self._file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
         self._begun = self.size
 
     def _write(self, data: np.ndarray) -> None:
-        """Data and their checksum, as the codec writes it."""
+        """Write data and their checksum, as the codec does."""
         for part in (data, np.array([checksum(data)], "<u4")):
             self._file.write(part.data)
             self.size += part.nbytes
             self.crc32c = crc32c.crc32c(part.data, self.crc32c)
 
 
-def is_plain(array: Any) -> bool:
-    """Whether an array's rows lie uncompressed in local files, each within one chunk."""
+def is_raw(array: Any) -> bool:
+    """Return whether an array's rows lie uncompressed in local files, each within one chunk."""
     codecs = array.metadata.codecs
     if not isinstance(array.store_path.store, LocalStore) or len(codecs) != 1 or array.chunks[1:] != array.shape[1:]:
         return False
@@ -88,8 +88,8 @@ def is_plain(array: Any) -> bool:
     )
 
 
-class PlainFiles:
-    """Reads rows of a plain array by their place in its files, straight to where they are wanted.
+class RawFiles:
+    """Reads rows of an array by their place in its local files, straight to where they are wanted.
 
     The codec pipeline copies twice, into memory that is new each time, and takes four times as long. Neither it, when
     it reads a part of a chunk, nor this compares the chunk's checksum: the row's decides.
@@ -108,7 +108,7 @@ class PlainFiles:
         self._open_file = open_file
 
     def read(self, start: int, into: memoryview) -> None:
-        """Rows from `start` on, as many bytes of them as `into` holds.
+        """Read rows from `start` on, as many bytes of them as `into` holds.
 
         ValueError where there are not so many, or where the files are damaged or too short.
         """
@@ -122,7 +122,7 @@ class PlainFiles:
         self._file(number).read(row * self.row_bytes, into)
 
     def will_need(self, first: np.ndarray, stop: np.ndarray) -> None:
-        """Has the disk begin to read ranges of rows: the chunks that hold them."""
+        """Have the disk begin to read ranges of rows: the chunks that hold them."""
         begin, end = first // self.chunk_rows, (stop - 1) // self.chunk_rows
         more = end - begin
         chunks = np.unique(np.concatenate([begin[more >= i] + i for i in range(int(more.max()) + 1)]))
@@ -137,10 +137,10 @@ class PlainFiles:
 
 
 class OuterShard:
-    """A file of a plain array, open: chunks of one size in any order, each with its checksum, and then their index."""
+    """A file of a raw array, open: chunks of one size in any order, each with its checksum, and then their index."""
 
     def __init__(self, path: str, chunks: int, chunk_bytes: int) -> None:
-        """ValueError where the file is not there, too short, or its index is not as it was written."""
+        """Open a file; ValueError where it is not there, too short, or its index is not as it was written."""
         self.path = path
         self.chunk_bytes = chunk_bytes
         self._descriptor = -1
@@ -159,7 +159,7 @@ class OuterShard:
             os.close(self._descriptor)
 
     def read(self, offset: int, into: memoryview) -> None:
-        """Bytes from an offset on, counted as if the chunks lay one after the other; zeros where there is no chunk."""
+        """Read from an offset on, counted as if the chunks lay one after the other; zeros where there is no chunk."""
         chunk, offset = divmod(offset, self.chunk_bytes)
         begin = end = 0
         parts: list[memoryview] = []  # of what to read at once: neighbours in the file, their checksums between them
@@ -187,7 +187,7 @@ class OuterShard:
                 raise ValueError(f"{self.path}: expected {end - begin} bytes, found {found}: the store is damaged")
 
     def will_need(self, chunks: np.ndarray) -> None:
-        """Has the disk begin to read some chunks, neighbours at once."""
+        """Have the disk begin to read some chunks, neighbours at once."""
         starts = sorted(start for chunk in chunks.tolist() if (start := self._starts[chunk]) != NO_CHUNK)
         begin = end = 0
         for start in [*starts, NO_CHUNK]:

@@ -1,7 +1,7 @@
-"""Turns: a job that one process at a time may do on a store, from whichever machine.
+"""A mutex for jobs: what one process at a time may do on a store, from whichever machine.
 
-A turn is a claim (`storage.locks.file`) in a folder of its own, apart from the writers'. On a disk the kernel frees it
-when its process ends, however it ends; in an object store its holder renews it, and one who has been silent for
+It is a writer lock (`storage.locks.base`) in a folder of its own, apart from the writers'. On a disk the kernel frees
+it when its process ends, however it ends; in an object store its holder renews it, and one who has been silent for
 `storage.locks.lease.STALE_AFTER` has lost it.
 """
 
@@ -13,70 +13,63 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
-from storage.io.files import read_file
 from storage.io.paths import StorePath
-from storage.locks.file import Claim, Claims, claims_of
-from storage.store import EncodingStore
+from storage.locks.base import WriterLock, WriterLocks
+from storage.locks.select import select_locks
 
 FOLDER = "turns"
 RENEW_EVERY = 60.0
-"""Seconds between two looks whether the claim is to be renewed."""
+"""Seconds between two looks whether the lock is to be renewed."""
 
 
 @contextmanager
-def turn(store: EncodingStore, job: str, wait: float = 0.0) -> Iterator[str | None]:
-    """Holds the turn of a job; yields None where it is ours, else whose it is.
+def job_mutex(root: StorePath, job: str, wait: float = 0.0) -> Iterator[str | None]:
+    """Hold the mutex of a job; yield None where it is ours, else who holds it.
 
     Args:
-        store: what the job is done on.
+        root: path of the store that the job is done on, `EncodingStore.path`.
         job: its name.
         wait: seconds to wait for another process to be done.
     """
-    claims = _claims(store)
-    claim = claims.claim(job)
+    folder = root / FOLDER
+    folder.make_folder()
+    locks = select_locks(folder)
+    lock = locks.lock(job)
     deadline = time.monotonic() + wait
-    while not _take(claims, claim):
+    while not _acquire(locks, lock):
         if (left := deadline - time.monotonic()) <= 0:
-            yield _holder(claim.path)
+            yield _holder(lock.path)
             return
         time.sleep(min(1.0, left))
     ended = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(claim, ended), daemon=True)
+    renewer = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
     renewer.start()
     try:
         yield None
     finally:
         ended.set()
         renewer.join()
-        claim.release()
+        lock.release()
 
 
-def _claims(store: EncodingStore) -> Claims:
-    folder = store.path / FOLDER
-    if isinstance(folder, Path):
-        folder.mkdir(exist_ok=True)
-    return claims_of(folder)
-
-
-def _take(claims: Claims, claim: Claim) -> bool:
-    if claim.take():
+def _acquire(locks: WriterLocks, lock: WriterLock) -> bool:
+    if lock.acquire():
         return True
-    for _ in claims.abandoned():
-        pass  # each is given back, as if it had never been taken
-    return claim.take()
+    for _ in locks.abandoned():
+        pass  # each is given back, as if it had never been held
+    return lock.acquire()
 
 
-def _renew(claim: Claim, ended: threading.Event) -> None:
+def _renew(lock: WriterLock, ended: threading.Event) -> None:
     while not ended.wait(RENEW_EVERY):
-        claim.renew()
+        lock.renew()
 
 
 def _holder(path: StorePath) -> str:
-    """Whose a claim is, for people."""
+    """Return who holds a lock, for people."""
     try:
-        owner = json.loads(read_file(path))
+        owner = json.loads(path.read_bytes())
         since = datetime.fromtimestamp(owner["since"], UTC)
         return f"process {owner['pid']} on {owner['host']}, since {since:%Y-%m-%d %H:%M:%S} UTC ({path})"
     except (FileNotFoundError, ValueError, KeyError):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.io.arrays import bands_of, open_array, read_rows
-from storage.store import check_row, split_bands
-
-if TYPE_CHECKING:
-    from storage.store import EncodingStore
+from storage.io.arrays import bands_of, check_row, open_array, read_rows, split_bands
+from storage.store import EncodingStore
 
 SAMPLES_A_FILE = 1000
 
@@ -27,7 +24,7 @@ def export(
     format: str = "safetensors",
     samples_a_file: int = SAMPLES_A_FILE,
 ) -> list[Path]:
-    """Writes an encoder's samples, ordered by source and row, in files of some samples each.
+    """Write an encoder's samples, ordered by source and row, in files of some samples each.
 
     Args:
         store: at the version to export.
@@ -63,7 +60,7 @@ def export(
 
 
 def _read(store: EncodingStore, samples: pa.Table) -> Iterator[dict[str, Any]]:
-    """Samples with their tensors: ``encoding`` bits, and ``latent`` or None."""
+    """Yield samples with their tensors: ``encoding`` bits, and ``latent`` or None."""
     arrays: dict[tuple[str, str], Any] = {}
 
     def read(shard: str, name: str, first: int, count: int, expected: int) -> np.ndarray:
@@ -85,7 +82,7 @@ def _read(store: EncodingStore, samples: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _write_safetensors(path: Path, samples: list[dict[str, Any]], description: dict[str, Any]) -> None:
-    """The file format by hand, header and then the tensors: the library takes NumPy arrays, which have no bfloat16."""
+    """Write the file format by hand, header and tensors: the library takes NumPy arrays, which have no bfloat16."""
     tensors = {}
     for number, sample in enumerate(samples):
         for name, dtype in (("encoding", "BF16"), ("latent", "F16")):

@@ -5,20 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.table import written_by
-from storage.io.files import file_size, folder_size, remove, remove_all
-from storage.io.paths import StorePath
-from storage.maintenance.verify import data_files
-from storage.writing.writer import clear_abandoned, rewriting, uncommitted_files
-
-if TYPE_CHECKING:
-    from storage.store import EncodingStore
+from storage.index.transaction import rewrite
+from storage.io.paths import StorePath, remove_all, tree_size
+from storage.maintenance.files import data_files
+from storage.store import EncodingStore
+from storage.writing.leftovers import clear_abandoned, rewriting, uncommitted_files
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Collected:
 
 
 def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
-    """Takes the rows of an encoder, of a source's content, or of both at once, out of the newest version.
+    """Take the rows of an encoder, of a source's content, or of both at once, out of the newest version.
 
     Earlier versions keep them, and the files stay until `collect` is told that those versions are not kept.
 
@@ -56,13 +53,13 @@ def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: s
 
     name = f"drop-{uuid.uuid4().hex}"
     with rewriting(store, name):
-        store.reject_table.rewrite(name, keep)
-        store.index.rewrite(name, keep)
-    return store.index.snapshot().version
+        rewrite(store.reject_table, name, keep)
+        rewrite(store.index, name, keep)
+    return store.index.newest().number
 
 
 def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bool = False) -> Collected:
-    """Removes the files that no kept version names, and what killed writers left; never what a writer is writing.
+    """Remove the files that no kept version names, and what killed writers left; never what a writer is writing.
 
     Args:
         store: opened at its newest version.
@@ -72,25 +69,25 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
     Raises:
         ValueError: there is no such version to keep.
     """
-    with store.claims.removing():
-        kept = None if keep is None else tuple(sorted({*keep, store.index.snapshot().version}))
+    with store.locks.removing():
+        kept = None if keep is None else tuple(sorted({*keep, store.index.newest().number}))
         unnamed = list(_unnamed_files(store, kept))
-        left = [claim.name for claim in store.claims.abandoned(forget=False)]
+        left = [lock.name for lock in store.locks.abandoned(forget=False)]
         paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))}, key=str)
         names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
         collected = Collected(names, sum(map(_size, paths)), kept)
         if not dry_run:
             remove_all(paths)
-            for path in store.claims.leftovers():
-                remove(path)
+            for path in store.locks.leftovers():
+                path.remove()
             clear_abandoned(store)
     return collected
 
 
 def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterable[StorePath]:
-    """Shards, and files of the tables, that no kept version names and no writer has claimed."""
-    found = data_files(store)  # before the claims: a writer's claim is older than its files
-    claims = set(store.claims.claimed())
+    """Yield shards, and files of the tables, that no kept version names and no writer has locked."""
+    found = data_files(store)  # before the locks: a writer's lock is older than its files
+    locked = set(store.locks.held())
     files = _index_files(store, kept)
     shards = _shards_named_in(store, files)
     is_named: dict[str, Callable[[str], bool]] = {
@@ -99,14 +96,14 @@ def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterab
         "rejects": store.reject_table.wrote,
     }
     for path in found:
-        if written_by(path.name) not in claims and not is_named[path.parent.name](path.name):
+        if written_by(path.name) not in locked and not is_named[path.parent.name](path.name):
             yield path
 
 
 def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]:
     if kept is None:
         return {path.name for path in store.index.parquet_files() if store.index.wrote(path.name)}
-    return {name for version in kept for name in store.index.snapshot(version).files}
+    return {name for version in kept for name in store.index.at(version).files}
 
 
 def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
@@ -118,5 +115,5 @@ def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
 
 
 def _size(path: StorePath) -> int:
-    """Bytes of a file of a table or of a shard's folder."""
-    return folder_size(path) if path.parent.name == "shards" else file_size(path)
+    """Return the bytes of a file of a table or of a shard's folder."""
+    return tree_size(path) if path.parent.name == "shards" else path.file_size()

@@ -5,21 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.hashing import checksum
-from storage.io.arrays import ArrayWriter, encoding_writer, latent_writer
-from storage.maintenance.verify import stored_rows
-from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, EncodingRef, LatentRef, Problem
-from storage.writing.writer import discard, draft_of, encoding_columns, latent_columns, rewriting, seal
-
-if TYPE_CHECKING:
-    from storage.store import EncodingStore
+from storage.index.transaction import rewrite
+from storage.maintenance.stored_rows import stored_rows
+from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
+from storage.store import EncodingStore
+from storage.writing.commit import encoding_columns, latent_columns
+from storage.writing.leftovers import rewriting
+from storage.writing.staging import StagedArrays
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ LOST = pa.schema([INDEX.field(name) for name in ("fingerprint", "source", "sourc
 
 
 def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
-    """Copies what is whole of the damaged shards into a new one, and takes out of the index what is lost.
+    """Copy what is whole of the damaged shards into a new one, and take out of the index what is lost.
 
-    Afterwards `find_samples` does not know the lost rows, so encoding their sources again makes them and no others.
-    Versions before this one still name the damaged shards.
+    Afterwards `Snapshot.known_rows` does not know the lost rows, so encoding their sources again makes them and no
+    others. Versions before this one still name the damaged shards.
 
     Raises:
         ValueError: a problem lies in the tables or the fingerprints: they are restored from a backup, not from data.
@@ -55,48 +53,35 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
     lost: list[dict[str, Any]] = []
     with rewriting(store, name):
         moved = _salvage(store, damaged, name)
-        store.index.rewrite(name, lambda rows: _mend(rows, damaged, moved, lost))
-    return Repaired(store.index.snapshot().version, len(moved), pa.Table.from_pylist(lost, LOST))
+        rewrite(store.index, name, lambda rows: _mend(rows, damaged, moved, lost))
+    return Repaired(store.index.newest().number, len(moved), pa.Table.from_pylist(lost, LOST))
 
 
 def _salvage(store: EncodingStore, damaged: set[str], name: str) -> dict[Any, dict[str, Any]]:
-    """Copies the rows of damaged shards that match their checksums; returns their new columns of the index by key."""
-    folder = store.path / "shards" / name
-    draft = draft_of(folder)
-    arrays: dict[str, ArrayWriter] = {}
+    """Copy the rows of damaged shards that match their checksums; return their new columns of the index by key."""
+    staged = StagedArrays(store, name)
     moved: dict[Any, dict[str, Any]] = {}
     try:
         for shard, stored in stored_rows(store).items():
             for rows in stored if shard in damaged else ():
                 for key, row in rows.read(store.path / "shards" / shard):
-                    if row is None or key in moved:
-                        continue
-                    if rows.name not in arrays:
-                        arrays[rows.name] = _array_like(store, draft, rows.name, row)
-                    moved[key] = _columns(name, rows.name, key, arrays[rows.name].append(row), row)
-        if arrays:
-            seal(draft, folder, arrays.values())
+                    if row is not None and key not in moved:
+                        moved[key] = _move(staged, key, row)
+        staged.publish()
     finally:
-        discard(draft, folder)
+        staged.discard()
     return moved
 
 
-def _array_like(store: EncodingStore, folder: Path, name: str, row: np.ndarray) -> ArrayWriter:
-    kind, key = name.split("/")
-    if kind == "latents":
-        return latent_writer(folder, row.shape[1:])
-    return encoding_writer(folder, key, row.shape[1], int(store.fingerprints()[key].get("bands", 1)))
-
-
-def _columns(shard: str, array: str, key: Any, first: int, row: np.ndarray) -> dict[str, Any]:
-    kind, name = array.split("/")
-    if kind == "latents":
-        return latent_columns(key, LatentRef(shard, first, name, checksum(row)))
-    return encoding_columns(key, EncodingRef(shard, first, len(row), checksum(row)))
+def _move(staged: StagedArrays, key: Any, row: np.ndarray) -> dict[str, Any]:
+    """Write an encoding, whose key is fingerprint and caption hash, or a latent; return its columns of the index."""
+    if isinstance(key, tuple):
+        return encoding_columns(key, staged.add_encoding(key[0], row))
+    return latent_columns(key, staged.add_latent(row[0]))
 
 
 def _mend(rows: pa.Table, damaged: set[str], moved: dict[Any, dict[str, Any]], lost: list[dict[str, Any]]) -> pa.Table:
-    """A file's rows, pointing at the new shard. Of a sample that lost one part, the other stays without the sample."""
+    """Return a file's rows, pointing at the new shard; what a sample that lost one part still has stays without it."""
     shards = pa.array(sorted(damaged), pa.string())
     touched = pc.or_(pc.is_in(rows["encoding_shard"], shards), pc.is_in(rows["latent_shard"], shards))
     mended = []

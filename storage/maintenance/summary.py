@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.io.files import folder_size
+from storage.io.paths import tree_size
 from storage.schema import ShardInfo
-
-if TYPE_CHECKING:
-    from storage.store import EncodingStore
+from storage.store import EncodingStore
 
 COLUMNS = ["fingerprint", "caption_hash", "encoding_shard", "token_count", "latent_key", "latent_shard", "source"]
 
 
 def summarise(store: EncodingStore) -> dict[str, Any]:
-    """Counts and sizes of the version that the store shows, as plain JSON values."""
+    """Return counts and sizes of the version that the store shows, as plain JSON values."""
     snapshot = store.snapshot()
-    rows = store.index.read(snapshot, COLUMNS)
+    rows = snapshot.read(COLUMNS)
     samples = rows.filter(pc.is_valid(rows["source"]))
     shards = sorted(_names(rows["encoding_shard"]) | _names(rows["latent_shard"]))
     fingerprints = {key: _of_fingerprint(rows, samples, key) for key in store.fingerprints()}
@@ -43,13 +41,13 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
         },
         "bytes_per_caption": round(encoding_bytes / captions, 1) if captions else None,
         "fingerprints": fingerprints,
-        "being_written": store.claims.claimed(),
+        "being_written": store.locks.held(),
     }
 
 
 def list_shards(store: EncodingStore) -> list[ShardInfo]:
-    """The shards that the store's version names, by name."""
-    rows = store.index.read(store.snapshot(), [*COLUMNS, "first_token", "latent_index", "latent_shape", "shard"])
+    """Return the shards that the store's version names, by name."""
+    rows = store.snapshot().read([*COLUMNS, "first_token", "latent_index", "latent_shape", "shard"])
     encodings = rows.group_by(["encoding_shard", "fingerprint", "first_token"]).aggregate([("token_count", "min")])
     tokens = encodings.group_by("encoding_shard").aggregate([("token_count_min", "sum")])
     tokens_of = dict(zip(*(column.to_pylist() for column in tokens.columns), strict=True))
@@ -63,14 +61,14 @@ def list_shards(store: EncodingStore) -> list[ShardInfo]:
             encodings=encodings_of.get(name, 0),
             tokens=tokens_of.get(name, 0),
             latents=latents_of.get(name, 0),
-            bytes=folder_size(store.path / "shards" / name),
+            bytes=tree_size(store.path / "shards" / name),
         )
         for name in sorted(encodings_of.keys() | latents_of.keys())
     ]
 
 
 def _of_fingerprint(rows: pa.Table, samples: pa.Table, fingerprint: str) -> dict[str, int]:
-    """Samples of an encoder, its distinct captions, and the tokens of those."""
+    """Count samples of an encoder, its distinct captions, and the tokens of those."""
     ours = rows.filter(pc.equal(rows["fingerprint"], fingerprint))
     captions = ours["caption_hash"].combine_chunks().dictionary_encode()
     _, first = np.unique(captions.indices.to_numpy(), return_index=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
+import weakref
+from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-UNHELD = 3
-"""What `sys.getrefcount` says in `_unheld` of memory that the list of it alone holds."""
 STEP = 2**20
 """Sizes are whole numbers of this, so that batches of about one size share memory."""
 
@@ -19,28 +19,55 @@ STEP = 2**20
 class Buffers:
     """Arrays on memory that returns here when the last view of it, NumPy's or torch's, is gone.
 
-    Any thread may take and let go. It keeps as much as was ever held at once.
+    Each array lies on a lease of a piece of memory. Views of an array, and tensors made of it, hold the lease, and
+    when the last one is gone its finalizer gives the memory back. Any thread may take and let go. It keeps as much as
+    was ever held at once.
     """
 
     def __init__(self) -> None:
-        self._all: list[np.ndarray] = []
+        self._free: list[np.ndarray] = []
+        self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
+        self.pieces = 0
+        """Pieces of memory, held or free."""
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
-        """A C-contiguous array of any content, which is the caller's for as long as it holds it or a view of it."""
+        """Return a C-contiguous array of any content, the caller's for as long as it or a view of it is held."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with self._lock:
-            memory = self._unheld(size)[:size]
-        return memory.view(dtype).reshape(shape)
+            memory = self._take(size)
+        lease = Lease(memory, size)
+        # A finalizer runs in any thread and between any two instructions, even of one that holds the lock here: it
+        # does nothing but append, which takes no lock of ours.
+        weakref.finalize(lease, self._returned.append, memory).atexit = False
+        return np.asarray(lease).view(dtype).reshape(shape)
 
-    def _unheld(self, size: int) -> np.ndarray:
-        small = None
-        for memory in self._all:
-            if sys.getrefcount(memory) == UNHELD:
-                if memory.nbytes >= size:
-                    return memory
-                small = memory
-        new = np.empty(-(-size // STEP) * STEP, np.uint8)
-        self._all = [memory for memory in self._all if memory is not small]
-        self._all.append(new)
-        return new
+    def _take(self, size: int) -> np.ndarray:
+        """Return free memory of at least a size, or new memory, which takes the place of a piece that is too small.
+
+        What was given back last is in the processor's cache still.
+        """
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        for i in reversed(range(len(self._free))):
+            if self._free[i].nbytes >= size:
+                return self._free.pop(i)
+        if self._free:
+            self._free.pop(0)
+        else:
+            self.pieces += 1
+        return np.empty(-(-size // STEP) * STEP, np.uint8)
+
+
+class Lease:
+    """The right to use a piece of memory; NumPy keeps it as the base of the arrays that it makes of it."""
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, memory: np.ndarray, size: int) -> None:
+        self.__array_interface__: dict[str, Any] = {
+            "version": 3,
+            "shape": (size,),
+            "typestr": "|u1",
+            "data": (memory.ctypes.data, False),
+        }

@@ -1,174 +1,145 @@
-"""Batches of encodings and latents for training, read ahead of it. The one part of the store that imports torch."""
+"""A store's samples as batches for training, epoch after epoch."""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
-from storage.hashing import caption_hash, checksum
-from storage.io.arrays import TOKENS_PER_CHUNK, bands_of, open_array, read_ranges
+from storage.hashing import caption_hash
 from storage.io.paths import StorePath
-from storage.io.raw_shards import OuterShard, PlainFiles, is_plain
-from storage.reading.buffers import Buffers
-from storage.reading.sample_index import (
-    Rows,
-    crops_of,
-    dictionary_column,
-    hash_column,
-    join,
-    latent_shape,
-    load_samples,
-    stored_at,
-    too_few,
-)
+from storage.reading.arrays import ArrayReader
+from storage.reading.batch import Batch, BatchFiller, PlannedBatch
+from storage.reading.prefetch import Prefetcher
+from storage.reading.sample_index import SampleIndex
 from storage.reading.shuffle import BlockShuffle, batch_bounds, share
-from storage.store import EncodingStore, check_row
+from storage.store import EncodingStore
 
-OPEN_FILES = 256
-OPEN_ARRAYS = 1024
-HINTS = 4
-"""In how many parts the disk is told of a group of batches, while the one before it is read."""
+NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A rank's share of one global batch; padding is zeros."""
+class DatasetConfig:
+    """What an `EncodingDataset` reads, in what order, and how."""
 
-    encodings: Tensor
-    """``(batch, token, hidden)`` bfloat16; ``(batch, band, token, hidden)`` where the encoder keeps several bands."""
-    mask: Tensor
-    """``(batch, token)`` bool, True at the captions' tokens."""
-    base_encodings: Tensor | None
-    """``(batch, token, hidden)`` bfloat16 under the base fingerprint, where one was asked for."""
-    base_mask: Tensor | None
-    """``(batch, token)`` bool."""
-    latents: Tensor
-    """``(batch, channel, height, width)`` float16."""
-    pooled: Tensor | None = None
-    """``(batch, hidden)`` bfloat16 under the pooled fingerprint, where one was asked for."""
-    crops: Tensor | None = None
-    """With it, ``(batch, 4)`` int64: each picture's width, height, left and top, as `storage.Sample.crop` has them."""
-    caption_hashes: list[str]
-    """Of each sample's caption."""
-    rows: list[tuple[str, int]]
-    """Source and row of each sample."""
-    position: int
-    """Samples of the epoch that all ranks have seen after this batch: where `EncodingDataset.epoch` can go on."""
+    fingerprint: str
+    """The encoder whose encodings to read."""
+    batch_size: int
+    """Samples of a rank's batch."""
+    version: int | None = None
+    """Of the store's index; None for the newest, which `EncodingDataset.version` then tells."""
+    base_fingerprint: str | None = None
+    """A second encoder, whose encodings of the same captions come along."""
+    pooled_fingerprint: str | None = None
+    """A third, whose encodings have one token; with them come the pictures' crops."""
+    rank: int = 0
+    """Of this process."""
+    world_size: int = 1
+    """Number of processes."""
+    drop_last: bool = False
+    """Leave out the samples that don't fill a global batch."""
+    seed: int = 0
+    """With the epoch's number, decides the order of the samples."""
+    block_size: int = 64
+    """See `BlockShuffle`; it and the next two change the order."""
+    blocks_together: int = 16
+    """See `BlockShuffle`."""
+    lanes: int = 8
+    """See `BlockShuffle`."""
+    read_ahead: int = 8
+    """Batches ready, or being made, before they are asked for."""
+    threads: int = 1
+    """That make them; a second one pays where captions are long and a core is free."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.world_size < 1 or not 0 <= self.rank < self.world_size:
+            found = f"batch_size {self.batch_size}, rank {self.rank}, world_size {self.world_size}"
+            raise ValueError(f"expected batch_size >= 1 and 0 <= rank < world_size, found {found}")
+        if self.read_ahead < 1 or self.threads < 1:
+            found = f"read_ahead {self.read_ahead}, threads {self.threads}"
+            raise ValueError(f"expected read_ahead >= 1 and threads >= 1, found {found}")
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def shuffle(self) -> BlockShuffle:
+        """How each epoch is shuffled."""
+        return BlockShuffle(
+            seed=self.seed, block_size=self.block_size, blocks_together=self.blocks_together, lanes=self.lanes
+        )
 
 
-class EncodingDataset:
+class EncodingDataset(IterableDataset[Batch]):
     """The samples of a store's version under one fingerprint, as batches to train on.
 
     Every sample comes exactly once an epoch, on one rank. All ranks get the same number of batches; the samples left
     after the last full one are shared too (a smaller last batch, or one larger by a sample), or left out with
-    `drop_last`. Threads read ahead: in memory are `read_ahead` batches, and where the arrays are no plain local files
+    `drop_last`. Threads read ahead: in memory are `read_ahead` batches, and where the arrays are no raw local files
     also about ``blocks_together * block_size / world_size`` samples, twice. Each row's checksum is compared as it is
     read. A batch's memory is used for another as soon as nobody holds a tensor of it.
+
+    `epoch` gives the batches of any epoch. Iterating the dataset gives those of one epoch after the other: each
+    iterator goes on after the last batch that was handed out, and at the end of an epoch the next iterator begins the
+    next one. `state_dict` and `load_state_dict` save and restore where that is, as torchdata's `StatefulDataLoader`
+    expects (with ``batch_size=None``, for a batch is an item, and ``num_workers=0``, for threads read ahead already).
     """
 
-    def __init__(
-        self,
-        path: str | StorePath,
-        version: int | None,
-        fingerprint: str,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        base_fingerprint: str | None = None,
-        pooled_fingerprint: str | None = None,
-        block_size: int = 64,
-        blocks_together: int = 16,
-        lanes: int = 8,
-        read_ahead: int = 8,
-        threads: int = 1,
-        drop_last: bool = False,
-    ) -> None:
-        """Opens a snapshot; reads its index, but no array.
-
-        Args:
-            path: the store.
-            version: of its index; None for the newest, which `version` then tells.
-            fingerprint: the encoder whose encodings to read.
-            batch_size: samples of a rank's batch.
-            seed: with the epoch's number, decides the order of the samples.
-            rank: of this process.
-            world_size: number of processes.
-            base_fingerprint: a second encoder, whose encodings of the same captions come along.
-            pooled_fingerprint: a third, whose encodings have one token; with them come the pictures' crops.
-            block_size: see `BlockShuffle`; it and the next two change the order.
-            blocks_together: see `BlockShuffle`.
-            lanes: see `BlockShuffle`.
-            read_ahead: batches ready, or being made, before they are asked for.
-            threads: that make them; a second one pays where captions are long and a core is free.
-            drop_last: leave out the samples that don't fill a global batch.
+    def __init__(self, path: str | Path | StorePath, config: DatasetConfig) -> None:
+        """Open a snapshot of a store; read its index, but no array.
 
         Raises:
             FileNotFoundError: there is no such store.
             ValueError: no such version; no samples under the fingerprint, or fewer than ranks; no base or pooled
                 encoding of a caption; no crop of a picture; latents of several shapes.
         """
-        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
-            found = f"batch_size {batch_size}, rank {rank}, world_size {world_size}"
-            raise ValueError(f"expected batch_size >= 1 and 0 <= rank < world_size, found {found}")
         store = EncodingStore.open(path)
-        self.store = EncodingStore(store.path, store.version if version is None else version)
+        self.store = EncodingStore(store.path, store.version if config.version is None else config.version)
         self.version = self.store.version
-        self.fingerprint = fingerprint
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.read_ahead = max(1, read_ahead)
-        self.threads = threads
-        self.drop_last = drop_last
-        self.shuffle = BlockShuffle(seed=seed, block_size=block_size, blocks_together=blocks_together, lanes=lanes)
-        samples = load_samples(self.store, fingerprint, *["crop"] * (pooled_fingerprint is not None))
-        if len(samples) < world_size:
-            raise ValueError(too_few(self.store, fingerprint, len(samples), world_size))
-        self._hashes = hash_column(samples["caption_hash"])
-        self._sources, self._source = dictionary_column(samples["source"])
-        self._row = samples["row"].to_numpy()
-        self._encodings = stored_at(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count")
-        shape = latent_shape(self.store, samples)
-        self._latents = stored_at(samples, f"latents/{shape}", "latent_shard", "latent_index")
-        self.latent_side = int(shape.rpartition("x")[2])
-        self._base = None if base_fingerprint is None else join(self.store, base_fingerprint, samples)
-        self._pooled: Rows | None = None
-        if pooled_fingerprint is not None:
-            self._pooled = join(self.store, pooled_fingerprint, samples, "pooled")
-            self._crops = crops_of(self.store, samples)
-        arrays = self._encodings, self._base, self._pooled, self._latents
-        self._arrays = [rows for rows in arrays if rows is not None]
-        self._buffers: dict[str, Buffers] = defaultdict(Buffers)
-        self._open: Callable[[str, str], OpenArray] = lru_cache(OPEN_ARRAYS)(self._open_array)
-        self._open_file: Callable[[str, int, int], OuterShard] = lru_cache(OPEN_FILES)(OuterShard)
+        self.config = config
+        self.shuffle = config.shuffle
+        self.index = SampleIndex.load(
+            self.store, config.fingerprint, config.base_fingerprint, config.pooled_fingerprint, config.world_size
+        )
+        reader = ArrayReader(self.store.path, self.index)
+        self._prefetcher = Prefetcher(
+            BatchFiller(self.index, reader),
+            reader,
+            threads=config.threads,
+            read_ahead=config.read_ahead,
+            batches_together=max(1, config.block_size * config.blocks_together // config.global_batch),
+        )
+        self._epoch = 0
+        self._position = 0
 
-    def __len__(self) -> int:
+    @property
+    def samples_per_epoch(self) -> int:
         """Samples of an epoch, over all ranks."""
-        return len(self._encodings)
+        return len(self.index)
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of each rank."""
         return len(self._bounds(0))
 
+    @property
+    def latent_side(self) -> int:
+        """Width of the latents."""
+        return int(self.index.latents.array.rpartition("x")[2])
+
     def null(self) -> Tensor:
-        """The empty caption's encoding, bfloat16 ``([band,] token, hidden)``."""
-        return torch.from_numpy(self.store.encoding(self.fingerprint, caption_hash(""))).view(torch.bfloat16)
+        """Return the empty caption's encoding, bfloat16 ``([band,] token, hidden)``."""
+        return torch.from_numpy(self.store.encoding(self.config.fingerprint, caption_hash(""))).view(torch.bfloat16)
 
     def epoch(self, epoch: int, start: int = 0, position: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch.
+        """Return this rank's batches of an epoch.
 
         Args:
             epoch: its number, from 0.
@@ -179,160 +150,54 @@ class EncodingDataset:
         Raises:
             ValueError: a row read is not the one that was committed.
         """
-        if not 0 <= position <= len(self) or start < 0 or (start and position):
-            raise ValueError(f"expected a batch or a position in 0 to {len(self)}, found {start} and {position}")
-        return self._ahead(epoch, self._bounds(position)[start:])
+        if not 0 <= position <= self.samples_per_epoch or start < 0 or (start and position):
+            expected = f"a batch or a position in 0 to {self.samples_per_epoch}"
+            raise ValueError(f"expected {expected}, found {start} and {position}")
+        return self._prefetcher.batches(self._plan(epoch, start, position))
 
-    def _ahead(self, epoch: int, bounds: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        """Batches in their order, made by threads, `read_ahead` of them before they are asked for.
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the rest of the epoch that the dataset is in."""
+        if (worker := get_worker_info()) is not None:
+            raise ValueError(f"{NO_WORKERS}; found worker {worker.id} of {worker.num_workers}")
+        epoch = self._epoch
+        for batch in self.epoch(epoch, position=self._position):
+            self._position = batch.position
+            yield batch
+        self._epoch, self._position = epoch + 1, 0
 
-        Threads and not processes: the arrays' codec must not be forked after a read, and reading, checksums and copies
-        release the interpreter lock.
+    def __getstate__(self) -> None:
+        raise TypeError(f"{NO_WORKERS}; found an attempt to pickle it for another process")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where iterating is: after the last batch that was handed out; and what decides the order."""
+        return {**self._order(), "epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iterator go on where a state was taken, also by another number of ranks or batch size.
+
+        Raises:
+            ValueError: the state is of another store version, encoder or order of the samples.
         """
-        pending: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.threads, "read-ahead") as pool:
-            batches = self._submit(pool, epoch, bounds)
-            try:
-                pending.extend(islice(batches, self.read_ahead))
-                while pending:
-                    first = pending.popleft()
-                    pending.extend(islice(batches, 1))
-                    yield first.result()
-            finally:
-                for batch in pending:
-                    batch.cancel()
+        order = self._order()
+        if unlike := [name for name in order if name not in state or state[name] != order[name]]:
+            name = unlike[0]
+            raise ValueError(f"state: expected {name} {order[name]!r}, found {state.get(name)!r}")
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if epoch < 0 or not 0 <= position <= self.samples_per_epoch:
+            expected = f"an epoch and a position in 0 to {self.samples_per_epoch}"
+            raise ValueError(f"state: expected {expected}, found {epoch} and {position}")
+        self._epoch, self._position = epoch, position
+
+    def _order(self) -> dict[str, Any]:
+        """Return what decides which samples come when."""
+        return {"version": self.version, "fingerprint": self.config.fingerprint, **vars(self.shuffle)}
 
     def _bounds(self, position: int) -> list[tuple[int, int]]:
-        return batch_bounds(len(self), position, self.batch_size * self.world_size, self.world_size, self.drop_last)
+        config = self.config
+        return batch_bounds(self.samples_per_epoch, position, config.global_batch, config.world_size, config.drop_last)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, epoch: int, bounds: Sequence[tuple[int, int]]
-    ) -> Iterator[Future[Batch]]:
-        """Has as many batches read at once as their blocks are shuffled together; the disk is a group of them ahead."""
-        order, lanes = self.shuffle.order(len(self), epoch)
-        together = self.shuffle.block_size * self.shuffle.blocks_together
-        at_once = max(1, together // (self.batch_size * self.world_size))
-
-        def shares(some: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-            return [order[a:b][share(lanes[a:b], self.rank, self.world_size)] for a, b in some]
-
-        groups = (shares(bounds[i : i + at_once]) for i in range(0, len(bounds), at_once))
-        positions = iter([stop for _, stop in bounds])
-        group: list[np.ndarray] = next(groups, [])
-        self._will_need(np.concatenate(group or [order[:0]]))
-        while group:
-            following = next(groups, [])
-            blocks = pool.submit(self._read_blocks, np.concatenate(group))
-            every = -(-len(group) // HINTS)
-            soon = np.array_split(np.sort(np.concatenate(following or [order[:0]])), -(-len(group) // every))
-            for i, ids in enumerate(group):
-                hint = soon[i // every] if i % every == 0 else order[:0]
-                yield pool.submit(self._batch, ids, next(positions), blocks, hint)
-            group = following
-
-    def _batch(self, ids: np.ndarray, position: int, blocks: Future[Blocks], soon: np.ndarray) -> Batch:
-        """The batch of some samples; before it is read, the disk is told which ones come soon."""
-        self._will_need(soon)
-        found = blocks.result()
-        bands = bands_of(self._array_of(self._encodings, ids[0]))
-        padded, mask = self._padded(self._encodings, ids, found)
-        base_padded, base_mask = (None, None) if self._base is None else self._padded(self._base, ids, found)
-        return Batch(
-            encodings=_split_bands(padded, bands),
-            mask=mask,
-            base_encodings=base_padded,
-            base_mask=base_mask,
-            latents=self._stacked(self._latents, ids, found),
-            pooled=None if self._pooled is None else self._padded(self._pooled, ids, found)[0][:, 0],
-            crops=None if self._pooled is None else torch.from_numpy(self._crops[ids]),
-            caption_hashes=self._hashes[ids].astype(str).tolist(),
-            rows=list(zip(self._sources[self._source[ids]].tolist(), self._row[ids].tolist(), strict=True)),
-            position=position,
-        )
-
-    def _padded(self, rows: Rows, ids: np.ndarray, blocks: Blocks) -> tuple[Tensor, Tensor]:
-        """``(token, width)`` bits of each sample, as bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
-        counts = rows.count[ids]
-        shape = (len(ids), int(counts.max()), *self._array_of(rows, ids[0]).shape[1:])
-        padded = self._buffers[rows.array].empty(shape, np.uint16)
-        mask = np.arange(shape[1]) < counts[:, None]
-        padded[~mask] = 0
-        self._fill(rows, ids, padded, padded[0, 0].nbytes, blocks)
-        return torch.from_numpy(padded).view(torch.bfloat16), torch.from_numpy(mask)
-
-    def _stacked(self, rows: Rows, ids: np.ndarray, blocks: Blocks) -> Tensor:
-        """A row of each sample, one on the other."""
-        array = self._array_of(rows, ids[0])
-        stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
-        self._fill(rows, ids, stacked, stacked[0].nbytes, blocks)
-        return torch.from_numpy(stacked)
-
-    def _fill(self, rows: Rows, ids: np.ndarray, out: np.ndarray, row_bytes: int, blocks: Blocks) -> None:
-        """Brings each sample's rows of an array to its place in a batch, and compares them with their checksum."""
-        starts = np.arange(len(ids)) * out[0].nbytes
-        stops = starts + rows.count[ids] * row_bytes
-        of_sample = ids, rows.shard[ids], rows.first[ids], rows.checksum[ids], starts, stops
-        columns = [column.tolist() for column in of_sample]
-        opened = {shard: self._open(rows.shards[shard], rows.array).files for shard in set(columns[1])}
-        memory = out.data.cast("B")
-        for sample, shard, first, expected, start, stop in zip(*columns, strict=True):
-            into = memory[start:stop]
-            if (files := opened[shard]) is None:
-                into[:] = blocks[rows.array][sample].view(np.uint8).reshape(-1).data
-            else:
-                files.read(first, into)
-            if checksum(into) != expected:
-                where = f"{self.store.path}/shards/{rows.shards[shard]}/{rows.array}"
-                check_row(into, expected, f"{where}: row {first}, caption {self._hashes[sample].decode()}")
-
-    def _read_blocks(self, samples: np.ndarray) -> Blocks:
-        """What can't be read from plain files, read through Zarr: arrays' rows by sample, not compared yet."""
-        out: Blocks = defaultdict(dict)
-        for rows in self._arrays:
-            for array, ids, first, stop in self._by_array(rows, samples):
-                if array.files is None:
-                    blocks = read_ranges(array.array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
-                    out[rows.array].update(zip(ids.tolist(), blocks, strict=True))
-        return out
-
-    def _will_need(self, samples: np.ndarray) -> None:
-        """Has the disk begin to read some samples, where they lie in plain files."""
-        for rows in self._arrays:
-            for array, _, first, stop in self._by_array(rows, samples):
-                if array.files is not None:
-                    with suppress(ValueError):  # which reading them raises
-                        array.files.will_need(first, stop)
-
-    def _by_array(
-        self, rows: Rows, samples: np.ndarray
-    ) -> Iterator[tuple[OpenArray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Of some samples: each array that holds some, which those are, and where their rows begin and end."""
-        codes = rows.shard[samples]
-        for code in np.unique(codes):
-            ids = samples[codes == code]
-            yield self._open(rows.shards[code], rows.array), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
-
-    def _array_of(self, rows: Rows, sample: int) -> Any:
-        return self._open(rows.shards[rows.shard[sample]], rows.array).array
-
-    def _open_array(self, shard: str, name: str) -> OpenArray:
-        array = open_array(self.store.path / "shards" / shard, name)
-        return OpenArray(array, PlainFiles(array, self._open_file) if is_plain(array) else None)
-
-
-Blocks = dict[str, dict[int, np.ndarray]]
-"""Rows read through Zarr, by array and sample."""
-
-
-@dataclass(frozen=True)
-class OpenArray:
-    """An array of a shard, and its files where its rows lie in them as they are."""
-
-    array: Any
-    files: PlainFiles | None
-
-
-def _split_bands(padded: Tensor, bands: int) -> Tensor:
-    if bands == 1:
-        return padded
-    return padded.unflatten(-1, (bands, -1)).transpose(1, 2).contiguous()  # (b, t, k, d) -> (b, k, t, d)
+    def _plan(self, epoch: int, start: int, position: int) -> Iterator[PlannedBatch]:
+        """Yield which samples this rank's batches hold."""
+        order, lanes = self.shuffle.order(self.samples_per_epoch, epoch)
+        for a, b in self._bounds(position)[start:]:
+            yield PlannedBatch(order[a:b][share(lanes[a:b], self.config.rank, self.config.world_size)], b)

@@ -25,23 +25,23 @@ class BlockShuffle:
     """Blocks are dealt to this many; ranks up to this number read disjoint blocks."""
 
     def order(self, count: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's samples in turn, and the lane of each: int64 ``(count,)`` twice."""
+        """Return the epoch's samples one after the other, and the lane of each: int64 ``(count,)`` twice."""
         random = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))  # raw bits are the same in any NumPy
         blocks = -(-count // self.block_size)
         place = np.empty(blocks, np.int64)
         place[np.argsort(random.random_raw(blocks), kind="stable")] = np.arange(blocks)
         place = place[np.arange(count) // self.block_size]  # of each sample's block
-        lane, turn = place % self.lanes, place // self.lanes
+        lane, number = place % self.lanes, place // self.lanes
         together = max(1, self.blocks_together // self.lanes)
-        by_lane = np.lexsort((random.random_raw(count), turn // together, lane))
+        by_lane = np.lexsort((random.random_raw(count), number // together, lane))
         lane = lane[by_lane]
-        turn = np.arange(count) - np.searchsorted(lane, np.arange(self.lanes))[lane]
-        by_turn = np.lexsort((lane, turn))
-        return by_lane[by_turn], lane[by_turn]
+        step = np.arange(count) - np.searchsorted(lane, np.arange(self.lanes))[lane]
+        by_step = np.lexsort((lane, step))
+        return by_lane[by_step], lane[by_step]
 
 
 def batch_bounds(count: int, start: int, global_batch: int, ranks: int, drop_last: bool) -> list[tuple[int, int]]:
-    """Where each global batch begins and ends among an epoch's samples from `start` on.
+    """Return where each global batch begins and ends among an epoch's samples from `start` on.
 
     Every rank takes part in every batch. Of the samples left after the full batches, `drop_last` leaves out all.
     Otherwise they are a last, smaller batch; if they are fewer than the ranks, they join the last full one.
@@ -57,6 +57,6 @@ def batch_bounds(count: int, start: int, global_batch: int, ranks: int, drop_las
 
 
 def share(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-    """Which samples of a global batch are a rank's: as many as another's, or one more where it does not divide."""
+    """Return which samples of a global batch are a rank's: as many as another's, or one more."""
     first, last = len(lanes) * rank // ranks, len(lanes) * (rank + 1) // ranks
     return np.argsort(lanes, kind="stable")[first:last]

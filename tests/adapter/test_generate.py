@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 import llmdiff
-from pipelines.cli import main as cli
+from llmdiff.sampling import SCHEDULERS, DType, Sampling, Scheduler
+from pipelines.cli import generate as cli
+from pipelines.cli.main import main
 from pipelines.flows import generate as module
-from pipelines.flows.generate import SCHEDULERS, DType, Sampling, Scheduler, Source, draw, load_pipeline
+from pipelines.flows.generate import draw_into
+from pipelines.runtime.adapter_source import Source, load_source
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle", "kreis, größer als 紅"]
 
@@ -25,10 +28,10 @@ def source(folders: dict[str, Path]) -> Source:
 
 
 def drawn(
-    source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int
+    source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int, seed: int = 0
 ) -> list[Path]:
-    pipe = load_pipeline(source, adapted, sampling.dtype, sampling.scheduler)
-    return draw.fn(pipe, source, adapted, prompts, folder, sampling, batch)
+    pipe = load_source(source, adapted, sampling)
+    return draw_into.fn(folder, pipe, source, adapted, prompts, seed, sampling, batch)
 
 
 def pictures(paths: list[Path]) -> np.ndarray:
@@ -36,8 +39,8 @@ def pictures(paths: list[Path]) -> np.ndarray:
 
 
 def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
-    sampling = Sampling(seed=5, steps=2, guidance=3.0, negative="a square", scale=0.7, scheduler="unipc")
-    paths = drawn(source, True, PROMPTS, tmp_path, sampling, 2)
+    sampling = Sampling(steps=2, guidance=3.0, negative="a square", scale=0.7, scheduler="unipc")
+    paths = drawn(source, True, PROMPTS, tmp_path, sampling, 2, seed=5)
     assert [path.name for path in paths] == ["0000.png", "0001.png", "0002.png"]
     assert Image.open(paths[2]).text == {
         "prompt": PROMPTS[2],
@@ -66,7 +69,7 @@ def test_a_picture_is_the_same_whatever_the_batch(
     sampling = Sampling(steps=2, scheduler=scheduler)
     one, three = (pictures(drawn(source, adapted, PROMPTS, tmp_path / str(n), sampling, n)) for n in (1, 3))
     assert np.abs(one - three).max() <= 1
-    again = pictures(drawn(source, adapted, PROMPTS[1:2], tmp_path / "own", sampling.model_copy(update={"seed": 1}), 1))
+    again = pictures(drawn(source, adapted, PROMPTS[1:2], tmp_path / "own", sampling, 1, seed=1))
     assert np.array_equal(again[0], one[1])
 
 
@@ -80,17 +83,21 @@ def test_scale_and_negative_prompt_matter(source: Source, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", get_args(Scheduler))
 def test_every_scheduler_is_there(source: Source, name: Scheduler) -> None:
-    assert type(load_pipeline(source, False, scheduler=name).scheduler).__name__ == SCHEDULERS[name]
+    assert type(load_source(source, False, Sampling(scheduler=name)).scheduler).__name__ == SCHEDULERS[name]
 
 
-def test_the_command_line_offers_what_there_is() -> None:
-    assert [one.value for one in cli.Scheduler] == list(get_args(Scheduler)) == list(SCHEDULERS)
-    assert [one.value for one in cli.DType] == list(get_args(DType))
+def test_the_command_line_offers_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(get_args(Scheduler)) == list(SCHEDULERS)
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    told = "".join(capsys.readouterr().out.split())
+    assert f"<{'|'.join(SCHEDULERS)}>" in told
+    assert f"<{'|'.join(get_args(DType))}>" in told
 
 
 def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
-    result = module.GenerateResult(output="o", sheet="s", adapter="a", prompts=1, seconds=0)
+    result = module.GenerateResult(output="o", grid="s", adapter="a", prompts=1, seconds=0)
     signature = inspect.signature(module.generate_flow.fn)
 
     def record(*args: Any, **kwargs: Any) -> module.GenerateResult:
@@ -103,7 +110,7 @@ def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch,
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     given += ["--scheduler", "dpm++", "--dtype", "bfloat16", "--negative", "blurred"]
     with pytest.raises(SystemExit) as left:
-        cli.main(["generate", "--prompt", "x", *given])
+        main(["generate", "--prompt", "x", *given])
     assert left.value.code == 0
     expected = {**options, "scheduler": "dpm++", "dtype": "bfloat16", "negative": "blurred", "prompts": ["x"]}
     assert {name: calls[0][name] for name in expected} == expected

@@ -11,6 +11,7 @@ import pytest
 import llmdiff
 
 
+@pytest.mark.process
 def test_importing_the_package_brings_nothing_heavy() -> None:
     code = "import sys, llmdiff; print(sorted({'torch', 'diffusers', 'transformers', 'storage'} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[2]

@@ -12,14 +12,17 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from infra.launch.hostfile import Topology
 from llmdiff import LLMDiffPipeline
 from llmdiff.diffusion.base import unet_config
 from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder, text_encoder_of
 from llmdiff.pipeline import LLMDiffXLPipeline
-from llmdiff.training.config import TrainSettings
+from llmdiff.sampling import Sampling
 from pipelines.flows import evaluate
-from pipelines.flows.generate import Sampling, Source, draw, load_pipeline, take_out
+from pipelines.flows.generate import draw_into, take_out
 from pipelines.flows.train import resolve_config
+from pipelines.requests.train import TrainRequest
+from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.eval_models import find_eval_models
 from tests.adapter import tiny
 
@@ -65,18 +68,22 @@ def test_the_pipeline_of_an_sdxl_base(base: Path, folders: dict[str, Path]) -> N
     assert not np.array_equal(tiny.draw(pipe, PROMPTS), tiny.draw(plain, PROMPTS))
 
 
-def test_generate_and_evaluate_draw_with_an_sdxl_base(base: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_generate_and_evaluate_draw_with_an_sdxl_base(
+    base: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a task, called outside a flow, it would start a Prefect server.
+    monkeypatch.setattr("pipelines.runtime.eval_models.resolve_adapter", resolve_adapter.fn)
     parts = {"adapter": folders["on-xl"], "llm": folders["llama"], "diffusion": base}
     source = Source(**{name: str(folder) for name, folder in parts.items()})
     sampling = Sampling(steps=2, guidance=3.0)
-    pipe = load_pipeline(source, True)
-    (adapted,) = draw.fn(pipe, source, True, PROMPTS[:1], tmp_path / "adapter", sampling, 1)
+    pipe = load_source(source, True, sampling)
+    (adapted,) = draw_into.fn(tmp_path / "adapter", pipe, source, True, PROMPTS[:1], 0, sampling, 1)
     take_out(pipe)
-    (plain,) = draw.fn(pipe, source, False, PROMPTS[:1], tmp_path / "base", sampling, 1)
+    (plain,) = draw_into.fn(tmp_path / "base", pipe, source, False, PROMPTS[:1], 0, sampling, 1)
     assert adapted.read_bytes() != plain.read_bytes()
     expected = (tiny.draw(tiny.xl_pipeline(), PROMPTS[0])[0] * 255).round().astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(plain)), expected)
-    prompts, alike = evaluate.find_prompts.fn(None, [0], 1), evaluate.Sampling(steps=1)
+    prompts, alike = evaluate.find_prompts.fn(None, [0], 1), Sampling(steps=1)
     eval_models = find_eval_models(source.adapter, ["base", f"plain={base}"], source.llm, source.diffusion)
     adapted, own, other = (evaluate.draw.fn(each, prompts, alike, tmp_path / each.name, 4) for each in eval_models)
     for files in zip(adapted, own, other, strict=True):
@@ -125,4 +132,4 @@ def test_a_transformer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=expected):
         LLMDiffPipeline.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=expected):
-        resolve_config.fn("store", str(tmp_path), None, "llm", None, None, TrainSettings(), 1, False, {})
+        resolve_config.fn(TrainRequest(store="store", diffusion=str(tmp_path)), Topology(processes=1))

@@ -14,7 +14,8 @@ from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from storage import EncodingStore, caption_hash
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.maintenance.verify import verify
 from tests.adapter import tiny
 from tests.data.conftest import SIZE
 from tests.data.pictures import encoded, picture, write_parquet
@@ -43,7 +44,7 @@ def test_what_comes_out_is_what_the_models_say(
     samples = store.samples(encoders.fingerprint).to_pylist()
     assert [sample["caption"] for sample in samples] == CAPTIONS
     assert samples[0]["crop"] == [40, 30, 10, 0]  # 40x30 becomes 85x64, of which the centre is kept
-    assert not store.verify()
+    assert not verify(store)
 
 
 def test_the_empty_caption_is_always_there(store: EncodingStore, encoders: EncoderSet, encoder: Encoder) -> None:
@@ -99,7 +100,7 @@ def test_a_store_of_sd_1_features_stays_valid(store: EncodingStore) -> None:
         "formula": "last_hidden_state/1",
     }
     assert store.register_fingerprint(description) == "54ff246ab760f6c34aa88a36d0fda4bb"
-    with store.writer("old", "54ff246ab760f6c34aa88a36d0fda4bb") as writer:
+    with ShardWriter(store, "old", "54ff246ab760f6c34aa88a36d0fda4bb") as writer:
         writer.add_encoding(caption_hash(""), np.ones((12, 32), np.uint16))
     version = store.version
     assert prepare(store, BaseTextEncoder(model, tokenizer)).fingerprint == "54ff246ab760f6c34aa88a36d0fda4bb"
@@ -215,7 +216,7 @@ def test_a_caption_without_a_picture_that_is_not_finite_is_refused_and_the_rest_
     version = store.version
     assert encode_captions(store, fingerprint, encoder, ["a blue square"]) == 0
     assert (store.version, len(store.rejects())) == (version, 1)
-    assert not store.verify()
+    assert not verify(store)
 
 
 def test_an_empty_caption_that_is_not_finite_is_an_error(
@@ -228,7 +229,7 @@ def test_an_empty_caption_that_is_not_finite_is_an_error(
     assert [reject["detail"] for reject in store.rejects().to_pylist()] == [
         "caption '': non-finite values in block 2, token 0, channel 5"
     ]
-    assert not store.verify()
+    assert not verify(store)
 
 
 class Recording(Encoder):
@@ -313,7 +314,7 @@ def test_two_workers_agree_with_one(latent_encoder: LatentEncoder, shards: list[
         bits = [store.encoding(one.fingerprint, caption_hash(caption)) for store in (alone, shared)]
         rounded = [torch.from_numpy(part).view(torch.bfloat16).float() for part in bits]
         torch.testing.assert_close(*rounded, rtol=2**-7, atol=1e-4)  # the last place of bfloat16
-    assert not shared.verify()
+    assert not verify(shared)
 
 
 def test_bands_lie_side_by_side() -> None:

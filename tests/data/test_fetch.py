@@ -34,7 +34,7 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def http_server() -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found.asked[self.path] += 1
@@ -68,9 +68,9 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("path", ["/a.png", "/moved/a.png"])
-def test_a_picture_is_fetched(site: Site, path: str) -> None:
+def test_a_picture_is_fetched(http_server: Site, path: str) -> None:
     with httpx.Client(follow_redirects=True) as client:
-        assert fetch(client, site.url + path) == PNG
+        assert fetch(client, http_server.url + path) == PNG
 
 
 @pytest.mark.parametrize(
@@ -88,43 +88,43 @@ def test_a_picture_is_fetched(site: Site, path: str) -> None:
         ("http://" + "x" * 300 + "/", "not_fetched", "Error: "),
     ],
 )
-def test_what_gives_no_picture_says_why(site: Site, url: str, reason: str, detail: str) -> None:
+def test_what_gives_no_picture_says_why(http_server: Site, url: str, reason: str, detail: str) -> None:
     with httpx.Client(follow_redirects=True) as client:
-        found = fetch(client, url.format(site=site.url), max_bytes=50_000)
+        found = fetch(client, url.format(site=http_server.url), max_bytes=50_000)
     assert isinstance(found, BadRow)
     assert found.reason == reason
     assert detail in found.detail
 
 
-def test_a_server_that_never_ends_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_ends_is_given_up(http_server: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "DEADLINE", -1.0)
     with httpx.Client() as client:
-        assert "no end after" in str(fetch(client, site.url + "/a.png"))
+        assert "no end after" in str(fetch(client, http_server.url + "/a.png"))
 
 
 def test_each_url_is_asked_once_and_none_again_by_a_second_run(
-    site: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+    http_server: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
 ) -> None:
-    urls = [f"{site.url}/{name}" for name in ("a.png", "a.png", "gone", "page")]
+    urls = [f"{http_server.url}/{name}" for name in ("a.png", "a.png", "gone", "page")]
     pq.write_table(pa.table({"URL": urls, "TEXT": ["a cat", "a dog", "x", "y"]}), tmp_path / "a.parquet")
     (shard,) = open_source(tmp_path / "a.parquet")
     report = encode_shard(store, shard, encoders)
     assert (report.samples, report.latents) == (2, 1)
     assert report.rejected == {"not_fetched": 1, "broken_image": 1}
-    assert report.examples[0] == f"a.parquet row 2: not_fetched: {site.url}/gone: HTTP 404 Not Found"
-    assert site.asked == {"/a.png": 1, "/gone": 1, "/page": 1}
+    assert report.examples[0] == f"a.parquet row 2: not_fetched: {http_server.url}/gone: HTTP 404 Not Found"
+    assert http_server.asked == {"/a.png": 1, "/gone": 1, "/page": 1}
     again = encode_shard(store, open_source(tmp_path / "a.parquet")[0], encoders)
     assert (again.known, again.samples) == (4, 0)
-    assert site.asked.total() == 3
-    table = {"URL": [*urls, f"{site.url}/long"], "TEXT": ["a cat", "a dog", "x", "y", "z"]}
+    assert http_server.asked.total() == 3
+    table = {"URL": [*urls, f"{http_server.url}/long"], "TEXT": ["a cat", "a dog", "x", "y", "z"]}
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
     assert encode_shard(store, open_source(tmp_path / "b.parquet")[0], encoders).rejected["broken_image"] == 2
 
 
 def test_a_server_that_is_busy_is_asked_again_by_the_next_run(
-    site: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+    http_server: Site, store: EncodingStore, encoders: EncoderSet, tmp_path: Path
 ) -> None:
-    pq.write_table(pa.table({"url": [f"{site.url}/busy"], "text": ["a cat"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"url": [f"{http_server.url}/busy"], "text": ["a cat"]}), tmp_path / "a.parquet")
 
     def run() -> tuple[int, int, dict[str, int]]:
         report = encode_shard(store, open_source(tmp_path / "a.parquet")[0], encoders)
@@ -132,6 +132,6 @@ def test_a_server_that_is_busy_is_asked_again_by_the_next_run(
 
     assert [run(), run()] == [(0, 0, {"no_answer": 1})] * 2
     assert store.rejects()["reason"].to_pylist() == ["no_answer"]
-    site.busy = False
+    http_server.busy = False
     assert [run(), run()] == [(0, 1, {}), (1, 0, {})]
     assert len(store.rejects()) == 0

@@ -14,7 +14,8 @@ from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard
 from llmdiff.data.encode import shard as encoding
 from llmdiff.data.encode.captions import shard_id
 from llmdiff.data.sources import open_source
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, not_utf8, picture, write_imagefolder, write_parquet, write_tar
 
 PNG = [encoded(picture(seed=seed)) for seed in range(2)]
@@ -72,7 +73,7 @@ def run(store: EncodingStore, data: Path, encoders: EncoderSet) -> ShardReport:
     assert report.rows == report.known + report.samples + report.rejected.total()
     again = encode_shard(store, open_source(data)[0], encoders)
     assert (again.rows, again.known, again.captions, again.latents) == (report.rows, report.rows, 0, 0)
-    assert not store.verify()
+    assert not verify(store)
     return report
 
 
@@ -156,5 +157,5 @@ def test_the_smallest_side_can_be_chosen(store: EncodingStore, encoder, latent_e
 
 @pytest.mark.parametrize("name", ["数据.parquet", "-.tar", "x" * 300 + "." + "y" * 59])
 def test_any_name_gives_a_folder(store: EncodingStore, name: str) -> None:
-    with store.writer(shard_id(name)):
+    with ShardWriter(store, shard_id(name)):
         pass

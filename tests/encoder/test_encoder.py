@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
-from kernels.langevin import Rows, gaussian
+from kernels.langevin import TokenRows, gaussian
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
@@ -264,7 +264,9 @@ def test_fresh_noise_is_left_to_its_users() -> None:
 
 def eps(caption: str, *, seed: int = 0, block: int) -> torch.Tensor:
     count = len(caption.split()) + 1
-    rows = Rows(position=torch.arange(count, dtype=torch.int32), caption=torch.full((count,), caption_key(caption)))
+    rows = TokenRows(
+        position=torch.arange(count, dtype=torch.int32), caption=torch.full((count,), caption_key(caption))
+    )
     return gaussian(rows, 48, seed, block)
 
 
@@ -443,6 +445,7 @@ def test_little_of_a_batch_is_padding() -> None:
     assert len(batches) < 2 * sum(lengths) / 4096
 
 
+@pytest.mark.process
 def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
     """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
     code = """
@@ -557,6 +560,7 @@ def test_wrong_settings_of_the_encoder_are_refused() -> None:
         make(g=[1.0, 2.0])
 
 
+@pytest.mark.process
 def test_it_imports_with_torch_triton_and_transformers_alone() -> None:
     heavy = ("diffusers", "deepspeed", "zarr", "deltalake", "pyarrow", "prefect", "mlflow", "pydantic", "storage")
     code = f"import sys, llmdiff.encoder; found = set({heavy}) & set(sys.modules); print(found); sys.exit(bool(found))"

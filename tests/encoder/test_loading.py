@@ -174,6 +174,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.process
 def test_a_revision_of_the_hub(tmp_path: Path) -> None:
     """In a process whose hub cache holds one repository at two commits: configuration, tokenizer and weights follow."""
     repository = tmp_path / "models--someone--tiny"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -39,6 +40,7 @@ def encode(root: Path, cache: Path, result: Path, runs: list[list[str]]) -> None
     save_file(found, result)
 
 
+@pytest.mark.process
 def test_the_same_bits_in_any_process_and_when_a_run_is_resumed(tmp_path: Path) -> None:
     """One process encodes the first half and then all, the next the rest and then all.
 

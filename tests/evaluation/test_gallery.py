@@ -80,8 +80,16 @@ def test_whatever_decides_the_pixels_is_in_the_name(tmp_path: Path) -> None:
         Gallery(tmp_path, model, FAST),
         Gallery(tmp_path, replace(model, identity={"base": "y"}), FAST),
         *(
-            Gallery(tmp_path, model, replace(FAST, **change))
-            for change in ({"steps": 3}, {"guidance": 4.0}, {"size": 64}, {"scheduler": "euler"}, {"dtype": "float16"})
+            Gallery(tmp_path, model, FAST.model_copy(update=change))
+            for change in (
+                {"steps": 3},
+                {"guidance": 4.0},
+                {"size": 64},
+                {"scheduler": "euler"},
+                {"dtype": "float16"},
+                {"negative": "b"},
+                {"scale": 0.5},
+            )
         ),
     ]
     paths = [gallery.path(prompt) for gallery in galleries]
@@ -135,6 +143,7 @@ Gallery(Path(sys.argv[1]), Model("base", {}, Slow()), FAST).draw(PROMPTS, 2)
 """
 
 
+@pytest.mark.process
 def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRAWING, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]

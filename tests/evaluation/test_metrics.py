@@ -130,7 +130,7 @@ def test_facts_are_the_judges(folders: dict[str, Path]) -> None:
     facts = load_metric("facts")
     assert facts(images, prompts)["relation"].tolist() == [1, 1]
     assert facts([images[0].transpose(Image.Transpose.ROTATE_180)] * 2, prompts)["relation"][0] == 0
-    with pytest.raises(ValueError, match="expected prompts about scenes of the embedded world"):
+    with pytest.raises(ValueError, match="expected prompts about scenes of the synthetic shapes benchmark"):
         facts(images, PROMPTS[:2])
     with pytest.raises(ValueError, match="expected pictures of 64 x 64 pixels, found 56 x 48"):
         facts(metric_models.pictures(2), prompts)

@@ -31,13 +31,13 @@ def service(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
     root = tmp_path_factory.mktemp("service")
     with object_store(root / "s3.log", STORE_SECRET) as store:
         env = variables(root / "runs", database, store, (free_port(), free_port()))
-        made = Service(env, root / "runs", database)
+        service = Service(env, root / "runs", database)
         try:
-            made.command("start")
-            yield made
+            service.command("start")
+            yield service
         finally:
             for name in ("worker", "mlflow", "prefect"):
-                made.process(name).end(grace=5)
+                service.process(name).end(grace=5)
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,15 @@ import tomllib
 from pathlib import Path
 
 import kernels
+import llmdiff
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    extras = (name for extra in project["optional-dependencies"].values() for name in extra)
+    return [*project["dependencies"], *(name for name in extras if not name.startswith("llmdiff["))]
 
 
 def name_of(requirement: str) -> str:
@@ -35,6 +37,12 @@ def test_every_requirement_is_pinned_and_installed_as_pinned() -> None:
     for requirement in requirements():
         name = name_of(requirement)
         assert importlib.metadata.version(name).split("+")[0] == pins[name]
+
+
+def test_the_version_has_one_source() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "llmdiff.__version__"}
+    assert importlib.metadata.version("llmdiff") == llmdiff.__version__
 
 
 def test_packages_know_their_own_data() -> None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.infra.service import SETTINGS, Service
-from tests.infra.training_process import Killed, Survivor, steps_in
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.timeout(900)]
+from tests.infra.training_process import Killed, Survivor
+from tests.training.run_folder import steps_in
 
 
 def test_a_killed_workers_run_saves_and_is_shown_as_crashed(service: Service, killed: Killed) -> None:

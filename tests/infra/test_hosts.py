@@ -64,8 +64,8 @@ def test_wishes_that_contradict_a_hostfile_are_refused(
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    with two_hosts() as made:
-        yield made
+    with two_hosts() as hosts:
+        yield hosts
 
 
 @pytest.fixture
@@ -112,7 +112,6 @@ def ranks(folder: Path) -> list[list[str]]:
     return [path.read_text().split() for path in sorted(folder.glob("rank-*"))]
 
 
-@pytest.mark.slow
 def test_hosts_started_from_one_place_save_when_it_ends(
     hosts: Hosts, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

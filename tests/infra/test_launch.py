@@ -12,8 +12,6 @@ from infra.launch.errors import LaunchError, error_of
 from infra.launch.hostfile import Topology
 from infra.launch.local import run_workers
 
-pytestmark = pytest.mark.slow
-
 
 def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
     run_workers(
@@ -30,6 +28,7 @@ def pids(folder: Path) -> list[int]:
     return [int(path.read_text().split()[0]) for path in sorted(folder.glob("rank-*"))]
 
 
+@pytest.mark.process
 def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path: Path) -> None:
     polls: list[float] = []
     with pytest.raises(LaunchError, match="KeyError: 'the real reason'") as failed:
@@ -43,6 +42,7 @@ def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path
     assert len(polls) > 2
 
 
+@pytest.mark.process
 def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
     def interrupt() -> None:
         if len(pids(tmp_path)) == 2:
@@ -59,6 +59,7 @@ def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.service import manage
-from infra.service.config import SERVERS_ONLY, check_packages
-from infra.service.processes import Background, alive, redacted, started
+from infra.service import answers
+from infra.service.config import POOL, SERVERS_ONLY, check_packages, read_service_config, worker_environment
+from infra.service.deployments import DEPLOYMENTS
+from infra.service.notices import warn_of_open_doors
+from infra.service.processes import Background, alive, started
+from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
 from llmdiff.ports import free_port
 
@@ -56,8 +59,7 @@ def site(tmp_path: Path) -> Iterator[dict[str, str]]:
             Background(tmp_path / "runs" / "serve", name).end(grace=5)
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
+@pytest.mark.service
 def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,10 +71,10 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     assert answer(f"{mlflow}/health") == b"OK"
     assert (tmp_path / "flows.db").exists()
     assert (tmp_path / "registry.db").exists()
-    wanted = {item["entrypoint"] for item in yaml.safe_load(manage.DEPLOYMENTS.read_text())["deployments"]}
+    wanted = {item["entrypoint"] for item in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]}
     deployments = json.loads(answer(f"{prefect}/api/deployments/filter", {}))
     assert {item["entrypoint"] for item in deployments} == wanted
-    assert {item["work_pool_name"] for item in deployments} == {manage.POOL}
+    assert {item["work_pool_name"] for item in deployments} == {POOL}
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
     with tracked_run("train x", {}, {}) as tracked:
@@ -104,6 +106,7 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     assert run("stop", site).stdout == "nothing runs\n"
 
 
+@pytest.mark.process
 def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
@@ -120,6 +123,7 @@ def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path: P
         stranger.wait()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("orphaned", [False, True])
 def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp_path: Path, orphaned: bool) -> None:
     process = Background(tmp_path, "worker")
@@ -141,16 +145,17 @@ def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp
         process.end(grace=0)
 
 
+@pytest.mark.process
 def test_one_that_ends_or_stays_silent_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Background(tmp_path, "prefect")
     process.start(["sh", "-c", f"{CHATTY} exit 3"], dict(os.environ), tmp_path)
     with pytest.raises(RuntimeError, match=r"prefect ended before it answered; the end of /.*prefect.log:\nconnecting"):
-        manage.wait_for(process, lambda: False)
+        answers.wait_for(process, lambda: False)
     process.start(["sh", "-c", f"{CHATTY} exec sleep 60"], dict(os.environ), tmp_path)
     try:
-        monkeypatch.setattr(manage, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(answers, "TIMEOUT_SECONDS", 0.5)
         with pytest.raises(TimeoutError, match=r"does not answer after 0 s; .*\n.*me:\*\*\*@db/x") as silent:
-            manage.wait_for(process, lambda: False)
+            answers.wait_for(process, lambda: False)
         assert "ss@w" not in str(silent.value)
     finally:
         process.end(grace=5)
@@ -169,7 +174,7 @@ def test_the_worker_gets_addresses_and_logins_but_not_the_databases(
     for name in SERVERS_ONLY:
         monkeypatch.setenv(name, f"of {name}")
     monkeypatch.setenv("HOST", "0.0.0.0")
-    env = manage.worker_environment(manage.read_service_config(tmp_path))
+    env = worker_environment(read_service_config(tmp_path))
     assert not set(env) & set(SERVERS_ONLY)
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
@@ -199,12 +204,12 @@ def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.M
 def test_open_doors_are_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in SERVERS_ONLY:
         monkeypatch.delenv(name, raising=False)
-    manage.warn_of_open_doors("127.0.0.1")
+    warn_of_open_doors("127.0.0.1")
     assert capsys.readouterr().err == ""
-    manage.warn_of_open_doors("0.0.0.0")
+    warn_of_open_doors("0.0.0.0")
     assert capsys.readouterr().err.count("has no authentication") == 2
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:secret")
-    manage.warn_of_open_doors("0.0.0.0")
+    warn_of_open_doors("0.0.0.0")
     assert "Prefect" not in capsys.readouterr().err
 
 
@@ -216,4 +221,4 @@ def test_a_wrong_host_or_port_is_refused(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"{name}: expected .* found '{value}'"):
-        manage.read_service_config(tmp_path)
+        read_service_config(tmp_path)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,11 +32,11 @@ PROMPTS = ["a red circle", "a blue square"]
 @pytest.fixture
 def registered(tracking: Path, tmp_path: Path) -> Iterator[Registered]:
     """A champion, for MLflow's own functions too."""
-    made = register_adapter(make_adapter(tmp_path / "adapter", make_base(tmp_path / "sd")), tags={})
-    set_champion(find_version(made.uri))
+    champion = register_adapter(make_adapter(tmp_path / "adapter", make_base(tmp_path / "sd")), tags={})
+    set_champion(find_version(champion.uri))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking_uri())
-    yield made
+    yield champion
     mlflow.set_tracking_uri(before)
 
 
@@ -43,6 +44,7 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
+@pytest.mark.process
 def test_the_champion_turns_prompts_into_the_pictures_that_the_pipeline_draws(registered: Registered) -> None:
     from llmdiff import LLMDiffPipeline
 
@@ -58,6 +60,7 @@ def test_the_champion_turns_prompts_into_the_pictures_that_the_pipeline_draws(re
     assert (pixels(drawn.image[0]) != pixels(drawn.image[1])).any()
 
 
+@pytest.mark.process
 def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> None:
     info = mlflow.models.get_model_info(registered.uri)
     assert [column.type.name for column in info.signature.inputs] == ["string"]
@@ -73,6 +76,15 @@ def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> 
     assert {Path(file).suffix for file in files} <= {"", ".py", ".txt", ".yaml", ".json", ".safetensors"}
 
 
+@pytest.mark.process
+def test_it_asks_for_mlflow_and_the_light_core_alone(registered: Registered) -> None:
+    file = mlflow.artifacts.download_artifacts(f"{registered.uri}/requirements.txt")
+    names = {re.split(r"[^a-z0-9-]", line)[0] for line in Path(file).read_text().splitlines()}
+    assert {"mlflow", "torch", "transformers", "diffusers", "safetensors", "pillow"} <= names
+    assert not names & {"deepspeed", "deltalake", "llmdiff", "prefect", "pyarrow", "ray", "zarr"}
+
+
+@pytest.mark.process
 def test_an_llm_that_moved_is_named_at_loading(tracking: Path, tmp_path: Path) -> None:
     from llmdiff.encoder import Encoder
     from tests.encoder import tiny_models
@@ -98,7 +110,7 @@ def post(url: str, body: dict[str, object]) -> dict[str, list[dict[str, str]]]:
         return dict(json.load(answer))
 
 
-@pytest.mark.slow
+@pytest.mark.service
 def test_mlflow_serves_it_over_http(registered: Registered, tmp_path: Path) -> None:
     port, bin = free_port(), Path(sys.executable).parent
     command = [str(bin / "mlflow"), "models", "serve", "-m", "models:/llmdiff-adapter@champion"]

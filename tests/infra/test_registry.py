@@ -19,14 +19,14 @@ from infra.tracking.registry import (
 from infra.tracking.run import client, tracked_run
 from tests.infra.tiny_adapter import make_store
 
-pytestmark = pytest.mark.usefixtures("tracking")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "adapter"
-    made.mkdir()
-    (made / "adapter.safetensors").write_bytes(b"weights")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter.safetensors").write_bytes(b"weights")
     config = {
         "encoder": "llm",
         "encoder_fingerprint": "f00",
@@ -35,9 +35,9 @@ def folder(tmp_path: Path) -> Path:
         "store": "s",
         "store_version": 3,
     }
-    (made / "adapter_config.json").write_text(json.dumps(config))
-    (made / "optimizer.bin").write_bytes(b"not part of it")
-    return made
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "optimizer.bin").write_bytes(b"not part of it")
+    return adapter
 
 
 def test_an_adapter_becomes_a_version_with_its_lineage_and_comes_back(folder: Path) -> None:
@@ -110,10 +110,10 @@ def test_the_data_files_that_training_read_are_an_input_of_the_run(folder: Path,
     fingerprint, version = make_store(tmp_path / "store", {"b.parquet": 5, "a.parquet": 4})
     make_store(tmp_path / "store", {"later.parquet": 2})
     change(folder, store=store, store_version=version, encoder_fingerprint=fingerprint)
-    made = register_adapter(folder, tags={})
-    tags = adapter_tags(made.uri)
+    registered = register_adapter(folder, tags={})
+    tags = adapter_tags(registered.uri)
     assert (tags["data_files"], tags["data_rows"], tags["store_version"]) == ("2", "7", str(version))
-    (found,) = client().get_run(made.run_id).inputs.dataset_inputs
+    (found,) = client().get_run(registered.run_id).inputs.dataset_inputs
     assert (found.dataset.name, json.loads(found.dataset.source)) == ("store", {"uri": store})
     assert {tag.key: tag.value for tag in found.tags} == {
         "mlflow.data.context": "training",

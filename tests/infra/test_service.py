@@ -12,8 +12,6 @@ from tests.infra.service import MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
 from tests.infra.training_process import Survivor
 from tests.object_store import BUCKET
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("service"), pytest.mark.timeout(900)]
-
 
 def objects(service: Service) -> dict[str, bytes]:
     """Everything in the object store, by key."""

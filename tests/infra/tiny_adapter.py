@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from llmdiff.diffusion.text import BaseTextEncoder
-from storage import EncodingStore, Sample, caption_hash
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny
 
 
@@ -19,7 +19,7 @@ def make_store(folder: Path, files: dict[str, int]) -> tuple[str, int]:
     store = EncodingStore.open_or_create(folder)
     fingerprint = store.register_fingerprint({"kind": "base"})
     for source, rows in files.items():
-        with store.writer(fingerprint=fingerprint) as writer:
+        with ShardWriter(store, fingerprint=fingerprint) as writer:
             for row in range(rows):
                 key = caption_hash(f"{source} {row}")
                 writer.add_encoding(key, np.zeros((2, tiny.WIDTH), np.uint16))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -11,22 +10,11 @@ from typing import Any, NamedTuple
 import psutil
 
 from tests.infra.service import SETTINGS, Service
+from tests.training.run_folder import saved_step, steps_in
 from tests.waiting import wait_until
 
 AUTOMATION = "llmdiff silent runs crash"
 DROP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('prefect', 'mlflow')"
-
-
-def steps_in(output: Path) -> list[int]:
-    """Of the rows of the metrics that are written whole."""
-    path = output / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line)["step"] for line in lines]
-
-
-def saved_step(output: Path) -> int:
-    states = sorted(output.glob("checkpoints/step-*/state.json"))
-    return int(json.loads(states[-1].read_text())["step"]) if states else 0
 
 
 def of_the_run(service: Service, *words: str) -> list[psutil.Process]:

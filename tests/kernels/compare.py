@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import Tensor
 
-from kernels.langevin import Rows, gaussian, langevin_step
+from kernels.langevin import TokenRows, gaussian, langevin_step
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((1, 1), (5, 41), (41, 401), (6, 2049))
@@ -62,7 +62,7 @@ def compare_step(
 def step(
     c: Tensor,
     operands: tuple[Tensor | None, ...],
-    rows: Rows,
+    rows: TokenRows,
     settings: dict,
     out_dtype: torch.dtype | None,
     device: str,
@@ -72,26 +72,26 @@ def step(
     c = c.clone().to(device)
     out = None if out_dtype is None else torch.full_like(c[:, 1], torch.nan, dtype=out_dtype)
     source = None if rows.source is None else rows.source.to(device)
-    there = Rows(position=rows.position.to(device), caption=rows.caption.to(device), source=source)
+    there = TokenRows(position=rows.position.to(device), caption=rows.caption.to(device), source=source)
     moved = (None if term is None else term.to(device) for term in operands)
     langevin_step(c[:, 1], *moved, rows=there, out=out, backend=backend, **settings)
     return c if out is None else out
 
 
-def rows_of(count: int, ragged: bool) -> Rows:
+def rows_of(count: int, ragged: bool) -> TokenRows:
     """Captions of three tokens; every second row of the outputs and one row of padding where ragged."""
     position = torch.arange(count, dtype=torch.int32) % 3
     if ragged:
         position[-1] = -1
     source = 2 * torch.arange(count, dtype=torch.int32) if ragged else None
-    return Rows(position=position, caption=(torch.arange(count) // 3 + 7) * -(2**40) - 3, source=source)
+    return TokenRows(position=position, caption=(torch.arange(count) // 3 + 7) * -(2**40) - 3, source=source)
 
 
 def compare_noise(device: str, seed: int, block: int) -> None:
     """At the ends of every index."""
     position = torch.tensor([0, 1, 2**31 - 1, 5], dtype=torch.int32)
-    rows = Rows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
-    there = Rows(position=position.to(device), caption=rows.caption.to(device))
+    rows = TokenRows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
+    there = TokenRows(position=position.to(device), caption=rows.caption.to(device))
     nothing = torch.zeros(4, 401, device=device)
     settings = {"g": 1.0, "h": 0.5, "seed": seed, "block": block, "accumulate": False}
     found = langevin_step(torch.empty_like(nothing), nothing, rows=there, **settings, backend="triton")

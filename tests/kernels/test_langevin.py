@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.langevin import Rows, gaussian, langevin_step, reference, triton_impl
+from kernels.langevin import TokenRows, gaussian, langevin_step, reference, triton_impl
 from kernels.langevin.ops import MAX_BLOCKS
 from kernels.langevin.reference import philox
 from kernels.langevin.triton_impl import langevin_kernel, row_offset
@@ -27,12 +27,12 @@ SHAPES = [(1, 1), (1, 16), (5, 41), (7, 401), (3, 1271), (2, 2049)]
 TERMS = [(False, False), (True, False), (False, True), (True, True)]
 
 
-def rows_of(count: int, *, source: torch.Tensor | None = None, padding: tuple[int, ...] = ()) -> Rows:
+def rows_of(count: int, *, source: torch.Tensor | None = None, padding: tuple[int, ...] = ()) -> TokenRows:
     """Rows of captions of three tokens each."""
     position = torch.arange(count, dtype=torch.int32) % 3
     position[list(padding)] = -1
     caption = (torch.arange(count) // 3 + 7) * -(2**40) - 3
-    return Rows(position=position, caption=caption, source=source)
+    return TokenRows(position=position, caption=caption, source=source)
 
 
 def written_out(c, plus, also, minus, rows, g, h, seed, block):
@@ -135,7 +135,7 @@ def test_ragged_rows_read_the_padded_row_they_come_from(backend: str) -> None:
 def test_a_band_is_a_view(backend: str) -> None:
     bands = torch.zeros(4, 3, 41)
     plus = torch.randn(4, 41)
-    rows = Rows(position=torch.ones(4, dtype=torch.int32), caption=torch.zeros(4, dtype=torch.int64))
+    rows = TokenRows(position=torch.ones(4, dtype=torch.int32), caption=torch.zeros(4, dtype=torch.int64))
     langevin_step(bands[:, 1], plus, rows=rows, g=1.0, backend=backend)
     assert torch.equal(bands[:, 1], plus)
     assert not bands[:, [0, 2]].any()
@@ -211,7 +211,7 @@ def test_a_launch_past_two_to_the_31_elements(rows: int, hidden: int, bands: int
             name: torch.empty(rows, dtype=dtype)
             for name, dtype in [("position", torch.int32), ("caption", torch.int64)]
         }
-    triton_impl.langevin_step(c, plus, rows=Rows(**empty), g=1.0)
+    triton_impl.langevin_step(c, plus, rows=TokenRows(**empty), g=1.0)
     found = launch.arguments
     assert launch.grid == (rows, -(-hidden // found["BLOCK"]))
     assert launch.grid[0] < 2**31
@@ -248,6 +248,7 @@ for on in (False, True):
 """
 
 
+@pytest.mark.process
 def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -> None:
     """Compiled to machine code for an H100, which needs no GPU; without noise no Philox multiplication is left.
 
@@ -266,6 +267,7 @@ def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -
     assert size_off < size_on / 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
 def test_the_kernel_in_a_process_of_its_own_is_the_reference(device: str, tmp_path) -> None:
     """On a GPU compiled, every dtype, the noise and all switches; on a CPU the same comparison, interpreted."""
@@ -296,6 +298,7 @@ def test_the_reference_holds_less_than_one_output_of_a_block(dtype: torch.dtype,
     assert peaks[1] - peaks[0] < 1024 * 2  # a flag a row
 
 
+@pytest.mark.process
 def test_the_reference_needs_no_triton() -> None:
     code = "import sys, kernels.langevin; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -320,7 +323,7 @@ def test_philox_gives_the_published_answers(counter, key, words) -> None:
 
 
 def noise(*, seed: int = 0, caption: int = 1, block: int = 1, tokens: int = 64, hidden: int = 1024) -> torch.Tensor:
-    rows = Rows(position=torch.arange(tokens, dtype=torch.int32), caption=torch.full((tokens,), caption))
+    rows = TokenRows(position=torch.arange(tokens, dtype=torch.int32), caption=torch.full((tokens,), caption))
     return gaussian(rows, hidden, seed, block)
 
 
@@ -341,7 +344,7 @@ def along(index: str, count: int, step: int = 1) -> torch.Tensor:
     at = {name: torch.full((count,), value) for name, value in FIXED.items()}
     first = 0 if index in ("block", "token", "channel") else -(count // 2)
     at[index] = (torch.arange(count) + first) * step
-    rows = Rows(position=at["token"].int(), caption=at["caption"])
+    rows = TokenRows(position=at["token"].int(), caption=at["caption"])
     if index == "channel":
         return gaussian(rows[:1], count, FIXED["seed"], FIXED["block"])[0].double()
     z = gaussian(rows, FIXED["channel"] + 1, at["seed"][:, None], at["block"][:, None])  # a seed and a block a row
@@ -373,7 +376,7 @@ def test_noise_along_an_index_is_that_of_single_calls() -> None:
         z = along(index, 8)
         for i, value in enumerate(range(8) if index in ("block", "token", "channel") else range(-4, 4)):
             at = {**FIXED, index: value}
-            rows = Rows(position=torch.tensor([at["token"]]), caption=torch.tensor([at["caption"]]))
+            rows = TokenRows(position=torch.tensor([at["token"]]), caption=torch.tensor([at["caption"]]))
             assert gaussian(rows, at["channel"] + 1, at["seed"], at["block"])[0, -1] == z[i]
 
 
@@ -406,7 +409,7 @@ def test_noise_depends_on_the_low_and_the_high_half_of_every_index() -> None:
 def test_noise_of_triton_is_that_of_pytorch(seed: int, block: int) -> None:
     """At the ends of every index: a negative seed, the last block, extreme captions, the last token."""
     position = torch.tensor([0, 1, 2**31 - 1, 5], dtype=torch.int32)
-    rows = Rows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
+    rows = TokenRows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
     nothing = torch.zeros(4, 41)
     settings = {"rows": rows, "g": 1.0, "h": 0.5, "seed": seed, "block": block, "accumulate": False}
     result = langevin_step(torch.empty(4, 41), nothing, **settings, backend="triton")
@@ -415,7 +418,7 @@ def test_noise_of_triton_is_that_of_pytorch(seed: int, block: int) -> None:
 
 def test_noise_is_the_same_however_the_rows_are_cut() -> None:
     whole = noise(tokens=16, hidden=37)
-    rows = Rows(position=torch.tensor([9, 3], dtype=torch.int32), caption=torch.tensor([1, 1]))
+    rows = TokenRows(position=torch.tensor([9, 3], dtype=torch.int32), caption=torch.tensor([1, 1]))
     assert torch.equal(gaussian(rows, 20, 0, 1), whole[[9, 3], :20])
 
 

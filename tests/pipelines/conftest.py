@@ -83,14 +83,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "NO_COLOR": "1",
         **dict.fromkeys(LOG_STREAMS, "true"),
     }
-    made = Server(url, {**os.environ, **ours}, home)
+    server = Server(url, {**os.environ, **ours}, home)
     port = url.split(":")[2].split("/")[0]
     with (home / "server.log").open("wb") as log:
-        command = made.command("server", "start", "--host", "127.0.0.1", "--port", port)
-        child = subprocess.Popen(command, env=made.env, stdout=log, stderr=log, start_new_session=True)
+        command = server.command("server", "start", "--host", "127.0.0.1", "--port", port)
+        child = subprocess.Popen(command, env=server.env, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_until_healthy(url, child, home / "server.log")
-            yield made
+            yield server
         finally:
             end_group(child, grace=10)
 

@@ -18,12 +18,14 @@ from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from pipelines.cli.encoder_settings import ENCODER_SETTINGS
 from pipelines.cli.main import error_line, main
+from pipelines.cli.settings_help import encoder_settings
 from pipelines.flows.retrain import retrain_flow
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
+from tests.small_disk import mounted
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow", "matplotlib")
 COMMANDS = (
@@ -40,7 +42,6 @@ COMMANDS = (
     "announce",
     "doctor",
 )
-prefect = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -80,6 +81,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
     assert ("Example: llmdiff" in text) or command == ()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["doctor"], ["store", "info", "{store}"]])
 def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     EncodingStore.create(tmp_path / "store")
@@ -92,6 +94,68 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+ALL_COMMANDS = (*((name,) for name in (*COMMANDS, "lineage", "promote", "rollback")), ("store", "verify"))
+BARE = """
+import sys
+from llmdiff.extras import PACKAGES
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+MISSING = {*PACKAGES, "psutil", "pandas", "fastapi", "sqlalchemy", "httpx"}
+sys.meta_path.insert(0, Missing())
+import contextlib, io, json
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in MISSING else find_spec(name, *rest)
+from pipelines.cli.main import main
+told = []
+for arguments in json.loads(sys.argv[1]):
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), contextlib.suppress(SystemExit):
+        main(arguments)
+    told.append([out.getvalue(), error.getvalue()])
+print(json.dumps(told))
+"""
+
+
+def bare(*commands: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What commands print, on both streams, where the packages of no extra are installed."""
+    done = subprocess.run([sys.executable, "-c", BARE, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [(out, error) for out, error in json.loads(done.stdout)]
+
+
+@pytest.mark.process
+def test_help_needs_no_extra() -> None:
+    for out, error in bare(("--help",), *((*command, "--help") for command in ALL_COMMANDS)):
+        assert error == ""
+        assert out.startswith("Usage: ")
+
+
+@pytest.mark.process
+def test_a_command_whose_extra_is_missing_says_which_to_install(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a cat")
+    flows = "error: this needs Prefect: pip install 'llmdiff[pipelines]'\n"
+    needs = {
+        ("demo",): flows,
+        ("encode", "--data", str(tmp_path / "a.txt"), "--store", "x", "--llm", "x"): flows,
+        ("train", "--store", "x", "--diffusion", "x"): flows,
+        ("generate", "--prompt", "x"): flows,
+        ("evaluate",): flows,
+        ("promote",): flows,
+        ("retrain", "--data", str(tmp_path), "--store", "x", "--diffusion", "x"): flows,
+        ("study", "pathways"): flows,
+        ("rollback",): "error: this needs MLflow: pip install 'llmdiff[pipelines]'\n",
+        ("store", "info", str(tmp_path)): "[store]'\n",
+        ("shapes", str(tmp_path / "data"), "--pictures", "1"): "[store]'\n",
+    }
+    for (command, expected), (_, error) in zip(needs.items(), bare(*needs), strict=True):
+        assert error.endswith(expected), command
 
 
 def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -107,12 +171,11 @@ def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[s
 
 
 def test_every_encoder_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    names = {field.name for field in dataclasses.fields(EncoderConfig)}
-    assert set(ENCODER_SETTINGS) == names
-    told, readme = succeeds(capsys, "encode", "--help"), (ROOT / "README.md").read_text()
-    for name, text in ENCODER_SETTINGS.items():
-        assert f"{name}: {text}." in " ".join(told.split())
-        assert f"| `{name}` | {text} |" in readme
+    told = " ".join(succeeds(capsys, "encode", "--help").split())
+    texts = encoder_settings()
+    assert set(texts) == {field.name for field in dataclasses.fields(EncoderConfig)}
+    for name, text in texts.items():
+        assert f"{name}: {text}" in told
 
 
 def test_inspect_prints_the_norms_and_writes_the_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -154,7 +217,7 @@ def test_store_verify_finds_a_changed_byte(capsys: pytest.CaptureFixture[str], t
 
     store = EncodingStore.create(tmp_path / "store")
     fingerprint = store.register_fingerprint({"kind": "llm"})
-    with store.writer(fingerprint=fingerprint) as writer:
+    with ShardWriter(store, fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash("x"), np.ones((4, 8), np.uint16))
     assert "every checksum is right" in succeeds(capsys, "store", "verify", store.path)
     chunk = max((store.path / "shards").rglob("c/*/*"), key=lambda path: path.stat().st_size)
@@ -213,6 +276,7 @@ def test_a_full_disk_for_the_records_of_flows(
     assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("place", range(4))
 def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
     arguments = ["store", "info", str(tmp_path / "gone")]
@@ -228,7 +292,7 @@ class TestEncodeAtOnce:
 
     @pytest.fixture(autouse=True)
     def no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pipelines.cli.main.start_engine", lambda: pytest.fail("the engine was started"))
+        monkeypatch.setattr("pipelines.cli.encode.start_engine", lambda: pytest.fail("the engine was started"))
 
     @pytest.fixture
     def encode(self, tmp_path: Path) -> list[str | Path]:
@@ -264,8 +328,6 @@ class TestEncodeAtOnce:
 
 class TestEncode:
     """Bad input of `llmdiff encode`."""
-
-    pytestmark = prefect
 
     @pytest.fixture
     def encode(self, world: World, in_process: Server, tmp_path: Path) -> list[str | Path]:
@@ -365,24 +427,17 @@ class TestEncode:
         assert "No space left on device" in line
         opened = EncodingStore.open(store)
         assert len(opened.samples()) == 0
-        assert opened.verify() == []
+        assert verify(opened) == []
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "300k") as folder:
+        yield folder
 
 
 class TestTrain:
     """Bad input of `llmdiff train`."""
-
-    pytestmark = prefect
 
     def test_no_store(
         self, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -423,8 +478,6 @@ class TestTrain:
 class TestGenerate:
     """Bad input of `llmdiff generate`, and one good one."""
 
-    pytestmark = prefect
-
     def test_an_adapter_for_another_llm(
         self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -463,8 +516,7 @@ class TestGenerate:
         assert len(list((tmp_path / "out" / "adapter").glob("*.png"))) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.service
 def test_without_a_server_a_flow_brings_its_own_engine(world: World, own_home: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     arguments = ["encode", "--data", world.data, "--diffusion", world.diffusion, "--encoder", "base"]

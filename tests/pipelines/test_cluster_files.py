@@ -58,6 +58,7 @@ def test_what_is_mounted_and_built_is_there() -> None:
     assert {(ROOT / build["dockerfile"]) for build in builds} == {CLUSTER / "Dockerfile"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("missing", [None, *sorted(NEEDED)])
 def test_compose_reads_the_files_and_asks_for_what_it_needs(missing: str | None) -> None:
     command = compose_command()
@@ -77,6 +78,7 @@ def compose_command() -> list[str]:
     pytest.skip("neither docker-compose nor docker's compose plugin is installed")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_slurm_scripts_are_bash_and_use_options_that_exist(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
@@ -91,6 +93,7 @@ def test_slurm_scripts_are_bash_and_use_options_that_exist(script: Path) -> None
         assert set(re.findall(r"--[a-z][a-z-]+", arguments)) <= known
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_shellcheck_finds_nothing_in_slurm_scripts(script: Path) -> None:
     if shutil.which("shellcheck") is None:
@@ -108,9 +111,6 @@ def test_the_kubernetes_pool_defines_what_its_job_uses() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "{{ secret }}"}}]
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
 def test_prefect_takes_the_kubernetes_pool_and_checks_what_is_asked_of_it(server: Server) -> None:
     file = CLUSTER / "kubernetes-pool.json"
     server.run("work-pool", "create", "gpus", "--type", "kubernetes", "--base-job-template", str(file))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.cli.config_files import one_line, read_settings
+from pipelines.cli.config_files import read_settings
+from pipelines.requests.base import one_line
 
 
 def test_assignments_lie_over_the_file(tmp_path: Path) -> None:

@@ -1,18 +1,15 @@
 """The demonstration, shortened: every stage for real, everything it promises left behind."""
 
 import json
+from dataclasses import replace
 
-import pytest
+from pipelines.demo import QUICK, run_demo
+from pipelines.runtime.shapes_benchmark import TRAINING
 
-from pipelines.demo import run_demo
 
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
-def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process) -> None:
+def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process, capsys) -> None:
     out = tmp_path / "demo"
-    report = run_demo(out, pictures=80, prompts=2, steps=4)
+    report = run_demo(out, replace(QUICK, pictures=80, prompts=2, training=TRAINING.model_copy(update={"steps": 4})))
     assert json.loads((out / "report.json").read_text())["registry"] == report["registry"]
     assert report["prompts"] == 6
     assert report["registry"]["alias"] == "candidate"
@@ -21,5 +18,11 @@ def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process)
     assert {"encode", "train", "evaluate"} <= set(report["seconds"])
     for model in ("base", "adapter", "control"):
         assert set(report[model]) == {"template", "natural", "unseen_wording"}
-    assert "data:image/png" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "data:image/png" in page
+    assert QUICK.note is not None
+    assert "proves nothing" in QUICK.note
+    assert report["note"] == QUICK.note
+    assert QUICK.note in page
+    assert capsys.readouterr().err.count(QUICK.note) == 2, "before the first stage, and after the figures"
     assert (out / "samples.png").stat().st_size > 10_000

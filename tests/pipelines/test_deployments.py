@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from infra.service.manage import DEPLOYMENTS
+from infra.service.config import ServiceConfig
+from infra.service.deployments import DEPLOYMENTS, unregistered
+from infra.service.processes import Background
 from infra.tracking.run import client
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+from tests.waiting import wait_until
 
 
 def test_encode_and_train_run_to_completed(deployed: Deployed, in_process: Server) -> None:
@@ -49,21 +49,15 @@ def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_sheet(deployed:
 
 
 def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
-    assert "'cron': '0 3 * * *'" in server.run("deployment", "inspect", "retrain/default")
-    deadline = time.monotonic() + 120
-    listing = ("flow-run", "ls", "--flow-name", "retrain", "--state", "Scheduled", "--output", "json")
-    while len(json.loads(server.run(*listing))) < 3:
-        assert time.monotonic() < deadline, "the server schedules no run"
-        time.sleep(2)
+    (entry,) = httpx.get(f"{server.url}/deployments/name/retrain/default").json()["schedules"]
+    assert entry["schedule"]["cron"] == "0 3 * * *"
+    scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    wait_until(lambda: runs_of(server, "retrain", flow_runs=scheduled) >= 3)
 
 
 def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server) -> None:
-    listed = server.run("deployment", "ls")
-    assert not [
-        flow
-        for flow in ("encode", "train", "evaluate", "register", "promote", "retrain", "study")
-        if f"{flow}/default" not in listed
-    ]
+    for flow in ("encode", "train", "evaluate", "register", "promote", "retrain", "study"):
+        assert httpx.get(f"{server.url}/deployments/name/{flow}/default").is_success
 
 
 @pytest.mark.parametrize(
@@ -76,12 +70,18 @@ def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server
 def test_a_wrong_parameter_is_refused_before_anything_starts(
     deployed: Deployed, server: Server, parameter: str, reason: str
 ) -> None:
-    runs = server.run("flow-run", "ls", "--output", "json")
+    runs = runs_of(server, "train")
     line = server.command("deployment", "run", "train/default", "--param", parameter)
     refused = subprocess.run(line, env=server.env, capture_output=True, text=True)
     assert refused.returncode == 1
     assert reason in " ".join((refused.stdout + refused.stderr).split())
-    assert server.run("flow-run", "ls", "--output", "json") == runs
+    assert runs_of(server, "train") == runs
+
+
+def runs_of(server: Server, flow: str, **wanted: Any) -> int:
+    """The number of a flow's runs that the server knows."""
+    answer = httpx.post(f"{server.url}/flow_runs/count", json={"flows": {"name": {"any_": [flow]}}, **wanted})
+    return int(answer.raise_for_status().text)
 
 
 def test_flows_are_loaded_as_parts_of_their_package_so_that_a_ray_worker_finds_their_tasks() -> None:
@@ -147,6 +147,26 @@ def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Depl
     run_id = (deployed.output / "mlflow-run").read_text().strip()
     (summary,) = artifacts(server, deployed.runs["train"], "train-run")
     assert f"MLflow run `{run_id}`" in summary["data"]
+
+
+def test_a_deployment_of_an_earlier_version_is_registered_anew(deployed: Deployed, server: Server) -> None:
+    """Its flow was in another module then; `make serve` sees that, and the schedule is there once and active."""
+    before = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    entrypoint = {"entrypoint": "pipelines.retrain.retrain_flow"}
+    assert httpx.patch(f"{server.url}/deployments/{before['id']}", json=entrypoint).status_code == 204
+    assert unregistered(service(server)) == {before["entrypoint"]}
+    server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")  # as `make serve` does
+    assert unregistered(service(server)) == set()
+    after = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    assert (after["id"], after["entrypoint"]) == (before["id"], before["entrypoint"])
+    assert [(each["schedule"]["cron"], each["active"]) for each in after["schedules"]] == [("0 3 * * *", True)]
+
+
+def service(server: Server) -> ServiceConfig:
+    """The session's server as `make serve` would know it."""
+    processes = {name: Background(server.home, name) for name in ("prefect", "mlflow", "worker")}
+    port = int(server.url.split(":")[2].split("/")[0])
+    return ServiceConfig(host="127.0.0.1", prefect_port=port, mlflow_port=port, **processes)
 
 
 def form(server: Server, flow: str) -> dict[str, Any]:

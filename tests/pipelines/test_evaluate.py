@@ -20,7 +20,6 @@ from tests.evaluation import metric_models
 from tests.infra.tiny_adapter import make_adapter, make_base
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(600)]
 SEEDS = (3, 4)
 PROMPTS = [("<img src=x>", "Odd <i>"), ("a cat", "Animals"), *((letter, "Letters") for letter in "bcdefghijk")]
 
@@ -133,12 +132,12 @@ def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
         *("report.html", "report.json", "scores.parquet")
     }
 
-    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")}
-    assert len(made) == table.num_rows
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")}
+    assert len(written) == table.num_rows
     again = evaluate_flow(
         **{**options(parts, tmp_path / "two"), "metrics": [f"clip-iqa={parts.clip}"], "references": None}
     )
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")} == made
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")} == written
     assert again.report["scores"]["quality"] == report["scores"]["quality"]
 
 
@@ -148,7 +147,10 @@ def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
         (["--prompts", "{bad}"], r"bad\.csv: row 1 \(from 0\): expected a prompt, found ' '"),
         (["--metric", "sigclip"], "metric: expected one of facts, siglip, .*, found 'sigclip'"),
         (["--metric", "cmmd", "--metric", "facts"], "metric cmmd: expected a folder of reference pictures, found none"),
-        (["--metric", "facts", "--prompts", "{prompts}"], "metric facts: expected prompts of the embedded world"),
+        (
+            ["--metric", "facts", "--prompts", "{prompts}"],
+            "metric facts: expected prompts of the synthetic shapes benchmark",
+        ),
         (["--metric", "facts", "--references", "."], "expected a metric that uses them: fid or cmmd"),
         (["--seeds", "1", "--seeds", "1", "--prompts", "{prompts}"], "seeds: expected different ones"),
     ],

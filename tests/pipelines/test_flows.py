@@ -17,8 +17,6 @@ from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Deployed, Server, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
-
 
 def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     world: World, in_process: Server, tmp_path: Path
@@ -27,17 +25,19 @@ def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
 
     (tmp_path / "data").symlink_to(world.data)
     store = str(tmp_path / "store")
-    first = encode_flow(world.data, store, world.diffusion, world.llm, captions=["a red circle"])
+    first = encode_flow(
+        data=world.data, store=store, diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+    )
     assert (first.rows, first.known, first.samples) == (FINE + BROKEN + EMPTY, 0, FINE)
     assert first.rejected == {"truncated_image": BROKEN, "empty_caption": EMPTY}
     assert [shard.source for shard in first.shards] == ["a.parquet", "folder/metadata.jsonl"]
     assert first.bytes_per_caption == 2 * 48 * first.tokens / first.captions
     opened = EncodingStore.open(store)
     assert opened.encoding(first.fingerprint, caption_hash("a red circle")).shape[1] == 48
-    again = encode_flow(world.data, store, world.diffusion, world.llm)
+    again = encode_flow(data=world.data, store=store, diffusion=world.diffusion, llm=world.llm)
     assert (again.known, again.samples, again.captions, again.latents) == (first.rows, 0, 0, 0)
     assert (again.store_version, again.fingerprint) == (first.store_version, first.fingerprint)
-    control = encode_flow(world.data, store, world.diffusion, encoder="base")
+    control = encode_flow(data=world.data, store=store, diffusion=world.diffusion, encoder="base")
     assert (control.samples, control.captions, control.latents) == (FINE, first.captions, 0)
     assert control.fingerprint != first.fingerprint
 
@@ -50,7 +50,9 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
     write_parquet(tmp_path / "data" / "fine.parquet", [(encoded(picture()), "a red circle")])
     (tmp_path / "data" / "bad.parquet").write_bytes(b"not parquet, but long enough for a footer")
     (tmp_path / "data" / "metadata.jsonl").symlink_to("gone")
-    result = encode_flow(str(tmp_path / "data"), str(tmp_path / "store"), world.diffusion, world.llm)
+    result = encode_flow(
+        data=str(tmp_path / "data"), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm
+    )
     assert result.samples == 1
     assert list(result.unreadable) == ["bad.parquet", "metadata.jsonl"]
     assert "expected a Parquet file" in result.unreadable["bad.parquet"]
@@ -62,10 +64,10 @@ def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server
 
     (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\na blue square\ty\na red circle\tz\n")
     store = str(tmp_path / "store")
-    first = encode_flow(str(tmp_path / "a.tsv"), store, llm=world.llm)
+    first = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
     assert (first.rows, first.samples, first.captions, first.latents) == (3, 3, 3 - 1, 0)
     assert [kind["kind"] for kind in EncodingStore.open(store).fingerprints().values()] == ["llm"]
-    again = encode_flow(str(tmp_path / "a.tsv"), store, world.diffusion, world.llm)
+    again = encode_flow(data=str(tmp_path / "a.tsv"), store=store, diffusion=world.diffusion, llm=world.llm)
     assert (again.known, again.samples, again.captions) == (3, 0, 0)
     assert again.store_version == first.store_version
 
@@ -77,10 +79,10 @@ def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
 
     store = tmp_path / "store"
     with pytest.raises(ValueError, match="expected the folder or name of a Stable Diffusion model, for the data have"):
-        encode_flow(world.data, str(store), llm=str(tmp_path / "no LLM here"))
+        encode_flow(data=world.data, store=str(store), llm=str(tmp_path / "no LLM here"))
     (tmp_path / "a.txt").write_text("a red circle")
     with pytest.raises(ValueError, match='expected the folder or name of the model that encoder "base" is of'):
-        encode_flow(str(tmp_path / "a.txt"), str(store), encoder="base")
+        encode_flow(data=str(tmp_path / "a.txt"), store=str(store), encoder="base")
     assert not store.exists()
 
 
@@ -88,7 +90,9 @@ def test_the_smallest_side_can_be_chosen(world: World, in_process: Server, tmp_p
     from pipelines.flows.encode import encode_flow
 
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture(40, 40)), "a"), (encoded(picture(39, 99)), "b")])
-    result = encode_flow(str(data), str(tmp_path / "store"), world.diffusion, world.llm, min_side=40)
+    result = encode_flow(
+        data=str(data), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, min_side=40
+    )
     assert (result.samples, result.rejected) == (1, {"too_small": 1})
 
 
@@ -98,10 +102,11 @@ def test_register_then_generate_from_the_registry(
     from pipelines.flows.generate import generate_flow
     from pipelines.flows.register import register_flow
 
-    registered = register_flow(str(deployed.output / "adapter"), llm=world.llm)
+    registered = register_flow(adapter=str(deployed.output / "adapter"), llm=world.llm)
     assert registered.uri == "models:/llmdiff-adapter@candidate"
     drawn = [
-        generate_flow(["a red circle", "a blue square"], output=str(tmp_path / name), steps=2, seed=3) for name in "ab"
+        generate_flow(prompts=["a red circle", "a blue square"], output=str(tmp_path / name), steps=2, seed=3)
+        for name in "ab"
     ]
     pictures = {
         (run.output[-1], kind): np.stack(
@@ -114,7 +119,7 @@ def test_register_then_generate_from_the_registry(
     np.testing.assert_array_equal(pictures["a", "adapter"], pictures["b", "adapter"])
     assert (pictures["a", "base"] != pictures["a", "adapter"]).any()
     assert (pictures["a", "base"][0] != pictures["a", "base"][1]).any()
-    assert Image.open(drawn[0].sheet).width > 2 * 192
+    assert Image.open(drawn[0].grid).width > 2 * 192
     without = StableDiffusionPipeline.from_pretrained(world.diffusion, safety_checker=None, dtype=torch.float32)
     without.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 2, "guidance_scale": 5.0, "negative_prompt": ""}
@@ -127,7 +132,9 @@ def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
 ) -> None:
     from pipelines.flows.evaluate import evaluate_flow
 
-    result = evaluate_flow(str(deployed.output / "adapter"), world.llm, output=str(tmp_path), scenes=2, steps=1)
+    result = evaluate_flow(
+        adapter=str(deployed.output / "adapter"), llm=world.llm, output=str(tmp_path), scenes=2, steps=1
+    )
     assert (tmp_path / "report.html").is_file()
     assert result.report["pictures"] == 6
     assert set(result.report["columns"]) == {"colour", "binding", "relation", "count"}
@@ -154,11 +161,11 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     monkeypatch.setattr(encode, "encode_shard", faulty)
     monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))
     (tmp_path / "a.txt").write_text("a red circle\na blue square\n")
-    assert encode.encode_flow(str(tmp_path / "a.txt"), str(tmp_path / "a"), llm=world.llm).samples == 2
+    assert encode.encode_flow(data=str(tmp_path / "a.txt"), store=str(tmp_path / "a"), llm=world.llm).samples == 2
     assert faults == []
     faults += [errno.ENOSPC, errno.ENOSPC]
     with pytest.raises(OSError, match="a fault"):
-        encode.encode_flow(str(tmp_path / "a.txt"), str(tmp_path / "b"), llm=world.llm)
+        encode.encode_flow(data=str(tmp_path / "a.txt"), store=str(tmp_path / "b"), llm=world.llm)
     assert len(faults) == 1
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from infra.tracking.registry import MODEL, adapter_tags, find_version, register_adapter, rollback
+from infra.tracking.names import MODEL
+from infra.tracking.registry import adapter_tags, find_version, register_adapter, rollback
 from infra.tracking.run import client
 from pipelines.cli.main import main
 from pipelines.flows import promote
+from pipelines.requests.promote import PromotionPolicy
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
 CHAMPION = f"models:/{MODEL}@champion"
 
 
@@ -30,13 +31,13 @@ def folder(tracking: Path, tmp_path: Path, in_process: Server, monkeypatch: pyte
 
 @pytest.fixture
 def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """The share that each version is judged to have; judged ones are taken out of it."""
+    """The share that each version is given; those given are taken out of it."""
     given: dict[int, float] = {}
 
-    def judge(source: Any, rule: promote.PromotionPolicy, prompts: Any) -> float:
+    def score_version(source: Any, policy: PromotionPolicy, prompts: Any) -> float:
         return given.pop(int(Path(source.adapter).name.removeprefix(MODEL).split("-")[1]))
 
-    monkeypatch.setattr(promote, "judge", judge)
+    monkeypatch.setattr(promote, "score_version", score_version)
     return given
 
 
@@ -44,11 +45,11 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Decision]:
     """Registers a version, and promotes it with these shares for it and the champion."""
 
-    def run(*of: float, **rule: Any) -> promote.Decision:
-        made = register_adapter(folder, tags={})
-        eval_models = [made.version, *([champion()] if len(of) > 1 else [])]
+    def run(*of: float, **policy: Any) -> promote.Decision:
+        registered = register_adapter(folder, tags={})
+        eval_models = [registered.version, *([champion()] if len(of) > 1 else [])]
         shares.update(zip(eval_models, of, strict=True))
-        decision = promote.promote_flow(**rule)
+        decision = promote.promote_flow(policy=PromotionPolicy(**policy))
         assert not shares
         return decision
 
@@ -91,7 +92,7 @@ def test_asked_again_nothing_is_drawn_and_nothing_changes(
     assert promote.promote_flow() == kept
     assert adapter_tags(f"models:/{MODEL}/2") == before
     shares.update({2: 0.5, 1: 0.4})
-    assert promote.promote_flow(scenes=50).promoted  # another rule: judged anew
+    assert promote.promote_flow(policy=PromotionPolicy(scenes=50)).promoted  # another policy: evaluated anew
 
 
 def test_what_was_cut_short_before_the_alias_moved_is_finished(
@@ -121,10 +122,10 @@ def test_pictures_decide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="candidate: not in the registry"):
         promote.promote_flow()
     register_adapter(folder, tags={})
-    rule: dict[str, Any] = {"scenes": 2, "steps": 1, "metric": "colour"}
-    assert promote.promote_flow(**rule).promoted
+    policy: dict[str, Any] = {"scenes": 2, "steps": 1, "metric": "colour"}
+    assert promote.promote_flow(policy=PromotionPolicy(**policy)).promoted
     register_adapter(folder, tags={})
-    second = promote.promote_flow(**rule)
+    second = promote.promote_flow(policy=PromotionPolicy(**policy))
     assert not second.promoted
     assert second.candidate_score == second.champion_score
 
@@ -136,40 +137,43 @@ def test_prompts_of_a_file_are_scored_by_a_vision_model(
 
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     metric = f"siglip={metric_models.siglip(tmp_path / 'siglip')}"
-    rule: dict[str, Any] = {"prompts": str(tmp_path / "prompts.txt"), "metric": metric, "steps": 1}
+    policy: dict[str, Any] = {"prompts": str(tmp_path / "prompts.txt"), "metric": metric, "steps": 1}
     register_adapter(folder, tags={})
-    first = promote.promote_flow(**rule)
+    first = promote.promote_flow(policy=PromotionPolicy(**policy))
     assert first.promoted
     assert f"first champion: {metric} over {tmp_path / 'prompts.txt'} " in first.reason
     other = make_adapter(tmp_path / "other", tmp_path / "sd", seed=1)
     register_adapter(other, tags={})
-    second = promote.promote_flow(**rule)
+    second = promote.promote_flow(policy=PromotionPolicy(**policy))
     assert second.champion_score == pytest.approx(first.candidate_score, abs=1e-4)
     assert second.candidate_score != second.champion_score
     assert second.promoted == (second.candidate_score > second.champion_score)  # type: ignore[operator]
     (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
-    judged: list[Any] = []
-    monkeypatch.setattr(promote, "judge", lambda *asked: judged.append(asked) or 0.5)
+    scored: list[Any] = []
+    monkeypatch.setattr(promote, "score_version", lambda *asked: scored.append(asked) or 0.5)
     register_adapter(folder, tags={})
-    promote.promote_flow(**rule)
-    promote.promote_flow(**rule)
-    assert len(judged) == 2
+    promote.promote_flow(policy=PromotionPolicy(**policy))
+    promote.promote_flow(policy=PromotionPolicy(**policy))
+    assert len(scored) == 2
     (tmp_path / "prompts.txt").write_text("a green circle\n")
-    promote.promote_flow(**rule)
-    assert len(judged) == 4
+    promote.promote_flow(policy=PromotionPolicy(**policy))
+    assert len(scored) == 4
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    ("policy", "message"),
     [
-        ({"metric": "siglip"}, "metric: .*expected one of colour, binding, relation, count for the embedded world's"),
-        ({"prompts": "some.txt"}, "metric: .*expected one of siglip, siglip2, clip, clip-iqa for prompts of a file"),
+        (
+            {"metric": "siglip"},
+            r"metric\n.*expected one of colour, binding, relation, count for the shapes benchmark's",
+        ),
+        ({"prompts": "some.txt"}, r"metric\n.*expected one of siglip, siglip2, clip, clip-iqa for prompts of a file"),
         ({"prompts": "some.txt", "metric": "clip"}, "some.txt: no such file"),
     ],
 )
-def test_a_rule_that_scores_nothing_is_refused(folder: Path, rule: dict[str, Any], message: str) -> None:
+def test_a_policy_that_scores_nothing_is_refused(folder: Path, policy: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        promote.promote_flow(**rule)
+        promote.promote_flow(policy=PromotionPolicy(**policy))
 
 
 def test_the_commands(

@@ -19,11 +19,11 @@ import pytest
 
 from pipelines.runtime.executors import ON_LOOPBACK
 from storage import EncodingStore
+from storage.maintenance.summary import list_shards
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(900)]
 
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258
@@ -43,12 +43,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         folder = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
         small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         node = {**small, "dashboard_agent_listen_port": 0, "temp_dir": folder}
-        made = Cluster(initialize_head=True, head_node_args=node)
+        two_nodes = Cluster(initialize_head=True, head_node_args=node)
         try:
-            made.add_node(**node)
-            yield made.address
+            two_nodes.add_node(**node)
+            yield two_nodes.address
         finally:
-            made.shutdown()
+            two_nodes.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -111,13 +111,13 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
 
     path = str(tmp_path_factory.mktemp("alone") / "store")
     with temporary_settings({PREFECT_API_URL: server.url}):
-        encode_flow(data, path, world.diffusion, world.llm)
+        encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm)
     return EncodingStore.open(path)
 
 
 def contents(store: EncodingStore) -> dict[str, Any]:
     """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
-    assert store.verify() == []
+    assert verify(store) == []
     places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
     samples = store.samples()
     (fingerprint,) = set(samples["fingerprint"].to_pylist())
@@ -132,9 +132,9 @@ def contents(store: EncodingStore) -> dict[str, Any]:
 
 def left_behind(store: EncodingStore) -> list[str]:
     """Claims and folders of shards that no commit names."""
-    named = {shard.name for shard in store.shards()}
+    named = {shard.name for shard in list_shards(store)}
     return [
-        *store.claims.claimed(),
+        *store.locks.held(),
         *(path.name for path in Path(str(store.path), "shards").iterdir() if path.name not in named),
     ]
 
@@ -162,15 +162,17 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
             os.kill(process, signal.SIGKILL)
 
     pictures.asked = kill
-    result = encode_flow(data, str(store), world.diffusion, world.llm, ray=cluster, limit="gpu")
+    result = encode_flow(
+        data=data, store=str(store), diffusion=world.diffusion, llm=world.llm, ray=cluster, limit="gpu"
+    )
     assert len(killed) == 1
     assert any(name.startswith("slow") for name in half_written)
     assert slots[0] >= 1
     assert [shard.source for shard in result.shards] == [*(f"{i}.parquet" for i in range(SHARDS)), "slow.tsv"]
     assert (result.rows, result.samples) == (SHARDS * (ROWS + 1) + SLOW_ROWS, SHARDS * ROWS + SLOW_ROWS)
-    made = EncodingStore.open(store)
-    assert contents(made) == contents(alone)
-    assert left_behind(made) == []
+    written = EncodingStore.open(store)
+    assert contents(written) == contents(alone)
+    assert left_behind(written) == []
 
 
 def test_workers_write_one_store_in_a_bucket(
@@ -180,10 +182,10 @@ def test_workers_write_one_store_in_a_bucket(
 
     pictures.asked = lambda process: None
     url = f"s3://{BUCKET}/store"
-    result = encode_flow(data, url, world.diffusion, world.llm, ray=cluster)
+    result = encode_flow(data=data, store=url, diffusion=world.diffusion, llm=world.llm, ray=cluster)
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
     assert contents(EncodingStore.open(url)) == contents(alone)
-    assert EncodingStore.open(url).claims.claimed() == []
+    assert EncodingStore.open(url).locks.held() == []
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
@@ -201,9 +203,9 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
 
     pictures.asked = interrupt
     with pytest.raises(KeyboardInterrupt):
-        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, ray=cluster)
+        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, ray=cluster)
     store = EncodingStore.open(tmp_path / "store")
-    assert store.verify() == []
+    assert verify(store) == []
     assert left_behind(store) == []
     assert "slow.tsv" not in store.samples()["source"].to_pylist()
     gone = psutil.wait_procs([psutil.Process(pid) for pid in asked if psutil.pid_exists(pid)], timeout=60)
@@ -219,7 +221,7 @@ def test_what_can_not_run_on_ray_is_refused_at_once(
     from pipelines.runtime.executors import server_url
 
     with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
-        encode_flow(data, str(tmp_path / "store"), world.diffusion, world.llm, limit="none")
+        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, limit="none")
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(ValueError, match="expected PREFECT_API_URL"),

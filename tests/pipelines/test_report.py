@@ -7,7 +7,7 @@ import pytest
 
 from llmdiff.evaluation import Evaluation, held_out_prompts
 from llmdiff.shapes.draw import draw
-from llmdiff.shapes.evaluator import FACTS, score
+from llmdiff.shapes.evaluator import FACTS, score_facts
 from pipelines.reports.demo import WORDING_NAMES, build_report, sample_grid, summary, write_report
 
 
@@ -20,7 +20,7 @@ def _evaluation(prompts, right: dict[str, float]) -> Evaluation:
         counts[prompt.category] += 1
         drawn = draw(prompt.scene)
         pictures.append(drawn if counts[prompt.category] <= right[prompt.category] * total else np.full_like(drawn, 64))
-    return Evaluation(prompts, np.stack(pictures), score(pictures, [prompt.scene for prompt in prompts]))
+    return Evaluation(prompts, np.stack(pictures), score_facts(pictures, [prompt.scene for prompt in prompts]))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Retraining on the embedded world: waves of shards, broken and empty ones, a crash, an event, two at once."""
+"""Retraining on the shapes benchmark: waves of shards, broken and empty ones, a crash, an event, two at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,11 @@ from pipelines.flows import retrain
 from pipelines.flows.promote import Decision, recorded
 from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
-from pipelines.runtime.promotion_policy import PromotionPolicy
+from pipelines.requests.promote import PromotionPolicy
 from storage import EncodingStore
-from storage.locks.mutex import turn
+from storage.locks.mutex import job_mutex
 from tests.pipelines.conftest import ROOT, Deployed, Server
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
+from tests.waiting import wait_until
 
 NAME = "grown"
 ROWS = 32
@@ -49,8 +47,8 @@ def arguments(root: Path, **changes: Any) -> dict[str, Any]:
         "name": NAME,
         "encoder_settings": {"template": PROMPT, "dtype": "float32"},
         "settings": {**TRAINING, "ema_decay": 0.5, "adapter": {"new_weight": 1.0}},
-        "growing": {"settle": 0.2},
-        "rule": {"metric": "colour", "scenes": 6, "steps": 3},
+        "readiness": {"settle": 0.2},
+        "policy": {"metric": "colour", "scenes": 6, "steps": 3},
     }
     return {**given, **changes}
 
@@ -59,7 +57,7 @@ def run(root: Path, **changes: Any) -> RetrainResult:
     given = arguments(root, **changes)
     given["encoder_settings"] = EncoderConfig.from_dict(given["encoder_settings"])
     given["settings"] = TrainSettings(**given["settings"])
-    given["growing"], given["rule"] = ReadinessPolicy(**given["growing"]), PromotionPolicy(**given["rule"])
+    given["readiness"], given["policy"] = ReadinessPolicy(**given["readiness"]), PromotionPolicy(**given["policy"])
     return retrain_flow(**given)
 
 
@@ -119,12 +117,9 @@ def runs_of_events() -> list[Any]:
         return [each for each in api.read_flow_runs() if each.created_by and each.created_by.type == "AUTOMATION"]
 
 
-def wait_for_event_run(seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := [each for each in runs_of_events() if each.state.is_final()]):
-        assert time.monotonic() < deadline, runs_of_events()
-        time.sleep(0.5)
-    (only,) = found
+def wait_for_event_run() -> Any:
+    wait_until(lambda: any(each.state.is_final() for each in runs_of_events()), 300, interval=0.5)
+    (only,) = [each for each in runs_of_events() if each.state.is_final()]
     return only
 
 
@@ -191,7 +186,7 @@ def decided() -> dict[int, Decision]:
 
 def test_a_second_one_ends_as_busy_and_makes_nothing(in_process: Server, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with turn(EncodingStore.create(tmp_path / "store"), "retrain"):
+    with job_mutex(EncodingStore.create(tmp_path / "store").path, "retrain"):
         busy = run(tmp_path, wait=0.1)
     assert (busy.outcome, busy.found) == ("busy", None)
     assert "another retrain is at work: process " in busy.reason

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli.main import main
-from storage import EncodingStore, caption_hash, content_hash
+from storage import EncodingStore, ShardWriter, caption_hash, content_hash
+from storage.maintenance.summary import list_shards
+from storage.maintenance.verify import verify
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Server, World
 from tests.storage import synthetic
 
@@ -163,7 +165,7 @@ def test_gc_tells_first_and_then_does_it(path: Path, capsys: pytest.CaptureFixtu
     )
     store = EncodingStore.open(path)
     assert synthetic.rows_of(store, fingerprint(path)) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
-    assert store.verify() == []
+    assert verify(store) == []
     assert "expected one of" in Done(capsys, "gc", path, "--drop-fingerprint", base).error
 
 
@@ -208,7 +210,7 @@ def test_what_the_data_do_not_bring_back_is_told(
 
     llm = fingerprint(path)
     store = EncodingStore.open(path)
-    with store.writer("prompt", llm) as writer:
+    with ShardWriter(store, "prompt", llm) as writer:
         writer.add_encoding(caption_hash("a prompt"), synthetic.encoding("a prompt"))
     for shard in ("a", "b", "prompt"):
         shutil.rmtree(path / "shards" / shard)
@@ -233,26 +235,25 @@ def test_what_the_data_do_not_bring_back_is_told(
     assert done.lines[-1] == "every checksum is right"
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("flows")
-@pytest.mark.timeout(900)
 def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damage to captions with and without pictures, and to latents; the right data bring all of it back."""
     from pipelines.flows.encode import encode_flow
 
     path, prompts = tmp_path / "store", tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
-    first = encode_flow(world.data, str(path), world.diffusion, world.llm, captions=["a red circle"])
+    first = encode_flow(
+        data=world.data, store=str(path), diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+    )
     capsys.readouterr()
     store = EncodingStore.open(path)
     before = store.samples(first.fingerprint).select(["source", "source_hash", "row", "caption", "latent_key"])
     encodings = {
         key: store.encoding(first.fingerprint, key) for key in set(store.samples()["caption_hash"].to_pylist())
     }
-    for shard in store.shards():
+    for shard in list_shards(store):
         if shard.samples == 0:
             shutil.rmtree(path / "shards" / shard.name)
-    damaged = next(shard.name for shard in store.shards() if shard.samples == 10)
+    damaged = next(shard.name for shard in list_shards(store) if shard.samples == 10)
     flip_a_byte(path, damaged)
     flip_a_byte(path, damaged, "latents")
 
@@ -273,7 +274,7 @@ def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: 
     assert store.samples(first.fingerprint).select(before.column_names).equals(before)
     for key, bits in encodings.items():
         assert (store.encoding(first.fingerprint, key) == bits).all()
-    assert store.find_encodings(first.fingerprint, [caption_hash(""), caption_hash("a red circle")]).keys() == {
+    assert store.snapshot().encodings(first.fingerprint, [caption_hash(""), caption_hash("a red circle")]).keys() == {
         caption_hash(""),
         caption_hash("a red circle"),
     }

@@ -12,18 +12,18 @@ from llmdiff.diffusion.base import load_unet
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading
-from pipelines.flows.study import study_flow
 from pipelines.studies import prompts
+from pipelines.studies.flow import study_flow
 from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import Drawing, drawn, load
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 TINY = Sizes(pictures=32, scenes=1, captions=2)
 
 
 def run(name: str, output: Path) -> dict[str, object]:
-    done = study_flow(name, str(output), TINY, quick=True)
+    done = study_flow(name=name, output=str(output), sizes=TINY, quick=True)
     folder = Path(done["folder"])
     assert folder == output / name
     assert (folder / "plot.png").stat().st_size > 5_000
@@ -53,10 +53,10 @@ def test_studies_share_what_they_make_and_end_in_pages(
     told = run("prompts", output)
     assert [row["model"] for row in told["rows"]] == ["base"] * 3 + ["score difference"] * 3
     assert len(list((output / "adapters").iterdir())) == 1
-    made = times(output)
+    before = times(output)
     assert run("closed", output)["rows"] == closed["rows"]
     assert run("prompts", output)["rows"] == told["rows"]
-    assert times(output) == made
+    assert times(output) == before
     page = write_docs(output, tmp_path / "docs").read_text()
     for name in ("weights", "closed", "prompts"):
         assert (output / name / "table.md").read_text() in page

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -14,17 +15,21 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from infra.launch.hostfile import Topology
+from infra.tracking.lineage import hub_revision
 from infra.tracking.run import client
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings
 from llmdiff.training.loop import train
-from pipelines.flows.train import hub_revision, keep_samples, pinned_version, resolve_config
-from storage import EncodingStore, caption_hash
+from llmdiff.training.resolve import pinned_version
+from pipelines.flows.train import keep_samples, resolve_config
+from pipelines.requests.train import TrainRequest
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
+from tests.training.run_folder import last_step, saved_step
 from tests.waiting import wait_until
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(900)]
 
 SETTINGS = ["steps=100", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
 SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps=1"]
@@ -35,7 +40,7 @@ def own_store(world: World, in_process: Server, tmp_path: Path) -> str:
     from pipelines.flows.encode import encode_flow
 
     store = str(tmp_path / "store")
-    encode_flow(world.data, store, world.diffusion, encoder="base")
+    encode_flow(data=world.data, store=store, diffusion=world.diffusion, encoder="base")
     return store
 
 
@@ -44,7 +49,7 @@ def grow(path: str) -> int:
     store = EncodingStore.open(path)
     before = store.version
     fingerprint = next(key for key, about in store.fingerprints().items() if about["kind"] == "base")
-    with store.writer("more", fingerprint=fingerprint) as writer:
+    with ShardWriter(store, "more", fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash("one more"), store.encoding(fingerprint, caption_hash("")))
     assert EncodingStore.open(path).version > before
     return before
@@ -57,23 +62,12 @@ def start(server: Server, home: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def last_step(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def saved_step(run: Path) -> int:
-    states = sorted(run.glob("checkpoints/step-*/state.json"))
-    return json.loads(states[-1].read_text())["step"] if states else 0
-
-
 def workers(run: Path) -> list[int]:
     """The training processes that write to a run."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if str(run / "request.json") in line and any("--local_rank" in part for part in line):
+        if str(run / "config.json") in line and any("--local_rank" in part for part in line):
             found.append(process.pid)
     return found
 
@@ -139,7 +133,7 @@ def sheets(folder: Path) -> dict[str, bytes]:
 
 def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str, bytes]:
     """Those of the same training in one go, in this process."""
-    config = TrainConfig.read(run / "request.json").model_copy(update={"output": str(folder / "whole")})
+    config = TrainConfig.read(run / "config.json").model_copy(update={"output": str(folder / "whole")})
     train(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
@@ -149,12 +143,13 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
     return found
 
 
-def begin(server: Server, flow: str, **parameters: object) -> str:
-    """Starts a run of a deployment, as the page does; its id."""
-    deployment = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()["id"]
-    made = httpx.post(f"{server.url}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
-    assert made.status_code == 201, made.text
-    return str(made.json()["id"])
+def begin(flow: str, **parameters: object) -> str:
+    """Start a run of a deployment, by a client that asks a busy server again; return its id."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as api:
+        deployment = api.read_deployment_by_name(f"{flow}/default").id
+        return str(api.create_flow_run_from_deployment(deployment, parameters=parameters).id)
 
 
 def shards_of(store: Path) -> set[str]:
@@ -168,9 +163,9 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     server, store, output = in_process, tmp_path / "store", tmp_path / "cancelled"
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
     models = {"diffusion": world.diffusion, "llm": world.llm}
-    encode = begin(server, "encode", data=str(data), store=str(store), **models)
+    encode = begin("encode", data=str(data), store=str(store), **models)
     settings = {**TRAINING, "steps": 100_000}
-    train = begin(server, "train", store=deployed.store, output=str(output), settings=settings, **models)
+    train = begin("train", store=deployed.store, output=str(output), settings=settings, **models)
 
     wait_until(lambda: bool(shards_of(store)), 400)
     cancelling = {"state": {"type": "CANCELLING"}}
@@ -189,14 +184,13 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     (tracked,) = [run for run in client().search_runs(["1"]) if run.info.run_name == "train cancelled"]
     assert tracked.info.status == "KILLED"
     left = EncodingStore.open(store)
-    assert (len(left.samples()), shards_of(store), left.verify()) == (0, set(), [])
+    assert (len(left.samples()), shards_of(store), verify(left)) == (0, set(), [])
 
 
-def resolve(store: str, world: World, **changes: object) -> object:
-    settings = TrainSettings(steps=10, **changes.pop("settings", {}))  # type: ignore[arg-type]
-    named = {"output": None, "encoder": "base", "fingerprint": None, "store_version": None, "processes": 1}
-    named |= {"restart": False, "lineage": {}, **changes}
-    return resolve_config.fn(store, world.diffusion, settings=settings, **named)
+def resolve(store: str, world: World, settings: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    asked = {"encoder": "base", "settings": TrainSettings(steps=10, **(settings or {})), **changes}
+    request = TrainRequest(store=store, diffusion=world.diffusion, **asked)
+    return resolve_config.fn(request, Topology(processes=request.processes))
 
 
 def test_a_runs_folder_follows_from_its_settings(
@@ -204,8 +198,8 @@ def test_a_runs_folder_follows_from_its_settings(
 ) -> None:
     monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
 
-    def folder(**changes: object) -> str:
-        return resolve(deployed.store, world, encoder="llm", **changes).output  # type: ignore[attr-defined]
+    def folder(**changes: Any) -> str:
+        return resolve(deployed.store, world, encoder="llm", **changes).output
 
     first = folder()
     assert Path(first).parent == tmp_path / "train"
@@ -224,8 +218,8 @@ def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
     monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
     parent = deployed.output / "adapter"
     warm = resolve(deployed.store, world, encoder="llm", settings={"start_from": str(parent)})
-    assert (warm.start_from, warm.parent) == (str(parent), "")  # type: ignore[attr-defined]
-    assert warm.output != resolve(deployed.store, world, encoder="llm").output  # type: ignore[attr-defined]
+    assert (warm.start_from, warm.parent) == (str(parent), "")
+    assert warm.output != resolve(deployed.store, world, encoder="llm").output
     about = json.loads((parent / "adapter_config.json").read_text())
     other = tmp_path / "other"
     other.mkdir()
@@ -241,8 +235,8 @@ def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
 def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     config = resolve(own_store, world, output=output)
-    config.write(tmp_path / "run" / "request.json")  # type: ignore[attr-defined]
-    began = config.store_version  # type: ignore[attr-defined]
+    config.write(config.path)
+    began = config.store_version
     assert grow(own_store) == began
     assert resolve(own_store, world, output=output) == config
     assert resolve(own_store, world, output=output, store_version=began) == config
@@ -250,7 +244,7 @@ def test_a_run_keeps_its_version_of_the_store(world: World, own_store: str, tmp_
         resolve(own_store, world, output=output, store_version=began + 1)
     (tmp_path / "run" / "notes.txt").touch()
     fresh = resolve(own_store, world, output=output, restart=True)
-    assert fresh.store_version == EncodingStore.open(own_store).version > began  # type: ignore[attr-defined]
+    assert fresh.store_version == EncodingStore.open(own_store).version > began
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "notes.txt"}
     assert pinned_version(tmp_path / "run", None) is None
 

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.draw import draw
-from llmdiff.shapes.evaluator import FACTS, find_things, judge, score
+from llmdiff.shapes.evaluator import FACTS, facts_that_hold, find_things, score_facts
 from llmdiff.shapes.scene import INVERSE, Scene, Thing, sample_scene
 
 
@@ -18,7 +18,7 @@ def scenes() -> list[Scene]:
 
 
 def test_every_fact_holds_in_true_pictures(scenes) -> None:
-    verdicts = score([draw(scene) for scene in scenes], scenes)
+    verdicts = score_facts([draw(scene) for scene in scenes], scenes)
     assert all(verdicts[fact].mean() == 1 for fact in FACTS)
 
 
@@ -37,7 +37,7 @@ def test_right_after_the_autoencoder(scenes) -> None:
     with torch.no_grad():
         decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(40)])
     pictures = ((decoded.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-    verdicts = score(list(pictures), scenes)
+    verdicts = score_facts(list(pictures), scenes)
     assert all(verdicts[fact].mean() >= 0.97 for fact in FACTS)
 
 
@@ -60,19 +60,19 @@ STATED = Scene((RED_CIRCLE, BLUE_SQUARE), ("left of",))
     ids=["shapes swapped", "sides swapped", "above instead", "other colour", "one missing", "one too many", "empty"],
 )
 def test_says_no(drawn, wrong) -> None:
-    verdict = judge(draw(Scene(drawn, ())), STATED)
+    verdict = facts_that_hold(draw(Scene(drawn, ())), STATED)
     assert {fact for fact, holds in verdict.items() if not holds} == wrong
 
 
 def test_says_no_to_noise_and_to_other_scenes(scenes) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert not judge(noise, STATED)["binding"]
-    others = score([draw(scene) for scene in scenes], scenes[1:] + scenes[:1])
+    assert not facts_that_hold(noise, STATED)["binding"]
+    others = score_facts([draw(scene) for scene in scenes], scenes[1:] + scenes[:1])
     assert others["binding"].mean() < 0.1
     assert others["colour"].mean() < 0.4
 
 
 def test_inverse_relations_agree() -> None:
     turned = Scene((BLUE_SQUARE, RED_CIRCLE), (INVERSE["left of"],))
-    assert all(judge(draw(STATED), turned).values())
+    assert all(facts_that_hold(draw(STATED), turned).values())

@@ -1,4 +1,4 @@
-"""Scenes, captions and shards of the embedded world."""
+"""Scenes, captions and shards of the synthetic shapes benchmark."""
 
 import json
 import re

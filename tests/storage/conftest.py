@@ -1,7 +1,9 @@
-"""A server that speaks S3 on loopback, for the tests of stores in an object store."""
+"""Where stores of the tests lie: a server that speaks S3 on loopback, and a small disk."""
 
+import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,15 @@ def s3_server(tmp_path_factory) -> Iterator[str]:
 def s3_url(s3_server) -> str:
     """A prefix that nothing lies under."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}/store"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import EncodingStore, Reject, Sample, caption_hash, content_hash
+from storage import EncodingStore, Reject, Sample, ShardWriter, caption_hash, content_hash
 
 HIDDEN = 16
 LLM = {"kind": "llm", "bands": 1, "g": [1.0, 1.0]}
@@ -73,12 +73,12 @@ def encode(
     base: str | None = None,
 ) -> int:
     """What an encode does: skips what is known, rejects every seventh row; returns how many rows it took on."""
-    done = store.find_samples(fingerprint, content_hash(source.encode()))
+    done = store.snapshot().known_rows(fingerprint, content_hash(source.encode()))
     new = [row for row in rows if row not in done]
     if not new:
         return 0
-    known = store.find_encodings(fingerprint, [caption_hash(caption(source, row)) for row in new])
-    with store.writer(shard, fingerprint) as writer:
+    known = store.snapshot().encodings(fingerprint, [caption_hash(caption(source, row)) for row in new])
+    with ShardWriter(store, shard, fingerprint) as writer:
         for row in new:
             if row % 7 == 6:
                 writer.reject(reject(fingerprint, source, row))

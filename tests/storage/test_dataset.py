@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from storage import EncodingStore, caption_hash
-from storage.reading.dataset import EncodingDataset
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.reading.batch import BatchFiller
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic
 
 ROWS = 70
@@ -18,7 +19,7 @@ def filled(tmp_path_factory):
     """A store of three sources under an LLM's fingerprint and the base's, and the empty caption."""
     store, llm = synthetic.make_store(tmp_path_factory.mktemp("reader") / "store")
     base = store.register_fingerprint(synthetic.BASE)
-    with store.writer("null", llm) as writer:
+    with ShardWriter(store, "null", llm) as writer:
         writer.add_encoding(caption_hash(""), synthetic.encoding(""))
     for source in ("a", "b", "c"):
         synthetic.encode(store, llm, source, range(ROWS), base=base)
@@ -28,7 +29,8 @@ def filled(tmp_path_factory):
 def dataset(filled, batch_size=8, **settings):
     store, llm, _ = filled
     settings = {"block_size": 4, "blocks_together": 8, "lanes": 4, "read_ahead": 2, **settings}
-    return EncodingDataset(store.path, store.version, llm, batch_size, **settings)
+    config = DatasetConfig(version=store.version, fingerprint=llm, batch_size=batch_size, **settings)
+    return EncodingDataset(store.path, config)
 
 
 def as_bits(tensor):
@@ -63,7 +65,7 @@ def test_bands_come_before_tokens(tmp_path):
     store = EncodingStore.create(tmp_path)
     llm = store.register_fingerprint({**synthetic.LLM, "bands": 2})
     synthetic.encode(store, llm, "a")
-    (batch,) = EncodingDataset(tmp_path, None, llm, 100).epoch(0)
+    (batch,) = EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=100)).epoch(0)
     for i, (_, row) in enumerate(batch.rows):
         bits = synthetic.encoding(synthetic.caption("a", row))  # (token, band * hidden)
         np.testing.assert_array_equal(as_bits(batch.encodings[i, 0][batch.mask[i]]), bits[:, : synthetic.HIDDEN // 2])
@@ -76,17 +78,17 @@ def test_ranks_are_disjoint_and_in_step(filled, ranks):
     batches = [list(each.epoch(2)) for each in data]
     assert {len(each) for each in batches} == {data[0].batches_per_epoch}
     rows = [row for each in batches for batch in each for row in batch.rows]
-    assert len(rows) == len(set(rows)) == len(data[0])
+    assert len(rows) == len(set(rows)) == data[0].samples_per_epoch
     for together in zip(*batches, strict=True):
         assert len({batch.position for batch in together}) == 1
-    assert batches[0][-1].position == len(data[0])
+    assert batches[0][-1].position == data[0].samples_per_epoch
 
 
 def test_drop_last_leaves_out_the_rest(filled):
     data = dataset(filled, batch_size=16, world_size=2, drop_last=True)
     batches = list(data.epoch(0))
-    assert [len(batch.rows) for batch in batches] == [16] * (len(data) // 32)
-    assert batches[-1].position == len(data) // 32 * 32
+    assert [len(batch.rows) for batch in batches] == [16] * (data.samples_per_epoch // 32)
+    assert batches[-1].position == data.samples_per_epoch // 32 * 32
 
 
 def test_resume_after_a_batch(filled):
@@ -114,8 +116,8 @@ def test_resume_with_other_ranks_or_another_batch_size(filled, legs):
             assert {each[-1].position for each in batches} == {position + 4 * ranks * batch_size}
         position = batches[0][-1].position
         rows += [row for each in batches for batch in each for row in batch.rows]
-    assert position == len(dataset(filled))
-    assert len(rows) == len(set(rows)) == len(dataset(filled))
+    assert position == dataset(filled).samples_per_epoch
+    assert len(rows) == len(set(rows)) == dataset(filled).samples_per_epoch
 
 
 def test_resume_goes_on_with_the_samples_that_would_have_come(filled):
@@ -134,7 +136,8 @@ def test_order_depends_on_the_samples_alone(filled, tmp_path):
     store, llm = synthetic.make_store(tmp_path)
     for source in ("c", "a", "b"):
         synthetic.encode(store, llm, source, range(ROWS))
-    again = EncodingDataset(tmp_path, None, llm, 8, block_size=4, blocks_together=8, lanes=4)
+    config = DatasetConfig(fingerprint=llm, batch_size=8, block_size=4, blocks_together=8, lanes=4)
+    again = EncodingDataset(tmp_path, config)
     for one, other in zip(dataset(filled).epoch(0), again.epoch(0), strict=True):
         assert one.rows == other.rows
         np.testing.assert_array_equal(as_bits(one.encodings), as_bits(other.encodings))
@@ -143,20 +146,20 @@ def test_order_depends_on_the_samples_alone(filled, tmp_path):
 def test_later_commits_do_not_disturb_an_epoch(tmp_path):
     store, llm = synthetic.make_store(tmp_path)
     synthetic.encode(store, llm, "a")
-    data = EncodingDataset(tmp_path, None, llm, 4)
+    data = EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=4))
     epoch = data.epoch(0)
     rows = next(epoch).rows
     synthetic.encode(store, llm, "b")
     for batch in epoch:
         rows += batch.rows
-    assert (data.version, len(data), len(set(rows))) == (1, 18, 18)
+    assert (data.version, data.samples_per_epoch, len(set(rows))) == (1, 18, 18)
 
 
 def test_reading_ahead_is_bounded_and_ends(filled, monkeypatch):
     """In memory are as many batches as were asked for, however slow the training; then the threads end."""
     made_so_far = []
-    batch_of = EncodingDataset._batch
-    monkeypatch.setattr(EncodingDataset, "_batch", lambda *of: made_so_far.append(of) or batch_of(*of))
+    fill = BatchFiller.fill
+    monkeypatch.setattr(BatchFiller, "fill", lambda *of: made_so_far.append(of) or fill(*of))
     data = dataset(filled, batch_size=1, block_size=1, blocks_together=1, read_ahead=3)
     before = threading.active_count()
     epoch = data.epoch(0)
@@ -176,14 +179,14 @@ def test_reading_ahead_is_bounded_and_ends(filled, monkeypatch):
 def test_an_error_of_a_reading_thread_comes_after_the_batches_before_it(filled, monkeypatch):
     data = dataset(filled, batch_size=1)
     good = [batch.rows for batch in data.epoch(0)][:2]
-    batch_of = EncodingDataset._batch
+    fill = BatchFiller.fill
 
-    def fails_third(self, ids, position, *others):
-        if position == 3:
+    def fails_third(self, planned, blocks):
+        if planned.position == 3:
             raise ValueError("damaged")
-        return batch_of(self, ids, position, *others)
+        return fill(self, planned, blocks)
 
-    monkeypatch.setattr(EncodingDataset, "_batch", fails_third)
+    monkeypatch.setattr(BatchFiller, "fill", fails_third)
     epoch = data.epoch(0)
     assert [next(epoch).rows, next(epoch).rows] == good
     with pytest.raises(ValueError, match="damaged"):
@@ -204,7 +207,7 @@ def test_a_fingerprint_without_samples_is_told_what_was_found(filled):
     store, llm, base = filled
     for version, found in ((store.version, [llm]), (0, [])):
         with pytest.raises(ValueError, match="no samples of fingerprint") as refused:
-            EncodingDataset(store.path, version, base, 4)
+            EncodingDataset(store.path, DatasetConfig(version=version, fingerprint=base, batch_size=4))
         assert str(refused.value) == (
             f"{store.path}: no samples of fingerprint {base} at version {version}, found those of {found}"
         )
@@ -222,48 +225,50 @@ def test_a_fingerprint_without_samples_is_told_what_was_found(filled):
         ),
         ({"rank": 2, "world_size": 2}, "rank 2, world_size 2"),
         ({"batch_size": 0}, "batch_size 0"),
+        ({"read_ahead": 0}, "read_ahead 0, threads 1"),
         ({"world_size": 181}, "at least a sample for each of 181 ranks, found 180"),
     ],
 )
 def test_refusals(filled, change, message):
     store, llm, _ = filled
-    arguments = {"path": store.path, "version": store.version, "fingerprint": llm, "batch_size": 4} | change
+    settings = {"version": store.version, "fingerprint": llm, "batch_size": 4} | change
     with pytest.raises(ValueError, match=message):
-        EncodingDataset(**arguments)
+        EncodingDataset(store.path, DatasetConfig(**settings))
 
 
 def test_a_pooled_encoding_comes_with_the_crop(tmp_path):
     store, llm = synthetic.make_store(tmp_path)
     pooled = store.register_fingerprint({"kind": "pooled"})
+    config = DatasetConfig(fingerprint=llm, batch_size=2, pooled_fingerprint=pooled)
     for i, crop in enumerate([(64, 48, 8, 0), (31, 900, 0, 7), None]):
         caption = f"caption {i}"
-        with store.writer(f"shard-{i}", llm) as writer:
+        with ShardWriter(store, f"shard-{i}", llm) as writer:
             writer.add_encoding(caption_hash(caption), synthetic.encoding(caption))
             writer.add_encoding(caption_hash(caption), synthetic.encoding(caption, width=8)[:1], pooled)
             writer.add_latent(synthetic.latent_key("a", i), synthetic.latent("x"))
             writer.add_sample(dataclasses.replace(synthetic.sample(llm, "a", i, caption), crop=crop))
         if crop is None:
             with pytest.raises(ValueError, match=r"1 of 3 samples don't say .*; a.parquet row 2 is the first: encode"):
-                EncodingDataset(tmp_path, None, llm, 2, pooled_fingerprint=pooled)
+                EncodingDataset(tmp_path, config)
             continue
-        (batch,) = EncodingDataset(tmp_path, None, llm, 2, pooled_fingerprint=pooled).epoch(0)
+        (batch,) = EncodingDataset(tmp_path, config).epoch(0)
         for (_, row), found, kept in zip(batch.rows, batch.pooled, batch.crops, strict=True):
             np.testing.assert_array_equal(as_bits(found), synthetic.encoding(f"caption {row}", width=8)[0])
             assert tuple(kept.tolist()) == [(64, 48, 8, 0), (31, 900, 0, 7)][row]
         assert batch.pooled.shape == (i + 1, 8)
-    (batch,) = EncodingDataset(tmp_path, None, llm, 3).epoch(0)
+    (batch,) = EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=3)).epoch(0)
     assert (batch.pooled, batch.crops) == (None, None)
 
 
 def test_latents_of_two_shapes_are_refused(tmp_path):
     store, llm = synthetic.make_store(tmp_path)
-    with store.writer("a", llm) as writer:
+    with ShardWriter(store, "a", llm) as writer:
         for row, shape in enumerate([(4, 8, 8), (4, 8, 4)]):
             writer.add_encoding(caption_hash("x"), synthetic.encoding("x"))
             writer.add_latent(synthetic.latent_key("a", row), synthetic.latent("x", shape))
             writer.add_sample(synthetic.sample(llm, "a", row, "x"))
     with pytest.raises(ValueError, match="expected latents of one shape, found 4x8x4, 4x8x8"):
-        EncodingDataset(tmp_path, None, llm, 1)
+        EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=1))
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "truncate"])
@@ -279,4 +284,4 @@ def test_damage_is_an_error_and_never_a_batch(tmp_path, array, damage):
         data[100] ^= 1
         path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
     with pytest.raises(ValueError, match="damaged|checksum|failed|rows"):
-        list(EncodingDataset(tmp_path, None, llm, 4).epoch(0))
+        list(EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=4)).epoch(0))

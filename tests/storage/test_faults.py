@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
 from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import list_shards, summarise
+from storage.maintenance.verify import verify
+from tests.small_disk import mounted
 from tests.storage import synthetic, writer_process
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def check_and_finish(store: EncodingStore, source: str) -> None:
     """After a fault: all is well, a source is there whole or not at all; then a rerun, and every row is there once."""
     (llm,) = store.fingerprints()
     store = EncodingStore.open(store.path)
-    assert store.verify() == []
+    assert verify(store) == []
     rows = synthetic.rows_of(store, llm)
     assert rows in (
         synthetic.expected_rows("a"),
@@ -39,9 +43,9 @@ def check_and_finish(store: EncodingStore, source: str) -> None:
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows(source)
     collect(store)
     assert store.rejects()["row"].to_pylist() == [6, 13, 6, 13]
-    assert store.verify() == []
+    assert verify(store) == []
     assert not list((store.path / "writing").glob("*.lock"))
-    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in store.shards()}
+    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in list_shards(store)}
 
 
 def test_killed_before_any_file_operation(store, tmp_path):
@@ -78,25 +82,25 @@ def test_gc_leaves_a_living_writer_alone_and_clears_after_a_dead_one(store):
     writer_process.run(writer_process.die_while_writing, store.path, llm, "lost")
     left = [path.name for path in (store.path / "shards").iterdir()]
     assert len(left) == 2
-    with store.writer("living", llm) as writer:
+    with ShardWriter(store, "living", llm) as writer:
         assert len(list((store.path / "shards").iterdir())) == 1, "a writer clears up after the dead"
         writer.add_encoding("x", synthetic.encoding("x"))
         writer_process.flush(writer)
         assert collect(EncodingStore.open(store.path)).paths == ()
-    assert store.verify() == []
-    assert len(store.shards()) == 2
+    assert verify(store) == []
+    assert len(list_shards(store)) == 2
 
 
 def test_gc_after_a_kill(store):
     (llm,) = store.fingerprints()
     writer_process.run(writer_process.die_while_writing, store.path, llm, "lost")
-    assert store.verify() == []
-    assert len(store.info()["being_written"]) == 1
+    assert verify(store) == []
+    assert len(summarise(store)["being_written"]) == 1
     planned = collect(store, dry_run=True)
-    assert len(store.info()["being_written"]) == 1
+    assert len(summarise(store)["being_written"]) == 1
     assert collect(store) == planned
     assert planned.bytes > 0
-    assert store.info()["being_written"] == []
+    assert summarise(store)["being_written"] == []
     check_and_finish(store, "b")
 
 
@@ -105,19 +109,14 @@ def test_a_file_can_grow_no_more(store, limit):
     (llm,) = store.fingerprints()
     assert writer_process.run(writer_process.encode_with_file_limit, store.path, llm, "b", limit) == 7
     assert store.version == 1
-    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in store.shards()}
+    assert {path.name for path in (store.path / "shards").iterdir()} == {shard.name for shard in list_shards(store)}
     check_and_finish(store, "b")
 
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_full_disk(small_disk):
@@ -126,7 +125,7 @@ def test_full_disk(small_disk):
     for rows in (600, 1000, 2000):
         assert writer_process.run(writer_process.encode_on_full_disk, store.path, llm, "b", rows) == 7
         assert store.version == 1
-        assert EncodingStore.open(store.path).verify() == []
+        assert verify(EncodingStore.open(store.path)) == []
     check_and_finish(store, "b")
 
 
@@ -170,11 +169,11 @@ def test_killed_while_repairing(store, tmp_path):
     while code == -signal.SIGKILL:
         copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
         code = writer_process.run(writer_process.die_while_repairing, copy.path, number)
-        assert {problem.kind for problem in copy.verify()} in (set(), {"truncated"})
-        repair(copy, copy.verify())
+        assert {problem.kind for problem in verify(copy)} in (set(), {"truncated"})
+        repair(copy, verify(copy))
         synthetic.encode(copy, llm, "a")
         collect(copy)
-        assert copy.verify() == []
+        assert verify(copy) == []
         assert synthetic.rows_of(copy, llm) == synthetic.expected_rows("a")
         shutil.rmtree(copy.path)
         number += 11
@@ -191,7 +190,7 @@ def test_many_writers_at_once(store):
     assert [process.exitcode for process in processes] == [0] * 4
     assert synthetic.rows_of(store, llm) == [row for source in "abcdefgh" for row in synthetic.expected_rows(source)]
     assert len(store.rejects()) == 8 * 2
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_verify_and_gc_beside_writers(store):
@@ -200,7 +199,7 @@ def test_verify_and_gc_beside_writers(store):
         writer_process.start(writer_process.encode, store.path, llm, *sources) for sources in ("bcdef", "fghij")
     ]
     while any(process.is_alive() for process in processes):
-        assert EncodingStore.open(store.path).verify() == []
+        assert verify(EncodingStore.open(store.path)) == []
         assert collect(store).paths == ()
     assert [process.exitcode for process in processes] == [0, 0]
     assert synthetic.rows_of(store, llm) == [row for source in "abcdefghij" for row in synthetic.expected_rows(source)]
@@ -215,4 +214,4 @@ def test_many_first_runs_at_once(tmp_path):
     store = EncodingStore.open(path)
     (llm,) = store.fingerprints()
     assert synthetic.rows_of(store, llm) == [row for source in "abcd" for row in synthetic.expected_rows(source)]
-    assert store.verify() == []
+    assert verify(store) == []

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from storage import EncodingStore, caption_hash, content_hash
 from storage.maintenance.export import export
 from storage.maintenance.gc import collect, drop
-from storage.reading.dataset import EncodingDataset
+from storage.maintenance.verify import verify
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic
 
 
@@ -28,7 +29,7 @@ def test_nothing_goes_while_every_version_is_kept(store):
     assert synthetic.rows_of(store, llm) == []
     old = EncodingStore.open(store.path, version=2)
     assert synthetic.rows_of(old, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
-    assert old.verify() == store.verify() == []
+    assert verify(old) == verify(store) == []
 
 
 def test_gc_removes_what_no_kept_version_names(store):
@@ -46,7 +47,7 @@ def test_gc_removes_what_no_kept_version_names(store):
         len(synthetic.encoding(text)) * 32 for _, _, text in synthetic.expected_rows("a")
     )
     assert synthetic.rows_of(store, other) == synthetic.expected_rows("a")
-    assert store.verify() == []
+    assert verify(store) == []
     with pytest.raises(ValueError, match="version 2 is not kept any more"):
         EncodingStore.open(store.path, version=2)
 
@@ -56,7 +57,7 @@ def test_gc_keeps_the_versions_it_is_told(store):
     drop(store, fingerprint=llm)
     collect(store, keep=[1])
     assert synthetic.rows_of(EncodingStore.open(store.path, version=1), llm) == synthetic.expected_rows("a")
-    assert len(EncodingDataset(store.path, 1, llm, 4)) == 18
+    assert EncodingDataset(store.path, DatasetConfig(version=1, fingerprint=llm, batch_size=4)).samples_per_epoch == 18
     with pytest.raises(ValueError, match="expected version 9"):
         collect(store, keep=[9])
 
@@ -67,7 +68,7 @@ def test_shards_shared_between_sources_stay(store):
     drop(store, source_hash=content_hash(b"a"))
     collect(store, keep=[])
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("b")
-    assert store.verify() == []
+    assert verify(store) == []
     for _, _, caption in synthetic.expected_rows("b"):
         np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
     assert synthetic.encode(store, llm, "a") == 20, "rejects are dropped with their source"
@@ -84,9 +85,9 @@ def test_gc_removes_orphans(store):
     orphans = {"shards/of-nobody", "index/of-nobody.parquet", "rejects/of-nobody.parquet"}
     for name in orphans:
         (store.path / name).write_bytes(b"x")
-    assert {problem.path for problem in store.verify()} == orphans
+    assert {problem.path for problem in verify(store)} == orphans
     assert set(collect(store).paths) == orphans
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_drop_needs_to_be_told_what(store):

@@ -1,4 +1,4 @@
-"""One process at a time does a job on a store; a killed one's turn is over."""
+"""One process at a time does a job on a store; a killed one holds nothing."""
 
 import os
 import socket
@@ -11,21 +11,22 @@ import pytest
 
 from storage import EncodingStore
 from storage.locks import lease
-from storage.locks.mutex import turn
+from storage.locks.mutex import job_mutex
 from storage.maintenance.gc import collect
+from storage.maintenance.verify import verify
 
 HOLD = """
 import sys
 from storage import EncodingStore
-from storage.locks.mutex import turn
-with turn(EncodingStore.open(sys.argv[1]), "retrain") as holder:
+from storage.locks.mutex import job_mutex
+with job_mutex(EncodingStore.open(sys.argv[1]).path, "retrain") as holder:
     print("ours" if holder is None else holder, flush=True)
     sys.stdin.read()
 """
 
 
 def hold(store: EncodingStore) -> subprocess.Popen[str]:
-    """A process that holds the turn until its input ends."""
+    """A process that holds the mutex until its input ends."""
     command = [sys.executable, "-c", HOLD, str(store.path)]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -39,47 +40,48 @@ def store(tmp_path: Path) -> EncodingStore:
     return EncodingStore.create(tmp_path / "store")
 
 
-def test_the_second_is_told_whose_turn_it_is_and_may_wait(store: EncodingStore) -> None:
+@pytest.mark.process
+def test_the_second_is_told_who_holds_it_and_may_wait(store: EncodingStore) -> None:
     child = hold(store)
-    with turn(store, "retrain") as holder:
+    with job_mutex(store.path, "retrain") as holder:
         assert holder is not None
         assert f"process {child.pid} on {socket.gethostname()}, since 2" in holder
-    with turn(store, "another job") as holder:
+    with job_mutex(store.path, "another job") as holder:
         assert holder is None
     assert child.stdin is not None
     threading.Timer(0.5, child.stdin.close).start()
-    with turn(store, "retrain", wait=60) as holder:
+    with job_mutex(store.path, "retrain", wait=60) as holder:
         assert holder is None
     child.wait()
-    with turn(store, "retrain") as holder:
+    with job_mutex(store.path, "retrain") as holder:
         assert holder is None
-    assert store.verify() == []
+    assert verify(store) == []
     collect(store)
 
 
-def test_a_killed_ones_turn_is_over(store: EncodingStore) -> None:
+@pytest.mark.process
+def test_a_killed_process_holds_nothing(store: EncodingStore) -> None:
     child = hold(store)
     child.kill()
     child.communicate()
-    with turn(store, "retrain") as holder:
+    with job_mutex(store.path, "retrain") as holder:
         assert holder is None
 
 
 def test_an_error_ends_it(store: EncodingStore) -> None:
-    with pytest.raises(ZeroDivisionError), turn(store, "retrain"):
+    with pytest.raises(ZeroDivisionError), job_mutex(store.path, "retrain"):
         raise ZeroDivisionError
-    with turn(store, "retrain") as holder:
+    with job_mutex(store.path, "retrain") as holder:
         assert holder is None
 
 
-@pytest.mark.xdist_group("s3")
 def test_in_an_object_store(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EncodingStore.create(s3_url)
-    with turn(store, "retrain") as ours, turn(store, "retrain") as other:
+    with job_mutex(store.path, "retrain") as ours, job_mutex(store.path, "retrain") as other:
         assert ours is None
         assert f"process {os.getpid()} on" in str(other)
         monkeypatch.setattr(lease, "STALE_AFTER", 0.0)
-        with turn(store, "retrain") as late:
+        with job_mutex(store.path, "retrain") as late:
             assert late is None
-    with turn(store, "retrain") as again:
+    with job_mutex(store.path, "retrain") as again:
         assert again is None

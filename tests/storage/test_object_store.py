@@ -9,16 +9,16 @@ import numpy as np
 import obstore
 import pytest
 
-from storage import EncodingStore, caption_hash
-from storage.io.files import file_sizes, list_folder, read_file, write_file
-from storage.io.paths import ObjectPath, place
+from storage import EncodingStore, ShardWriter, caption_hash
+from storage.io.objects import ObjectPath
+from storage.io.paths import store_path
 from storage.maintenance.export import export
 from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
-from storage.reading.dataset import EncodingDataset
+from storage.maintenance.verify import verify
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic, writer_process
 
-pytestmark = pytest.mark.xdist_group("s3")
 CONTEXT = get_context("spawn")  # a fork server may have been started without the object store's address
 
 
@@ -43,7 +43,7 @@ def test_processes_write_at_once(s3_url):
     store = EncodingStore.open(s3_url)
     (llm,) = store.fingerprints()
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 @pytest.mark.parametrize("moment", ["before anything is uploaded", "between data and commit"])
@@ -53,41 +53,41 @@ def test_a_killed_writer(store, s3_url, moment, monkeypatch):
     process = start(die, s3_url, llm, "x")
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert (store.version, store.verify()) == (1, [])
+    assert (store.version, verify(store)) == (1, [])
     with pytest.raises(ValueError, match="a writer is at work"):
         collect(store)
     synthetic.encode(store, llm, "b")
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
-    shards = len(list_folder(store.path / "shards"))
+    shards = len((store.path / "shards").children())
     monkeypatch.setattr("storage.locks.lease.STALE_AFTER", 0.0)
     assert len(collect(store).paths) == shards - 2 == moment.startswith("between")
-    assert (store.claims.claimed(), store.verify()) == ([], [])
+    assert (store.locks.held(), verify(store)) == ([], [])
 
 
 def test_who_writes_and_who_removes_keep_out_of_each_others_way(store, monkeypatch):
     (llm,) = store.fingerprints()
-    with store.writer("mine", llm) as writer:
+    with ShardWriter(store, "mine", llm) as writer:
         writer.add_encoding("x", synthetic.encoding("x"))
         with pytest.raises(ValueError, match="mine.lock: a writer is at work"):
             collect(store)
     monkeypatch.setattr("storage.locks.lease.WAIT", 0.0)
-    with store.claims.removing():
-        with pytest.raises(ValueError, match="somebody removes files"), store.writer("other", llm):
+    with store.locks.removing():
+        with pytest.raises(ValueError, match="somebody removes files"), ShardWriter(store, "other", llm):
             pass
         with pytest.raises(ValueError, match="somebody else removes files"):
             collect(store)
-    assert store.claims.claimed() == []
+    assert store.locks.held() == []
     assert collect(store).paths == ()
 
 
 def test_a_writer_at_work_renews_its_lease(store, monkeypatch):
     (llm,) = store.fingerprints()
     monkeypatch.setattr("storage.locks.lease.RENEW_AFTER", 0.0)
-    with store.writer("mine", llm) as writer:
+    with ShardWriter(store, "mine", llm) as writer:
         lock = store.path / "writing" / "mine.lock"
-        before = json.loads(read_file(lock))
+        before = json.loads(lock.read_bytes())
         writer.add_encoding("x", synthetic.encoding("x"))
-        after = json.loads(read_file(lock))
+        after = json.loads(lock.read_bytes())
     assert after["since"] > before["since"]
     assert after["pid"] == os.getpid()
 
@@ -96,11 +96,11 @@ def test_damage_is_found_and_mended(store):
     (llm,) = store.fingerprints()
     synthetic.encode(store, llm, "b")
     chunks = chunks_of(store)
-    data = bytearray(read_file(chunks[0]))
+    data = bytearray(chunks[0].read_bytes())
     data[len(data) // 3] ^= 1
-    write_file(chunks[0], bytes(data))
+    chunks[0].write(bytes(data))
     obstore.delete(chunks[1].client, chunks[1].key)
-    problems = store.verify()
+    problems = verify(store)
     assert {problem.kind for problem in problems} == {"flipped", "missing"}
     assert str(chunks[0]).endswith(problems[0].path)
     repaired = repair(store, problems)
@@ -109,14 +109,15 @@ def test_damage_is_found_and_mended(store):
         synthetic.encode(store, llm, source)
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
     collect(store, keep=[])
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_the_same_batches_as_from_a_disk(store, s3_url, tmp_path):
     (llm,) = store.fingerprints()
     local, _ = synthetic.make_store(tmp_path / "store")
     synthetic.encode(local, llm, "a")
-    ours, theirs = (list(EncodingDataset(path, None, llm, 4).epoch(0)) for path in (s3_url, tmp_path / "store"))
+    config = DatasetConfig(fingerprint=llm, batch_size=4)
+    ours, theirs = (list(EncodingDataset(path, config).epoch(0)) for path in (s3_url, tmp_path / "store"))
     assert len(ours) == len(theirs) > 2
     for one, other in zip(ours, theirs, strict=True):
         assert one.rows == other.rows
@@ -135,13 +136,13 @@ def test_a_lost_chunk_is_an_error_and_never_a_batch(store, s3_url):
     for chunk in chunks_of(store):
         obstore.delete(chunk.client, chunk.key)
     with pytest.raises(ValueError, match="expected checksum"):
-        list(EncodingDataset(s3_url, None, llm, 4).epoch(0))
+        list(EncodingDataset(s3_url, DatasetConfig(fingerprint=llm, batch_size=4)).epoch(0))
 
 
 def test_what_can_not_be_opened(s3_url):
     with pytest.raises(FileNotFoundError, match="no such store"):
         EncodingStore.open(s3_url)
-    write_file(place(s3_url) / "notes.txt", b"mine")
+    (store_path(s3_url) / "notes.txt").write(b"mine")
     with pytest.raises(ValueError, match=r"found a folder without store\.json"):
         EncodingStore.open(s3_url)
     with pytest.raises(ValueError, match=r"found other files there: notes\.txt"):
@@ -164,7 +165,7 @@ def test_the_server_is_away(store, s3_url, monkeypatch):
         synthetic.encoding(synthetic.caption("a", 1)),
     )
     away = obstore.store.S3Store(
-        place(s3_url).bucket,
+        store_path(s3_url).bucket,
         endpoint="http://127.0.0.1:9",
         client_options={"allow_http": True},
         retry_config={"max_retries": 0},
@@ -178,5 +179,5 @@ def test_the_server_is_away(store, s3_url, monkeypatch):
 
 def chunks_of(store: EncodingStore) -> list[ObjectPath]:
     """The files of the arrays: of encodings first, then of latents."""
-    names = sorted(name for name in file_sizes(store.path / "shards") if "/c/" in name)
+    names = sorted(name for name in (store.path / "shards").file_sizes() if "/c/" in name)
     return [store.path / "shards" / name for name in names]

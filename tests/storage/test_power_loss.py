@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from storage import EncodingStore, caption_hash, content_hash
-from storage.index import table
+from storage.index import transaction
 from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
+from storage.maintenance.verify import verify
 from tests.storage import synthetic, writer_process
 
 ROWS = range(8)
@@ -190,7 +191,7 @@ def check(path: Path, *sources: str) -> None:
     store = EncodingStore.open(path)
     (llm,) = store.fingerprints()
     collect(store)
-    assert store.verify() == []
+    assert verify(store) == []
     assert rows_of(store) == expected(*sources)
     for _, _, caption in expected(*sources):
         np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
@@ -204,7 +205,7 @@ def test_while_encoding(store, cuts):
     there = []
     for path in made_cuts.copies:
         cut = EncodingStore.open(path)
-        assert cut.verify() == []
+        assert verify(cut) == []
         there.append(rows_of(cut))
         assert there[-1] in (expected("a"), expected("a", "b"))
         synthetic.encode(cut, llm, "b", ROWS)
@@ -221,12 +222,13 @@ def test_while_dropping(store, cuts):
         drop(store, source_hash=content_hash(b"a"))
     for path in made_cuts.copies:
         cut = EncodingStore.open(path)
-        assert cut.verify() == []
+        assert verify(cut) == []
         assert rows_of(cut) in (expected("a", "b"), expected("b"))
         drop(cut, source_hash=content_hash(b"a"))
         check(path, "b")
 
 
+@pytest.mark.process
 def test_while_removing_what_is_not_kept(store, cuts):
     """A file that was removed may be back."""
     (llm,) = store.fingerprints()
@@ -239,7 +241,7 @@ def test_while_removing_what_is_not_kept(store, cuts):
             made_cuts.cut()
     for path in made_cuts.copies:
         cut = EncodingStore.open(path)
-        assert cut.verify() == []
+        assert verify(cut) == []
         collect(cut, keep=[])
         check(path, "b")
 
@@ -253,10 +255,10 @@ def test_while_repairing(store, cuts):
     content[100] ^= 1
     chunk.write_bytes(content)
     with cuts(store.path) as made_cuts:
-        repair(store, store.verify())
+        repair(store, verify(store))
     for path in made_cuts.copies:
         cut = EncodingStore.open(path)
-        problems = cut.verify()
+        problems = verify(cut)
         assert {problem.shard for problem in problems} <= {"a"}
         repair(cut, problems)
         for source in ("a", "b"):
@@ -277,9 +279,9 @@ def test_while_making_a_store(tmp_path, cuts):
 
 def test_while_summing_up_the_log(store, cuts, monkeypatch):
     (llm,) = store.fingerprints()
-    monkeypatch.setattr(table, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(transaction, "CHECKPOINT_EVERY", 2)
     with cuts(store.path) as made_cuts:
         synthetic.encode(store, llm, "b", [0, 6], shard="b")
     assert list((made_cuts.copies[-1] / "index" / "_delta_log").glob("*.checkpoint*"))
     for path in made_cuts.copies:
-        assert EncodingStore.open(path).verify() == []
+        assert verify(EncodingStore.open(path)) == []

@@ -6,8 +6,9 @@ import zarr
 
 from storage import EncodingStore
 from storage.io.arrays import ArrayWriter, open_array
-from storage.io.raw_shards import OuterShard, PlainFiles, is_plain
-from storage.reading.dataset import EncodingDataset
+from storage.io.paths import LocalPath
+from storage.io.raw_shards import OuterShard, RawFiles, is_raw
+from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic
 
 CHUNK, WIDTH = 8, 6
@@ -34,7 +35,7 @@ def written(rows, tmp_path, monkeypatch):
 
 def test_any_zarr_reads_what_we_write(written, rows):
     np.testing.assert_array_equal(zarr.open_array(written / "array", mode="r")[:], rows)
-    np.testing.assert_array_equal(open_array(written, "array")[:], rows)
+    np.testing.assert_array_equal(open_array(LocalPath(written), "array")[:], rows)
 
 
 def test_a_file_is_what_zarr_would_have_written(written, rows, tmp_path):
@@ -64,8 +65,8 @@ def test_ranges_of_rows(written, rows, by, parts, monkeypatch):
     array = zarr.open_array(written / "array", mode="r+")
     if by == "zarr":  # writes its files anew, without the chunks of zeros
         array[:] = rows
-    files = PlainFiles(array, OuterShard)
-    assert is_plain(array)
+    files = RawFiles(array, OuterShard)
+    assert is_raw(array)
     for start in range(len(rows)):
         for stop in (start + 1, min(len(rows), start + 11), len(rows)):
             out = np.full((stop - start, WIDTH), 7, np.uint16)
@@ -87,11 +88,12 @@ def test_a_flipped_index_is_found(written):
 def test_batches_are_the_same_through_zarr(tmp_path, monkeypatch):
     store, llm = synthetic.make_store(tmp_path)
     synthetic.encode(store, llm, "a", range(50))
-    plain = list(EncodingDataset(tmp_path, None, llm, 8).epoch(0))
-    monkeypatch.setattr("storage.reading.dataset.is_plain", lambda array: False)
-    through_zarr = list(EncodingDataset(EncodingStore.open(tmp_path).path, None, llm, 8).epoch(0))
-    assert len(plain) == len(through_zarr) > 3
-    for one, other in zip(plain, through_zarr, strict=True):
+    config = DatasetConfig(fingerprint=llm, batch_size=8)
+    raw = list(EncodingDataset(tmp_path, config).epoch(0))
+    monkeypatch.setattr("storage.reading.arrays.is_raw", lambda array: False)
+    through_zarr = list(EncodingDataset(EncodingStore.open(tmp_path).path, config).epoch(0))
+    assert len(raw) == len(through_zarr) > 3
+    for one, other in zip(raw, through_zarr, strict=True):
         assert one.rows == other.rows
         assert one.encodings.equal(other.encodings)
         assert one.mask.equal(other.mask)

@@ -6,15 +6,19 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from storage import EncodingStore, caption_hash, content_hash
+from storage import EncodingStore, ShardWriter, caption_hash, content_hash
 from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import list_shards
+from storage.maintenance.verify import verify
 from tests.storage import synthetic, writer_process
 
+pytestmark = pytest.mark.process
 SOURCES = st.sampled_from(["a", "b", "c"])
 ENCODERS = st.sampled_from([0, 1])
 ROWS = st.integers(1, 20).map(range)
@@ -68,8 +72,8 @@ class History(RuleBasedStateMachine):
     def encode_twice_at_once(self, encoder, source, rows):
         """Two writers take on the same rows; the second one to commit finds them there."""
         fingerprint, name = self.encoders[encoder], self.now(source)
-        done = self.store.find_samples(fingerprint, content_hash(name.encode()))
-        with self.store.writer(None, fingerprint) as writer:
+        done = self.store.snapshot().known_rows(fingerprint, content_hash(name.encode()))
+        with ShardWriter(self.store, None, fingerprint) as writer:
             for row in sorted({row for row in rows if row % 7 != 6} - done):
                 text = synthetic.caption(name, row)
                 writer.add_encoding(caption_hash(text), synthetic.encoding(text))
@@ -144,7 +148,7 @@ class History(RuleBasedStateMachine):
         content = bytearray(path.read_bytes())
         content[place % len(content)] ^= 1
         path.write_bytes(content)
-        problems = self.store.verify()
+        problems = verify(self.store)
         assert bool(problems) == (self.store.version in self.damaged)
         lost = self.keys_of(repair(self.store, problems).lost.to_pylist())
         parts = {part for problem in problems for part in (*problem.encodings, *problem.latents)}
@@ -163,7 +167,7 @@ class History(RuleBasedStateMachine):
 
     def names(self, version: int, path: Path) -> bool:
         """Whether a version names the shard that a file is of."""
-        shards = EncodingStore.open(self.path, version=version).shards()
+        shards = list_shards(EncodingStore.open(self.path, version=version))
         return path.relative_to(self.path / "shards").parts[0] in {shard.name for shard in shards}
 
     def keys_of(self, rows: list[dict]) -> set[Key]:
@@ -191,7 +195,7 @@ class History(RuleBasedStateMachine):
     def shows_what_it_must(self):
         if not hasattr(self, "store"):
             return
-        assert self.store.verify() == []
+        assert verify(self.store) == []
         self.check_rows(self.store, self.samples)
         assert self.rejects_found() == self.rejects
         self.check_bits(
@@ -220,7 +224,7 @@ class History(RuleBasedStateMachine):
             old = self.pins.get(version) or EncodingStore.open(self.path, version=version)
             self.check_rows(old, samples)
             if version not in self.damaged:
-                assert old.verify() == []
+                assert verify(old) == []
         shutil.rmtree(self.folder)
 
 

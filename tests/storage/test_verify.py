@@ -9,6 +9,8 @@ import pytest
 
 from storage import EncodingStore, caption_hash
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import list_shards
+from storage.maintenance.verify import verify
 from tests.storage import synthetic
 
 ROWS = range(40)
@@ -19,7 +21,7 @@ def whole(tmp_path_factory) -> Path:
     store, llm = synthetic.make_store(tmp_path_factory.mktemp("whole") / "store")
     for source in ("a", "b"):
         synthetic.encode(store, llm, source, ROWS, shard=source)
-    assert store.verify() == []
+    assert verify(store) == []
     return store.path
 
 
@@ -51,11 +53,11 @@ def test_a_flipped_bit_anywhere_is_found(store):
         for place in random.integers(0, path.stat().st_size, 3):
             good = path.read_bytes()
             flip(path, int(place))
-            problems = EncodingStore.open(store.path).verify()
+            problems = verify(EncodingStore.open(store.path))
             name = path.relative_to(store.path).as_posix()
             assert name in {problem.path for problem in problems}, f"{name} at {place}: {problems}"
             path.write_bytes(good)
-    assert EncodingStore.open(store.path).verify() == []
+    assert verify(EncodingStore.open(store.path)) == []
 
 
 def test_a_missing_or_truncated_file_is_found(store):
@@ -67,7 +69,7 @@ def test_a_missing_or_truncated_file_is_found(store):
             path.unlink()
             if data is not None:
                 path.write_bytes(data)
-            problems = EncodingStore.open(store.path).verify()
+            problems = verify(EncodingStore.open(store.path))
             found = {problem.path: problem.kind for problem in problems}
             assert name in found, f"{name}: {problems}"
             if "shards" in path.parts and path.name != "manifest.json":
@@ -79,15 +81,15 @@ def test_orphans_are_found(store):
     (store.path / "shards/a/notes.txt").write_text("not ours")
     (store.path / "shards/of-nobody").mkdir()
     (store.path / "index/of-nobody.parquet").write_bytes(b"x")
-    found = {problem.path: problem.kind for problem in store.verify()}
+    found = {problem.path: problem.kind for problem in verify(store)}
     assert found == dict.fromkeys(["shards/a/notes.txt", "shards/of-nobody", "index/of-nobody.parquet"], "orphan")
 
 
 def test_a_missing_shard_is_found_with_its_rows(store):
     shutil.rmtree(store.path / "shards/b")
-    (problem,) = store.verify()
+    (problem,) = verify(store)
     assert (problem.kind, problem.path) == ("missing", "shards/b")
-    info = next(shard for shard in store.shards() if shard.name == "b")
+    info = next(shard for shard in list_shards(store) if shard.name == "b")
     assert (len(problem.encodings), len(problem.latents)) == (info.encodings, info.latents)
     assert str(problem).startswith("missing: shards/b: expected a folder, found none (")
 
@@ -96,7 +98,7 @@ def test_rows_that_the_files_do_not_hold(store):
     """A shard swapped for another, each file of it in order: only the index can tell."""
     shutil.rmtree(store.path / "shards/a")
     shutil.copytree(store.path / "shards/b", store.path / "shards/a")
-    problems = store.verify()
+    problems = verify(store)
     assert {problem.kind for problem in problems} == {"mismatch"}
 
 
@@ -105,18 +107,18 @@ def test_rows_that_the_files_do_not_hold(store):
 def test_repair_loses_only_what_is_lost(store, kind, place):
     (llm,) = store.fingerprints()
     flip(chunk(store, kind), place)
-    before, problems = synthetic.rows_of(store, llm), store.verify()
+    before, problems = synthetic.rows_of(store, llm), verify(store)
     version = store.version
     repaired = repair(store, problems)
     lost = [(row["source"], row["row"]) for row in repaired.lost.to_pylist()]
     assert repaired.version == store.version == version + 1
-    assert store.verify() == []
+    assert verify(store) == []
     assert synthetic.rows_of(store, llm) == [row for row in before if row[:2] not in lost]
     if place != -1:  # the last byte is of the index of the file: all its chunks are lost
         assert len(lost) <= len(problems[0].encodings) * 2 + len(problems[0].latents) <= 8
     assert synthetic.encode(store, llm, "a", ROWS) + synthetic.encode(store, llm, "b", ROWS) == len(lost)
     assert synthetic.rows_of(store, llm) == before
-    assert store.verify() == []
+    assert verify(store) == []
     for _, _, caption in before:
         np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
 
@@ -125,21 +127,21 @@ def test_repair_of_a_lost_shard(store):
     (llm,) = store.fingerprints()
     before = synthetic.rows_of(store, llm)
     shutil.rmtree(store.path / "shards/a")
-    lost = repair(store, store.verify()).lost
+    lost = repair(store, verify(store)).lost
     assert set(lost["source"].to_pylist()) == {"a.parquet", "b.parquet"}, "b's rows share some of a's captions"
     assert synthetic.encode(store, llm, "a", ROWS) + synthetic.encode(store, llm, "b", ROWS) == len(lost)
     assert synthetic.rows_of(store, llm) == before
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_repair_refuses_what_no_data_can_mend(store):
     path = next((store.path / "fingerprints").iterdir())
     path.write_text(json.dumps({"kind": "another"}))
     with pytest.raises(ValueError, match="can't be mended"):
-        repair(store, store.verify())
+        repair(store, verify(store))
 
 
 def test_what_an_interrupted_writer_left_is_no_problem(store):
     (store.path / "writing/left.lock").write_text("{}")  # of another machine
     (store.path / "shards/left").mkdir()
-    assert store.verify() == []
+    assert verify(store) == []

@@ -16,6 +16,8 @@ from typing import Any
 
 from storage import EncodingStore
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import summarise
+from storage.maintenance.verify import verify
 from storage.writing.writer import ShardWriter
 from tests.storage import synthetic
 
@@ -57,7 +59,7 @@ def die_at_file_operation(path: Path, fingerprint: str, source: str, number: int
 def die_while_repairing(path: Path, number: int) -> None:
     """Repairs a store, and is killed likewise."""
     store = EncodingStore.open(path)
-    problems = store.verify()
+    problems = verify(store)
     die_at(path, number)
     repair(store, problems)
 
@@ -75,7 +77,7 @@ def die_at(path: Path, number: int) -> None:
 
 def die_while_writing(path: Path | str, fingerprint: str, caption: str) -> None:
     """Is killed with data on the disk and nothing committed."""
-    with EncodingStore.open(path).writer(None, fingerprint) as writer:
+    with ShardWriter(EncodingStore.open(path), None, fingerprint) as writer:
         writer.add_encoding(caption, synthetic.encoding(caption))
         flush(writer)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -84,15 +86,14 @@ def die_while_writing(path: Path | str, fingerprint: str, caption: str) -> None:
 def die_before_commit(path: str, fingerprint: str, caption: str) -> None:
     """Is killed when the data is where it belongs and the commit would begin."""
     store = EncodingStore.open(path)
-    store.claims.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    with store.writer(None, fingerprint) as writer:
+    store.locks.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    with ShardWriter(store, None, fingerprint) as writer:
         writer.add_encoding(caption, synthetic.encoding(caption))
 
 
 def flush(writer: ShardWriter) -> None:
     """Brings to the disk what a writer would still keep in memory."""
-    for array in writer._arrays.values():
-        array.flush()
+    writer.staged.flush()
 
 
 def encode_with_file_limit(path: Path, fingerprint: str, source: str, limit: int) -> None:
@@ -119,7 +120,7 @@ def encode_as_nobody(path: Path, fingerprint: str, source: str) -> None:
     os.setuid(65534)
     store = EncodingStore.open(path)
     synthetic.rows_of(store, fingerprint)
-    store.info()
+    summarise(store)
     try:
         synthetic.encode(store, fingerprint, source)
     except PermissionError as error:

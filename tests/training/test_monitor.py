@@ -15,7 +15,7 @@ from llmdiff.training import TrainConfig, monitor
 from llmdiff.training.monitor import TrainingMonitor
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, sample_generators
 from storage import EncodingStore
-from storage.reading.dataset import Batch, EncodingDataset
+from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 from tests.adapter import tiny
 from tests.training import training_run
 
@@ -29,7 +29,7 @@ def gains(mean: float, count: int = monitor.WINDOW) -> Sequence[float]:
 def batch(root: Path) -> Batch:
     store = EncodingStore.open(root / "store")
     (fingerprint,) = [key for key, about in store.fingerprints().items() if about["kind"] == "llm"]
-    return next(iter(EncodingDataset(root / "store", None, fingerprint, 4).epoch(0)))
+    return next(iter(EncodingDataset(root / "store", DatasetConfig(fingerprint=fingerprint, batch_size=4)).epoch(0)))
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_looking_changes_no_loss(
 
     monkeypatch.setattr(monitor, "LEAST_SHARE", 1.1)  # every layer counts as drowned
     blind, looking = (training_run.config(root, name, zero_stage=stage) for name in ("blind", "looking"))
-    loop.train(blind)
+    loop.train(training_run.resolved(blind))
     assert "drowned" not in caplog.text
     monkeypatch.setattr(loop, "EVERY", 4)
-    loop.train(looking)
+    loop.train(training_run.resolved(looking))
     assert training_run.rows(looking) == training_run.rows(blind)
     assert caplog.text.count("original path drowned: it makes up less than 110% of the output in 4 of 4 layers") == 1

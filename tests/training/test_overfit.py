@@ -16,8 +16,8 @@ from diffusers import DDPMScheduler
 from llmdiff.training import TrainConfig
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
 from llmdiff.training.validation import Validation
-from storage import EncodingStore, Sample, caption_hash
-from storage.reading.dataset import Batch, EncodingDataset
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
+from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 from tests.adapter import tiny
 from tests.training.training_run import bits
 
@@ -30,7 +30,7 @@ def make_store(folder: Path) -> EncodingStore:
     rng = np.random.default_rng(0)
     store = EncodingStore.create(folder)
     fingerprint = store.register_fingerprint({"kind": "llm", "bands": 1})
-    with store.writer("shard-0", fingerprint=fingerprint) as writer:
+    with ShardWriter(store, "shard-0", fingerprint=fingerprint) as writer:
         writer.add_encoding(caption_hash(""), bits(rng.standard_normal((1, tiny.HIDDEN))))
         for row, caption in enumerate(CAPTIONS):
             key = caption_hash(caption)
@@ -81,7 +81,7 @@ def fit(objective: Objective, batch: Batch) -> list[float]:
 def test_eight_images_are_learned_by_heart(config: TrainConfig) -> None:
     store = EncodingStore.open(config.store)
     objective = build(store, config)
-    data = EncodingDataset(config.store, None, config.fingerprint, IMAGES)
+    data = EncodingDataset(config.store, DatasetConfig(fingerprint=config.fingerprint, batch_size=IMAGES))
     twice = double(next(iter(data.epoch(0))))
     with plain_attention(torch.device("cpu")):
         losses = fit(objective, twice)

@@ -190,11 +190,11 @@ def test_the_loss_scale_falls_and_rises() -> None:
 
 def test_average_follows_and_forgets_the_start() -> None:
     weights = {"w": torch.zeros(3)}
-    average = EMA(weights, decay=0.9)
+    ema = EMA(weights, decay=0.9)
     weights["w"].fill_(1.0)
     for step in range(1, 201):
-        average.update(weights, step)
-    torch.testing.assert_close(average.tensors["w"], torch.ones(3))
+        ema.update(weights, step)
+    torch.testing.assert_close(ema.tensors["w"], torch.ones(3))
     off = EMA(weights, decay=0.0)
     weights["w"].fill_(2.0)
     off.update(weights, 1)

@@ -11,8 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,12 +27,13 @@ from llmdiff.training.worker import main
 from tests.adapter import tiny
 from tests.hosts import two_hosts
 from tests.training import training_run
+from tests.waiting import wait_until
 
 
 def train(config: TrainConfig) -> Path | None:
     from llmdiff.training.loop import train
 
-    return train(config)
+    return train(training_run.resolved(config))
 
 
 DRAWING = {"sample_every": 3, "validation_prompts": ("caption 1", "caption 2"), "validation_steps": 2}
@@ -149,11 +148,12 @@ for place, owner, name, times in points:
 """
 
 
+@pytest.mark.process
 def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(finished: TrainConfig, root: Path) -> None:
     config = training_run.config(root, "killed", **DRAWING)
-    lives = training_run.start_worker(config, command=["-c", KILLED])
-    printed, _ = lives.communicate(timeout=200)
-    assert lives.returncode == 0, printed
+    worker = training_run.start_worker(config, command=["-c", KILLED])
+    printed, _ = worker.communicate(timeout=200)
+    assert worker.returncode == 0, printed
     assert re.findall("KILLED (.*)", printed) == [
         "before the first checkpoint 9 []",
         "while a sample is drawn 9 []",
@@ -211,7 +211,7 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="session")
-def stopped(parts: Path) -> tuple[TrainConfig, int, str]:
+def stopped_run(parts: Path) -> tuple[TrainConfig, int, str]:
     """A long run in a process of its own, asked to end after two steps; its exit code and output."""
     config = training_run.config(parts, "stopped", steps=100_000, checkpoint_every=100_000)
     worker = training_run.start_worker(config, command=["-c", LOADED])
@@ -221,27 +221,28 @@ def stopped(parts: Path) -> tuple[TrainConfig, int, str]:
     return config, worker.returncode, output
 
 
-def test_sigterm_saves_and_exits_cleanly(stopped: tuple[TrainConfig, int, str]) -> None:
-    config, code, output = stopped
+def test_sigterm_saves_and_exits_cleanly(stopped_run: tuple[TrainConfig, int, str]) -> None:
+    config, code, output = stopped_run
     assert code == 0, output
     (saved,) = complete(Path(config.output) / "checkpoints")
     assert json.loads((saved / "state.json").read_text())["step"] == training_run.rows(config)[-1]["step"]
     assert not (Path(config.output) / "adapter").exists()
 
 
-def test_neither_llm_nor_autoencoder_is_loaded(stopped: tuple[TrainConfig, int, str]) -> None:
+def test_neither_llm_nor_autoencoder_is_loaded(stopped_run: tuple[TrainConfig, int, str]) -> None:
     """The base folder has neither, and no class of theirs is even imported."""
-    config, _, output = stopped
+    config, _, output = stopped_run
     assert sorted(path.name for path in Path(config.base).iterdir()) == ["scheduler", "unet"]
     assert "LOADED []" in output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("when", ["at once", "while loading"])
 def test_a_sigterm_before_the_first_step_ends_well_too(root: Path, when: str) -> None:
     config = training_run.config(root)
     worker = training_run.start_worker(config)
     if when == "at once":
-        wait_until(lambda: catches_sigterm(worker.pid), worker)
+        wait_until(lambda: catches_sigterm(worker.pid), 120, worker, interval=0.01)
     else:
         wait_for(Path(config.output) / "lock", worker)
     worker.terminate()
@@ -264,6 +265,7 @@ subprocess.Popen([sys.executable, "-c", child]).wait()
 """
 
 
+@pytest.mark.process
 def test_a_worker_is_asked_to_end_when_its_launcher_is_killed() -> None:
     parent = training_run.start_python("-c", PARENT)
     assert parent.stdout is not None
@@ -285,7 +287,7 @@ def test_two_runs_do_not_write_into_one_folder(root: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def two(finished: TrainConfig, parts: Path) -> TrainConfig:
+def two_process_run(finished: TrainConfig, parts: Path) -> TrainConfig:
     """The same run on two processes, under the launcher."""
     config = training_run.config(parts, "two", batch_size=2)
     worker = training_run.start_worker(config, processes=2)
@@ -294,21 +296,19 @@ def two(finished: TrainConfig, parts: Path) -> TrainConfig:
     return config
 
 
-@pytest.mark.slow
-def test_two_processes_see_the_same_losses(finished: TrainConfig, two: TrainConfig) -> None:
-    assert training_run.losses(two) == pytest.approx(training_run.losses(finished), rel=1e-4)
-    for one, other in zip(training_run.rows(finished), training_run.rows(two), strict=True):
+def test_two_processes_see_the_same_losses(finished: TrainConfig, two_process_run: TrainConfig) -> None:
+    assert training_run.losses(two_process_run) == pytest.approx(training_run.losses(finished), rel=1e-4)
+    for one, other in zip(training_run.rows(finished), training_run.rows(two_process_run), strict=True):
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_of_two_processes_goes_on_with_one(
-    finished: TrainConfig, two: TrainConfig, root: Path, stage: int
+    finished: TrainConfig, two_process_run: TrainConfig, root: Path, stage: int
 ) -> None:
-    config = from_step_8(two, root / "one").model_copy(update={"batch_size": 4, "zero_stage": stage})
+    config = from_step_8(two_process_run, root / "one").model_copy(update={"batch_size": 4, "zero_stage": stage})
     train(config)
-    assert training_run.losses(config)[:8] == training_run.losses(two)[:8]
+    assert training_run.losses(config)[:8] == training_run.losses(two_process_run)[:8]
     assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
@@ -324,10 +324,8 @@ run_training(Path(output), topology_of(1, hostfile, 0, int(port)), poll=lambda: 
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
-    finished: TrainConfig, two: TrainConfig, root: Path
+    finished: TrainConfig, two_process_run: TrainConfig, root: Path
 ) -> None:
     """A launcher on each; the second one's gets a SIGTERM. Long validation samples leave time for it."""
     slow = {"sample_every": 1, "validation_prompts": ("caption 1",), "validation_steps": 40}
@@ -337,7 +335,7 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
         joining = ["train", "--store", config.store, "--diffusion", config.base, "--output", config.output]
         joining += ["--hostfile", hostfile, "--node-rank", "1", "--master-port", port]
         second = training_run.start_python(LLMDIFF, *joining, enter=hosts.enter[1], **hosts.environment)
-        config.write(Path(config.output) / "request.json")
+        training_run.resolved(config, processes=2)
         place = (hostfile, port, config.output)
         first = training_run.start_python("-c", FIRST_HOST, *place, enter=hosts.enter[0], **hosts.environment)
         wait_for(Path(config.output) / "metrics.jsonl", first, lines=5, seconds=400)
@@ -346,13 +344,13 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
         assert [first.returncode, second.returncode] == [0, 0], outputs
     steps = len(training_run.rows(config))
     assert read_state(complete(Path(config.output) / "checkpoints")[-1]).step == steps >= 5
-    assert training_run.losses(config) == pytest.approx(training_run.losses(two)[:steps], rel=1e-4)
+    assert training_run.losses(config) == pytest.approx(training_run.losses(two_process_run)[:steps], rel=1e-4)
     train(config.model_copy(update={"batch_size": 4, "sample_every": None}))
-    assert training_run.losses(config)[:steps] == pytest.approx(training_run.losses(two)[:steps], rel=1e-4)
+    assert training_run.losses(config)[:steps] == pytest.approx(training_run.losses(two_process_run)[:steps], rel=1e-4)
     assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_of_one_process_goes_on_with_two_that_leave_out_the_same_steps(root: Path) -> None:
     training_run.own_store(root, broken=True)
     train(one := training_run.config(root, "one"))
@@ -429,10 +427,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
     config, limit, write = training_run.config(root, "full"), resource.getrlimit(resource.RLIMIT_FSIZE), loop.update
 
-    def update(run: Run, share: loop.RankBatch, meter: MetricLogger) -> bool:
-        if share.batch.position == 8 and share.epoch == 1:  # step 8
+    def update(run: Run, rank_batch: loop.RankBatch, metrics: MetricLogger) -> bool:
+        if rank_batch.batch.position == 8 and rank_batch.epoch == 1:  # step 8
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
-        return write(run, share, meter)
+        return write(run, rank_batch, metrics)
 
     monkeypatch.setattr(loop, "update", update)
     try:
@@ -598,16 +596,33 @@ def test_gradients_that_stay_not_finite_stop_the_run_in_its_last_good_state(
         ({"fingerprint": "f00"}, "expected encodings of f00, found"),
         ({"store_version": 99}, "version"),
         ({"store": "nowhere"}, "nowhere"),
-        ({"sample_every": 2, "validation_prompts": ("unheard of",)}, "no encoding of the caption 'unheard of'"),
     ],
 )
-def test_mistakes_are_named(
-    root: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
-) -> None:
-    path = training_run.config(root, **changes).write(root / "run.json")
+def test_mistakes_are_named_when_the_run_is_resolved(root: Path, changes: dict[str, object], message: str) -> None:
+    config = training_run.config(root, **changes)
+    with pytest.raises((ValueError, OSError), match=message):
+        training_run.resolved(config)
+    assert not Path(config.output).exists()
+
+
+def test_a_mistake_that_the_process_finds_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unheard = training_run.config(root, sample_every=2, validation_prompts=("unheard of",))
+    assert "no encoding of the caption 'unheard of'" in refusal(training_run.resolved(unheard).path, capsys)
+
+
+def test_a_process_resolves_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes the file of `resolve`, for as many processes as there are."""
+    config = training_run.config(root)
+    assert "expected a resolved run" in refusal(config.write(root / "run.json"), capsys)
+    for_two = training_run.resolved(config, processes=2).path
+    assert "expected 2 processes, as it was resolved for, found 1" in refusal(for_two, capsys)
+
+
+def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the training process fails with."""
     assert main(["--config", str(path)]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert message in line
+    return line
 
 
 def test_another_configuration_needs_another_folder(root: Path) -> None:
@@ -618,12 +633,4 @@ def test_another_configuration_needs_another_folder(root: Path) -> None:
 
 
 def wait_for(path: Path, worker: subprocess.Popen[str], lines: int = 0, seconds: float = 120) -> None:
-    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines, worker, seconds)
-
-
-def wait_until(true: Callable[[], bool], worker: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert worker.poll() is None, worker.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines, seconds, worker, interval=0.01)

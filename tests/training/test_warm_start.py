@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig
-from llmdiff.training.setup import build_adapter, read_null
-from llmdiff.training.warm_start import start_warm
+from llmdiff.training.setup import build_adapter, read_unconditional
+from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
 from tests.adapter import tiny
 from tests.training import training_run
@@ -30,7 +30,7 @@ def parent(parts: Path) -> Path:
 
 def new_adapter(config: TrainConfig) -> tuple[LLMAdapter, torch.nn.Module]:
     store, unet = EncodingStore.open(config.store), load_unet(config.base)
-    return build_adapter(config, store, unet, read_null(config, store)), unet
+    return build_adapter(config, store, unet, read_unconditional(config, store)), unet
 
 
 def outputs(adapter: LLMAdapter, unet: torch.nn.Module) -> torch.Tensor:
@@ -49,7 +49,7 @@ def outputs(adapter: LLMAdapter, unet: torch.nn.Module) -> torch.Tensor:
 def test_a_warm_run_begins_as_its_parent_ended(root: Path, parent: Path) -> None:
     adapter, unet = new_adapter(training_run.config(root, start_from=str(parent)))
     cold = outputs(adapter, unet)
-    start_warm(adapter, str(parent), unet)
+    load_initial_checkpoint(adapter, str(parent), unet)
     expected = outputs(LLMAdapter.load(parent, unet), unet)
     assert torch.equal(outputs(adapter, unet), expected)
     assert not torch.allclose(cold, expected)
@@ -100,23 +100,23 @@ def test_a_parent_of_another_kind_is_refused(root: Path, parent: Path, change: d
     (other / "adapter_config.json").write_text(json.dumps({**about, **change}))
     adapter, unet = new_adapter(training_run.config(root))
     with pytest.raises(ValueError, match=message):
-        start_warm(adapter, str(other), unet)
+        load_initial_checkpoint(adapter, str(other), unet)
 
 
 def test_bands_and_widths_are_compared(root: Path, parent: Path) -> None:
     training_run.own_store(root, bands=2)
     adapter, unet = new_adapter(training_run.config(root))
     with pytest.raises(ValueError, match="expected encoder_fingerprint '[0-9a-f]+', as the run has, found"):
-        start_warm(adapter, str(parent), unet)
+        load_initial_checkpoint(adapter, str(parent), unet)
     adapter.config = adapter.config.model_copy(
         update={"encoder_fingerprint": LLMAdapter.load(parent, unet).config.encoder_fingerprint}
     )
     with pytest.raises(ValueError, match="expected bands 2, as the run has, found 1"):
-        start_warm(adapter, str(parent), unet)
+        load_initial_checkpoint(adapter, str(parent), unet)
 
 
 def test_a_copy_of_the_base_is_the_same_base(root: Path, parent: Path) -> None:
     moved = root / "moved"
     shutil.copytree((root / "base").resolve(), moved)
     adapter, unet = new_adapter(training_run.config(root, base=str(moved)))
-    start_warm(adapter, str(parent), unet)
+    load_initial_checkpoint(adapter, str(parent), unet)

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
+from infra.launch.hostfile import Topology
 from llmdiff import LLMDiffPipeline
 from llmdiff.data.encode import encode_shard, prepare
 from llmdiff.data.sources import open_source
@@ -21,11 +22,15 @@ from llmdiff.training.config import TrainSettings
 from llmdiff.training.distributed import start
 from llmdiff.training.monitor import swapped
 from llmdiff.training.objective import sample_generators
+from llmdiff.training.resolve import resolve
 from llmdiff.training.setup import prepare as prepare_run
 from pipelines.flows.encode import prepare_store
 from pipelines.flows.train import resolve_config
+from pipelines.requests.encode import EncodeRequest
+from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from storage import EncodingStore, caption_hash
+from storage.maintenance.verify import verify
 from tests.adapter import tiny
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.encoder import tiny_models
@@ -52,14 +57,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
     settings = EncoderConfig(dtype="float32") if encoder == "llm" else EncoderConfig()
-    return make_job(str(root / store), str(root / "base"), str(root / "llm"), encoder, None, settings)
+    request = EncodeRequest(
+        data=str(root / "data"),
+        store=str(root / store),
+        diffusion=str(root / "base"),
+        llm=str(root / "llm"),
+        encoder=encoder,
+        settings=settings,
+    )
+    return make_job(request, pictures=True)
 
 
 def encode(root: Path, encoder: str = "llm", store: str = "store") -> list[Any]:
     found = job(root, encoder, store)
     prepare_store.fn(found, list(PROMPTS))
-    recipe = loaded_encoders(found.model_dump_json(), None)
-    return [encode_shard(EncodingStore.open(found.store), shard, recipe) for shard in open_source(root / "data")]
+    encoders = loaded_encoders(found.model_dump_json(), None)
+    return [
+        encode_shard(EncodingStore.open(found.request.store), shard, encoders) for shard in open_source(root / "data")
+    ]
 
 
 def config(root: Path, output: str, store: str = "store", **settings: Any) -> TrainConfig:
@@ -67,8 +82,8 @@ def config(root: Path, output: str, store: str = "store", **settings: Any) -> Tr
     plain = {"steps": 6, "batch_size": 4, "warmup": 1, "threads": 1, "log_every": 1, "checkpoint_every": 2}
     plain |= {"learning_rate": 1e-2, "sample_every": 3, "validation_prompts": PROMPTS, "validation_steps": 2}
     chosen = TrainSettings(**{**plain, **settings})
-    paths = [str(root / name) for name in (store, "base", output)]
-    return resolve_config.fn(*paths, "llm", None, None, chosen, 1, False, {})
+    paths = {"store": str(root / store), "diffusion": str(root / "base"), "output": str(root / output)}
+    return resolve_config.fn(TrainRequest(**paths, settings=chosen), Topology(processes=1))
 
 
 def train(config: TrainConfig) -> None:
@@ -87,13 +102,14 @@ def test_every_caption_has_a_pooled_embedding_in_its_samples_commit(root: Path) 
     pooled = own("pooled", store)
     first = next(v for v in range(1, store.version + 1) if len(EncodingStore.open(root / "store", v).samples()))
     then, captions = EncodingStore.open(root / "store", first), store.samples()["caption"].unique().to_pylist()
-    assert len(then.find_encodings(pooled, map(caption_hash, captions))) == len(captions) == len(tiny_models.WORDS)
+    found = then.snapshot().encodings(pooled, map(caption_hash, captions))
+    assert len(found) == len(captions) == len(tiny_models.WORDS)
     plain = StableDiffusionXLPipeline.from_pretrained(root / "base")
     for caption in ["", *captions[:2], *PROMPTS]:
         row = torch.from_numpy(store.encoding(pooled, caption_hash(caption))).view(torch.bfloat16)
         expected = plain.encode_prompt([caption or "x"])[2 if caption else 3]
         assert torch.equal(row, expected.bfloat16())
-    assert not store.verify()
+    assert not verify(store)
     version = store.version
     assert [report.known for report in encode(root)] == [len(captions)]
     assert EncodingStore.open(root / "store").version == version
@@ -101,18 +117,18 @@ def test_every_caption_has_a_pooled_embedding_in_its_samples_commit(root: Path) 
 
 def test_captions_that_were_encoded_for_another_base_are_completed(root: Path) -> None:
     store = EncodingStore.create(root / "older")
-    recipe = loaded_encoders(job(root).model_dump_json(), None)
-    assert recipe.latents is not None
-    older = prepare(store, recipe.encoder, recipe.latents.encoder, 64)
+    encoders = loaded_encoders(job(root).model_dump_json(), None)
+    assert encoders.latents is not None
+    older = prepare(store, encoders.encoder, encoders.latents.encoder, 64)
     for shard in open_source(root / "data"):
         encode_shard(store, shard, older)
     with pytest.raises(ValueError, match='expected one kind of "pooled" .* encode again with --diffusion of this base'):
         config(root, "none", "older")
     encode(root, store="older")
     hashes = store.samples()["caption_hash"].to_pylist()
-    assert store.find_encodings(own("pooled", store), hashes).keys() == set(hashes)
+    assert store.snapshot().encodings(own("pooled", store), hashes).keys() == set(hashes)
     assert len(store.samples()) == len(hashes) == len(tiny_models.WORDS)
-    assert not store.verify()
+    assert not verify(store)
     train(config(root, "on-older", "older", steps=1, sample_every=None))
 
 
@@ -151,11 +167,11 @@ from llmdiff.training.config import TrainConfig
 
 advance, steps = metrics.MetricLogger.advance, []
 
-def count(meter):
+def count(metrics):
     steps.append(1)
     if len(steps) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    advance(meter)
+    advance(metrics)
 
 metrics.MetricLogger.advance = count
 loop.train(TrainConfig.read(sys.argv[2]))
@@ -169,6 +185,7 @@ def test_the_pooled_embedding_of_a_neighbours_caption_comes_with_it(root: Path, 
     assert torch.equal(swapped(batch).crops, batch.crops)
 
 
+@pytest.mark.process
 def test_killed_and_resumed_the_run_is_the_same(root: Path) -> None:
     whole, killed = config(root, "whole"), config(root, "killed")
     worker = training_run.start_worker(killed, command=["-c", KILLED])
@@ -205,7 +222,6 @@ def test_what_the_base_lacks_or_the_store_is_told_before_the_unet_is_loaded(root
             {"pooled_fingerprint": plan.fingerprint},
             "pooled embeddings .*: expected width 32, .*found 48: encode again",
         ),
-        ({"pooled_fingerprint": "0" * 32}, "expected encodings of 0000"),
         (
             {"adapter": plan.adapter.model_copy(update={"base_context": "clip"}), "base_fingerprint": plan.fingerprint},
             f"text features {plan.fingerprint}: expected width 64, .*found 48",
@@ -215,6 +231,8 @@ def test_what_the_base_lacks_or_the_store_is_told_before_the_unet_is_loaded(root
         changed = plan.model_copy(update={**changes, "output": str(tmp_path / str(i))})
         with pytest.raises(ValueError, match=message):
             prepare_run(changed, start(changed))
+    with pytest.raises(ValueError, match="expected encodings of 0000"):
+        resolve(plan.model_copy(update={"pooled_fingerprint": "0" * 32, "output": str(tmp_path / "none")}))
     training_run.save_base(tmp_path / "sd")
     changed = plan.model_copy(update={"base": str(tmp_path / "sd"), "output": str(tmp_path / "sd-run")})
     with pytest.raises(ValueError, match=f"sd: expected no pooled_fingerprint, found {own('pooled', store)}"):

@@ -15,7 +15,8 @@ import torch
 
 from llmdiff.ports import free_port
 from llmdiff.training import TrainConfig
-from storage import EncodingStore, Sample, caption_hash
+from llmdiff.training.resolve import resolve
+from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny
 
 SAMPLES, TOKENS = 24, 7  # of the store; the longest encoding of it
@@ -35,7 +36,7 @@ def make_store(folder: Path, bands: int = 1, broken: bool = False, **description
     store = EncodingStore.create(folder)
     llm = store.register_fingerprint({"kind": "llm", "bands": bands, **description})
     base = store.register_fingerprint({"kind": "base"})
-    with store.writer("shard-0", fingerprint=llm) as writer:
+    with ShardWriter(store, "shard-0", fingerprint=llm) as writer:
         for row in range(-1, SAMPLES):
             caption = "" if row < 0 else f"caption {row}"
             key = caption_hash(caption)
@@ -83,6 +84,13 @@ def config(root: Path, output: str = "run", **changes: Any) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})
 
 
+def resolved(run: TrainConfig, processes: int = 1) -> TrainConfig:
+    """The run as its processes read it, in the file where they do."""
+    config = resolve(run.model_copy(update={"processes": processes}))
+    config.write(config.path)
+    return config
+
+
 def rows(run: TrainConfig) -> list[dict[str, Any]]:
     """The metrics without what depends on the clock."""
     lines = (Path(run.output) / "metrics.jsonl").read_text().splitlines()
@@ -100,7 +108,7 @@ def start_worker(
     run: TrainConfig, processes: int = 0, command: Sequence[str] = WORKER, arguments: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """The worker in a process of its own; under DeepSpeed's launcher where `processes` is not 0."""
-    path = run.write(Path(run.output).with_suffix(".json"))
+    path = resolved(run, processes or 1).path
     if processes:
         place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--num_accelerators", str(processes)]
         command = ["-m", "deepspeed.launcher.runner", *place, "--module", "llmdiff.training.worker"]
@@ -109,7 +117,7 @@ def start_worker(
 
 def run_ranks(run: TrainConfig, processes: int) -> None:
     """A run on several processes without the launcher, which takes longer to start than the run."""
-    path = run.write(Path(run.output).with_suffix(".json"))
+    path = resolved(run, processes).path
     place = {"WORLD_SIZE": str(processes), "LOCAL_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
     place["MASTER_PORT"] = str(free_port())
     ranks = [

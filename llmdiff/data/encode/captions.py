@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmdiff.data.images import BadRow
-from storage import EncodingStore, Reject, caption_hash
+from storage import EncodingStore, Reject, ShardWriter, caption_hash
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,13 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
     One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
     """
     texts = {caption_hash(caption): caption for caption in captions}
-    known = store.find_encodings(fingerprint, list(texts))
-    rejects = store.reject_table.snapshot()
-    new = {
-        key: text
-        for key, text in texts.items()
-        if key not in known and not store.reject_rows_in(rejects, fingerprint, key)
-    }
+    snapshot = store.snapshot()
+    known = snapshot.encodings(fingerprint, list(texts))
+    new = {key: text for key, text in texts.items() if key not in known and not snapshot.reject_rows(fingerprint, key)}
     if not new:
         return 0
     written = 0
-    with store.writer(shard_id("captions"), fingerprint) as writer:
+    with ShardWriter(store, shard_id("captions"), fingerprint) as writer:
         for key, encoding in encode_finite(encoder, new):
             if isinstance(encoding, BadRow):
                 logger.warning("%s", encoding)

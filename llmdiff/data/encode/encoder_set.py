@@ -19,20 +19,12 @@ CAPTIONS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSet:
-    """How rows become encodings and latents; each part under the fingerprint of all that decides its numbers."""
+class TextEncoding:
+    """How captions become encodings."""
 
     encoder: TextEncoder
     fingerprint: str
-    latents: LatentEncoding | None = None
-    """None for captions alone."""
-    pooled: EncoderSet | None = None
-    """Of the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
-
-    @property
-    def of_captions(self) -> list[EncoderSet]:
-        """It, and that of pooled embeddings where there is one."""
-        return [self] if self.pooled is None else [self, self.pooled]
+    """Of all that decides the encodings' numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +33,30 @@ class LatentEncoding:
 
     encoder: LatentEncoder
     fingerprint: str
+    """Of all that decides the latents' numbers."""
     size: int
     """Side of the square that is kept, in pixels."""
     min_side: int
     """Pictures whose shorter side has fewer pixels are refused."""
 
     def key(self, image_hash: str) -> str:
-        """Of a picture's latent in the store."""
+        """Return the key of a picture's latent in the store."""
         return content_hash(f"{self.fingerprint}:{image_hash}".encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSet(TextEncoding):
+    """How rows become encodings and latents: of captions itself, and what goes with them."""
+
+    latents: LatentEncoding | None = None
+    """None for captions alone."""
+    pooled: TextEncoding | None = None
+    """Of the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
+
+    @property
+    def of_captions(self) -> list[TextEncoding]:
+        """All that a caption is encoded with."""
+        return [self] if self.pooled is None else [self, self.pooled]
 
 
 def prepare(
@@ -59,7 +67,7 @@ def prepare(
     min_side: int | None = None,
     pooled: TextEncoder | None = None,
 ) -> EncoderSet:
-    """Registers the encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
+    """Register the encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
 
     Args:
         store: opened for writing.
@@ -81,27 +89,27 @@ def prepare(
     fingerprint = register(store, encoder)
     if pooled is None:
         return EncoderSet(encoder=encoder, fingerprint=fingerprint, latents=latents)
-    beside = EncoderSet(encoder=pooled, fingerprint=register(store, pooled))
+    beside = TextEncoding(encoder=pooled, fingerprint=register(store, pooled))
     complete(store, fingerprint, beside)
     return EncoderSet(encoder=encoder, fingerprint=fingerprint, latents=latents, pooled=beside)
 
 
 def register(store: EncodingStore, encoder: TextEncoder) -> str:
-    """Registers an encoder of captions with the empty caption's encoding; see `prepare`."""
+    """Register an encoder of captions with the empty caption's encoding; see `prepare`."""
     fingerprint = str(store.register_fingerprint(encoder.describe()))
     encode_captions(store, fingerprint, encoder, [""])
-    if not store.find_encodings(fingerprint, [caption_hash("")]):
+    if not store.snapshot().encodings(fingerprint, [caption_hash("")]):
         reason = "holds NaN or infinity, and training needs it; the store's rejects say in which block"
         raise ValueError(f"{store.path}: the empty caption's encoding {reason}")
     return fingerprint
 
 
-def complete(store: EncodingStore, fingerprint: str, beside: EncoderSet) -> None:
-    """Encodes with `beside` what captions of an encoder's samples it has not encoded yet."""
+def complete(store: EncodingStore, fingerprint: str, beside: TextEncoding) -> None:
+    """Encode with `beside` the captions of an encoder's samples that it has not encoded yet."""
     snapshot, here = store.snapshot(), pc.field("fingerprint")
-    known = store.index.read(snapshot, ["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
+    known = snapshot.read(["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
     lacking = (here == fingerprint) & pc.field("source").is_valid() & ~pc.field("caption_hash").isin(known)
-    captions = store.index.read(snapshot, ["caption"], lacking)["caption"].unique().to_pylist()
+    captions = snapshot.read(["caption"], lacking)["caption"].unique().to_pylist()
     if captions:
         logger.warning("%s: %d captions get a pooled embedding of this base", store.path, len(captions))
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
@@ -109,7 +117,7 @@ def complete(store: EncodingStore, fingerprint: str, beside: EncoderSet) -> None
 
 
 def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min_side: int) -> LatentEncoding:
-    """Registers the autoencoder; see `prepare`."""
+    """Register the autoencoder; see `prepare`."""
     if size < 1 or size % encoder.factor:
         raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
     description = {**encoder.describe(), "size": size, "crop": "centre"}
@@ -119,7 +127,7 @@ def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min
 
 
 def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
-    """ValueError where a store's latents are of another autoencoder or another size."""
+    """Raise ValueError where a store's latents are of another autoencoder or another size."""
     for fingerprint, other in store.fingerprints().items():
         if other.get("kind") == "vae" and other != description:
             key = next(key for key in description if other.get(key) != description[key])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,10 +16,7 @@ from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import BadRow, Crop, load_image
 from llmdiff.data.sources import Row, SourceShard
-from storage import EncodingStore, Sample, caption_hash, content_hash
-
-if TYPE_CHECKING:
-    from storage.writing.writer import ShardWriter
+from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
 T = TypeVar("T")
 
@@ -52,15 +49,15 @@ def encode_shard(
     start = time.perf_counter()
     if source.has_pictures and encoders.latents is None:
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
-    samples = store.sample_rows_in(store.snapshot(), encoders.fingerprint, source.content_hash)
-    rejects = store.reject_table.snapshot()
-    bad = store.reject_rows_in(rejects, encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
+    snapshot = store.snapshot()
+    samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
+    bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | bad
     report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
     progress(report.known)
     if report.known < report.rows:
         before = getattr(encoders.encoder, "truncated", 0)
-        with store.writer(shard_id(source.name), encoders.fingerprint) as writer:
+        with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             encoder = RowEncoder(store, writer, source, encoders, report, progress)
             new = ((number, row) for number, row in source.rows() if number not in known)
             for rows in _chunks(new, ROWS_AT_ONCE):
@@ -101,7 +98,7 @@ class RowEncoder:
         self.progress(len(rows) - len(loaded))
         self.add_encodings({caption_hash(row.caption): row.caption for row, _ in loaded})
         keys = {picture.latent_key for _, picture in loaded if picture is not None}
-        known = self.store.find_latents(keys).keys() if keys else set()  # once for all, since it reads the whole index
+        known = self.store.snapshot().latents(keys).keys() if keys else set()  # once for all: it reads the whole index
         for batch in _chunks(loaded, PICTURES_AT_ONCE):
             pictures = [picture for _, picture in batch if picture is not None]
             self.add_latents({new.latent_key: new.square for new in pictures if new.latent_key not in known})
@@ -129,21 +126,22 @@ class RowEncoder:
 
     def add_encodings(self, captions: dict[str, str]) -> None:
         """Encodes and writes captions by hash, but for those that the store or this shard has."""
-        for encoders in self.encoders.of_captions:
-            known = self.store.find_encodings(encoders.fingerprint, list(captions)).keys() | self.failed.keys()
+        for text_encoding in self.encoders.of_captions:
+            fingerprint = text_encoding.fingerprint
+            known = self.store.snapshot().encodings(fingerprint, list(captions)).keys() | self.failed.keys()
             new = {
                 key: text
                 for key, text in captions.items()
-                if key not in known and (encoders.fingerprint, key) not in self.written
+                if key not in known and (fingerprint, key) not in self.written
             }
-            for key, encoding in encode_finite(encoders.encoder, new):
+            for key, encoding in encode_finite(text_encoding.encoder, new):
                 if isinstance(encoding, BadRow):
                     self.failed[key] = encoding
                     continue
                 bits = as_bits(encoding)
-                self.writer.add_encoding(key, bits, encoders.fingerprint)
-                self.written.add((encoders.fingerprint, key))
-                if encoders is self.encoders:
+                self.writer.add_encoding(key, bits, fingerprint)
+                self.written.add((fingerprint, key))
+                if text_encoding is self.encoders:
                     self.report.captions += 1
                     self.report.tokens += len(bits)
 
@@ -190,14 +188,14 @@ class RowEncoder:
             self.report.examples.append(f"{self.source.name} row {number}: {bad}")
 
 
-def load_picture(data: bytes, encoders: LatentEncoding) -> Picture | BadRow:
+def load_picture(data: bytes, latents: LatentEncoding) -> Picture | BadRow:
     """A picture's square with its keys, or why it can't be used."""
     try:
-        square, crop = load_image(data, encoders.size, min_side=encoders.min_side)
+        square, crop = load_image(data, latents.size, min_side=latents.min_side)
     except BadRow as bad:
         return bad
     of_image = content_hash(data)
-    return Picture(of_image, encoders.key(of_image), square, crop)
+    return Picture(of_image, latents.key(of_image), square, crop)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

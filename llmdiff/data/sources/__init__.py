@@ -1,34 +1,40 @@
-"""Where rows come from: files and folders as users have them, cut into shards that name their own content."""
+"""Where rows come from: files and folders as users have them, cut into shards that name their own content.
+
+The policy of readiness needs nothing but pydantic. The rest is imported on first use, for it brings Arrow and Pillow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmdiff.data.sources.arrow import ArrowShard
-from llmdiff.data.sources.kinds import METADATA_FILES, TARS, kind_of
-from llmdiff.data.sources.listing import Listing, list_data
-from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import ReadinessPolicy, Scan, scan, signature
-from llmdiff.data.sources.records import read_text
-from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
-from llmdiff.data.sources.sidecars import SidecarShard, sidecar_shards
-from llmdiff.data.sources.tables import ROWS_PER_SHARD, TableShard, table_shards
-from llmdiff.data.sources.webdataset import TarShard
+from llmdiff.lazy import lazy
+
+if TYPE_CHECKING:
+    from llmdiff.data.sources.arrow import ArrowShard
+    from llmdiff.data.sources.files import open_source, shards_of, source_files
+    from llmdiff.data.sources.kinds import METADATA_FILES
+    from llmdiff.data.sources.listing import Listing, list_data
+    from llmdiff.data.sources.parquet import ParquetShard
+    from llmdiff.data.sources.records import read_text
+    from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
+    from llmdiff.data.sources.sidecars import SidecarShard
+    from llmdiff.data.sources.tables import ROWS_PER_SHARD, TableShard
+    from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
-    "ArrowShard",
     "CAPTION_COLUMNS",
     "IMAGE_COLUMNS",
-    "Listing",
     "METADATA_FILES",
     "ROWS_PER_SHARD",
-    "ReadinessPolicy",
+    "ArrowShard",
+    "Listing",
     "ParquetShard",
+    "ReadinessPolicy",
     "Row",
+    "Scan",
     "SidecarShard",
     "SourceShard",
-    "Scan",
     "TableShard",
     "TarShard",
     "UnreadableShard",
@@ -36,35 +42,22 @@ __all__ = [
     "list_data",
     "open_source",
     "read_text",
+    "scan",
     "shards_of",
     "signature",
     "source_files",
-    "scan",
 ]
 
-_FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {
-    ".parquet": lambda file, name: [ParquetShard(file, name)],
-    ".arrow": lambda file, name: [ArrowShard(file, name)],
-    **dict.fromkeys(TARS, lambda file, name: [TarShard(file, name)]),
+_HOMES = {
+    "arrow": ("ArrowShard",),
+    "files": ("open_source", "shards_of", "source_files"),
+    "kinds": ("METADATA_FILES",),
+    "listing": ("Listing", "list_data"),
+    "parquet": ("ParquetShard",),
+    "records": ("read_text",),
+    "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),
+    "sidecars": ("SidecarShard",),
+    "tables": ("ROWS_PER_SHARD", "TableShard"),
+    "webdataset": ("TarShard",),
 }
-"""How a kind of file is cut into shards; of the others `table_shards` does it."""
-
-
-def open_source(path: str | Path) -> list[SourceShard]:
-    """The shards of all `source_files`; errors as there."""
-    return shards_of(source_files(path))
-
-
-def shards_of(files: Iterable[tuple[Path, str]]) -> list[SourceShard]:
-    """The shards of some `source_files`."""
-    return [shard for file, name in files for shard in _shards(file, name)]
-
-
-def source_files(path: str | Path, may_be_empty: bool = False) -> list[tuple[Path, str]]:
-    """The files of data below a path, and the folders of pictures with captions beside them; see `list_data`."""
-    return list_data(path, may_be_empty).files
-
-
-def _shards(file: Path, name: str) -> Iterable[SourceShard]:
-    cut = sidecar_shards if file.is_dir() else _FORMATS.get(kind_of(file), table_shards)
-    return cut(file, name)
+__getattr__ = lazy(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

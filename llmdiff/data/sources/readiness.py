@@ -61,7 +61,7 @@ class Look(NamedTuple):
 
 
 def scan(root: Path, files: list[tuple[Path, str]], how: ReadinessPolicy) -> Scan:
-    """Looks at every file twice, and waits in between for as long as the youngest needs to settle, and no longer.
+    """Look at every file twice, and waits in between for as long as the youngest needs to settle, and no longer.
 
     A file is unfinished while its folder says so (`TEMPORARY`; `MARKER`, where asked for), while it changes, and while
     it has no end: a Parquet file no footer, a tar no empty blocks. Text has no end to look for.
@@ -78,7 +78,7 @@ def scan(root: Path, files: list[tuple[Path, str]], how: ReadinessPolicy) -> Sca
 
 
 def signature(root: Path, besides: Collection[Path] = ()) -> str:
-    """A hash of names, sizes and times of all files below a folder, or beside a file: another one where any changed."""
+    """Hash names, sizes and times of all files below a folder, or beside a file: another one where any changed."""
     digest = hashlib.sha256()
     for folder, folders, names in os.walk(root if root.is_dir() else root.parent):
         folders[:] = sorted(name for name in folders if name != TEMPORARY)
@@ -89,7 +89,7 @@ def signature(root: Path, besides: Collection[Path] = ()) -> str:
 
 
 def _outside(root: Path, file: Path, how: ReadinessPolicy) -> str | None:
-    """Why the folders of a file say that it is unfinished."""
+    """Return why the folders of a file say that it is unfinished."""
     folders = [folder for folder in file.parents if folder == root or root in folder.parents] or [file.parent]
     for folder in folders:
         if (folder / TEMPORARY).is_dir():
@@ -112,7 +112,7 @@ def _without_end(file: Path) -> str | None:
 
 
 def _edge(file: Path, count: int, whence: int) -> bytes:
-    """The first bytes of a file, or with `whence` 2 the last ones; none where it can't be read."""
+    """Return the first bytes of a file, or with `whence` 2 the last ones; none where it can't be read."""
     try:
         with file.open("rb") as data:
             data.seek(-min(count, file.stat().st_size) if whence == 2 else 0, whence)

@@ -22,7 +22,7 @@ STAGES = {
 
 
 def main() -> None:
-    """Trains the named stages, each with its seed, and writes weights and cards."""
+    """Train the named stages, each with its seed, and write weights and cards."""
     parser = argparse.ArgumentParser(prog="python -m llmdiff.shapes.pretrain", description=__doc__)
     parser.add_argument("stages", nargs="*", choices=list(STAGES), help="what to make; all of it by default")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write the weights to")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,16 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS, caption
-from llmdiff.shapes.draw import draw
-from llmdiff.shapes.evaluator import score
+from llmdiff.shapes.draw import draw as draw_scene
+from llmdiff.shapes.evaluator import score_facts
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
 from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, BATCH, POOL, DROPOUT = 0, 32, 30000, 0.1
-STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the judge is content
+STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the rule-based evaluator is content
 TEXT_STEPS, TEXT_BATCH = 2500, 128
 TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
@@ -37,17 +39,7 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
     tokenizer = train_clip_tokenizer(np.random.default_rng(SEED))
     latents, tokens = make_pool(rng, vae, tokenizer, pool)
     null = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    text_encoder, unet, scheduler = build_text_encoder(tokenizer), build_unet(), build_scheduler()
     pretrain_text_encoder(text_encoder, latents, tokens, rng, min(TEXT_STEPS, steps))
     pipe = StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
@@ -66,29 +58,30 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
 
     verdicts: dict[str, dict[str, float]] = {}
 
-    def judge_at(step: int) -> None:
-        verdicts[str(step)] = judge_template(pipe)
+    def evaluate_at(step: int) -> None:
+        verdicts[str(step)] = score_template(pipe)
         print(f"\nafter {step} steps, two things, held-out pairs, own template: {verdicts[str(step)]}", flush=True)
         save(pipe, folder)
 
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    figures = train(
-        "base",
-        parameters,
-        loss_of,
-        steps,
-        8e-4,
-        ema_decay=0.9995,
-        schedule_steps=max(steps, SCHEDULE_STEPS),
-        checkpoint=judge_at,
-    )
-    judge_at(steps)
+    options: dict[str, Any] = {
+        "ema_decay": 0.9995,
+        "schedule_steps": max(steps, SCHEDULE_STEPS),
+        "checkpoint": evaluate_at,
+    }
+    figures = train("base", parameters, loss_of, steps, 8e-4, **options)
+    evaluate_at(steps)
+    write_cards(folder, pool, {**figures, "own_template": verdicts})
+
+
+def write_cards(folder: Path, pool: int, figures: dict[str, Any]) -> None:
+    """Write the cards of U-Net and text encoder, which trained together."""
     facts = {
         "data": f"{pool} drawn scenes of one to three things with captions of one template, none with a held-out pair",
         "command": "python -m llmdiff.shapes.pretrain base",
         "seed": SEED,
         "batch": BATCH,
-        "figures": {**figures, "own_template": verdicts},
+        "figures": figures,
     }
     write_card(folder / "unet", **facts)
     write_card(folder / "text_encoder", **facts)
@@ -109,8 +102,22 @@ def pretrain_text_encoder(
     train("text", [*text_encoder.parameters(), *head.parameters()], loss_of, steps, 1e-3)
 
 
+def build_scheduler() -> DDIMScheduler:
+    """Build the noise schedule that the base is trained and sampled with."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
 def build_unet() -> UNet2DConditionModel:
-    """Six million parameters, cross-attention at 8x8 and 4x4."""
+    """Build a U-Net of six million parameters with cross-attention at 8x8 and 4x4."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(96, 144),
@@ -124,7 +131,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Three small CLIP layers."""
+    """Build a text encoder of three small CLIP layers."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -142,7 +149,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_clip_tokenizer(rng: np.random.Generator) -> CLIPTokenizer:
-    """A CLIP byte-pair encoding over captions in every wording: its words are known, their meaning is yet to learn."""
+    """Train a CLIP byte-pair encoding over captions in every wording; meaning is yet to learn."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -166,11 +173,11 @@ def train_clip_tokenizer(rng: np.random.Generator) -> CLIPTokenizer:
 def make_pool(
     rng: np.random.Generator, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled latents ``(scene, 4, 8, 8)`` float32 and template tokens ``(scene, token)`` of `count` training scenes."""
+    """Return scaled latents ``(scene, 4, 8, 8)`` float32 and template tokens ``(scene, token)`` of `count` scenes."""
     latents, captions = [], []
     for start in range(0, count, 500):
         scenes = [random_scene(rng) for _ in range(min(500, count - start))]
-        pictures = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes])).permute(0, 3, 1, 2)
         with fast_cpu_math():
             x = vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean
         latents.append(x.float() * vae.config.scaling_factor)
@@ -180,26 +187,20 @@ def make_pool(
 
 
 @torch.no_grad()
-def judge_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, float]:
-    """The judge's shares on pictures of held-out two-thing scenes, captioned in the base's own template."""
+def score_template(pipe: StableDiffusionPipeline, count: int = 96) -> dict[str, float]:
+    """Return the share of facts that hold in pictures of held-out two-thing scenes, in the base's own template."""
     rng = np.random.default_rng(99)
     scenes = [sample_scene(rng, 2, held_out=True) for _ in range(count)]
     prompts = [caption(scene, "template", rng) for scene in scenes]
     pipe.set_progress_bar_config(disable=True)
     with fast_cpu_math():
-        pictures = pipe(
-            prompts,
-            num_inference_steps=20,
-            guidance_scale=3.0,
-            output_type="np",
-            generator=torch.Generator().manual_seed(0),
-        ).images
-    verdicts = score(list((pictures * 255 + 0.5).astype(np.uint8)), scenes)
+        (pictures,) = draw(pipe, prompts, range(count), Sampling(), batch_size=count)
+    verdicts = score_facts(list(to_uint8(pictures)), scenes)
     return {fact: round(float(values.mean()), 3) for fact, values in verdicts.items()}
 
 
 def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
-    """The Stable Diffusion folder around the autoencoder that is there already, weights in fp16."""
+    """Write the Stable Diffusion folder around the autoencoder that is there already, weights in fp16."""
     save_fp16(pipe.unet, folder / "unet")
     save_fp16(pipe.text_encoder, folder / "text_encoder")
     pipe.tokenizer.save_pretrained(folder / "tokenizer")

@@ -26,7 +26,7 @@ def fast_cpu_math() -> Iterator[None]:
 
 
 def has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware; without it bf16 is slower than fp32."""
+    """Return whether this CPU multiplies bf16 matrices in hardware; without it bf16 is slower than fp32."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
@@ -40,9 +40,9 @@ def train(
     schedule_steps: int | None = None,
     checkpoint: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """AdamW with warm-up and cosine decay over `schedule_steps` (or `steps`, where fewer are not to be cut off).
+    """Train by AdamW with warm-up and cosine decay over `schedule_steps` (or `steps`, where none is to be cut off).
 
-    The parameters end as their EMA. Returns the figures for the card.
+    The parameters end as their EMA. Return the figures for the card.
     """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(200, steps // 10), schedule_steps or steps)
@@ -70,13 +70,13 @@ def train(
 
 
 def save_fp16(model: Any, folder: Path) -> None:
-    """`save_pretrained` in fp16 safetensors, leaving the model itself as it is."""
+    """Call `save_pretrained` in fp16 safetensors, leaving the model itself as it is."""
     dtype = next(model.parameters()).dtype
     model.half().save_pretrained(folder, safe_serialization=True)
     model.to(dtype)
 
 
 def write_card(folder: Path, **facts: Any) -> None:
-    """The card beside the weights: data, steps, seed, command, figures."""
+    """Write the card beside the weights: data, steps, seed, command, figures."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")

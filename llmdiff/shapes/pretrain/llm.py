@@ -43,7 +43,7 @@ class Training:
 
 
 def llama(vocabulary: int, *, hidden: int, blocks: int, heads: int) -> LlamaForCausalLM:
-    """A Llama with twice its width in the MLP and two query heads to a key."""
+    """Return a Llama with twice its width in the MLP and two query heads to a key."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
@@ -90,7 +90,7 @@ MODELS: dict[str, Callable[[int], Any]] = {  # by size of the vocabulary
 
 
 def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
-    """Trains the named LLM and saves it with tokenizer and card under ``folder/name``; `steps` shortens it."""
+    """Train the named LLM and save it with tokenizer and card under ``folder/name``; `steps` shortens it."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED + 1)
     tokenizer = train_tokenizer(np.random.default_rng(SEED))
@@ -157,12 +157,12 @@ def restating(ids: torch.Tensor, present: torch.Tensor, bottleneck: torch.Tensor
 
 
 def questions(ids: torch.Tensor) -> torch.Tensor:
-    """Where the questions stand in documents ``(document, token)``, before the first end mark: ``(document, 3)``."""
+    """Return where questions stand in documents ``(document, token)``, before the first end mark: ``(document, 3)``."""
     return (ids == END_ID).int().argmax(1, keepdim=True) - torch.arange(len(QUESTIONS), 0, -1)
 
 
 def text_batches(rng: np.random.Generator, batch: int) -> Iterator[list[tuple[str, list[str]]]]:
-    """Batches of documents with their answers, of like length, in random order, without end."""
+    """Yield batches of documents with their answers, of like length, in random order, without end."""
     scenes = [random_scene(rng) for _ in range(SCENES)]
     while True:
         told = (text(scenes[i], rng) for i in rng.integers(SCENES, size=batch * POOL))
@@ -172,12 +172,12 @@ def text_batches(rng: np.random.Generator, batch: int) -> Iterator[list[tuple[st
 
 
 def text(scene: Scene, rng: np.random.Generator) -> tuple[str, list[str]]:
-    """A training document about the scene, and the answers to its questions."""
+    """Return a training document about the scene, and the answers to its questions."""
     return document(scene, str(rng.choice(list(WORDINGS))), rng, END), answers(scene)
 
 
 def train_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most 512 tokens over the documents' language."""
+    """Return a byte-level BPE of at most 512 tokens over the documents' language."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -16,7 +16,7 @@ SEED, STEPS, BATCH, POOL = 0, 2000, 24, 6000
 
 
 def pretrain_vae(folder: Path, steps: int = STEPS) -> None:
-    """Trains the autoencoder on drawn pictures and saves it with its card under ``folder/vae``."""
+    """Train the autoencoder on drawn pictures and save it with its card under ``folder/vae``."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     pictures = draw_pool(rng, POOL)
@@ -57,6 +57,6 @@ def pretrain_vae(folder: Path, steps: int = STEPS) -> None:
 
 
 def draw_pool(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Pictures of `count` training scenes, ``(scene, channel, height, width)`` uint8."""
+    """Return pictures of `count` training scenes, ``(scene, channel, height, width)`` uint8."""
     pictures = np.stack([draw(random_scene(rng)) for _ in range(count)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,29 @@
+"""Rows that benchmarks measured, from their CSV files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def rows_of(file: str) -> list[dict[str, str]]:
+    """A file of measured rows."""
+    with (RESULTS / file).open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def measured(file: str, column: str, **keys: str) -> float:
+    """The newest row that has these values."""
+    found = [row for row in rows_of(file) if all(row[name] == value for name, value in keys.items())]
+    if not found:
+        raise ValueError(f"{RESULTS / file}: expected a row with {keys}, found none")
+    return float(found[-1][column])
+
+
+def slope(name: str, **keys: str) -> tuple[float, float]:
+    """What a figure of the index is at no rows, and by how much it grows with each; from the two largest indexes."""
+    at = {rows: measured("store.csv", "value", name=name, captions=str(rows), **keys) for rows in (10**5, 10**6)}
+    growth = (at[10**6] - at[10**5]) / (10**6 - 10**5)
+    return at[10**6] - growth * 10**6, growth

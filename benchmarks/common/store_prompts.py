@@ -1,0 +1,107 @@
+"""Real prompts with made-up encodings of one width, and stores of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.index_growth import SHARD_ROWS
+from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
+
+TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
+PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
+REPEATS = {
+    "PartiPrompts": 4,
+    "DPG-Bench": 2,
+}  # so that an epoch takes long enough to time, and several groups of blocks
+LATENT = (4, 32, 32)  # of a picture of 256 x 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Captions of one collection with made-up encodings of one width."""
+
+    name: str
+    width: int
+    texts: list[str]
+    counts: np.ndarray
+    """int64 ``(n,)``, tokens of each."""
+    pool: np.ndarray
+    """uint16 ``(token, width)``, what encodings are cut out of."""
+    latents: np.ndarray
+    """float16 ``(64, *LATENT)``"""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def bits(self, i: int, tokens: int | None = None) -> np.ndarray:
+        """A caption's encoding, or as many rows from where it begins."""
+        tokens = int(self.counts[i]) if tokens is None else tokens
+        start = i * 7919 % (len(self.pool) - tokens)
+        return self.pool[start : start + tokens]
+
+    def latent(self, i: int) -> np.ndarray:
+        return self.latents[i % len(self.latents)]
+
+    @property
+    def raw_bytes(self) -> int:
+        return int(self.counts.sum()) * self.width * 2
+
+
+def load_prompts(data: Path, width: int, quick: bool) -> Iterator[Prompts]:
+    """Both collections; repeated prompts get other texts, so that they are other captions, and other encodings."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((4096, width), np.float32)
+    pool = (values.view(np.uint32) >> 16).astype(np.uint16)  # the upper half is a bfloat16
+    latents = random.standard_normal((64, *LATENT), np.float32).astype(np.float16)
+    tokenizer = TOKENIZERS[width](data)
+    all_texts = read_prompts(data)
+    for name, texts in (("PartiPrompts", all_texts[:PARTI]), ("DPG-Bench", all_texts[PARTI:])):
+        texts = texts[:: 4 if quick else 1]
+        counts = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
+        texts = [f"{text} ({turn})" if turn else text for turn in range(REPEATS[name]) for text in texts]
+        counts = np.tile(counts, REPEATS[name])
+        yield Prompts(name=name, width=width, texts=texts, counts=counts, pool=pool, latents=latents)
+
+
+def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bool) -> tuple[EncodingStore, str]:
+    store = EncodingStore.create(folder)
+    fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1, "width": prompts.width})
+    rows = list(rows)
+    for first in range(0, len(rows), SHARD_ROWS):
+        write_shard(store, samples_of(prompts, rows[first : first + SHARD_ROWS], fingerprint, pictures), prompts)
+    return store, fingerprint
+
+
+def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompts) -> None:
+    """A shard of samples of one fingerprint, as the encoder writes it."""
+    with ShardWriter(store) as writer:
+        for sample in samples:
+            writer.add_encoding(sample.caption_hash, prompts.bits(sample.row), sample.fingerprint)
+            if sample.latent_key:
+                writer.add_latent(sample.latent_key, prompts.latent(sample.row))
+            writer.add_sample(sample)
+
+
+def samples_of(prompts: Prompts, rows: Sequence[int], fingerprint: str, pictures: bool) -> list[Sample]:
+    source = f"{prompts.name}-{rows[0]:08}.parquet"
+    source_hash = content_hash(source.encode())
+    found = []
+    for i in rows:
+        picture = content_hash(f"picture {i}".encode()) if pictures else None
+        sample = Sample(
+            caption=prompts.texts[i],
+            caption_hash=caption_hash(prompts.texts[i]),
+            fingerprint=fingerprint,
+            source=source,
+            source_hash=source_hash,
+            row=i,
+            image_hash=picture,
+            latent_key=picture,
+        )
+        found.append(sample)
+    return found

@@ -1,0 +1,68 @@
+"""What the servers and the worker answer: the HTTP interfaces of Prefect and MLflow that `make serve` relies on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from infra.service.config import POOL, PREFECT_AUTH, ServiceConfig, worker_name
+from infra.service.processes import Background
+
+TIMEOUT_SECONDS = 180.0
+
+
+def wait_for(process: Background, answers: Callable[[], bool]) -> None:
+    """Wait until a process answers.
+
+    Raises:
+        RuntimeError: it ended.
+        TimeoutError: it is still silent after `TIMEOUT_SECONDS`. Both messages hold the end of the log.
+    """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not answers():
+        if process.running() is None:
+            raise RuntimeError(f"{process.name} ended before it answered; {process.last_words()}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{process.name} does not answer after {TIMEOUT_SECONDS:.0f} s; {process.last_words()}")
+        time.sleep(0.3)
+
+
+def prefect_answers(config: ServiceConfig) -> bool:
+    """Return whether Prefect's server says that it is healthy."""
+    return ask(f"{config.prefect_url}/api/health") is True
+
+
+def mlflow_answers(config: ServiceConfig) -> bool:
+    """Return whether MLflow's server says that it is healthy."""
+    return ask(f"{config.mlflow_url}/health") == "OK"
+
+
+def worker_answers(config: ServiceConfig, since: datetime | None = None) -> bool:
+    """Return whether the worker reports to the server, and has done so since a time."""
+    workers = ask(f"{config.prefect_url}/api/work_pools/{POOL}/workers/filter", {}) or []
+    ours = [worker for worker in workers if worker["name"] == worker_name() and worker["status"] == "ONLINE"]
+    return any(since is None or datetime.fromisoformat(worker["last_heartbeat_time"]) > since for worker in ours)
+
+
+def ask(url: str, body: Any = None) -> Any:
+    """Return the answer to a GET, or to a POST of a body, in JSON where it is; None where there is none."""
+    headers = {"Content-Type": "application/json"}
+    if login := os.environ.get(PREFECT_AUTH):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(urllib.request.Request(url, data, headers), timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,7 @@
+"""Names in the registry; needs no MLflow, so the command line's help has them at once."""
+
+MODEL = "llmdiff-adapter"
+"""The registered model whose versions are the trained adapters."""
+SCHEME = "models:/"
+"""How the address of a version begins."""
+CANDIDATE = f"{SCHEME}{MODEL}@candidate"

@@ -1,0 +1,35 @@
+"""What an adapter needs of diffusers, accelerate and torch that they do not promise: their private names, all here.
+
+`tests/adapter/test_diffusers_internals.py` holds each of them against the installed versions, and names the one that a
+new version changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+DEVICE = "_execution_device"
+"""Of a pipeline of diffusers: where it computes, which for an offloaded one is not where its modules lie."""
+OFFLOADING = ("_hf_hook", "_diffusers_hook")
+"""What accelerate and diffusers hang on a module that they move about."""
+COMPILED = "_orig_mod"
+"""Of a module that `torch.compile` returned: the module itself."""
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """Return where a pipeline computes."""
+    device: torch.device = getattr(pipe, DEVICE)
+    return device
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Return whether accelerate or diffusers moves a module to where it computes, and away again."""
+    return any(hasattr(module, hook) for hook in OFFLOADING)
+
+
+def not_compiled(module: Any) -> Any:
+    """Return the module in a compiled one; another as it is."""
+    return getattr(module, COMPILED, module)

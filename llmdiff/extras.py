@@ -1,0 +1,45 @@
+"""Packages that the light core does not bring, and the extra of llmdiff that brings each."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+PACKAGES = {  # by import name: what people call it, and the smallest extra that has it
+    "crc32c": ("crc32c", "store"),
+    "deltalake": ("Delta Lake", "store"),
+    "httpx": ("HTTPX", "store"),
+    "obstore": ("obstore", "store"),
+    "pyarrow": ("PyArrow", "store"),
+    "zarr": ("Zarr", "store"),
+    "zarrs": ("zarrs", "store"),
+    "deepspeed": ("DeepSpeed", "train"),
+    "jinja2": ("Jinja", "pipelines"),
+    "matplotlib": ("Matplotlib", "pipelines"),
+    "mlflow": ("MLflow", "pipelines"),
+    "pandas": ("pandas", "pipelines"),
+    "prefect": ("Prefect", "pipelines"),
+    "scipy": ("SciPy", "pipelines"),
+    "torchmetrics": ("TorchMetrics", "pipelines"),
+    "prefect_ray": ("prefect-ray", "ray"),
+    "ray": ("Ray", "ray"),
+    "boto3": ("boto3", "servers"),
+    "psycopg2": ("psycopg2", "servers"),
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Return one line that says what to install, or None where no extra brings the module that is missing."""
+    if error.name not in PACKAGES:
+        return None
+    title, extra = PACKAGES[error.name]
+    return f"this needs {title}: pip install 'llmdiff[{extra}]'"
+
+
+def require(package: str) -> None:
+    """Raise the ModuleNotFoundError that importing a package of `PACKAGES` would raise, without importing it.
+
+    A command that runs a flow asks for Prefect first: what it would miss on the way there is in a smaller extra.
+    """
+    assert package in PACKAGES
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -1,0 +1,207 @@
+"""Draw pictures from prompts and seeds: the settings, the samplers, and the one loop that every part of llmdiff uses.
+
+A picture's noise comes from its own seed and from the CPU, so that a seed means the same picture on every device and
+in every batch, but for rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+DType = Literal["float32", "bfloat16", "float16"]
+Scheduler = Literal["ddim", "dpm++", "euler", "euler-a", "lcm", "pndm", "unipc"]
+SCHEDULERS: dict[Scheduler, str] = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""The classes of diffusers that the names stand for."""
+
+
+class Sampling(BaseModel):
+    """How pictures are drawn: the same for every model that is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    steps: int = 20
+    """Denoising steps."""
+    guidance: float = 3.0
+    """Classifier-free guidance scale."""
+    size: int | None = None
+    """Side in pixels; None is each model's own."""
+    scheduler: Scheduler | None = None
+    """The sampler, a key of `SCHEDULERS`; None is each model's own."""
+    dtype: DType = "float32"
+    """Of the models."""
+    negative: str = ""
+    """What not to draw."""
+    scale: float = 1.0
+    """How much of the adapter: 1 is as trained, 0 the original attention alone."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Raise ValueError for steps and sizes that no model can draw."""
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {self.steps}")
+        if self.size is not None and (self.size < 8 or self.size % 8):
+            raise ValueError(f"size: expected a multiple of 8 pixels, found {self.size}")
+        return self
+
+    def key(self) -> dict[str, Any]:
+        """Return the settings that name a picture in a gallery; `negative` and `scale` only where they are set."""
+        later = {"negative": "", "scale": 1.0}
+        settings = self.model_dump()
+        return {name: value for name, value in settings.items() if name not in later or value != later[name]}
+
+    def call(self) -> dict[str, Any]:
+        """Return the arguments of a diffusers pipeline's call that hold for every prompt."""
+        call: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        if self.size is not None:
+            call |= {"height": self.size, "width": self.size}
+        if self.scale != 1.0:
+            call["adapter_scale"] = self.scale
+        return call
+
+
+def draw(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    batch_size: int = 4,
+    **call: Any,
+) -> Iterator[np.ndarray]:
+    """Draw prompts with a diffusers pipeline, each from its own seed.
+
+    Args:
+        pipe: called as ``pipe(texts, generator=[...], output_type="np", ...)``, as every diffusers pipeline is.
+        prompts: what to draw.
+        seeds: one a prompt.
+        sampling: the settings; `scheduler` and `dtype` are those of a loaded pipeline, see `prepare`.
+        batch_size: prompts drawn at once.
+        call: more arguments for the pipeline.
+
+    Yields:
+        Batches ``(prompt, height, width, 3)`` float32 from 0 to 1; `to_uint8` and `to_images` make pictures of them.
+
+    Raises:
+        ValueError: numbers of prompts and seeds differ, or the model drew pixels that are not finite.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"seeds: expected {len(prompts)}, one a prompt, found {len(seeds)}")
+    for start in range(0, len(prompts), batch_size):
+        texts = list(prompts[start : start + batch_size])
+        negative = {"negative_prompt": [sampling.negative] * len(texts)} if sampling.negative else {}
+        generators = [noise(seed) for seed in seeds[start : start + batch_size]]
+        options = {**sampling.call(), **negative, **call}
+        yield finite(pipe(texts, generator=generators, output_type="np", **options).images, texts)
+
+
+def noise(seed: int) -> torch.Generator:
+    """Return the source of a picture's noise; it is on the CPU, so that a seed means the same on every device."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def finite(pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Return the pictures, or raise ValueError where some pixels are infinite or no numbers."""
+    if not np.isfinite(pictures).all():
+        raise ValueError(f"{texts[0]!r:.80}: the model drew pixels that are no numbers; try another dtype")
+    return pictures
+
+
+def to_uint8(pictures: np.ndarray) -> np.ndarray:
+    """Return pictures of `draw` as uint8, halves rounded up, as in every gallery and evaluation."""
+    return (pictures * 255 + 0.5).astype(np.uint8)
+
+
+def to_images(pictures: np.ndarray) -> list[Image.Image]:
+    """Return pictures of `draw` as diffusers itself gives them, halves rounded to the even level."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    images: list[Image.Image] = VaeImageProcessor.numpy_to_pil(pictures)
+    return images
+
+
+def load_pipeline(
+    diffusion: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None = None,
+    llm: Any = None,
+    *,
+    dtype: DType = "float32",
+    scheduler: Scheduler | None = None,
+) -> Any:
+    """Load a base model, with an adapter and its LLM in it or as it is, ready to draw.
+
+    Args:
+        diffusion: the base model's folder or name.
+        adapter: its folder; None is the base model alone.
+        llm: folder, name or ready encoder of the LLM that the adapter was trained with.
+        dtype: of the base model and the adapter.
+        scheduler: see `prepare`.
+    """
+    import torch
+
+    from llmdiff.pipeline import LLMDiffPipeline
+
+    options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
+    return prepare(LLMDiffPipeline.from_pretrained(diffusion, adapter, llm, **options), scheduler)
+
+
+def prepare(pipe: Any, scheduler: Scheduler | None = None) -> Any:
+    """Give a pipeline the wanted sampler, take its progress bar away, and move it to the GPU if there is one."""
+    import diffusers
+    import torch
+
+    if scheduler is not None:
+        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def denoise(
+    unet: Any,
+    scheduler: Any,
+    latents: Tensor,
+    context: Tensor,
+    sampling: Sampling,
+    conditions: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Draw latents from contexts that are there already, where neither text encoder nor autoencoder is loaded.
+
+    Args:
+        unet: a U-Net of diffusers, with or without an adapter.
+        scheduler: of diffusers; its steps are set here.
+        latents: ``(prompt, channel, height, width)`` float32, the starting noise.
+        context: ``(2 prompt, token, channel)``: of the unconditional half, then of the prompts.
+        sampling: the settings, of which `steps` and `guidance` count here.
+        conditions: what the U-Net reads besides, ``(2 prompt, ...)`` each.
+
+    Returns:
+        ``(prompt, channel, height, width)`` float32, scaled as the U-Net has them.
+    """
+    import torch
+
+    scheduler.set_timesteps(sampling.steps, device=unet.device)
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(torch.cat([latents] * 2), timestep).to(unet.dtype)
+        predicted = unet(noisy, timestep, encoder_hidden_states=context, added_cond_kwargs=conditions).sample
+        without, given = predicted.float().chunk(2)
+        guided = without + sampling.guidance * (given - without)
+        latents = scheduler.step(guided, timestep, latents).prev_sample
+    return latents

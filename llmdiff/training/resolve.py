@@ -1,0 +1,92 @@
+"""A training run, resolved once: snapshot, encodings, batch and processes, into one file that the workers read.
+
+Needs no torch, so a flow can resolve a run before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmdiff.training.config import CONFIG, TrainConfig
+from llmdiff.training.state import complete, read_state
+from storage import EncodingStore
+
+OLDER = "request.json"
+"""Where runs of earlier versions kept their configuration until their first process had started."""
+
+
+def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> TrainConfig:
+    """Return a run's configuration with all that it depends on pinned; refuse what contradicts an earlier start.
+
+    Args:
+        draft: whose snapshot may be None: the one that the run began with, or the newest. Fingerprints may be empty.
+        kind: of the encodings, "llm" or "base", where the draft names no fingerprint.
+        xl: whether the base is an SDXL model, which reads pooled embeddings too.
+
+    Raises:
+        FileNotFoundError: there is no such store.
+        ValueError: the store has no such snapshot or encodings, or not one kind alone where none is named; or the
+            run in the folder began otherwise.
+    """
+    folder = Path(draft.output)
+    store = EncodingStore.open(draft.store, version=pinned_version(folder, draft.store_version))
+    pinned: dict[str, object] = {
+        "store_version": store.version,
+        "fingerprint": find_fingerprint(store, kind, draft.fingerprint or None),
+    }
+    if draft.adapter.base_context == "clip":
+        pinned["base_fingerprint"] = find_fingerprint(store, "base", draft.base_fingerprint or None)
+    if xl or draft.pooled_fingerprint is not None:
+        pinned["pooled_fingerprint"] = find_fingerprint(store, "pooled", draft.pooled_fingerprint)
+    config = draft.model_copy(update=pinned)
+    config.check_same(config.path)
+    for last in complete(folder / "checkpoints")[-1:]:
+        read_state(last).check_batch(config, config.processes)
+    return config
+
+
+def check_resolved(config: TrainConfig, processes: int) -> None:
+    """Raise ValueError where a worker is given another run than `resolve` made for as many processes."""
+    if config.store_version is None:
+        raise ValueError(
+            f"{config.output}: expected a resolved run, as `llmdiff train` leaves it, found no store_version"
+        )
+    if config.processes != processes:
+        raise ValueError(
+            f"{config.output}: expected {config.processes} processes, as it was resolved for, found {processes}"
+        )
+
+
+def began_with(folder: Path) -> TrainConfig | None:
+    """Return the configuration that the run in a folder began with; None where none did."""
+    for name in (CONFIG, OLDER):
+        if (folder / name).exists():
+            try:
+                return TrainConfig.read(folder / name)
+            except ValueError:
+                if name == CONFIG:
+                    raise
+    return None
+
+
+def pinned_version(folder: Path, wanted: int | None) -> int | None:
+    """Return the snapshot that a run began with, if it did; raise ValueError where another one is wanted."""
+    before = began_with(folder)
+    began = wanted if before is None else before.store_version
+    if wanted not in (None, began):
+        raise ValueError(
+            f"{folder}: the run began with store version {began}, found {wanted}: leave the version out to go on, "
+            "restart, or use another output"
+        )
+    return began
+
+
+def find_fingerprint(store: EncodingStore, kind: str | None, wanted: str | None) -> str:
+    """Return the fingerprint of the store's only encodings of a kind, or the wanted one if the store has it."""
+    known = {key: about.get("kind") for key, about in store.fingerprints().items()}
+    found = [key for key in known if (key == wanted if wanted is not None else known[key] == kind)]
+    if len(found) != 1:
+        expected = f"encodings of {wanted}" if wanted is not None else f'one kind of "{kind}" encodings'
+        how = "encode again with --diffusion of this base" if kind == "pooled" else "encode first"
+        raise ValueError(f"{store.path}: expected {expected}, found {known}: {how}, or name a fingerprint")
+    return found[0]

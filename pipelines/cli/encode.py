@@ -1,0 +1,92 @@
+"""The commands ``llmdiff encode`` and ``llmdiff inspect``: a data set into a store, a caption's norms."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmdiff.extras import require
+from pipelines.cli.bootstrap import encode_options, start_engine
+from pipelines.cli.options import Config, Set, options_of
+from pipelines.cli.settings_help import settings_help
+from pipelines.requests.base import checked
+from pipelines.requests.encode import EncodeRequest
+
+if TYPE_CHECKING:
+    from pipelines.flows.encode import EncodeResult
+
+SHOWN = 5  # rejected rows that `encode` spells out
+
+encode_app = typer.Typer()
+
+
+@encode_app.command(
+    epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store "
+    f"--set max_tokens=77\n\n{settings_help()}"
+)
+@options_of(EncodeRequest, without=("settings", "captions", "readiness"))
+def encode(
+    given: dict[str, Any],
+    captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006 typer copies it
+) -> None:
+    """Encode captions and pictures into the store; what it holds already is left alone."""
+    require("prefect")
+    settings, more = encode_options(given["data"], captions, config, set_)
+    request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
+    start_engine()
+    from pipelines.flows.encode import encode_flow
+
+    print_result(encode_flow(**dict(request)), request.store)
+
+
+@encode_app.command(epilog='Example: llmdiff inspect "a red circle next to a blue square" --llm microsoft/phi-1_5')
+def inspect(
+    caption: Annotated[str, typer.Argument(help="What to look at.")],
+    llm: Annotated[str, typer.Option(help="Folder or name of the decoder-only LLM.")],
+    out: Annotated[Path, typer.Option(help="PNG file of the heat map.")] = Path("inspect.png"),
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Show, block by block and token by token, the norms of sentence score, word score and their difference."""
+    from pipelines.cli.config_files import read_settings
+
+    settings = read_settings(config, set_)
+    from llmdiff.encoder import Encoder, EncoderConfig
+    from llmdiff.encoder.inspect import inspect as inspect_caption
+    from llmdiff.encoder.inspect import write_heat_map
+    from pipelines.runtime.progress import quieten_loading
+
+    quieten_loading()
+    inspection = inspect_caption(Encoder.from_pretrained(llm, EncoderConfig.from_dict(settings)), caption)
+    print(inspection.table())
+    write_heat_map(inspection, out)
+    print(f"heat map: {out}")
+
+
+def print_result(result: EncodeResult, store: str) -> None:
+    """Print what an encode run did: counts, then what was not read or refused, on standard error."""
+    from pipelines.flows.encode import counted
+
+    rejected = sum(result.rejected.values())
+    print(f"rows {result.rows} = known {result.known} + new {result.samples} + rejected {rejected}")
+    print(f"rejected: {counted(result.rejected) or '0'}")
+    print(f"captions encoded: {result.captions} ({result.tokens} tokens, {result.truncated} captions cut)")
+    print(f"pictures encoded: {result.latents}")
+    print(f"store: {store} version {result.store_version}, encodings {result.fingerprint}")
+    print(f"{result.seconds:.1f} s")
+    for reason in result.unreadable.values():
+        print(f"not read: {reason}", file=sys.stderr)
+    print_rejected([example for shard in result.shards for example in shard.examples], store)
+
+
+def print_rejected(examples: list[str], store: str) -> None:
+    """Print the first few rows that a run refused, on standard error, and where the others are found."""
+    for example in examples[:SHOWN]:
+        print(f"rejected: {example}", file=sys.stderr)
+    if examples:
+        print(f"every rejected row: llmdiff store rejects {store}", file=sys.stderr)

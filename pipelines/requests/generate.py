@@ -1,0 +1,42 @@
+"""What the generate stage is asked for."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from infra.tracking.names import CANDIDATE
+from llmdiff.sampling import DType, Scheduler
+from pipelines.requests.base import OptionalPathText, Request
+
+
+class GenerateRequest(Request):
+    """Draw prompts with and without an adapter, from the same seeds."""
+
+    prompts: list[str]
+    """What to draw."""
+    adapter: str = CANDIDATE
+    """Adapter folder, or a version in the registry."""
+    llm: str | None = None
+    """Folder or name of the adapter's LLM; default: as registered."""
+    diffusion: str | None = None
+    """Folder or name of the base model; default: the one that the adapter was trained on."""
+    output: OptionalPathText = None
+    """Folder for the pictures; default: one below the folder of runs."""
+    seed: int = 0
+    """Seed of the first picture's noise; the next picture has the next one, whatever the batch."""
+    steps: int = Field(default=30, ge=1)
+    """Sampling steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale."""
+    negative: str = ""
+    """What not to draw."""
+    scale: float = 1.0
+    """How much of the adapter: 1 as trained, 0 none."""
+    count: int = Field(default=1, ge=1)
+    """Pictures of each prompt."""
+    scheduler: Scheduler | None = None
+    """Sampler; default: the base model's own."""
+    dtype: DType = "float32"
+    """Floating-point type of base model and adapter."""
+    batch: int = Field(default=4, ge=1)
+    """Pictures drawn at once."""

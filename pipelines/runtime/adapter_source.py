@@ -1,0 +1,43 @@
+"""The three parts of an adapted model, found in folders or in the registry, and loaded ready to draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from infra.tracking.registry import adapter_tags, fetch_adapter
+from llmdiff.adapter.config import read_config
+from llmdiff.sampling import Sampling, load_pipeline
+from pipelines.runtime.progress import quieten_loading
+
+
+class Source(BaseModel):
+    """The three parts of an adapted model: each a folder or a name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adapter: str
+    llm: str | None
+    diffusion: str
+
+
+@task(name="resolve adapter", cache_policy=NO_CACHE)
+def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
+    """Return the adapter's files on this machine, and the models that go with it."""
+    folder = fetch_adapter(adapter)
+    config = read_config(folder)
+    if config.encoder == "base":
+        llm = None
+    elif llm is None and (llm := adapter_tags(adapter).get("llm")) is None:
+        raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
+    return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
+
+
+def load_source(source: Source, adapted: bool, sampling: Sampling) -> Any:
+    """Load the base model's pipeline, with the adapter in it or as it was loaded."""
+    quieten_loading()
+    adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
+    return load_pipeline(source.diffusion, adapter, llm, dtype=sampling.dtype, scheduler=sampling.scheduler)

@@ -1,0 +1,91 @@
+"""A training run before its first step: the folder that it has, and the configuration that all its processes read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from infra.environment import home
+from infra.launch.hostfile import Topology
+from infra.launch.run import RUN_ID, is_finished
+from infra.tracking.lineage import hub_revision
+from llmdiff.folders import check_base
+from llmdiff.training.config import CONFIG, FREE, TrainConfig
+from llmdiff.training.lock import locked
+from llmdiff.training.resolve import resolve
+from pipelines.requests.base import FILE
+from pipelines.requests.train import TrainRequest
+from pipelines.runtime.init_checkpoint import check_start, resolve_initial
+
+STEPS = 1000
+"""Of a run whose settings name neither steps nor epochs."""
+
+
+def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
+    """Return the configuration of a requested run, with folder, snapshot, encodings, batch and processes pinned.
+
+    Nothing is written but what ``restart`` asks to be removed.
+    """
+    from llmdiff.diffusion.base import is_xl, unet_config
+
+    check_base(request.diffusion, "unet", "scheduler")
+    draft = draft_of(request, topology)
+    folder = Path(request.output) if request.output is not None else home() / "train" / run_name(draft, request.encoder)
+    if request.restart:
+        clear(folder)
+    draft = draft.model_copy(update={"output": str(folder)})
+    config = resolve(draft, request.encoder, xl=is_xl(unet_config(request.diffusion)))
+    check_start(config)
+    return config
+
+
+def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:
+    """Return a configuration whose fingerprints and folder may be missing yet."""
+    settings = request.settings
+    values: dict[str, Any] = {
+        **settings.model_dump(),
+        "store": request.store,
+        "store_version": request.store_version,
+        "fingerprint": request.fingerprint or "",
+        "base": request.diffusion,
+        "llm": request.llm or "",
+        "llm_revision": request.llm_revision or hub_revision(request.llm),
+        "output": "",
+        "processes": topology.processes,
+        "hosts": [host.name for host in topology.hosts],
+        **resolve_initial(settings.start_from),
+    }
+    if settings.steps is None and settings.epochs is None:
+        values["steps"] = STEPS
+    if settings.adapter.base_context == "clip":
+        values["base_fingerprint"] = settings.base_fingerprint or ""
+    return TrainConfig(**values)
+
+
+def run_name(draft: TrainConfig, encoder: str) -> str:
+    """Return a folder's name for a run: the same for all that may go on with it."""
+    settings = draft.model_dump(mode="json", exclude=set(FREE))
+    settings |= {"encoder": encoder, "samples": draft.global_batch}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{draft.store.rstrip('/').rpartition('/')[2]}-{encoder}-{digest[:8]}"
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run left, and nothing else."""
+    if not folder.exists():
+        return
+    with locked(folder):
+        for name in ("checkpoints", "samples", "adapter", "adapter-raw"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (CONFIG, FILE, "metrics.jsonl", "weights.png", RUN_ID):
+            (folder / name).unlink(missing_ok=True)
+        for log in folder.glob("train*.log"):
+            log.unlink()
+
+
+def finished_run(folder: Path) -> str | None:
+    """Return the MLflow run of a run that has its result; None where there is something left to do."""
+    return (folder / RUN_ID).read_text().strip() if is_finished(folder) else None

@@ -1,0 +1,163 @@
+"""Paths of an S3-compatible object store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import AlreadyExistsError, BaseError
+
+from storage.io import files
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+RETRY_FOR = timedelta(seconds=60)
+"""How long a request is tried again that an object store did not answer."""
+
+
+@dataclass(frozen=True, order=True)
+class ObjectPath:
+    """A prefix or an object, ``s3://bucket/key``; see `storage.io.paths.StorePath`."""
+
+    lock_kind: ClassVar[str] = "lease"
+    is_remote: ClassVar[bool] = True
+    loses_power: ClassVar[bool] = False
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.bucket, f"{self.key}/{name}" if self.key else name)
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.key).name
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.key).stem
+
+    @property
+    def parent(self) -> ObjectPath:
+        return ObjectPath(self.bucket, self.key.rpartition("/")[0])
+
+    @property
+    def client(self) -> ObjectStore:
+        """The client of the bucket."""
+        return _client(self.bucket)
+
+    def exists(self) -> bool:
+        return self.modified() is not None
+
+    def is_file(self) -> bool:
+        return self.exists()
+
+    def modified(self) -> datetime | None:
+        """Return when an object was written, by the object store's clock; None where there is none."""
+        try:
+            with self.naming():
+                return obstore.head(self.client, self.key)["last_modified"]
+        except FileNotFoundError:
+            return None
+
+    def read_bytes(self) -> bytes:
+        with self.naming():
+            return bytes(obstore.get(self.client, self.key).bytes())
+
+    def write(self, data: bytes) -> None:
+        """Write an object; it appears whole."""
+        with self.naming():
+            obstore.put(self.client, self.key, data)
+
+    def create(self, data: bytes) -> bool:
+        """Write an object unless there is one: of several that try at once, one gets True."""
+        try:
+            with self.naming():
+                obstore.put(self.client, self.key, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        with self.naming():
+            keys = [(self / name).key for name in self.file_sizes()]
+            obstore.delete(self.client, [self.key, *keys])
+
+    def sync(self) -> None:
+        """Do nothing: an object is there once it is written."""
+
+    def make_folder(self) -> None:
+        """Do nothing: a prefix is there with its first object."""
+
+    def file_in_the_way(self) -> None:
+        """Return None: no object keeps others from lying under its name."""
+
+    def children(self) -> list[ObjectPath]:
+        with self.naming():
+            found = obstore.list_with_delimiter(self.client, self.key or None)
+        keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return [ObjectPath(self.bucket, key) for key in sorted(keys)]
+
+    def file_sizes(self) -> dict[str, int]:
+        with self.naming():
+            found = [entry for page in obstore.list(self.client, self.key) for entry in page]
+        return {entry["path"].removeprefix(f"{self.key}/"): entry["size"] for entry in found}
+
+    def file_size(self) -> int:
+        with self.naming():
+            return int(obstore.head(self.client, self.key)["size"])
+
+    def staging_folder(self) -> Path:
+        """Return a temporary folder: arrays are uploaded once they are finished."""
+        return Path(tempfile.mkdtemp(prefix="llmdiff-"))
+
+    def publish(self, staging: Path) -> None:
+        for name in sorted(files.file_sizes(staging)):
+            target = self / name
+            with target.naming():
+                obstore.put(target.client, target.key, staging / name)  # in parts where it is large
+
+    def discard(self, staging: Path) -> None:
+        files.remove(staging)
+
+    def arrow_source(self) -> pa.BufferReader:
+        return pa.BufferReader(self.read_bytes())
+
+    def zarr_location(self) -> tuple[Any, str]:
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self.client, read_only=True), self.key
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        try:
+            yield
+        except AlreadyExistsError as error:
+            raise FileExistsError(f"{self}: there is an object already") from error
+        except OSError as error:
+            raise type(error)(f"{self}: {_first_line(error)}") from error
+        except BaseError as error:
+            raise OSError(f"{self}: {_first_line(error)}") from error
+
+
+@lru_cache
+def _client(bucket: str) -> ObjectStore:
+    from obstore.store import from_url
+
+    return from_url(f"s3://{bucket}", retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

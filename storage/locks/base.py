@@ -1,0 +1,63 @@
+"""What locks of writers do, wherever a store lies: which shards are being written, and who may remove what."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from storage.io.paths import StorePath
+
+
+class WriterLock(Protocol):
+    """The right to write the shard of one name."""
+
+    name: str
+
+    @property
+    def path(self) -> StorePath:
+        """The file that says whose it is."""
+
+    def acquire(self, removing: bool = False) -> bool:
+        """Return True if it is ours now; False if it is another's, or was of one who died.
+
+        Args:
+            removing: `WriterLocks.removing` is held by the caller.
+        """
+
+    def renew(self) -> None:
+        """Say that its writer is alive; to be called now and then."""
+
+    def release(self, forget: bool = True) -> None:
+        """Give it back; with `forget` as if it had never been held: nothing half-written is left."""
+
+
+class WriterLocks(Protocol):
+    """The writer locks of a store."""
+
+    def lock(self, name: str) -> WriterLock:
+        """Return the lock of a name, which nobody has acquired by that."""
+
+    def held(self) -> list[str]:
+        """Return the names that are locked, by the living or the dead."""
+
+    def abandoned(self, forget: bool = True) -> Iterator[WriterLock]:
+        """Yield the locks of writers that have died; each is ours while the caller deals with it."""
+
+    def leftovers(self) -> list[StorePath]:
+        """Return files of locks that were never acquired."""
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Return what is held while a commit names data; many at once, but never while `removing` is held."""
+
+    def removing(self) -> AbstractContextManager[None]:
+        """Return what is held while files that nothing names are removed, or rows are replaced."""
+
+
+def owner() -> bytes:
+    """Return what a lock says: which process holds it, and since when."""
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()

@@ -1,0 +1,109 @@
+"""The rows of arrays that a store's version names, read with their checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.hashing import checksum
+from storage.io.arrays import open_array, read_rows
+from storage.io.paths import StorePath
+from storage.schema import ENCODING_COLUMNS, LATENT_COLUMNS
+from storage.store import EncodingStore
+
+BYTES_AT_ONCE = 64 * 1024 * 1024
+"""Read from an array at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRows:
+    """What the index names of one array: encodings' tokens or latents, in the order in which they lie."""
+
+    name: str
+    """Of the array inside its shard."""
+    keys: list[Any]
+    """(fingerprint, caption hash) of encodings, keys of latents."""
+    first: np.ndarray
+    """int64 ``(n,)``"""
+    count: np.ndarray
+    """int64 ``(n,)``"""
+    checksum: np.ndarray
+    """int64 ``(n,)``"""
+
+    def read(self, folder: StorePath) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Yield each key with its bytes as they were committed, or None where they are lost."""
+        try:
+            array = open_array(folder, self.name)
+        except ValueError:
+            yield from ((key, None) for key in self.keys)
+            return
+        rows_at_once = BYTES_AT_ONCE // (array.dtype.itemsize * int(np.prod(array.shape[1:])) or 1)
+        for start, stop in _runs(self.first, self.count, rows_at_once):
+            rows = _read_each(array, self.first[start:stop], self.count[start:stop])
+            for i, row in zip(range(start, stop), rows, strict=True):
+                intact = row is not None and checksum(row) == self.checksum[i]
+                yield self.keys[i], row if intact else None
+
+
+def stored_rows(store: EncodingStore) -> dict[str, list[StoredRows]]:
+    """Return all that the store's version names, by shard."""
+    snapshot = store.snapshot()
+    encodings = snapshot.read(ENCODING_COLUMNS, pc.field("encoding_shard").is_valid())
+    latents = snapshot.read(LATENT_COLUMNS, pc.field("latent_shard").is_valid())
+    found: dict[str, list[StoredRows]] = {}
+    for (shard, fingerprint), rows in _by(encodings, "encoding_shard", "fingerprint", order="first_token"):
+        stored = StoredRows(
+            name=f"encodings/{fingerprint}",
+            keys=[(fingerprint, key) for key in rows["caption_hash"].to_pylist()],
+            first=rows["first_token"].to_numpy(),
+            count=rows["token_count"].to_numpy().astype(np.int64),
+            checksum=rows["encoding_checksum"].to_numpy(),
+        )
+        found.setdefault(shard, []).append(stored)
+    for (shard, shape), rows in _by(latents, "latent_shard", "latent_shape", order="latent_index"):
+        stored = StoredRows(
+            name=f"latents/{shape}",
+            keys=rows["latent_key"].to_pylist(),
+            first=rows["latent_index"].to_numpy(),
+            count=np.ones(len(rows), np.int64),
+            checksum=rows["latent_checksum"].to_numpy(),
+        )
+        found.setdefault(shard, []).append(stored)
+    return dict(sorted(found.items()))
+
+
+def _by(table: pa.Table, *keys: str, order: str) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """Yield a table's distinct rows by the values of two columns, sorted by a third."""
+    table = table.group_by(table.column_names).aggregate([])
+    for group in table.select(keys).group_by(keys).aggregate([]).to_pylist():
+        mask = pc.and_(*(pc.equal(table[key], group[key]) for key in keys))
+        yield tuple(group[key] for key in keys), table.filter(mask).sort_by(order)
+
+
+def _runs(first: np.ndarray, count: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Yield slices of sorted rows that span at most `limit` rows of the array, or are a single one."""
+    start = 0
+    for i in range(1, len(first) + 1):
+        if i == len(first) or first[i] + count[i] - first[start] > limit:
+            yield start, i
+            start = i
+
+
+def _read_each(array: Any, first: np.ndarray, count: np.ndarray) -> Iterator[np.ndarray | None]:
+    """Yield rows read at once; where that fails, one by one, and None for those that can't be read."""
+    try:
+        block = read_rows(array, int(first[0]), int((first + count).max()))
+    except ValueError:
+        for a, n in zip(first.tolist(), count.tolist(), strict=True):
+            try:
+                yield read_rows(array, a, a + n)
+            except ValueError:
+                yield None
+        return
+    for a, n in zip((first - first[0]).tolist(), count.tolist(), strict=True):
+        yield block[a : a + n]

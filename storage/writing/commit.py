@@ -1,0 +1,133 @@
+"""The commit of a shard: the rows of the index and of the rejects that make it visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from storage.index.snapshot import Snapshot, reject_rows
+from storage.index.table import TableVersion
+from storage.index.transaction import append
+from storage.schema import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
+from storage.store import EncodingStore
+
+
+@dataclass
+class ShardRows:
+    """What a shard adds to the store's tables."""
+
+    shard: str
+    encodings: dict[tuple[str, str], EncodingRef] = field(default_factory=dict)
+    """By fingerprint and caption hash."""
+    latents: dict[str, LatentRef] = field(default_factory=dict)
+    samples: dict[tuple[str, str, int, str], Sample] = field(default_factory=dict)
+    """By fingerprint, source hash, row and caption hash."""
+    rejects: dict[tuple[str, str, int], Reject] = field(default_factory=dict)
+    """By fingerprint, source hash and row."""
+
+
+def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
+    """Make a published shard visible: first its rejects, then, by one commit to the index, all that it holds."""
+    commit = ShardCommit(store, rows)
+    with store.locks.committing():
+        append(store.reject_table, rows.shard, commit.build_rejects)
+        append(store.index, rows.shard, commit.build_index)
+
+
+class ShardCommit:
+    """Rows that are still missing in a version of the tables; what another writer committed first is left out."""
+
+    def __init__(self, store: EncodingStore, rows: ShardRows) -> None:
+        self.store = store
+        self.rows = rows
+        self.folder = store.path / "shards" / rows.shard
+
+    def build_rejects(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
+        """Return the new rows of the table of rejects and the names of what they depend on; see `Build`."""
+        sources = {key[:2] for key in self.rows.rejects}
+        known = {source: reject_rows(self.store.reject_table, version, *source) for source in sources}
+        new = [reject for key, reject in self.rows.rejects.items() if key[2] not in known[key[:2]]]
+        return self._table([dict(vars(reject)) for reject in new], REJECTS, known)
+
+    def build_index(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
+        """Return rows for the samples that no other writer committed first, and for what no sample mentions."""
+        snapshot = self.store.snapshot_at(version)
+        known = {source: snapshot.sample_rows(*source) for source in {key[:2] for key in self.rows.samples}}
+        samples = [sample for key, sample in self.rows.samples.items() if key[2] not in known[key[:2]]]
+        encodings, latents = self._encodings_of(snapshot, samples), self._latents_of(snapshot, samples)
+        rows = [sample_columns(sample, encodings, latents) for sample in samples]
+        return self._table(rows + self._unmentioned(snapshot, samples), INDEX, known)
+
+    def _table(
+        self, rows: list[dict[str, Any]], schema: pa.Schema, sources: Iterable[tuple[str, str]]
+    ) -> tuple[pa.Table, Iterable[str]] | None:
+        for row in rows:
+            row["shard"] = self.rows.shard
+        return (pa.Table.from_pylist(rows, schema), map("/".join, sources)) if rows else None
+
+    def _encodings_of(self, snapshot: Snapshot, samples: list[Sample]) -> dict[tuple[str, str], EncodingRef]:
+        wanted = {(sample.fingerprint, sample.caption_hash) for sample in samples}
+        found = {key: ref for key, ref in self.rows.encodings.items() if key in wanted}
+        for fingerprint in {fingerprint for fingerprint, _ in wanted - found.keys()}:
+            hashes = [key for fp, key in wanted - found.keys() if fp == fingerprint]
+            refs = snapshot.encodings(fingerprint, hashes)
+            found |= {(fingerprint, key): ref for key, ref in refs.items()}
+        if missing := sorted(wanted - found.keys()):
+            raise ValueError(f"{self.folder}: no encoding of caption {missing[0][1]} under {missing[0][0]}")
+        return found
+
+    def _latents_of(self, snapshot: Snapshot, samples: list[Sample]) -> dict[str, LatentRef]:
+        wanted = {sample.latent_key for sample in samples if sample.latent_key is not None}
+        found = {key: ref for key, ref in self.rows.latents.items() if key in wanted}
+        found |= snapshot.latents(wanted - found.keys())
+        if missing := sorted(wanted - found.keys()):
+            raise ValueError(f"{self.folder}: no latent of key {missing[0]}")
+        return found
+
+    def _unmentioned(self, snapshot: Snapshot, samples: list[Sample]) -> list[dict[str, Any]]:
+        """Return a row for each encoding and latent that none of the samples uses and the store does not have."""
+        encodings = self.rows.encodings.keys() - {(sample.fingerprint, sample.caption_hash) for sample in samples}
+        latents = self.rows.latents.keys() - {sample.latent_key for sample in samples}
+        for fingerprint in {fingerprint for fingerprint, _ in encodings}:
+            hashes = [key for fp, key in encodings if fp == fingerprint]
+            encodings -= {(fingerprint, key) for key in snapshot.encodings(fingerprint, hashes)}
+        latents -= snapshot.latents(latents).keys()
+        rows = [encoding_columns(key, self.rows.encodings[key]) for key in sorted(encodings)]
+        return rows + [latent_columns(key, self.rows.latents[key]) for key in sorted(latents)]
+
+
+def sample_columns(
+    sample: Sample, encodings: Mapping[tuple[str, str], EncodingRef], latents: Mapping[str, LatentRef]
+) -> dict[str, Any]:
+    """Return a sample's columns of the index, and those of its encoding and latent."""
+    key = sample.fingerprint, sample.caption_hash
+    columns = {**vars(sample), **encoding_columns(key, encodings[key])}
+    if sample.latent_key is not None:
+        columns |= latent_columns(sample.latent_key, latents[sample.latent_key])
+    return columns
+
+
+def encoding_columns(key: tuple[str, str], ref: EncodingRef) -> dict[str, Any]:
+    """Return an encoding's columns of the index; `key` is its fingerprint and caption hash."""
+    return {
+        "fingerprint": key[0],
+        "caption_hash": key[1],
+        "encoding_shard": ref.shard,
+        "first_token": ref.first_token,
+        "token_count": ref.token_count,
+        "encoding_checksum": ref.checksum,
+    }
+
+
+def latent_columns(key: str, ref: LatentRef) -> dict[str, Any]:
+    """Return a latent's columns of the index."""
+    return {
+        "latent_key": key,
+        "latent_shard": ref.shard,
+        "latent_shape": ref.shape,
+        "latent_index": ref.index,
+        "latent_checksum": ref.checksum,
+    }

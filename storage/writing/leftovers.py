@@ -1,0 +1,42 @@
+"""What writers leave that did not come to their commit, and its removal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storage.io.paths import StorePath, remove_all
+from storage.store import EncodingStore
+
+
+def clear_abandoned(store: EncodingStore) -> None:
+    """Remove what writers that died left half-written."""
+    for lock in store.locks.abandoned():
+        clear_uncommitted(store, lock.name)
+
+
+def clear_uncommitted(store: EncodingStore, name: str) -> None:
+    """Remove each file of a shard's name that no commit names; the caller holds the shard's lock."""
+    remove_all(uncommitted_files(store, name))
+
+
+def uncommitted_files(store: EncodingStore, name: str) -> list[StorePath]:
+    """Return files and folders of a shard's name that no commit names."""
+    paths = [path for table in (store.index, store.reject_table) for path in table.uncommitted_files(name)]
+    if not store.index.committed(name):
+        paths.append(store.path / "shards" / name)
+    return [path for path in paths if path.exists() or path.children()]
+
+
+@contextmanager
+def rewriting(store: EncodingStore, name: str) -> Iterator[None]:
+    """Hold a name while committed rows are replaced under it; what was not committed at the end is removed."""
+    lock = store.locks.lock(name)
+    with store.locks.removing():
+        if not lock.acquire(removing=True):
+            raise ValueError(f"{lock.path}: another process has it")
+        try:
+            yield
+        finally:
+            clear_uncommitted(store, name)
+            lock.release()

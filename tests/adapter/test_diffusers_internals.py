@@ -1,0 +1,43 @@
+"""Every private name of diffusers, accelerate and torch that adapters use, held against the installed versions."""
+
+from __future__ import annotations
+
+import accelerate
+import diffusers
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from diffusers.hooks import HookRegistry
+from torch import nn
+
+from llmdiff.adapter import diffusers_internals as internals
+from tests.adapter import tiny
+
+USED = "llmdiff.adapter.diffusers_internals relies on it"
+
+
+def test_a_pipeline_says_where_it_computes() -> None:
+    pipe = tiny.pipeline()
+    assert hasattr(pipe, internals.DEVICE), f"diffusers {diffusers.__version__} has no {internals.DEVICE}: {USED}"
+    assert internals.execution_device(pipe) == torch.device("cpu")
+
+
+def test_a_module_that_accelerate_moves_shows() -> None:
+    module = nn.Linear(1, 1)
+    assert not internals.is_offloaded(module)
+    add_hook_to_module(module, ModelHook())
+    assert internals.is_offloaded(module), (
+        f"accelerate {accelerate.__version__} has no {internals.OFFLOADING[0]}: {USED}"
+    )
+
+
+def test_a_module_that_diffusers_moves_shows() -> None:
+    module = nn.Linear(1, 1)
+    HookRegistry.check_if_exists_or_initialize(module)
+    assert internals.is_offloaded(module), f"diffusers {diffusers.__version__} has no {internals.OFFLOADING[1]}: {USED}"
+
+
+def test_a_compiled_module_gives_its_own_back() -> None:
+    module = nn.Linear(1, 1)
+    found = internals.not_compiled(torch.compile(module))
+    assert found is module, f"torch {torch.__version__} has no {internals.COMPILED}: {USED}"
+    assert internals.not_compiled(module) is module

@@ -1,0 +1,117 @@
+"""The three kinds of tests, told apart by what a test starts, and the watch that keeps a unit test to its word.
+
+A test is a `service` test when one of its fixtures starts a server, a `process` test when one of them starts another
+process, and what its mark says when it starts something itself. All others are `unit` tests and may start nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmdiff import ports
+
+KINDS = ("unit", "process", "service")
+SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "s3_server", "server", "service"})
+PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process_run"})
+SHARED = ("service", "deployed", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
+"""Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
+LONGEST = (
+    *("deployed", "test_train_command", "service", "two_process_run", "legacy_commands"),
+    *("test_demo", "test_studies", "test_promote", "stopped_run", "test_overfit", "test_power_loss"),
+)
+"""The groups and modules that come first, for they take longest."""
+
+ROOT = Path(__file__).resolve().parents[1]
+STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind")
+PROBES = ("cc", "clang", "uname")
+"""How the programs end that DeepSpeed asks about the machine when it is first used."""
+_started: list[str] | None = None
+"""What the unit test at work has started; None while something else is at work."""
+
+
+def kind_of(item: pytest.Item) -> str:
+    """Return the kind of a test, or raise UsageError where its mark and its fixtures contradict each other."""
+    fixtures = fixtures_of(item)
+    found = {name for name in KINDS if item.get_closest_marker(name)}
+    if fixtures & SERVER_FIXTURES:
+        found.add("service")
+    elif fixtures & PROCESS_FIXTURES:
+        found.add("process")
+    if len(found) > 1:
+        raise pytest.UsageError(f"{item.nodeid}: expected one kind, found {' and '.join(sorted(found))}")
+    return found.pop() if found else "unit"
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
+
+    A Prefect server is started by each worker that needs one, and the tests of a module stay together.
+    """
+    fixtures = fixtures_of(item)
+    found = next((name for name in SHARED if name in fixtures), None)
+    return item.path.stem if found is None and "server" in fixtures else found
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def longest_first(item: pytest.Item) -> tuple[int, int]:
+    """Order tests so that all workers end together: long groups, services, processes, at last what takes no time."""
+    name = group_of(item) or item.path.stem
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST), -KINDS.index(kind_of(item))
+
+
+@contextmanager
+def nothing_started(item: pytest.Item) -> Iterator[None]:
+    """Fail a unit test that started a process or a server in this block."""
+    global _started
+    if item.get_closest_marker("unit") is None:
+        yield
+        return
+    _started = []
+    try:
+        yield
+    finally:
+        found, _started = _started, None
+    if found:
+        pytest.fail(f"expected a unit test to start nothing, found {'; '.join(found)}: see tests/kinds.py", False)
+
+
+def note_starts() -> None:
+    """Note from now on what this process starts while a unit test is at work."""
+    sys.addaudithook(_audit)
+    start = multiprocessing.process.BaseProcess.start
+
+    def start_and_note(self: multiprocessing.process.BaseProcess) -> None:  # a fork server's children raise no event
+        _note("multiprocessing.Process")
+        start(self)
+
+    multiprocessing.process.BaseProcess.start = start_and_note  # type: ignore[method-assign]
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _started is None or event not in STARTS:
+        return
+    if event == "socket.bind" and sys._getframe(1).f_code.co_filename == ports.__file__:
+        return  # it looks for a free port, and nothing ever listens there
+    if event == "subprocess.Popen" and str(arguments[0]).endswith(PROBES):
+        return
+    _note(f"{event}{arguments[1:2]}")
+
+
+def _note(what: str) -> None:
+    if _started is None:
+        return
+    lines = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
+    lines = [frame for frame in lines if ".venv" not in frame.filename and frame.filename != __file__]
+    place = f" at {Path(lines[-1].filename).relative_to(ROOT)}:{lines[-1].lineno}" if lines else ""
+    _started.append(f"{what}{place}")
