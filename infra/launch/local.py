@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped]
 
 from infra.launch.errors import LaunchError, error_of, errors_in, is_echo
 from infra.launch.hostfile import Host, Topology
-from llmdiff.ports import free_port, is_free
+from llmdiff.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""

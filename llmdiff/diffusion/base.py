@@ -13,7 +13,7 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmdiff.folders import TIME_IDS, check_base, check_unet, first_line
+from llmdiff.model_folders import TIME_IDS, check_base, check_unet, first_line
 
 T = TypeVar("T")
 

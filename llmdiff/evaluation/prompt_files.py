@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llmdiff.data.images import BadRow
 from llmdiff.data.sources.rows import column
-from llmdiff.data.sources.tables import read_records
+from llmdiff.data.sources.text_tables import read_records
 from llmdiff.evaluation.prompts import Prompt
 
 TEXT_COLUMNS = ("prompt", "text", "caption")

@@ -13,7 +13,7 @@ from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.folders import XL_PARTS, check_base
+from llmdiff.model_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore

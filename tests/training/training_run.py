@@ -15,7 +15,7 @@ import torch
 
 from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command
-from llmdiff.ports import free_port
+from llmdiff.tcp_ports import free_port
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, Sample, ShardWriter, caption_hash

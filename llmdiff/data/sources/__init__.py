@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmdiff.data.sources.files import open_source, shards_of, source_files
     from llmdiff.data.sources.parquet import ParquetShard
     from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
-    from llmdiff.data.sources.tables import METADATA_FILES, ROWS_PER_SHARD, TableShard, read_text
+    from llmdiff.data.sources.text_tables import METADATA_FILES, ROWS_PER_SHARD, TableShard, read_text
     from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
@@ -43,7 +43,7 @@ _HOMES = {
     "files": ("open_source", "shards_of", "source_files"),
     "parquet": ("ParquetShard",),
     "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),
-    "tables": ("METADATA_FILES", "ROWS_PER_SHARD", "TableShard", "read_text"),
+    "text_tables": ("METADATA_FILES", "ROWS_PER_SHARD", "TableShard", "read_text"),
     "webdataset": ("TarShard",),
 }
 __getattr__ = lazy(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

@@ -8,7 +8,7 @@ from pathlib import Path
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import TEMPORARY
 from llmdiff.data.sources.rows import SourceShard
-from llmdiff.data.sources.tables import table_shards
+from llmdiff.data.sources.text_tables import table_shards
 from llmdiff.data.sources.webdataset import TarShard
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {

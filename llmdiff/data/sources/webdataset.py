@@ -12,7 +12,7 @@ from typing import Any
 
 from llmdiff.data.images import BadRow
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_file, pairs, text
-from llmdiff.data.sources.tables import json_record
+from llmdiff.data.sources.text_tables import json_record
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm")
 TEXTS = ("txt", "caption")
