@@ -9,17 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from llmdiff.data.rejects import BadRow
+
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
-
-
-class BadRow(ValueError):
-    """A row that can't be used: `reason` is one of a few words to count by, `detail` says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 class Crop(NamedTuple):

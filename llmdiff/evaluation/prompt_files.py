@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.rows import column
 from llmdiff.data.sources.text_tables import read_records
 from llmdiff.evaluation.prompts import Prompt

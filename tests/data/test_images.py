@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llmdiff.data.images import BadRow, Crop, load_image
+from llmdiff.data.images import Crop, load_image
+from llmdiff.data.rejects import BadRow
 from tests.data.pictures import encoded, picture
 
 

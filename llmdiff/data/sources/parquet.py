@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.rows import (
     IMAGE_COLUMNS,
     URL_COLUMNS,

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.rows import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.text_tables import json_record
 
