@@ -14,7 +14,7 @@ TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo serve stop test test-fast coverage check wheel resolve format bench docs clean help
 help:
-	@echo "make demo   the whole path on the embedded world: report in runs/demo/report.html"
+	@echo "make demo   the whole path on the shapes benchmark: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
 	@echo "make stop   ends them"
 	@echo "make test   the tests; WORKERS=4"

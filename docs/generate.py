@@ -226,7 +226,7 @@ def cell(text: str) -> str:
 
 def code(value: Any) -> str:
     """Return a default as code; nothing where there is none."""
-    if value is None or value == [] or value == ():
+    if value is None or value in ("", [], ()):
         return ""
     if isinstance(value, enum.Enum):
         value = value.value

@@ -19,15 +19,15 @@ def image_grid(
     Args:
         rows: prompts with their pictures, as many as there are columns.
         columns: headings.
-        cell: side of each picture on the sheet in pixels; None is its own, at least 192.
+        cell: side of each picture on the grid in pixels; None is its own, at least 192.
     """
     cell = cell or max(192, max(image.width for _, images in rows for image in images))
     width = len(columns) * (cell + MARGIN) + MARGIN
     font = ImageFont.load_default(LABEL_SIZE)
     labels = [textwrap.wrap(prompt, max(20, width // 7)) for prompt, _ in rows]
     heights = [len(label) * (LABEL_SIZE + 4) + cell + 2 * MARGIN for label in labels]
-    sheet = Image.new("RGB", (width, sum(heights) + LABEL_SIZE + 3 * MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (width, sum(heights) + LABEL_SIZE + 3 * MARGIN), "white")
+    draw = ImageDraw.Draw(grid)
     for i, column in enumerate(columns):
         draw.text((MARGIN + i * (cell + MARGIN), MARGIN), column, "black", font)
     top = LABEL_SIZE + 3 * MARGIN
@@ -37,6 +37,6 @@ def image_grid(
         below = top + len(label) * (LABEL_SIZE + 4) + MARGIN // 2
         for i, image in enumerate(images):
             enlarged = image.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (MARGIN + i * (cell + MARGIN), below))
+            grid.paste(enlarged, (MARGIN + i * (cell + MARGIN), below))
         top += height
-    return sheet
+    return grid

@@ -17,7 +17,7 @@ from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
-from llmdiff.folders import BASE_PARTS, XL_PARTS, check_base, variant_of
+from llmdiff.model_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig

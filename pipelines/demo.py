@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from infra.service.notices import page_commands
+from infra.service.messages import page_commands
 from infra.tracking.registry import fetch_adapter
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts

@@ -39,7 +39,7 @@ class EncodingStore:
     """A store opened at a version, which it then shows for ever, or at the newest, which it follows.
 
     `storage.writing.writer.ShardWriter` writes to it, `storage.reading.dataset.EncodingDataset` reads batches from it,
-    and the functions of `storage.maintenance` count, check, mend, clear and export it.
+    and the functions of `storage.maintenance` count, check, repair, clear and export it.
     """
 
     def __init__(self, path: str | Path | StorePath, version: int | None = None) -> None:

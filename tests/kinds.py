@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llmdiff import ports
+from llmdiff import tcp_ports
 
 KINDS = ("unit", "process", "service")
 SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "s3_server", "server", "service"})
@@ -101,7 +101,7 @@ def note_starts() -> None:
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _started is None or event not in STARTS:
         return
-    if event == "socket.bind" and sys._getframe(1).f_code.co_filename == ports.__file__:
+    if event == "socket.bind" and sys._getframe(1).f_code.co_filename == tcp_ports.__file__:
         return  # it looks for a free port, and nothing ever listens there
     if event == "subprocess.Popen" and str(arguments[0]).endswith(PROBES):
         return

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmdiff.ports import free_port
+from llmdiff.tcp_ports import free_port
 
 BUCKET = "llmdiff-tests"
 

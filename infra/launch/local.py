@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from infra.launch.errors import LaunchError, error_of, errors_in, is_echo
-from infra.launch.hostfile import Topology
-from llmdiff.ports import free_port, is_free
+from infra.launch.hostfile import Host, Topology
+from llmdiff.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
 
 
-def launch_command(module: str, arguments: list[str], topology: Topology, hostfile: str = "") -> list[str]:
-    """DeepSpeed's launcher for this host's processes; of several hosts, each runs a launcher of its own."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    if topology.hosts:
-        where = ["--hostfile", hostfile, "--no_ssh", "--node_rank", str(topology.rank)]
-        where += ["--master_addr", topology.hosts[0].name, "--master_port", str(topology.port)]
-    else:
-        where = ["--num_accelerators", str(topology.processes), "--master_addr", "127.0.0.1"]
-        where += ["--master_port", str(free_port())]
-    return [*launcher, *where, "--module", module, *arguments]
+def launch_command(module: str, arguments: list[str], topology: Topology) -> list[str]:
+    """Return the command of DeepSpeed's launcher for this host's processes; of several hosts, each runs its own.
+
+    DeepSpeed's runner, which starts the launcher, is left out: it imports DeepSpeed once more to work out what is known
+    here, and has no regard for ``CUDA_VISIBLE_DEVICES`` where it is told how many devices to use.
+    """
+    slots = {host.name: [str(number) for number in range(host.slots)] for host in topology.hosts}
+    slots = slots or {"localhost": devices(topology.processes)}
+    world = base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
+    address, port = (topology.hosts[0].name, topology.port) if topology.hosts else ("127.0.0.1", free_port())
+    where = [f"--world_info={world}", f"--node_rank={topology.rank or 0}"]
+    where += [f"--master_addr={address}", f"--master_port={port}"]
+    return [sys.executable, "-u", "-m", "deepspeed.launcher.launch", *where, "--module", module, *arguments]
+
+
+def devices(count: int) -> list[str]:
+    """Return the names of so many devices: the first ones that this process may see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
 def launch_environment() -> dict[str, str]:
-    """The environment of the workers: this checkout first on the path, and the CPU where there is no GPU."""
+    """Return the environment of the workers: this checkout first on the path, and the CPU where there is no GPU."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
@@ -49,7 +59,7 @@ def launch_environment() -> dict[str, str]:
 def run_workers(
     module: str, arguments: list[str], *, topology: Topology, log: Path, poll: Callable[[], None], interval: float = 0.5
 ) -> None:
-    """Runs a module under DeepSpeed's launcher on this host until it ends, calling `poll` meanwhile.
+    """Run a module under DeepSpeed's launcher on this host until it ends, calling `poll` meanwhile.
 
     Args:
         module: what each process runs, as ``python -m`` would.
@@ -67,10 +77,10 @@ def run_workers(
     """
     check_host(topology)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with topology.log(log).open("wb" if topology.rank else "ab") as output, written_hostfile(topology) as hostfile:
+    with topology.log(log).open("wb" if topology.rank else "ab") as output:
         start = output.tell()
         child = subprocess.Popen(
-            launch_command(module, arguments, topology, hostfile),
+            launch_command(module, arguments, topology),
             env=launch_environment(),
             stdin=subprocess.PIPE,
             stdout=output,
@@ -93,27 +103,16 @@ def run_workers(
 
 
 def check_host(topology: Topology) -> None:
-    """ValueError where this host, one of several, has too few GPUs, or the port of the first one is taken."""
-    if not topology.hosts:
-        return
-    host = topology.hosts[topology.rank or 0]
+    """Raise ValueError where this host has too few GPUs, or the port of the first of several is taken."""
+    host = topology.hosts[topology.rank or 0] if topology.hosts else Host("localhost", topology.processes)
     if has_gpu() and (found := gpus()) < host.slots:
-        raise ValueError(f"{host.name}: expected a GPU for each of {host.slots} slots, found {found}")
-    if topology.rank == 0 and not is_free(topology.port):
+        raise ValueError(f"{host.name}: expected a GPU for each of {host.slots} processes, found {found}")
+    if topology.hosts and topology.rank == 0 and not is_free(topology.port):
         raise ValueError(f"{host.name}: port {topology.port} is taken: name another master port, one for all hosts")
 
 
-@contextmanager
-def written_hostfile(topology: Topology) -> Iterator[str]:
-    """A hostfile for DeepSpeed's launcher, for as long as it may read it."""
-    with tempfile.NamedTemporaryFile("w", prefix="hostfile-") as file:
-        file.writelines(f"{host.name} slots={host.slots}\n" for host in topology.hosts)
-        file.flush()
-        yield file.name
-
-
 def reason(printed: str, code: int, topology: Topology, log: Path) -> str:
-    """The error of processes that failed; where the first host's only lost others, that of a further host."""
+    """Return the error of processes that failed; where the first host's only lost others, that of a further host."""
     message = error_of(printed, code, topology.log(log))
     if topology.rank == 0 and is_echo(message):
         for rank, host in enumerate(topology.hosts[1:], 1):
@@ -125,7 +124,7 @@ def reason(printed: str, code: int, topology: Topology, log: Path) -> str:
 
 
 def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
-    """Asks the workers below DeepSpeed's launcher to end, waits, and kills what is left; False where that was needed.
+    """Ask the workers below DeepSpeed's launcher to end, wait, and kill what is left; False where that was needed.
 
     The launcher itself is not asked: it would kill the workers after 30 seconds.
     """
@@ -142,15 +141,15 @@ def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
     return in_time
 
 
-def workers_of(runner: int) -> list[int]:
-    """The processes that DeepSpeed's runner started by way of its launcher."""
+def workers_of(launcher: int) -> list[int]:
+    """Return the processes that DeepSpeed's launcher started."""
     with suppress(psutil.NoSuchProcess):
-        return [worker.pid for launcher in psutil.Process(runner).children() for worker in launcher.children()]
+        return [worker.pid for worker in psutil.Process(launcher).children()]
     return []
 
 
 def end_group(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:
-    """Asks a child's process group to end, waits, and kills what is left."""
+    """Ask a child's process group to end, wait, and kill what is left."""
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + seconds
         if not _signal_group(child.pid, number):
@@ -162,7 +161,7 @@ def end_group(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> N
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Signals a process group; False where nothing is left of it."""
+    """Signal a process group; False where nothing is left of it."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -171,14 +170,14 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether torch sees a CUDA device; asked here, so that a command that needs no torch does not import it."""
+    """Return whether torch sees a CUDA device; asked here, so that a command that needs no torch does not import it."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def gpus() -> int:
-    """How many CUDA devices torch sees."""
+    """Return how many CUDA devices torch sees."""
     import torch
 
     return torch.cuda.device_count()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from infra.service.answers import ask
 from infra.service.commands import prefect_command
 from infra.service.config import ServiceConfig, worker_environment
+from infra.service.health import ask
 from infra.service.secrets import redacted
 
 ROOT = Path(__file__).resolve().parents[2]

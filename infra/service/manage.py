@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from infra.service.answers import mlflow_answers, prefect_answers, wait_for, worker_answers
 from infra.service.commands import mlflow_command, server_command, worker_command
 from infra.service.config import (
     ServiceConfig,
@@ -27,7 +26,8 @@ from infra.service.config import (
     worker_environment,
 )
 from infra.service.deployments import ROOT, register, unregistered
-from infra.service.notices import print_addresses, warn_of_open_doors
+from infra.service.health import mlflow_answers, prefect_answers, wait_for, worker_answers
+from infra.service.messages import print_addresses, warn_of_open_doors
 from infra.service.processes import Background
 from storage.io.files import lock_now
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from llmdiff.folders import weights_hash
+from llmdiff.model_folders import weights_hash
 from storage import EncodingStore
 from storage.schema import trainable
 

@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from infra.environment import home
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
-from infra.tracking.names import CANDIDATE, MODEL, SCHEME
+from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 
 FILES = ("adapter.safetensors", "adapter_config.json")

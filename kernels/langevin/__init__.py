@@ -1,8 +1,8 @@
 """The Langevin step of Algorithm 1: one transformer block's scores folded into the text encoding."""
 
-from kernels.clash import refuse_other
 from kernels.langevin.ops import langevin_step
 from kernels.langevin.reference import TokenRows, gaussian
+from kernels.name_conflict import refuse_other
 
 refuse_other()  # once more: where the other package was installed over ours, `kernels` is that one's
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.sources import Row, Url
 
 AT_ONCE = 16
@@ -41,7 +41,7 @@ def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes |
     try:
         with client.stream("GET", url) as answer:
             if not answer.is_success:
-                reason = "no_answer" if answer.status_code in BUSY else "not_fetched"
+                reason: Reason = "no_answer" if answer.status_code in BUSY else "not_fetched"
                 return BadRow(reason, f"{url}: HTTP {answer.status_code} {answer.reason_phrase}")
             return _read(answer, max_bytes)
     except BadRow as bad:

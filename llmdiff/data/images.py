@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from llmdiff.data.rejects import BadRow
+
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
 
@@ -20,15 +22,6 @@ PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
 """Formats that Pillow reads with another package, and its module."""
 PROFILES_KEPT = 64
 """Colour profiles whose conversion is kept: a camera's pictures all have the same."""
-
-
-class BadRow(ValueError):
-    """A row that can't be used: `reason` is one of a few words to count by, `detail` says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 class Crop(NamedTuple):

@@ -13,7 +13,7 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmdiff.folders import BASE_PARTS, TIME_IDS, check_base, check_unet, first_line, variant_of
+from llmdiff.model_folders import BASE_PARTS, TIME_IDS, check_base, check_unet, first_line, variant_of
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmdiff.diffusion.base import read_part
-from llmdiff.encoder.identity import tokenizer_identity
+from llmdiff.encoder.content_hash import tokenizer_identity
 
 BATCH = 64
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from llmdiff.diffusion.base import is_xl, read_index, read_part, unet_config
 from llmdiff.diffusion.text import BaseTextEncoder, CaptionEncoder, content_hash
-from llmdiff.encoder.identity import tokenizer_identity
+from llmdiff.encoder.content_hash import tokenizer_identity
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

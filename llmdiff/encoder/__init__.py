@@ -22,9 +22,9 @@ def check_kernels() -> None:
     try:
         if find_spec("kernels.langevin") is None:
             raise ModuleNotFoundError("No module named 'kernels.langevin'", name="kernels.langevin")
-        from kernels.clash import refuse_other
+        from kernels.name_conflict import refuse_other
     except ModuleNotFoundError as error:
-        if error.name not in ("kernels.langevin", "kernels.clash"):
+        if error.name not in ("kernels.langevin", "kernels.name_conflict"):
             raise
         raise ImportError(
             f"expected llmdiff's own kernels, found another package of the name that hides them ({error}): uninstall "

@@ -13,8 +13,8 @@ from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin, ragged_rows
 from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.nonfinite import NonFinite, locate
-from llmdiff.encoder.table import WordTable, load_or_make_table
 from llmdiff.encoder.tokens import Tokens, caption_key
+from llmdiff.encoder.word_table import WordTable, load_or_make_table
 
 
 class BatchEncoder:

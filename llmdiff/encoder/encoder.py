@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
-from llmdiff.encoder.identity import tokenizer_identity
+from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.langevin import noise_std
 from llmdiff.encoder.llm import DecoderLLM
 from llmdiff.encoder.loading import load_pretrained

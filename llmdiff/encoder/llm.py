@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from llmdiff.encoder.content_hash import model_identity
 from llmdiff.encoder.families import FAMILIES, Family
-from llmdiff.encoder.identity import model_identity
 from llmdiff.encoder.scores import (
     ContextScore,
     DiagonalMaskCheck,

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llmdiff.encoder.llm import check_decoder_only
-from llmdiff.folders import check_llm, first_line
+from llmdiff.model_folders import check_llm, first_line
 
 logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llmdiff.folders import first_line
+from llmdiff.model_folders import first_line
 
 
 class Texts(NamedTuple):

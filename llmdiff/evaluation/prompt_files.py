@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmdiff.data.images import BadRow
-from llmdiff.data.sources.rows import column
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.records import read_records
+from llmdiff.data.sources.rows import column
 from llmdiff.evaluation.prompts import Prompt
 
 TEXT_COLUMNS = ("prompt", "text", "caption")

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from llmdiff.shapes.draw import GROUND, PALETTE, coverage
+from llmdiff.shapes.render import GROUND, PALETTE, coverage
 from llmdiff.shapes.scene import RADIUS, SHAPES, SIDE, Scene, Thing, relation_holds
 
 FACTS = ("colour", "binding", "relation", "count")

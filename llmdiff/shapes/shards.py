@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from llmdiff.shapes.captions import caption
-from llmdiff.shapes.draw import draw
+from llmdiff.shapes.render import render_scene
 from llmdiff.shapes.scene import Scene, sample_scene
 
 COUNTS = {1: 0.15, 2: 0.70, 3: 0.15}  # share of scenes with one, two and three things
@@ -51,7 +51,7 @@ def write_shards(
     for index, start in enumerate(starts):
         rng = np.random.default_rng([seed, index])
         scenes = [random_scene(rng) for _ in range(min(rows_per_shard, count - start))]
-        rows = [(_png(draw(scene)), caption(scene, wording, rng)) for scene in scenes]
+        rows = [(_png(render_scene(scene)), caption(scene, wording, rng)) for scene in scenes]
         shards.append(_WRITERS[layout](folder, f"shapes-{index:05d}-of-{len(starts):05d}", rows))
     return shards
 

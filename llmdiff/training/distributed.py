@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmdiff.ports import free_port
+from llmdiff.tcp_ports import free_port
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.deepspeed_internals import leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective

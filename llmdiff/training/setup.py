@@ -17,13 +17,13 @@ from llmdiff.training.checkpoint import EMA_FOLDER, load_adapter, load_moments, 
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import EMA
-from llmdiff.training.encodings import read_encodings
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, picture_side
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.resolve import check_resolved
 from llmdiff.training.state import State, read_state
+from llmdiff.training.stored_encodings import read_encodings
 from llmdiff.training.validation import Validation, cut_samples
 from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore

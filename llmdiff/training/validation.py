@@ -20,8 +20,8 @@ from llmdiff.adapter.padding import pad
 from llmdiff.sampling import Sampling, denoise, noise
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA
-from llmdiff.training.encodings import read_encodings
 from llmdiff.training.objective import Objective, autocast
+from llmdiff.training.stored_encodings import read_encodings
 from storage import EncodingStore
 from storage.io.files import write_file
 

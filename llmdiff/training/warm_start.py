@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import AdapterConfig
-from llmdiff.folders import weights_hash
+from llmdiff.model_folders import weights_hash
 
 ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_tokens", "base_context", "paths")
 """What the weights are of no use without."""

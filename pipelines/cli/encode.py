@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,8 @@ def print_result(result: EncodeResult, store: str) -> None:
     print(f"{result.seconds:.1f} s")
     for reason in result.unreadable.values():
         print(f"not read: {reason}", file=sys.stderr)
+    for unread, count in Counter(shard.unread for shard in result.shards if shard.unread).items():
+        print(f"not read in {count} shards: {', '.join(unread)}", file=sys.stderr)
     print_rejected([example for shard in result.shards for example in shard.examples], store)
 
 

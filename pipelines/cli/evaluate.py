@@ -31,7 +31,7 @@ def evaluate(given: dict[str, Any], as_json: Json = False) -> None:
     require("prefect")
     request = checked(given, EvaluateRequest, "evaluate")
     from llmdiff.evaluation import read_prompts
-    from llmdiff.evaluation.choice import choose_metrics
+    from llmdiff.evaluation.metric_selection import choose_metrics
 
     choose_metrics(request.metrics, request.prompts, request.references)
     if request.prompts is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.tracking.names import MODEL
+from infra.tracking.registry_names import MODEL
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
 from pipelines.cli.console import print_json, print_table, print_values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,13 +15,16 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
-from llmdiff.data.sources import ReadinessPolicy, Scan, SourceShard, scan, shards_of, source_files
+from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.stage import stage
 from storage import EncodingStore
+
+SHOWN = 10
+"""Lines about what is not read."""
 
 
 class EncodeResult(BaseModel):
@@ -43,6 +47,7 @@ class EncodeResult(BaseModel):
     shards: list[ShardReport]
     unreadable: dict[str, str] = Field(description="shards that could not be read, and why")
     unfinished: dict[str, str] = Field(default={}, description="files left alone because they are being written")
+    passed_over: dict[str, str] = Field(default={}, description="what looks like data and is not read, and why")
     seconds: float
 
 
@@ -54,9 +59,10 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     """
     start = time.perf_counter()
     request = reachable(request)
-    found = look_at(request.data, request.readiness)
+    listed, found = look_at(request.data, request.readiness)
     shards = shards_of(found.whole)
     job = make_job(request, any(map(_has_pictures, shards)))
+    announce(shards, listed.passed_over)
     encode = limited(encode_source, request.limit)
     with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
@@ -66,7 +72,8 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
-    result = report(job, fingerprint, reports, unreadable, found.unfinished, time.perf_counter() - start)
+    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
+    result = report(job, fingerprint, reports, left, time.perf_counter() - start)
     if request.readiness is None and not any(map(_usable, reports)):
         raise ValueError(nothing_usable(request.data, result))
     return result
@@ -81,10 +88,21 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
     return request.model_copy(update={**paths, **models})
 
 
-def look_at(data: str, readiness: ReadinessPolicy | None) -> Scan:
-    """Return the files of the data, apart from those that are being written; all where nobody says how to tell."""
-    files = source_files(data, may_be_empty=readiness is not None)
-    return Scan(files, {}) if readiness is None else scan(Path(data), files, readiness)
+def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan]:
+    """Return what the data hold, and which of it is whole; all of it where nobody says how to tell."""
+    listed = list_data(data, may_be_empty=readiness is not None)
+    return listed, Scan(listed.files, {}) if readiness is None else scan(Path(data), listed.files, readiness)
+
+
+def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
+    """Say what was found before anything is encoded: in the terminal, and in the run's log."""
+    pictures = sum(map(_has_pictures, shards))
+    lines = [f"found {len(shards)} shards, {pictures} of them with pictures"]
+    lines += [f"not read: {name}: {why}" for name, why in list(passed_over.items())[:SHOWN]]
+    lines += [f"not read: {len(passed_over) - SHOWN} more"] * (len(passed_over) > SHOWN)
+    for line in lines:
+        get_run_logger().info(line)
+        print(line, file=sys.stderr)
 
 
 def encode_all(
@@ -135,11 +153,10 @@ def report(
     job: EncodeJob,
     fingerprint: str,
     reports: list[ShardReport],
-    unreadable: dict[str, str],
-    unfinished: dict[str, str],
+    left: dict[str, dict[str, str]],
     seconds: float,
 ) -> EncodeResult:
-    """Add the shards up, and show them as a table in the Prefect UI."""
+    """Add the shards up, and show them as a table in the Prefect UI; `left` is what was not read, and why."""
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
     totals = {
         name: sum(getattr(shard, name) for shard in reports)
@@ -149,7 +166,7 @@ def report(
     rows: list[dict[str, Any]] = [
         {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": counted(s.rejected)}
         for s in reports
-    ] + [{"shard": name, "error": reason} for name, reason in (unreadable | unfinished).items()]
+    ] + [{"shard": name, "error": reason} for reasons in left.values() for name, reason in reasons.items()]
     create_table_artifact(rows, key="encode-shards", description=f"Shards encoded into {job.request.store}")
     return EncodeResult(
         store=job.request.store,
@@ -158,8 +175,9 @@ def report(
         rejected=dict(rejected),
         bytes_per_caption=encoding_bytes(store, fingerprint) * totals["tokens"] / max(1, totals["captions"]),
         shards=reports,
-        unreadable=unreadable,
-        unfinished=unfinished,
+        unreadable=left["unreadable"],
+        unfinished=left["unfinished"],
+        passed_over=left["passed_over"],
         seconds=seconds,
         **totals,
     )

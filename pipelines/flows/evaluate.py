@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from infra.environment import home
 from infra.tracking.run import tracked_run
 from llmdiff.evaluation import Prompt
-from llmdiff.evaluation.choice import choose_metrics
 from llmdiff.evaluation.distances import DISTANCES
+from llmdiff.evaluation.metric_selection import choose_metrics
 from llmdiff.evaluation.metrics import split_spec
 from llmdiff.sampling import Sampling
 from pipelines.reports.json_values import finite
@@ -106,7 +106,7 @@ def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictu
 def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str], path: Path) -> Path:
     """Write the scores of every picture, as a Parquet file."""
     from llmdiff.evaluation import Evaluation, load_metric, score_pictures
-    from llmdiff.evaluation.table import write_scores
+    from llmdiff.evaluation.scores_table import write_scores
 
     loaded = [load_metric(spec) for spec in metrics if split_spec(spec)[0] not in DISTANCES]
     evaluations = {
@@ -121,7 +121,7 @@ def compare(scores: Path, metrics: list[str], references: str | None, about: dic
     """Return what ``report.json`` holds, from the table of scores; take the distances to references."""
     from llmdiff.evaluation import compare_with_references
     from llmdiff.evaluation.report import build_report
-    from llmdiff.evaluation.table import read_scores
+    from llmdiff.evaluation.scores_table import read_scores
 
     evaluations = read_scores(scores)
     distances = {}
@@ -134,7 +134,7 @@ def compare(scores: Path, metrics: list[str], references: str | None, about: dic
 @task(name="write report", cache_policy=NO_CACHE)
 def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
     """Write ``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
-    from llmdiff.evaluation.table import read_scores
+    from llmdiff.evaluation.scores_table import read_scores
     from pipelines.reports.evaluation import page
 
     write_file(folder / "report.json", (json.dumps(finite(report), indent=2) + "\n").encode())

@@ -7,7 +7,6 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from infra.tracking.names import SCHEME
 from infra.tracking.registry import (
     ROLLED_BACK,
     address_of,
@@ -16,6 +15,7 @@ from infra.tracking.registry import (
     find_version,
     set_champion,
 )
+from infra.tracking.registry_names import SCHEME
 from infra.tracking.run import client
 from llmdiff.evaluation import Prompt
 from llmdiff.sampling import load_pipeline

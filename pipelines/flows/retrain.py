@@ -16,7 +16,7 @@ from infra.tracking.coverage import unseen_files
 from infra.tracking.lineage import DataFile
 from infra.tracking.registry import Registered, address_of, find_champion
 from llmdiff.data.sources import scan, signature, source_files
-from llmdiff.folders import check_base, check_llm
+from llmdiff.model_folders import check_base, check_llm
 from pipelines.flows.encode import encode_flow
 from pipelines.flows.promote import Decision, is_pending, promote_flow
 from pipelines.flows.register import register_flow

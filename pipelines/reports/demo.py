@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llmdiff.evaluation import Evaluation, gap_recovered
-from llmdiff.shapes.draw import draw
 from llmdiff.shapes.evaluator import FACTS
+from llmdiff.shapes.render import render_scene
 from pipelines.reports.html import DPI, png, render
 from pipelines.reports.json_values import finite
 
@@ -137,7 +137,7 @@ def sample_grid(evaluations: dict[str, Evaluation], rows: int = 8) -> Figure:
     figure = Figure(figsize=(7.5, 1.9 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), 3, squeeze=False)
     for row, i in zip(axes, chosen, strict=True):
-        columns = (evaluations["base"].pictures[i], evaluations["adapter"].pictures[i], draw(prompts[i].scene))
+        columns = (evaluations["base"].pictures[i], evaluations["adapter"].pictures[i], render_scene(prompts[i].scene))
         for axis, picture in zip(row, columns, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()

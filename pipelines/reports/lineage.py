@@ -9,8 +9,8 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from infra.tracking.coverage import recorded_files
-from infra.tracking.names import MODEL, SCHEME
 from infra.tracking.registry import address_of, find_version
+from infra.tracking.registry_names import MODEL, SCHEME
 
 PARTS = {
     "base": {"name": "base_model", "revision": "base_revision", "content": "base_content"},

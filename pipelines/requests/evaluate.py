@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from infra.tracking.names import CANDIDATE
+from infra.tracking.registry_names import CANDIDATE
 from llmdiff.sampling import DType, Scheduler
 from pipelines.requests.base import CommandLine, OptionalPathText, Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from infra.tracking.names import CANDIDATE
+from infra.tracking.registry_names import CANDIDATE
 from llmdiff.sampling import DType, Scheduler
 from pipelines.requests.base import OptionalPathText, Request
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from infra.tracking.names import MODEL
+from infra.tracking.registry_names import MODEL
 from pipelines.requests.base import Request
 
 

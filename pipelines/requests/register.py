@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.tracking.names import MODEL
+from infra.tracking.registry_names import MODEL
 from pipelines.requests.base import Request
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from infra.tracking.names import MODEL
+from infra.tracking.registry_names import MODEL
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.training.config import TrainSettings

@@ -13,7 +13,7 @@ from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.folders import XL_PARTS, check_base
+from llmdiff.model_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore
@@ -40,6 +40,11 @@ def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
         raise ValueError(
             "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
         )
+    if not pictures and request.readiness is None and only_for_pictures(request):
+        raise ValueError(
+            f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave diffusion "
+            "out for these"
+        )
     if request.encoder == "base" and request.diffusion is None:
         raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
     if request.encoder == "llm" and request.llm is None:
@@ -48,6 +53,11 @@ def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
         raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
     run = str(flow_run.id or time.time_ns())
     return EncodeJob(request=request.model_copy(update={"captions": None}), pictures=pictures, run=run)
+
+
+def only_for_pictures(request: EncodeRequest) -> bool:
+    """Return whether a request names a diffusion model for its autoencoder alone: its texts are not read either."""
+    return request.encoder == "llm" and request.diffusion is not None and not is_xl(unet_config(request.diffusion))
 
 
 def changed(settings: EncoderConfig) -> list[str]:

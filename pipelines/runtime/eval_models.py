@@ -11,12 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from infra.tracking.lineage import hub_revision
-from infra.tracking.names import SCHEME
 from infra.tracking.registry import find_version
+from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
-from llmdiff.folders import first_line
+from llmdiff.model_folders import first_line
 from llmdiff.sampling import Sampling, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infra.tracking.names import SCHEME
 from infra.tracking.registry import fetch_adapter, pinned_address
+from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import read_config
 from llmdiff.training.config import TrainConfig
 

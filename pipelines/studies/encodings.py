@@ -6,7 +6,7 @@ from llmdiff.studies.readings import Reading
 from pipelines.studies.compare import MAIN, gaps, judged, rows, sentences, shares_plot
 from pipelines.studies.lab import BASE, PAPER, Lab, Shares, Variant
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.sizes import parameters
+from pipelines.studies.parameter_counts import parameters
 
 VARIANTS = [
     BASE,

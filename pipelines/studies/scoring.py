@@ -1,4 +1,4 @@
-"""Pictures of one model, from the same prompts and seeds as any other's, and what the exact judge finds in them."""
+"""Pictures of one model, from the same prompts and seeds as any other's, and what the evaluator finds in them."""
 
 from __future__ import annotations
 

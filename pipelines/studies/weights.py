@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from pipelines.studies.lab import PAPER, Lab
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.sizes import parameters_by_layer
+from pipelines.studies.parameter_counts import parameters_by_layer
 
 PATHS = {"original": "original path, a1 exp(b1)", "new": "new path, a2 exp(b2)"}
 

@@ -15,7 +15,7 @@ from storage.index.transaction import rewrite
 from storage.io.paths import StorePath, remove_all, tree_size
 from storage.maintenance.files import data_files
 from storage.store import EncodingStore
-from storage.writing.leftovers import clear_abandoned, rewriting, uncommitted_files
+from storage.writing.orphans import clear_abandoned, rewriting, uncommitted_files
 
 
 @dataclass(frozen=True)

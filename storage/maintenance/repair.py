@@ -16,7 +16,7 @@ from storage.maintenance.stored_rows import stored_rows
 from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
 from storage.store import EncodingStore
 from storage.writing.commit import encoding_columns, latent_columns
-from storage.writing.leftovers import rewriting
+from storage.writing.orphans import rewriting
 from storage.writing.staging import StagedArrays
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from storage.schema import Reject, Sample
 from storage.store import EncodingStore
 from storage.writing.commit import ShardRows, commit_shard
-from storage.writing.leftovers import clear_abandoned, clear_uncommitted
+from storage.writing.orphans import clear_abandoned, clear_uncommitted
 from storage.writing.staging import StagedArrays
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -16,7 +16,7 @@ import pytest
 from llmdiff.data import fetch as fetching
 from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.fetch import fetch
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import open_source
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from llmdiff.data.images import BadRow, Crop, load_image
+from llmdiff.data.images import Crop, load_image
+from llmdiff.data.rejects import BadRow
 from tests.data.pictures import encoded, picture
 
 Colour = tuple[float, float, float]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, list_data, open_source
 from tests.data.pictures import encoded, picture, write_imagefolder, write_tar
 

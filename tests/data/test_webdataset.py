@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, open_source, webdataset
 from tests.data.pictures import encoded, picture, write_tar
 

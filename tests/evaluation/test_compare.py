@@ -15,7 +15,7 @@ from llmdiff.evaluation.compare import verdict
 from llmdiff.evaluation.distances import cmmd, frechet, unit_weights
 from llmdiff.evaluation.embed import load_embedder
 from llmdiff.evaluation.report import build_report, extremes, figures, number
-from llmdiff.evaluation.table import read_scores, write_scores
+from llmdiff.evaluation.scores_table import read_scores, write_scores
 from tests.evaluation import metric_models
 
 SEEDS = 2

@@ -6,8 +6,8 @@ import pytest
 from llmdiff.evaluation import Evaluation, evaluate, gap_recovered, held_out_prompts
 from llmdiff.evaluation.bootstrap import interval, mean_interval
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.shapes.draw import draw
 from llmdiff.shapes.evaluator import FACTS
+from llmdiff.shapes.render import render_scene
 
 
 def test_prompts_pair_scenes_and_seeds_over_wordings() -> None:
@@ -55,7 +55,7 @@ def _drawn(prompts, right: dict[str, float]) -> Evaluation:
     for wording, share in right.items():
         chosen = [prompt for prompt in prompts if prompt.category == wording]
         for i, prompt in enumerate(chosen):
-            drawn = draw(prompt.scene)
+            drawn = render_scene(prompt.scene)
             pictures[prompt.text, prompt.seed] = drawn if i < share * len(chosen) else np.full_like(drawn, 64)
     return evaluate(TruthfulPipeline(pictures), prompts, batch_size=7)
 

@@ -18,12 +18,12 @@ def test_every_picture_is_on_the_sheet_under_its_heading() -> None:
         "a prompt that needs more than a line, since it goes on and on": ["blue", "yellow"],
     }
     rows = [(prompt, [Image.new("RGB", (64, 64), name) for name in names]) for prompt, names in colours.items()]
-    sheet = np.asarray(image_grid(rows, ["base", "adapter"]))
+    grid = np.asarray(image_grid(rows, ["base", "adapter"]))
     for names in colours.values():
         for column, name in enumerate(names):
-            found = np.argwhere((sheet == np.asarray(Image.new("RGB", (1, 1), name))[0, 0]).all(-1))
+            found = np.argwhere((grid == np.asarray(Image.new("RGB", (1, 1), name))[0, 0]).all(-1))
             assert len(found) == 192 * 192
-            assert (found[:, 1] < sheet.shape[1] // 2).all() == (column == 0)
+            assert (found[:, 1] < grid.shape[1] // 2).all() == (column == 0)
 
 
 def test_a_picture_that_does_not_fit_on_the_disk_leaves_no_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from llmdiff.evaluation import Prompt, held_out_prompts, load_metric
 from llmdiff.evaluation.embed import load_embedder
-from llmdiff.shapes.draw import draw
+from llmdiff.shapes.render import render_scene
 from tests.evaluation import metric_models
 from tests.evaluation.metric_models import LENGTH, TEXTS
 
@@ -126,7 +126,7 @@ def test_facts_are_the_judges(folders: dict[str, Path]) -> None:
     from PIL import Image
 
     prompts = held_out_prompts(2)[::3]
-    images = [Image.fromarray(draw(prompt.scene)) for prompt in prompts]
+    images = [Image.fromarray(render_scene(prompt.scene)) for prompt in prompts]
     facts = load_metric("facts")
     assert facts(images, prompts)["relation"].tolist() == [1, 1]
     assert facts([images[0].transpose(Image.Transpose.ROTATE_180)] * 2, prompts)["relation"][0] == 0

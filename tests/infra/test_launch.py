@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import os
 import time
 from pathlib import Path
@@ -71,6 +73,25 @@ def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
     with pytest.raises(LaunchError, match="did not end within 0 s, and were killed"):
         run(tmp_path, "sleep", interrupt, interval=0.05)
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1"]), ("3,5,7", ["3", "5"]), ("GPU-a,GPU-b", None)])
+def test_the_devices_are_those_that_may_be_seen(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str] | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (world,) = [part for part in local.launch_command("m", [], Topology(processes=2)) if "--world_info=" in part]
+    slots = json.loads(base64.urlsafe_b64decode(world.partition("=")[2]))
+    assert slots == {"localhost": expected or ["GPU-a", "GPU-b"]}
+
+
+def test_too_few_gpus_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "has_gpu", lambda: True)
+    monkeypatch.setattr(local, "gpus", lambda: 1)
+    with pytest.raises(ValueError, match="localhost: expected a GPU for each of 2 processes, found 1"):
+        local.check_host(Topology(processes=2))
 
 
 def test_the_error_is_found_among_what_a_launcher_prints(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.service import answers
+from infra.service import health
 from infra.service.config import POOL, SERVERS_ONLY, check_packages, read_service_config, worker_environment
 from infra.service.deployments import DEPLOYMENTS
-from infra.service.notices import warn_of_open_doors
+from infra.service.messages import warn_of_open_doors
 from infra.service.processes import Background, alive, started
 from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
-from llmdiff.ports import free_port
+from llmdiff.tcp_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
@@ -150,12 +150,12 @@ def test_one_that_ends_or_stays_silent_is_told_with_its_log(tmp_path: Path, monk
     process = Background(tmp_path, "prefect")
     process.start(["sh", "-c", f"{CHATTY} exit 3"], dict(os.environ), tmp_path)
     with pytest.raises(RuntimeError, match=r"prefect ended before it answered; the end of /.*prefect.log:\nconnecting"):
-        answers.wait_for(process, lambda: False)
+        health.wait_for(process, lambda: False)
     process.start(["sh", "-c", f"{CHATTY} exec sleep 60"], dict(os.environ), tmp_path)
     try:
-        monkeypatch.setattr(answers, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(health, "TIMEOUT_SECONDS", 0.5)
         with pytest.raises(TimeoutError, match=r"does not answer after 0 s; .*\n.*me:\*\*\*@db/x") as silent:
-            answers.wait_for(process, lambda: False)
+            health.wait_for(process, lambda: False)
         assert "ss@w" not in str(silent.value)
     finally:
         process.end(grace=5)

@@ -17,7 +17,7 @@ import pytest
 
 from infra.launch.local import end_group
 from infra.service.config import LOG_STREAMS
-from llmdiff.ports import free_port
+from llmdiff.tcp_ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 
 ROOT = Path(__file__).resolve().parents[2]

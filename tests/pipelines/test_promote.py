@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.tracking.names import MODEL
 from infra.tracking.registry import adapter_tags, find_version, register_adapter, rollback
+from infra.tracking.registry_names import MODEL
 from infra.tracking.run import client
 from pipelines.cli.main import main
 from pipelines.flows import promote

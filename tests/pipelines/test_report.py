@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llmdiff.evaluation import Evaluation, held_out_prompts
-from llmdiff.shapes.draw import draw
 from llmdiff.shapes.evaluator import FACTS, score_facts
+from llmdiff.shapes.render import render_scene
 from pipelines.reports.demo import WORDING_NAMES, build_report, sample_grid, summary, write_report
 
 
@@ -18,7 +18,7 @@ def _evaluation(prompts, right: dict[str, float]) -> Evaluation:
     pictures = []
     for prompt in prompts:
         counts[prompt.category] += 1
-        drawn = draw(prompt.scene)
+        drawn = render_scene(prompt.scene)
         pictures.append(drawn if counts[prompt.category] <= right[prompt.category] * total else np.full_like(drawn, 64))
     return Evaluation(prompts, np.stack(pictures), score_facts(pictures, [prompt.scene for prompt in prompts]))
 

@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from llmdiff.shapes import DIFFUSION
-from llmdiff.shapes.draw import draw
 from llmdiff.shapes.evaluator import FACTS, facts_that_hold, find_things, score_facts
+from llmdiff.shapes.render import render_scene
 from llmdiff.shapes.scene import INVERSE, Scene, Thing, sample_scene
 
 
@@ -18,13 +18,13 @@ def scenes() -> list[Scene]:
 
 
 def test_every_fact_holds_in_true_pictures(scenes) -> None:
-    verdicts = score_facts([draw(scene) for scene in scenes], scenes)
+    verdicts = score_facts([render_scene(scene) for scene in scenes], scenes)
     assert all(verdicts[fact].mean() == 1 for fact in FACTS)
 
 
 def test_finds_sizes_and_centres(scenes) -> None:
     for scene in scenes:
-        found = {thing.kind: thing for thing in find_things(draw(scene))}
+        found = {thing.kind: thing for thing in find_things(render_scene(scene))}
         for thing in scene.things:
             assert found[thing.kind].size == thing.size
             assert abs(found[thing.kind].x - thing.x) < 1
@@ -33,7 +33,7 @@ def test_finds_sizes_and_centres(scenes) -> None:
 
 def test_right_after_the_autoencoder(scenes) -> None:
     vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae")
-    x = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
+    x = torch.from_numpy(np.stack([render_scene(scene) for scene in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(40)])
     pictures = ((decoded.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1).numpy()
@@ -60,7 +60,7 @@ STATED = Scene((RED_CIRCLE, BLUE_SQUARE), ("left of",))
     ids=["shapes swapped", "sides swapped", "above instead", "other colour", "one missing", "one too many", "empty"],
 )
 def test_says_no(drawn, wrong) -> None:
-    verdict = facts_that_hold(draw(Scene(drawn, ())), STATED)
+    verdict = facts_that_hold(render_scene(Scene(drawn, ())), STATED)
     assert {fact for fact, holds in verdict.items() if not holds} == wrong
 
 
@@ -68,11 +68,11 @@ def test_says_no_to_noise_and_to_other_scenes(scenes) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert not facts_that_hold(noise, STATED)["binding"]
-    others = score_facts([draw(scene) for scene in scenes], scenes[1:] + scenes[:1])
+    others = score_facts([render_scene(scene) for scene in scenes], scenes[1:] + scenes[:1])
     assert others["binding"].mean() < 0.1
     assert others["colour"].mean() < 0.4
 
 
 def test_inverse_relations_agree() -> None:
     turned = Scene((BLUE_SQUARE, RED_CIRCLE), (INVERSE["left of"],))
-    assert all(facts_that_hold(draw(STATED), turned).values())
+    assert all(facts_that_hold(render_scene(STATED), turned).values())

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmdiff.ports import free_port
+from infra.launch.hostfile import Topology
+from infra.launch.local import launch_command
+from llmdiff.tcp_ports import free_port
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
@@ -110,8 +112,7 @@ def start_worker(
     """The worker in a process of its own; under DeepSpeed's launcher where `processes` is not 0."""
     path = resolved(run, processes or 1).path
     if processes:
-        place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--num_accelerators", str(processes)]
-        command = ["-m", "deepspeed.launcher.runner", *place, "--module", "llmdiff.training.worker"]
+        command = launch_command("llmdiff.training.worker", [], Topology(processes=processes))[1:]
     return start_python(*command, "--config", str(path), *arguments)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from storage import EncodingStore, Reject, ShardWriter, caption_hash
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from llmdiff.data.encode.captions import as_bits, encode_finite, reject, shard_i
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.fetch import fetch_pictures
-from llmdiff.data.images import BadRow, Crop, load_image
+from llmdiff.data.images import Crop, load_image
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, SourceShard
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
@@ -63,6 +64,7 @@ def encode_shard(
             for rows in _chunks(new, ROWS_AT_ONCE):
                 encoder.encode(rows)
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
+        report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report
 

@@ -24,6 +24,8 @@ class ShardReport:
     """Rows refused now, by reason."""
     examples: list[str] = field(default_factory=list)
     """The first few rows refused now: file, row, reason, what was found."""
+    unread: tuple[str, ...] = ()
+    """What the shard holds that no row is made of, where it was read: columns, endings of a tar's members."""
     captions: int = 0
     """Captions that went through the text encoder; the other samples' were in the store, or twice in the shard."""
     tokens: int = 0

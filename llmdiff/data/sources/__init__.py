@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmdiff.data.sources.records import read_text
     from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
     from llmdiff.data.sources.sidecars import SidecarShard
-    from llmdiff.data.sources.tables import ROWS_PER_SHARD, TableShard
+    from llmdiff.data.sources.text_tables import ROWS_PER_SHARD, TableShard
     from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
@@ -57,7 +57,7 @@ _HOMES = {
     "records": ("read_text",),
     "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),
     "sidecars": ("SidecarShard",),
-    "tables": ("ROWS_PER_SHARD", "TableShard"),
+    "text_tables": ("ROWS_PER_SHARD", "TableShard"),
     "webdataset": ("TarShard",),
 }
 __getattr__ = lazy(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

@@ -11,7 +11,7 @@ from llmdiff.data.sources.listing import list_data
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.rows import SourceShard
 from llmdiff.data.sources.sidecars import sidecar_shards
-from llmdiff.data.sources.tables import table_shards
+from llmdiff.data.sources.text_tables import table_shards
 from llmdiff.data.sources.webdataset import TarShard
 
 _FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {

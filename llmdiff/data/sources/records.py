@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
 

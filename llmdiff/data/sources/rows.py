@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 
 URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")

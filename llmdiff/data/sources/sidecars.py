@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_rows, pairs, read_inside, text
-from llmdiff.data.sources.tables import ROWS_PER_SHARD
+from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from llmdiff.sampling import Sampling, draw, to_uint8
 from llmdiff.shapes.captions import WORDINGS, caption
-from llmdiff.shapes.draw import draw as draw_scene
 from llmdiff.shapes.evaluator import score_facts
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
+from llmdiff.shapes.render import render_scene
 from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
@@ -177,7 +177,7 @@ def make_pool(
     latents, captions = [], []
     for start in range(0, count, 500):
         scenes = [random_scene(rng) for _ in range(min(500, count - start))]
-        pictures = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes])).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.stack([render_scene(scene) for scene in scenes])).permute(0, 3, 1, 2)
         with fast_cpu_math():
             x = vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean
         latents.append(x.float() * vae.config.scaling_factor)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from llmdiff.shapes.draw import draw
 from llmdiff.shapes.pretrain.common import fast_cpu_math, save_fp16, train, write_card
+from llmdiff.shapes.render import render_scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, STEPS, BATCH, POOL = 0, 2000, 24, 6000
@@ -58,5 +58,5 @@ def pretrain_vae(folder: Path, steps: int = STEPS) -> None:
 
 def draw_pool(rng: np.random.Generator, count: int) -> torch.Tensor:
     """Return pictures of `count` training scenes, ``(scene, channel, height, width)`` uint8."""
-    pictures = np.stack([draw(random_scene(rng)) for _ in range(count)])
+    pictures = np.stack([render_scene(random_scene(rng)) for _ in range(count)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, SourceShard, open_source
 from tests.data.pictures import encoded, picture
 

@@ -18,7 +18,7 @@ PALETTE = {
 }
 
 
-def draw(scene: Scene) -> np.ndarray:
+def render_scene(scene: Scene) -> np.ndarray:
     """Return the picture of a scene, ``(height, width, channel)`` uint8."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = GROUND

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmdiff.data.images import BadRow
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.kinds import METADATA_FILES
 from llmdiff.data.sources.records import Record, read_records
 from llmdiff.data.sources.rows import (
