@@ -19,6 +19,7 @@ from llmdiff.evaluation.metrics import METRICS
 from tests.docs.deployments import DEPLOYMENTS
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name_of
 
+REFUSALS = ("BadRow", "BadCaption")
 OWN = ("llmdiff", "storage", "kernels", "infra", "pipelines")
 
 
@@ -58,14 +59,14 @@ def test_every_reject_reason_is_explained_and_every_explained_one_is_given() -> 
 
 
 def reasons_in(tree: ast.Module) -> set[str]:
-    """Return the reasons that some code refuses rows with: first arguments of `BadRow`, names looked up in the file."""
+    """Return the reasons that some code refuses rows with: first arguments of refusals, names looked up in the file."""
     values: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             values.setdefault(node.targets[0].id, set()).update(texts_in(node.value))
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "BadRow" and node.args:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in REFUSALS and node.args:
             reason = node.args[0]
             found |= values.get(reason.id, set()) if isinstance(reason, ast.Name) else texts_in(reason)
     return found

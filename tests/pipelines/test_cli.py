@@ -303,14 +303,14 @@ class TestEncodeAtOnce:
         self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         line = fails(capsys, *encode, tmp_path / "gone")
-        assert line.startswith(f"{tmp_path / 'gone'}: no such file or folder; expected a file of .parquet, .tar, ")
+        assert line.startswith(f"{tmp_path / 'gone'}: no such file or folder; expected a file of .parquet, .arrow, ")
 
     def test_a_file_of_no_known_format(
         self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "a.docx").touch()
         line = fails(capsys, *encode, tmp_path / "a.docx")
-        assert line.startswith(f"{tmp_path / 'a.docx'}: expected a file of .parquet, .tar, ")
+        assert line.startswith(f"{tmp_path / 'a.docx'}: expected a file of .parquet, .arrow, ")
 
     def test_an_unknown_setting(
         self, encode: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
