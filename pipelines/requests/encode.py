@@ -13,7 +13,7 @@ class EncodeRequest(Request):
     """Encode captions and pictures into a store."""
 
     data: PathText
-    """Pictures with captions beside them, Parquet, Arrow, WebDataset tar, jsonl, csv, tsv, json or txt: a file or a folder."""
+    """Pictures with captions beside them, Parquet, Arrow, tar, jsonl, csv, tsv, json, txt: file or folder."""
     store: str
     """Folder of the encoding store, or s3://bucket/prefix; made if it is missing."""
     diffusion: str | None = None
