@@ -107,3 +107,25 @@ def test_the_signature_changes_with_any_file_but_those_left_out(data: Path) -> N
     assert signature(data, [data / "picture.png"]) == first
     (data / "picture.png").write_bytes(b"12")
     assert signature(data) not in (first, second)
+
+
+def test_a_folder_of_pictures_is_unfinished_while_one_of_them_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "growing"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encoded(picture()))
+        (tmp_path / name / "1.txt").write_text("a cat")
+    with (tmp_path / "growing" / "1.png").open("ab") as growing:
+
+        def write(seconds: float) -> None:
+            growing.write(b"more")
+            growing.flush()
+
+        monkeypatch.setattr(readiness.time, "sleep", write)
+        whole, left = look(tmp_path)
+    assert whole == ["whole"]
+    assert left["growing"].startswith("changing: ")
+    monkeypatch.undo()
+    (tmp_path / "whole" / "_temporary").mkdir()
+    assert "a job is writing" in look(tmp_path)[1]["whole"]

@@ -49,10 +49,12 @@ class Look(NamedTuple):
     def at(cls, file: Path) -> Look | None:
         """None where it is not there (any more), or leads nowhere."""
         try:
-            found = file.stat()
+            found = [file.stat()]
+            if file.is_dir():  # whose pictures are its rows
+                found += [entry.stat() for entry in os.scandir(file) if entry.is_file()]
         except OSError:
             return None
-        return cls(found.st_size, found.st_mtime_ns)
+        return cls(sum(each.st_size for each in found), max(each.st_mtime_ns for each in found))
 
     @property
     def age(self) -> float:
@@ -90,7 +92,8 @@ def signature(root: Path, besides: Collection[Path] = ()) -> str:
 
 def _outside(root: Path, file: Path, how: ReadinessPolicy) -> str | None:
     """Return why the folders of a file say that it is unfinished."""
-    folders = [folder for folder in file.parents if folder == root or root in folder.parents] or [file.parent]
+    above = [folder for folder in file.parents if folder == root or root in folder.parents] or [file.parent]
+    folders = [file, *above] if file.is_dir() else above
     for folder in folders:
         if (folder / TEMPORARY).is_dir():
             return f"a job is writing: {folder / TEMPORARY} is there"
