@@ -40,11 +40,6 @@ def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
         raise ValueError(
             "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
         )
-    if not pictures and request.readiness is None and only_for_pictures(request):
-        raise ValueError(
-            f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave "
-            "diffusion out for these"
-        )
     if request.encoder == "base" and request.diffusion is None:
         raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
     if request.encoder == "llm" and request.llm is None:

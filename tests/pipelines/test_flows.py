@@ -67,9 +67,11 @@ def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server
     first = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
     assert (first.rows, first.samples, first.captions, first.latents) == (3, 3, 3 - 1, 0)
     assert [kind["kind"] for kind in EncodingStore.open(store).fingerprints().values()] == ["llm"]
-    again = encode_flow(data=str(tmp_path / "a.tsv"), store=store, diffusion=world.diffusion, llm=world.llm)
+    again = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
     assert (again.known, again.samples, again.captions) == (3, 0, 0)
     assert again.store_version == first.store_version
+    with pytest.raises(ValueError, match="data: expected pictures for the autoencoder of .*, found captions alone"):
+        encode_flow(data=str(tmp_path / "a.tsv"), store=store, diffusion=world.diffusion, llm=world.llm)
 
 
 def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
