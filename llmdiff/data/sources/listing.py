@@ -17,7 +17,7 @@ from llmdiff.data.sources.columnar import text_columns
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, is_text, kind_of
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import TEMPORARY
-from llmdiff.data.sources.records import columns_of, read_records
+from llmdiff.data.sources.records import columns_of, names_in, read_records
 from llmdiff.data.sources.rows import PATH_COLUMNS, column
 
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -86,8 +86,12 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None
         found.passed_over[here or "."] = f"cannot be read: {error.strerror}"
         return
     names = {entry.name for entry in entries}
-    folders = [entry for entry in entries if Path(folder, entry.name).is_dir()]
-    files = [Path(folder, entry.name) for entry in entries if entry not in folders and entry.name[0] != "."]
+    folders, files = [], []
+    for entry in entries:
+        if _is_folder(entry):
+            folders.append(entry)
+        elif entry.name[0] != ".":
+            files.append(Path(folder, entry.name))
     named_by = _add_files(folder, here, files, names, named_by, found)
     for entry in folders:
         inner = Path(folder, entry.name)
@@ -95,6 +99,11 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None
             found.passed_over[f"{here}{entry.name}/"] = why
         elif entry.name != TEMPORARY:  # its job is at work: what it holds now says nothing
             _walk(inner, f"{here}{entry.name}", (*above, folder.resolve()), named_by, found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or leads to one; only links cost a look of their own."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _is_no_data(folder: Path, above: tuple[Path, ...]) -> str | None:
@@ -164,7 +173,7 @@ def _add_json(file: Path, name: str, found: _Found) -> str | None:
         found.passed_over[name] = "no table: expected rows with captions, found none"
         return None
     found.data.append((file, name))
-    return name if names_pictures(file) else None
+    return name if column(names_in(records), PATH_COLUMNS) is not None else None
 
 
 def names_pictures(table: Path) -> bool:

@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def columns_of(file: Path) -> list[str]:
         return next(csv.reader([header], delimiter="\t" if kind == ".tsv" else ","), [])
     else:
         records = read_records(file)
+    return names_in(records)
+
+
+def names_in(records: Iterable[Record]) -> list[str]:
+    """The columns of rows, in the order in which they come up."""
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 

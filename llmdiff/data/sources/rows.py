@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -132,6 +132,11 @@ def column(names: Iterable[Any], known: tuple[str, ...]) -> str | None:
     """The first of the known columns that is among the names, whatever their case."""
     by_lower = {str(name).strip().lower(): name for name in names}
     return next((by_lower[name] for name in known if name in by_lower), None)
+
+
+def first_cell(record: Mapping[str, Any], known: tuple[str, ...]) -> Any:
+    """The value of the first of the known columns that holds one; None where none does."""
+    return next((record[name] for name in known if record.get(name) is not None), None)
 
 
 def caption_column(file: Path, names: Iterable[str]) -> str:

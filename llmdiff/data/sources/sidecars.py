@@ -12,7 +12,7 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
 from llmdiff.data.sources.records import as_utf8, json_record
-from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_rows, pairs, read_inside, text
+from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, first_cell, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
 
@@ -64,8 +64,7 @@ class SidecarShard:
             data = read_inside(self.folder, name)
             if not name.lower().endswith(".json"):
                 return text(as_utf8(data, Path(name))).strip()
-            cells = json_record(data)
-            return next((cells[key] for key in CAPTION_COLUMNS if cells.get(key) is not None), None)
+            return first_cell(json_record(data), CAPTION_COLUMNS)
         except BadRow as bad:
             return BadRow("no_caption" if bad.reason == "no_image" else bad.reason, f"{name}: {bad.detail}")
         except ValueError as error:

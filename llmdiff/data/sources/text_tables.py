@@ -10,7 +10,7 @@ from typing import Any
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.kinds import METADATA_FILES
-from llmdiff.data.sources.records import Record, read_records
+from llmdiff.data.sources.records import Record, names_in, read_records
 from llmdiff.data.sources.rows import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -20,6 +20,7 @@ from llmdiff.data.sources.rows import (
     caption_column,
     checked,
     column,
+    first_cell,
     hash_rows,
     pairs,
 )
@@ -77,7 +78,7 @@ def _unread(records: list[Record]) -> tuple[str, ...]:
 
 def _has_pictures(file: Path, records: list[Record]) -> bool:
     """Whether any row names a picture; ValueError where none has a caption's column."""
-    names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
+    names = names_in(records)
     if names:
         caption_column(file, names)
     return file.name in METADATA_FILES or column(names, IMAGE_COLUMNS) is not None
@@ -87,8 +88,4 @@ def _cells(record: Record) -> tuple[Any, Any]:
     """A row's picture and caption."""
     if isinstance(record, BadRow):
         return record, record
-    image, caption = (
-        next((record[name] for name in known if record.get(name) is not None), None)
-        for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)
-    )
-    return image, caption
+    return first_cell(record, IMAGE_COLUMNS), first_cell(record, CAPTION_COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
 from llmdiff.data.sources.records import json_record
-from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, hash_file, pairs, text
+from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, first_cell, hash_file, pairs, text
 
 MAX_BYTES = 64 * 1024**2
 """A larger member is refused unread: a sparse one may claim any size."""
@@ -149,13 +149,9 @@ def _caption(key: str, sample: dict[str, Content]) -> Any:
     if isinstance(found, BadRow):
         return found
     try:
-        return _first(json_record(found), CAPTION_COLUMNS) if kind == "json" else text(found).strip()
+        return first_cell(json_record(found), CAPTION_COLUMNS) if kind == "json" else text(found).strip()
     except BadRow as bad:
         return bad
-
-
-def _first(values: dict[str, Any], names: Iterable[str]) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), None)
 
 
 def _ending(name: str) -> str:
