@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -58,12 +59,12 @@ class Pictures:
     """Serves a picture on loopback; `asked` gets the process that asks, before it is answered."""
 
     def __init__(self) -> None:
-        self.asked: Callable[[int | None], None] = lambda process: None
+        self.asked: Callable[[int], None] = lambda process: None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked(process_at(self.client_address[1]))
+                outer.asked(client_of(self.connection))
                 body = encoded(picture(seed=7))
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -77,9 +78,10 @@ class Pictures:
         self.url = f"http://127.0.0.1:{self.server.server_port}/a.png"
 
 
-def process_at(port: int) -> int | None:
-    """The process that has a connection from a port of this machine."""
-    return next(found.pid for found in psutil.net_connections("tcp") if found.laddr.port == port)
+def client_of(connection: socket.socket) -> int:
+    """The process of this machine at the other end; its port alone may be that of a connection just closed, too."""
+    ends = connection.getpeername(), connection.getsockname()
+    return next(found.pid for found in psutil.net_connections("tcp") if (found.laddr, found.raddr) == ends)
 
 
 @pytest.fixture(scope="module")
