@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def parse_uncollected(*args: Any, _parse: Any = ast.parse, **options: Any) -> Any:
-    """ast.parse without garbage collection: a traceback logged by it parses too, and breaks off this one (gh-106905)."""
+    """Parse without garbage collection: a traceback that it logs is parsed too, which breaks this off (gh-106905)."""
     collects = gc.isenabled()
     gc.disable()
     try:
