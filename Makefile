@@ -37,6 +37,8 @@ stop: $(VENV)/.installed
 	@$(BIN)/python -m infra.service.manage stop
 
 test test-fast coverage: export OMP_NUM_THREADS = 1
+# Some containers forbid it; then each of the tests' processes compiles every module anew.
+test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/.installed
 	$(BIN)/python $(TESTS) -n $(WORKERS) --durations 20

@@ -27,6 +27,7 @@ os.environ.update(
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported
     kinds.note_starts()
     if sys.version_info < (3, 11, 8):
         ast.parse = parse_uncollected
@@ -60,6 +61,7 @@ def pytest_collection_finish() -> None:
     """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -36,7 +36,7 @@ def launch_command(module: str, arguments: list[str], topology: Topology) -> lis
     address, port = (topology.hosts[0].name, topology.port) if topology.hosts else ("127.0.0.1", free_port())
     where = [f"--world_info={world}", f"--node_rank={topology.rank or 0}"]
     where += [f"--master_addr={address}", f"--master_port={port}"]
-    return [sys.executable, "-u", "-m", "deepspeed.launcher.launch", *where, "--module", module, *arguments]
+    return [sys.executable, "-u", "-m", "infra.launch.launcher", *where, "--module", module, *arguments]
 
 
 def devices(count: int) -> list[str]:

@@ -15,6 +15,8 @@ import threading
 import traceback
 import warnings
 
+from llmdiff.startup import collect_seldom
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains as the configuration says; a user's mistake is one line and exit code 1."""
@@ -27,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        collect_seldom()
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:

@@ -57,7 +57,7 @@ def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
     assert not [
         child
         for child in psutil.Process(os.getpid()).children(recursive=True)
-        if "deepspeed" in " ".join(child.cmdline())
+        if "infra.launch.launcher" in child.cmdline()
     ]
 
 
