@@ -11,8 +11,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from infra.launch.local import end_group
@@ -68,6 +69,28 @@ class Server(NamedTuple):
         done = subprocess.run(self.command(*arguments), env=self.env, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def post(self, path: str, **content: Any) -> Any:
+        """What the server answers to a request; its own command line takes seconds to make one."""
+        return httpx.post(f"{self.url}{path}", json=content).raise_for_status().json()
+
+    def begin(self, flow: str, **parameters: Any) -> str:
+        """Start a run of a deployment, by a client that asks a busy server again; return its id."""
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as api:
+            deployment = api.read_deployment_by_name(f"{flow}/default").id
+            return str(api.create_flow_run_from_deployment(deployment, parameters=parameters).id)
+
+    def cancel(self, run: str) -> None:
+        answer = self.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+        assert answer["status"] == "ACCEPT"
+
+    def state(self, run: str) -> dict[str, Any]:
+        """The type and message of a run's state, and more."""
+        state: dict[str, Any] = httpx.get(f"{self.url}/flow_runs/{run}").json()["state"]
+        return state
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +150,7 @@ class Deployed(NamedTuple):
 
 @pytest.fixture(scope="session")
 def deployed(server: Server, world: World) -> Iterator[Deployed]:
-    server.run("work-pool", "create", "llmdiff", "--type", "process")
+    server.post("/work_pools/", name="llmdiff", type="process")
     server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
     store, output = str(server.home / "store"), server.home / "run"
     with (server.home / "worker.log").open("wb") as log:

@@ -155,7 +155,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
     from pipelines.flows.encode import encode_flow
 
     killed, half_written, slots = [], [], []
-    in_process.run("concurrency-limit", "create", "gpu", "3")
+    in_process.post("/concurrency_limits/", tag="gpu", concurrency_limit=3)
     store = tmp_path / "store"
 
     def kill(process: int) -> None:
