@@ -18,6 +18,14 @@ from storage.reading.buffers import STEP, Buffers
 
 SHAPE = (4, 3)
 
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_are_not_looked_at() -> None:
+    """Each test has garbage collected, which would go through all that tests before these have imported."""
+    gc.collect()
+    gc.freeze()
+
+
 VIEWS: dict[str, Callable[[np.ndarray], object]] = {
     "the array": lambda array: array,
     "a slice": lambda array: array[1:, :2],
