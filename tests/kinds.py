@@ -21,11 +21,11 @@ from llmdiff import tcp_ports
 KINDS = ("unit", "process", "service")
 SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "s3_server", "server", "service"})
 PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process_run"})
-SHARED = ("service", "deployed", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
+SHARED = ("service", "deployed", "server", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
 """Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
 LONGEST = (
-    *("deployed", "test_train_command", "service", "two_process_run", "legacy_commands"),
-    *("test_demo", "test_studies", "test_promote", "stopped_run", "test_overfit", "test_power_loss"),
+    *("server", "deployed", "service", "two_process_run", "legacy_commands"),
+    *("stopped_run", "test_overfit", "test_power_loss"),
 )
 """The groups and modules that come first, for they take longest."""
 
@@ -51,13 +51,9 @@ def kind_of(item: pytest.Item) -> str:
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
-
-    A Prefect server is started by each worker that needs one, and the tests of a module stay together.
-    """
+    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run."""
     fixtures = fixtures_of(item)
-    found = next((name for name in SHARED if name in fixtures), None)
-    return item.path.stem if found is None and "server" in fixtures else found
+    return next((name for name in SHARED if name in fixtures), None)
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
