@@ -100,9 +100,19 @@ def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[
         if of_template:
             both = "which the template has others of: they cannot be told apart"
             found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {both}")
-        else:
-            found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
+            continue
+        ids = found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
+        of_empty = tokenizer(template.replace("{caption}", ""), verbose=False)["input_ids"]
+        if _controls(tokenizer, ids) > _controls(tokenizer, of_empty):
+            even_so = "which this tokenizer finds even where it is to read letters"
+            found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {even_so}")
     return found
+
+
+def _controls(tokenizer: Any, ids: list[int]) -> int:
+    """Return how many ids are control tokens', but for the one that stands for letters it does not know."""
+    controls = {tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer)}
+    return sum(i in controls - {getattr(tokenizer, "unk_token_id", None)} for i in ids)
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
