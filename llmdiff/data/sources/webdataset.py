@@ -79,7 +79,7 @@ class TarShard:
         except ValueError as error:
             if not samples:
                 raise
-            rest = BadRow("broken_tar", f"what follows the first {samples} samples cannot be read: {error}")
+            rest = BadRow("broken_tar", f"what follows the first {samples} samples cannot be read: {error.__cause__}")
             yield rest, rest
         stem = self.file.name[: -len(kind_of(self.file))]
         yield from failed_rows(self.file.with_name(f"{stem}.parquet"))
