@@ -110,9 +110,10 @@ def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[
 
 
 def _controls(tokenizer: Any, ids: list[int]) -> int:
-    """Return how many ids are control tokens', but for the one that stands for letters it does not know."""
-    controls = {tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer)}
-    return sum(i in controls - {getattr(tokenizer, "unk_token_id", None)} for i in ids)
+    """Return how many ids are control tokens'; a text may hold the one for unknown letters, and a word that pads."""
+    harmless = {tokenizer.unk_token, tokenizer.pad_token} - {tokenizer.bos_token, tokenizer.eos_token}
+    controls = {tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer) if token not in harmless}
+    return sum(i in controls for i in ids)
 
 
 def control_tokens(tokenizer: Any) -> list[str]:

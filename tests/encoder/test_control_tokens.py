@@ -80,6 +80,13 @@ def test_letters_of_a_control_token_are_never_that_token(
     assert after == try_tokenise(make(tmp_path) if make is in_python else make(), ["a red circle"], config, 10_000)[0]
 
 
+def test_a_word_that_pads_is_a_word() -> None:
+    words = tokenizer()
+    words.pad_token = "red"
+    (found,) = try_tokenise(words, ["a red circle"], EncoderConfig(append_eos=False), 10_000)
+    assert found == Tokens(words.convert_tokens_to_ids(["a", "red", "circle"]), truncated=False)
+
+
 def test_a_control_token_of_the_template_stays_one() -> None:
     words = bpe()
     config = EncoderConfig(template="<s>{caption}<|im_end|>", append_eos=False)
