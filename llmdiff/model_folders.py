@@ -139,8 +139,25 @@ def _check_tokenizer(folder: Path, what: str) -> None:
     if (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in TOKENIZER_SETTINGS):
         expected = " or ".join(TOKENIZER_SETTINGS)
         raise ValueError(f"{what}: expected {expected} beside tokenizer.model, to say how it begins and ends a text")
+    if not (folder / "tokenizer.json").is_file():
+        _check_parts(folder, what)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{what}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+
+
+def _check_parts(folder: Path, what: str) -> None:
+    """ValueError where the files of a tokenizer without ``tokenizer.json`` leave out what decides its ids."""
+    if (folder / "tokenizer.model").is_file():
+        try:
+            settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{what}: tokenizer_config.json: expected JSON: {error}") from None
+        lacking = [name for name in ("tokenizer_class", "add_bos_token") if name not in settings]
+        if lacking:
+            expected = f"expected {' and '.join(lacking)}, for there is tokenizer.model and no tokenizer.json"
+            raise ValueError(f"{what}: tokenizer_config.json: {expected}")
+    elif (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file():
+        raise ValueError(f"{what}: expected tokenizer.json, or merges.txt beside vocab.json, found vocab.json alone")
 
 
 def _check_weights(folder: Path, what: str) -> None:

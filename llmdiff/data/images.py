@@ -54,6 +54,7 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 _check_size(picture, max_pixels, min_side)
+                _check_shape(picture, size, max_pixels)
                 upright = ImageOps.exif_transpose(picture)
                 return _square(_rgb(_srgb(upright)), size)
         except BadRow:
@@ -70,6 +71,14 @@ def _check_size(picture: Image.Image, max_pixels: int, min_side: int) -> None:
         raise BadRow("image_too_large", f"expected at most {max_pixels} pixels, found {found}")
     if min(picture.size) < min_side:
         raise BadRow("too_small", f"expected a shorter side of at least {min_side} pixels, found {found}")
+
+
+def _check_shape(picture: Image.Image, size: int, max_pixels: int) -> None:
+    """BadRow for a picture so long that it has too many pixels once its shorter side is `size`."""
+    shorter, longer = sorted(picture.size)
+    if shorter < size and (pixels := size * longer * size // shorter) > max_pixels:
+        found = f"{picture.width}x{picture.height}, {pixels} when its shorter side is {size}"
+        raise BadRow("image_too_large", f"expected at most {max_pixels} pixels, found {found}")
 
 
 def _unreadable(data: bytes, error: Exception) -> BadRow:

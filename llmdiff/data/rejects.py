@@ -18,6 +18,7 @@ Reason = Literal[
     "not_utf8",
     "broken_metadata",
     "member_too_large",
+    "broken_tar",
     "not_finite",
     "no_token",
     "no_embedding",
@@ -26,10 +27,27 @@ Reason = Literal[
 """What the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
 
 
+LONGEST = 500
+"""Characters of a detail: a caption that it quotes may be megabytes long."""
+
+
 class BadRow(ValueError):
-    """A row that is refused: `reason` is one of a few words to count by, `detail` says what was found."""
+    """A row that is refused: `reason` is one of a few words to count by, `detail` says what was found, `printable`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
+        detail = printable(detail)
         super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
+
+
+def printable(text: str) -> str:
+    """Return a text for a line of a terminal and a cell of a table: no control characters, at most `LONGEST` long.
+
+    What is not printable, bytes of a file's name that are no UTF-8 included, becomes an escape such as ``\\n``.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 100]}… ({len(text)} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

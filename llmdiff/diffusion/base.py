@@ -13,6 +13,7 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmdiff.diffusion.fields import check_fields
 from llmdiff.model_folders import BASE_PARTS, TIME_IDS, check_base, check_unet, first_line, variant_of
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionM
 def unet_config(base: str) -> dict[str, Any]:
     """The configuration of a base's U-Net; ValueError, by name, for a base that an adapter can't be trained on."""
     config: dict[str, Any] = read_part(base, "unet", UNet2DConditionModel.load_config, weights=False)
+    check_fields("unet", config, base)
     what = f"diffusion model {base}: its U-Net"
     check_unet(config, what)
     channels = config.get("in_channels", 4), config.get("out_channels", 4)
@@ -74,6 +76,7 @@ def latent_size(base: str) -> int:
 def schedule_config(base: str) -> dict[str, Any]:
     """The configuration of a base's noise schedule; ValueError where it predicts what training has no target for."""
     config: dict[str, Any] = read_part(base, "scheduler", DDPMScheduler.load_config)
+    check_fields("scheduler", config, base)
     check_prediction_type(config.get("prediction_type", "epsilon"), f"diffusion model {base}: scheduler/")
     return config
 
@@ -87,19 +90,33 @@ def check_prediction_type(kind: str, where: str = "") -> None:
 
 def load_noise_schedule(base: str) -> DDPMScheduler:
     """The base's training noise schedule, whichever sampler its folder names; ValueError as `schedule_config`."""
-    return DDPMScheduler.from_config(schedule_config(base))
+    config = schedule_config(base)
+    with naming(base, "scheduler"):
+        return DDPMScheduler.from_config(config)
 
 
 def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True, **options: Any) -> T:
     """A part of a base model as `load` gives it; ValueError or FileNotFoundError in one line that names both.
+
+    A part whose files lack some of its weights is refused: the libraries would leave these random, or without values.
 
     `load` is a class's ``from_pretrained``, or its ``load_config`` and then `weights` False; it gets the `options`.
     """
     check_base(base, part, weights=weights)
     if weights and BASE_PARTS[part][1] and (variant := variant_of(Path(base) / part)) is not None:
         options["variant"] = variant
+    if not (weights and BASE_PARTS[part][1]):
+        with naming(base, part):
+            return load(base, subfolder=part, **options)
     with naming(base, part):
-        return load(base, subfolder=part, **options)
+        loaded: Any = load(base, subfolder=part, output_loading_info=True, **options)
+    model: T = loaded[0]
+    report = loaded[1]
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"diffusion model {base}: its {part} lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}"
+        )
+    return model
 
 
 def read_index(base: str) -> dict[str, Any]:
@@ -116,7 +133,7 @@ def naming(base: str, part: str) -> Iterator[None]:
     """An error of reading a part as a ValueError in one line that names it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         where = "" if Path(base).is_dir() else "no folder of that name here; from the hub: "
         raise ValueError(f"diffusion model {base}: {where}cannot read its {part}: {first_line(error)}") from error
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from llmdiff.diffusion.base import LOADING, read_part
+from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
 
 
@@ -30,6 +31,7 @@ class LatentEncoder:
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
         """Return the autoencoder of a Stable Diffusion folder or name, in float32."""
+        check_autoencoder(base)
         vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=torch.float32, **LOADING)
         return cls(vae.requires_grad_(False).eval().to(device))
 
@@ -68,6 +70,11 @@ class LatentEncoder:
             "scaling_factor": self.vae.config.scaling_factor,
             "formula": "mean/1",
         }
+
+
+def check_autoencoder(base: str) -> None:
+    """Raise ValueError, by file and field, for an autoencoder's configuration that gives no latents; see `FIELDS`."""
+    check_fields("vae", read_part(base, "vae", AutoencoderKL.load_config, weights=False), base)
 
 
 def decode_samples(path: Path, latent_encoder: LatentEncoder) -> list[tuple[str, Image.Image]]:

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrain
 
 from llmdiff.diffusion.base import read_part
 from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.tokens import BadCaption
 
 BATCH = 64
 
@@ -31,6 +32,11 @@ class CaptionEncoder(ABC):
     @abstractmethod
     def hidden_size(self) -> int:
         """Width of the features."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]:
+        """The text encoders, each with its tokenizer."""
 
     @abstractmethod
     def encode_batch(self, captions: list[str]) -> Tensor:
@@ -54,9 +60,27 @@ class CaptionEncoder(ABC):
                 progress(len(encodings), len(captions))
         return encodings
 
-    def encode(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """Encode as a call does: no caption of this encoder comes out non-finite."""
-        return self(captions, progress)
+    def encode(
+        self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> list[Tensor | BadCaption]:
+        """Encode as a call does, but put the reason in the place of a caption with a token that has no embedding."""
+        bad = self.without_embedding(captions)
+        encodings = iter(self([caption for caption in captions if caption not in bad], progress))
+        return [bad[caption] if caption in bad else next(encodings) for caption in captions]
+
+    def without_embedding(self, captions: Sequence[str]) -> dict[str, BadCaption]:
+        """Return the captions for which a tokenizer that knows more tokens than its model gives one too many."""
+        found: dict[str, BadCaption] = {}
+        for model, tokenizer in self.parts:
+            vocabulary = int(model.get_input_embeddings().weight.shape[0])
+            if len(tokenizer) <= vocabulary:
+                continue
+            for caption, ids in zip(captions, tokenizer(list(captions)).input_ids, strict=True):
+                if (largest := max(ids, default=0)) >= vocabulary:
+                    expected = f"expected ids below {vocabulary}, the text encoder's vocabulary"
+                    reason = f"caption {caption!r}: the tokenizer gives id {largest}; {expected}"
+                    found[caption] = BadCaption("no_embedding", reason)
+        return found
 
     def tokens(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
         """Return token ids ``(caption, max_tokens)``, where the model takes them."""
@@ -85,6 +109,10 @@ class BaseTextEncoder(CaptionEncoder):
     @property
     def hidden_size(self) -> int:
         return int(self.text_encoder.config.hidden_size)
+
+    @property
+    def parts(self) -> list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]:
+        return [(self.text_encoder, self.tokenizer)]
 
     @property
     def max_tokens(self) -> int:

@@ -71,6 +71,10 @@ class XLTextEncoder(CaptionEncoder):
         return cls(text_encoders, tokenizers, pipe.config.force_zeros_for_empty_prompt)
 
     @property
+    def parts(self) -> list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]:
+        return list(zip(self.text_encoders, self.tokenizers, strict=True))
+
+    @property
     def hidden_size(self) -> int:
         return sum(int(model.config.hidden_size) for model in self.text_encoders)
 

@@ -18,7 +18,7 @@ from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.langevin import noise_std
-from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.encoder.llm import DecoderLLM, check_positions
 from llmdiff.encoder.loading import load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite
 from llmdiff.encoder.schedules import resolve_schedule
@@ -26,7 +26,11 @@ from llmdiff.encoder.tokens import BadCaption, Tokens, normalise, padding_id, tr
 
 logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
-"""Raised whenever the same settings would give other numbers."""
+"""Raised whenever the same settings would give other numbers.
+
+It was not when control tokens' letters in a caption became text: of all captions, those few alone have other ids since.
+One of them that a store holds from before stays as it is; a store of their own gives such captions their new encodings.
+"""
 
 Progress = Callable[[int, int], None]
 
@@ -98,7 +102,7 @@ class Encoder:
         config = config or EncoderConfig()
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype)
-        model, tokenizer = load_pretrained(name_or_folder, getattr(torch, config.dtype), revision)
+        model, tokenizer = load_pretrained(name_or_folder, getattr(torch, config.dtype), revision, config.max_tokens)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), tokenizer, config, cache_folder=cache_folder)
 
@@ -191,9 +195,7 @@ def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
         raise ValueError(f"the LLM's weights are {llm.dtype}; expected {wanted}, the configuration's dtype")
     if config.bands > llm.blocks:
         raise ValueError(f"bands is {config.bands}; expected at most {llm.blocks}, the LLM's blocks")
-    if llm.positions is not None and config.max_tokens > llm.positions:
-        expected = f"expected at most {llm.positions}, the positions (max_position_embeddings) it was made for"
-        raise ValueError(f"max_tokens is {config.max_tokens}; {expected}")
+    check_positions(llm.config, config.max_tokens)
     if config.append_eos and tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
     padding_id(tokenizer)

@@ -78,12 +78,6 @@ class DecoderLLM:
         return int(self.backbone.get_input_embeddings().weight.shape[0])
 
     @property
-    def positions(self) -> int | None:
-        """The number of positions that the model was made for; None where its configuration does not say."""
-        found = getattr(self.config, "max_position_embeddings", None)
-        return None if found is None else int(found)
-
-    @property
     def device(self) -> torch.device:
         """Where the embedding lies, and token ids must go."""
         device: torch.device = self.backbone.get_input_embeddings().weight.device
@@ -165,6 +159,14 @@ def check_decoder_only(config: Any) -> None:
         raise ValueError(f"model type {config.model_type!r} is an encoder-decoder; expected a decoder-only LLM")
     if getattr(text, "use_bidirectional_attention", False):
         raise ValueError(f"model type {text.model_type!r} attends in both directions; expected a decoder-only LLM")
+
+
+def check_positions(config: Any, max_tokens: int, where: str = "") -> None:
+    """Raises ValueError for more tokens than a configuration has positions; one that does not say has any number."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_tokens > int(positions):
+        expected = f"expected at most {positions}, the positions (max_position_embeddings) it was made for"
+        raise ValueError(f"{where}max_tokens is {max_tokens}; {expected}")
 
 
 def find_layers(backbone: nn.Module) -> nn.ModuleList:

@@ -11,19 +11,21 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from llmdiff.encoder.llm import check_decoder_only
+from llmdiff.encoder.llm import check_decoder_only, check_positions
 from llmdiff.model_folders import check_llm, first_line
 
 logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
-def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
+def load_pretrained(
+    name_or_folder: str | Path, dtype: torch.dtype, revision: str | None, max_tokens: int
+) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
 
     Raises:
         ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
-            decoder-only, or code of the model's own.
+            decoder-only, made for fewer positions than `max_tokens`, or code of the model's own.
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
@@ -31,6 +33,7 @@ def load_pretrained(name_or_folder: str | Path, dtype: torch.dtype, revision: st
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
     _check_causal(source, config)
+    check_positions(config.get_text_config(decoder=True), max_tokens, f"LLM {source}: ")
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
     _set_padding(source, tokenizer)
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)

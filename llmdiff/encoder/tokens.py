@@ -100,9 +100,20 @@ def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[
         if of_template:
             both = "which the template has others of: they cannot be told apart"
             found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {both}")
-        else:
-            found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
+            continue
+        ids = found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
+        of_empty = tokenizer(template.replace("{caption}", ""), verbose=False)["input_ids"]
+        if _controls(tokenizer, ids) > _controls(tokenizer, of_empty):
+            even_so = "which this tokenizer finds even where it is to read letters"
+            found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {even_so}")
     return found
+
+
+def _controls(tokenizer: Any, ids: list[int]) -> int:
+    """Return how many ids are control tokens'; a text may hold the one for unknown letters, and a word that pads."""
+    harmless = {tokenizer.unk_token, tokenizer.pad_token} - {tokenizer.bos_token, tokenizer.eos_token}
+    controls = {tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer) if token not in harmless}
+    return sum(i in controls for i in ids)
 
 
 def control_tokens(tokenizer: Any) -> list[str]:

@@ -15,9 +15,12 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
+from llmdiff.data.rejects import printable
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
+from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
+from pipelines.runtime.encode_lines import found_lines
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.stage import stage
@@ -62,7 +65,8 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     listed, found = look_at(request.data, request.readiness)
     shards = shards_of(found.whole)
     job = make_job(request, any(map(_has_pictures, shards)))
-    announce(shards, listed.passed_over)
+    passed_over = listed.passed_over | ({} if found.unfinished else unnamed_pictures(listed.pictures, shards))
+    announce(shards, passed_over)
     check_pictures(request, shards)
     encode = limited(encode_source, request.limit)
     with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray) as run:
@@ -73,7 +77,7 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
-    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
+    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": passed_over}
     result = report(job, fingerprint, reports, left, time.perf_counter() - start)
     if request.readiness is None and not any(map(_usable, reports)):
         raise ValueError(nothing_usable(request.data, result))
@@ -108,11 +112,7 @@ def check_pictures(request: EncodeRequest, shards: list[SourceShard]) -> None:
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
     """Say what was found before anything is encoded: in the terminal, and in the run's log."""
-    pictures = sum(map(_has_pictures, shards))
-    lines = [f"found {len(shards)} shards, {pictures} of them with pictures"]
-    lines += [f"not read: {name}: {why}" for name, why in list(passed_over.items())[:SHOWN]]
-    lines += [f"not read: {len(passed_over) - SHOWN} more"] * (len(passed_over) > SHOWN)
-    for line in lines:
+    for line in found_lines(shards, passed_over, SHOWN):
         get_run_logger().info(line)
         print(line, file=sys.stderr)
 
@@ -126,7 +126,7 @@ def encode_all(
         try:
             reports[shard.name] = ended()
         except ValueError as error:
-            unreadable[shard.name] = str(error)
+            unreadable[shard.name] = printable(str(error))
         else:
             advance(reports[shard.name].rows * remote)
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
 from llmdiff.diffusion.base import is_xl, latent_size, unet_config
-from llmdiff.diffusion.latents import LatentEncoder
+from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.model_folders import XL_PARTS, check_base
@@ -78,6 +78,8 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (request.encoder == "base") + XL_PARTS * xl
     if request.diffusion is not None and base_parts:
         check_base(request.diffusion, *base_parts)
+    if request.diffusion is not None and job.pictures:
+        check_autoencoder(request.diffusion)
     quieten_loading()
     encoder = load_encoder(request)
     pooled = PooledTextEncoder.from_pretrained(request.diffusion, device()) if xl and request.diffusion else None

@@ -29,9 +29,10 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
 
     Nothing is written but what ``restart`` asks to be removed.
     """
-    from llmdiff.diffusion.base import is_xl, unet_config
+    from llmdiff.diffusion.base import is_xl, load_noise_schedule, unet_config
 
     check_base(request.diffusion, "unet", "scheduler")
+    load_noise_schedule(request.diffusion)  # that none is refused once the processes run
     draft = draft_of(request, topology)
     folder = Path(request.output) if request.output is not None else home() / "train" / run_name(draft, request.encoder)
     if request.restart:

@@ -21,6 +21,7 @@ from llmdiff.diffusion.base import (
 )
 from llmdiff.diffusion.latents import LatentEncoder, decode_samples
 from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.encoder.tokens import BadCaption
 from tests.adapter import tiny
 
 CAPTIONS = ["a b", "", "a caption of more than twelve letters"]
@@ -41,6 +42,16 @@ def test_base_text_features_are_what_stable_diffusion_reads(base: Path) -> None:
     assert encodings[0].dtype == torch.float32
     assert done == [(3, 3)]
     assert encoder.truncated == 1
+
+
+def test_a_token_without_an_embedding_costs_its_own_caption_alone(base: Path) -> None:
+    encoder = BaseTextEncoder.from_pretrained(str(base))
+    encoder.tokenizer.add_tokens(["<sks>"])
+    first, bad, last = encoder.encode(["a red circle", "a <sks> dog", "a blue square"])
+    assert isinstance(bad, BadCaption)
+    assert bad.reason == "no_embedding"
+    for found, caption in ((first, "a red circle"), (last, "a blue square")):
+        torch.testing.assert_close(found, encoder([caption])[0])
 
 
 def test_description_of_the_text_encoder_follows_its_weights(base: Path) -> None:

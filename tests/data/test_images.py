@@ -109,6 +109,13 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int)
     assert caught.value.reason == "image_too_large"
 
 
+def test_a_strip_that_would_grow_to_too_many_pixels_is_refused() -> None:
+    strip = encoded(Image.new("L", (4000, 8)))
+    with pytest.raises(BadRow, match="found 4000x8, 2048000 when its shorter side is 64"):
+        load_image(strip, 64, max_pixels=1_000_000)
+    load_image(strip, 8, max_pixels=1_000_000)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colours_are_converted_by_the_pictures_own_profile(mode: str) -> None:
     wide = icc((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407), 2.2)  # Display P3

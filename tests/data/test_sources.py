@@ -67,9 +67,10 @@ def test_metadata_csv(tmp_path: Path) -> None:
     assert list(shard.rows()) == [(0, Row(0, PNG, "a cat, sitting"))]
 
 
-def test_metadata_without_rows_has_no_shard(tmp_path: Path) -> None:
+def test_metadata_without_rows_needs_no_autoencoder(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").touch()
-    assert open_source(tmp_path) == []
+    (shard,) = open_source(tmp_path)
+    assert (shard.count, list(shard.rows()), shard.has_pictures) == (0, [], False)
 
 
 def test_a_folder_may_be_named_like_a_shard(tmp_path: Path) -> None:

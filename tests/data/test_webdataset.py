@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -114,18 +115,66 @@ def test_a_member_that_claims_a_huge_size_is_not_read(tmp_path: Path) -> None:
     assert reasons(tmp_path) == ["member_too_large"]
 
 
-@pytest.mark.parametrize("kind", ["no tar", "cut", "header", "empty"])
-def test_a_damaged_tar_names_its_file(tmp_path: Path, kind: str) -> None:
-    file = write_tar(tmp_path / "0.tar", {f"{i}.{kind}": PNG for i in range(3) for kind in ("png", "txt")})
-    whole = file.read_bytes()
+def three_samples(file: Path) -> bytes:
+    """A tar's bytes."""
+    members = {f"{i}.{kind}": PNG if kind == "png" else f"of {i}" for i in range(3) for kind in ("png", "txt")}
+    return write_tar(file, members).read_bytes()
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["picture", "header", "text"])
+def test_a_tar_that_breaks_off_costs_what_comes_after_alone(tmp_path: Path, kind: str, packing: str) -> None:
+    whole = three_samples(tmp_path / "0.tar")
     second = whole.index(b"1.png")
-    damaged = {
-        "no tar": b"this is no tar at all" * 100,
-        "cut": whole[: len(whole) // 2],
+    broken = {
+        "picture": whole[: second + tarfile.BLOCKSIZE + 100],
         "header": whole[:second] + bytes(100) + b"junk" + whole[second + 104 :],
-        "empty": b"",
-    }
-    file.write_bytes(damaged[kind])
+        "text": whole[: whole.index(b"1.txt") + tarfile.BLOCKSIZE + 2],
+    }[kind]
+    file = tmp_path / f"0.tar{packing}"
+    (tmp_path / "0.tar").unlink()
+    file.write_bytes(gzip.compress(broken) if packing else broken)
+    expected = {"header": ["of 0", "broken_tar"]}.get(kind, ["of 0", "broken_tar", "broken_tar"])
+    assert reasons(file) == expected
+    assert open_source(file)[0].unread == ()
+
+
+def test_a_packed_tar_that_breaks_off_costs_what_comes_after_alone(tmp_path: Path) -> None:
+    members = {f"{i}.{kind}": PNG if kind == "png" else f"of {i}" for i in range(20) for kind in ("png", "txt")}
+    packed = gzip.compress(write_tar(tmp_path / "0.tar", members).read_bytes(), compresslevel=0)
+    (tmp_path / "0.tar").unlink()
+    (tmp_path / "0.tgz").write_bytes(packed[: packed.index(b"12.txt")])
+    found = reasons(tmp_path / "0.tgz")
+    assert found[:8] == [f"of {i}" for i in range(8)]
+    assert set(found) - {f"of {i}" for i in range(12)} == {"broken_tar"}
+
+
+def test_links_hidden_members_and_those_without_an_ending_are_told(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, kind in (("1.png", tarfile.LNKTYPE), ("1.txt", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "0.png"
+            tar.addfile(member)
+        for name in ("README", "._1.png", ".hidden"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    assert reasons(tmp_path) == ["no_image"]
+    assert "'1.png': expected a file, found a link" in str(rows(tmp_path)[0])
+    assert open_source(tmp_path)[0].unread == ("2 members that are hidden", "1 members without an ending")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_text_is_read_by_its_mark(tmp_path: Path, encoding: str) -> None:
+    described = json.dumps({"caption": "ein Kätzchen"}, ensure_ascii=False)
+    members: dict[str, bytes | str] = {"1.png": PNG, "1.txt": "a cat".encode(encoding)}
+    members |= {"2.png": PNG, "2.json": described.encode(encoding), "3.png": PNG, "3.txt": "x".encode("utf-16-le")}
+    write_tar(tmp_path / "0.tar", members)
+    assert reasons(tmp_path) == ["a cat", "ein Kätzchen", "not_utf8"]
+
+
+@pytest.mark.parametrize("kind", ["no tar", "empty"])
+def test_a_file_that_is_no_tar_is_named(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "0.tar"
+    file.write_bytes(b"this is no tar at all" * 100 if kind == "no tar" else b"")
     (shard,) = open_source(file)
     for ask in (lambda: shard.count, lambda: list(shard.rows())):
         with pytest.raises(ValueError, match=r"0\.tar: expected a tar file, found none or a damaged one: "):

@@ -64,6 +64,7 @@ def encode_shard(
             for rows in _chunks(new, ROWS_AT_ONCE):
                 encoder.encode(rows)
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
+    if report.known < report.rows or not report.rows:
         report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report

@@ -69,6 +69,17 @@ class ColumnarShard(ABC):
     def unread(self) -> tuple[str, ...]:
         return tuple(name for name in self.schema.names if name not in self._columns)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in self._columns if name is not None)
+
+    def named_pictures(self) -> Iterator[str]:
+        """Yield the paths that the pictures' column gives; ValueError as `rows`."""
+        image, _ = self._columns
+        if image is not None and _is_path(self.schema.field(image)):
+            for batch in self.batches([image]):
+                yield from (name for name in map(_value, batch.column(0)) if isinstance(name, str))
+
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """ValueError where the file is not of its kind, is damaged or has no caption column; see `SourceShard`."""
         image, caption = self._columns
@@ -84,7 +95,10 @@ class ColumnarShard(ABC):
     def _columns(self) -> tuple[str | None, str]:
         """The pictures' column, None where there is none, and the captions'."""
         names = self.schema.names
-        return column(names, IMAGE_COLUMNS), caption_column(self.file, names)
+        found = column(names, IMAGE_COLUMNS), caption_column(self.file, names)
+        if twice := next((name for name in found if names.count(name) > 1), None):
+            raise ValueError(f"{self.file}: expected one column named {twice}, found {names.count(twice)}")
+        return found
 
 
 def text_columns(shard: ColumnarShard) -> list[str]:
@@ -97,7 +111,8 @@ def _value(scalar: pa.Scalar) -> Any:
     if _is_list(scalar.type) and scalar.is_valid:
         return [_value(item) for item in scalar.values]
     try:
-        return scalar.as_py()
+        found = scalar.as_py()
+        return tuple(found) if isinstance(found, list) else found  # of a map, say: one caption, which is no text
     except UnicodeDecodeError as error:
         return BadRow("not_utf8", f"expected UTF-8 text, found {error.object!r:.80}")
 

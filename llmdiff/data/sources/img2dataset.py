@@ -16,6 +16,15 @@ from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
 
 
+def is_list(table: Path) -> bool:
+    """Return whether a Parquet file is such a list; a damaged one counts as one, and its shard says what is wrong."""
+    try:
+        with pq.ParquetFile(table) as file:
+            return STATUS in file.schema_arrow.names
+    except (pa.ArrowException, OSError):
+        return True
+
+
 def failed_rows(table: Path) -> Iterator[tuple[BadRow, Any]]:
     """Give the rows whose status is no success: why their picture is not there, and their caption.
 

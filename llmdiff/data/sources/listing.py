@@ -6,19 +6,23 @@ Only names are looked at, and of tables the columns: a table that names pictures
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from llmdiff.data.rejects import printable
 from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columnar import text_columns
+from llmdiff.data.sources.img2dataset import is_list
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, is_text, kind_of
+from llmdiff.data.sources.leftovers import Leftovers
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import TEMPORARY
 from llmdiff.data.sources.records import columns_of, names_in, read_records
 from llmdiff.data.sources.rows import PATH_COLUMNS, column
+from llmdiff.data.sources.sidecars import captions_by_stem
 
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON files that tools leave beside data: descriptions and counts."""
@@ -37,6 +41,8 @@ class Listing(NamedTuple):
     """Files of data, and folders whose pictures have their captions beside them, in the order of their names."""
     passed_over: dict[str, str]
     """What looks like data and is not read, and why."""
+    pictures: dict[Path, list[str]] = {}
+    """Names of the pictures of folders whose pictures a table names."""
 
 
 @dataclass
@@ -47,6 +53,8 @@ class _Found:
     texts: list[tuple[Path, str]] = field(default_factory=list)
     """Text files in folders without pictures: captions where there is no other data."""
     passed_over: dict[str, str] = field(default_factory=dict)
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    pictures: dict[Path, list[str]] = field(default_factory=dict)
 
 
 def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
@@ -56,7 +64,8 @@ def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: the file is of no known kind; or the folder holds no data, unless that may be.
+        ValueError: the file is of no known kind; or the folder is an encoding store, or holds no data, unless that may
+            be.
     """
     root = Path(path)
     if not root.exists():
@@ -64,22 +73,25 @@ def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
     if root.is_file():
         if not kind_of(root):
             raise ValueError(f"{root}: expected {EXPECTED}")
-        return Listing([(root, root.name)], {})
+        return Listing([(root, printable(root.name))], {})
+    if (root / STORE).is_file():
+        raise ValueError(f"{root}: expected {EXPECTED}, found an encoding store ({STORE})")
     found = _Found()
     _walk(root, "", (), None, found)
     if found.data:
         why = "a text file beside other data; name it itself to have its lines as captions"
         found.passed_over |= {name: why for _, name in found.texts}
+    found.passed_over |= found.leftovers.lines()
     files = sorted(found.data or found.texts, key=lambda item: item[1])
     if not files and not may_be_empty:
         told = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it{told}")
-    return Listing(files, dict(sorted(found.passed_over.items())))
+    return Listing(files, dict(sorted(found.passed_over.items())), found.pictures)
 
 
 def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None, found: _Found) -> None:
     """Add what a folder holds; `named_by` is a table above it whose rows name pictures."""
-    here = f"{name}/" if name else ""
+    here = printable(f"{name}/") if name else ""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -90,26 +102,45 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None
     for entry in entries:
         if _is_folder(entry):
             folders.append(entry)
-        elif entry.name[0] != ".":
+        elif entry.name[0] == ".":
+            found.leftovers.hidden(entry.name)
+        elif _is_special(entry):
+            found.passed_over[here + printable(entry.name)] = "a pipe, a socket or a device, and no file"
+        else:
             files.append(Path(folder, entry.name))
     named_by = _add_files(folder, here, files, names, named_by, found)
     for entry in folders:
         inner = Path(folder, entry.name)
         if (why := _is_no_data(inner, (*above, folder.resolve()))) is not None:
-            found.passed_over[f"{here}{entry.name}/"] = why
-        elif entry.name != TEMPORARY:  # its job is at work: what it holds now says nothing
+            found.passed_over[f"{here}{printable(entry.name)}/"] = why
+        else:
             _walk(inner, f"{here}{entry.name}", (*above, folder.resolve()), named_by, found)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder or leads to one; only links cost a look of their own."""
-    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+    return _mode(entry, stat.S_ISDIR) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is there and no file: reading a pipe would never end. A link to nowhere is a file."""
+    return not entry.is_file(follow_symlinks=False) and _mode(entry, lambda mode: not stat.S_ISREG(mode))
+
+
+def _mode(entry: os.DirEntry[str], test: Callable[[int], bool]) -> bool:
+    """Return what a test says of the mode of what an entry is or leads to; False where that is nothing."""
+    try:
+        return test(entry.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_no_data(folder: Path, above: tuple[Path, ...]) -> str | None:
     """Return why a folder is not looked into; None where it is."""
     if folder.name.startswith("."):
         return "a hidden folder"
+    if folder.name == TEMPORARY:
+        return "the work of a job that has not ended"
     if folder.resolve() in above:
         return f"a link that leads back to {folder.resolve()}"
     if (folder / STORE).is_file():
@@ -123,24 +154,34 @@ def _add_files(
     """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
     pictures = [file for file in files if is_picture(file)]
     stems = {picture.stem for picture in pictures}
+    found.leftovers.unknown(files)
     tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
     for table in tables:
+        name = here + printable(table.name)
         if (why := _is_list_of(table, names)) is not None:
-            found.passed_over[here + table.name] = why
+            found.passed_over[name] = why
             continue
-        found.data.append((table, here + table.name))
+        found.data.append((table, name))
         if names_pictures(table):
-            named_by = here + table.name
-    for file in files:
-        if file.suffix.lower() == ".json" and file.stem not in stems:
-            named_by = _add_json(file, here + file.name, found) or named_by
+            named_by = name
+    jsons = [file for file in files if file.suffix.lower() == ".json"]
+    for file in jsons:
+        if file.stem not in stems:
+            named_by = _add_json(file, here + printable(file.name), found) or named_by
     texts = [file for file in files if is_text(file)]
-    beside = [file for file in texts if file.stem in stems]
+    beside = [file for file in (*texts, *jsons) if file.stem in stems]
+    alone = [file for file in texts if file.stem not in stems]
     if pictures and named_by is None:
         found.data.append((folder, here.removesuffix("/") or "."))
+        read = set(captions_by_stem([file.name for file in (*alone, *beside)]).values())
+        beaten = [file for file in (*alone, *beside) if file.name not in read]
+        found.leftovers.add(beaten, "another caption of the same name goes before")
         return None
-    found.passed_over |= _summed_up(here, beside, f"{named_by} names the pictures; their captions are read there")
-    found.texts += [(file, here + file.name) for file in texts if file not in beside and kind_of(file)]
+    if pictures:
+        found.pictures[folder] = [picture.name for picture in pictures]
+    found.leftovers.add(beside, f"{named_by} names the pictures; their captions are read there")
+    found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
+    found.texts += [(file, here + printable(file.name)) for file in alone if kind_of(file)]
     return named_by
 
 
@@ -151,7 +192,11 @@ def _is_list_of(table: Path, names: set[str]) -> str | None:
     shard = next((f"{table.stem}{ending}" for ending in TARS if f"{table.stem}{ending}" in names), None)
     if shard is None and table.stem in names and any(map(is_picture, _names_in(table.with_suffix("")))):
         shard = f"{table.stem}/"
-    return f"the list that img2dataset left with {shard}: its failed rows are read from it" if shard else None
+    if shard is None:
+        return None
+    if is_list(table):
+        return f"the list that img2dataset left with {shard}: its failed rows are read from it"
+    return None if shard.endswith("/") else f"a table of the same name as {shard}; name it itself to have its rows"
 
 
 def _names_in(folder: Path) -> Iterator[str]:
@@ -188,9 +233,3 @@ def names_pictures(table: Path) -> bool:
         return column(names, PATH_COLUMNS) is not None
     except (ValueError, OSError):
         return False
-
-
-def _summed_up(here: str, files: list[Path], why: str) -> dict[str, str]:
-    """Return one line for each kind of some files: how many there are."""
-    counts = Counter(file.suffix.lower() for file in files)
-    return {f"{here}*{suffix}": f"{count} files: {why}" for suffix, count in counts.items()}

@@ -69,7 +69,7 @@ def _read_csv(file: Path, **dialect: Any) -> list[Record]:
     records: list[Record] = []
     start = 0
     while start < len(lines):
-        reader = csv.reader(lines[start:], strict=True, **dialect)
+        reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True, **dialect)
         done = 0  # lines of whole rows
         try:
             for values in reader:

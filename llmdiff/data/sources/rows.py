@@ -61,6 +61,10 @@ class SourceShard(Protocol):
     def unread(self) -> tuple[str, ...]:
         """What it holds besides that no row is made of: columns, endings of a tar's members."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that its rows are made of, the pictures' before the captions'; none where it has no columns."""
+
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """Every row with its number, from 0 within the file: usable, or why not."""
 
@@ -86,6 +90,10 @@ class UnreadableShard:
 
     @property
     def unread(self) -> tuple[str, ...]:
+        raise ValueError(self.reason)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
         raise ValueError(self.reason)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ class SidecarShard:
     """Rows of img2dataset's list whose picture it did not get."""
     has_pictures: bool = True
     unread: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @cached_property
     def content_hash(self) -> str:
@@ -64,7 +65,7 @@ class SidecarShard:
             data = read_inside(self.folder, name)
             if not name.lower().endswith(".json"):
                 return text(as_utf8(data, Path(name))).strip()
-            return first_cell(json_record(data), CAPTION_COLUMNS)
+            return first_cell(json_record(as_utf8(data, Path(name))), CAPTION_COLUMNS)
         except BadRow as bad:
             return BadRow("no_caption" if bad.reason == "no_image" else bad.reason, f"{name}: {bad.detail}")
         except ValueError as error:
@@ -89,11 +90,17 @@ def _samples(folder: Path) -> list[tuple[str | None, str | None]]:
     """Pictures with their captions' files, and captions' files without a picture, by name."""
     names = sorted(file.name for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
     pictures = [name for name in names if is_picture(name)]
-    captions: dict[str, str] = {}
-    for ending in ("json", *reversed(TEXTS)):  # the later ones go before
-        captions |= {Path(name).stem: name for name in names if name.lower().endswith(f".{ending}")}
+    captions = captions_by_stem(names)
     stems = {Path(name).stem for name in pictures}
     alone = [(None, name) for stem, name in captions.items() if stem not in stems and is_text(name)]
     return sorted(
         [*((name, captions.get(Path(name).stem)) for name in pictures), *alone], key=lambda s: s[0] or s[1] or ""
     )
+
+
+def captions_by_stem(names: Iterable[str]) -> dict[str, str]:
+    """Return the files that captions are read from, by their names without an ending: one of those that share it."""
+    captions: dict[str, str] = {}
+    for ending in ("json", *reversed(TEXTS)):  # the later ones go before
+        captions |= {Path(name).stem: name for name in names if name.lower().endswith(f".{ending}")}
+    return captions

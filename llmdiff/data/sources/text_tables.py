@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources.kinds import METADATA_FILES
+from llmdiff.data.rejects import BadRow, printable
+from llmdiff.data.sources.kinds import METADATA_FILES, kind_of
 from llmdiff.data.sources.records import Record, names_in, read_records
 from llmdiff.data.sources.rows import (
     CAPTION_COLUMNS,
@@ -38,6 +38,7 @@ class TableShard:
     has_pictures: bool
     pairs: tuple[Pair, ...] = field(repr=False)
     unread: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @cached_property
     def content_hash(self) -> str:
@@ -52,6 +53,10 @@ class TableShard:
         for pair in self.pairs:
             yield pair.number, checked(pair, self.folder, self.has_pictures)
 
+    def named_pictures(self) -> Iterator[str]:
+        """Yield the paths of pictures that the rows give."""
+        yield from (pair.image for pair in self.pairs if isinstance(pair.image, str))
+
 
 def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) -> Iterator[TableShard | UnreadableShard]:
     """Cuts a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
@@ -59,21 +64,23 @@ def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) ->
         records = read_records(file)
         has_pictures = _has_pictures(file, records)
     except ValueError as error:
-        yield UnreadableShard(name, str(error))
+        yield UnreadableShard(name, printable(str(error)))
         return
     found = list(pairs(map(_cells, records)))
-    unread = _unread(records)
-    for first in range(0, len(found), rows_per_shard):
+    columns, unread = _columns(records)
+    columns = () if kind_of(file).startswith(".txt") else columns
+    for first in range(0, max(1, len(found)), rows_per_shard):
         part = tuple(found[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(found) > rows_per_shard else ""
-        yield TableShard(file.parent, name + rows, has_pictures, part, unread)
+        yield TableShard(file.parent, name + rows, has_pictures and bool(found), part, unread, columns)
 
 
-def _unread(records: list[Record]) -> tuple[str, ...]:
-    """Columns that hold something and that no row is made of."""
+def _columns(records: list[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Columns that hold something: those that rows are made of, and the others."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
     image, caption = column(names, IMAGE_COLUMNS), column(names, CAPTION_COLUMNS)
-    return tuple(name for name in names if name not in (image, caption))
+    used = tuple(name for name in (image, caption) if name is not None)
+    return used, tuple(name for name in names if name not in used)
 
 
 def _has_pictures(file: Path, records: list[Record]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from llmdiff.data.rejects import BadRow
+from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
-from llmdiff.data.sources.records import json_record
+from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, first_cell, hash_file, pairs, text
 
 MAX_BYTES = 64 * 1024**2
 """A larger member is refused unread: a sparse one may claim any size."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
+DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError)
+"""What reading a file raises that is no tar, or not a whole one."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
 Content = bytes | BadRow
@@ -44,6 +46,7 @@ class TarShard:
     file: Path
     name: str
     has_pictures: bool = True
+    columns: tuple[str, ...] = ()
 
     @cached_property
     def content_hash(self) -> str:
@@ -55,20 +58,29 @@ class TarShard:
 
     @cached_property
     def unread(self) -> tuple[str, ...]:
-        with self._opened() as tar:
-            endings = Counter(_ending(info.name) for info in tar if info.isreg() and _member(info) is None)
-        return tuple(f"{count} members *{ending}" for ending, count in sorted(endings.items()) if ending)
+        found: Counter[str] = Counter()
+        with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
+            found.update(_kind(info.name) for info in tar if not info.isdir() and _member(info) is None)
+        return tuple(f"{count} members {kind}" for kind, count in sorted(found.items()))
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """ValueError where the file is no tar or breaks off; see `SourceShard`."""
+        """ValueError where the file is no tar; one that breaks off ends in a row that says so. See `SourceShard`."""
         for pair in pairs(self._records((*PICTURES, *TEXTS, "json"))):
             yield pair.number, checked(pair)
 
     def _records(self, read: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
         """Each sample's picture and caption, of which members of some kinds are read; then what was not fetched."""
-        with self._opened() as tar:
-            for key, sample in _samples(tar, read):
-                yield _picture(key, sample), _caption(key, sample)
+        samples = 0
+        try:
+            with self._opened() as tar:
+                for key, sample in _samples(tar, read):
+                    samples += 1
+                    yield _picture(key, sample), _caption(key, sample)
+        except ValueError as error:
+            if not samples:
+                raise
+            rest = BadRow("broken_tar", f"what follows the first {samples} samples cannot be read: {error.__cause__}")
+            yield rest, rest
         stem = self.file.name[: -len(kind_of(self.file))]
         yield from failed_rows(self.file.with_name(f"{stem}.parquet"))
 
@@ -86,15 +98,15 @@ class TarShard:
                     with tarfile.open(fileobj=data, mode="r|") as tar:
                         yield tar
                         _check_end_of_stream(tar)
-        except (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{self.file}: expected a tar file, found none or a damaged one: {error}") from error
 
 
 def _member(info: tarfile.TarInfo) -> Member | None:
-    """A regular file as a part of a sample; None where it is none. Names are never used as paths."""
+    """A part of a sample; None where it is none. Names are never used as paths."""
     stem, _, kind = info.name.rpartition(".")
     base = stem.rpartition("/")[2]
-    if not info.isreg() or not base or base.startswith(".") or kind.lower() not in (*PICTURES, *TEXTS, "json"):
+    if info.isdir() or not base or base.startswith(".") or kind.lower() not in (*PICTURES, *TEXTS, "json"):
         return None
     return Member(stem, kind.lower(), info)
 
@@ -106,14 +118,18 @@ def _samples(tar: tarfile.TarFile, read: tuple[str, ...]) -> Iterator[tuple[str,
     part the other two. A second picture or text of a key begins another sample.
     """
     open_: dict[str, dict[str, Content]] = {}
-    for member in filter(None, map(_member, tar)):
-        for key in [key for key in open_ if not _related(key, member.key)]:
-            yield key, open_.pop(key)
-        sample = open_.setdefault(member.key, {})
-        if member.kind in sample or (member.kind in PICTURES and any(kind in sample for kind in PICTURES)):
-            yield member.key, sample
-            sample = open_[member.key] = {}
-        sample[member.kind] = _content(tar, member.info, member.kind in read)
+    try:
+        for member in filter(None, map(_member, tar)):
+            for key in [key for key in open_ if not _related(key, member.key)]:
+                yield key, open_.pop(key)
+            sample = open_.setdefault(member.key, {})
+            if member.kind in sample or (member.kind in PICTURES and any(kind in sample for kind in PICTURES)):
+                yield member.key, sample
+                sample = open_[member.key] = {}
+            sample[member.kind] = _content(tar, member, member.kind in read)
+    except DAMAGED:
+        yield from open_.items()
+        raise
     yield from open_.items()
 
 
@@ -122,7 +138,12 @@ def _related(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, read: bool) -> Content:
+def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
+    """A member's bytes, none where they are not to be read; why it has none, where it is no file or breaks off."""
+    info = member.info
+    if not info.isreg():
+        reason: Reason = "no_image" if member.kind in PICTURES else "no_caption"
+        return BadRow(reason, f"{info.name!r}: expected a file, found a link or a device, which is not followed")
     if not read:
         return b""
     if info.size > MAX_BYTES:
@@ -130,7 +151,10 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, read: bool) -> Content
         return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found {found}")
     file = tar.extractfile(info)
     assert file is not None  # it is a regular file
-    return file.read()
+    try:
+        return file.read()
+    except DAMAGED as error:  # which the search for the next member meets, too
+        return BadRow("broken_tar", f"{info.name!r}: expected {info.size} bytes: {error}")
 
 
 def _picture(key: str, sample: dict[str, Content]) -> Content:
@@ -149,15 +173,20 @@ def _caption(key: str, sample: dict[str, Content]) -> Any:
     if isinstance(found, BadRow):
         return found
     try:
-        return first_cell(json_record(found), CAPTION_COLUMNS) if kind == "json" else text(found).strip()
+        data = as_utf8(found, Path(f"{key}.{kind}"))
+        return first_cell(json_record(data), CAPTION_COLUMNS) if kind == "json" else text(data).strip()
     except BadRow as bad:
         return bad
+    except ValueError as error:
+        return BadRow("not_utf8", str(error))
 
 
-def _ending(name: str) -> str:
-    """The last ending of a member's name; none for hidden files and those without one."""
+def _kind(name: str) -> str:
+    """What members of such a name are told by: their last ending, that they have none, or that they are hidden."""
     base = name.rpartition("/")[2]
-    return "" if base.startswith(".") or "." not in base else f".{base.rpartition('.')[2]}"
+    if base.startswith("."):
+        return "that are hidden"
+    return f"*.{base.rpartition('.')[2]}" if "." in base else "without an ending"
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

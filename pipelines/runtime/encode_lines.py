@@ -1,0 +1,38 @@
+"""What an encode run says of its data before it starts: shards, rows, columns, and what is not read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from llmdiff.data.sources import SourceShard
+
+
+def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], shown: int) -> list[str]:
+    """Return what was found, a fact a line; of what is not read, `shown` one by one and the others by their reasons.
+
+    A shard that cannot be read is no more than counted here: it says why in its turn.
+    """
+    rows: Counter[bool] = Counter()
+    columns: Counter[tuple[str, ...]] = Counter()
+    lines, with_pictures = [], 0
+    for shard in shards:
+        try:
+            rows[shard.has_pictures] += shard.count
+            with_pictures += shard.has_pictures
+            columns[shard.columns] += 1
+            passed_over = passed_over if shard.count or shard.unread else {**passed_over, shard.name: "it has no rows"}
+        except ValueError:
+            continue
+    lines.append(
+        f"found {len(shards)} shards, {with_pictures} of them with pictures: {rows[True]} rows of a picture and a "
+        f"caption, {rows[False]} captions alone"
+    )
+    lines += [f"columns of {count} shards: {', '.join(names)}" for names, count in columns.items() if names]
+    told = list(passed_over.items())
+    lines += [f"not read: {name}: {why}" for name, why in told[:shown]]
+    others = Counter(why for _, why in told[shown:])
+    if others:
+        counted = "; ".join(f"{count} times {why}" for why, count in others.most_common())
+        lines.append(f"not read: {len(told) - shown} more: {counted}")
+    return lines
