@@ -31,6 +31,8 @@ LONGEST = (
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind")
+PORT_PROBES = (tcp_ports.__file__, "urllib3/util/connection.py")
+"""What looks for a free port, and what asks when it is imported whether there is IPv6."""
 PROBES = ("cc", "clang", "uname")
 """How the programs end that DeepSpeed asks about the machine when it is first used."""
 _started: list[str] | None = None
@@ -97,8 +99,8 @@ def note_starts() -> None:
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _started is None or event not in STARTS:
         return
-    if event == "socket.bind" and sys._getframe(1).f_code.co_filename == tcp_ports.__file__:
-        return  # it looks for a free port, and nothing ever listens there
+    if event == "socket.bind" and sys._getframe(1).f_code.co_filename.endswith(PORT_PROBES):
+        return  # nothing ever listens there
     if event == "subprocess.Popen" and str(arguments[0]).endswith(PROBES):
         return
     _note(f"{event}{arguments[1:2]}")
