@@ -6,9 +6,9 @@ time ask for it; the row says how many. Every ratio is taken within one run, rou
     python benchmarks/encode.py --shape phi-1.5 --blocks 4
     python benchmarks/encode.py --shape vicuna-7b --blocks 2 --word-path isolated
 
-Pictures are measured apart, into ``encode_pictures.csv``: decoding alone, the autoencoder alone, all in turn, and all in
-the stages of `encode_shard`; and the share of time for which an accelerator of a known speed, which a sleep stands in
-for, would wait.
+Pictures are measured apart, into ``encode_pictures.csv``: decoding alone, the autoencoder alone, all in turn, and all
+in the stages of `encode_shard`; and the share of time for which an accelerator of a known speed, which a sleep stands
+in for, would wait.
 
     python benchmarks/encode.py --part pictures
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.encode_pictures import AUTOENCODERS, measure_pictures
+from common.encode_pictures import CASES, measure_pictures
 from common.measure import append_row, device_name, interleaved, peak_bytes, quantiles, versions
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from torch import Tensor
@@ -53,13 +53,13 @@ def main() -> None:
     for shape in arguments.shape if "text" in arguments.part else ():
         measure_shape(shape, arguments)
     if "pictures" in arguments.part:
-        measure_pictures(arguments.data / "photos", arguments.autoencoder, arguments.rounds)
+        measure_pictures(arguments.data / "photos", arguments.case, arguments.rounds)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=["text", "pictures"], default=["text", "pictures"])
-    parser.add_argument("--autoencoder", nargs="+", choices=list(AUTOENCODERS), default=list(AUTOENCODERS))
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])
     parser.add_argument("--blocks", type=int, help="transformer blocks (all on a GPU, a few on a CPU)")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from common.measure import append_row, device_name, versions
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 
+from common.measure import append_row, device_name, versions
 from llmdiff.data.encode import EncoderSet, encode_shard, prepare
 from llmdiff.data.encode.reading import cores
 from llmdiff.data.images import load_image
@@ -64,47 +66,74 @@ class StandIn:
         return {"kind": "vae", "stand-in": self.seconds}
 
 
-AUTOENCODERS: dict[str, tuple[int, int, dict[str, Any] | float]] = {  # pictures, their side, settings or seconds
-    "small": (768, 512, {"block_out_channels": (1, 1, 1, 1), "norm_num_groups": 1, "layers_per_block": 1}),
-    "SD 1.5's": (48, 256, {}),
-    "7 ms": (768, 512, 0.007),
-    "2 ms": (768, 512, 0.002),
+class Case(NamedTuple):
+    """Pictures, and what turns them into latents."""
+
+    pictures: int
+    size: int
+    enlarged: int = 1
+    """Times the side of the photographs: a telephone's are 3,000 pixels wide, and take long to decode."""
+    settings: Mapping[str, Any] | None = None
+    """Over those of SD 1.5's autoencoder; None for a stand-in."""
+    seconds: float = 0.0
+    """That the stand-in takes for a picture."""
+
+
+SMALL = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+CASES = {
+    "small autoencoder": Case(pictures=384, size=64, enlarged=6, settings=SMALL),
+    "SD 1.5's autoencoder": Case(pictures=48, size=256, settings={}),
+    "accelerator, 7 ms a picture": Case(pictures=1536, size=512, seconds=0.007),
+    "accelerator, 2 ms a picture": Case(pictures=1536, size=512, seconds=0.002),
 }
 
 
 def measure_pictures(photos: Path, names: Sequence[str], rounds: int) -> None:
-    """Add a row for each autoencoder; `photos` is a folder of JPEG files, which come again with other bytes."""
+    """Add a row for each case; `photos` is a folder of JPEG files, which come again with other bytes."""
     torch.set_num_threads(cores())
     for name in names:
-        pictures, size, what = AUTOENCODERS[name]
-        make = StandIn if isinstance(what, float) else make_encoder
+        case = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
-            shard = write_shard(Path(folder) / "photos.parquet", photos, pictures)
-            bench = Bench(Path(folder), shard, size, make(what))  # type: ignore[arg-type,operator]
+            shard = write_shard(Path(folder) / "photos.parquet", photos, case)
+            encoder = StandIn(case.seconds) if case.settings is None else make_encoder(case.settings)
             row = {
                 "device": device_name(torch.device("cpu")),
                 "versions": versions(),
-                "autoencoder": name,
-                "pictures": pictures,
-                "size": size,
+                "case": name,
+                "pictures": case.pictures,
+                "size": case.size,
                 "decoders": cores(),
             }
-            append_row("encode_pictures", {**row, **bench.measure(rounds), "load": os.getloadavg()[0]})
+            measured = Bench(Path(folder), shard, case.size, encoder).measure(rounds)
+            append_row("encode_pictures", {**row, **measured, "load": os.getloadavg()[0]})
 
 
-def make_encoder(settings: dict[str, Any]) -> LatentEncoder:
+def make_encoder(settings: Mapping[str, Any]) -> LatentEncoder:
     """An autoencoder of SD 1.5's layout with random weights."""
     torch.manual_seed(0)
     return LatentEncoder(AutoencoderKL(**{**VAE, **settings}).requires_grad_(False).eval())
 
 
-def write_shard(file: Path, photos: Path, count: int) -> SourceShard:
+def write_shard(file: Path, photos: Path, case: Case) -> SourceShard:
     """A Parquet file of photographs; bytes behind a picture's end make it another one."""
-    files = sorted(photos.glob("*.JPEG"))
-    data = [files[i % len(files)].read_bytes() + i.to_bytes(4, "little") for i in range(count)]
-    pq.write_table(pa.table({"jpg": data, "text": [f"caption {i % 64}" for i in range(count)]}), file)
+    files = sorted(photos.glob("*.JPEG"))[: 24 if case.enlarged > 1 else None]
+    data = [enlarged(photo, case.enlarged) for photo in files]
+    pictures = [data[i % len(data)] + i.to_bytes(4, "little") for i in range(case.pictures)]
+    captions = [f"caption {i % 64}" for i in range(case.pictures)]
+    pq.write_table(pa.table({"jpg": pictures, "text": captions}), file)
     (shard,) = open_source(file)
     return shard
+
+
+def enlarged(photo: Path, times: int) -> bytes:
+    """A photograph's bytes, or those of one so many times as wide."""
+    if times == 1:
+        return photo.read_bytes()
+    with Image.open(photo) as picture:
+        large = picture.convert("RGB").resize((picture.width * times, picture.height * times))
+    buffer = io.BytesIO()
+    large.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 @dataclass
@@ -177,7 +206,7 @@ class Bench:
     def new_store(self) -> tuple[EncodingStore, EncoderSet]:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         store = EncodingStore.create(folder / "store")
-        return store, replace(prepare(store, NoText(), self.encoder, self.size), threads=cores())
+        return store, replace(prepare(store, NoText(), self.encoder, self.size, 1), threads=cores())
 
 
 def timed(run: Callable[[], None]) -> float:

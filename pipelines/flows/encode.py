@@ -65,11 +65,13 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     announce(shards, listed.passed_over)
     check_pictures(request, shards)
     encode = limited(encode_source, request.limit)
-    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray) as run:
+    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(run, encode, job, shards, remote=request.ray is not None)
+        reports, unreadable = encode_all(
+            run, encode, job, shards, remote=request.ray is not None or request.processes > 1
+        )
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
