@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
+from pipelines.runtime.encode_checks import check_pictures
+from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.stage import stage
@@ -63,7 +64,7 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     shards = shards_of(found.whole)
     job = make_job(request, any(map(_has_pictures, shards)))
     announce(shards, listed.passed_over)
-    check_pictures(request, shards)
+    check_pictures(request, any(map(_has_pictures, shards)), any(map(_rows, shards)))
     encode = limited(encode_source, request.limit)
     with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
@@ -95,17 +96,6 @@ def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan
     """Return what the data hold, and which of it is whole; all of it where nobody says how to tell."""
     listed = list_data(data, may_be_empty=readiness is not None)
     return listed, Scan(listed.files, {}) if readiness is None else scan(Path(data), listed.files, readiness)
-
-
-def check_pictures(request: EncodeRequest, shards: list[SourceShard]) -> None:
-    """Raise ValueError where a diffusion model is named for its autoencoder alone, and all rows are captions alone."""
-    if request.readiness is not None or not only_for_pictures(request) or any(map(_has_pictures, shards)):
-        return
-    if any(map(_rows, shards)):
-        raise ValueError(
-            f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave "
-            "diffusion out for these"
-        )
 
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:

@@ -14,9 +14,10 @@ from llmdiff.data.encode.reading import cores
 from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
-from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder import Encoder
 from llmdiff.model_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.encode_checks import check_models
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore
 from storage.io.paths import store_path
@@ -38,29 +39,9 @@ class EncodeJob(BaseModel):
 
 def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
     """Return the job of a request; raise ValueError for what it lacks, before anything is loaded."""
-    if pictures and request.diffusion is None:
-        raise ValueError(
-            "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
-        )
-    if request.encoder == "base" and request.diffusion is None:
-        raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
-    if request.encoder == "llm" and request.llm is None:
-        raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
-    if request.encoder == "base" and (given := changed(request.settings)):
-        raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
+    check_models(request, pictures)
     run = str(flow_run.id or time.time_ns())
     return EncodeJob(request=request.model_copy(update={"captions": None}), pictures=pictures, run=run)
-
-
-def only_for_pictures(request: EncodeRequest) -> bool:
-    """Return whether a request names a diffusion model for its autoencoder alone: its texts are not read either."""
-    return request.encoder == "llm" and request.diffusion is not None and not is_xl(unet_config(request.diffusion))
-
-
-def changed(settings: EncoderConfig) -> list[str]:
-    """Return the names of the settings that are not the default."""
-    defaults = EncoderConfig().to_dict()
-    return [name for name, value in settings.to_dict().items() if value != defaults[name]]
 
 
 @lru_cache(maxsize=1)

@@ -69,6 +69,11 @@ class ColumnarShard(ABC):
     def unread(self) -> tuple[str, ...]:
         return tuple(name for name in self.schema.names if name not in self._columns)
 
+    @property
+    def columns(self) -> tuple[str | None, str]:
+        """The pictures' column, None where there is none, and the captions'."""
+        return self._columns
+
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """ValueError where the file is not of its kind, is damaged or has no caption column; see `SourceShard`."""
         image, caption = self._columns
@@ -82,7 +87,6 @@ class ColumnarShard(ABC):
 
     @cached_property
     def _columns(self) -> tuple[str | None, str]:
-        """The pictures' column, None where there is none, and the captions'."""
         names = self.schema.names
         return column(names, IMAGE_COLUMNS), caption_column(self.file, names)
 

@@ -38,6 +38,8 @@ class TableShard:
     has_pictures: bool
     pairs: tuple[Pair, ...] = field(repr=False)
     unread: tuple[str, ...] = ()
+    columns: tuple[str | None, str | None] = (None, None)
+    """The pictures' column and the captions', where there are columns."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -62,18 +64,18 @@ def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) ->
         yield UnreadableShard(name, str(error))
         return
     found = list(pairs(map(_cells, records)))
-    unread = _unread(records)
+    columns, unread = _columns(records)
     for first in range(0, len(found), rows_per_shard):
         part = tuple(found[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(found) > rows_per_shard else ""
-        yield TableShard(file.parent, name + rows, has_pictures, part, unread)
+        yield TableShard(file.parent, name + rows, has_pictures, part, unread, columns)
 
 
-def _unread(records: list[Record]) -> tuple[str, ...]:
-    """Columns that hold something and that no row is made of."""
+def _columns(records: list[Record]) -> tuple[tuple[str | None, str | None], tuple[str, ...]]:
+    """The pictures' column and the captions', and columns that hold something and that no row is made of."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
     image, caption = column(names, IMAGE_COLUMNS), column(names, CAPTION_COLUMNS)
-    return tuple(name for name in names if name not in (image, caption))
+    return (image, caption), tuple(name for name in names if name not in (image, caption))
 
 
 def _has_pictures(file: Path, records: list[Record]) -> bool:
