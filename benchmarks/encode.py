@@ -11,6 +11,8 @@ in the stages of `encode_shard`; and the share of time for which an accelerator 
 in for, would wait.
 
     python benchmarks/encode.py --part pictures
+
+What a bfloat16 pass of the autoencoder costs in exactness is a row of ``vae_dtype.csv``: ``--part dtype``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from common.encode_pictures import CASES, measure_pictures
 from common.measure import append_row, device_name, interleaved, peak_bytes, quantiles, versions
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from common.vae_dtype import measure_dtype
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
@@ -41,6 +44,7 @@ SHAPES: dict[str, tuple[Any, Callable[[Path], Any], int]] = {  # configuration, 
 }
 GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for isolated
 CPU_BLOCKS = {"phi-1.5": 6, "vicuna-7b": 2}
+PARTS = ["text", "pictures", "dtype"]
 BATCH = 32  # captions in a batch of the obvious implementation
 
 
@@ -54,11 +58,13 @@ def main() -> None:
         measure_shape(shape, arguments)
     if "pictures" in arguments.part:
         measure_pictures(arguments.data / "photos", arguments.case, arguments.rounds)
+    if "dtype" in arguments.part:
+        measure_dtype(arguments.data / "photos", torch.device(arguments.device))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", choices=["text", "pictures"], default=["text", "pictures"])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])

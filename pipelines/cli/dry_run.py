@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
 
 from llmdiff.data.encode.preview import preview
 from llmdiff.data.encode.reading import cores
@@ -184,5 +185,5 @@ def size_lines(found: DryRun) -> list[str]:
     here = f"{found.decoded_per_second:.3g} pictures a second are read and decoded here in {found.decoders} threads"
     told += [here] * (found.decoded_per_second > 0)
     models = f"the models' {found.rate:g} rows a second, as given" if found.rate else "the models left out: see --rate"
-    hours = "not known" if found.hours is None else f"{found.hours:.2g}"
-    return [*told, f"hours: {hours}, with {models}"]
+    time = "not known" if found.hours is None else tqdm.format_interval(found.hours * 3600)
+    return [*told, f"time (hours:minutes:seconds): {time}, with {models}"]

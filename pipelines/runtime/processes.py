@@ -62,13 +62,14 @@ class OnProcesses:
 def processes(count: int) -> Iterator[OnProcesses]:
     """Start processes that run tasks; at the end of the block interrupt those at work, and wait until all are gone."""
     spawn = multiprocessing.get_context("spawn")
-    pids = spawn.Array("l", count)
-    runner = ProcessPoolTaskRunner(max_workers=count, initializer=begin, initargs=(pids,))
+    pids, ended = spawn.Array("l", count), spawn.Event()
+    runner = ProcessPoolTaskRunner(max_workers=count, initializer=begin, initargs=(pids, ended))
     with runner:
         on = OnProcesses(runner, count)
         try:
             yield on
         finally:
+            ended.set()  # for one that has yet to begin
             if on.waiting:
                 begun = [pid for pid in pids[:] if pid]
                 interrupt(begun)
@@ -102,12 +103,14 @@ def kill_late(pids: list[int]) -> None:
 # In a process of the pool
 
 _number: int | None = None
+_ended: Any = None
 _interrupted = False
 
 
-def begin(pids: Any) -> None:
+def begin(pids: Any, ended: Any) -> None:
     """Make a new process one of a run's: with a number of its own, and out of the terminal's reach."""
-    global _number
+    global _number, _ended
+    _ended = ended
     with pids.get_lock():
         _number = pids[:].index(0)
         pids[_number] = os.getpid()
@@ -118,7 +121,7 @@ def begin(pids: Any) -> None:
 
 def process_number() -> int | None:
     """Return which of a run's processes this is, from 0; None outside them. `Interrupted` where the run has ended."""
-    if _interrupted:
+    if _interrupted or (_ended is not None and _ended.is_set()):
         raise Interrupted("the run has ended")
     return _number
 
