@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
+from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_pictures
@@ -114,14 +117,23 @@ def encode_all(
 ) -> tuple[list[ShardReport], dict[str, str]]:
     """Return what became of the shards, in order, and why some can't be read; `remote` tasks can't move the bar."""
     reports, unreadable = {}, {}
-    for shard, ended in run(encode, job, shards):
-        try:
-            reports[shard.name] = ended()
-        except ValueError as error:
-            unreadable[shard.name] = str(error)
-        else:
-            advance(reports[shard.name].rows * remote)
+    with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
+        for shard, ended in run(encode, job, shards if remote else hashed_ahead):
+            try:
+                reports[shard.name] = ended()
+            except ValueError as error:
+                unreadable[shard.name] = str(error)
+            else:
+                advance(reports[shard.name].rows * remote)
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
+
+
+def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:
+    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later."""
+    for shard in shards:
+        with suppress(ValueError):
+            _ = shard.content_hash
+        yield shard
 
 
 @task(name="prepare store", cache_policy=NO_CACHE)

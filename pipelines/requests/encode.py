@@ -31,8 +31,8 @@ class EncodeRequest(Request):
     min_side: int | None = Field(default=None, ge=1)
     """Least pixels of a picture's shorter side; default: a quarter of the size."""
     vae_dtype: VaeDType = "float32"
-    """Type of the autoencoder's pass. bfloat16 is faster on a GPU, and its latents are further off than storing them in
-    float16 makes them; they have a key of their own, and a store holds one kind."""
+    """Type of the autoencoder's pass. bfloat16 takes half the memory, and its latents are further off than storing them
+    in float16 makes them; they have a key of their own, and a store holds one kind."""
     vae_batch: int = Field(default=16, ge=1)
     """Pictures that the autoencoder takes at once, at most; halved when memory runs out."""
     processes: int = Field(default=1, ge=1)
