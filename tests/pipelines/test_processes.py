@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 
 import psutil
 import pytest
@@ -19,7 +18,6 @@ from llmdiff.data.sources import open_source
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import loaded_encoders, make_job
 from storage import EncodingStore
-from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Server, World
 from tests.pipelines.stores import contents, left_behind
@@ -67,51 +65,77 @@ def test_processes_beside_ray_are_refused(world: World, data: str, in_process: S
         encode_flow(data=data, store=str(tmp_path), diffusion=world.diffusion, llm=world.llm, ray="auto", processes=2)
 
 
-@pytest.fixture
-def slow_data(tmp_path: Path) -> str:
-    """Shards that take longer to encode than a process does to start: many pictures, each another one."""
-    data = [encoded(picture(64, 64, seed=seed)) for seed in range(8)]
-    for shard in range(8):
-        rows = [(data[shard] + i.to_bytes(4, "little"), f"a {i}") for i in range(4_000)]
-        write_parquet(tmp_path / "slow" / f"{shard}.parquet", rows, row_group_size=500)
-    return str(tmp_path / "slow")
+SCRIPT = """
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow, task
+
+from pipelines.runtime.processes import process_number, processes
 
 
-@pytest.fixture
-def running(server: Server, world: World, slow_data: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in two processes, in the midst of two shards."""
-    asked = command(slow_data, tmp_path / "store", world)
-    child = subprocess.Popen(asked, env=server.env, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+@task(retries=2)
+def work(folder, name):
+    mark = Path(folder, f"{name} {process_number()}")
+    mark.touch()
     try:
-        until(lambda: len(list((tmp_path / "store" / "writing").glob("*.lock"))) == 2 or child.poll() is not None)
-        assert child.poll() is None
-        yield child
+        time.sleep(600)
     finally:
-        for process in [*family(child.pid), psutil.Process(child.pid)] if child.poll() is None else []:
-            process.kill()
-        child.wait()
+        mark.unlink()
 
 
-def family(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+@flow
+def main(folder):
+    with processes(2) as run:
+        for _, ended in run(work, folder, ["a", "b", "c", "d"]):
+            ended()
 
 
-def until(ready: object, seconds: float = 240) -> None:
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of two processes that are both at work, on tasks that leave a file where they are not ended well."""
+    (tmp_path / "marks").mkdir()
+    (tmp_path / "run.py").write_text(SCRIPT)
+    asked = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "marks")]
+    with (tmp_path / "log").open("wb") as log:
+        child = subprocess.Popen(asked, env=server.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
+            assert child.poll() is None, (tmp_path / "log").read_text()
+            yield child
+        finally:
+            for process in psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []:
+                process.kill()
+            child.kill()
+            child.wait()
+
+
+def marks(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "marks").iterdir())
+
+
+def until(ready: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
+    while not ready():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_all_processes_end_with_the_run_and_leave_nothing_half_written(
+def test_all_processes_end_with_the_run_and_their_tasks_clear_up(
     running: subprocess.Popen[bytes], number: signal.Signals, tmp_path: Path
 ) -> None:
-    workers = [child for child in family(running.pid) if "spawn_main" in " ".join(child.cmdline())]
+    assert {name.split()[1] for name in marks(tmp_path)} == {"0", "1"}, "each has a number of its own, for its GPU"
+    found = psutil.Process(running.pid).children(recursive=True)
+    workers = [child for child in found if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
     os.kill(running.pid, number)
-    Thread(target=running.communicate).start()
     assert psutil.wait_procs(workers, timeout=GONE_SECONDS)[1] == []
     running.wait(GONE_SECONDS)
-    store = EncodingStore.open(tmp_path / "store")
-    assert (left_behind(store), verify(store)) == ([], [])
+    assert marks(tmp_path) == []
