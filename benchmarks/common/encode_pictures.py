@@ -81,10 +81,10 @@ class Case(NamedTuple):
 
 SMALL = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 CASES = {
-    "small autoencoder": Case(pictures=256, size=64, enlarged=6, settings=SMALL),
+    "small autoencoder": Case(pictures=256, size=32, enlarged=6, settings=SMALL),
     "SD 1.5's autoencoder": Case(pictures=24, size=256, settings={}),
-    "accelerator, 7 ms a picture": Case(pictures=1024, size=512, seconds=0.007),
-    "accelerator, 2 ms a picture": Case(pictures=1024, size=512, seconds=0.002),
+    "accelerator, 7 ms a picture": Case(pictures=2048, size=512, seconds=0.007),
+    "accelerator, 2 ms a picture": Case(pictures=2048, size=512, seconds=0.002),
 }
 
 

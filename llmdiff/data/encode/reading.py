@@ -65,7 +65,8 @@ class Step(NamedTuple):
 class Chunk:
     """Rows that are looked up in the store together, for that reads the whole index."""
 
-    rows: list[tuple[int, Row | BadRow]]
+    rows: list[tuple[int, Row | BadRow, str]]
+    """With the hash of the picture's bytes; empty where there is none."""
     latents: set[str]
     """Keys, of the rows' latents, that the store has."""
     encodings: dict[str, set[str]]
@@ -88,8 +89,8 @@ class ShardReader:
     stopped: threading.Event = field(default_factory=threading.Event)
     planned: set[str] = field(default_factory=set)
     """Keys of latents that an earlier step makes."""
-    last: tuple[bytes, Future[Decoded]] | None = None
-    """The newest picture: it is decoded once for rows of one picture that follow each other."""
+    last: tuple[str, Future[Decoded]] | None = None
+    """The newest picture, by its hash: it is decoded once for rows of one picture that follow each other."""
 
     @contextmanager
     def steps(self, rows: Iterable[tuple[int, Row | BadRow]]) -> Iterator[Iterator[Step]]:
@@ -110,11 +111,10 @@ class ShardReader:
         """Read rows, look up what the store has of them."""
         iterator = iter(rows)
         while chunk := list(islice(iterator, ROWS_AT_ONCE)):
-            found = fetch_pictures(chunk, self.stopped.is_set)
-            good = [row for _, row in found if isinstance(row, Row)]
+            found = [(number, row, _hash(row)) for number, row in fetch_pictures(chunk, self.stopped.is_set)]
             snapshot = self.store.snapshot()
-            captions = {caption_hash(row.caption) for row in good}
-            keys = {self._latents.key(content_hash(row.image)) for row in good if isinstance(row.image, bytes)}
+            captions = {caption_hash(row.caption) for _, row, _ in found if isinstance(row, Row)}
+            keys = {self._latents.key(of_image) for _, _, of_image in found if of_image}
             of = [each.fingerprint for each in self.encoders.of_captions]
             yield Chunk(
                 rows=found,
@@ -125,12 +125,12 @@ class ShardReader:
     def _steps(self, chunks: Iterable[Chunk], decoders: ThreadPoolExecutor) -> Iterator[Step]:
         """Decode a chunk's pictures, and lay so many of them side by side as the autoencoder takes at once."""
 
-        def start(item: tuple[Chunk, int, Row | BadRow]) -> Future[Decoded]:
-            return self._decode(decoders, item[2])
+        def start(item: tuple[Chunk, int, Row | BadRow, str]) -> Future[Decoded]:
+            return self._decode(decoders, item[2], item[3])
 
-        items = ((chunk, number, row) for chunk in chunks for number, row in chunk.rows)
+        items = ((chunk, *row) for chunk in chunks for row in chunk.rows)
         for chunk, rows in groupby(in_order(start, items, ROWS_AT_ONCE), key=lambda found: found[0][0]):
-            yield from self._steps_of(chunk, ((number, row, decoded) for (_, number, row), decoded in rows))
+            yield from self._steps_of(chunk, ((number, row, decoded) for (_, number, row, _), decoded in rows))
 
     def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, Row | BadRow, Decoded]]) -> Iterator[Step]:
         at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
@@ -153,13 +153,13 @@ class ShardReader:
         stacked = np.stack([squares[key] for key in new]) if new else np.empty(0, np.uint8)
         return Step(tuple(new), stacked, done, rows, chunk.encodings)
 
-    def _decode(self, decoders: ThreadPoolExecutor, row: Row | BadRow) -> Future[Decoded]:
+    def _decode(self, decoders: ThreadPoolExecutor, row: Row | BadRow, of_image: str) -> Future[Decoded]:
         if isinstance(row, BadRow) or not isinstance(row.image, bytes):
             nothing: Future[Decoded] = Future()
             nothing.set_result(None)
             return nothing
-        if self.last is None or self.last[0] != row.image:
-            self.last = row.image, decoders.submit(decode, row.image, self._latents)
+        if self.last is None or self.last[0] != of_image:
+            self.last = of_image, decoders.submit(decode, row.image, of_image, self._latents)
         return self.last[1]
 
     @property
@@ -168,19 +168,22 @@ class ShardReader:
         return self.encoders.latents
 
 
-def decode(data: bytes, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:
-    """Return a picture's square with what the index says of it, or why it can't be used."""
+def decode(data: bytes, of_image: str, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:
+    """Return the square of a picture, whose bytes have a hash, with what the index says of it; or why it is refused."""
     try:
         square, crop = load_image(data, latents.size, min_side=latents.min_side)
     except BadRow as bad:
         return bad
-    of_image = content_hash(data)
     return square, Picture(of_image, latents.key(of_image), crop)
 
 
 def cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _hash(row: Row | BadRow) -> str:
+    return content_hash(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else ""
 
 
 def _loaded(number: int, row: Row | BadRow, decoded: Decoded) -> Loaded:
