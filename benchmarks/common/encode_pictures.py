@@ -158,7 +158,8 @@ class Bench:
         for _ in range(rounds):
             for name, run in stages.items():
                 self.slept(reset=True)
-                seconds = timed(run)
+                made = self.new_store() if name in ("in_turn", "encode") else ()
+                seconds = timed(lambda run=run, made=made: run(*made))
                 rates[name].append(self.shard.count / seconds)
             waiting.append(1 - self.slept() / seconds)
         found = {name: median(values) for name, values in rates.items()}
@@ -192,14 +193,12 @@ class Bench:
         for start in range(0, self.shard.count, AT_ONCE):
             self.encoder(squares[: self.shard.count - start])
 
-    def in_turn(self) -> None:
+    def in_turn(self, store: EncodingStore, encoders: EncoderSet) -> None:
         """What `encode_shard` did before it worked in stages."""
         in_turn: Callable[..., None] = runpy.run_path(str(ROOT / "tests" / "data" / "sequential.py"))["encode_in_turn"]
-        store, encoders = self.new_store()
         in_turn(store, self.shard, encoders)
 
-    def encode(self) -> None:
-        store, encoders = self.new_store()
+    def encode(self, store: EncodingStore, encoders: EncoderSet) -> None:
         report = encode_shard(store, self.shard, encoders)
         assert report.latents == report.samples == self.shard.count
 
@@ -209,7 +208,7 @@ class Bench:
         return store, replace(prepare(store, NoText(), self.encoder, self.size, 1), threads=cores())
 
 
-def timed(run: Callable[[], None]) -> float:
+def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
