@@ -5,6 +5,14 @@ time ask for it; the row says how many. Every ratio is taken within one run, rou
 
     python benchmarks/encode.py --shape phi-1.5 --blocks 4
     python benchmarks/encode.py --shape vicuna-7b --blocks 2 --word-path isolated
+
+Pictures are measured apart, into ``encode_pictures.csv``: decoding alone, the autoencoder alone, all in turn, and all
+in the stages of `encode_shard`; and the share of time for which an accelerator of a known speed, which a sleep stands
+in for, would wait.
+
+    python benchmarks/encode.py --part pictures
+
+What a bfloat16 pass of the autoencoder costs in exactness is a row of ``vae_dtype.csv``: ``--part dtype``.
 """
 
 from __future__ import annotations
@@ -17,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.encode_pictures import CASES, measure_pictures
 from common.measure import append_row, device_name, interleaved, peak_bytes, quantiles, versions
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from common.vae_dtype import measure_dtype
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
@@ -34,6 +44,7 @@ SHAPES: dict[str, tuple[Any, Callable[[Path], Any], int]] = {  # configuration, 
 }
 GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for isolated
 CPU_BLOCKS = {"phi-1.5": 6, "vicuna-7b": 2}
+PARTS = ["text", "pictures", "dtype"]
 BATCH = 32  # captions in a batch of the obvious implementation
 
 
@@ -43,12 +54,18 @@ def main() -> None:
     if not arguments.data.is_dir():
         print(f"{arguments.data}: no such folder; nothing measured (see --data)")
         return
-    for shape in arguments.shape:
+    for shape in arguments.shape if "text" in arguments.part else ():
         measure_shape(shape, arguments)
+    if "pictures" in arguments.part:
+        measure_pictures(arguments.data / "photos", arguments.case, arguments.rounds)
+    if "dtype" in arguments.part:
+        measure_dtype(arguments.data / "photos", torch.device(arguments.device))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])
     parser.add_argument("--blocks", type=int, help="transformer blocks (all on a GPU, a few on a CPU)")
@@ -61,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--token-budget", type=int, default=None, help="16384 on a GPU, 2048 on a CPU")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
+        "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/, tokenizers/ and photos/"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16")

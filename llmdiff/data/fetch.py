@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -23,8 +23,17 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}
 """HTTP status codes of a server that may answer later."""
 
 
-def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, Row | BadRow]]:
-    """Return the rows with the bytes of their pictures in place of URLs; each URL is asked once."""
+def fetch_pictures(
+    rows: Sequence[tuple[int, Row | BadRow]], stopped: Callable[[], bool] = lambda: False
+) -> list[tuple[int, Row | BadRow]]:
+    """Return the rows with the bytes of their pictures in place of URLs; each URL is asked once.
+
+    Once `stopped` returns True, from another thread, no other is asked; the rows are then of no use.
+    """
+
+    def ask(url: Url) -> bytes | BadRow:
+        return BadRow("no_answer", f"{url}: stopped") if stopped() else fetch(client, url)
+
     urls = list({row.image: None for _, row in rows if isinstance(row, Row) and isinstance(row.image, Url)})
     if not urls:
         return list(rows)
@@ -32,7 +41,7 @@ def fetch_pictures(rows: Sequence[tuple[int, Row | BadRow]]) -> list[tuple[int, 
     headers = {"User-Agent": "llmdiff"}
     with httpx.Client(transport=transport, timeout=TIMEOUT, follow_redirects=True, headers=headers) as client:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = dict(zip(urls, pool.map(lambda url: fetch(client, url), urls), strict=True))
+            found = dict(zip(urls, pool.map(ask, urls), strict=True))
     return [(number, _with_bytes(row, found)) for number, row in rows]
 
 

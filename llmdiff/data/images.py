@@ -55,8 +55,9 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
             with Image.open(io.BytesIO(data)) as picture:
                 _check_size(picture, max_pixels, min_side)
                 _check_shape(picture, size, max_pixels)
-                upright = ImageOps.exif_transpose(picture)
-                return _square(_rgb(_srgb(upright)), size)
+                picture.load()
+                ImageOps.exif_transpose(picture, in_place=True)
+                return _square(_rgb(_srgb(picture)), size)
         except BadRow:
             raise
         except Image.DecompressionBombError as error:
@@ -132,7 +133,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _scaled(values: np.ndarray, white: int) -> Image.Image:

@@ -16,24 +16,42 @@ from torch import Tensor
 from llmdiff.diffusion.base import LOADING, read_part
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
+from llmdiff.encoder.batching import Budget, run_in_batches
+
+AT_ONCE = 16
+"""Pictures that the autoencoder takes at once, unless memory runs out."""
 
 
 class LatentEncoder:
-    """Deterministic latents: the mean of the autoencoder's distribution, times its scaling factor."""
+    """Deterministic latents: the mean of the autoencoder's distribution, times its scaling factor.
 
-    def __init__(self, vae: AutoencoderKL) -> None:
-        """ValueError for an autoencoder whose latents are normalised by more than a factor."""
+    Args:
+        vae: the autoencoder, its weights in the dtype of its passes.
+        at_once: the most pictures of a pass. Half of them are taken from then on whenever memory runs out.
+
+    Raises:
+        ValueError: the autoencoder's latents are normalised by more than a factor.
+    """
+
+    def __init__(self, vae: AutoencoderKL, at_once: int = AT_ONCE) -> None:
         for setting in ("shift_factor", "latents_mean", "latents_std"):
             if (found := vae.config.get(setting)) is not None:
                 raise ValueError(f"the autoencoder has {setting} {found!r}, expected None: a scaling_factor alone")
-        self.vae = vae
+        self.vae, self.at_once = vae, at_once
+        self._budget = Budget(at_once, item="picture", unit="pictures")
 
     @classmethod
-    def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> LatentEncoder:
-        """Return the autoencoder of a Stable Diffusion folder or name, in float32."""
+    def from_pretrained(
+        cls,
+        base: str,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        at_once: int = AT_ONCE,
+    ) -> LatentEncoder:
+        """Return the autoencoder of a Stable Diffusion folder or name."""
         check_autoencoder(base)
-        vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=torch.float32, **LOADING)
-        return cls(vae.requires_grad_(False).eval().to(device))
+        vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=dtype, **LOADING)
+        return cls(vae.requires_grad_(False).eval().to(device), at_once)
 
     @property
     def factor(self) -> int:
@@ -42,7 +60,12 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
-        """Image ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16."""
+        """Image ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16.
+
+        Raises:
+            ValueError: the images are of another dtype or shape.
+            MemoryError: one of them alone does not fit into memory.
+        """
         pixels = torch.as_tensor(images)
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
             raise ValueError(
@@ -50,25 +73,32 @@ class LatentEncoder:
             )
         if pixels.shape[1] % self.factor or pixels.shape[2] % self.factor:
             raise ValueError(f"expected sides divisible by {self.factor}, found {tuple(pixels.shape[1:3])}")
-        scaled = pixels.permute(0, 3, 1, 2).to(self.vae.device, torch.float32) / 127.5 - 1
-        latents = self.vae.encode(scaled).latent_dist.mean * self.vae.config.scaling_factor
-        return latents.half()
+
+        def run(indices: list[int]) -> Tensor:  # they follow one another
+            part = pixels[indices[0] : indices[-1] + 1].to(self.vae.device)
+            scaled = part.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+            latents = self.vae.encode(scaled.to(self.vae.dtype)).latent_dist.mean
+            return (latents.float() * self.vae.config.scaling_factor).half()
+
+        return torch.cat([latents for _, latents in run_in_batches([1] * len(pixels), self._budget, run)])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decode latents ``(batch, channel, h, w)`` of `__call__` to images ``(batch, height, width, 3)`` uint8."""
         scaled = latents.to(self.vae.device, torch.float32) / self.vae.config.scaling_factor
-        pixels = self.vae.decode(scaled).sample.clamp(-1, 1)
+        pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
         return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
-        """Return what the latents depend on, for their key in the store."""
+        """Return what the latents depend on, for their key in the store; a dtype other than float32 is part of it."""
+        dtype = str(self.vae.dtype).removeprefix("torch.")
         return {
             "kind": "vae",
             "model": type(self.vae).__name__,
             "weights": content_hash(self.vae),
             "scaling_factor": self.vae.config.scaling_factor,
             "formula": "mean/1",
+            **({} if dtype == "float32" else {"dtype": dtype}),
         }
 
 

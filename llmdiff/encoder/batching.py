@@ -21,6 +21,10 @@ class Budget:
     """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
 
     tokens: int
+    item: str = "caption"
+    """What a batch is made of, for messages."""
+    unit: str = "tokens"
+    """What its size is counted in."""
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
@@ -51,7 +55,7 @@ def run_in_batches(
     """Run ``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
 
     Raises:
-        MemoryError: one caption alone does not fit.
+        MemoryError: one item alone does not fit.
     """
     left = list(range(len(lengths)))
     while left:
@@ -65,17 +69,18 @@ def run_in_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            budget.tokens = _halved(indices, lengths, budget.tokens, error)
+            budget.tokens = _halved(indices, lengths, budget, error)
         left = [i for i in left if i not in finished]
 
 
-def _halved(indices: list[int], lengths: list[int], budget: int, error: Exception) -> int:
+def _halved(indices: list[int], lengths: list[int], budget: Budget, error: Exception) -> int:
     """Return half of the budget, or of what the failed batch took of it."""
     used = len(indices) * max(lengths[i] for i in indices)
     if len(indices) == 1:
-        raise MemoryError(f"one caption of {used} tokens does not fit into memory: {error}") from error
-    halved = max(1, min(budget, used) // 2)
-    logger.warning("out of memory on a batch of %d tokens; going on with %d", used, halved)
+        size = f"of {used} {budget.unit} " * (budget.item not in budget.unit)
+        raise MemoryError(f"one {budget.item} {size}does not fit into memory: {error}") from error
+    halved = max(1, min(budget.tokens, used) // 2)
+    logger.warning("out of memory on a batch of %d %s; going on with %d", used, budget.unit, halved)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return halved

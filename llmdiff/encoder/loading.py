@@ -29,6 +29,18 @@ def load_pretrained(
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
+    config, tokenizer = load_tokenizer(name_or_folder, revision, max_tokens)
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
+        raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
+    return model, tokenizer
+
+
+def load_tokenizer(name_or_folder: str | Path, revision: str | None, max_tokens: int) -> tuple[Any, Any]:
+    """Return (configuration, tokenizer with a pad token) of a folder or a hub name; errors as of `load_pretrained`."""
+    source = str(name_or_folder)
     check_llm(name_or_folder)
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
@@ -36,11 +48,7 @@ def load_pretrained(
     check_positions(config.get_text_config(decoder=True), max_tokens, f"LLM {source}: ")
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
     _set_padding(source, tokenizer)
-    arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
-        raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
-    return model, tokenizer
+    return config, tokenizer
 
 
 def _check_causal(source: str, config: Any) -> None:

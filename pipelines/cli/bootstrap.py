@@ -20,7 +20,6 @@ def encode_options(
     """Return the encoder's settings and the captions without pictures; refuse what of data and files can't be used."""
     from pipelines.cli.config_files import read_settings
 
-    require("prefect")  # before the readers of data, which miss less
     settings = read_settings(config, assignments)
     more = read_lines(captions) if captions is not None else None
     from llmdiff.data.sources import source_files

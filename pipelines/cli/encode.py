@@ -11,7 +11,8 @@ import typer
 
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
-from pipelines.cli.options import Config, Set, options_of
+from pipelines.cli.console import print_json
+from pipelines.cli.options import Config, Json, Set, options_of
 from pipelines.cli.settings_help import settings_help
 from pipelines.requests.base import checked
 from pipelines.requests.encode import EncodeRequest
@@ -26,7 +27,9 @@ encode_app = typer.Typer()
 
 @encode_app.command(
     epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store "
-    f"--set max_tokens=77\n\n{settings_help()}"
+    "--set max_tokens=77\n\nExample: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> "
+    "--store runs/store --dry-run\n\nExample: llmdiff encode --data photos/ --llm microsoft/phi-1_5 "
+    f"--diffusion <SD 1.5> --store runs/store --processes 8\n\n{settings_help()}"
 )
 @options_of(EncodeRequest, without=("settings", "captions", "readiness"))
 def encode(
@@ -34,15 +37,35 @@ def encode(
     captions: Annotated[Path | None, typer.Option(help="Text file of more captions, one a line.")] = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006 typer copies it
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be read, refused and written; load and write nothing.")
+    ] = False,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Rows a second of your models, for the hours of --dry-run.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Encode captions and pictures into the store; what it holds already is left alone."""
-    require("prefect")
+    require("pyarrow" if dry else "prefect")
     settings, more = encode_options(given["data"], captions, config, set_)
     request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
+    if dry:
+        from pipelines.cli.dry_run import dry_run, print_dry_run
+        from pipelines.runtime.progress import quieten_loading
+
+        quieten_loading()
+        print_dry_run(dry_run(request, rate), as_json)
+        return
+    if rate is not None:
+        raise ValueError(f"--rate: expected with --dry-run alone, found {rate:g}")
     start_engine()
     from pipelines.flows.encode import encode_flow
 
-    print_result(encode_flow(**dict(request)), request.store)
+    result = encode_flow(**dict(request))
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        print_result(result, request.store)
 
 
 @encode_app.command(epilog='Example: llmdiff inspect "a red circle next to a blue square" --llm microsoft/phi-1_5')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
+from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
+from pipelines.runtime.encode_checks import check_pictures
+from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from pipelines.runtime.encode_lines import found_lines
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
@@ -67,13 +71,15 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     job = make_job(request, any(map(_has_pictures, shards)))
     passed_over = listed.passed_over | ({} if found.unfinished else unnamed_pictures(listed.pictures, shards))
     announce(shards, passed_over)
-    check_pictures(request, shards)
+    check_pictures(request, any(map(_has_pictures, shards)), any(map(_rows, shards)))
     encode = limited(encode_source, request.limit)
-    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray) as run:
+    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(run, encode, job, shards, remote=request.ray is not None)
+        reports, unreadable = encode_all(
+            run, encode, job, shards, remote=request.ray is not None or request.processes > 1
+        )
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
@@ -99,17 +105,6 @@ def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan
     return listed, Scan(listed.files, {}) if readiness is None else scan(Path(data), listed.files, readiness)
 
 
-def check_pictures(request: EncodeRequest, shards: list[SourceShard]) -> None:
-    """Raise ValueError where a diffusion model is named for its autoencoder alone, and all rows are captions alone."""
-    if request.readiness is not None or not only_for_pictures(request) or any(map(_has_pictures, shards)):
-        return
-    if any(map(_rows, shards)):
-        raise ValueError(
-            f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave "
-            "diffusion out for these"
-        )
-
-
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
     """Say what was found before anything is encoded: in the terminal, and in the run's log."""
     for line in found_lines(shards, passed_over, SHOWN):
@@ -122,14 +117,23 @@ def encode_all(
 ) -> tuple[list[ShardReport], dict[str, str]]:
     """Return what became of the shards, in order, and why some can't be read; `remote` tasks can't move the bar."""
     reports, unreadable = {}, {}
-    for shard, ended in run(encode, job, shards):
-        try:
-            reports[shard.name] = ended()
-        except ValueError as error:
-            unreadable[shard.name] = printable(str(error))
-        else:
-            advance(reports[shard.name].rows * remote)
+    with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
+        for shard, ended in run(encode, job, shards if remote else hashed_ahead):
+            try:
+                reports[shard.name] = ended()
+            except ValueError as error:
+                unreadable[shard.name] = printable(str(error))
+            else:
+                advance(reports[shard.name].rows * remote)
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
+
+
+def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:
+    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later."""
+    for shard in shards:
+        with suppress(ValueError):
+            _ = shard.content_hash
+        yield shard
 
 
 @task(name="prepare store", cache_policy=NO_CACHE)

@@ -31,6 +31,7 @@ class CommandLine:
 PathText = Annotated[str, CommandLine(path=True)]
 OptionalPathText = Annotated[str | None, CommandLine(path=True)]
 EncoderKind = Literal["llm", "base"]
+VaeDType = Literal["float32", "bfloat16"]
 
 
 class Request(BaseModel):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
-from pipelines.requests.base import EncoderKind, PathText, Request
+from pipelines.requests.base import EncoderKind, PathText, Request, VaeDType
 
 
 class EncodeRequest(Request):
@@ -30,6 +30,13 @@ class EncodeRequest(Request):
     """More captions to encode, without pictures: validation prompts."""
     min_side: int | None = Field(default=None, ge=1)
     """Least pixels of a picture's shorter side; default: a quarter of the size."""
+    vae_dtype: VaeDType = "float32"
+    """Type of the autoencoder's pass. bfloat16 takes half the memory, and its latents are further off than storing them
+    in float16 makes them; they have a key of their own, and a store holds one kind."""
+    vae_batch: int = Field(default=16, ge=1)
+    """Pictures that the autoencoder takes at once, at most; halved when memory runs out."""
+    processes: int = Field(default=1, ge=1)
+    """Processes on this machine, one a GPU, a shard each at a time. Default: this one."""
     ray: str | None = None
     """Encode on a Ray cluster, a shard a GPU: local, auto or host:6379. Its machines see data, store and models under
     the same paths. Default: this process."""

@@ -10,7 +10,7 @@ from infra.tracking.registry_names import MODEL
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.requests.base import EncoderKind, PathText, Request
+from pipelines.requests.base import EncoderKind, PathText, Request, VaeDType
 from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.promote import PromoteRequest, PromotionPolicy
 from pipelines.requests.register import RegisterRequest
@@ -36,6 +36,8 @@ class RetrainRequest(Request):
     """Processes of training on this machine, one a GPU."""
     encoder_settings: EncoderConfig = EncoderConfig()
     """Settings of the LLM's encoder; base has none."""
+    vae_dtype: VaeDType = "float32"
+    """Type of the autoencoder's pass, as the store's latents have it."""
     settings: TrainSettings = TrainSettings()
     """Settings of training: steps, batch size, learning rate, ..."""
     ray: str | None = None
@@ -58,6 +60,7 @@ class RetrainRequest(Request):
             llm=self.llm,
             encoder=self.encoder,
             settings=self.encoder_settings,
+            vae_dtype=self.vae_dtype,
             ray=self.ray,
             readiness=self.readiness,
         )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
+from llmdiff.data.encode.reading import cores
 from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
-from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder import Encoder
 from llmdiff.model_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.encode_checks import check_models
 from pipelines.runtime.progress import quieten_loading
 from storage import EncodingStore
 from storage.io.paths import store_path
@@ -36,29 +39,9 @@ class EncodeJob(BaseModel):
 
 def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
     """Return the job of a request; raise ValueError for what it lacks, before anything is loaded."""
-    if pictures and request.diffusion is None:
-        raise ValueError(
-            "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
-        )
-    if request.encoder == "base" and request.diffusion is None:
-        raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
-    if request.encoder == "llm" and request.llm is None:
-        raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
-    if request.encoder == "base" and (given := changed(request.settings)):
-        raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
+    check_models(request, pictures)
     run = str(flow_run.id or time.time_ns())
     return EncodeJob(request=request.model_copy(update={"captions": None}), pictures=pictures, run=run)
-
-
-def only_for_pictures(request: EncodeRequest) -> bool:
-    """Return whether a request names a diffusion model for its autoencoder alone: its texts are not read either."""
-    return request.encoder == "llm" and request.diffusion is not None and not is_xl(unet_config(request.diffusion))
-
-
-def changed(settings: EncoderConfig) -> list[str]:
-    """Return the names of the settings that are not the default."""
-    defaults = EncoderConfig().to_dict()
-    return [name for name, value in settings.to_dict().items() if value != defaults[name]]
 
 
 @lru_cache(maxsize=1)
@@ -73,6 +56,7 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
         use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
     request = job.request
+    threads = share_cores(request.processes)
     check_store_path(store_path(request.store))
     xl = request.diffusion is not None and is_xl(unet_config(request.diffusion))
     base_parts = ("vae",) * job.pictures + ("text_encoder", "tokenizer") * (request.encoder == "base") + XL_PARTS * xl
@@ -86,9 +70,10 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     if not job.pictures:
         return prepare(EncodingStore.open_or_create(request.store), encoder, pooled=pooled)
     assert request.diffusion is not None  # `make_job` looked
-    latent_encoder = LatentEncoder.from_pretrained(request.diffusion, device())
+    latent_encoder = load_latent_encoder(request, request.diffusion)
     size = request.size or picture_size(request.diffusion, latent_encoder)
-    return prepare(EncodingStore.open_or_create(request.store), encoder, latent_encoder, size, request.min_side, pooled)
+    store = EncodingStore.open_or_create(request.store)
+    return replace(prepare(store, encoder, latent_encoder, size, request.min_side, pooled), threads=threads)
 
 
 def load_encoder(request: EncodeRequest) -> TextEncoder:
@@ -98,6 +83,23 @@ def load_encoder(request: EncodeRequest) -> TextEncoder:
         return Encoder.from_pretrained(request.llm, request.settings)
     assert request.diffusion is not None
     return load_text_encoder(request.diffusion, device())
+
+
+def load_latent_encoder(request: EncodeRequest, diffusion: str) -> LatentEncoder:
+    """Load the encoder of pictures."""
+    import torch
+
+    dtype = getattr(torch, request.vae_dtype)
+    return LatentEncoder.from_pretrained(diffusion, device(), dtype, request.vae_batch)
+
+
+def share_cores(processes: int) -> int:
+    """Return how many threads decode pictures in each of a run's processes; a model on a CPU takes its share too."""
+    import torch
+
+    if processes > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    return max(1, cores() // processes)
 
 
 def picture_size(diffusion: str, latent_encoder: LatentEncoder) -> int:

@@ -1,4 +1,4 @@
-"""Where an encode run's tasks run: one after the other in this process, or at once on the workers of a Ray cluster."""
+"""Where an encode run's tasks run: one after the other here, or at once in processes or on a Ray cluster's workers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipelines.runtime.processes import process_number, processes
 
 if TYPE_CHECKING:
     from prefect_ray import RayTaskRunner
@@ -49,18 +51,26 @@ class Workers(Protocol):
 
 
 @contextmanager
-def workers(ray: str | None) -> Iterator[Workers]:
-    """This process where `ray` is None; else a Ray cluster's workers, whose unfinished tasks are cancelled at the end.
+def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
+    """This process, or a Ray cluster's workers or processes of this machine, whose unfinished tasks end with the block.
 
     Args:
         ray: address of the cluster as ``ray.init`` takes it; "local" starts one on this machine, for this run.
+        count: how many processes of this machine, where there is no Ray; 1 is this one.
 
     Raises:
-        ValueError: Ray is not installed, or no Prefect server is known that the cluster's machines could reach.
+        ValueError: Ray is not installed, no Prefect server is known that the cluster's machines could reach, or
+            processes are asked for besides Ray.
         ConnectionError: there is no cluster at the address.
     """
-    if ray is None:
+    if ray is not None and count > 1:
+        raise ValueError(f"processes: expected 1 with ray, whose cluster says how many there are; found {count}")
+    if ray is None and count == 1:
         yield here
+        return
+    if ray is None:
+        with temporary_settings({PREFECT_API_URL: server_url("local")}), processes(count) as in_processes:
+            yield in_processes
         return
     runner = task_runner(ray)
     with temporary_settings({PREFECT_API_URL: server_url(ray)}), runner:
@@ -159,7 +169,9 @@ def worker_count() -> int:
 
 
 def lent_gpu() -> int | None:
-    """On a Ray worker, torch's number of the GPU that Ray lent to this task; None elsewhere."""
+    """Torch's number of the GPU that this task has: lent by Ray, or of this one of a run's processes; else None."""
+    if (number := process_number()) is not None:
+        return gpu_of(number)
     if "ray" not in sys.modules:  # which a worker has imported
         return None
     import ray
@@ -169,6 +181,13 @@ def lent_gpu() -> int | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",").index(lent[0]) if visible else int(lent[0])
+
+
+def gpu_of(process: int) -> int | None:
+    """Torch's number of the GPU of one of a run's processes, which share those there are; None where there is none."""
+    import torch
+
+    return process % torch.cuda.device_count() if torch.cuda.is_available() else None
 
 
 def result_of(future: Any, name: str) -> Any:

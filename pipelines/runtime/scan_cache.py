@@ -41,6 +41,7 @@ def scan_cache_path(request: EncodeRequest) -> Path:
         "store": request.store,
         "encoder": request.encoder,
         "settings": request.settings,
+        "vae_dtype": request.vae_dtype,
         "models": (request.diffusion, request.llm),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

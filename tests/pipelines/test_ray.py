@@ -20,11 +20,11 @@ import pytest
 
 from pipelines.runtime.executors import ON_LOOPBACK
 from storage import EncodingStore
-from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
+from tests.pipelines.stores import contents, left_behind
 
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258
@@ -117,30 +117,6 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
     with temporary_settings({PREFECT_API_URL: server.url}):
         encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm)
     return EncodingStore.open(path)
-
-
-def contents(store: EncodingStore, *but: str) -> dict[str, Any]:
-    """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
-    assert verify(store) == []
-    places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
-    samples = store.samples()
-    (fingerprint,) = set(samples["fingerprint"].to_pylist())
-    captions = set(samples["caption_hash"].to_pylist())
-    return {
-        "samples": samples.drop_columns([*places, *but]).to_pylist(),
-        "rejects": store.rejects().drop_columns(["shard"]).to_pylist(),
-        "fingerprints": store.fingerprints(),
-        "encodings": {key: store.encoding(fingerprint, key).tobytes() for key in captions},
-    }
-
-
-def left_behind(store: EncodingStore) -> list[str]:
-    """Claims and folders of shards that no commit names."""
-    named = {shard.name for shard in list_shards(store)}
-    return [
-        *store.locks.held(),
-        *(path.name for path in Path(str(store.path), "shards").iterdir() if path.name not in named),
-    ]
 
 
 def test_a_worker_is_killed_and_the_store_is_as_of_one_process(

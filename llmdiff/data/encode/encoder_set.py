@@ -52,6 +52,8 @@ class EncoderSet(TextEncoding):
     """None for captions alone."""
     pooled: TextEncoding | None = None
     """Of the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
+    threads: int | None = None
+    """Threads that decode pictures; None is one for each processor that the process may use."""
 
     @property
     def of_captions(self) -> list[TextEncoding]:
@@ -130,8 +132,9 @@ def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> Non
     """Raise ValueError where a store's latents are of another autoencoder or another size."""
     for fingerprint, other in store.fingerprints().items():
         if other.get("kind") == "vae" and other != description:
-            key = next(key for key in description if other.get(key) != description[key])
-            found = f"expected {key} {other.get(key)!r}, found {description[key]!r}"
+            old, new = ({"dtype": "float32", **each} for each in (other, description))
+            key = next(key for key in new if old.get(key) != new[key])
+            found = f"expected {key} {old.get(key)!r}, found {new[key]!r}"
             raise ValueError(
                 f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
             )

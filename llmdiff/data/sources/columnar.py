@@ -93,7 +93,6 @@ class ColumnarShard(ABC):
 
     @cached_property
     def _columns(self) -> tuple[str | None, str]:
-        """The pictures' column, None where there is none, and the captions'."""
         names = self.schema.names
         found = column(names, IMAGE_COLUMNS), caption_column(self.file, names)
         if twice := next((name for name in found if names.count(name) > 1), None):

@@ -1,0 +1,93 @@
+"""Stages that work at the same time, each in threads of its own: bounded, in order, and all ended together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import repeat
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+WAKE_SECONDS = 1.0
+"""How long a wait lasts at most before it is begun anew: Ray interrupts a worker without a signal, which ends none."""
+
+
+def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]:
+    """Yield the items of an iterable that one thread goes through, at most `count` of them before they are asked for.
+
+    An error of the iterable is raised in the place of its next item. Closing the iterator ends the thread, after the
+    item that it is at; so does its end.
+    """
+    iterator, end = iter(items), object()
+    thread = ThreadPoolExecutor(1, name)
+    try:
+        for _, item in in_order(lambda _: thread.submit(next, iterator, end), repeat(None), count):
+            if item is end:
+                return
+            yield item  # type: ignore[misc] # mypy takes `end` for an item
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def in_order(
+    start: Callable[[T], Future[Result]], items: Iterable[T], count: int
+) -> Generator[tuple[T, Result], None, None]:
+    """Yield each item with the result of what `start` began for it, in the items' order.
+
+    At most `count` are begun before they are asked for. Once the iterator is closed, or a result is an error, which is
+    raised in its place, those that wait for a thread are never begun.
+    """
+    pending: deque[tuple[T, Future[Result]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, start(item)))
+            if len(pending) > count:
+                yield _first(pending)
+        while pending:
+            yield _first(pending)
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+class Behind:
+    """Calls functions one after the other in a thread, while the caller goes on; to be used in a ``with`` block.
+
+    At most `count` calls wait. What one raises, a later call of this object raises, or the end of the block. Leaving
+    the block waits for all of them; after an exception for the one at work alone, and the others are never begun.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self.count = count
+        self._thread = ThreadPoolExecutor(1, name)
+        self._pending: deque[tuple[None, Future[Any]]] = deque()
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have a function called after those before it."""
+        self._pending.append((None, self._thread.submit(function, *arguments)))
+        while len(self._pending) > self.count or (self._pending and self._pending[0][1].done()):
+            _first(self._pending)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            while self._pending and error is None:
+                _first(self._pending)
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+
+def _first(pending: deque[tuple[T, Future[Result]]]) -> tuple[T, Result]:
+    """Return what was begun first, as it ends."""
+    item, future = pending.popleft()
+    while not future.done():
+        wait([future], WAKE_SECONDS)
+    return item, future.result()

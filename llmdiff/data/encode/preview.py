@@ -1,0 +1,129 @@
+"""What encoding would make of the first rows of data, without a model and without a store: pictures are decoded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from llmdiff.data.encode.pipeline import in_order
+from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
+from llmdiff.data.images import Crop, load_image
+from llmdiff.data.rejects import BadRow
+from llmdiff.data.sources import Row, SourceShard, Url
+
+ROWS, FIRST, EXAMPLES = 1000, 5, 10
+"""Rows that are looked at; those that are shown as they would be read; rejects that are spelled out."""
+
+
+@dataclass(kw_only=True)
+class SeenRow:
+    """A row as it would be read."""
+
+    shard: str
+    row: int
+    """Its number in the file, from 0."""
+    caption: str | None = None
+    picture: str | None = None
+    """Its pixels and what is kept of them, or where it is; None where there is no picture, or none that can be used."""
+    refused: str | None = None
+    """Why it would be a reject."""
+
+
+@dataclass(kw_only=True)
+class Preview:
+    """What was seen in the first rows of some shards."""
+
+    rows: int = 0
+    """Rows looked at."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Those that would be rejects, by reason."""
+    examples: list[str] = field(default_factory=list)
+    """The first of them: file, row, reason, what was found."""
+    first: list[SeenRow] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    """Of the rows that can be used."""
+    decoded: int = 0
+    """Pictures that were decoded, or that can't be."""
+    behind_urls: int = 0
+    """Pictures that a run would download; they were not asked for."""
+    unread: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the shards looked at hold that no row is made of, by shard."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Shards that break off in these rows, and why."""
+    seconds: float = 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Pictures a second that this machine reads and decodes; 0 where there were none."""
+        return self.decoded / self.seconds if self.decoded else 0.0
+
+
+def preview(shards: Iterable[SourceShard], size: int, min_side: int, rows: int = ROWS) -> Preview:
+    """Look at the first rows of some shards, as `encode_shard` would read them; nothing is downloaded.
+
+    Args:
+        shards: readable or not.
+        size: side of the square that would be kept of a picture, in pixels.
+        min_side: pictures whose shorter side has fewer pixels would be refused.
+        rows: how many rows are looked at.
+    """
+    found, start = Preview(), time.perf_counter()
+    with ThreadPoolExecutor(cores(), "decode") as pool:
+
+        def look(item: tuple[SourceShard, int, Row | BadRow]) -> Future[Crop | BadRow | None]:
+            return pool.submit(_look, item[2], size, min_side)
+
+        for (shard, number, row), crop in in_order(look, islice(_rows(shards, found), rows), ROWS_AT_ONCE):
+            _add(found, shard, number, row, crop, size)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _rows(shards: Iterable[SourceShard], found: Preview) -> Iterator[tuple[SourceShard, int, Row | BadRow]]:
+    for shard in shards:
+        try:
+            for number, row in shard.rows():
+                yield shard, number, row
+            found.unread[shard.name] = shard.unread
+        except ValueError as error:
+            found.unreadable[shard.name] = str(error)
+
+
+def _look(row: Row | BadRow, size: int, min_side: int) -> Crop | BadRow | None:
+    if isinstance(row, BadRow) or not isinstance(row.image, bytes):
+        return None
+    try:
+        return load_image(row.image, size, min_side=min_side)[1]
+    except BadRow as bad:
+        return BadRow(bad.reason, row.place + bad.detail)
+
+
+def _add(
+    found: Preview, shard: SourceShard, number: int, row: Row | BadRow, crop: Crop | BadRow | None, size: int
+) -> None:
+    """Count a row, and show it where it is one of the first."""
+    found.rows += 1
+    found.decoded += crop is not None
+    seen = SeenRow(shard=shard.name, row=number)
+    bad = row if isinstance(row, BadRow) else crop if isinstance(crop, BadRow) else None
+    if bad is not None:
+        found.rejected[bad.reason] += 1
+        seen.refused = str(bad)
+        if len(found.examples) < EXAMPLES:
+            found.examples.append(f"{shard.name} row {number}: {bad}")
+    if isinstance(row, Row):
+        seen.caption = row.caption
+        if bad is None:
+            found.captions.append(row.caption)
+        if isinstance(row.image, Url):
+            found.behind_urls += 1
+            seen.picture = f"at {row.image}"
+    if isinstance(crop, Crop):
+        kept = min(crop.width, crop.height)
+        seen.picture = f"{crop.width}x{crop.height} pixels, of which {kept}x{kept} become {size}x{size}"
+    if len(found.first) < FIRST:
+        found.first.append(seen)

@@ -1,0 +1,194 @@
+"""A shard's rows, read, looked up and decoded ahead of the models, in threads: steps of work in the rows' order."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
+from llmdiff.data.encode.pipeline import ahead, in_order
+from llmdiff.data.fetch import fetch_pictures
+from llmdiff.data.images import Crop, load_image
+from llmdiff.data.rejects import BadRow
+from llmdiff.data.sources import Row
+from storage import EncodingStore, caption_hash, content_hash
+
+T = TypeVar("T")
+
+ROWS_AT_ONCE = 256
+"""Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead."""
+CHUNKS_AHEAD, STEPS_AHEAD = 1, 2
+"""Chunks of rows that are read, and steps whose pictures lie side by side, before they are asked for."""
+
+
+class Picture(NamedTuple):
+    """What the index says of a picture."""
+
+    hash: str
+    """Of its bytes."""
+    latent_key: str
+    crop: Crop
+
+
+class Loaded(NamedTuple):
+    """A row that was read, without its picture's bytes; or why it can't be used."""
+
+    number: int
+    row: Row | BadRow
+    picture: Picture | None = None
+
+
+class Step(NamedTuple):
+    """What the models do next."""
+
+    keys: tuple[str, ...]
+    """Of the latents to be made."""
+    squares: np.ndarray
+    """Their pictures, uint8 ``(picture, height, width, 3)``."""
+    done: int
+    """Rows that are done with this step."""
+    rows: list[Loaded]
+    """The rows of a whole chunk, with its last step; none before."""
+    known: dict[str, set[str]]
+    """Hashes of the chunk's captions that the store has encodings of, by fingerprint."""
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Rows that are looked up in the store together, for that reads the whole index."""
+
+    rows: list[tuple[int, Row | BadRow, str]]
+    """With the hash of the picture's bytes; empty where there is none."""
+    latents: set[str]
+    """Keys, of the rows' latents, that the store has."""
+    encodings: dict[str, set[str]]
+    """Hashes, of the rows' captions, that the store has encodings of, by fingerprint."""
+
+
+Decoded = tuple[np.ndarray, Picture] | BadRow | None
+
+
+@dataclass
+class ShardReader:
+    """Reads, looks up and decodes a shard's rows, once.
+
+    Three stages work at the same time. One thread reads rows and has their URLs fetched, a chunk ahead. One thread a
+    core decodes pictures, at most `ROWS_AT_ONCE` ahead. One thread lays the pictures of a step side by side.
+    """
+
+    store: EncodingStore
+    encoders: EncoderSet
+    stopped: threading.Event = field(default_factory=threading.Event)
+    planned: set[str] = field(default_factory=set)
+    """Keys of latents that an earlier step makes."""
+    last: tuple[str, Future[Decoded]] | None = None
+    """The newest picture, by its hash: it is decoded once for rows of one picture that follow each other."""
+
+    @contextmanager
+    def steps(self, rows: Iterable[tuple[int, Row | BadRow]]) -> Iterator[Iterator[Step]]:
+        """Give the steps of numbered rows, in a ``with`` block at whose end every thread has ended."""
+        decoders = ThreadPoolExecutor(self.encoders.threads or cores(), "decode")
+        chunks = ahead(self._chunks(rows), CHUNKS_AHEAD, "read")
+        steps = ahead(self._steps(chunks, decoders), STEPS_AHEAD, "lay")
+        try:
+            yield steps
+        finally:
+            self.stopped.set()
+            decoders.shutdown(wait=False, cancel_futures=True)
+            steps.close()
+            chunks.close()
+            decoders.shutdown()
+
+    def _chunks(self, rows: Iterable[tuple[int, Row | BadRow]]) -> Iterator[Chunk]:
+        """Read rows, look up what the store has of them."""
+        iterator = iter(rows)
+        while chunk := list(islice(iterator, ROWS_AT_ONCE)):
+            found = [(number, row, _hash(row)) for number, row in fetch_pictures(chunk, self.stopped.is_set)]
+            snapshot = self.store.snapshot()
+            captions = {caption_hash(row.caption) for _, row, _ in found if isinstance(row, Row)}
+            keys = {self._latents.key(of_image) for _, _, of_image in found if of_image}
+            of = [each.fingerprint for each in self.encoders.of_captions]
+            yield Chunk(
+                rows=found,
+                latents=set(snapshot.latents(keys)) if keys else set(),
+                encodings={fingerprint: set(snapshot.encodings(fingerprint, captions)) for fingerprint in of},
+            )
+
+    def _steps(self, chunks: Iterable[Chunk], decoders: ThreadPoolExecutor) -> Iterator[Step]:
+        """Decode a chunk's pictures, and lay so many of them side by side as the autoencoder takes at once."""
+
+        def start(item: tuple[Chunk, int, Row | BadRow, str]) -> Future[Decoded]:
+            return self._decode(decoders, item[2], item[3])
+
+        items = ((chunk, *row) for chunk in chunks for row in chunk.rows)
+        for chunk, rows in groupby(in_order(start, items, ROWS_AT_ONCE), key=lambda found: found[0][0]):
+            yield from self._steps_of(chunk, ((number, row, decoded) for (_, number, row, _), decoded in rows))
+
+    def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, Row | BadRow, Decoded]]) -> Iterator[Step]:
+        at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
+        loaded: list[Loaded] = []
+        batch: list[tuple[np.ndarray, Picture]] = []
+        done = 0
+        for number, row, decoded in rows:
+            loaded.append(_loaded(number, row, decoded))
+            if isinstance(decoded, tuple):
+                batch.append(decoded)
+            if batch and len(batch) == at_once:
+                yield self._step(chunk, batch, len(loaded) - done, [])
+                batch, done = [], len(loaded)
+        yield self._step(chunk, batch, len(loaded) - done, loaded)
+
+    def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[Loaded]) -> Step:
+        squares = {picture.latent_key: square for square, picture in batch}
+        new = [key for key in squares if key not in chunk.latents and key not in self.planned]
+        self.planned.update(new)
+        stacked = np.stack([squares[key] for key in new]) if new else np.empty(0, np.uint8)
+        return Step(tuple(new), stacked, done, rows, chunk.encodings)
+
+    def _decode(self, decoders: ThreadPoolExecutor, row: Row | BadRow, of_image: str) -> Future[Decoded]:
+        if isinstance(row, BadRow) or not isinstance(row.image, bytes):
+            nothing: Future[Decoded] = Future()
+            nothing.set_result(None)
+            return nothing
+        if self.last is None or self.last[0] != of_image:
+            self.last = of_image, decoders.submit(decode, row.image, of_image, self._latents)
+        return self.last[1]
+
+    @property
+    def _latents(self) -> LatentEncoding:
+        assert self.encoders.latents is not None  # `encode_shard` looked
+        return self.encoders.latents
+
+
+def decode(data: bytes, of_image: str, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:
+    """Return the square of a picture, whose bytes have a hash, with what the index says of it; or why it is refused."""
+    try:
+        square, crop = load_image(data, latents.size, min_side=latents.min_side)
+    except BadRow as bad:
+        return bad
+    return square, Picture(of_image, latents.key(of_image), crop)
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _hash(row: Row | BadRow) -> str:
+    return content_hash(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else ""
+
+
+def _loaded(number: int, row: Row | BadRow, decoded: Decoded) -> Loaded:
+    if isinstance(row, BadRow):
+        return Loaded(number, row)
+    if isinstance(decoded, BadRow):
+        return Loaded(number, BadRow(decoded.reason, row.place + decoded.detail))
+    return Loaded(number, row._replace(image=None), None if decoded is None else decoded[1])

@@ -1,0 +1,41 @@
+"""What is refused of an encode request before anything is loaded; it needs no Prefect."""
+
+from __future__ import annotations
+
+from llmdiff.diffusion.base import is_xl, unet_config
+from llmdiff.encoder import EncoderConfig
+from pipelines.requests.encode import EncodeRequest
+
+
+def check_models(request: EncodeRequest, pictures: bool) -> None:
+    """Raise ValueError for a model that a request lacks, with or without pictures in its data."""
+    if pictures and request.diffusion is None:
+        raise ValueError(
+            "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
+        )
+    if request.encoder == "base" and request.diffusion is None:
+        raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
+    if request.encoder == "llm" and request.llm is None:
+        raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
+    if request.encoder == "base" and (given := changed(request.settings)):
+        raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
+
+
+def check_pictures(request: EncodeRequest, pictures: bool, rows: bool) -> None:
+    """Raise ValueError where a diffusion model is named for its autoencoder alone, and all rows are captions alone."""
+    if request.readiness is None and rows and not pictures and only_for_pictures(request):
+        raise ValueError(
+            f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave "
+            "diffusion out for these"
+        )
+
+
+def only_for_pictures(request: EncodeRequest) -> bool:
+    """Return whether a request names a diffusion model for its autoencoder alone: its texts are not read either."""
+    return request.encoder == "llm" and request.diffusion is not None and not is_xl(unet_config(request.diffusion))
+
+
+def changed(settings: EncoderConfig) -> list[str]:
+    """Return the names of the settings that are not the default."""
+    defaults = EncoderConfig().to_dict()
+    return [name for name, value in settings.to_dict().items() if value != defaults[name]]

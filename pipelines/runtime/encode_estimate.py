@@ -1,0 +1,92 @@
+"""How much an encode run would write, from configurations and tokenizers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_part, unet_config
+from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
+from pipelines.requests.encode import EncodeRequest
+
+BYTES = 2
+"""Of a number in the store: bfloat16 in encodings, float16 in latents."""
+
+
+class CaptionSize(NamedTuple):
+    """What a caption's encoding takes in the mean."""
+
+    tokens: float
+    width: int
+    """Numbers for a token, of all bands."""
+    truncated: int
+    """Captions that would be cut."""
+    rejected: Counter[str]
+    """Captions that would have no encoding, by reason."""
+    bytes: float
+
+
+class LatentSize(NamedTuple):
+    """What a picture's latent is like."""
+
+    size: int
+    """Side of the picture, in pixels."""
+    shape: tuple[int, int, int]
+    bytes: int
+
+
+def caption_size(request: EncodeRequest, captions: list[str]) -> CaptionSize:
+    """Return what some captions take in the mean; errors as loading the encoder has them.
+
+    Raises:
+        ValueError: the configuration or the tokenizer can't be read, or the template leaves no room for a caption.
+        FileNotFoundError: there is no such folder.
+    """
+    if request.encoder == "base":
+        assert request.diffusion is not None
+        return _of_base(request.diffusion)
+    assert request.llm is not None
+    config, tokenizer = load_tokenizer(request.llm, None, request.settings.max_tokens)
+    of_text = config.get_text_config()
+    found = try_tokenise(tokenizer, [normalise(text) for text in captions], request.settings, of_text.vocab_size)
+    good = [each for each in found if isinstance(each, Tokens)]
+    tokens = sum(len(each.ids) for each in good) / max(1, len(good))
+    width = of_text.hidden_size * request.settings.bands
+    pooled = 0 if request.diffusion is None else _pooled(request.diffusion)
+    return CaptionSize(
+        tokens=tokens,
+        width=width,
+        truncated=sum(each.truncated for each in good),
+        rejected=Counter(each.reason for each in found if not isinstance(each, Tokens)),
+        bytes=BYTES * (tokens * width + pooled),
+    )
+
+
+def latent_of(diffusion: str, size: int | None) -> LatentSize:
+    """Return what a picture's latent is like, at a size in pixels or at the model's own; ValueError where none fits."""
+    vae = read_part(diffusion, "vae", AutoencoderKL.load_config, weights=False)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    size = size or latent_size(diffusion) * factor
+    if size % factor:
+        raise ValueError(f"size: expected a multiple of {factor} pixels, found {size}")
+    shape = vae["latent_channels"], size // factor, size // factor
+    return LatentSize(size, shape, BYTES * shape[0] * shape[1] * shape[2])
+
+
+def _of_base(diffusion: str) -> CaptionSize:
+    """The base's own features: as many tokens for every caption."""
+    parts = ("text_encoder", "text_encoder_2") if is_xl(unet_config(diffusion)) else ("text_encoder",)
+    width = sum(read_part(diffusion, part, CLIPTextConfig.from_pretrained, weights=False).hidden_size for part in parts)
+    tokens = read_part(diffusion, "tokenizer", CLIPTokenizer.from_pretrained).model_max_length
+    size = BYTES * (tokens * width + _pooled(diffusion))
+    return CaptionSize(tokens=tokens, width=width, truncated=0, rejected=Counter(), bytes=size)
+
+
+def _pooled(diffusion: str) -> int:
+    """Numbers of the pooled embedding that SDXL reads besides; 0 for another base."""
+    unet = unet_config(diffusion)
+    return pooled_width(unet) if is_xl(unet) else 0

@@ -1,0 +1,141 @@
+"""Encoding in two processes of this machine: the store of one, and nothing left of them however the run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmdiff.data.encode import encode_shard
+from llmdiff.data.sources import open_source
+from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.encode_job import loaded_encoders, make_job
+from storage import EncodingStore
+from tests.data.pictures import encoded, picture, write_parquet
+from tests.pipelines.conftest import ROOT, Server, World
+from tests.pipelines.stores import contents, left_behind
+
+SHARDS, ROWS = 4, 20
+GONE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("processes-data")
+    for shard in range(SHARDS):
+        rows = [(encoded(picture(seed=shard * ROWS + i)), f"a red circle {shard} {i}") for i in range(ROWS)]
+        write_parquet(folder / f"{shard}.parquet", [*rows, (b"no picture", "broken")])
+    return str(folder)
+
+
+def command(data: str, store: Path, world: World) -> list[str]:
+    """`llmdiff encode` in two processes."""
+    program = str(Path(sys.executable).with_name("llmdiff"))
+    models = ["--diffusion", world.diffusion, "--llm", world.llm]
+    return [program, "encode", "--data", data, "--store", str(store), *models, "--processes", "2"]
+
+
+def test_two_processes_write_the_store_of_one(world: World, data: str, server: Server, tmp_path: Path) -> None:
+    request = EncodeRequest(data=data, store=str(tmp_path / "one"), diffusion=world.diffusion, llm=world.llm)
+    encoders = loaded_encoders(make_job(request, pictures=True).model_dump_json())
+    for shard in open_source(data):
+        encode_shard(EncodingStore.open(request.store), shard, encoders)
+    done = subprocess.run(
+        command(data, tmp_path / "two", world), env=server.env, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"rows {SHARDS * (ROWS + 1)} = known 0 + new {SHARDS * ROWS} + rejected {SHARDS}" in done.stdout
+    assert "Traceback" not in done.stderr
+    one, two = (EncodingStore.open(tmp_path / name) for name in ("one", "two"))
+    assert contents(two) == contents(one)
+    assert left_behind(two) == []
+
+
+def test_processes_beside_ray_are_refused(world: World, data: str, in_process: Server, tmp_path: Path) -> None:
+    from pipelines.flows.encode import encode_flow
+
+    with pytest.raises(ValueError, match="processes: expected 1 with ray, whose cluster says how many there are"):
+        encode_flow(data=data, store=str(tmp_path), diffusion=world.diffusion, llm=world.llm, ray="auto", processes=2)
+
+
+SCRIPT = """
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow, task
+
+from pipelines.runtime.processes import process_number, processes
+
+
+@task(retries=2)
+def work(folder, name):
+    mark = Path(folder, f"{name} {process_number()}")
+    mark.touch()
+    try:
+        time.sleep(600)
+    finally:
+        mark.unlink()
+
+
+@flow
+def main(folder):
+    with processes(2) as run:
+        for _, ended in run(work, folder, ["a", "b", "c", "d"]):
+            ended()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of two processes that are both at work, on tasks that leave a file where they are not ended well."""
+    (tmp_path / "marks").mkdir()
+    (tmp_path / "run.py").write_text(SCRIPT)
+    asked = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "marks")]
+    with (tmp_path / "log").open("wb") as log:
+        child = subprocess.Popen(asked, env=server.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
+            assert child.poll() is None, (tmp_path / "log").read_text()
+            yield child
+        finally:
+            for process in psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []:
+                process.kill()
+            child.kill()
+            child.wait()
+
+
+def marks(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "marks").iterdir())
+
+
+def until(ready: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_all_processes_end_with_the_run_and_their_tasks_clear_up(
+    running: subprocess.Popen[bytes], number: signal.Signals, tmp_path: Path
+) -> None:
+    assert {name.split()[1] for name in marks(tmp_path)} == {"0", "1"}, "each has a number of its own, for its GPU"
+    found = psutil.Process(running.pid).children(recursive=True)
+    workers = [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    os.kill(running.pid, number)
+    assert psutil.wait_procs(workers, timeout=GONE_SECONDS)[1] == []
+    running.wait(GONE_SECONDS)
+    assert marks(tmp_path) == []
