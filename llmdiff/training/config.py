@@ -79,7 +79,17 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = False
     """Whether the U-Net recomputes activations in the backward pass, to save memory."""
     seed: int = 0
-    """Of the order of samples, noise, timesteps and dropout."""
+    """Of the order of samples, what is drawn of them, noise, timesteps and dropout."""
+
+    caption_choice: Literal["all", "one"] = "all"
+    """Of several captions of a picture: "all" makes each a sample of its own, "one" draws one each epoch, so that a
+    picture counts once however many it has."""
+    flip: bool = True
+    """Mirror each picture or not, as drawn each epoch, where the store has mirror images (`encode --flip`)."""
+    flip_words: tuple[str, ...] = ("left", "right")
+    """A picture is never mirrored where its caption has one of these words."""
+    kohya_repeats: bool = False
+    """Take the number before a folder's name, as in ``10_name/``, for how often its pictures come in an epoch."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
