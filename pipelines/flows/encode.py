@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
+from llmdiff.data.sources.kohya import folder_repeats, in_words
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
@@ -110,6 +111,9 @@ def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
     """Say what was found before anything is encoded: in the terminal, and in the run's log."""
     pictures = sum(map(_has_pictures, shards))
     lines = [f"found {len(shards)} shards, {pictures} of them with pictures"]
+    if numbered := folder_repeats(shard.name for shard in shards):
+        why = "no repeats unless training has --set kohya_repeats=true"
+        lines.append(f"numbers before folders' names: {in_words(numbered)}: {why}")
     lines += [f"not read: {name}: {why}" for name, why in list(passed_over.items())[:SHOWN]]
     lines += [f"not read: {len(passed_over) - SHOWN} more"] * (len(passed_over) > SHOWN)
     for line in lines:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
@@ -30,6 +32,13 @@ class EncodeRequest(Request):
     """More captions to encode, without pictures: validation prompts."""
     min_side: int | None = Field(default=None, ge=1)
     """Least pixels of a picture's shorter side; default: a quarter of the size."""
+    buckets: bool = False
+    """Keep pictures whole but for their edges: each goes into the nearest of the aspect ratios of about size² pixels.
+    Default: the centred square."""
+    bucket_step: int | None = Field(default=None, ge=1)
+    """With buckets, pixels between the sides of two; default: 64, or an eighth of a smaller size than 512."""
+    flip: bool = False
+    """Keep each picture's mirror image, too; training draws one of the two each epoch."""
     ray: str | None = None
     """Encode on a Ray cluster, a shard a GPU: local, auto or host:6379. Its machines see data, store and models under
     the same paths. Default: this process."""
@@ -38,3 +47,9 @@ class EncodeRequest(Request):
     readiness: ReadinessPolicy | None = None
     """How files that are still being written are told, to be left alone; data without a usable row are then no error.
     Default: every file is taken as whole."""
+
+    @model_validator(mode="after")
+    def check_step(self) -> Self:
+        if self.bucket_step is not None and not self.buckets:
+            raise ValueError("bucket_step goes with buckets alone")
+        return self

@@ -86,7 +86,17 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     assert request.diffusion is not None  # `make_job` looked
     latent_encoder = LatentEncoder.from_pretrained(request.diffusion, device())
     size = request.size or picture_size(request.diffusion, latent_encoder)
-    return prepare(EncodingStore.open_or_create(request.store), encoder, latent_encoder, size, request.min_side, pooled)
+    return prepare(
+        EncodingStore.open_or_create(request.store),
+        encoder,
+        latent_encoder,
+        size,
+        request.min_side,
+        pooled,
+        buckets=request.buckets,
+        bucket_step=request.bucket_step,
+        flip=request.flip,
+    )
 
 
 def load_encoder(request: EncodeRequest) -> TextEncoder:

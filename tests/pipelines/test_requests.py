@@ -11,6 +11,7 @@ import typer.main
 from prefect import Flow
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 
+from llmdiff.data.sources import UnreadableShard
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
 from pipelines.cli.main import app
@@ -138,3 +139,28 @@ def test_retraining_hands_its_policy_on_as_it_is() -> None:
     assert request.to_promote() == PromoteRequest(policy=policy)
     assert request.to_train("f", 3, "models:/x/1").settings.start_from == "models:/x/1"
     assert (request.to_encode().llm, request.to_encode().readiness) == ("l", request.readiness)
+
+
+def test_retraining_makes_pictures_ready_as_encode_does() -> None:
+    ready = {"buckets": True, "bucket_step": 32, "flip": True}
+    request = RetrainRequest(data="d", store="s", diffusion="b", llm="l", **ready).to_encode()
+    assert {name: getattr(request, name) for name in ready} == ready
+    with pytest.raises(ValueError, match="encode: settings: Value error, bucket_step goes with buckets alone"):
+        checked({"data": "d", "store": "s", "bucket_step": 32}, EncodeRequest, "encode")
+
+
+def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    from prefect.logging import disable_run_logger
+
+    from pipelines.flows.encode import announce
+
+    shards = [UnreadableShard(name, "made up") for name in ("10_cats/", "2024_holiday/[0:9]", "a.parquet")]
+    with disable_run_logger():
+        announce([*shards], {})
+        announce([*shards[2:]], {})
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == (
+        "numbers before folders' names: 10_cats/ 10, 2024_holiday/[0:9] 2024: "
+        "no repeats unless training has --set kohya_repeats=true"
+    )
+    assert len(told) == 3

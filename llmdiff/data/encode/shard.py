@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from llmdiff.data.buckets import in_groups
 from llmdiff.data.encode.captions import as_bits, encode_finite, reject, shard_id
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
 from llmdiff.data.encode.shard_report import ShardReport
@@ -75,7 +76,7 @@ class Picture(NamedTuple):
     hash: str
     """Of its bytes."""
     latent_key: str
-    square: np.ndarray
+    pixels: np.ndarray
     crop: Crop
 
 
@@ -101,9 +102,11 @@ class RowEncoder:
         self.add_encodings({caption_hash(row.caption): row.caption for row, _ in loaded})
         keys = {picture.latent_key for _, picture in loaded if picture is not None}
         known = self.store.snapshot().latents(keys).keys() if keys else set()  # once for all: it reads the whole index
-        for batch in _chunks(loaded, PICTURES_AT_ONCE):
+        shapes = [() if picture is None else picture.pixels.shape for _, picture in loaded]
+        for group in in_groups(shapes, PICTURES_AT_ONCE):
+            batch = [loaded[i] for i in group]
             pictures = [picture for _, picture in batch if picture is not None]
-            self.add_latents({new.latent_key: new.square for new in pictures if new.latent_key not in known})
+            self.add_latents({new.latent_key: new.pixels for new in pictures if new.latent_key not in known})
             for row, picture in batch:
                 self.add_sample(row, picture)
             self.progress(len(batch))
@@ -147,13 +150,13 @@ class RowEncoder:
                     self.report.captions += 1
                     self.report.tokens += len(bits)
 
-    def add_latents(self, squares: dict[str, np.ndarray]) -> None:
-        """Encodes and writes pictures by latent key, but for those that this shard has."""
-        new = {key: square for key, square in squares.items() if key not in self.written}
+    def add_latents(self, pictures: dict[str, np.ndarray]) -> None:
+        """Encodes and writes pictures of one size by latent key, but for those that this shard has."""
+        new = {key: pixels for key, pixels in pictures.items() if key not in self.written}
         if not new:
             return
         assert self.encoders.latents is not None
-        latents = self.encoders.latents.encoder(np.stack(list(new.values()))).cpu().numpy()
+        latents = self.encoders.latents.encode(np.stack(list(new.values())))
         for key, latent in zip(new, latents, strict=True):
             self.writer.add_latent(key, latent)
         self.written.update(new)
@@ -191,13 +194,13 @@ class RowEncoder:
 
 
 def load_picture(data: bytes, latents: LatentEncoding) -> Picture | BadRow:
-    """A picture's square with its keys, or why it can't be used."""
+    """A picture's pixels with its keys, or why it can't be used."""
     try:
-        square, crop = load_image(data, latents.size, min_side=latents.min_side)
+        pixels, crop = load_image(data, latents.size, min_side=latents.min_side, buckets=latents.buckets)
     except BadRow as bad:
         return bad
     of_image = content_hash(data)
-    return Picture(of_image, latents.key(of_image), square, crop)
+    return Picture(of_image, latents.key(of_image), pixels, crop)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
