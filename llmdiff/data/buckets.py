@@ -54,10 +54,10 @@ def default_step(size: int, factor: int) -> int:
 
 
 def check_step(size: int, step: int, factor: int) -> None:
-    """Raise ValueError where a step is no whole number of latents, or leaves no bucket but the square."""
+    """Raise ValueError where a step is no whole number of latents, or leaves hardly a bucket but the square."""
     if step < 1 or step % factor:
         raise ValueError(f"bucket_step: expected a multiple of {factor} pixels, found {step}")
-    if len(Buckets(size=size, step=step).sizes) < 2:
+    if 4 * step > size:
         raise ValueError(f"bucket_step: expected at most a quarter of the size, {size} pixels, found {step}")
 
 

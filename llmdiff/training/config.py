@@ -121,6 +121,8 @@ class TrainSettings(BaseModel):
             raise ValueError('base_fingerprint goes with adapter.base_context "clip" alone')
         if self.sample_every is not None and not self.validation_prompts:
             raise ValueError("sample_every is set: expected validation_prompts")
+        if not all(word.strip() for word in self.flip_words):
+            raise ValueError(f"flip_words: expected words, found {list(self.flip_words)}")
         return self
 
 

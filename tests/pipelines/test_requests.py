@@ -13,7 +13,7 @@ from prefect.exceptions import ParameterBindError, ParameterTypeError
 
 from llmdiff.data.sources import UnreadableShard
 from llmdiff.encoder import EncoderConfig
-from llmdiff.training.config import TrainSettings
+from llmdiff.training.config import TrainConfig, TrainSettings
 from pipelines.cli.main import app
 from pipelines.cli.options import option
 from pipelines.requests.base import FILE, Request, checked, help_of
@@ -26,6 +26,7 @@ from pipelines.requests.retrain import RetrainRequest
 from pipelines.requests.study import Sizes, StudyRequest
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.stage import stage
+from pipelines.runtime.train_run import run_name
 
 STAGES: dict[str, type[Request]] = {
     "encode": EncodeRequest,
@@ -164,3 +165,12 @@ def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest
         "no repeats unless training has --set kohya_repeats=true"
     )
     assert len(told) == 3
+
+
+def test_a_run_without_the_later_settings_has_the_name_that_it_had() -> None:
+    """The literal is of the version before them: an unfinished run of it goes on under its name."""
+    draft = TrainConfig(store="runs/store", fingerprint="f", base="b", output="", steps=3)
+    assert run_name(draft, "llm") == "store-llm-467bf4dd"
+    changes: list[dict[str, Any]] = [{"caption_choice": "one"}, {"flip": False}, {"flip_words": ("x",)}]
+    names = [run_name(draft.model_copy(update=change), "llm") for change in [*changes, {"kohya_repeats": True}]]
+    assert len({"store-llm-467bf4dd", *names}) == 5

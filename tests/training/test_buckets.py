@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from llmdiff.data.encode import encode_shard
+from llmdiff.data.encode import prepare as prepare_encoders
+from llmdiff.data.sources import open_source
+from llmdiff.diffusion.latents import LatentEncoder
+from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.training import TrainConfig
 from llmdiff.training.distributed import start
 from llmdiff.training.kohya import read_repeats
@@ -20,6 +26,7 @@ from llmdiff.training.setup import prepare
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.adapter import tiny
+from tests.data.pictures import encoded, picture, write_parquet
 from tests.training import training_run
 
 SHAPES = [(4, 8, 8)] * 7 + [(4, 6, 10)] * 5 + [(4, 10, 7)]
@@ -169,3 +176,24 @@ def test_sdxls_target_size_is_the_buckets(whole: TrainConfig, tmp_path: Path) ->
         ids = conditioning.of_batch(with_crops, torch.zeros(size, dtype=torch.bool))["time_ids"]
         height, width = (8 * side for side in batch.latents.shape[-2:])
         assert ids.tolist() == [[70, 90, 3, 5, height, width]] * size
+
+
+def test_pictures_of_two_shapes_train_the_embedded_model_and_resume(tmp_path: Path) -> None:
+    pictures = [(encoded(picture(*(64, 64) if i % 3 else (96, 64), seed=i)), f"a red circle {i}") for i in range(9)]
+    store = EncodingStore.create(tmp_path / "store")
+    encoder = Encoder.from_pretrained(str(LLAMA), EncoderConfig(dtype="float32"))
+    encoders = prepare_encoders(
+        store, encoder, LatentEncoder.from_pretrained(str(DIFFUSION)), 64, buckets=True, flip=True
+    )
+    for shard in open_source(write_parquet(tmp_path / "data" / "a.parquet", pictures)):
+        encode_shard(store, shard, encoders)
+    (tmp_path / "fingerprints.json").write_text(json.dumps({"llm": encoders.fingerprint}))
+    runs = [config(tmp_path, name, base=str(DIFFUSION), checkpoint_every=1) for name in ("whole", "resumed")]
+    for run in runs:
+        train(run)
+    assert dataset(runs[0]).index.shapes == ["2x4x6x9", "2x4x8x8"]
+    assert len(training_run.losses(runs[0])) == 6  # of each epoch, one batch of 3 and two of 6
+    for step in range(4, 7):
+        (Path(runs[1].output) / "checkpoints" / f"step-{step:08d}" / "state.json").unlink()
+    train(runs[1])
+    assert training_run.rows(runs[1]) == training_run.rows(runs[0])
