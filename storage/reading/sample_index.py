@@ -99,12 +99,13 @@ class SampleIndex:
             ValueError: no samples under the fingerprint, or fewer than `at_least`; no base or pooled encoding of a
                 caption; no crop of a picture.
         """
-        besides = {"crop": pooled is not None, "latent_key": by_picture, "caption": bool(flip_words)}
-        samples = load_samples(store, fingerprint, *(name for name, needed in besides.items() if needed))
+        besides = ["crop"] * (pooled is not None) + ["latent_key"] * by_picture
+        samples = load_samples(store, fingerprint, *besides)
         if len(samples) < at_least:
             raise ValueError(too_few(store, fingerprint, len(samples), at_least))
         sources, source = dictionary_column(samples["source"])
         shapes, shape = sorted_dictionary(samples["latent_shape"])
+        pairs = np.array([is_pair(name) for name in shapes])[shape] & (flip_words is not None)
         return cls(
             hashes=hash_column(samples["caption_hash"]),
             sources=sources,
@@ -115,7 +116,9 @@ class SampleIndex:
             shapes=shapes,
             shape=shape,
             picture=numbered(samples["latent_key"]) if by_picture else None,
-            may_flip=may_flip(samples, np.array([is_pair(name) for name in shapes])[shape], flip_words),
+            may_flip=pairs & ~mentions(store, fingerprint, samples, flip_words)
+            if flip_words and pairs.any()
+            else pairs,
             base=None if base is None else join(store, base, samples),
             pooled=None if pooled is None else join(store, pooled, samples, "pooled"),
             crops=None if pooled is None else crops_of(store, samples),
@@ -210,16 +213,13 @@ def numbered(column: pa.ChunkedArray) -> np.ndarray:
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def may_flip(samples: pa.Table, paired: np.ndarray, words: Sequence[str] | None) -> np.ndarray:
-    """Return whose pictures may be mirrored, bool ``(n,)``: `paired` ones whose caption has none of the words."""
-    if words is None or not paired.any():
-        return np.zeros(len(samples), bool)
-    if not words:
-        return paired
+def mentions(store: EncodingStore, fingerprint: str, samples: pa.Table, words: Sequence[str]) -> np.ndarray:
+    """Return whose captions have one of some words, whole and in any case: bool ``(n,)``."""
     either = "|".join(map(re.escape, words))
-    within = rf"(?i)(?:^|[^\pL\pN_])(?:{either})(?:$|[^\pL\pN_])"
-    told = pc.match_substring_regex(samples["caption"], within).to_numpy()
-    return np.asarray(paired & ~told)
+    captions = store.snapshot().read(["caption_hash", "caption"], trainable(fingerprint))
+    told = pc.match_substring_regex(captions["caption"], rf"(?i)(?:^|[^\pL\pN_])(?:{either})(?:$|[^\pL\pN_])")
+    hashes = captions["caption_hash"].filter(told).combine_chunks()
+    return np.asarray(pc.is_in(samples["caption_hash"], value_set=hashes))
 
 
 def hash_column(column: pa.ChunkedArray) -> np.ndarray:
