@@ -21,6 +21,7 @@ from llmdiff.encoder import Encoder
 from storage import EncodingStore, caption_hash
 from storage.maintenance.export import export
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import summarise
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.data.conftest import SIZE
@@ -121,6 +122,7 @@ def test_latents_of_all_buckets_are_those_of_each_picture_alone(
     assert {**about, **kept} == about
     reader = EncodingDataset(store.path, DatasetConfig(fingerprint=encoders.fingerprint, batch_size=2))
     assert reader.index.shapes == ["4x4x16", "4x6x9", "4x8x8", "4x9x6"]
+    assert summarise(store)["latent_shapes"] == {"4x4x16": 1, "4x6x9": 2, "4x8x8": 1, "4x9x6": 1}
     found = {
         row: latent for batch in reader.epoch(0) for (_, row), latent in zip(batch.rows, batch.latents, strict=True)
     }
