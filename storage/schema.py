@@ -31,7 +31,7 @@ class Sample:
     """Key of the picture's latent; None for a caption without one."""
     crop: Sequence[int] | None = None
     """What of the picture was kept: its width and height in pixels, and after the resize the left and top of the
-    square."""
+    part that its latent is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class LatentRef:
     shard: str
     index: int
     shape: str
-    """``4x64x64``: channels, height, width."""
+    """``4x64x64``: channels, height, width; ``2x4x64x64`` of a picture and its mirror image."""
     checksum: int
     """CRC-32C of its bytes."""
 

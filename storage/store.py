@@ -6,7 +6,7 @@ The folder is one of a disk or, as an ``s3://`` URL, a prefix of an object store
     <root>/index, <root>/rejects    Delta tables: a row a sample, a row a refused row; checksums/ of their logs' entries
     <root>/shards/<shard>/          a Zarr v3 group, written once, and manifest.json, the list of its files' checksums
         encodings/<fingerprint>     bfloat16 bits, uint16 (token, band * hidden), one caption after the other
-        latents/<shape>             float16 (latent, channel, height, width)
+        latents/<shape>             float16 (latent, channel, height, width); (latent, 2, channel, …) with mirror images
     <root>/fingerprints/<fp>.json   what a fingerprint stands for
     <root>/writing/                 locks of the writers at work
     <root>/turns/                   mutexes of jobs that one process at a time does

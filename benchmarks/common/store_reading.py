@@ -80,8 +80,8 @@ def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., 
 
 def batches_of(data: EncodingDataset) -> list[np.ndarray]:
     """Samples of each batch of its first epoch, in the order of the sources' rows."""
-    order, lanes = data.shuffle.order(len(data), 0)
-    bounds = batch_bounds(len(data), 0, data.batch_size, 1, data.drop_last)
+    order, lanes = data.shuffle.order(data.samples_per_epoch, 0)
+    bounds = batch_bounds(data.samples_per_epoch, 0, data.config.batch_size, 1, data.config.drop_last)
     return [order[a:b][share(lanes[a:b], 0, 1)] for a, b in bounds]
 
 

@@ -1,4 +1,4 @@
-"""Pictures as users have them, turned into the squares that the autoencoder reads, or refused with a reason."""
+"""Pictures as users have them, turned into what the autoencoder reads, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from llmdiff.data.buckets import Buckets
 from llmdiff.data.rejects import BadRow
 
 MAX_PIXELS = 100_000_000
@@ -25,7 +26,7 @@ PROFILES_KEPT = 64
 
 
 class Crop(NamedTuple):
-    """What of a picture was kept: its upright size in pixels, and the square's corner after the resize."""
+    """What of a picture was kept: its upright size in pixels, and the kept part's corner after the resize."""
 
     width: int
     height: int
@@ -33,8 +34,10 @@ class Crop(NamedTuple):
     top: int
 
 
-def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[np.ndarray, Crop]:
-    """Decodes a picture, turns it upright, and keeps the centred square at `size` pixels.
+def load_image(
+    data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: int = 1, buckets: Buckets | None = None
+) -> tuple[np.ndarray, Crop]:
+    """Decodes a picture, turns it upright, and keeps its centre: a square at `size` pixels, or what fits its bucket.
 
     Args:
         data: an encoded picture in any format that Pillow reads; of an animation, the first frame. Its own profile says
@@ -42,6 +45,7 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
         size: side of the square in pixels.
         max_pixels: the most pixels a picture may have.
         min_side: the fewest pixels its shorter side may have.
+        buckets: to choose a size from in place of the square.
 
     Returns:
         ``(height, width, channel)`` uint8 sRGB, transparent parts on white, and what was kept.
@@ -57,7 +61,8 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: i
                 _check_shape(picture, size, max_pixels)
                 picture.load()
                 ImageOps.exif_transpose(picture, in_place=True)
-                return _square(_rgb(_srgb(picture)), size)
+                kept = (size, size) if buckets is None else buckets.of(*picture.size)
+                return _centre(_rgb(_srgb(picture)), kept)
         except BadRow:
             raise
         except Image.DecompressionBombError as error:
@@ -144,16 +149,16 @@ def _scaled(values: np.ndarray, white: int) -> Image.Image:
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8)).convert("RGB")
 
 
-def _square(picture: Image.Image, size: int) -> tuple[np.ndarray, Crop]:
-    """The shorter side becomes `size`, then the centre is cut out."""
+def _centre(picture: Image.Image, kept: tuple[int, int]) -> tuple[np.ndarray, Crop]:
+    """The picture just covers the width and height that are kept, then the centre is cut out."""
     width, height = picture.size
-    scale = size / min(width, height)
-    resized = max(size, round(width * scale)), max(size, round(height * scale))
-    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+    scale = max(kept[0] / width, kept[1] / height)
+    resized = max(kept[0], round(width * scale)), max(kept[1], round(height * scale))
+    left, top = (resized[0] - kept[0]) // 2, (resized[1] - kept[1]) // 2
     if resized != picture.size:
         picture = picture.resize(resized, Image.Resampling.BICUBIC)
-    square = picture.crop((left, top, left + size, top + size))
-    return np.asarray(square), Crop(width, height, left, top)
+    centre = picture.crop((left, top, left + kept[0], top + kept[1]))
+    return np.asarray(centre), Crop(width, height, left, top)
 
 
 for _module in PLUGINS.values():  # registers itself with Pillow, where it is installed

@@ -79,7 +79,17 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = False
     """Whether the U-Net recomputes activations in the backward pass, to save memory."""
     seed: int = 0
-    """Of the order of samples, noise, timesteps and dropout."""
+    """Of the order of samples, what is drawn of them, noise, timesteps and dropout."""
+
+    caption_choice: Literal["all", "one"] = "all"
+    """Of several captions of a picture: "all" makes each a sample of its own, "one" draws one each epoch, so that a
+    picture counts once however many it has."""
+    flip: bool = True
+    """Mirror each picture or not, as drawn each epoch, where the store has mirror images (`encode --flip`)."""
+    flip_words: tuple[str, ...] = ("left", "right")
+    """A picture is never mirrored where its caption has one of these words."""
+    kohya_repeats: bool = False
+    """Take the number before a folder's name, as in ``10_name/``, for how often its pictures come in an epoch."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
@@ -111,6 +121,8 @@ class TrainSettings(BaseModel):
             raise ValueError('base_fingerprint goes with adapter.base_context "clip" alone')
         if self.sample_every is not None and not self.validation_prompts:
             raise ValueError("sample_every is set: expected validation_prompts")
+        if not all(word.strip() for word in self.flip_words):
+            raise ValueError(f"flip_words: expected words, found {list(self.flip_words)}")
         return self
 
 

@@ -65,7 +65,7 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
             stop = run.any_process(bool(interrupted))
             broken = in_a_row == config.skip_limit
             if step % config.checkpoint_every == 0 or step == run.steps or stop or broken:
-                run.save(step, rank_batch.epoch, rank_batch.batch.position, metrics)
+                run.save(step, rank_batch.epoch, rank_batch.batch.seen, metrics)
             if broken:
                 raise FloatingPointError(
                     f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite, and were left "
@@ -121,12 +121,12 @@ class RankBatch(NamedTuple):
 
 def endless(run: Run) -> Generator[RankBatch]:
     """Yield this process's part of every step from where the run is on, epoch after epoch."""
-    epoch, position = run.state.epoch, run.state.position
+    epoch, position, where = run.state.epoch, run.state.position, run.state.where
     while True:
-        for batch in run.data.epoch(epoch, position=position):
+        for batch in run.data.epoch(epoch, position=where):
             yield RankBatch(epoch, batch, batch.position - position)
             position = batch.position
-        epoch, position = epoch + 1, 0
+        epoch, position, where = epoch + 1, 0, 0
 
 
 def timed(batches: Iterator[RankBatch], metrics: MetricLogger) -> RankBatch:

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 class MicroConditioning:
     """Makes the ``added_cond_kwargs`` of a `UNet2DConditionModel`; sizes are in pixels."""
 
-    def __init__(self, unconditional: Tensor, side: int, latent_side: int) -> None:
-        """Take the side of pictures and of their latents; `unconditional` ``(hidden,)`` is of the empty caption."""
+    def __init__(self, unconditional: Tensor, factor: int) -> None:
+        """Take the pixels to a latent; `unconditional` ``(hidden,)`` is of the empty caption."""
         self.unconditional = unconditional
-        self.side = side
-        self.factor = side // latent_side
+        self.factor = factor
 
     def of_batch(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
         """Return a batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
@@ -37,31 +36,33 @@ class MicroConditioning:
         assert batch.crops is not None
         device = dropped.device
         pooled = torch.where(dropped[:, None], self.unconditional.to(device), batch.pooled.to(device))
-        return conditions(pooled, batch.crops.to(device), self.side)
+        height, width = (self.factor * side for side in batch.latents.shape[-2:])
+        return conditions(pooled, batch.crops.to(device), height, width)
 
     def of_prompts(self, pooled: Sequence[Tensor], latent_side: int, device: torch.device) -> dict[str, Tensor]:
         """Return the empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
         rows = torch.stack([self.unconditional] * len(pooled) + list(pooled)).to(device)
         side = self.factor * latent_side
-        return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side)
+        return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side, side)
 
 
-def conditions(pooled: Tensor, crops: Tensor, side: int) -> dict[str, Tensor]:
-    """From pooled embeddings ``(batch, hidden)`` and crops ``(batch, 4)``: width, height, left, top."""
+def conditions(pooled: Tensor, crops: Tensor, of_height: int, of_width: int) -> dict[str, Tensor]:
+    """From pooled embeddings ``(batch, hidden)``, crops ``(batch, 4)``: width, height, left, top; and what was kept."""
     width, height, left, top = crops.float().unbind(1)
-    target = torch.full_like(width, side)
+    target = torch.full_like(height, of_height), torch.full_like(width, of_width)
     return {
         "text_embeds": pooled.float(),
-        "time_ids": torch.stack([height, width, top, left, target, target], dim=1),
+        "time_ids": torch.stack([height, width, top, left, *target], dim=1),
     }
 
 
-def picture_side(store: EncodingStore) -> int:
-    """Of the pictures behind a store's latents, in pixels."""
-    sides = {about["size"] for about in store.fingerprints().values() if about.get("kind") == "vae"}
-    if len(sides) != 1:
-        raise ValueError(f"{store.path}: expected latents of one autoencoder and size, found sizes {sorted(sides)}")
-    return int(sides.pop())
+def pixels_to_a_latent(store: EncodingStore, shapes: Sequence[str]) -> int:
+    """Return the autoencoder's factor: as the store says it or, where all pictures are squares, by their side."""
+    kinds = [about for about in store.fingerprints().values() if about.get("kind") == "vae"]
+    found = {about.get("factor") or about["size"] // int(shapes[0].rpartition("x")[2]) for about in kinds}
+    if len(found) != 1:
+        raise ValueError(f"{store.path}: expected latents of one autoencoder and size, found {len(kinds)} kinds")
+    return int(found.pop())
 
 
 def check_conditions(config: TrainConfig, unet: Mapping[str, Any], base: Tensor | None, pooled: Tensor | None) -> None:

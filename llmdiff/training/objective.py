@@ -126,20 +126,25 @@ def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Se
 
 
 def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device) -> list[torch.Generator]:
-    """Randomness as a function of sample and epoch: the same on any number of processes, and in a resumed run."""
+    """Randomness as a function of sample, repeat and epoch: the same on any number of processes, and when resumed."""
     generators = []
-    for (source, row), caption in zip(batch.rows, batch.caption_hashes, strict=True):
-        digest = hashlib.blake2b(f"{seed}/{epoch}/{source}/{row}/{caption}".encode(), digest_size=7).digest()
+    repeats = batch.repeats or [0] * len(batch.rows)
+    for (source, row), caption, repeat in zip(batch.rows, batch.caption_hashes, repeats, strict=True):
+        name = f"{seed}/{epoch}/{source}/{row}/{caption}" + (f"/{repeat}" if repeat else "")
+        digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
         generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest, "big")))
     return generators
 
 
 def split(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
-    """Yield a batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count."""
+    """Yield a batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count.
+
+    Nor is a batch whose sample is borrowed.
+    """
     size = len(batch.latents)
     for i in range(count):
         first, last = size * i // count, size * (i + 1) // count
-        yield part_of(batch, first, max(last, first + 1)), last > first
+        yield part_of(batch, first, max(last, first + 1)), last > first and not batch.borrowed
 
 
 def part_of(batch: Batch, first: int, last: int) -> Batch:

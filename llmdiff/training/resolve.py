@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmdiff.training.config import CONFIG, TrainConfig
+from llmdiff.training.kohya import read_repeats
 from llmdiff.training.state import complete, read_state
 from storage import EncodingStore
 
@@ -39,6 +40,8 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
     if xl or draft.pooled_fingerprint is not None:
         pinned["pooled_fingerprint"] = find_fingerprint(store, "pooled", draft.pooled_fingerprint)
     config = draft.model_copy(update=pinned)
+    if config.kohya_repeats:
+        read_repeats(config)  # raises where there are none
     config.check_same(config.path)
     for last in complete(folder / "checkpoints")[-1:]:
         read_state(last).check_batch(config, config.processes)

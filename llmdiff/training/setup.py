@@ -17,8 +17,9 @@ from llmdiff.training.checkpoint import EMA_FOLDER, load_adapter, load_moments, 
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import EMA
+from llmdiff.training.kohya import read_repeats
 from llmdiff.training.metrics import MetricLogger
-from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, picture_side
+from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.resolve import check_resolved
@@ -57,9 +58,8 @@ class Run:
         if self.config.steps is not None:
             return self.config.steps
         assert self.config.epochs is not None
-        each, position = self.data.batches_per_epoch, self.state.position
-        done = each if position == self.data.samples_per_epoch else position // self.state.global_batch
-        return self.state.step + (self.config.epochs - self.state.epoch) * each - done
+        later = self.config.epochs - self.state.epoch - 1
+        return self.state.step + self.data.batches_left(self.state.where) + later * self.data.batches_per_epoch
 
     @property
     def checkpoints(self) -> Path:
@@ -72,14 +72,15 @@ class Run:
             dist.all_reduce(vote, op=dist.ReduceOp.MAX)
         return vote.item() > 0
 
-    def save(self, step: int, epoch: int, position: int, metrics: MetricLogger) -> None:
+    def save(self, step: int, epoch: int, seen: tuple[int, ...], metrics: MetricLogger) -> None:
         """Writes a checkpoint, from the first process; the others have a part of its content."""
         adapter = self.objective.adapter
         content = moments(self.engine, adapter)
         state = State(
             step=step,
             epoch=epoch,
-            position=position,
+            position=sum(seen),
+            seen=seen,
             global_batch=self.state.global_batch,
             updates=updates(self.engine),
             skipped=metrics.skipped,
@@ -122,7 +123,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     micro_conditioning = (
         None
         if unconditional.pooled is None
-        else MicroConditioning(unconditional.pooled[0], picture_side(store), data.latent_side)
+        else MicroConditioning(unconditional.pooled[0], pixels_to_a_latent(store, data.index.shapes))
     )
     if dist.get_rank() == 0:
         cut_samples(config, state.step)
@@ -173,6 +174,10 @@ def open_data(config: TrainConfig) -> EncodingDataset:
         world_size=dist.get_world_size(),
         base_fingerprint=config.base_fingerprint,
         pooled_fingerprint=config.pooled_fingerprint,
+        caption_choice=config.caption_choice,
+        flip=config.flip,
+        flip_words=config.flip_words,
+        repeats=read_repeats(config) if config.kohya_repeats else {},
         read_ahead=max(1, 8 // config.accumulate),
     )
     return EncodingDataset(config.store, data)

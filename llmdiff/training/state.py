@@ -23,6 +23,8 @@ class State(BaseModel):
     """Which pass over the store."""
     position: int = 0
     """Samples of it that were seen, over all processes."""
+    seen: tuple[int, ...] | None = None
+    """The same for each shape of latents; None of a version that knew one shape alone."""
     global_batch: int
     """Samples of a step, over all processes."""
     updates: int = 0
@@ -35,6 +37,11 @@ class State(BaseModel):
     """Steps since the loss scale changed."""
     sums: list[float] = []
     """Of the metric logger, over the steps since its last row."""
+
+    @property
+    def where(self) -> int | tuple[int, ...]:
+        """Where `storage.reading.dataset.EncodingDataset.epoch` goes on."""
+        return self.position if self.seen is None else self.seen
 
     def check_batch(self, config: TrainConfig, processes: int) -> None:
         """Raise ValueError where a resumed run would take other batches than it began with."""

@@ -20,6 +20,7 @@ from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
+from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_pictures
@@ -107,7 +108,11 @@ def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
     """Say what was found before anything is encoded: in the terminal, and in the run's log."""
-    for line in found_lines(shards, passed_over, SHOWN):
+    lines = found_lines(shards, passed_over, SHOWN)
+    if numbered := folder_repeats(shard.name for shard in shards):
+        why = "no repeats unless training has --set kohya_repeats=true"
+        lines.append(f"numbers before folders' names: {in_words(numbered)}: {why}")
+    for line in lines:
         get_run_logger().info(line)
         print(line, file=sys.stderr)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
 from infra.launch.errors import LaunchError
 from infra.launch.hostfile import Topology, topology_of
 from infra.launch.run import RUN_ID, run_training
 from infra.tracking.run import RowReader, TrackedRun, WarningReader, tracked_run
+from llmdiff.data.sources.kohya import in_words
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.kohya import read_repeats
 from llmdiff.training.lock import locked
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.artifacts import mlflow_run, show_mlflow_run, show_picture
@@ -71,7 +75,16 @@ def train_adapter(request: TrainRequest, config: TrainConfig, topology: Topology
     with locked(output, "flow.lock"):  # two flows would follow one run into MLflow twice
         config.write(config.path)
         request.save(output)
+        announce_repeats(config)
         return follow_training(config, output, topology)
+
+
+def announce_repeats(config: TrainConfig) -> None:
+    """Say how often the pictures of which folders come in an epoch, where their names say it."""
+    if config.kohya_repeats:
+        line = f"repeats in an epoch: {in_words(read_repeats(config))}; 1 of all other sources"
+        get_run_logger().info(line)
+        print(line, file=sys.stderr)
 
 
 def follow_training(config: TrainConfig, output: Path, topology: Topology) -> str:

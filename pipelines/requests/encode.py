@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
@@ -37,6 +39,13 @@ class EncodeRequest(Request):
     """Pictures that the autoencoder takes at once, at most; halved when memory runs out."""
     processes: int = Field(default=1, ge=1)
     """Processes on this machine, one a GPU, a shard each at a time. Default: this one."""
+    buckets: bool = False
+    """Keep pictures whole but for their edges: each goes into the nearest of the aspect ratios of about size² pixels.
+    Default: the centred square."""
+    bucket_step: int | None = Field(default=None, ge=1)
+    """With buckets, pixels between the sides of two; default: 64, or an eighth of a smaller size than 512."""
+    flip: bool = False
+    """Keep each picture's mirror image, too; training draws one of the two each epoch."""
     ray: str | None = None
     """Encode on a Ray cluster, a shard a GPU: local, auto or host:6379. Its machines see data, store and models under
     the same paths. Default: this process."""
@@ -45,3 +54,9 @@ class EncodeRequest(Request):
     readiness: ReadinessPolicy | None = None
     """How files that are still being written are told, to be left alone; data without a usable row are then no error.
     Default: every file is taken as whole."""
+
+    @model_validator(mode="after")
+    def check_step(self) -> Self:
+        if self.bucket_step is not None and not self.buckets:
+            raise ValueError("bucket_step goes with buckets alone")
+        return self

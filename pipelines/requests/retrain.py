@@ -40,6 +40,12 @@ class RetrainRequest(Request):
     """Type of the autoencoder's pass, as the store's latents have it."""
     settings: TrainSettings = TrainSettings()
     """Settings of training: steps, batch size, learning rate, ..."""
+    buckets: bool = False
+    """Keep pictures whole but for their edges, as `encode --buckets` does."""
+    bucket_step: int | None = Field(default=None, ge=1)
+    """With buckets, pixels between the sides of two; default: 64, or an eighth of a smaller size than 512."""
+    flip: bool = False
+    """Keep each picture's mirror image, too, as `encode --flip` does."""
     ray: str | None = None
     """Encode on a Ray cluster: local, auto or host:6379."""
     start: Literal["champion", "scratch"] = "champion"
@@ -61,6 +67,9 @@ class RetrainRequest(Request):
             encoder=self.encoder,
             settings=self.encoder_settings,
             vae_dtype=self.vae_dtype,
+            buckets=self.buckets,
+            bucket_step=self.bucket_step,
+            flip=self.flip,
             ray=self.ray,
             readiness=self.readiness,
         )

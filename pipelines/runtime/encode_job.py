@@ -72,8 +72,18 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     assert request.diffusion is not None  # `make_job` looked
     latent_encoder = load_latent_encoder(request, request.diffusion)
     size = request.size or picture_size(request.diffusion, latent_encoder)
-    store = EncodingStore.open_or_create(request.store)
-    return replace(prepare(store, encoder, latent_encoder, size, request.min_side, pooled), threads=threads)
+    prepared = prepare(
+        EncodingStore.open_or_create(request.store),
+        encoder,
+        latent_encoder,
+        size,
+        request.min_side,
+        pooled,
+        buckets=request.buckets,
+        bucket_step=request.bucket_step,
+        flip=request.flip,
+    )
+    return replace(prepared, threads=threads)
 
 
 def load_encoder(request: EncodeRequest) -> TextEncoder:

@@ -13,13 +13,15 @@ from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
 from infra.tracking.lineage import hub_revision
 from llmdiff.model_folders import check_base
-from llmdiff.training.config import CONFIG, FREE, TrainConfig
+from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import resolve
 from pipelines.requests.base import FILE
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.init_checkpoint import check_start, resolve_initial
 
+LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
+"""Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
 STEPS = 1000
 """Of a run whose settings name neither steps nor epochs."""
 
@@ -68,7 +70,9 @@ def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:
 
 def run_name(draft: TrainConfig, encoder: str) -> str:
     """Return a folder's name for a run: the same for all that may go on with it."""
+    defaults = TrainSettings().model_dump(mode="json")
     settings = draft.model_dump(mode="json", exclude=set(FREE))
+    settings = {key: value for key, value in settings.items() if key not in LATER or value != defaults[key]}
     settings |= {"encoder": encoder, "samples": draft.global_batch}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{draft.store.rstrip('/').rpartition('/')[2]}-{encoder}-{digest[:8]}"

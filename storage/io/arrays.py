@@ -134,9 +134,14 @@ def encoding_writer(shard: Path, fingerprint: str, width: int, bands: int) -> Ar
 
 
 def latent_writer(shard: Path, shape: tuple[int, ...]) -> ArrayWriter:
-    """Return a writer of float16 ``(channel, height, width)``."""
+    """Return a writer of float16 ``([orientation,] channel, height, width)``."""
     rows = max(1, LATENT_CHUNK_BYTES // (2 * math.prod(shape)))
     return ArrayWriter(shard, f"latents/{shape_name(shape)}", shape, "float16", rows, {})
+
+
+def is_pair(name: str) -> bool:
+    """Return whether latents of a shape, as `shape_name` writes it, hold a picture and its mirror image."""
+    return name.count("x") == 3
 
 
 @cache

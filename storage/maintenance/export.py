@@ -31,7 +31,7 @@ def export(
         folder: new or empty.
         fingerprint: the encoder.
         format: ``safetensors``: per sample ``<n>.encoding`` bfloat16 ``([band,] token, hidden)`` and ``<n>.latent``
-            float16 ``(channel, height, width)``, the captions in the metadata. ``parquet``: a row a sample, the
+            float16 ``([2,] channel, height, width)``, the captions in the metadata. ``parquet``: a row a sample, the
             tensors as flat float32 lists beside their shapes.
         samples_a_file: samples of each file but the last.
 

@@ -18,10 +18,11 @@ COLUMNS = ["fingerprint", "caption_hash", "encoding_shard", "token_count", "late
 def summarise(store: EncodingStore) -> dict[str, Any]:
     """Return counts and sizes of the version that the store shows, as plain JSON values."""
     snapshot = store.snapshot()
-    rows = snapshot.read(COLUMNS)
+    rows = snapshot.read([*COLUMNS, "latent_shape"])
     samples = rows.filter(pc.is_valid(rows["source"]))
     shards = sorted(_names(rows["encoding_shard"]) | _names(rows["latent_shard"]))
     fingerprints = {key: _of_fingerprint(rows, samples, key) for key in store.fingerprints()}
+    latents = rows.group_by(["latent_key", "latent_shape"]).aggregate([])
     captions = sum(entry["captions"] for entry in fingerprints.values())
     encoding_bytes = sum(store.size(f"shards/{shard}/encodings") for shard in shards)
     return {
@@ -31,6 +32,7 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
         "captions": captions,
         "tokens": sum(entry["tokens"] for entry in fingerprints.values()),
         "latents": pc.count_distinct(rows["latent_key"]).as_py(),
+        "latent_shapes": _counts(latents["latent_shape"]),
         "sources": len(_names(samples["source"])),
         "rejects": _counts(store.rejects()["reason"]),
         "shards": len(shards),

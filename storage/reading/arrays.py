@@ -47,7 +47,7 @@ class ArrayReader:
 
     def array_of(self, rows: ArrayRows, sample: int) -> Any:
         """Return the Zarr array that a sample's rows lie in."""
-        return self._open(rows.shards[rows.shard[sample]], rows.array).array
+        return self._open(*rows.places[rows.place[sample]]).array
 
     def will_need(self, samples: np.ndarray) -> None:
         """Have the disk begin to read some samples, where they lie in raw files."""
@@ -82,28 +82,28 @@ class ArrayReader:
         """
         starts = np.arange(len(ids)) * out[0].nbytes
         stops = starts + rows.count[ids] * row_bytes
-        of_sample = ids, rows.shard[ids], rows.first[ids], rows.checksum[ids], starts, stops
+        of_sample = ids, rows.place[ids], rows.first[ids], rows.checksum[ids], starts, stops
         columns = [column.tolist() for column in of_sample]
-        opened = {shard: self._open(rows.shards[shard], rows.array).files for shard in set(columns[1])}
+        opened = {place: self._open(*rows.places[place]).files for place in set(columns[1])}
         memory = out.data.cast("B")
-        for sample, shard, first, expected, start, stop in zip(*columns, strict=True):
+        for sample, place, first, expected, start, stop in zip(*columns, strict=True):
             into = memory[start:stop]
-            if (files := opened[shard]) is None:
+            if (files := opened[place]) is None:
                 into[:] = blocks[rows.array][sample].view(np.uint8).reshape(-1).data
             else:
                 files.read(first, into)
             if checksum(into) != expected:
-                where = f"{self.root}/shards/{rows.shards[shard]}/{rows.array}"
+                where = "/".join([str(self.root), "shards", *rows.places[place]])
                 check_row(into, expected, f"{where}: row {first}, caption {self.index.hashes[sample].decode()}")
 
     def _by_array(
         self, rows: ArrayRows, samples: np.ndarray
     ) -> Iterator[tuple[OpenArray, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield each array that holds some samples, which those are, and where their rows begin and end."""
-        codes = rows.shard[samples]
+        codes = rows.place[samples]
         for code in np.unique(codes):
             ids = samples[codes == code]
-            yield self._open(rows.shards[code], rows.array), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
+            yield self._open(*rows.places[code]), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
 
     def _open_array(self, shard: str, name: str) -> OpenArray:
         array = open_array(self.root / "shards" / shard, name)

@@ -36,18 +36,37 @@ class Batch:
     """Of each sample's caption."""
     rows: list[tuple[str, int]]
     """Source and row of each sample."""
+    mirrored: Tensor | None = None
+    """``(batch,)`` bool, of which samples the latent is the mirror image's; None where none ever is."""
+    repeats: list[int] | None = None
+    """How often each came before in the epoch; None where each comes once."""
+    borrowed: bool = False
+    """Whether this rank has no sample of a small batch: it holds one that counts on another rank."""
     position: int
-    """Samples of the epoch that all ranks have seen after this batch: where `EncodingDataset.epoch` can go on."""
+    """Samples of the epoch that all ranks have seen after this batch."""
+    seen: tuple[int, ...] = ()
+    """The same for each shape of latents: where `EncodingDataset.epoch` can go on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedBatch:
     """Which samples a batch will hold."""
 
     ids: np.ndarray
     """int64 ``(batch,)``, into the sample index."""
-    position: int
-    """See `Batch.position`."""
+    mirrored: np.ndarray | None
+    """bool ``(batch,)``; see `Batch.mirrored`."""
+    repeats: list[int] | None
+    """See `Batch.repeats`."""
+    borrowed: bool
+    """See `Batch.borrowed`."""
+    seen: tuple[int, ...]
+    """See `Batch.seen`."""
+
+    @property
+    def position(self) -> int:
+        """See `Batch.position`."""
+        return sum(self.seen)
 
 
 class BatchFiller:
@@ -72,12 +91,16 @@ class BatchFiller:
             mask=mask,
             base_encodings=base_padded,
             base_mask=base_mask,
-            latents=self._stacked(index.latents, ids, blocks),
+            latents=_oriented(self._stacked(index.latents, ids, blocks), planned.mirrored),
+            mirrored=None if planned.mirrored is None else torch.from_numpy(planned.mirrored),
+            repeats=planned.repeats,
+            borrowed=planned.borrowed,
             pooled=None if index.pooled is None else self._padded(index.pooled, ids, blocks)[0][:, 0],
             crops=None if index.crops is None else torch.from_numpy(index.crops[ids]),
             caption_hashes=index.hashes[ids].astype(str).tolist(),
             rows=list(zip(index.sources[index.source[ids]].tolist(), index.row[ids].tolist(), strict=True)),
             position=planned.position,
+            seen=planned.seen,
         )
 
     def _padded(self, rows: ArrayRows, ids: np.ndarray, blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -96,6 +119,15 @@ class BatchFiller:
         stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
         self.reader.fill(rows, ids, stacked, stacked[0].nbytes, blocks)
         return torch.from_numpy(stacked)
+
+
+def _oriented(latents: Tensor, mirrored: np.ndarray | None) -> Tensor:
+    """Return each picture's latent or its mirror image's: ``(batch, channel, height, width)``, also of pairs."""
+    if latents.ndim == 4:
+        return latents
+    if mirrored is None:
+        return latents[:, 0]
+    return latents[torch.arange(len(latents)), torch.from_numpy(mirrored).long()]
 
 
 def _split_bands(padded: Tensor, bands: int) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +16,14 @@ from storage.hashing import caption_hash
 from storage.io.paths import StorePath
 from storage.reading.arrays import ArrayReader
 from storage.reading.batch import Batch, BatchFiller, PlannedBatch
+from storage.reading.epoch import Batches, Entries
 from storage.reading.prefetch import Prefetcher
 from storage.reading.sample_index import SampleIndex
-from storage.reading.shuffle import BlockShuffle, batch_bounds, share
+from storage.reading.shuffle import BlockShuffle, share
 from storage.store import EncodingStore
 
+UNDRAWN: dict[str, Any] = {"caption_choice": "all", "flip_words": None, "repeats": {}}
+"""What a state says that does not say so."""
 NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
 
 
@@ -44,7 +48,15 @@ class DatasetConfig:
     drop_last: bool = False
     """Leave out the samples that don't fill a global batch."""
     seed: int = 0
-    """With the epoch's number, decides the order of the samples."""
+    """With the epoch's number, decides the order of the samples, and what is drawn."""
+    caption_choice: Literal["all", "one"] = "all"
+    """Whether each caption of a picture is a sample of its own, or one of them is drawn each epoch."""
+    flip: bool = True
+    """Mirror each picture or not, as drawn each epoch, where the store has its mirror image."""
+    flip_words: tuple[str, ...] = ("left", "right")
+    """A picture is not mirrored where its caption has one of these."""
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """How often the samples of some sources come in an epoch, by the source's name; 1 where it is not named."""
     block_size: int = 64
     """See `BlockShuffle`; it and the next two change the order."""
     blocks_together: int = 16
@@ -63,11 +75,19 @@ class DatasetConfig:
         if self.read_ahead < 1 or self.threads < 1:
             found = f"read_ahead {self.read_ahead}, threads {self.threads}"
             raise ValueError(f"expected read_ahead >= 1 and threads >= 1, found {found}")
+        if few := sorted(name for name, times in self.repeats.items() if times < 1):
+            raise ValueError(f"repeats: expected numbers >= 1, found {few[0]!r}: {self.repeats[few[0]]}")
 
     @property
     def global_batch(self) -> int:
         """Samples of a batch over all ranks."""
         return self.batch_size * self.world_size
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """What decides what is drawn, and how often."""
+        words = list(self.flip_words) if self.flip else None
+        return {"caption_choice": self.caption_choice, "flip_words": words, "repeats": dict(self.repeats)}
 
     @property
     def shuffle(self) -> BlockShuffle:
@@ -80,9 +100,15 @@ class DatasetConfig:
 class EncodingDataset(IterableDataset[Batch]):
     """The samples of a store's version under one fingerprint, as batches to train on.
 
-    Every sample comes exactly once an epoch, on one rank. All ranks get the same number of batches; the samples left
-    after the last full one are shared too (a smaller last batch, or one larger by a sample), or left out with
-    `drop_last`. Threads read ahead: in memory are `read_ahead` batches, and where the arrays are no raw local files
+    Every sample comes exactly once an epoch, on one rank, unless `caption_choice` or `repeats` say otherwise. All ranks
+    get the same number of batches; the samples left after the last full one are shared too (a smaller last batch, or
+    one larger by a sample), or left out with `drop_last`.
+
+    A batch has latents of one shape, on all ranks. Where there are several, each has a smaller batch of its own for the
+    samples that are left of it, or these are left out; a rank that gets none of so few holds one that counts on another
+    (`Batch.borrowed`). Batches of all shapes are mixed over the epoch, in an order that is the same whatever the ranks.
+
+    Threads read ahead: in memory are `read_ahead` batches, and where the arrays are no raw local files
     also about ``blocks_together * block_size / world_size`` samples, twice. Each row's checksum is compared as it is
     read. A batch's memory is used for another as soon as nobody holds a tensor of it.
 
@@ -98,7 +124,7 @@ class EncodingDataset(IterableDataset[Batch]):
         Raises:
             FileNotFoundError: there is no such store.
             ValueError: no such version; no samples under the fingerprint, or fewer than ranks; no base or pooled
-                encoding of a caption; no crop of a picture; latents of several shapes.
+                encoding of a caption; no crop of a picture.
         """
         store = EncodingStore.open(path)
         self.store = EncodingStore(store.path, store.version if config.version is None else config.version)
@@ -106,7 +132,21 @@ class EncodingDataset(IterableDataset[Batch]):
         self.config = config
         self.shuffle = config.shuffle
         self.index = SampleIndex.load(
-            self.store, config.fingerprint, config.base_fingerprint, config.pooled_fingerprint, config.world_size
+            self.store,
+            config.fingerprint,
+            config.base_fingerprint,
+            config.pooled_fingerprint,
+            config.world_size,
+            by_picture=config.caption_choice == "one",
+            flip_words=config.flip_words if config.flip else None,
+        )
+        self.entries = Entries.of(self.index, config.repeats)
+        self.batches = Batches(
+            entries=self.entries,
+            shuffle=config.shuffle,
+            global_batch=config.global_batch,
+            ranks=config.world_size,
+            drop_last=config.drop_last,
         )
         reader = ArrayReader(self.store.path, self.index)
         self._prefetcher = Prefetcher(
@@ -117,60 +157,59 @@ class EncodingDataset(IterableDataset[Batch]):
             batches_together=max(1, config.block_size * config.blocks_together // config.global_batch),
         )
         self._epoch = 0
-        self._position = 0
+        self._seen = self.entries.each_seen(0)
 
     @property
     def samples_per_epoch(self) -> int:
         """Samples of an epoch, over all ranks."""
-        return len(self.index)
+        return len(self.entries)
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of each rank."""
-        return len(self._bounds(0))
+        return self.batches_left(0)
 
-    @property
-    def latent_side(self) -> int:
-        """Width of the latents."""
-        return int(self.index.latents.array.rpartition("x")[2])
+    def batches_left(self, seen: int | Sequence[int]) -> int:
+        """Return how many batches of an epoch come after those samples; see `epoch`."""
+        return self.batches.left(self.entries.each_seen(seen))
 
     def null(self) -> Tensor:
         """Return the empty caption's encoding, bfloat16 ``([band,] token, hidden)``."""
         return torch.from_numpy(self.store.encoding(self.config.fingerprint, caption_hash(""))).view(torch.bfloat16)
 
-    def epoch(self, epoch: int, start: int = 0, position: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, position: int | Sequence[int] = 0) -> Iterator[Batch]:
         """Return this rank's batches of an epoch.
 
         Args:
             epoch: its number, from 0.
             start: batches to leave out at the beginning: those that this rank had before it stopped.
-            position: samples to leave out at the beginning instead: the last batch's `position`, where the run goes on
-                with another number of ranks or another batch size.
+            position: samples to leave out at the beginning instead: the last batch's `seen`, or its `position` where
+                all latents are of one shape. The run may go on with another number of ranks or another batch size.
 
         Raises:
-            ValueError: a row read is not the one that was committed.
+            ValueError: a row read is not the one that was committed; there is no such position.
         """
-        if not 0 <= position <= self.samples_per_epoch or start < 0 or (start and position):
-            expected = f"a batch or a position in 0 to {self.samples_per_epoch}"
-            raise ValueError(f"expected {expected}, found {start} and {position}")
-        return self._prefetcher.batches(self._plan(epoch, start, position))
+        seen = self.entries.each_seen(position)
+        if start < 0 or (start and any(seen)):
+            raise ValueError(f"expected a batch from 0 or a position, found {start} and {position}")
+        return self._prefetcher.batches(self._plan(epoch, start, seen))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the epoch that the dataset is in."""
         if (worker := get_worker_info()) is not None:
             raise ValueError(f"{NO_WORKERS}; found worker {worker.id} of {worker.num_workers}")
         epoch = self._epoch
-        for batch in self.epoch(epoch, position=self._position):
-            self._position = batch.position
+        for batch in self.epoch(epoch, position=self._seen):
+            self._seen = batch.seen
             yield batch
-        self._epoch, self._position = epoch + 1, 0
+        self._epoch, self._seen = epoch + 1, self.entries.each_seen(0)
 
     def __getstate__(self) -> None:
         raise TypeError(f"{NO_WORKERS}; found an attempt to pickle it for another process")
 
     def state_dict(self) -> dict[str, Any]:
         """Return where iterating is: after the last batch that was handed out; and what decides the order."""
-        return {**self._order(), "epoch": self._epoch, "position": self._position}
+        return {**order_of(self), "epoch": self._epoch, "position": sum(self._seen), "seen": list(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next iterator go on where a state was taken, also by another number of ranks or batch size.
@@ -178,26 +217,36 @@ class EncodingDataset(IterableDataset[Batch]):
         Raises:
             ValueError: the state is of another store version, encoder or order of the samples.
         """
-        order = self._order()
-        if unlike := [name for name in order if name not in state or state[name] != order[name]]:
-            name = unlike[0]
-            raise ValueError(f"state: expected {name} {order[name]!r}, found {state.get(name)!r}")
-        epoch, position = int(state["epoch"]), int(state["position"])
-        if epoch < 0 or not 0 <= position <= self.samples_per_epoch:
-            expected = f"an epoch and a position in 0 to {self.samples_per_epoch}"
-            raise ValueError(f"state: expected {expected}, found {epoch} and {position}")
-        self._epoch, self._position = epoch, position
+        order, before = order_of(self), {**UNDRAWN, **state}
+        for name in order:
+            if name not in before or before[name] != order[name]:
+                raise ValueError(f"state: expected {name} {order[name]!r}, found {before.get(name)!r}")
+        if (epoch := int(state["epoch"])) < 0:
+            raise ValueError(f"state: expected an epoch from 0, found {epoch}")
+        seen = self.entries.each_seen(state.get("seen", state["position"]))  # earlier versions know one shape alone
+        if sum(seen) != state["position"]:
+            raise ValueError(f"state: expected position {sum(seen)}, as seen says, found {state['position']}")
+        self._epoch, self._seen = epoch, seen
 
-    def _order(self) -> dict[str, Any]:
-        """Return what decides which samples come when."""
-        return {"version": self.version, "fingerprint": self.config.fingerprint, **vars(self.shuffle)}
-
-    def _bounds(self, position: int) -> list[tuple[int, int]]:
-        config = self.config
-        return batch_bounds(self.samples_per_epoch, position, config.global_batch, config.world_size, config.drop_last)
-
-    def _plan(self, epoch: int, start: int, position: int) -> Iterator[PlannedBatch]:
+    def _plan(self, epoch: int, start: int, seen: tuple[int, ...]) -> Iterator[PlannedBatch]:
         """Yield which samples this rank's batches hold."""
-        order, lanes = self.shuffle.order(self.samples_per_epoch, epoch)
-        for a, b in self._bounds(position)[start:]:
-            yield PlannedBatch(order[a:b][share(lanes[a:b], self.config.rank, self.config.world_size)], b)
+        rank, ranks, drawn = self.config.rank, self.config.world_size, self.entries.draw(self.config.seed, epoch)
+        for batch in islice(self.batches.of_epoch(epoch, seen), start, None):
+            mine = share(batch.lanes, rank, ranks)
+            entries = batch.entries[mine if len(mine) else [rank % len(batch.entries)]]
+            yield PlannedBatch(
+                ids=drawn.sample[entries],
+                mirrored=None if drawn.mirrored is None else drawn.mirrored[entries],
+                repeats=self.entries.repeat[entries].tolist() if self.config.repeats else None,
+                borrowed=not len(mine),
+                seen=batch.seen,
+            )
+
+
+def order_of(data: EncodingDataset) -> dict[str, Any]:
+    """Return what decides which samples come when, as a state says it."""
+    order = {"version": data.version, "fingerprint": data.config.fingerprint, **vars(data.shuffle)}
+    drawing = data.config.drawing
+    if not data.index.may_flip.any():  # then the words change nothing
+        drawing["flip_words"] = None
+    return order | drawing

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import HASH_BYTES
+from storage.io.arrays import is_pair
 from storage.schema import trainable
 from storage.store import EncodingStore
 
@@ -24,10 +27,11 @@ class ArrayRows:
     """Where the samples' rows of one array lie, as columns: a million take tens of megabytes."""
 
     array: str
-    """Name of the array inside each shard."""
-    shards: list[str]
-    shard: np.ndarray
-    """int64 ``(n,)``, into `shards`."""
+    """What to call it: ``latents``, whatever their shapes; of encodings, the array's name inside each shard."""
+    places: list[tuple[str, str]]
+    """Shard, and the array's name inside it."""
+    place: np.ndarray
+    """int64 ``(n,)``, into `places`."""
     first: np.ndarray
     """int64 ``(n,)``"""
     count: np.ndarray
@@ -53,6 +57,14 @@ class SampleIndex:
     """int64 ``(n,)``, row of the source."""
     encodings: ArrayRows
     latents: ArrayRows
+    shapes: list[str]
+    """Of the latents, as the store names them, sorted: ``4x64x64``; ``2x4x64x64`` where both orientations are kept."""
+    shape: np.ndarray
+    """int64 ``(n,)``, into `shapes`."""
+    picture: np.ndarray | None
+    """Which samples have one picture, where that was asked for: int64 ``(n,)``, numbers from 0 by first occurrence."""
+    may_flip: np.ndarray
+    """Whether a sample's picture may be mirrored: bool ``(n,)``."""
     base: ArrayRows | None
     """The captions' encodings under a second fingerprint, where one was asked for."""
     pooled: ArrayRows | None
@@ -62,7 +74,15 @@ class SampleIndex:
 
     @classmethod
     def load(
-        cls, store: EncodingStore, fingerprint: str, base: str | None, pooled: str | None, at_least: int
+        cls,
+        store: EncodingStore,
+        fingerprint: str,
+        base: str | None,
+        pooled: str | None,
+        at_least: int,
+        *,
+        by_picture: bool = False,
+        flip_words: Sequence[str] | None = None,
     ) -> SampleIndex:
         """Read the index, but no array.
 
@@ -72,23 +92,33 @@ class SampleIndex:
             base: a second encoder of the same captions, or None.
             pooled: a third, whose encodings come with the pictures' crops, or None.
             at_least: samples, one for each rank.
+            by_picture: tell which samples have one picture.
+            flip_words: words of captions whose pictures may not be mirrored; None where none may.
 
         Raises:
             ValueError: no samples under the fingerprint, or fewer than `at_least`; no base or pooled encoding of a
-                caption; no crop of a picture; latents of several shapes.
+                caption; no crop of a picture.
         """
-        samples = load_samples(store, fingerprint, *["crop"] * (pooled is not None))
+        besides = ["crop"] * (pooled is not None) + ["latent_key"] * by_picture
+        samples = load_samples(store, fingerprint, *besides)
         if len(samples) < at_least:
             raise ValueError(too_few(store, fingerprint, len(samples), at_least))
         sources, source = dictionary_column(samples["source"])
-        latents = f"latents/{latent_shape(store, samples)}"
+        shapes, shape = sorted_dictionary(samples["latent_shape"])
+        pairs = np.array([is_pair(name) for name in shapes])[shape] & (flip_words is not None)
         return cls(
             hashes=hash_column(samples["caption_hash"]),
             sources=sources,
             source=source,
             row=samples["row"].to_numpy(),
             encodings=stored_at(samples, f"encodings/{fingerprint}", "encoding_shard", "first_token", "token_count"),
-            latents=stored_at(samples, latents, "latent_shard", "latent_index"),
+            latents=latents_at(samples, shapes, shape),
+            shapes=shapes,
+            shape=shape,
+            picture=numbered(samples["latent_key"]) if by_picture else None,
+            may_flip=pairs & ~mentions(store, fingerprint, samples, flip_words)
+            if flip_words and pairs.any()
+            else pairs,
             base=None if base is None else join(store, base, samples),
             pooled=None if pooled is None else join(store, pooled, samples, "pooled"),
             crops=None if pooled is None else crops_of(store, samples),
@@ -138,25 +168,58 @@ def too_few(store: EncodingStore, fingerprint: str, found: int, world_size: int)
     return f"{store.path}: no samples of fingerprint {fingerprint} at version {store.version}, found those of {known}"
 
 
-def latent_shape(store: EncodingStore, samples: pa.Table) -> str:
-    """Return the one shape of all samples' latents; ValueError where there are several."""
-    shapes = pc.unique(samples["latent_shape"]).to_pylist()
-    if len(shapes) != 1:
-        raise ValueError(f"{store.path}: expected latents of one shape, found {', '.join(sorted(shapes))}")
-    return str(shapes[0])
-
-
 def stored_at(samples: pa.Table, array: str, shard: str, first: str, count: str | None = None) -> ArrayRows:
     """Return where the samples' rows of an array lie, from columns of the index; one row each without `count`."""
     shards, places = dictionary_column(samples[shard])
     return ArrayRows(
         array=array,
-        shards=shards.tolist(),
-        shard=places.astype(np.int64),
+        places=[(name, array) for name in shards],
+        place=places.astype(np.int64),
         first=samples[first].to_numpy(),
         count=np.ones(len(samples), np.int64) if count is None else samples[count].to_numpy().astype(np.int64),
         checksum=samples[f"{shard.removesuffix('_shard')}_checksum"].to_numpy(),
     )
+
+
+def latents_at(samples: pa.Table, shapes: list[str], shape: np.ndarray) -> ArrayRows:
+    """Return where the samples' latents lie: in an array a shard and shape."""
+    shards, of_shard = dictionary_column(samples["latent_shard"])
+    codes, place = compact(of_shard * len(shapes) + shape)
+    rows = stored_at(samples, "latents", "latent_shard", "latent_index")
+    places = [(str(shards[code // len(shapes)]), f"latents/{shapes[code % len(shapes)]}") for code in codes.tolist()]
+    return replace(rows, places=places, place=place)
+
+
+def sorted_dictionary(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Return a dictionary column's distinct strings that occur, sorted, and each row's place there, int64 ``(n,)``."""
+    values, places = dictionary_column(column)
+    used, places = compact(places)
+    names = [str(value) for value in values[used]]
+    ranks = np.empty(len(names), np.int64)
+    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    return sorted(names), ranks[places]
+
+
+def compact(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which small numbers occur, sorted, and each one's place among them, int64 ``(n,)``."""
+    used = np.flatnonzero(np.bincount(codes))
+    places = np.empty(used.max(initial=-1) + 1, np.int64)
+    places[used] = np.arange(len(used))
+    return used, places[codes]
+
+
+def numbered(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a number for each distinct value, from 0 in the order of their first rows: int64 ``(n,)``."""
+    return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
+def mentions(store: EncodingStore, fingerprint: str, samples: pa.Table, words: Sequence[str]) -> np.ndarray:
+    """Return whose captions have one of some words, whole and in any case: bool ``(n,)``."""
+    either = "|".join(map(re.escape, words))
+    captions = store.snapshot().read(["caption_hash", "caption"], trainable(fingerprint))
+    told = pc.match_substring_regex(captions["caption"], rf"(?i)(?:^|[^\pL\pN_])(?:{either})(?:$|[^\pL\pN_])")
+    hashes = captions["caption_hash"].filter(told).combine_chunks()
+    return np.asarray(pc.is_in(samples["caption_hash"], value_set=hashes))
 
 
 def hash_column(column: pa.ChunkedArray) -> np.ndarray:

@@ -37,9 +37,11 @@ class StagedArrays:
         return EncodingRef(self.shard, array.append(bits), len(bits), checksum(bits))
 
     def add_latent(self, latent: np.ndarray) -> LatentRef:
-        """Write a latent, float16 ``(channel, height, width)``; return where it lies."""
-        if latent.dtype != np.float16 or latent.ndim != 3 or not latent.size:
-            raise ValueError(f"latent: expected float16 (channel, height, width), found {latent.dtype} {latent.shape}")
+        """Write a latent, float16 ``([2,] channel, height, width)``; return where it lies."""
+        pair = latent.ndim == 4 and len(latent) == 2
+        if latent.dtype != np.float16 or not (latent.ndim == 3 or pair) or not latent.size:
+            expected = "float16 (channel, height, width), or two such of a picture and its mirror image"
+            raise ValueError(f"latent: expected {expected}, found {latent.dtype} {latent.shape}")
         shape = shape_name(latent.shape)
         array = self._arrays.get(f"latents/{shape}") or self._keep(latent_writer(self.folder, latent.shape))
         latent = np.ascontiguousarray(latent)

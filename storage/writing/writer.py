@@ -83,7 +83,10 @@ class ShardWriter:
             self._rows.encodings[fingerprint, caption_hash] = self.staged.add_encoding(fingerprint, bits)
 
     def add_latent(self, latent_key: str, latent: np.ndarray) -> None:
-        """Add a picture's latent, float16 ``(channel, height, width)``, unless the shard has it."""
+        """Add a picture's latent, float16 ``(channel, height, width)``, unless the shard has it.
+
+        Two, ``(2, channel, height, width)``, are of the picture and of its mirror image.
+        """
         if latent_key not in self._rows.latents:
             self._lock.renew()
             self._rows.latents[latent_key] = self.staged.add_latent(latent)

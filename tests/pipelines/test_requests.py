@@ -11,8 +11,9 @@ import typer.main
 from prefect import Flow
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 
+from llmdiff.data.sources import UnreadableShard
 from llmdiff.encoder import EncoderConfig
-from llmdiff.training.config import TrainSettings
+from llmdiff.training.config import TrainConfig, TrainSettings
 from pipelines.cli.main import app
 from pipelines.cli.options import option
 from pipelines.requests.base import FILE, Request, checked, help_of
@@ -25,6 +26,7 @@ from pipelines.requests.retrain import RetrainRequest
 from pipelines.requests.study import Sizes, StudyRequest
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.stage import stage
+from pipelines.runtime.train_run import run_name
 
 STAGES: dict[str, type[Request]] = {
     "encode": EncodeRequest,
@@ -138,3 +140,37 @@ def test_retraining_hands_its_policy_on_as_it_is() -> None:
     assert request.to_promote() == PromoteRequest(policy=policy)
     assert request.to_train("f", 3, "models:/x/1").settings.start_from == "models:/x/1"
     assert (request.to_encode().llm, request.to_encode().readiness) == ("l", request.readiness)
+
+
+def test_retraining_makes_pictures_ready_as_encode_does() -> None:
+    ready = {"buckets": True, "bucket_step": 32, "flip": True}
+    request = RetrainRequest(data="d", store="s", diffusion="b", llm="l", **ready).to_encode()
+    assert {name: getattr(request, name) for name in ready} == ready
+    with pytest.raises(ValueError, match="encode: settings: Value error, bucket_step goes with buckets alone"):
+        checked({"data": "d", "store": "s", "bucket_step": 32}, EncodeRequest, "encode")
+
+
+def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    from prefect.logging import disable_run_logger
+
+    from pipelines.flows.encode import announce
+
+    shards = [UnreadableShard(name, "made up") for name in ("10_cats/", "2024_holiday/[0:9]", "a.parquet")]
+    with disable_run_logger():
+        announce([*shards], {})
+        announce([*shards[2:]], {})
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == (
+        "numbers before folders' names: 10_cats/ 10, 2024_holiday/[0:9] 2024: "
+        "no repeats unless training has --set kohya_repeats=true"
+    )
+    assert len(told) == 3
+
+
+def test_a_run_without_the_later_settings_has_the_name_that_it_had() -> None:
+    """The literal is of the version before them: an unfinished run of it goes on under its name."""
+    draft = TrainConfig(store="runs/store", fingerprint="f", base="b", output="", steps=3)
+    assert run_name(draft, "llm") == "store-llm-467bf4dd"
+    changes: list[dict[str, Any]] = [{"caption_choice": "one"}, {"flip": False}, {"flip_words": ("x",)}]
+    names = [run_name(draft.model_copy(update=change), "llm") for change in [*changes, {"kohya_repeats": True}]]
+    assert len({"store-llm-467bf4dd", *names}) == 5

@@ -260,17 +260,6 @@ def test_a_pooled_encoding_comes_with_the_crop(tmp_path):
     assert (batch.pooled, batch.crops) == (None, None)
 
 
-def test_latents_of_two_shapes_are_refused(tmp_path):
-    store, llm = synthetic.make_store(tmp_path)
-    with ShardWriter(store, "a", llm) as writer:
-        for row, shape in enumerate([(4, 8, 8), (4, 8, 4)]):
-            writer.add_encoding(caption_hash("x"), synthetic.encoding("x"))
-            writer.add_latent(synthetic.latent_key("a", row), synthetic.latent("x", shape))
-            writer.add_sample(synthetic.sample(llm, "a", row, "x"))
-    with pytest.raises(ValueError, match="expected latents of one shape, found 4x8x4, 4x8x8"):
-        EncodingDataset(tmp_path, DatasetConfig(fingerprint=llm, batch_size=1))
-
-
 @pytest.mark.parametrize("damage", ["flip", "remove", "truncate"])
 @pytest.mark.parametrize("array", ["encodings", "latents"])
 def test_damage_is_an_error_and_never_a_batch(tmp_path, array, damage):

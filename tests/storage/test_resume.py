@@ -18,6 +18,8 @@ from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic
 
 EPOCHS = 3
+EARLIER = {"version", "fingerprint", "seed", "block_size", "blocks_together", "lanes", "epoch", "position"}
+"""What a state was before there were several shapes of latents."""
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +158,10 @@ def test_other_ranks_go_on(store: EncodingStore, ranks: int, batch_size: int) ->
         ({"lanes": 2}, "state: expected lanes 4, found 2"),
         ({"version": 0}, "state: expected version 2, found 0"),
         ({"fingerprint": "other"}, "found 'other'"),
-        ({"position": 71}, "an epoch and a position in 0 to 70, found 0 and 71"),
-        ({"position": -1}, "found 0 and -1"),
-        ({"epoch": -1}, "found -1 and 0"),
+        ({"position": 71, "seen": [71]}, "position: expected 0 to 70 of 4x8x8, found"),
+        ({"position": -1, "seen": [-1]}, "position: expected 0 to 70 of 4x8x8, found"),
+        ({"position": 6}, "state: expected position 0, as seen says, found 6"),
+        ({"epoch": -1}, "state: expected an epoch from 0, found -1"),
     ],
 )
 def test_a_state_of_another_order_is_refused(store: EncodingStore, change: dict[str, Any], message: str) -> None:
@@ -167,6 +170,16 @@ def test_a_state_of_another_order_is_refused(store: EncodingStore, change: dict[
         data.load_state_dict({**data.state_dict(), **change})
     with pytest.raises(ValueError, match="expected version 2, found None"):
         data.load_state_dict({})
+
+
+def test_a_state_of_an_earlier_version_goes_on(store: EncodingStore, uninterrupted: list[Any]) -> None:
+    data = dataset(store)
+    list(islice(iter(data), 4))
+    state = {name: value for name, value in data.state_dict().items() if name in EARLIER}
+    assert len(state) == len(EARLIER)
+    again = dataset(store)
+    again.load_state_dict(state)
+    assert [content(batch) for batch in again] == uninterrupted[4:12]
 
 
 @pytest.mark.process

@@ -171,6 +171,7 @@ class StoreContract:
         info = summarise(store)
         tokens = sum(len(synthetic.encoding(caption)) for _, _, caption in synthetic.expected_rows("a"))
         assert (info["samples"], info["latents"], info["sources"], info["shards"]) == (18, 18, 1, 1)
+        assert (empty["latent_shapes"], info["latent_shapes"]) == ({}, {"4x8x8": 18})
         assert info["rejects"] == {"empty_caption": 2}
         assert info["fingerprints"][llm] == {"samples": 18, "captions": 18, "tokens": tokens}
         (shard,) = list_shards(store)

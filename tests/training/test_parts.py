@@ -224,6 +224,7 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
         ({"epochs": 1}, "either steps or epochs"),
         ({"adapter": {"base_context": "clip"}}, "base_fingerprint"),
         ({"sample_every": 5}, "validation_prompts"),
+        ({"flip_words": ["left", ""]}, r"flip_words: expected words, found \['left', ''\]"),
     ],
 )
 def test_configuration_mistakes_name_file_and_field(tmp_path: Path, changes: dict[str, object], message: str) -> None:

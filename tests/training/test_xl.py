@@ -55,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
+def job(root: Path, encoder: Any = "llm", store: str = "store", **options: Any) -> EncodeJob:
     settings = EncoderConfig(dtype="float32") if encoder == "llm" else EncoderConfig()
     request = EncodeRequest(
         data=str(root / "data"),
@@ -64,12 +64,13 @@ def job(root: Path, encoder: Any = "llm", store: str = "store") -> EncodeJob:
         llm=str(root / "llm"),
         encoder=encoder,
         settings=settings,
+        **options,
     )
     return make_job(request, pictures=True)
 
 
-def encode(root: Path, encoder: str = "llm", store: str = "store") -> list[Any]:
-    found = job(root, encoder, store)
+def encode(root: Path, encoder: str = "llm", store: str = "store", **options: Any) -> list[Any]:
+    found = job(root, encoder, store, **options)
     prepare_store.fn(found, list(PROMPTS))
     encoders = loaded_encoders(found.model_dump_json(), None)
     return [
@@ -158,6 +159,24 @@ def test_step_0_is_the_frozen_unet_with_its_own_conditioning(root: Path, tmp_pat
     assert len(set(dropped)) == 2
     assert len({tuple(samples[row]["crop"]) for row in batch.rows}) > 1
     torch.testing.assert_close(loss.detach(), losses.sum())
+
+
+def test_each_bucket_is_conditioned_on_its_own_size_and_trained_on(root: Path) -> None:
+    encode(root, store="buckets", buckets=True, flip=True)
+    plan = config(root, "on-buckets", "buckets", steps=8, sample_every=None)
+    run = prepare_run(plan, start(plan))
+    assert len(run.data.index.shapes) == 4
+    for batch in run.data.epoch(0):
+        assert run.objective.micro_conditioning is not None
+        ids = run.objective.micro_conditioning.of_batch(batch, torch.zeros(len(batch.rows), dtype=torch.bool))[
+            "time_ids"
+        ]
+        for (height, width, top, left, *target), crop in zip(ids.tolist(), batch.crops.tolist(), strict=True):
+            assert [width, height, left, top] == crop
+            assert target == [8 * side for side in batch.latents.shape[-2:]]
+            assert target[1] / target[0] == pytest.approx(width / height, rel=0.15)
+    train(plan)
+    assert len(training_run.rows(plan)) == 8
 
 
 KILLED = """

@@ -6,8 +6,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
+from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.data.encode.captions import TextEncoder, encode_captions
 from llmdiff.diffusion.latents import LatentEncoder
 from storage import EncodingStore, caption_hash, content_hash
@@ -38,10 +42,24 @@ class LatentEncoding:
     """Side of the square that is kept, in pixels."""
     min_side: int
     """Pictures whose shorter side has fewer pixels are refused."""
+    buckets: Buckets | None = None
+    """The sizes that pictures go into, in place of the square."""
+    flip: bool = False
+    """Whether each picture's mirror image is kept too."""
 
     def key(self, image_hash: str) -> str:
         """Return the key of a picture's latent in the store."""
         return content_hash(f"{self.fingerprint}:{image_hash}".encode())
+
+    def encode(self, pictures: np.ndarray) -> Tensor:
+        """Return the latents of pictures ``(batch, height, width, 3)`` uint8 as the store keeps them, on the device.
+
+        float16 ``(batch, channel, height, width)``; with `flip`, ``(batch, 2, channel, …)``: the mirror images' second.
+        """
+        latents = self.encoder(pictures)
+        if not self.flip:
+            return latents
+        return torch.stack([latents, self.encoder(np.ascontiguousarray(pictures[:, :, ::-1]))], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +86,10 @@ def prepare(
     size: int | None = None,
     min_side: int | None = None,
     pooled: TextEncoder | None = None,
+    *,
+    buckets: bool = False,
+    bucket_step: int | None = None,
+    flip: bool = False,
 ) -> EncoderSet:
     """Register the encoders in the store, and the empty caption's encoding that caption dropout and guidance need.
 
@@ -79,15 +101,20 @@ def prepare(
         min_side: the fewest pixels of a picture's shorter side; None is a quarter of `size`.
         pooled: an SDXL base's `PooledTextEncoder`; None for another base. Captions that were encoded without it, by an
             earlier run or for another base, are encoded with it now.
+        buckets: keep each picture's aspect ratio; see `llmdiff.data.buckets`.
+        bucket_step: pixels between the sides of two buckets; None is `default_step`.
+        flip: keep each picture's mirror image, too.
 
     Raises:
-        ValueError: `size` does not fit the autoencoder, the store holds latents of another one or another size, or the
-            empty caption's encoding is not finite.
+        ValueError: `size` or `bucket_step` does not fit the autoencoder, the store holds latents of another one or of
+            pictures made ready otherwise, or the empty caption's encoding is not finite.
     """
     latents = None
     if latent_encoder is not None:
         assert size is not None
-        latents = prepare_latents(store, latent_encoder, size, size // 4 if min_side is None else min_side)
+        step = (bucket_step or default_step(size, latent_encoder.factor)) if buckets else None
+        least = size // 4 if min_side is None else min_side
+        latents = prepare_latents(store, latent_encoder, size, least, step, flip)
     fingerprint = register(store, encoder)
     if pooled is None:
         return EncoderSet(encoder=encoder, fingerprint=fingerprint, latents=latents)
@@ -118,14 +145,28 @@ def complete(store: EncodingStore, fingerprint: str, beside: TextEncoding) -> No
         encode_captions(store, beside.fingerprint, beside.encoder, captions[start : start + CAPTIONS_AT_ONCE])
 
 
-def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min_side: int) -> LatentEncoding:
-    """Register the autoencoder; see `prepare`."""
+def prepare_latents(
+    store: EncodingStore, encoder: LatentEncoder, size: int, min_side: int, step: int | None, flip: bool
+) -> LatentEncoding:
+    """Register the autoencoder; see `prepare`. `step` is None where there are no buckets."""
     if size < 1 or size % encoder.factor:
         raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
     description = {**encoder.describe(), "size": size, "crop": "centre"}
+    if step is not None:
+        check_step(size, step, encoder.factor)
+        description |= {"crop": "buckets/1", "bucket_step": step, "factor": encoder.factor}
+    if flip:
+        description["flip"] = True
     check_same_latents(store, description)
     fingerprint = str(store.register_fingerprint(description))
-    return LatentEncoding(encoder=encoder, fingerprint=fingerprint, size=size, min_side=min_side)
+    return LatentEncoding(
+        encoder=encoder,
+        fingerprint=fingerprint,
+        size=size,
+        min_side=min_side,
+        buckets=None if step is None else Buckets(size=size, step=step),
+        flip=flip,
+    )
 
 
 def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
@@ -133,8 +174,8 @@ def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> Non
     for fingerprint, other in store.fingerprints().items():
         if other.get("kind") == "vae" and other != description:
             old, new = ({"dtype": "float32", **each} for each in (other, description))
-            key = next(key for key in new if old.get(key) != new[key])
-            found = f"expected {key} {old.get(key)!r}, found {new[key]!r}"
+            key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+            found = f"expected {key} {old.get(key)!r}, found {new.get(key)!r}"
             raise ValueError(
                 f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
             )

@@ -51,8 +51,8 @@ class Step(NamedTuple):
 
     keys: tuple[str, ...]
     """Of the latents to be made."""
-    squares: np.ndarray
-    """Their pictures, uint8 ``(picture, height, width, 3)``."""
+    pixels: np.ndarray
+    """Their pictures, which are of one size: uint8 ``(picture, height, width, 3)``."""
     done: int
     """Rows that are done with this step."""
     rows: list[Loaded]
@@ -135,22 +135,28 @@ class ShardReader:
     def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, Row | BadRow, Decoded]]) -> Iterator[Step]:
         at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
         loaded: list[Loaded] = []
-        batch: list[tuple[np.ndarray, Picture]] = []
+        batches: dict[tuple[int, ...], list[tuple[np.ndarray, Picture]]] = {}
         done = 0
         for number, row, decoded in rows:
             loaded.append(_loaded(number, row, decoded))
-            if isinstance(decoded, tuple):
-                batch.append(decoded)
-            if batch and len(batch) == at_once:
-                yield self._step(chunk, batch, len(loaded) - done, [])
-                batch, done = [], len(loaded)
-        yield self._step(chunk, batch, len(loaded) - done, loaded)
+            if not isinstance(decoded, tuple):
+                continue
+            shape = decoded[0].shape
+            batches.setdefault(shape, []).append(decoded)
+            if len(batches[shape]) == at_once:
+                yield self._step(chunk, batches.pop(shape), len(loaded) - done, [])
+                done = len(loaded)
+        *others, last = batches.values() or [[]]
+        for batch in others:
+            yield self._step(chunk, batch, 0, [])
+        yield self._step(chunk, last, len(loaded) - done, loaded)
 
     def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[Loaded]) -> Step:
-        squares = {picture.latent_key: square for square, picture in batch}
-        new = [key for key in squares if key not in chunk.latents and key not in self.planned]
+        """Lay pictures of one size side by side."""
+        pixels = {picture.latent_key: pixels for pixels, picture in batch}
+        new = [key for key in pixels if key not in chunk.latents and key not in self.planned]
         self.planned.update(new)
-        stacked = np.stack([squares[key] for key in new]) if new else np.empty(0, np.uint8)
+        stacked = np.stack([pixels[key] for key in new]) if new else np.empty(0, np.uint8)
         return Step(tuple(new), stacked, done, rows, chunk.encodings)
 
     def _decode(self, decoders: ThreadPoolExecutor, row: Row | BadRow, of_image: str) -> Future[Decoded]:
@@ -169,12 +175,12 @@ class ShardReader:
 
 
 def decode(data: bytes, of_image: str, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:
-    """Return the square of a picture, whose bytes have a hash, with what the index says of it; or why it is refused."""
+    """Return the pixels of a picture, whose bytes have a hash, with what the index says of it; or why it is refused."""
     try:
-        square, crop = load_image(data, latents.size, min_side=latents.min_side)
+        pixels, crop = load_image(data, latents.size, min_side=latents.min_side, buckets=latents.buckets)
     except BadRow as bad:
         return bad
-    return square, Picture(of_image, latents.key(of_image), crop)
+    return pixels, Picture(of_image, latents.key(of_image), crop)
 
 
 def cores() -> int:

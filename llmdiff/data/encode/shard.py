@@ -85,7 +85,7 @@ class StepEncoder:
         """Make a step's latents; with the last step of a chunk its encodings, of the captions that rows are made of."""
         if step.keys:
             assert self.encoders.latents is not None
-            self.behind(self.rows.add_latents, step.keys, self.encoders.latents.encoder(step.squares))
+            self.behind(self.rows.add_latents, step.keys, self.encoders.latents.encode(step.pixels))
         if step.rows:
             self.encode_captions(step)
             self.behind(self.rows.add_rows, step.rows, self.failed)
