@@ -33,3 +33,6 @@ class BadRow(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[BadRow], tuple[Reason, str]]:
+        return BadRow, (self.reason, self.detail)  # a shard that holds some goes to other processes

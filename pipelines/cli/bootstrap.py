@@ -12,10 +12,11 @@ from llmdiff.extras import require
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
+    from pipelines.requests.data import DataRequest
 
 
 def encode_options(
-    data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
+    data: DataRequest, captions: Path | None, config: Path | None, assignments: Sequence[str]
 ) -> tuple[EncoderConfig, list[str] | None]:
     """Return the encoder's settings and the captions without pictures; refuse what of data and files can't be used."""
     from pipelines.cli.config_files import read_settings
@@ -23,9 +24,13 @@ def encode_options(
     require("prefect")  # before the readers of data, which miss less
     settings = read_settings(config, assignments)
     more = read_lines(captions) if captions is not None else None
-    from llmdiff.data.sources import source_files
+    from llmdiff.data.remote import data_path, is_remote
+    from llmdiff.data.sources import list_data
 
-    source_files(data)
+    if is_remote(data.data):
+        data_path(data.data)  # the flow lists it, once
+    else:
+        list_data(data.data, columns=data.columns)
     return encoder_config(config, settings), more
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
@@ -15,11 +14,13 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
-from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
+from llmdiff.data.remote import shown
+from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, rows_told, scan, shards_of
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.row_counts import keep_counts, recall_counts
 from pipelines.runtime.stage import stage
 from storage import EncodingStore
 
@@ -59,24 +60,26 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     """
     start = time.perf_counter()
     request = reachable(request)
-    listed, found = look_at(request.data, request.readiness)
-    shards = shards_of(found.whole)
+    listed, found = look_at(request)
+    shards = shards_of(found.whole, request.columns)
+    recall_counts(shards)
     job = make_job(request, any(map(_has_pictures, shards)))
     announce(shards, listed.passed_over)
     check_pictures(request, shards)
     encode = limited(encode_source, request.limit)
-    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray) as run:
+    with progress("encode", _total(shards), "row") as work, workers(request.ray) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
         reports, unreadable = encode_all(run, encode, job, shards, remote=request.ray is not None)
+    keep_counts(shards, reports)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
     left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
     result = report(job, fingerprint, reports, left, time.perf_counter() - start)
     if request.readiness is None and not any(map(_usable, reports)):
-        raise ValueError(nothing_usable(request.data, result))
+        raise ValueError(nothing_usable(shown(request.data), result))
     return result
 
 
@@ -89,10 +92,11 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
     return request.model_copy(update={**paths, **models})
 
 
-def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan]:
+def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
     """Return what the data hold, and which of it is whole; all of it where nobody says how to tell."""
-    listed = list_data(data, may_be_empty=readiness is not None)
-    return listed, Scan(listed.files, {}) if readiness is None else scan(Path(data), listed.files, readiness)
+    how = request.readiness
+    listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
+    return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
 
 
 def check_pictures(request: EncodeRequest, shards: list[SourceShard]) -> None:
@@ -221,10 +225,16 @@ def _usable(shard: ShardReport) -> int:
     return shard.rows - shard.known_bad - shard.rejected.total()
 
 
-def _rows(shard: SourceShard) -> int:
-    """Return the rows for the bar; an unreadable shard has none, and says why when its turn comes."""
+def _total(shards: list[SourceShard]) -> int | None:
+    """Return the rows of all shards for the bar; None where some can't be counted without fetching them."""
+    rows = [_rows(shard) for shard in shards]
+    return None if None in rows else sum(filter(None, rows))
+
+
+def _rows(shard: SourceShard) -> int | None:
+    """Return a shard's rows, where they are told; an unreadable shard has none, and says why when its turn comes."""
     try:
-        return shard.count
+        return rows_told(shard)
     except ValueError:
         return 0
 

@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from llmdiff.data.remote import is_remote
+
 if TYPE_CHECKING:
     from prefect_ray import RayTaskRunner
 
@@ -202,7 +204,7 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 def absolute(path: str) -> str:
     """A path as processes know it that were started in another folder; a URL as it is."""
-    return path if "://" in path else str(Path(path).absolute())
+    return path if is_remote(path) else str(Path(path).absolute())
 
 
 def absolute_model(name: str | None) -> str | None:

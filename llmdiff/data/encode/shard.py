@@ -16,7 +16,7 @@ from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources import Row, SourceShard
+from llmdiff.data.sources import Row, SourceShard, rows_told
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
 T = TypeVar("T")
@@ -54,17 +54,19 @@ def encode_shard(
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | bad
-    report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
+    rows = source.count if known else rows_told(source)
+    report = ShardReport(source=source.name, known=len(known), known_bad=len(bad))
     progress(report.known)
-    if report.known < report.rows:
+    if rows is None or report.known < rows:
         before = getattr(encoders.encoder, "truncated", 0)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             encoder = RowEncoder(store, writer, source, encoders, report, progress)
             new = ((number, row) for number, row in source.rows() if number not in known)
-            for rows in _chunks(new, ROWS_AT_ONCE):
-                encoder.encode(rows)
+            for part in _chunks(new, ROWS_AT_ONCE):
+                encoder.encode(part)
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
         report.unread = source.unread
+    report.rows = source.count  # of a stream, known once its rows have been read
     report.seconds = time.perf_counter() - start
     return report
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from llmdiff.data.remote import DataPath, RemotePath, data_path
 from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columnar import text_columns
+from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, is_text, kind_of
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import TEMPORARY
@@ -33,39 +35,45 @@ EXPECTED = (
 class Listing(NamedTuple):
     """What was found below a path; names are relative to it."""
 
-    files: list[tuple[Path, str]]
+    files: list[tuple[DataPath, str]]
     """Files of data, and folders whose pictures have their captions beside them, in the order of their names."""
     passed_over: dict[str, str]
     """What looks like data and is not read, and why."""
+    root: DataPath
+    """What was listed; of another place, it keeps what the listing said."""
 
 
 @dataclass
 class _Found:
     """A walk's findings so far."""
 
-    data: list[tuple[Path, str]] = field(default_factory=list)
-    texts: list[tuple[Path, str]] = field(default_factory=list)
+    columns: Columns
+    data: list[tuple[DataPath, str]] = field(default_factory=list)
+    texts: list[tuple[DataPath, str]] = field(default_factory=list)
     """Text files in folders without pictures: captions where there is no other data."""
     passed_over: dict[str, str] = field(default_factory=dict)
 
 
-def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
+def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns = KNOWN) -> Listing:
     """List a file, or what a folder holds.
 
     A folder that is linked is followed. Hidden folders, `TEMPORARY` ones and encoding stores are no data.
 
+    Args:
+        path: of this machine, or of another place: see `llmdiff.data.remote.data_path`.
+        may_be_empty: whether no data are no error.
+        columns: that are chosen; the named one of pictures may hold paths.
+
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: the file is of no known kind; or the folder holds no data, unless that may be.
+        ConnectionError: another place does not answer.
+        PermissionError: it refuses.
     """
-    root = Path(path)
-    if not root.exists():
-        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
+    root = check_data(path, may_be_empty)
     if root.is_file():
-        if not kind_of(root):
-            raise ValueError(f"{root}: expected {EXPECTED}")
-        return Listing([(root, root.name)], {})
-    found = _Found()
+        return Listing([(root, root.name)], {}, root)
+    found = _Found(columns)
     _walk(root, "", (), None, found)
     if found.data:
         why = "a text file beside other data; name it itself to have its lines as captions"
@@ -74,14 +82,30 @@ def list_data(path: str | Path, may_be_empty: bool = False) -> Listing:
     if not files and not may_be_empty:
         told = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it{told}")
-    return Listing(files, dict(sorted(found.passed_over.items())))
+    return Listing(files, dict(sorted(found.passed_over.items())), root)
 
 
-def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None, found: _Found) -> None:
+def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
+    """Return the path of data that are there, without a look into folders; errors as of `list_data`."""
+    root = data_path(path)
+    if isinstance(root, RemotePath):
+        there = root.facts is not None or root.is_dir() or (may_be_empty and not kind_of(root))
+    else:
+        there = root.exists()
+    if not there:
+        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
+    if root.is_file() and not kind_of(root):
+        raise ValueError(f"{root}: expected {EXPECTED}")
+    return root
+
+
+def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: str | None, found: _Found) -> None:
     """Add what a folder holds; `named_by` is a table above it whose rows name pictures."""
     here = f"{name}/" if name else ""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(_entries(folder), key=lambda entry: entry.name)
+    except ConnectionError:
+        raise
     except OSError as error:
         found.passed_over[here or "."] = f"cannot be read: {error.strerror}"
         return
@@ -91,34 +115,47 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], named_by: str | None
         if _is_folder(entry):
             folders.append(entry)
         elif entry.name[0] != ".":
-            files.append(Path(folder, entry.name))
-    named_by = _add_files(folder, here, files, names, named_by, found)
+            files.append(folder / entry.name)
+    if name and STORE in names:
+        found.passed_over[here] = "an encoding store"
+        return
+    named_by = _add_files(folder, here, files, names, named_by, found, bool(folders))
     for entry in folders:
-        inner = Path(folder, entry.name)
+        inner = folder / entry.name
         if (why := _is_no_data(inner, (*above, folder.resolve()))) is not None:
             found.passed_over[f"{here}{entry.name}/"] = why
         elif entry.name != TEMPORARY:  # its job is at work: what it holds now says nothing
             _walk(inner, f"{here}{entry.name}", (*above, folder.resolve()), named_by, found)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _entries(folder: DataPath) -> Iterable[os.DirEntry[str] | RemotePath]:
+    return folder.iterdir() if isinstance(folder, RemotePath) else os.scandir(folder)
+
+
+def _is_folder(entry: os.DirEntry[str] | RemotePath) -> bool:
     """Return whether an entry is a folder or leads to one; only links cost a look of their own."""
+    if isinstance(entry, RemotePath):
+        return entry.is_dir()
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
-def _is_no_data(folder: Path, above: tuple[Path, ...]) -> str | None:
+def _is_no_data(folder: DataPath, above: tuple[DataPath, ...]) -> str | None:
     """Return why a folder is not looked into; None where it is."""
     if folder.name.startswith("."):
         return "a hidden folder"
     if folder.resolve() in above:
         return f"a link that leads back to {folder.resolve()}"
-    if (folder / STORE).is_file():
-        return "an encoding store"
     return None
 
 
 def _add_files(
-    folder: Path, here: str, files: list[Path], names: set[str], named_by: str | None, found: _Found
+    folder: DataPath,
+    here: str,
+    files: list[DataPath],
+    names: set[str],
+    named_by: str | None,
+    found: _Found,
+    has_folders: bool,
 ) -> str | None:
     """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
     pictures = [file for file in files if is_picture(file)]
@@ -129,7 +166,7 @@ def _add_files(
             found.passed_over[here + table.name] = why
             continue
         found.data.append((table, here + table.name))
-        if names_pictures(table):
+        if (pictures or has_folders) and names_pictures(table, found.columns):
             named_by = here + table.name
     for file in files:
         if file.suffix.lower() == ".json" and file.stem not in stems:
@@ -144,7 +181,7 @@ def _add_files(
     return named_by
 
 
-def _is_list_of(table: Path, names: set[str]) -> str | None:
+def _is_list_of(table: DataPath, names: set[str]) -> str | None:
     """Return why a table is the list that img2dataset leaves with a shard, and no data; None where it is data."""
     if table.suffix.lower() != ".parquet":
         return None
@@ -154,13 +191,12 @@ def _is_list_of(table: Path, names: set[str]) -> str | None:
     return f"the list that img2dataset left with {shard}: its failed rows are read from it" if shard else None
 
 
-def _names_in(folder: Path) -> Iterator[str]:
+def _names_in(folder: DataPath) -> Iterator[str]:
     if folder.is_dir():
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries)
+        yield from (entry.name for entry in _entries(folder))
 
 
-def _add_json(file: Path, name: str, found: _Found) -> str | None:
+def _add_json(file: DataPath, name: str, found: _Found) -> str | None:
     """Add a JSON file that is a table; return its name where it names pictures."""
     if file.name in NOT_DATA or file.name.endswith("_stats.json"):
         return None
@@ -173,10 +209,10 @@ def _add_json(file: Path, name: str, found: _Found) -> str | None:
         found.passed_over[name] = "no table: expected rows with captions, found none"
         return None
     found.data.append((file, name))
-    return name if column(names_in(records), PATH_COLUMNS) is not None else None
+    return name if column(names_in(records), _path_columns(found.columns)) is not None else None
 
 
-def names_pictures(table: Path) -> bool:
+def names_pictures(table: DataPath, columns: Columns = KNOWN) -> bool:
     """Return whether a table has a column of pictures' paths; False where it cannot be read."""
     if table.name in METADATA_FILES:
         return True
@@ -185,12 +221,19 @@ def names_pictures(table: Path) -> bool:
     columnar = {".parquet": ParquetShard, ".arrow": ArrowShard}.get(table.suffix.lower())
     try:
         names = columns_of(table) if columnar is None else text_columns(columnar(table, table.name))
-        return column(names, PATH_COLUMNS) is not None
+        return column(names, _path_columns(columns)) is not None
+    except ConnectionError:
+        raise
     except (ValueError, OSError):
         return False
 
 
-def _summed_up(here: str, files: list[Path], why: str) -> dict[str, str]:
+def _path_columns(columns: Columns) -> tuple[str, ...]:
+    """The columns that may hold pictures' paths."""
+    return PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
+
+
+def _summed_up(here: str, files: list[DataPath], why: str) -> dict[str, str]:
     """Return one line for each kind of some files: how many there are."""
     counts = Counter(file.suffix.lower() for file in files)
     return {f"{here}*{suffix}": f"{count} files: {why}" for suffix, count in counts.items()}
