@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmdiff.extras import require
+from pipelines.requests.base import checked
+from pipelines.requests.data import DataRequest
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
-    from pipelines.requests.data import DataRequest
 
 
 def encode_options(
-    data: DataRequest, captions: Path | None, config: Path | None, assignments: Sequence[str]
+    given: dict[str, Any], captions: Path | None, config: Path | None, assignments: Sequence[str]
 ) -> tuple[EncoderConfig, list[str] | None]:
     """Return the encoder's settings and the captions without pictures; refuse what of data and files can't be used."""
+    data = checked({name: given[name] for name in DataRequest.model_fields}, DataRequest, "data")
     from pipelines.cli.config_files import read_settings
 
     require("prefect")  # before the readers of data, which miss less

@@ -14,7 +14,6 @@ from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.options import Config, Set, options_of
 from pipelines.cli.settings_help import settings_help
 from pipelines.requests.base import checked
-from pipelines.requests.data import DataRequest
 from pipelines.requests.encode import EncodeRequest
 
 if TYPE_CHECKING:
@@ -38,8 +37,7 @@ def encode(
 ) -> None:
     """Encode captions and pictures into the store; what it holds already is left alone."""
     require("prefect")
-    data = checked({name: given[name] for name in DataRequest.model_fields}, DataRequest, "encode")
-    settings, more = encode_options(data, captions, config, set_)
+    settings, more = encode_options(given, captions, config, set_)
     request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
     start_engine()
     from pipelines.flows.encode import encode_flow

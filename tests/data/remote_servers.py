@@ -45,10 +45,12 @@ def file_server(root: Path) -> Iterator[FileServer]:
     server.found = FileServer(f"http://127.0.0.1:{server.server_address[1]}", root)  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield server.found  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server.found  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -101,7 +101,7 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
     """
     digest = hashlib.sha256()
     if isinstance(root, RemotePath):
-        for file in _listed(root if root.is_dir() else root.parent):
+        for file in _listed(root):
             if file not in besides:
                 digest.update(f"{file}\0{Look.at(file)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
@@ -113,9 +113,12 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
     return digest.hexdigest()
 
 
-def _listed(folder: RemotePath) -> Iterator[RemotePath]:
-    """The files below a folder, in the order of their names, as far as the folders have been listed."""
-    for name, child in sorted(folder.children.items()):
+def _listed(root: RemotePath) -> Iterator[RemotePath]:
+    """The files below a folder, or beside a file, in the order of their names, as far as folders have been listed."""
+    if not root.is_dir() and not root.place.can_list:
+        yield root
+        return
+    for name, child in sorted((root if root.is_dir() else root.parent).children.items()):
         if not child.is_dir():
             yield child
         elif name != TEMPORARY and child.is_listed:
