@@ -14,7 +14,8 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
-from llmdiff.data.remote import shown
+from llmdiff.data.remote import is_remote, shown
+from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, rows_told, scan, shards_of
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job, only_for_pictures
@@ -63,11 +64,12 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     listed, found = look_at(request)
     shards = shards_of(found.whole, request.columns)
     recall_counts(shards)
+    total = _total(shards, is_remote(request.data))
     job = make_job(request, any(map(_has_pictures, shards)))
     announce(shards, listed.passed_over)
     check_pictures(request, shards)
     encode = limited(encode_source, request.limit)
-    with progress("encode", _total(shards), "row") as work, workers(request.ray) as run:
+    with progress("encode", total, "row") as work, workers(request.ray) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
@@ -225,9 +227,9 @@ def _usable(shard: ShardReport) -> int:
     return shard.rows - shard.known_bad - shard.rejected.total()
 
 
-def _total(shards: list[SourceShard]) -> int | None:
+def _total(shards: list[SourceShard], remote: bool) -> int | None:
     """Return the rows of all shards for the bar; None where some can't be counted without fetching them."""
-    rows = [_rows(shard) for shard in shards]
+    rows = list(each(_rows, shards, remote))
     return None if None in rows else sum(filter(None, rows))
 
 

@@ -75,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer_file(path, re.sub(rf"^/datasets/{REPO}/resolve/{COMMIT}/", "/", path))
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_POST(self) -> None:
         asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         files = [self.site.root / path for path in asked["paths"]]
@@ -137,8 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.site.breaks[path] -= 1
             body = body[: len(body) // 2]
             self.close_connection = True
-        self.site.bytes[path] += len(body)
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.site.bytes[path] += len(body)
+            self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import obstore
 import pytest
 
 from llmdiff.data.encode import EncoderSet, encode_shard
-from llmdiff.data.remote import RemotePath, data_path, http, is_remote, shown
-from llmdiff.data.remote.read_ahead import FIRST, LARGEST, ReadAhead
+from llmdiff.data.remote import RemotePath, data_path, is_remote, shown
+from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import ReadinessPolicy, Row, SourceShard, list_data, open_source, readiness, scan, signature
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet, write_tar
-from tests.data.remote_servers import PAGE, REPO, FileServer, file_server
+from tests.data.remote_servers import REPO, FileServer
 from tests.data.test_listing import LAYOUTS, PAIRS, PNG, refused, samples
 
 BEHIND = ["list of rows", "imagefolder", "img2dataset parquet", "save_to_disk", "tar.gz", "img2dataset webdataset"]
 """Layouts that are read over each protocol: text with pictures beside it, columns, streams and tars."""
-
-
-@pytest.fixture(scope="module")
-def http_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
-    with file_server(tmp_path_factory.mktemp("served")) as found:
-        yield found
-
-
-@pytest.fixture
-def site(http_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileServer:
-    """The module's server, with the test's own files, its own hub and short pauses."""
-    root = tmp_path / "served"
-    root.mkdir()
-    http_server.__init__(http_server.url, root)  # type: ignore[misc]
-    constants = huggingface_hub.constants  # as HF_ENDPOINT makes them in a new process
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, http_server.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", http_server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(http, "PAUSE", 0.01)
-    return http_server
-
-
-@pytest.fixture
-def bucket(s3_url: str, tmp_path: Path) -> str:
-    return f"{s3_url}/{tmp_path.name}"
 
 
 def upload(folder: Path, url: str) -> None:
@@ -123,6 +94,21 @@ def test_a_connection_that_breaks_goes_on_where_it_was(site: FileServer) -> None
     assert site.bytes["/a.bin"] < 1.1 * len(whole)
 
 
+def test_a_bucket_whose_connections_break_is_read_on(site: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"AWS_ENDPOINT_URL": site.url, "AWS_ALLOW_HTTP": "true", "AWS_SKIP_SIGNATURE": "true"}
+    for name, value in {**variables, "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    whole = bytes(range(256)) * 4096
+    (site.root / "breaking-bucket").mkdir()
+    (site.root / "breaking-bucket" / "a.bin").write_bytes(whole)
+    path = data_path("s3://breaking-bucket/a.bin")
+    assert path.exists()
+    site.breaks["/breaking-bucket/a.bin"], site.busy["/breaking-bucket/a.bin"] = 2, 1
+    with path.open("rb") as file:
+        assert file.read() == whole
+    assert site.breaks["/breaking-bucket/a.bin"] == site.busy["/breaking-bucket/a.bin"] == 0
+
+
 def test_a_server_that_stays_away_is_given_up(site: FileServer) -> None:
     site.busy["/a.parquet"] = 99
     with pytest.raises(ConnectionError, match=r"/a\.parquet: HTTP 503 Service Unavailable, 6 times"):
@@ -192,49 +178,6 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     assert is_remote(address)
     with pytest.raises(ValueError, match="expected"):
         data_path(address)
-
-
-def test_a_split_of_the_hub(site: FileServer) -> None:
-    for name in ("train-00000", "train-00001", "test-00000", "validation"):
-        write_parquet(site.root / "data" / f"{name}.parquet", [(PNG[0], name)])
-    assert len(list((site.root / "data").iterdir())) > PAGE  # so the listing has two pages
-
-    def captions(address: str) -> list[str]:
-        return [row.caption for shard in open_source(address) for _, row in shard.rows()]
-
-    assert captions(f"hf:{REPO}:train") == ["train-00000", "train-00001"]
-    assert captions(f"hf:{REPO}@main:validation") == ["validation"]
-    assert len(captions(f"hf:{REPO}")) == 4
-    assert captions(f"hf://datasets/{REPO}@main/data/test-00000.parquet") == ["test-00000"]
-    assert len(captions(f"hf://datasets/{REPO}/data")) == 4
-    site.card = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/test-*"}]}]}
-    assert captions(f"hf:{REPO}:train") == ["test-00000"]
-    with pytest.raises(ValueError, match=f"hf://datasets/{REPO}/: expected .* found none in it"):
-        open_source(f"hf:{REPO}:val")
-    (shard,) = open_source(f"hf://datasets/{REPO}/data/validation.parquet")
-    assert shard.content_hash == hashlib.sha256((site.root / "data" / "validation.parquet").read_bytes()).hexdigest()
-
-
-def test_what_the_hub_refuses_is_told(site: FileServer) -> None:
-    with pytest.raises(FileNotFoundError, match="hf:owner/other: no such data set; is it private, and HF_TOKEN not"):
-        data_path("hf:owner/other")
-    with pytest.raises(FileNotFoundError, match=f"hf:{REPO}@v2: the data set has no such revision"):
-        data_path(f"hf:{REPO}@v2")
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        list_data(f"hf://datasets/{REPO}/nothing")
-
-
-def test_the_token_of_the_hub_goes_to_the_hub_alone(site: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    write_parquet(site.root / "a.parquet", [(PNG[0], "a red circle")])
-    (shard,) = open_source(f"hf:{REPO}")
-    assert list(shard.rows())
-    tokens = {value for headers in site.headers for name, value in headers.items() if name.lower() == "authorization"}
-    assert tokens == {"Bearer hf_secret"}
-    assert "hf_secret" not in repr(pickle.dumps(shard))
-    site.headers.clear()
-    open_source(f"{site.url}/a.parquet")
-    assert not any(name.lower() == "authorization" for headers in site.headers for name in headers)
 
 
 def test_what_was_encoded_is_not_fetched_again(site: FileServer, store: EncodingStore, encoders: EncoderSet) -> None:
@@ -319,23 +262,3 @@ def test_readiness_and_signature_of_a_bucket(bucket: str, tmp_path: Path, monkey
     assert whole == ["done/a.parquet"]
     assert left["open/a.parquet"].startswith("changing: ")
     assert signature(list_data(bucket).root) != first
-
-
-def test_windows_grow_in_sequence_and_jumps_are_small() -> None:
-    data, ranges = bytes(range(256)) * 256 * 1024, []
-
-    def fetch(start: int, stop: int) -> bytes:
-        ranges.append((start, stop))
-        return data[start:stop]
-
-    file = ReadAhead(fetch, len(data))
-    read = b"".join(iter(lambda: file.read(FIRST), b""))
-    assert read == data
-    assert sorted(ranges)[0] == (0, FIRST)
-    assert sum(stop - start for start, stop in ranges) == len(data)
-    assert max(stop - start for start, stop in ranges) == LARGEST
-    ranges.clear()
-    for position in (12345, len(data) - 10):
-        file.seek(position)
-        assert file.read(10) == data[position : position + 10]
-    assert ranges == [(12345, 12345 + FIRST), (len(data) - 10, len(data))]
