@@ -37,6 +37,10 @@ class FileServer:
         """How often answers of a path are to end in their midst."""
         self.busy: Counter[str] = Counter()
         """How often a path is to be answered by 503."""
+        self.whole_only = False
+        """Whether requests for a range get the whole file, as of a simple server."""
+        self.refused: set[str] = set()
+        """Paths that are answered by 403."""
 
 
 @contextmanager
@@ -85,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer_file(self, path: str, name: str) -> None:
         file = self.site.root / name.lstrip("/")
+        if path in self.site.refused:
+            return self.send(403, b"signature")
         if self.site.busy[path] > 0:
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
@@ -96,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(412, b"changed")
         headers = {"ETag": tag, "Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if asked is None:
+        if asked is None or self.site.whole_only:
             return self.send(200, data, headers)
         start, stop = int(asked[1]), min(int(asked[2] or len(data) - 1) + 1, len(data))
         if start >= len(data):

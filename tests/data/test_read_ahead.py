@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from llmdiff.data.remote.read_ahead import FIRST, LARGEST, ReadAhead
 
 
@@ -23,3 +25,8 @@ def test_windows_grow_in_sequence_and_jumps_are_small() -> None:
         file.seek(position)
         assert file.read(10) == data[position : position + 10]
     assert ranges == [(12345, 12345 + FIRST), (len(data) - 10, len(data))]
+    ranges.clear()
+    file.seek(100)
+    assert io.BufferedReader(file).read(3 * LARGEST) == data[100 : 100 + 3 * LARGEST]
+    assert ranges[0] == (100, 100 + LARGEST)  # not all at once, so that the next is on its way
+    assert all(stop - start <= LARGEST for start, stop in ranges)

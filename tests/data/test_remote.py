@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.remote import RemotePath, data_path, is_remote, shown
+from llmdiff.data.remote.place import Refusal
 from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import ReadinessPolicy, Row, SourceShard, list_data, open_source, readiness, scan, signature
 from storage import EncodingStore
@@ -128,6 +130,20 @@ def test_a_break_that_lasts_is_no_damaged_file(site: FileServer, monkeypatch: py
             list(shard.rows())
 
 
+def test_a_refusal_is_no_damaged_file_and_no_rejected_row(site: FileServer) -> None:
+    """As when credentials end: the rows would be refused for good."""
+    write_tar(site.root / "b.tar", {"0.png": PNG[0], "0.txt": "a red circle"})
+    write_imagefolder(site.root, PAIRS)
+    site.refused = {"/b.parquet"}  # the list that img2dataset may have left: nobody says whether it is there
+    (tar,), (table,) = open_source(f"{site.url}/b.tar"), open_source(f"{site.url}/metadata.jsonl")
+    assert len(list(tar.rows())) == 1
+    site.refused |= {"/b.tar", "/2.png"}
+    for shard in (tar, table):
+        with pytest.raises(Refusal, match=r"HTTP 403 Forbidden$") as told:
+            list(shard.rows())
+        assert told.value.errno == errno.EACCES  # so that its task is not tried again
+
+
 def test_a_file_that_changes_while_it_is_read_is_told(site: FileServer) -> None:
     (site.root / "a.bin").write_bytes(bytes(10 * FIRST))
     path = data_path(f"{site.url}/a.bin")
@@ -157,6 +173,16 @@ def test_no_signature_is_told_or_stored(
             data_path(wrong)
         assert secret not in str(refused_.value)
         assert secret not in shown(wrong)
+
+
+def test_a_server_that_gives_whole_files_only(site: FileServer) -> None:
+    site.whole_only = True
+    write_imagefolder(site.root, PAIRS)
+    assert samples(f"{site.url}/metadata.jsonl") == sorted(PAIRS)
+    write_tar(site.root / "a.tar", {f"{i}.{end}": bytes(FIRST) for i in range(2) for end in ("jpg", "txt")})
+    (shard,) = open_source(f"{site.url}/a.tar")
+    with pytest.raises(ValueError, match=r"HTTP 206, found 200: the server gives whole files only; copy it to a disk"):
+        list(shard.rows())
 
 
 def test_several_files_of_a_web_server(site: FileServer) -> None:

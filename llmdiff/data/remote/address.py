@@ -26,8 +26,7 @@ def data_path(data: str | Path | RemotePath) -> DataPath:
     Raises:
         ValueError: it is of no kind that is read, or has a password or a query in it that it should not have.
         FileNotFoundError: the hub has no such data set or revision.
-        PermissionError: the hub refuses.
-        ConnectionError: the hub does not answer.
+        ConnectionError: the hub does not answer, or refuses.
     """
     if not isinstance(data, str):
         return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from llmdiff.data.remote.place import Child, Facts
+from llmdiff.data.remote.place import Child, Facts, Refusal
 from storage.io.objects import bucket_client
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ class Bucket:
         except PreconditionError as error:
             raise ValueError(f"{self.address(key)}: it changed while it was read") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            why = "refused; the credentials come from the environment"
-            raise PermissionError(errno.EACCES, why, self.address(key)) from error
+            raise Refusal(f"{self.address(key)}: refused; the credentials come from the environment") from error
         except (BaseError, OSError) as error:
             raise ConnectionError(f"{self.address(key)}: {str(error).partition(chr(10))[0]}") from error
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from llmdiff.data.remote.place import Facts
+from llmdiff.data.remote.place import Facts, Refusal
 
 TRIES = 6
 """Of a request, as long as none of them brings a byte."""
@@ -81,8 +80,7 @@ def facts_of(url: str, headers: Mapping[str, str] = {}) -> Facts | None:
 
 def without_secrets(url: str) -> str:
     """Return an address without its user, its password and its query, which may be a signature."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return re.sub(r"//[^/?#]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _append(data: bytearray, url: str, start: int, stop: int | None, tag: str, headers: Mapping[str, str]) -> None:
@@ -127,7 +125,7 @@ def _check(answer: httpx.Response, url: str) -> None:
     if answer.status_code == 412:
         raise ValueError(f"{without_secrets(url)}: it changed while it was read")
     if answer.status_code in (401, 403):
-        raise PermissionError(errno.EACCES, status, without_secrets(url))
+        raise Refusal(f"{without_secrets(url)}: {status}")
     if answer.status_code in (404, 410):
         raise FileNotFoundError(f"{without_secrets(url)}: {status}")
     raise ValueError(f"{without_secrets(url)}: expected a file, found {status}")
@@ -168,7 +166,13 @@ def _told(value: Any) -> Any:
 
 
 @cache
+def hide_secrets() -> None:
+    """Have httpx log addresses without what may be secret in them."""
+    logging.getLogger("httpx").addFilter(_NoSecrets())
+
+
+@cache
 def _client() -> httpx.Client:
     """One for the process, whose connections stay open from range to range."""
-    logging.getLogger("httpx").addFilter(_NoSecrets())
+    hide_secrets()
     return httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"User-Agent": "llmdiff"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from llmdiff.data.remote.http import read_range
-from llmdiff.data.remote.place import Child, Facts
+from llmdiff.data.remote.place import Child, Facts, Refusal
 
 KIND = "dataset"
 NAME = re.compile(r"(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/:]+|[^/:]+))?(?P<rest>[/:].*)?")
@@ -105,8 +104,7 @@ def hub_data(text: str) -> tuple[Hub, str]:
     Raises:
         ValueError: it is neither.
         FileNotFoundError: the hub has no such data set, or no such revision.
-        PermissionError: it is gated, or the hub wants a token.
-        ConnectionError: the hub does not answer.
+        ConnectionError: the hub does not answer; Refusal: the data set is gated.
     """
     is_url = text.startswith("hf://datasets/")
     found = NAME.fullmatch(text.removeprefix("hf://datasets/" if is_url else "hf:"))
@@ -152,8 +150,7 @@ def _naming(address: str) -> Iterator[None]:
             raise ValueError(f"{address}: {error}") from error
         raise
     except GatedRepoError as error:
-        why = "gated: accept its terms on the hub, and set HF_TOKEN"
-        raise PermissionError(errno.EACCES, why, address) from error
+        raise Refusal(f"{address}: gated: accept its terms on the hub, and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"{address}: the data set has no such revision") from error
     except RepositoryNotFoundError as error:

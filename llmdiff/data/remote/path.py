@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from llmdiff.data.remote.place import Child, Facts, Place
+from llmdiff.data.remote.place import Child, Facts, Place, Refusal
 from llmdiff.data.remote.read_ahead import ReadAhead
 
 BUFFER = 64 * 1024
@@ -30,7 +30,9 @@ class RemotePath:
         self._parent = parent
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemotePath, (self.place.only(self.key), self.key, self._known)
+        asked = self.__dict__.get("facts")
+        known = self._known if asked is None else Child(self.name, is_folder=False, facts=asked)
+        return RemotePath, (self.place.only(self.key), self.key, known)
 
     def __str__(self) -> str:
         return self.place.address(self.key)
@@ -111,7 +113,7 @@ class RemotePath:
 
     def is_file(self) -> bool:
         """Return whether there is such a file; False, too, where the place does not let anybody know."""
-        with suppress(PermissionError):
+        with suppress(Refusal):
             return self.facts is not None
         return False
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, Protocol, Self
+
+
+class Refusal(ConnectionError):
+    """A place refuses: credentials are missing, wrong or no longer good. It is tried no second time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EACCES
 
 
 class Facts(NamedTuple):
@@ -40,7 +49,7 @@ class Place(Protocol):
     """A bucket, a web server or a data set of the hub. It is pickled with the shards that lie there.
 
     Keys are paths below it, without a slash at either end. Every method raises ConnectionError where the place does not
-    answer, after some tries, and PermissionError where it refuses.
+    answer, after some tries, or Refusal.
     """
 
     can_list: ClassVar[bool]

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 FIRST, LARGEST = 64 * 1024, 8 * 1024**2
-"""Bytes of a range after a jump, and of the largest: each in sequence is twice as long as the one before."""
+"""Bytes of the smallest range and of the largest: in sequence each is twice as long as the one before."""
 AT_ONCE = 8
 """Ranges on their way in this process, for all files."""
 
@@ -72,7 +72,7 @@ class ReadAhead(io.RawIOBase):
             if ahead is not None:
                 ahead[2].cancel()
             in_sequence = self._position == end
-            length = max(wanted, min(2 * len(self._window), LARGEST) if in_sequence else 0, FIRST)
+            length = max(FIRST, min(max(wanted, 2 * len(self._window) if in_sequence else 0), LARGEST))
             stop = min(self._position + length, self._size)
             self._start, self._window = self._position, self._fetch(self._position, stop)
             if not in_sequence:

@@ -14,7 +14,7 @@ from llmdiff.data.remote import RemotePath
 def read_below(folder: RemotePath, name: str) -> bytes:
     """Return the bytes of a file below a folder; BadRow where it is not below it, or is not there.
 
-    ConnectionError where the place does not answer: the rows after it would wait for it too.
+    ConnectionError where the place does not answer, or refuses: it would be the same with the rows after it.
     """
     file = folder / _below(folder, name)
     try:

@@ -67,8 +67,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: the file is of no known kind; or the folder holds no data, unless that may be.
-        ConnectionError: another place does not answer.
-        PermissionError: it refuses.
+        ConnectionError: another place does not answer, or refuses.
     """
     root = check_data(path, may_be_empty)
     if root.is_file():
