@@ -64,10 +64,10 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     listed, found = look_at(request)
     shards = shards_of(found.whole, request.columns)
     recall_counts(shards)
-    total = _total(shards, is_remote(request.data))
-    job = make_job(request, any(map(_has_pictures, shards)))
-    announce(shards, listed.passed_over)
-    check_pictures(request, shards)
+    job = make_job(request, any(each(_has_pictures, shards, is_remote(request.data))))
+    total, broken = count_rows(request, shards)
+    announce(shards, {**listed.passed_over, **broken})
+    check_pictures(request, shards, total)
     encode = limited(encode_source, request.limit)
     with progress("encode", total, "row") as work, workers(request.ray) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
@@ -101,11 +101,27 @@ def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
 
 
-def check_pictures(request: EncodeRequest, shards: list[SourceShard]) -> None:
+def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int | None, dict[str, str]]:
+    """Return the rows of all shards, and why some can't be read; None where that takes fetching one.
+
+    ValueError where none can be read, before anything is loaded.
+    """
+    rows, broken = [], {}
+    for shard, told in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
+        if isinstance(told, ValueError):
+            broken[shard.name] = str(told)
+        else:
+            rows.append(told)
+    if broken and not rows and request.readiness is None:
+        raise ValueError("; ".join(broken.values()))
+    return None if None in rows else sum(filter(None, rows)), broken
+
+
+def check_pictures(request: EncodeRequest, shards: list[SourceShard], rows: int | None) -> None:
     """Raise ValueError where a diffusion model is named for its autoencoder alone, and all rows are captions alone."""
     if request.readiness is not None or not only_for_pictures(request) or any(map(_has_pictures, shards)):
         return
-    if any(map(_rows, shards)):
+    if rows != 0:
         raise ValueError(
             f"data: expected pictures for the autoencoder of {request.diffusion}, found captions alone; leave "
             "diffusion out for these"
@@ -227,18 +243,12 @@ def _usable(shard: ShardReport) -> int:
     return shard.rows - shard.known_bad - shard.rejected.total()
 
 
-def _total(shards: list[SourceShard], remote: bool) -> int | None:
-    """Return the rows of all shards for the bar; None where some can't be counted without fetching them."""
-    rows = list(each(_rows, shards, remote))
-    return None if None in rows else sum(filter(None, rows))
-
-
-def _rows(shard: SourceShard) -> int | None:
-    """Return a shard's rows, where they are told; an unreadable shard has none, and says why when its turn comes."""
+def _rows(shard: SourceShard) -> int | None | ValueError:
+    """Return a shard's rows, where they are told, or why it is unreadable, which it says again when its turn comes."""
     try:
         return rows_told(shard)
-    except ValueError:
-        return 0
+    except ValueError as error:
+        return error
 
 
 def _has_pictures(shard: SourceShard) -> bool:

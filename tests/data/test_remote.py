@@ -218,6 +218,13 @@ def test_what_was_encoded_is_not_fetched_again(site: FileServer, store: Encoding
     assert sum(count for path, count in site.bytes.items() if "/resolve/" in path) <= FIRST
 
 
+def test_pictures_with_texts_are_listed_counted_and_hashed_unread(site: FileServer) -> None:
+    LAYOUTS["pictures with .txt"](site.root)
+    (shard,) = open_source(f"hf:{REPO}")
+    assert (shard.count, len(shard.content_hash)) == (4, 64)
+    assert not any("/resolve/" in path for path in site.asked)
+
+
 def test_a_name_that_leads_out_of_the_data_is_refused(bucket: str, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     (folder / "data").mkdir(parents=True)

@@ -60,6 +60,25 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
     assert "metadata.jsonl: No such file" in result.unreadable["metadata.jsonl"]
 
 
+def test_of_two_captions_one_is_asked_for_before_any_model_is_loaded(
+    world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.flows import encode
+
+    monkeypatch.setattr(encode, "loaded_encoders", None)
+    (tmp_path / "a.jsonl").write_text('{"caption": "a red circle", "text": "a blue square"}')
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: name"
+    ):
+        encode.encode_flow(data=str(tmp_path / "a.jsonl"), store=str(tmp_path / "store"), llm=world.llm)
+    monkeypatch.undo()
+    done = encode.encode_flow(
+        data=str(tmp_path / "a.jsonl"), store=str(tmp_path / "store"), llm=world.llm, caption_columns=["text"]
+    )
+    assert EncodingStore.open(tmp_path / "store").samples()["caption"].to_pylist() == ["a blue square"]
+    assert done.samples == 1
+
+
 def test_a_tar_of_a_web_server_is_fetched_once_and_looked_at_by_a_retrain(
     world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
     """Return the path of data that are there, without a look into folders; errors as of `list_data`."""
     root = data_path(path)
     if isinstance(root, RemotePath):
-        there = root.facts is not None or root.is_dir() or (may_be_empty and not kind_of(root))
+        there = (may_be_empty and not kind_of(root)) or root.facts is not None or root.is_dir()
     else:
         there = root.exists()
     if not there:

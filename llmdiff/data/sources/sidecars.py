@@ -44,8 +44,10 @@ class SidecarShard:
 
     @cached_property
     def count(self) -> int:
-        captions = each(lambda sample: self._caption(*sample), self.samples, self._is_remote)
-        return sum(1 for _ in pairs((None, caption) for caption in captions)) + len(self.failed)
+        to_read = [sample for sample in self.samples if self._may_have_several(*sample)]
+        captions = each(lambda sample: self._caption(*sample), to_read, self._is_remote)
+        read = sum(1 for _ in pairs((None, caption) for caption in captions))
+        return len(self.samples) - len(to_read) + read + len(self.failed)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """See `SourceShard`."""
@@ -55,6 +57,10 @@ class SidecarShard:
     @property
     def _is_remote(self) -> bool:
         return isinstance(self.folder, RemotePath)
+
+    def _may_have_several(self, _: str | None, names: tuple[str, ...]) -> bool:
+        """Whether a sample may have several captions: a text is one."""
+        return bool(names) and (bool(self.columns.captions) or not any(map(is_text, names)))
 
     def _records(self) -> Iterator[tuple[Any, Any]]:
         def record(sample: Sample) -> tuple[Any, Any]:
