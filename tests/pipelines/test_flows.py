@@ -65,16 +65,15 @@ def test_of_two_captions_one_is_asked_for_before_any_model_is_loaded(
 ) -> None:
     from pipelines.flows import encode
 
-    monkeypatch.setattr(encode, "loaded_encoders", None)
     (tmp_path / "a.jsonl").write_text('{"caption": "a red circle", "text": "a blue square"}')
-    with pytest.raises(
-        ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: name"
-    ):
-        encode.encode_flow(data=str(tmp_path / "a.jsonl"), store=str(tmp_path / "store"), llm=world.llm)
-    monkeypatch.undo()
-    done = encode.encode_flow(
-        data=str(tmp_path / "a.jsonl"), store=str(tmp_path / "store"), llm=world.llm, caption_columns=["text"]
-    )
+    given = {"data": str(tmp_path / "a.jsonl"), "store": str(tmp_path / "store"), "llm": world.llm}
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "loaded_encoders", None)
+        with pytest.raises(
+            ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: n"
+        ):
+            encode.encode_flow(**given)
+    done = encode.encode_flow(**given, caption_columns=["text"])
     assert EncodingStore.open(tmp_path / "store").samples()["caption"].to_pylist() == ["a blue square"]
     assert done.samples == 1
 
