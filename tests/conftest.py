@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import kinds
+from tests.object_store import BUCKET, object_store
 
 # Before torch, transformers, Prefect or MLflow are imported: several test processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,6 +89,22 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with an empty bucket; the environment of every process started here leads to it."""
+    with object_store(tmp_path_factory.mktemp("s3") / "server.log") as variables:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in variables.items():
+                environment.setenv(name, value)
+            yield variables["AWS_ENDPOINT_URL"]
+
+
+@pytest.fixture
+def s3_url(s3_server: str) -> str:
+    """A prefix that nothing lies under."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/store"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL
@@ -14,11 +13,12 @@ from infra.service.secrets import redacted
 SHARD_ADDED = "llmdiff.shard.added"
 
 
-def announce_data(path: Path, files: int) -> str:
+def announce_data(address: str, name: str, files: int) -> str:
     """Tell the server of ``PREFECT_API_URL`` that there are new data; return its address once it has taken the event.
 
     Args:
-        path: of the data.
+        address: path or URL of the data, without anything secret in it.
+        name: of the file or folder.
         files: how many there are.
 
     Raises:
@@ -30,8 +30,8 @@ def announce_data(path: Path, files: int) -> str:
         raise ValueError(
             "PREFECT_API_URL: expected the address of Prefect's server, found none: `make serve` starts one"
         )
-    resource = Resource({"prefect.resource.id": f"llmdiff.data.{path}", "prefect.resource.name": path.name})
-    event = Event(event=SHARD_ADDED, resource=resource, payload={"path": str(path), "files": files})
+    resource = Resource({"prefect.resource.id": f"llmdiff.data.{address}", "prefect.resource.name": name})
+    event = Event(event=SHARD_ADDED, resource=resource, payload={"path": address, "files": files})
     logging.getLogger("prefect.events.clients").setLevel("CRITICAL")  # the error below says the same, in one line
     try:
         asyncio.run(_send(event))

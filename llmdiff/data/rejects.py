@@ -40,6 +40,9 @@ class BadRow(ValueError):
         self.reason: Reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[BadRow], tuple[Reason, str]]:
+        return BadRow, (self.reason, self.detail)  # a shard that holds some goes to other processes
+
 
 def printable(text: str) -> str:
     """Return a text for a line of a terminal and a cell of a table: no control characters, at most `LONGEST` long.

@@ -9,22 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmdiff.extras import require
+from pipelines.requests.base import checked
+from pipelines.requests.data import DataRequest
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
 
 
 def encode_options(
-    data: str | Path, captions: Path | None, config: Path | None, assignments: Sequence[str]
+    given: dict[str, Any], captions: Path | None, config: Path | None, assignments: Sequence[str]
 ) -> tuple[EncoderConfig, list[str] | None]:
     """Return the encoder's settings and the captions without pictures; refuse what of data and files can't be used."""
+    data = checked({name: given[name] for name in DataRequest.model_fields}, DataRequest, "data")
     from pipelines.cli.config_files import read_settings
 
     settings = read_settings(config, assignments)
     more = read_lines(captions) if captions is not None else None
-    from llmdiff.data.sources import source_files
+    from llmdiff.data.remote import data_path, is_remote
+    from llmdiff.data.sources import list_data
 
-    source_files(data)
+    if is_remote(data.data):
+        data_path(data.data)  # the flow lists it, once
+    else:
+        list_data(data.data, columns=data.columns)
     return encoder_config(config, settings), more
 
 

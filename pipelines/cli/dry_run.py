@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from llmdiff.data.encode.preview import preview
 from llmdiff.data.encode.reading import cores
-from llmdiff.data.sources import SourceShard, list_data, shards_of
+from llmdiff.data.sources import SourceShard, list_data, rows_told, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
@@ -28,7 +28,7 @@ class ShardPlan(BaseModel):
     """What a run would find in a shard."""
 
     name: str
-    rows: int = 0
+    rows: int | None = Field(default=0, description="none where counting them takes fetching all of it")
     pictures: bool = False
     columns: tuple[str, ...] = Field(default=(), description="that its rows are made of")
     unread: tuple[str, ...] = Field(default=(), description="what no row is made of, where the shard was looked at")
@@ -63,10 +63,10 @@ class DryRun(BaseModel):
 
 def dry_run(request: EncodeRequest, rate: float | None = None) -> DryRun:
     """Return what a run would do; ValueError and FileNotFoundError where the data or a model's folder say nothing."""
-    listed = list_data(request.data)
-    shards = shards_of(listed.files)
+    listed = list_data(request.data, columns=request.columns)
+    shards = shards_of(listed.files, request.columns)
     plans = [plan_of(shard) for shard in shards]
-    rows, pictures = (sum(plan.rows for plan in plans if plan.pictures or not only) for only in (False, True))
+    rows, pictures = (sum(plan.rows or 0 for plan in plans if plan.pictures or not only) for only in (False, True))
     latent = None if request.diffusion is None or not pictures else latent_of(request.diffusion, request.size)
     size = latent.size if latent is not None else request.size or UNKNOWN_SIZE
     seen = preview(shards, size, request.min_side or size // 4)
@@ -111,7 +111,9 @@ def sizes(caption: CaptionSize | None, latent: LatentSize | None, captions: floa
 def plan_of(shard: SourceShard) -> ShardPlan:
     """Return what a run would find in a shard, or why it can't be read."""
     try:
-        return ShardPlan(name=shard.name, rows=shard.count, pictures=shard.has_pictures, columns=shard.columns)
+        return ShardPlan(
+            name=shard.name, rows=rows_told(shard), pictures=shard.has_pictures, columns=shard.columns_read
+        )
     except ValueError as error:
         return ShardPlan(name=shard.name, unreadable=str(error))
 
@@ -157,7 +159,8 @@ def shard_line(shard: ShardPlan) -> str:
     """Return a shard in words."""
     if shard.unreadable is not None:
         return f"{shard.name}: can't be read: {shard.unreadable}"
-    parts = [f"{shard.name}: {shard.rows:,} rows", "with pictures" if shard.pictures else "captions alone"]
+    rows = "uncounted" if shard.rows is None else f"{shard.rows:,}"
+    parts = [f"{shard.name}: {rows} rows", "with pictures" if shard.pictures else "captions alone"]
     parts += [f"from {', '.join(shard.columns)}"] * bool(shard.columns)
     parts += [f"not read: {', '.join(shard.unread)}"] * bool(shard.unread)
     return ", ".join(parts)

@@ -47,7 +47,7 @@ def encode(
 ) -> None:
     """Encode captions and pictures into the store; what it holds already is left alone."""
     require("pyarrow" if dry else "prefect")
-    settings, more = encode_options(given["data"], captions, config, set_)
+    settings, more = encode_options(given, captions, config, set_)
     request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
     if dry:
         from pipelines.cli.dry_run import dry_run, print_dry_run

@@ -100,14 +100,15 @@ def print_result(result: RetrainResult, as_json: bool) -> None:
 
 @retrain_app.command(epilog="Example: llmdiff announce shards/day-12.parquet")
 def announce(
-    data: Annotated[Path, typer.Argument(help="The new file, or the folder that has one.")],
+    data: Annotated[str, typer.Argument(help="The new file, or the folder that has one, as retrain takes its data.")],
 ) -> None:
     """Tell Prefect's server that data are new, which starts a run of the deployment retrain/default there."""
     require("prefect")
-    from llmdiff.data.sources import source_files
+    from llmdiff.data.sources import list_data
 
-    files = source_files(data)
+    listed = list_data(data)
     from infra.service.events import announce_data
 
-    server = announce_data(data.resolve(), len(files))
-    print(f"announced to {server}: {data}, {len(files)} file{'s' * (len(files) != 1)}")
+    count = len(listed.files)
+    server = announce_data(str(listed.root.resolve()), listed.root.name, count)
+    print(f"announced to {server}: {listed.root}, {count} file{'s' * (count != 1)}")

@@ -84,7 +84,7 @@ def verify(
         if given["data"] is None:
             raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
         require("prefect")
-        settings, lines = encode_options(given["data"], captions, config, set_)
+        settings, lines = encode_options(given, captions, config, set_)
         request = checked({**given, "store": path, "settings": settings, "captions": lines}, EncodeRequest, "repair")
         start_engine()
     store = open_store(path)

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
@@ -19,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
-from llmdiff.data.sources import Listing, ReadinessPolicy, Scan, SourceShard, list_data, scan, shards_of
+from llmdiff.data.remote import is_remote, shown
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, rows_told, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
@@ -28,6 +29,7 @@ from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from pipelines.runtime.encode_lines import found_lines
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.row_counts import keep_counts, recall_counts
 from pipelines.runtime.stage import stage
 from storage import EncodingStore
 
@@ -67,27 +69,31 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     """
     start = time.perf_counter()
     request = reachable(request)
-    listed, found = look_at(request.data, request.readiness)
-    shards = shards_of(found.whole)
-    job = make_job(request, any(map(_has_pictures, shards)))
+    listed, found = look_at(request)
+    shards = shards_of(found.whole, request.columns)
+    recall_counts(shards)
+    pictures = any(each(_has_pictures, shards, is_remote(request.data)))
+    job = make_job(request, pictures)
+    total, broken = count_rows(request, shards)
     passed_over = listed.passed_over | ({} if found.unfinished else unnamed_pictures(listed.pictures, shards))
-    announce(shards, passed_over)
-    check_pictures(request, any(map(_has_pictures, shards)), any(map(_rows, shards)))
+    announce(shards, passed_over | broken)
+    check_pictures(request, pictures, total != 0)
     encode = limited(encode_source, request.limit)
-    with progress("encode", sum(map(_rows, shards)), "row") as work, workers(request.ray, request.processes) as run:
+    with progress("encode", total, "row") as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
         reports, unreadable = encode_all(
             run, encode, job, shards, remote=request.ray is not None or request.processes > 1
         )
+    keep_counts(shards, reports)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
     left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": passed_over}
     result = report(job, fingerprint, reports, left, time.perf_counter() - start)
     if request.readiness is None and not any(map(_usable, reports)):
-        raise ValueError(nothing_usable(request.data, result))
+        raise ValueError(nothing_usable(shown(request.data), result))
     return result
 
 
@@ -100,10 +106,27 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
     return request.model_copy(update={**paths, **models})
 
 
-def look_at(data: str, readiness: ReadinessPolicy | None) -> tuple[Listing, Scan]:
+def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
     """Return what the data hold, and which of it is whole; all of it where nobody says how to tell."""
-    listed = list_data(data, may_be_empty=readiness is not None)
-    return listed, Scan(listed.files, {}) if readiness is None else scan(Path(data), listed.files, readiness)
+    how = request.readiness
+    listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
+    return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
+
+
+def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int | None, dict[str, str]]:
+    """Return the rows of all shards, and why some can't be read; None where that takes fetching one.
+
+    ValueError where none can be read, before anything is loaded.
+    """
+    rows, broken = [], {}
+    for shard, told in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
+        if isinstance(told, ValueError):
+            broken[shard.name] = printable(str(told))
+        else:
+            rows.append(told)
+    if broken and not rows and request.readiness is None:
+        raise ValueError("; ".join(broken.values()))
+    return None if None in rows else sum(filter(None, rows)), broken
 
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
@@ -230,12 +253,12 @@ def _usable(shard: ShardReport) -> int:
     return shard.rows - shard.known_bad - shard.rejected.total()
 
 
-def _rows(shard: SourceShard) -> int:
-    """Return the rows for the bar; an unreadable shard has none, and says why when its turn comes."""
+def _rows(shard: SourceShard) -> int | None | ValueError:
+    """Return a shard's rows, where they are told, or why it is unreadable, which it says again when its turn comes."""
     try:
-        return shard.count
-    except ValueError:
-        return 0
+        return rows_told(shard)
+    except ValueError as error:
+        return error
 
 
 def _has_pictures(shard: SourceShard) -> bool:

@@ -110,7 +110,7 @@ def check(request: EncodeRequest) -> set[str]:
     from pipelines.runtime.encode_job import make_job
 
     hashes, pictures = set(), False
-    for shard in open_source(request.data):
+    for shard in open_source(request.data, request.columns):
         with contextlib.suppress(ValueError):  # the flow says why it can't be read
             hashes.add(shard.content_hash)
             pictures |= shard.has_pictures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Literal
 
 from prefect import task
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.tracking.coverage import unseen_files
 from infra.tracking.lineage import DataFile
 from infra.tracking.registry import Registered, address_of, find_champion
-from llmdiff.data.sources import scan, signature, source_files
+from llmdiff.data.sources import check_data, list_data, scan, signature
 from llmdiff.model_folders import check_base, check_llm
 from pipelines.flows.encode import encode_flow
 from pipelines.flows.promote import Decision, is_pending, promote_flow
@@ -90,7 +89,7 @@ def retrain_flow(request: RetrainRequest) -> RetrainResult:
 
 def check(request: RetrainRequest) -> None:
     """Refuse what can be refused before anything is made."""
-    source_files(request.data, may_be_empty=True)
+    check_data(request.data, may_be_empty=True)
     check_base(request.diffusion, "vae", "unet", "scheduler")
     if request.llm is not None:
         check_llm(request.llm)
@@ -102,8 +101,8 @@ def check(request: RetrainRequest) -> None:
 def encode_new(request: RetrainRequest) -> Found:
     """Encode what the store does not hold; data and models that are as they were last time are not read again."""
     models = [model_signature(model) for model in (request.diffusion, request.llm)]
-    root = Path(request.data)
-    found = scan(root, source_files(root, may_be_empty=True), request.readiness)
+    listed = list_data(request.data, may_be_empty=True, columns=request.columns)
+    root, found = listed.root, scan(listed.root, listed.files, request.readiness)
     now = signature(root, [root / name if root.is_dir() else root for name in found.unfinished])
     path = scan_cache_path(request.to_encode())
     last, store = recall(path), EncodingStore.open(request.store)

@@ -8,14 +8,13 @@ from pydantic import Field, model_validator
 
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
-from pipelines.requests.base import EncoderKind, PathText, Request, VaeDType
+from pipelines.requests.base import EncoderKind, VaeDType
+from pipelines.requests.data import DataRequest
 
 
-class EncodeRequest(Request):
+class EncodeRequest(DataRequest):
     """Encode captions and pictures into a store."""
 
-    data: PathText
-    """Pictures with captions beside them, Parquet, Arrow, tar, jsonl, csv, tsv, json, txt: file or folder."""
     store: str
     """Folder of the encoding store, or s3://bucket/prefix; made if it is missing."""
     diffusion: str | None = None

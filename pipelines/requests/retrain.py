@@ -10,18 +10,17 @@ from infra.tracking.registry_names import MODEL
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.requests.base import EncoderKind, PathText, Request, VaeDType
+from pipelines.requests.base import EncoderKind, VaeDType
+from pipelines.requests.data import DataRequest
 from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.promote import PromoteRequest, PromotionPolicy
 from pipelines.requests.register import RegisterRequest
 from pipelines.requests.train import TrainRequest
 
 
-class RetrainRequest(Request):
+class RetrainRequest(DataRequest):
     """Bring the registry up to date with data that grow."""
 
-    data: PathText
-    """File or folder of captions with pictures, as `encode` takes it, which grows."""
     store: str
     """Folder of the encoding store, or s3://bucket/prefix."""
     diffusion: str
@@ -61,6 +60,9 @@ class RetrainRequest(Request):
         """Return the request that encodes what the store does not hold."""
         return EncodeRequest(
             data=self.data,
+            caption_columns=self.caption_columns,
+            image_column=self.image_column,
+            every_caption=self.every_caption,
             store=self.store,
             diffusion=self.diffusion,
             llm=self.llm,

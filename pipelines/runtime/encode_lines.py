@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmdiff.data.sources import SourceShard
+from llmdiff.data.sources import SourceShard, rows_told
 
 
 def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], shown: int) -> list[str]:
@@ -15,19 +15,23 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
     """
     rows: Counter[bool] = Counter()
     columns: Counter[tuple[str, ...]] = Counter()
-    lines, with_pictures = [], 0
+    lines, with_pictures, uncounted = [], 0, 0
     for shard in shards:
         try:
-            rows[shard.has_pictures] += shard.count
+            told_rows = rows_told(shard)
+            rows[shard.has_pictures] += told_rows or 0
+            uncounted += told_rows is None
             with_pictures += shard.has_pictures
-            columns[shard.columns] += 1
-            passed_over = passed_over if shard.count or shard.unread else {**passed_over, shard.name: "it has no rows"}
+            columns[shard.columns_read] += 1
+            if told_rows == 0 and not shard.unread:
+                passed_over = {**passed_over, shard.name: "it has no rows"}
         except ValueError:
             continue
     lines.append(
         f"found {len(shards)} shards, {with_pictures} of them with pictures: {rows[True]} rows of a picture and a "
         f"caption, {rows[False]} captions alone"
     )
+    lines += [f"not counted before they are read: rows of {uncounted} shards"] * bool(uncounted)
     lines += [f"columns of {count} shards: {', '.join(names)}" for names, count in columns.items() if names]
     told = list(passed_over.items())
     lines += [f"not read: {name}: {why}" for name, why in told[:shown]]

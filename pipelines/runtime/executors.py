@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from llmdiff.data.remote import is_remote
 from pipelines.runtime.processes import process_number, processes
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 def absolute(path: str) -> str:
     """A path as processes know it that were started in another folder; a URL as it is."""
-    return path if "://" in path else str(Path(path).absolute())
+    return path if is_remote(path) else str(Path(path).absolute())
 
 
 def absolute_model(name: str | None) -> str | None:

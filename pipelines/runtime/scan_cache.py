@@ -38,6 +38,7 @@ def scan_cache_path(request: EncodeRequest) -> Path:
     """Return the file of a scan; another one where anything that its encodings depend on is."""
     facts = {
         "data": request.data,
+        "columns": repr(request.columns),
         "store": request.store,
         "encoder": request.encoder,
         "settings": request.settings,

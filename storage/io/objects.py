@@ -56,7 +56,7 @@ class ObjectPath:
     @property
     def client(self) -> ObjectStore:
         """The client of the bucket."""
-        return _client(self.bucket)
+        return bucket_client(f"s3://{self.bucket}")
 
     def exists(self) -> bool:
         return self.modified() is not None
@@ -153,10 +153,11 @@ class ObjectPath:
 
 
 @lru_cache
-def _client(bucket: str) -> ObjectStore:
+def bucket_client(url: str) -> ObjectStore:
+    """Return the client of a bucket, ``s3://name``, ``gs://name`` or ``az://name``, which tries requests again."""
     from obstore.store import from_url
 
-    return from_url(f"s3://{bucket}", retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})
+    return from_url(url, retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})
 
 
 def _first_line(error: Exception) -> str:

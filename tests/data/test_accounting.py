@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.rejects import LONGEST, BadRow, printable
-from llmdiff.data.sources import Listing, SidecarShard, SourceShard, list_data, open_source, shards_of
+from llmdiff.data.sources import Listing, SidecarShard, SourceShard, UnreadableShard, list_data, open_source, shards_of
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from llmdiff.data.sources.listing import NOT_DATA
+from llmdiff.data.sources.sidecars import samples_in
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_tar
 
@@ -136,9 +137,11 @@ def told_by_name(lines: dict[str, str], root: Path) -> int:
 
 
 def check_files(root: Path, listed: Listing, shards: list[SourceShard], lines: dict[str, str]) -> None:
-    sidecars = [shard for shard in shards if isinstance(shard, SidecarShard)]
-    pictures = [(shard.folder, name) for shard in sidecars for name, _ in shard.samples if name is not None]
-    captions = {(shard.folder, name) for shard in sidecars for _, name in shard.samples if name is not None}
+    samples = [(shard.folder, each) for shard in shards if isinstance(shard, SidecarShard) for each in shard.samples]
+    refused = {shard.name for shard in shards if isinstance(shard, UnreadableShard)}  # two texts of one picture
+    samples += [(file, each) for file, name in listed.files if f"{name}/" in refused for each in samples_in(file)]
+    pictures = [(folder, name) for folder, (name, _) in samples if name is not None]
+    captions = {(folder, names[0]) for folder, (_, names) in samples if names}
     left = [(folder, name) for folder, names in listed.pictures.items() for name in names]
     files = files_below(root)
     assert sorted(pictures + left) == sorted((file.parent, file.name) for file in files if shown_picture(file))

@@ -76,7 +76,7 @@ def test_a_picture_is_fetched(http_server: Site, path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason", "detail"),
     [
-        ("{site}/gone", "not_fetched", "/gone: HTTP 404 Not Found"),
+        ("{site}/gone?signature=secret", "not_fetched", "/gone: HTTP 404 Not Found"),
         ("{site}/long", "not_fetched", "/long: expected at most 50000 bytes, found more"),
         ("{site}/busy", "no_answer", "/busy: HTTP 503 Service Unavailable"),
         ("{site}/cut", "no_answer", "RemoteProtocolError: "),

@@ -105,7 +105,7 @@ class Interrupted(LatentEncoder):
 
 
 def threads_of_ours() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith(("read", "decode", "lay", "write"))]
+    return [each.name for each in threading.enumerate() if each.name.startswith(("read_", "decode_", "lay_", "write_"))]
 
 
 def left_behind(store: EncodingStore) -> list[str]:

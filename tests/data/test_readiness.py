@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llmdiff.data.sources import ReadinessPolicy, readiness, scan, signature, source_files
+from llmdiff.data.sources import ReadinessPolicy, list_data, readiness, scan, signature
 from tests.data.pictures import encoded, picture, write_parquet, write_tar
 
 
 def look(root: Path, **how: float) -> tuple[list[str], dict[str, str]]:
-    found = scan(root, source_files(root, may_be_empty=True), ReadinessPolicy(**{"settle": 0.0, **how}))
+    found = scan(root, list_data(root, may_be_empty=True).files, ReadinessPolicy(**{"settle": 0.0, **how}))
     return [name for _, name in found.whole], found.unfinished
 
 

@@ -14,7 +14,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from storage import EncodingStore, caption_hash
-from tests.data.pictures import encoded, picture, write_parquet
+from tests.data.pictures import encoded, picture, write_parquet, write_tar
+from tests.data.remote_servers import file_server
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Deployed, Server, World
 
 
@@ -57,6 +58,59 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
     assert list(result.unreadable) == ["bad.parquet", "metadata.jsonl"]
     assert "expected a Parquet file" in result.unreadable["bad.parquet"]
     assert "metadata.jsonl: No such file" in result.unreadable["metadata.jsonl"]
+
+
+def test_of_two_captions_one_is_asked_for_before_any_model_is_loaded(
+    world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.flows import encode
+
+    (tmp_path / "a.jsonl").write_text('{"caption": "a red circle", "text": "a blue square"}')
+    given = {"data": str(tmp_path / "a.jsonl"), "store": str(tmp_path / "store"), "llm": world.llm}
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "loaded_encoders", None)
+        with pytest.raises(
+            ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: n"
+        ):
+            encode.encode_flow(**given)
+    done = encode.encode_flow(**given, caption_columns=["text"])
+    assert EncodingStore.open(tmp_path / "store").samples()["caption"].to_pylist() == ["a blue square"]
+    assert done.samples == 1
+
+
+def test_a_tar_of_a_web_server_is_fetched_once_and_looked_at_by_a_retrain(
+    world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.flows import retrain
+    from pipelines.flows.encode import encode_flow
+    from pipelines.requests.retrain import RetrainRequest
+
+    members: dict[str, bytes | str] = {}
+    for i in range(3):
+        members |= {f"{i}.png": encoded(picture(200, 200, seed=i)), f"{i}.txt": "a red circle"}
+    size = write_tar(tmp_path / "served" / "a.tar", members).stat().st_size
+    given = {"store": str(tmp_path / "store"), "diffusion": world.diffusion, "llm": world.llm}
+    with file_server(tmp_path / "served") as site:
+        data = f"{site.url}/a.tar?signature=secret"
+        first = encode_flow(data=data, **given)
+        assert (first.rows, first.samples, [shard.source for shard in first.shards]) == (3, 3, ["a.tar"])
+        assert size <= site.bytes["/a.tar"] <= size + 5
+        again = encode_flow(data=data, **given)
+        assert (again.rows, again.known) == (3, 3)
+        assert site.bytes["/a.tar"] <= size + 10
+
+        EncodingStore.open(given["store"])
+        request = RetrainRequest(data=data, **given)
+        found = retrain.encode_new(request)
+        with monkeypatch.context() as patch:
+            patch.setattr(retrain, "encode_flow", None)  # nothing changed
+            before = site.asked["/a.tar"]
+            assert retrain.encode_new(request).store_version == found.store_version
+            assert site.asked["/a.tar"] == before + 1  # one listing
+        write_tar(tmp_path / "served" / "a.tar", {**members, "3.png": encoded(picture()), "3.txt": "a blue square"})
+        assert retrain.encode_new(request).samples == 4
+        site.busy["/a.tar"] = 1
+        assert retrain.encode_new(request).samples == 0
 
 
 def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server, tmp_path: Path) -> None:

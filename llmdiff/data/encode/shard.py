@@ -15,7 +15,7 @@ from llmdiff.data.encode.reading import ShardReader, Step
 from llmdiff.data.encode.row_writer import RowWriter
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources import Row, SourceShard
+from llmdiff.data.sources import Row, SourceShard, rows_told
 from storage import EncodingStore, ShardWriter, caption_hash
 
 TRY_AGAIN = ("no_answer",)
@@ -51,9 +51,10 @@ def encode_shard(
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | bad
-    report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
+    count = source.count if known else rows_told(source)
+    report = ShardReport(source=source.name, known=len(known), known_bad=len(bad))
     progress(report.known)
-    if report.known < report.rows:
+    if count is None or report.known < count:
         before = getattr(encoders.encoder, "truncated", 0)
         new = ((number, row) for number, row in source.rows() if number not in known)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
@@ -64,6 +65,7 @@ def encode_shard(
                     encoder.encode(step)
                     progress(step.done)
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
+    report.rows = source.count  # of a stream, known once its rows have been read
     if report.known < report.rows or not report.rows:
         report.unread = source.unread
     report.seconds = time.perf_counter() - start

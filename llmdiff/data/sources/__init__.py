@@ -12,9 +12,10 @@ from llmdiff.lazy import lazy
 
 if TYPE_CHECKING:
     from llmdiff.data.sources.arrow import ArrowShard
-    from llmdiff.data.sources.files import open_source, shards_of, source_files
+    from llmdiff.data.sources.columns import Columns
+    from llmdiff.data.sources.files import open_source, rows_told, shards_of
     from llmdiff.data.sources.kinds import METADATA_FILES
-    from llmdiff.data.sources.listing import Listing, list_data
+    from llmdiff.data.sources.listing import Listing, check_data, list_data
     from llmdiff.data.sources.parquet import ParquetShard
     from llmdiff.data.sources.records import read_text
     from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
@@ -28,6 +29,7 @@ __all__ = [
     "METADATA_FILES",
     "ROWS_PER_SHARD",
     "ArrowShard",
+    "Columns",
     "Listing",
     "ParquetShard",
     "ReadinessPolicy",
@@ -39,20 +41,22 @@ __all__ = [
     "TarShard",
     "UnreadableShard",
     "Url",
+    "check_data",
     "list_data",
     "open_source",
     "read_text",
+    "rows_told",
     "scan",
     "shards_of",
     "signature",
-    "source_files",
 ]
 
 _HOMES = {
     "arrow": ("ArrowShard",),
-    "files": ("open_source", "shards_of", "source_files"),
+    "columns": ("Columns",),
+    "files": ("open_source", "rows_told", "shards_of"),
     "kinds": ("METADATA_FILES",),
-    "listing": ("Listing", "list_data"),
+    "listing": ("Listing", "check_data", "list_data"),
     "parquet": ("ParquetShard",),
     "records": ("read_text",),
     "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),

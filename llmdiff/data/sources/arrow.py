@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import pyarrow as pa
 
+from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
 
 MAGIC = b"ARROW1"
@@ -15,7 +17,7 @@ MAGIC = b"ARROW1"
 
 
 class ArrowShard(ColumnarShard):
-    """An Arrow file, mapped into memory; see `ColumnarShard`."""
+    """An Arrow file, mapped into memory where it is on a disk; see `ColumnarShard`."""
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -35,6 +37,8 @@ class ArrowShard(ColumnarShard):
         with self._reader() as (_, batches):
             try:
                 yield from batches
+            except ConnectionError:
+                raise
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{self.file}: damaged Arrow file: {error}") from error
 
@@ -43,10 +47,16 @@ class ArrowShard(ColumnarShard):
         try:
             with self.file.open("rb") as opened:
                 has_footer = opened.read(len(MAGIC)) == MAGIC
-            source = pa.memory_map(str(self.file))
+            source = _mapped(self.file)
             reader = pa.ipc.open_file(source) if has_footer else pa.ipc.open_stream(source)
+        except ConnectionError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.file}: expected an Arrow file, found none: {error}") from error
         with source:
             batches = map(reader.get_batch, range(reader.num_record_batches)) if has_footer else iter(reader)
             yield reader.schema, batches
+
+
+def _mapped(file: DataPath) -> pa.NativeFile:
+    return pa.memory_map(str(file)) if isinstance(file, Path) else pa.PythonFile(file.open("rb"))

@@ -6,32 +6,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources.rows import (
-    IMAGE_COLUMNS,
-    URL_COLUMNS,
-    Row,
-    caption_column,
-    checked,
-    column,
-    hash_file,
-    hash_rows,
-    pairs,
-)
+from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources.beside import Named, hash_below
+from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.rows import URL_COLUMNS, Pair, Row, checked, hash_file, hash_rows, pairs
 
 
 @dataclass(frozen=True)
 class ColumnarShard(ABC):
     """A file of columns; its captions are text, or lists of text."""
 
-    file: Path
+    file: DataPath
     name: str
+    columns: Columns = KNOWN
     batch_rows: int = 64
 
     @property
@@ -50,54 +44,72 @@ class ColumnarShard(ABC):
 
     @cached_property
     def content_hash(self) -> str:
-        image, _ = self._columns
-        by_path = image is not None and _is_path(self.schema.field(image))
-        return hash_rows(self.rows()) if by_path else hash_file(self.file)
+        image, captions = self._chosen
+        if image is None or not _is_path(self.schema.field(image)):
+            return self.columns.hashed(hash_file(self.file), image, captions, self.schema.names)
+        return (isinstance(self.file, RemotePath) and self._hash_listed(self.file, image)) or hash_rows(self.rows())
+
+    def _hash_listed(self, file: RemotePath, image: str) -> str | None:
+        """A hash of the file, of what is chosen of it, and of the pictures that it names, as their listing has them."""
+        of_file = self.columns.hashed(hash_file(file), *self._chosen, self.schema.names)
+        names = (_value(cell) for batch in self.batches([image]) for cell in batch[image])
+        return hash_below(file.parent, (of_file, *(Named(name) if isinstance(name, str) else name for name in names)))
 
     @cached_property
     def count(self) -> int:
-        _, caption = self._columns
-        if not _is_list(self.schema.field(caption).type):
+        _, captions = self._chosen
+        lists = any(_is_list(self.schema.field(caption).type) for caption in captions)
+        if not lists and (len(captions) == 1 or not self.columns.every):
             return self.row_count
-        return sum(_count_pairs(batch.column(0)) for batch in self.batches([caption]))
+        if len(captions) == 1:
+            return sum(_count_pairs(batch.column(0)) for batch in self.batches(captions))
+        return sum(1 for _ in pairs(self._records(None, captions)))
 
     @cached_property
     def has_pictures(self) -> bool:
-        return self._columns[0] is not None
+        return self._chosen[0] is not None
 
     @cached_property
     def unread(self) -> tuple[str, ...]:
-        return tuple(name for name in self.schema.names if name not in self._columns)
+        image, captions = self._chosen
+        return tuple(name for name in self.schema.names if name not in (image, *captions))
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(name for name in self._columns if name is not None)
+    def columns_read(self) -> tuple[str, ...]:
+        image, captions = self._chosen
+        return tuple(name for name in (image, *captions) if name is not None)
 
     def named_pictures(self) -> Iterator[str]:
         """Yield the paths that the pictures' column gives; ValueError as `rows`."""
-        image, _ = self._columns
+        image, _ = self._chosen
         if image is not None and _is_path(self.schema.field(image)):
             for batch in self.batches([image]):
                 yield from (name for name in map(_value, batch.column(0)) if isinstance(name, str))
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """ValueError where the file is not of its kind, is damaged or has no caption column; see `SourceShard`."""
-        image, caption = self._columns
-        for pair in pairs(self._records(image, caption)):
-            yield pair.number, checked(pair, self.file.parent, image is not None)
+        image, captions = self._chosen
+        beside = isinstance(self.file, RemotePath) and image is not None and _is_path(self.schema.field(image))
 
-    def _records(self, image: str | None, caption: str) -> Iterator[tuple[Any, Any]]:
-        for batch in self.batches([caption] if image is None else [image, caption]):
+        def row(pair: Pair) -> tuple[int, Row | BadRow]:
+            return pair.number, checked(pair, self.file.parent, image is not None)
+
+        return each(row, pairs(self._records(image, captions)), beside)
+
+    def _records(self, image: str | None, captions: list[str]) -> Iterator[tuple[Any, Any]]:
+        for batch in self.batches([name for name in (image, *captions) if name is not None]):
             for i in range(len(batch)):
-                yield None if image is None else _value(batch[image][i]), _value(batch[caption][i])
+                caption = self.columns.caption_of([_value(batch[name][i]) for name in captions])
+                yield None if image is None else _value(batch[image][i]), caption
 
     @cached_property
-    def _columns(self) -> tuple[str | None, str]:
+    def _chosen(self) -> tuple[str | None, list[str]]:
+        """The pictures' column, None where there is none, and those of the captions."""
         names = self.schema.names
-        found = column(names, IMAGE_COLUMNS), caption_column(self.file, names)
-        if twice := next((name for name in found if names.count(name) > 1), None):
+        image, captions = self.columns.image_in(self.file, names), self.columns.captions_in(self.file, names)
+        if twice := next((name for name in (image, *captions) if name is not None and names.count(name) > 1), None):
             raise ValueError(f"{self.file}: expected one column named {twice}, found {names.count(twice)}")
-        return found
+        return image, captions
 
 
 def text_columns(shard: ColumnarShard) -> list[str]:

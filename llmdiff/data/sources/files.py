@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.arrow import ArrowShard
+from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.kinds import TARS, kind_of
 from llmdiff.data.sources.listing import list_data
 from llmdiff.data.sources.parquet import ParquetShard
@@ -14,29 +15,30 @@ from llmdiff.data.sources.sidecars import sidecar_shards
 from llmdiff.data.sources.text_tables import table_shards
 from llmdiff.data.sources.webdataset import TarShard
 
-_FORMATS: dict[str, Callable[[Path, str], Iterable[SourceShard]]] = {
-    ".parquet": lambda file, name: [ParquetShard(file, name)],
-    ".arrow": lambda file, name: [ArrowShard(file, name)],
-    **dict.fromkeys(TARS, lambda file, name: [TarShard(file, name)]),
+_FORMATS: dict[str, Callable[[DataPath, str, Columns], Iterable[SourceShard]]] = {
+    ".parquet": lambda *file: [ParquetShard(*file)],
+    ".arrow": lambda *file: [ArrowShard(*file)],
+    **dict.fromkeys(TARS, lambda *file: [TarShard(*file)]),
 }
 """How a kind of file is cut into shards; of the others `table_shards` does it."""
 
 
-def open_source(path: str | Path) -> list[SourceShard]:
-    """Return the shards of all `source_files`; errors as there."""
-    return shards_of(source_files(path))
+def open_source(path: str | DataPath, columns: Columns = KNOWN) -> list[SourceShard]:
+    """Return the shards of all data below a path; errors as of `list_data`."""
+    return shards_of(list_data(path, columns=columns).files, columns)
 
 
-def shards_of(files: Iterable[tuple[Path, str]]) -> list[SourceShard]:
-    """Return the shards of some `source_files`."""
-    return [shard for file, name in files for shard in _shards(file, name)]
+def shards_of(files: Iterable[tuple[DataPath, str]], columns: Columns = KNOWN) -> list[SourceShard]:
+    """Return the shards of some files of a `Listing`."""
+    return [shard for file, name in files for shard in _shards(file, name, columns)]
 
 
-def source_files(path: str | Path, may_be_empty: bool = False) -> list[tuple[Path, str]]:
-    """Return the files of data below a path, and the folders of pictures with captions beside them; see `list_data`."""
-    return list_data(path, may_be_empty).files
+def rows_told(shard: SourceShard) -> int | None:
+    """Return how many rows a shard has; None where that takes fetching all of it. ValueError where it is unreadable."""
+    streamed = isinstance(shard, TarShard) and shard.is_remote and not shard.is_counted
+    return None if streamed else shard.count
 
 
-def _shards(file: Path, name: str) -> Iterable[SourceShard]:
+def _shards(file: DataPath, name: str, columns: Columns) -> Iterable[SourceShard]:
     cut = sidecar_shards if file.is_dir() else _FORMATS.get(kind_of(file), table_shards)
-    return cut(file, name)
+    return cut(file, name, columns)

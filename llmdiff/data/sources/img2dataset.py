@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,21 +10,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote import DataPath
+from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
 
 
-def is_list(table: Path) -> bool:
+def is_list(table: DataPath) -> bool:
     """Return whether a Parquet file is such a list; a damaged one counts as one, and its shard says what is wrong."""
     try:
-        with pq.ParquetFile(table) as file:
+        with pq.ParquetFile(arrow_source(table)) as file:
             return STATUS in file.schema_arrow.names
+    except ConnectionError:
+        raise
     except (pa.ArrowException, OSError):
         return True
 
 
-def failed_rows(table: Path) -> Iterator[tuple[BadRow, Any]]:
+def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
     """Give the rows whose status is no success: why their picture is not there, and their caption.
 
     Nothing where there is no such file, or it is no list of img2dataset's. ValueError where it is damaged.
@@ -33,12 +36,14 @@ def failed_rows(table: Path) -> Iterator[tuple[BadRow, Any]]:
     if not table.is_file():
         return
     try:
-        with pq.ParquetFile(table) as file:
+        with pq.ParquetFile(arrow_source(table)) as file:
             names = file.schema_arrow.names
             if STATUS not in names:
                 return
             known = (STATUS, MESSAGE, column(names, URL_COLUMNS), column(names, CAPTION_COLUMNS))
             rows = file.read(columns=[name for name in known if name in names])
+    except ConnectionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
     for row in rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist():

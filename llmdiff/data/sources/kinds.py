@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmdiff.data.remote import DataPath
+
 PICTURES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm"),
     *("heic", "heif", "jxl"),
@@ -19,20 +21,24 @@ TARS = (".tar", ".tgz", *(f".tar{packed}" for packed in PACKED))
 PACKED_TABLES = tuple(f"{table}{packed}" for table in (".jsonl", ".csv", ".tsv", ".txt") for packed in PACKED)
 
 
-def kind_of(file: Path | str) -> str:
+def kind_of(file: DataPath | str) -> str:
     """Return the ending that decides how a file is read, in lower case: ``.tar.gz``, ``.jsonl``; empty for no data."""
-    name = Path(file).name.lower()
+    name = _name(file).lower()
     for ending in (*PACKED_TABLES, *TARS, *TABLES):
         if name.endswith(ending) and name != ending:
             return ending
     return ""
 
 
-def is_picture(file: Path | str) -> bool:
+def is_picture(file: DataPath | str) -> bool:
     """Return whether a file's name ends as a picture's does."""
-    return Path(file).suffix.lower().removeprefix(".") in PICTURES
+    return Path(_name(file)).suffix.lower().removeprefix(".") in PICTURES
 
 
-def is_text(file: Path | str) -> bool:
+def is_text(file: DataPath | str) -> bool:
     """Return whether a file's name ends as a caption's beside a picture does."""
-    return Path(file).suffix.lower().removeprefix(".") in TEXTS
+    return Path(_name(file)).suffix.lower().removeprefix(".") in TEXTS
+
+
+def _name(file: DataPath | str) -> str:
+    return Path(file).name if isinstance(file, str) else file.name

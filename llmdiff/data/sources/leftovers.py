@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmdiff.data.rejects import printable
+from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.rows import SourceShard
@@ -24,7 +25,7 @@ class Leftovers:
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, files: Iterable[Path], why: str) -> None:
+    def add(self, files: Iterable[DataPath], why: str) -> None:
         """Count some files."""
         self.counts.update((f"*{printable(file.suffix.lower())}", why) for file in files)
 
@@ -33,7 +34,7 @@ class Leftovers:
         if is_picture(name) or is_text(name) or kind_of(name):
             self.counts[f".*{printable(Path(name).suffix.lower())}", "hidden"] += 1
 
-    def unknown(self, files: Iterable[Path]) -> None:
+    def unknown(self, files: Iterable[DataPath]) -> None:
         """Count those files of a folder that are of no kind that is read."""
         for file in files:
             if not (is_picture(file) or is_text(file) or kind_of(file)):
@@ -48,7 +49,7 @@ class Leftovers:
         return {kind: "; ".join(counted) for kind, counted in lines.items()}
 
 
-def unnamed_pictures(pictures: dict[Path, list[str]], shards: Iterable[SourceShard]) -> dict[str, str]:
+def unnamed_pictures(pictures: dict[DataPath, list[str]], shards: Iterable[SourceShard]) -> dict[str, str]:
     """Return a line about the pictures of folders whose pictures tables name, and which no row of these names.
 
     Args:
@@ -57,14 +58,14 @@ def unnamed_pictures(pictures: dict[Path, list[str]], shards: Iterable[SourceSha
     """
     if not pictures:
         return {}
-    named = {os.path.normpath(path) for shard in shards for path in _named(shard)}
+    named = {os.path.normpath(str(path)) for shard in shards for path in _named(shard)}
     here = ((folder, name) for folder, names in pictures.items() for name in names)
-    left = [printable(name) for folder, name in here if os.path.normpath(folder / name) not in named]
+    left = [printable(name) for folder, name in here if os.path.normpath(str(folder / name)) not in named]
     examples = ", ".join(left[:SHOWN]) + ", …" * (len(left) > SHOWN)
     return {"pictures": f"{len(left)} that no row of the table beside them names: {examples}"} if left else {}
 
 
-def _named(shard: SourceShard) -> Iterator[Path]:
+def _named(shard: SourceShard) -> Iterator[DataPath]:
     """Yield the pictures that a shard's rows name by path; a shard that cannot be read says so in its turn."""
     try:
         if isinstance(shard, ColumnarShard):

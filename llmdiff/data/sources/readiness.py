@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from llmdiff.data.remote import DataPath, RemotePath
 
 MARKER, TEMPORARY = "_SUCCESS", "_temporary"
 """What Hadoop and Spark leave in a folder that is finished, and have in one that is not."""
@@ -33,7 +35,7 @@ class ReadinessPolicy(BaseModel):
 class Scan(NamedTuple):
     """What became of some files of data, in their order; names are relative to the data."""
 
-    whole: list[tuple[Path, str]]
+    whole: list[tuple[DataPath, str]]
     unfinished: dict[str, str]
     """Why each one is to be left for the next time."""
 
@@ -44,10 +46,18 @@ class Look(NamedTuple):
     bytes: int
     changed: int
     """Nanoseconds of its last change, by the clock of its file system."""
+    tags: tuple[str, ...] = ()
+    """What another place says that stands for the content."""
 
     @classmethod
-    def at(cls, file: Path) -> Look | None:
-        """None where it is not there (any more), or leads nowhere."""
+    def at(cls, file: DataPath) -> Look | None:
+        """None where it is not there (any more), or leads nowhere; of another place, what its listing said."""
+        if isinstance(file, RemotePath):
+            files = file.children.values() if file.is_dir() else [file]
+            said = [each.facts for each in files if not each.is_dir() and each.facts is not None]
+            changed = max((facts.modified for facts in said), default=0.0)
+            tags = tuple(facts.content_hash or "" for facts in said)
+            return cls(sum(facts.size for facts in said), int(changed * 1e9), tags) if said else None
         try:
             found = [file.stat()]
             if file.is_dir():  # whose pictures are its rows
@@ -62,26 +72,39 @@ class Look(NamedTuple):
         return abs(time.time() - self.changed / 1e9)
 
 
-def scan(root: Path, files: list[tuple[Path, str]], how: ReadinessPolicy) -> Scan:
+def scan(root: DataPath, files: list[tuple[DataPath, str]], how: ReadinessPolicy) -> Scan:
     """Look at every file twice, and waits in between for as long as the youngest needs to settle, and no longer.
 
     A file is unfinished while its folder says so (`TEMPORARY`; `MARKER`, where asked for), while it changes, and while
-    it has no end: a Parquet file no footer, a tar no empty blocks. Text has no end to look for.
+    it has no end: a Parquet file no footer, a tar no empty blocks. Text has no end to look for. In another place a file
+    appears whole, so that its end is not looked for, and one that has settled is not looked at again.
     """
     unfinished = {name: why for file, name in files if (why := _outside(root, file, how) or _without_end(file))}
     first = {name: look for file, name in files if name not in unfinished and (look := Look.at(file)) is not None}
-    young = [how.settle - look.age for look in first.values()]
-    time.sleep(max([0.0, *young]))
+    young = {name: how.settle - look.age for name, look in first.items()}
+    time.sleep(max([0.0, *young.values()]))
     for file, name in files:
+        if isinstance(file, RemotePath):
+            if young.get(name, 0.0) <= 0:
+                continue
+            file = file.again()
         before, after = first.get(name), Look.at(file)
         if before is not None and after != before:
             unfinished[name] = f"changing: {before.bytes} bytes, then {'gone' if after is None else after.bytes}"
     return Scan([(file, name) for file, name in files if name not in unfinished], unfinished)
 
 
-def signature(root: Path, besides: Collection[Path] = ()) -> str:
-    """Hash names, sizes and times of all files below a folder, or beside a file: another one where any changed."""
+def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
+    """Hash names, sizes and times of all files below a folder, or beside a file: another one where any changed.
+
+    Of another place it is of what has been listed.
+    """
     digest = hashlib.sha256()
+    if isinstance(root, RemotePath):
+        for file in _listed(root):
+            if file not in besides:
+                digest.update(f"{file}\0{Look.at(file)}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
     for folder, folders, names in os.walk(root if root.is_dir() else root.parent):
         folders[:] = sorted(name for name in folders if name != TEMPORARY)
         for path in (Path(folder, name) for name in sorted(names)):
@@ -90,20 +113,39 @@ def signature(root: Path, besides: Collection[Path] = ()) -> str:
     return digest.hexdigest()
 
 
-def _outside(root: Path, file: Path, how: ReadinessPolicy) -> str | None:
+def _listed(root: RemotePath) -> Iterator[RemotePath]:
+    """The files below a folder, or beside a file, in the order of their names, as far as folders have been listed."""
+    if not root.is_dir() and not root.place.can_list:
+        yield root
+        return
+    for name, child in sorted((root if root.is_dir() else root.parent).children.items()):
+        if not child.is_dir():
+            yield child
+        elif name != TEMPORARY and child.is_listed:
+            yield from _listed(child)
+
+
+def _outside(root: DataPath, file: DataPath, how: ReadinessPolicy) -> str | None:
     """Return why the folders of a file say that it is unfinished."""
-    above = [folder for folder in file.parents if folder == root or root in folder.parents] or [file.parent]
+    parents: list[DataPath] = list(file.parents)
+    above = [folder for folder in parents if folder == root or root in folder.parents] or [file.parent]
     folders = [file, *above] if file.is_dir() else above
     for folder in folders:
-        if (folder / TEMPORARY).is_dir():
+        if _holds(folder, TEMPORARY):
             return f"a job is writing: {folder / TEMPORARY} is there"
-    if how.wait_for_success and not any((folder / MARKER).exists() for folder in folders):
+    if how.wait_for_success and not any(_holds(folder, MARKER) for folder in folders):
         return f"no {MARKER} in {file.parent}"
     return None
 
 
-def _without_end(file: Path) -> str | None:
+def _holds(folder: DataPath, name: str) -> bool:
+    return folder.holds(name) if isinstance(folder, RemotePath) else (folder / name).exists()
+
+
+def _without_end(file: DataPath) -> str | None:
     """Why a file's own bytes say that it is unfinished; None too where nobody has written to it for long."""
+    if isinstance(file, RemotePath):
+        return None
     kind, look = file.suffix.lower(), Look.at(file)
     if look is None or look.age > ABANDONED_AFTER:
         return None

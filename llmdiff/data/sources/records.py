@@ -7,13 +7,14 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
+from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
 
 MARKS = {
@@ -30,12 +31,12 @@ Record = dict[str, Any] | BadRow
 """A row by column, their names in lower case; or why it is none."""
 
 
-def read_records(file: Path) -> list[Record]:
+def read_records(file: DataPath) -> list[Record]:
     """Every row of a text file; lines that hold nothing are no rows. ValueError if it cannot be read."""
     return _READERS[_plain(kind_of(file))](file)
 
 
-def columns_of(file: Path) -> list[str]:
+def columns_of(file: DataPath) -> list[str]:
     """The columns of a text file's rows, as far as its beginning shows them. ValueError where it cannot be read."""
     kind = _plain(kind_of(file))
     if kind == ".jsonl":
@@ -53,15 +54,15 @@ def names_in(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
-def _read_jsonl(file: Path) -> list[Record]:
+def _read_jsonl(file: DataPath) -> list[Record]:
     return [_from_json(line) for line in _lines(file)]
 
 
-def _read_txt(file: Path) -> list[Record]:
+def _read_txt(file: DataPath) -> list[Record]:
     return [_from_line(line) for line in _lines(file)]
 
 
-def _read_csv(file: Path, **dialect: Any) -> list[Record]:
+def _read_csv(file: DataPath, **dialect: Any) -> list[Record]:
     """A row that breaks the rules of quoting is refused by its line, and reading goes on with the next line."""
     content = _read(file).decode("utf-8", "surrogateescape")
     lines = [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", content) if line]
@@ -91,11 +92,11 @@ def _read_csv(file: Path, **dialect: Any) -> list[Record]:
     return records
 
 
-def _read_tsv(file: Path) -> list[Record]:
+def _read_tsv(file: DataPath) -> list[Record]:
     return _read_csv(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # a quotation mark is one of the caption's own
 
 
-def _read_json(file: Path) -> list[Record]:
+def _read_json(file: DataPath) -> list[Record]:
     """A list of rows, or rows by the names of their pictures."""
     try:
         found = json.loads(text(_read(file)))
@@ -127,17 +128,25 @@ def _by_name(name: str, value: Any) -> Record:
     return {**cells, "file_name": name}
 
 
-def _picture_name(folder: Path, key: str) -> str | None:
+def _picture_name(folder: DataPath, key: str) -> str | None:
     """The name of a picture, whose ending may be left out; None where it is the name of none."""
     if is_picture(key):
         return key
     try:
-        return next((f"{key}.{end}" for end in PICTURES if (folder / f"{key}.{end}").is_file()), None)
+        return next((f"{key}.{end}" for end in PICTURES if _is_there(folder, f"{key}.{end}")), None)
     except (OSError, ValueError):  # no name that a file system takes
         return None
 
 
-_READERS: dict[str, Callable[[Path], list[Record]]] = {
+def _is_there(folder: DataPath, name: str) -> bool:
+    """Whether there is such a file; elsewhere than on a disk, whether a listing has it."""
+    if isinstance(folder, RemotePath):
+        file = folder.listed(name)
+        return file.parent.holds(file.name)
+    return (folder / name).is_file()
+
+
+_READERS: dict[str, Callable[[DataPath], list[Record]]] = {
     ".jsonl": _read_jsonl,
     ".txt": _read_txt,
     ".csv": _read_csv,
@@ -194,23 +203,26 @@ def _cell(value: str | None) -> str | None:
     return None if value is None else text(value.encode("utf-8", "surrogateescape"))
 
 
-def _lines(file: Path) -> Iterator[bytes]:
+def _lines(file: DataPath) -> Iterator[bytes]:
     """Those that hold something. Cut as bytes, for `str.splitlines` would also cut at U+2028 inside a caption."""
     return (line for line in re.split(rb"\r\n|\n|\r", _read(file)) if line.strip())
 
 
-def _read(file: Path) -> bytes:
+def _read(file: DataPath) -> bytes:
     """A file's text as UTF-8, unpacked, whatever its mark says that it is in."""
     try:
         if (packed := file.suffix.lower()) in PACKED:
-            with pa.input_stream(str(file), compression={".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[packed]) as data:
+            how = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[packed]
+            with pa.input_stream(arrow_source(file), compression=how) as data:
                 return as_utf8(data.read(), file)
         return as_utf8(file.read_bytes(), file)
+    except ConnectionError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def as_utf8(data: bytes, file: Path) -> bytes:
+def as_utf8(data: bytes, file: object) -> bytes:
     """Text as UTF-8 without its mark; ValueError where it is UTF-16 without one, or not what its mark says."""
     for mark, encoding in MARKS.items():
         if data.startswith(mark):
@@ -223,7 +235,7 @@ def as_utf8(data: bytes, file: Path) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def read_text(file: Path) -> str:
+def read_text(file: DataPath) -> str:
     """A text file's content, its line ends as they are; ValueError naming the line where it is not UTF-8."""
     data = as_utf8(file.read_bytes(), file)
     try:

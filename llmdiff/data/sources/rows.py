@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.sources.beside import read_below
 
 URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")
@@ -62,7 +64,7 @@ class SourceShard(Protocol):
         """What it holds besides that no row is made of: columns, endings of a tar's members."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def columns_read(self) -> tuple[str, ...]:
         """The columns that its rows are made of, the pictures' before the captions'; none where it has no columns."""
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -93,7 +95,7 @@ class UnreadableShard:
         raise ValueError(self.reason)
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def columns_read(self) -> tuple[str, ...]:
         raise ValueError(self.reason)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -121,7 +123,7 @@ def pairs(records: Iterable[tuple[Any, Any]]) -> Iterator[Pair]:
             number += 1
 
 
-def checked(pair: Pair, folder: Path | None = None, has_picture: bool = True) -> Row | BadRow:
+def checked(pair: Pair, folder: DataPath | None = None, has_picture: bool = True) -> Row | BadRow:
     """A row whose picture is at hand or at a URL and whose caption says something, or the reason why it is not one.
 
     Args:
@@ -142,20 +144,6 @@ def column(names: Iterable[Any], known: tuple[str, ...]) -> str | None:
     return next((by_lower[name] for name in known if name in by_lower), None)
 
 
-def first_cell(record: Mapping[str, Any], known: tuple[str, ...]) -> Any:
-    """The value of the first of the known columns that holds one; None where none does."""
-    return next((record[name] for name in known if record.get(name) is not None), None)
-
-
-def caption_column(file: Path, names: Iterable[str]) -> str:
-    """The captions' column; ValueError where there is none."""
-    found = column(names, CAPTION_COLUMNS)
-    if found is None:
-        there = ", ".join(names).encode(errors="backslashreplace").decode()
-        raise ValueError(f"{file}: expected a column named {' or '.join(CAPTION_COLUMNS)}, found {there}")
-    return str(found)
-
-
 def text(data: bytes | str) -> str:
     """Text that can be stored; BadRow where it is not UTF-8, or has half a surrogate pair."""
     try:
@@ -170,13 +158,17 @@ def text(data: bytes | str) -> str:
     return data
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file; ValueError where it can't be read."""
+def hash_file(file: DataPath) -> str:
+    """SHA-256 of a file, or what its place says in its stead; ValueError where it can't be read."""
+    if isinstance(file, RemotePath) and file.facts is not None and (known := file.facts.content_hash) is not None:
+        return known
     try:
         with file.open("rb") as data:
             return hashlib.file_digest(data, "sha256").hexdigest()
+    except ConnectionError:
+        raise
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from error
+        raise ValueError(f"{file}: {error.strerror or error}") from error
 
 
 def hash_rows(rows: Iterable[tuple[int, Row | BadRow]]) -> str:
@@ -203,7 +195,7 @@ def _caption(value: Any) -> str:
     return caption
 
 
-def _picture(value: Any, folder: Path | None) -> bytes | Url:
+def _picture(value: Any, folder: DataPath | None) -> bytes | Url:
     if isinstance(value, BadRow):
         raise value
     if isinstance(value, dict):
@@ -217,8 +209,10 @@ def _picture(value: Any, folder: Path | None) -> bytes | Url:
     raise BadRow("no_image", f"expected a picture's bytes, path or URL, found {value!r:.80}")
 
 
-def read_inside(folder: Path, name: str) -> bytes:
+def read_inside(folder: DataPath, name: str) -> bytes:
     """The file's bytes; never of a file outside the data's own folder, whatever the metadata says."""
+    if isinstance(folder, RemotePath):
+        return read_below(folder, name)
     try:
         file = (folder / name).resolve()
         if not file.is_relative_to(folder.resolve()):

@@ -3,104 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources.beside import Named, hash_below
+from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
 from llmdiff.data.sources.records import as_utf8, json_record
-from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, first_cell, hash_rows, pairs, read_inside, text
+from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
+
+Sample = tuple[str | None, tuple[str, ...]]
+"""Names of a picture and of the files beside it that its caption may be in."""
 
 
 @dataclass(frozen=True)
 class SidecarShard:
     """Some pictures of a folder, and captions that lack theirs; ordered by name."""
 
-    folder: Path
+    folder: DataPath
     name: str
-    samples: tuple[tuple[str | None, str | None], ...] = field(repr=False)
-    """Names of each sample's picture and of the file of its caption."""
+    samples: tuple[Sample, ...] = field(repr=False)
     failed: tuple[tuple[BadRow, Any], ...] = field(default=(), repr=False)
     """Rows of img2dataset's list whose picture it did not get."""
+    columns: Columns = KNOWN
     has_pictures: bool = True
     unread: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
+    columns_read: tuple[str, ...] = ()
+    listed_hash: str | None = None
+    """Of what a listing says of the files; None where only their bytes can say."""
 
     @cached_property
     def content_hash(self) -> str:
-        return hash_rows(self.rows())
+        return self.listed_hash or hash_rows(self.rows())
 
     @cached_property
     def count(self) -> int:
-        return sum(1 for _ in pairs((None, self._caption(caption)) for _, caption in self.samples)) + len(self.failed)
+        to_read = [sample for sample in self.samples if self._may_have_several(*sample)]
+        captions = each(lambda sample: self._caption(*sample), to_read, self._is_remote)
+        read = sum(1 for _ in pairs((None, caption) for caption in captions))
+        return len(self.samples) - len(to_read) + read + len(self.failed)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """See `SourceShard`."""
         for pair in pairs(self._records()):
             yield pair.number, checked(pair)
 
+    @property
+    def _is_remote(self) -> bool:
+        return isinstance(self.folder, RemotePath)
+
+    def _may_have_several(self, _: str | None, names: tuple[str, ...]) -> bool:
+        """Whether a sample may have several captions: a text is one."""
+        return bool(names) and (bool(self.columns.captions) or not any(map(is_text, names)))
+
     def _records(self) -> Iterator[tuple[Any, Any]]:
-        for picture, caption in self.samples:
-            yield self._picture(picture, caption), self._caption(caption, picture)
+        def record(sample: Sample) -> tuple[Any, Any]:
+            return self._picture(*sample), self._caption(*sample)
+
+        yield from each(record, self.samples, self._is_remote)
         yield from self.failed
 
-    def _picture(self, name: str | None, caption: str | None) -> bytes | BadRow:
+    def _picture(self, name: str | None, captions: tuple[str, ...]) -> bytes | BadRow:
         if name is None:
-            return BadRow("no_image", f"expected a picture beside {caption}, found none of its name")
+            return BadRow("no_image", f"expected a picture beside {captions[0]}, found none of its name")
         try:
             return read_inside(self.folder, name)
         except BadRow as bad:
             return bad
 
-    def _caption(self, name: str | None, picture: str | None = None) -> Any:
-        """What a caption's file says: text, of JSON a text or a list of texts; or why it says nothing."""
-        if name is None:
+    def _caption(self, picture: str | None, names: tuple[str, ...]) -> Any:
+        """What a picture's files say: text, of JSON a text or a list of texts; or why they say nothing."""
+        if not names:
             kinds = ", ".join(f".{kind}" for kind in (*TEXTS, "json"))
             return BadRow("no_caption", f"expected a caption beside {picture}, in a file of {kinds}, found none")
+        files = {_ending(name): partial(self._read, name) for name in names}
+        return self.columns.caption_beside(f"{self.folder}, {', '.join(names)}", files)
+
+    def _read(self, name: str) -> Any:
+        """A text file's text, a JSON file's object; or why it is none."""
         try:
             data = read_inside(self.folder, name)
-            if not name.lower().endswith(".json"):
-                return text(as_utf8(data, Path(name))).strip()
-            return first_cell(json_record(as_utf8(data, Path(name))), CAPTION_COLUMNS)
+            data = as_utf8(data, name)
+            return json_record(data) if _ending(name) == "json" else text(data).strip()
         except BadRow as bad:
             return BadRow("no_caption" if bad.reason == "no_image" else bad.reason, f"{name}: {bad.detail}")
         except ValueError as error:
             return BadRow("not_utf8", str(error))
 
 
-def sidecar_shards(folder: Path, name: str, samples_per_shard: int = ROWS_PER_SHARD) -> Iterator[SidecarShard]:
+def sidecar_shards(
+    folder: DataPath, name: str, columns: Columns = KNOWN, samples_per_shard: int = ROWS_PER_SHARD
+) -> Iterator[SidecarShard | UnreadableShard]:
     """Cut a folder's own pictures, and captions without one, into shards of at most so many samples.
 
-    A caption in text goes before one in JSON of the same name, in which img2dataset leaves more facts.
+    Where two texts of one picture are there and none is named, a single shard says so.
     """
-    found = _samples(folder)
+    found = samples_in(folder)
+    try:
+        for _, names in found:
+            columns.check_beside(folder, names)
+    except ValueError as error:
+        yield UnreadableShard(f"{name}/", str(error))
+        return
     failed = tuple(failed_rows(folder.with_suffix(".parquet"))) if folder.suffix == "" else ()
     for first in range(0, max(1, len(found)), samples_per_shard):
         part = tuple(found[first : first + samples_per_shard])
         last = first + samples_per_shard >= len(found)
         rows = f"[{first}:{first + len(part)}]" if len(found) > samples_per_shard else ""
-        yield SidecarShard(folder, f"{name}/{rows}", part, failed if last else ())
+        shard = SidecarShard(folder, f"{name}/{rows}", part, failed if last else (), columns)
+        yield shard if not isinstance(folder, RemotePath) else replace(shard, listed_hash=_listed_hash(folder, shard))
 
 
-def _samples(folder: Path) -> list[tuple[str | None, str | None]]:
+def _listed_hash(folder: RemotePath, shard: SidecarShard) -> str | None:
+    """A hash of a shard's files, as the folder's listing has them."""
+    named = [Named(name) for picture, captions in shard.samples for name in (picture, *captions) if name is not None]
+    return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), repr(shard.columns)])
+
+
+def samples_in(folder: DataPath) -> list[Sample]:
     """Pictures with their captions' files, and captions' files without a picture, by name."""
     names = sorted(file.name for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
     pictures = [name for name in names if is_picture(name)]
     captions = captions_by_stem(names)
     stems = {Path(name).stem for name in pictures}
-    alone = [(None, name) for stem, name in captions.items() if stem not in stems and is_text(name)]
-    return sorted(
-        [*((name, captions.get(Path(name).stem)) for name in pictures), *alone], key=lambda s: s[0] or s[1] or ""
-    )
+    alone: list[Sample] = [
+        (None, tuple(files)) for stem, files in captions.items() if stem not in stems and is_text(files[0])
+    ]
+    beside: list[Sample] = [(name, tuple(captions.get(Path(name).stem, ()))) for name in pictures]
+    return sorted([*beside, *alone], key=lambda sample: sample[0] or sample[1][0])
 
 
-def captions_by_stem(names: Iterable[str]) -> dict[str, str]:
-    """Return the files that captions are read from, by their names without an ending: one of those that share it."""
-    captions: dict[str, str] = {}
-    for ending in ("json", *reversed(TEXTS)):  # the later ones go before
-        captions |= {Path(name).stem: name for name in names if name.lower().endswith(f".{ending}")}
+def captions_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files that captions may be in, by their names without an ending: texts before JSON."""
+    names = list(names)
+    captions: dict[str, list[str]] = {}
+    for ending in (*TEXTS, "json"):
+        for name in names:
+            if _ending(name) == ending:
+                captions.setdefault(Path(name).stem, []).append(name)
     return captions
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix.lower().removeprefix(".")

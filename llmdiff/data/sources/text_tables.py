@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from llmdiff.data.rejects import BadRow, printable
+from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources.beside import Named, hash_below
+from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.kinds import METADATA_FILES, kind_of
 from llmdiff.data.sources.records import Record, names_in, read_records
-from llmdiff.data.sources.rows import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
-    Pair,
-    Row,
-    UnreadableShard,
-    caption_column,
-    checked,
-    column,
-    first_cell,
-    hash_rows,
-    pairs,
-)
+from llmdiff.data.sources.rows import Pair, Row, UnreadableShard, checked, hash_rows, pairs
 
 ROWS_PER_SHARD = 4096
 """Rows that make one shard, the unit of retry and of commit."""
@@ -33,16 +24,18 @@ ROWS_PER_SHARD = 4096
 class TableShard:
     """Some rows of a text file, with the pictures they name."""
 
-    folder: Path
+    folder: DataPath
     name: str
     has_pictures: bool
     pairs: tuple[Pair, ...] = field(repr=False)
     unread: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
+    columns_read: tuple[str, ...] = ()
+    listed_hash: str | None = None
+    """Of the rows, with what a listing says of their pictures; None where only the pictures' bytes can say."""
 
     @cached_property
     def content_hash(self) -> str:
-        return hash_rows(self.rows())
+        return self.listed_hash or hash_rows(self.rows())
 
     @property
     def count(self) -> int:
@@ -50,49 +43,76 @@ class TableShard:
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """See `SourceShard`."""
-        for pair in self.pairs:
-            yield pair.number, checked(pair, self.folder, self.has_pictures)
+
+        def row(pair: Pair) -> tuple[int, Row | BadRow]:
+            return pair.number, checked(pair, self.folder, self.has_pictures)
+
+        return each(row, self.pairs, remote=isinstance(self.folder, RemotePath) and self.has_pictures)
 
     def named_pictures(self) -> Iterator[str]:
         """Yield the paths of pictures that the rows give."""
         yield from (pair.image for pair in self.pairs if isinstance(pair.image, str))
 
 
-def table_shards(file: Path, name: str, rows_per_shard: int = ROWS_PER_SHARD) -> Iterator[TableShard | UnreadableShard]:
+def table_shards(
+    file: DataPath, name: str, columns: Columns = KNOWN, rows_per_shard: int = ROWS_PER_SHARD
+) -> Iterator[TableShard | UnreadableShard]:
     """Cuts a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
+    if kind_of(file).startswith(".txt"):
+        columns = KNOWN  # lines have no columns
     try:
         records = read_records(file)
-        has_pictures = _has_pictures(file, records)
+        images, captions = _chosen(file, records, columns)
     except ValueError as error:
         yield UnreadableShard(name, printable(str(error)))
         return
-    found = list(pairs(map(_cells, records)))
-    columns, unread = _columns(records)
-    columns = () if kind_of(file).startswith(".txt") else columns
+    found = list(pairs(_cells(record, images, captions, columns) for record in records))
+    has_pictures = bool(found) and (bool(images) or file.name in METADATA_FILES)
+    read, unread = _told(records, (*images, *captions))
+    read = () if kind_of(file).startswith(".txt") else read
     for first in range(0, max(1, len(found)), rows_per_shard):
         part = tuple(found[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(found) > rows_per_shard else ""
-        yield TableShard(file.parent, name + rows, has_pictures and bool(found), part, unread, columns)
+        listed = _listed_hash(file.parent, part) if isinstance(file, RemotePath) and has_pictures else None
+        yield TableShard(file.parent, name + rows, has_pictures, part, unread, read, listed)
 
 
-def _columns(records: list[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _chosen(file: DataPath, records: list[Record], columns: Columns) -> tuple[list[str], list[str]]:
+    """The columns that may hold a row's picture and its captions.
+
+    ValueError where none has captions, or it is not said which of two does.
+    """
+    names = names_in(records)
+    if not names:
+        return [], []
+    images, captions = columns.images(file, names), columns.texts(file, names)
+    for i, record in enumerate(records):
+        if isinstance(record, dict):
+            columns.check_row(f"{file}, row {i}", record)
+    return images, captions
+
+
+def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
+    """A hash of rows, with what a listing says of the pictures that they name."""
+    return hash_below(
+        folder,
+        (
+            Named(value) if isinstance(value, str) and value and "://" not in value and i == 0 else value
+            for pair in part
+            for i, value in enumerate((pair.image, pair.caption, pair.number))
+        ),
+    )
+
+
+def _told(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Columns that hold something: those that rows are made of, and the others."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
-    image, caption = column(names, IMAGE_COLUMNS), column(names, CAPTION_COLUMNS)
-    used = tuple(name for name in (image, caption) if name is not None)
-    return used, tuple(name for name in names if name not in used)
+    return tuple(name for name in chosen if name in names), tuple(name for name in names if name not in chosen)
 
 
-def _has_pictures(file: Path, records: list[Record]) -> bool:
-    """Whether any row names a picture; ValueError where none has a caption's column."""
-    names = names_in(records)
-    if names:
-        caption_column(file, names)
-    return file.name in METADATA_FILES or column(names, IMAGE_COLUMNS) is not None
-
-
-def _cells(record: Record) -> tuple[Any, Any]:
+def _cells(record: Record, images: list[str], captions: list[str], columns: Columns) -> tuple[Any, Any]:
     """A row's picture and caption."""
     if isinstance(record, BadRow):
         return record, record
-    return first_cell(record, IMAGE_COLUMNS), first_cell(record, CAPTION_COLUMNS)
+    picture = next((record[name] for name in images if record.get(name) is not None), None)
+    return picture, columns.caption_of([record.get(name) for name in captions])

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from llmdiff.data.rejects import BadRow, Reason
+from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
+from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.records import as_utf8, json_record
-from llmdiff.data.sources.rows import CAPTION_COLUMNS, Row, checked, first_cell, hash_file, pairs, text
+from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 
 MAX_BYTES = 64 * 1024**2
 """A larger member is refused unread: a sparse one may claim any size."""
@@ -43,39 +45,63 @@ class Member(NamedTuple):
 class TarShard:
     """A tar file, packed or not; its samples are in the order of their members."""
 
-    file: Path
+    file: DataPath
     name: str
+    columns: Columns = KNOWN
     has_pictures: bool = True
-    columns: tuple[str, ...] = ()
+    columns_read: tuple[str, ...] = ()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether counting its rows takes fetching all of it."""
+        return isinstance(self.file, RemotePath)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its rows have been counted."""
+        return "count" in self.__dict__
+
+    def tell_count(self, rows: int) -> None:
+        """Take another's word for how many rows there are in a file of this content."""
+        self.__dict__["count"] = rows
 
     @cached_property
     def content_hash(self) -> str:
-        return hash_file(self.file)
+        pictures = [] if self._pictures == PICTURES else [f"*.{self._pictures[0]}"]
+        return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions])
 
     @cached_property
     def count(self) -> int:
-        return sum(1 for _ in pairs(self._records((*TEXTS, "json"))))
+        return sum(1 for _ in pairs(self._records((*TEXTS, "json"), Counter())))
 
     @cached_property
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
-            found.update(_kind(info.name) for info in tar if not info.isdir() and _member(info) is None)
-        return tuple(f"{count} members {kind}" for kind, count in sorted(found.items()))
+            found.update(_kind(info.name) for info in tar if not info.isdir() and _member(info, self._pictures) is None)
+        return _counted(found)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """ValueError where the file is no tar; one that breaks off ends in a row that says so. See `SourceShard`."""
-        for pair in pairs(self._records((*PICTURES, *TEXTS, "json"))):
-            yield pair.number, checked(pair)
+        """ValueError where the file is no tar; one that breaks off ends in a row that says so. See `SourceShard`.
 
-    def _records(self, read: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
+        Read to the end, it leaves behind the count and what is unread, for which the file would be read again.
+        """
+        number, passed_over = -1, Counter[str]()
+        for pair in pairs(self._records((*PICTURES, *TEXTS, "json"), passed_over)):
+            number = pair.number
+            yield number, checked(pair)
+        self.__dict__.update(count=number + 1, unread=_counted(passed_over))
+
+    def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Iterator[tuple[Any, Any]]:
         """Each sample's picture and caption, of which members of some kinds are read; then what was not fetched."""
         samples = 0
         try:
             with self._opened() as tar:
-                for key, sample in _samples(tar, read):
+                for key, sample in _samples(tar, read, self._pictures, passed_over):
                     samples += 1
-                    yield _picture(key, sample), _caption(key, sample)
+                    yield _picture(key, sample, self._pictures), _caption(key, sample, self.columns, self.file)
+        except ColumnError:
+            raise
         except ValueError as error:
             if not samples:
                 raise
@@ -84,49 +110,64 @@ class TarShard:
         stem = self.file.name[: -len(kind_of(self.file))]
         yield from failed_rows(self.file.with_name(f"{stem}.parquet"))
 
+    @property
+    def _pictures(self) -> tuple[str, ...]:
+        """Endings of the members that are pictures: the one that is named, or all."""
+        named = (self.columns.image or "").lower().removeprefix(".")
+        return (named,) if named in PICTURES else PICTURES
+
     @contextmanager
     def _opened(self) -> Iterator[tarfile.TarFile]:
         """The tar, to be read from its beginning to its end, where it is checked."""
         packing = PACKINGS.get(kind_of(self.file))
         try:
             if packing is None:
-                with tarfile.open(self.file, "r:") as tar:
+                with self.file.open("rb") as data, tarfile.open(fileobj=data, mode="r:") as tar:
                     yield tar
                     _check_end(tar)
             else:
-                with pa.input_stream(str(self.file), compression=packing) as data:
-                    with tarfile.open(fileobj=data, mode="r|") as tar:
+                with pa.input_stream(arrow_source(self.file), compression=packing) as unpacked:
+                    with tarfile.open(fileobj=unpacked, mode="r|") as tar:
                         yield tar
                         _check_end_of_stream(tar)
+        except (ConnectionError, ColumnError):
+            raise
         except DAMAGED as error:
             raise ValueError(f"{self.file}: expected a tar file, found none or a damaged one: {error}") from error
 
 
-def _member(info: tarfile.TarInfo) -> Member | None:
+def _member(info: tarfile.TarInfo, pictures: tuple[str, ...]) -> Member | None:
     """A part of a sample; None where it is none. Names are never used as paths."""
     stem, _, kind = info.name.rpartition(".")
     base = stem.rpartition("/")[2]
-    if info.isdir() or not base or base.startswith(".") or kind.lower() not in (*PICTURES, *TEXTS, "json"):
+    if info.isdir() or not base or base.startswith(".") or kind.lower() not in (*pictures, *TEXTS, "json"):
         return None
     return Member(stem, kind.lower(), info)
 
 
-def _samples(tar: tarfile.TarFile, read: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Content]]]:
+def _samples(
+    tar: tarfile.TarFile, read: tuple[str, ...], pictures: tuple[str, ...], passed_over: Counter[str]
+) -> Iterator[tuple[str, dict[str, Content]]]:
     """Members of one key, as long as they follow one another.
 
     A key may hold dots. Of ``1.jpg``, ``1.seg.png`` and ``1.txt`` the second is a sample of its own, which does not
-    part the other two. A second picture or text of a key begins another sample.
+    part the other two. A second picture or text of a key begins another sample. Endings of no sample are counted.
     """
     open_: dict[str, dict[str, Content]] = {}
     try:
-        for member in filter(None, map(_member, tar)):
+        for info in tar:
+            if (member := _member(info, pictures)) is None:
+                passed_over.update([_kind(info.name)] * (not info.isdir()))
+                continue
             for key in [key for key in open_ if not _related(key, member.key)]:
                 yield key, open_.pop(key)
             sample = open_.setdefault(member.key, {})
-            if member.kind in sample or (member.kind in PICTURES and any(kind in sample for kind in PICTURES)):
+            if member.kind in sample or (member.kind in pictures and any(kind in sample for kind in pictures)):
                 yield member.key, sample
                 sample = open_[member.key] = {}
             sample[member.kind] = _content(tar, member, member.kind in read)
+    except ConnectionError:
+        raise
     except DAMAGED:
         yield from open_.items()
         raise
@@ -153,32 +194,42 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
     assert file is not None  # it is a regular file
     try:
         return file.read()
+    except ConnectionError:
+        raise
     except DAMAGED as error:  # which the search for the next member meets, too
         return BadRow("broken_tar", f"{info.name!r}: expected {info.size} bytes: {error}")
 
 
-def _picture(key: str, sample: dict[str, Content]) -> Content:
-    found = next((sample[kind] for kind in PICTURES if kind in sample), None)
+def _picture(key: str, sample: dict[str, Content], pictures: tuple[str, ...]) -> Content:
+    found = next((sample[kind] for kind in pictures if kind in sample), None)
     return (
         BadRow("no_image", f"expected a picture of key {key!r}, found none: {NEIGHBOURS}") if found is None else found
     )
 
 
-def _caption(key: str, sample: dict[str, Content]) -> Any:
+def _caption(key: str, sample: dict[str, Content], columns: Columns, file: DataPath) -> Any:
     """The text member's, or the JSON member's: text, a list of texts, None, or why it is none of them."""
-    kind = next((kind for kind in (*TEXTS, "json") if kind in sample), None)
-    if kind is None:
+    kinds = {kind: partial(_content_of, sample[kind], kind) for kind in (*TEXTS, "json") if kind in sample}
+    if not kinds:
         return BadRow("no_caption", f"expected a text of key {key!r}, found none: {NEIGHBOURS}")
-    found = sample[kind]
+    return columns.caption_beside(f"{file}, key {key!r}", kinds)
+
+
+def _content_of(found: Content, kind: str) -> Any:
+    """A text member's text, a JSON member's object; or why it is none."""
     if isinstance(found, BadRow):
         return found
     try:
-        data = as_utf8(found, Path(f"{key}.{kind}"))
-        return first_cell(json_record(data), CAPTION_COLUMNS) if kind == "json" else text(data).strip()
+        data = as_utf8(found, f"a member *.{kind}")
+        return json_record(data) if kind == "json" else text(data).strip()
     except BadRow as bad:
         return bad
     except ValueError as error:
         return BadRow("not_utf8", str(error))
+
+
+def _counted(members: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{count} members {kind}" for kind, count in sorted(members.items()))
 
 
 def _kind(name: str) -> str:

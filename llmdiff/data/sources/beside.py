@@ -1,0 +1,68 @@
+"""Pictures of another place that lie beside the file or in the folder that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Iterable
+from typing import Any
+
+from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote import RemotePath
+
+
+def read_below(folder: RemotePath, name: str) -> bytes:
+    """Return the bytes of a file below a folder; BadRow where it is not below it, or is not there.
+
+    ConnectionError where the place does not answer, or refuses: it would be the same with the rows after it.
+    """
+    file = folder / _below(folder, name)
+    try:
+        return file.read_bytes()
+    except ConnectionError:
+        raise
+    except (OSError, ValueError) as error:
+        raise BadRow("no_image", f"{name}: {error}") from error
+
+
+def hash_below(folder: RemotePath, parts: Iterable[Any]) -> str | None:
+    """Return a hash of files below a folder, by their names, from what a listing says of them, and of other values.
+
+    Args:
+        folder: it is listed, as are those below it that names lead into.
+        parts: ``Named`` for a file's name; of anything else its words count.
+
+    Returns:
+        None where the place does not say what stands for a file's content.
+    """
+    if not folder.place.can_list:
+        return None
+    digest = hashlib.sha256()
+    for part in parts:
+        said = _said(folder, part) if isinstance(part, Named) else repr(part)
+        if said is None:
+            return None
+        digest.update(len(data := said.encode(errors="surrogatepass")).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+class Named(str):
+    """The name of a file, relative to a folder."""
+
+    __slots__ = ()
+
+
+def _said(folder: RemotePath, name: str) -> str | None:
+    try:
+        facts = folder.listed(_below(folder, name)).facts
+    except BadRow as bad:
+        return str(bad)
+    return f"no file {name}" if facts is None else facts.content_hash
+
+
+def _below(folder: RemotePath, name: str) -> str:
+    """A name relative to a folder, without the dots in it; BadRow where it leads out of the folder."""
+    path = posixpath.normpath(name)
+    if path.startswith(("/", "../")) or path in ("..", ".") or "\0" in path:
+        raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}")
+    return path

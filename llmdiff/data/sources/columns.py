@@ -1,0 +1,167 @@
+"""Which columns hold a row's picture and its captions: those that are named, or the known ones that are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmdiff.data.rejects import BadRow
+from llmdiff.data.sources.kinds import is_text
+from llmdiff.data.sources.rows import (
+    BYTES_COLUMNS,
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    PATH_COLUMNS,
+    URL_COLUMNS,
+    column,
+)
+
+SAME_KIND = (PATH_COLUMNS[:3], BYTES_COLUMNS, PATH_COLUMNS[3:], URL_COLUMNS)
+"""Known columns of pictures; of two of one kind neither goes before the other, as pictures go before their URLs."""
+CAPTION_OPTION, IMAGE_OPTION = "--caption-column", "--image-column"
+
+
+class ColumnError(ValueError):
+    """A file without the column that is asked for, or with several of which one must be named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What is chosen. Names are in any case; in a tar, and beside pictures, they are endings, or keys of the JSON."""
+
+    captions: tuple[str, ...] = ()
+    """Columns of captions, of which a row's first filled one counts; none for the known one that is there."""
+    every: bool = False
+    """Whether each of them that is filled is a caption of the row."""
+    image: str | None = None
+    """Column of the pictures; None for the known one that is there."""
+
+    def image_in(self, file: object, names: Sequence[str]) -> str | None:
+        """Return the pictures' column, as it is written; None where there is none.
+
+        ColumnError where the named one is not there, or two known ones of one kind are.
+        """
+        found = self.images(file, names)
+        _check_images(file, found, self.image)
+        return found[0] if found else None
+
+    def captions_in(self, file: object, names: Sequence[str]) -> list[str]:
+        """Return the captions' columns, as they are written, in the order of choice; at least one.
+
+        ColumnError where none of those that are named, or known, is there, or several known ones are.
+        """
+        found = self.texts(file, names)
+        if not self.captions:
+            _check_one(file, found, "captions", CAPTION_OPTION)
+        return found
+
+    def images(self, file: object, names: Iterable[str]) -> list[str]:
+        """Return the columns that may hold a picture, in the order of choice; ColumnError without the named one."""
+        known = IMAGE_COLUMNS if self.image is None else (self.image.lower(),)
+        found = _found(names, known)
+        if self.image is not None and not found:
+            raise ColumnError(f"{file}: expected a column named {self.image}, found {_listed(names)}")
+        return found
+
+    def texts(self, file: object, names: Iterable[str]) -> list[str]:
+        """Return the columns that may hold a caption likewise; ColumnError where there is none."""
+        known = self.captions or CAPTION_COLUMNS
+        found = _found(names, tuple(each.lower() for each in known))
+        if not found:
+            raise ColumnError(f"{file}: expected a column named {' or '.join(known)}, found {_listed(names)}")
+        return found
+
+    def check_row(self, file: object, record: Mapping[str, Any]) -> None:
+        """Raise ColumnError where nothing is named, and a row by lower-case names has two captions or pictures."""
+        filled = [name for name, value in record.items() if value is not None]
+        if not self.captions:
+            _check_one(file, _found(filled, CAPTION_COLUMNS), "captions", CAPTION_OPTION)
+        _check_images(file, _found(filled, IMAGE_COLUMNS), self.image)
+
+    def caption_of(self, values: Sequence[Any]) -> Any:
+        """Return the caption of a row, a list where it has several, from what its columns of captions hold."""
+        filled = [value for value in values if _is_filled(value)]
+        if not filled:
+            return next((value for value in values if value is not None), None)
+        if not self.every or len(filled) == 1:
+            return filled[0]
+        return [caption for value in filled for caption in (value if isinstance(value, list) else [value])]
+
+    def caption_beside(self, where: str, files: Mapping[str, Callable[[], Any]]) -> Any:
+        """Return the caption of a picture's own files.
+
+        Args:
+            where: they are, for messages.
+            files: what reads each, by ending: text, and of ``json`` an object by lower-case names; or BadRow. The JSON
+                counts where nothing is named and there is no text, for it holds other facts, too.
+
+        Raises:
+            ColumnError: nothing is named, and there are two texts, or two known names in the JSON.
+        """
+        texts = [ending for ending in files if ending != "json"]
+        if not self.captions and texts:
+            _check_one(where, [f".{ending}" for ending in texts], "captions", CAPTION_OPTION)
+            return files[texts[0]]()
+        record = files["json"]() if "json" in files else {}
+        if isinstance(record, BadRow):
+            return record
+        values = []
+        for name in (each.lower() for each in self.captions or CAPTION_COLUMNS):
+            ending = name.removeprefix(".")
+            value = files[ending]() if ending in texts else record.get(name)
+            values += [(name, value)] if value is not None else []
+        if not self.captions:
+            _check_one(where, [name for name, _ in values], "captions", CAPTION_OPTION)
+        return self.caption_of([value for _, value in values])
+
+    def check_beside(self, folder: object, names: Sequence[str]) -> None:
+        """Raise ColumnError where nothing is named, and a picture has two files of text."""
+        if not self.captions:
+            _check_one(folder, [name for name in names if is_text(name)], "captions", CAPTION_OPTION)
+
+    def hashed(self, content_hash: str, image: str | None, captions: Sequence[str], names: Iterable[str]) -> str:
+        """Return the hash of a file whose rows are of these columns; its own where nothing else could be meant."""
+        default = column(names, IMAGE_COLUMNS), [column(names, CAPTION_COLUMNS)]
+        if (image, list(captions)) == default:
+            return content_hash
+        return self.named(content_hash, [image or "", *captions])
+
+    def named(self, content_hash: str, names: Sequence[str]) -> str:
+        """Return the hash of a file of whose content these are chosen; its own where none is."""
+        chosen = [name.lower() for name in names]
+        if not chosen:
+            return content_hash
+        return hashlib.sha256(repr((content_hash, chosen, self.every)).encode()).hexdigest()
+
+
+KNOWN = Columns()
+"""Where nothing is named."""
+
+
+def _found(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """The known columns among the names, in the order of the known."""
+    names = list(names)
+    return [str(name) for each in known if (name := column(names, (each,))) is not None]
+
+
+def _check_images(file: object, found: Sequence[str], named: str | None) -> None:
+    if named is None and found:
+        kind = next(kind for kind in SAME_KIND if found[0].strip().lower() in kind)
+        _check_one(file, [name for name in found if name.strip().lower() in kind], "pictures", IMAGE_OPTION)
+
+
+def _check_one(file: object, found: Sequence[str], what: str, option: str) -> None:
+    if len(found) > 1:
+        raise ColumnError(f"{file}: expected one column of {what}, found {_listed(found)}: name one with {option}")
+
+
+def _is_filled(value: Any) -> bool:
+    if isinstance(value, (str, bytes)):
+        return bool(value.strip())
+    return isinstance(value, BadRow) or value not in (None, [])
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names).encode(errors="backslashreplace").decode()

@@ -1,0 +1,28 @@
+"""Which data a stage is asked to read, and which of their columns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from llmdiff.data.sources.columns import Columns
+from pipelines.requests.base import CommandLine, Request
+
+
+class DataRequest(Request):
+    """A request to a stage that reads captions and pictures."""
+
+    data: str
+    """Pictures with captions beside them, Parquet, Arrow, tar, jsonl, csv, tsv, json, txt: file or folder. Also
+    s3://bucket/prefix, gs://, az://, https://host/file, hf://datasets/owner/name/path, hf:owner/name[:split]."""
+    caption_columns: Annotated[list[str] | None, CommandLine(flag="--caption-column", metavar="NAME")] = None
+    """Column of the captions; in a tar and beside pictures, an ending such as txt, or a key of the JSON. Of several,
+    each given by its own option, the first counts that a row has filled. Default: caption, text or prompt."""
+    image_column: Annotated[str | None, CommandLine(metavar="NAME")] = None
+    """Column of the pictures; in a tar an ending such as jpg. Default: the known one that is there."""
+    every_caption: Annotated[bool, CommandLine(flag="--every-caption")] = False
+    """Whether a row has a caption in each of its columns of captions that is filled, not in the first one alone."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that are chosen."""
+        return Columns(captions=tuple(self.caption_columns or ()), image=self.image_column, every=self.every_caption)
