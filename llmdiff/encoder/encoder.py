@@ -95,8 +95,7 @@ class Encoder:
             cache_folder: as for the constructor.
 
         Raises:
-            ValueError: there is no tokenizer, or one with neither a pad token nor EOS, no safetensors weights, or no
-                decoder-only LLM that transformers knows.
+            ValueError: no tokenizer, one with neither pad token nor EOS, no safetensors weights, or no known LLM.
             FileNotFoundError: there is no such folder.
         """
         config = config or EncoderConfig()
