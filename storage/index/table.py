@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from storage.hashing import checksum
-from storage.index.delta import create_table, file_names
+from storage.index.delta import create_table, file_names, is_table
 from storage.index.log import DeltaLog
 from storage.io.paths import StorePath
 
@@ -60,6 +60,16 @@ class Table:
         create_table(str(self.folder), self.schema)
         self.folder.sync()
         self.log.sync(0)
+
+    def exists(self) -> bool:
+        """Return whether the table was ever made."""
+        return self._delta is not None or is_table(str(self.folder))
+
+    @property
+    def id(self) -> str:
+        """The random UUID that Delta gave the table when it was made; a copy of the table has it, too."""
+        with self._lock:
+            return str(self._newest().metadata().id)
 
     def newest(self) -> TableVersion:
         """Return the newest version."""

@@ -26,12 +26,14 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
     encoding_bytes = sum(store.size(f"shards/{shard}/encodings") for shard in shards)
     return {
         "path": str(store.path),
+        "id": store.id,
         "version": snapshot.version,
         "samples": len(samples),
         "captions": captions,
         "tokens": sum(entry["tokens"] for entry in fingerprints.values()),
         "latents": pc.count_distinct(rows["latent_key"]).as_py(),
         "sources": len(_names(samples["source"])),
+        "repeats": len(snapshot.repeats()),
         "rejects": _counts(store.rejects()["reason"]),
         "shards": len(shards),
         "bytes": {
