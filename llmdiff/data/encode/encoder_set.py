@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from llmdiff.data.encode.captions import TextEncoder, encode_captions
+from llmdiff.data.images import PIXELS
 from llmdiff.diffusion.latents import LatentEncoder
 from storage import EncodingStore, caption_hash, content_hash
 
@@ -120,17 +121,30 @@ def prepare_latents(store: EncodingStore, encoder: LatentEncoder, size: int, min
     """Register the autoencoder; see `prepare`."""
     if size < 1 or size % encoder.factor:
         raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
-    description = {**encoder.describe(), "size": size, "crop": "centre"}
+    description = {**encoder.describe(), "size": size, "crop": "centre", "pixels": PIXELS}
     check_same_latents(store, description)
     fingerprint = str(store.register_fingerprint(description))
     return LatentEncoding(encoder=encoder, fingerprint=fingerprint, size=size, min_side=min_side)
 
 
 def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
-    """Raise ValueError where a store's latents are of another autoencoder or another size."""
+    """Raise ValueError where a store's latents are of another autoencoder or another size.
+
+    Warn where the pictures behind them were made ready in another way: they stay with their samples, which train as
+    before, and pictures that come now get latents under a fingerprint of their own.
+    """
     for fingerprint, other in store.fingerprints().items():
-        if other.get("kind") == "vae" and other != description:
-            key = next(key for key in description if other.get(key) != description[key])
+        if other.get("kind") != "vae" or other == description:
+            continue
+        key = next((key for key in description if key != "pixels" and other.get(key) != description[key]), None)
+        if key is None:
+            logger.warning(
+                "%s: holds latents of pictures that were made ready in another way (%s: pixels %r, now %r): those with "
+                "a colour profile may have other colours; they stay with their samples, and new pictures get new "
+                "latents: encode into another store to have all alike",
+                *(store.path, fingerprint, other.get("pixels"), description["pixels"]),
+            )
+        else:
             found = f"expected {key} {other.get(key)!r}, found {description[key]!r}"
             raise ValueError(
                 f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"

@@ -12,6 +12,7 @@ import numpy as np
 
 from llmdiff.data.encode.captions import as_bits, encode_finite, reject, shard_id
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
+from llmdiff.data.encode.repeats import Repeats
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import Crop, load_image
@@ -36,6 +37,8 @@ def encode_shard(
 ) -> ShardReport:
     """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
 
+    A row is known by its shard's content and its number, without a look at it, or by its picture and caption.
+
     Args:
         store: opened for writing.
         source: the shard.
@@ -52,9 +55,16 @@ def encode_shard(
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     snapshot = store.snapshot()
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
+    repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
-    known = samples | bad
-    report = ShardReport(source=source.name, rows=source.count, known=len(known), known_bad=len(bad))
+    known = samples | repeated | bad
+    report = ShardReport(
+        source=source.name,
+        source_hash=source.content_hash,
+        rows=source.count,
+        known=len(known),
+        known_bad=len(bad - samples - repeated),
+    )
     progress(report.known)
     if report.known < report.rows:
         before = getattr(encoders.encoder, "truncated", 0)
@@ -63,6 +73,7 @@ def encode_shard(
             new = ((number, row) for number, row in source.rows() if number not in known)
             for rows in _chunks(new, ROWS_AT_ONCE):
                 encoder.encode(rows)
+        report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
         report.unread = source.unread
     report.seconds = time.perf_counter() - start
@@ -94,9 +105,13 @@ class RowEncoder:
     failed: dict[str, BadRow] = field(default_factory=dict)
     last: tuple[bytes, Picture | BadRow] = (b"", BadRow("no_image", "expected a picture, found no bytes"))
 
+    def __post_init__(self) -> None:
+        self.repeats = Repeats(self.store, self.writer, self.source, self.encoders.fingerprint, self.report)
+
     def encode(self, rows: Sequence[tuple[int, Row | BadRow]]) -> None:
         """Pictures are read first, so that no caption is encoded for a row that is refused."""
-        loaded = [usable for number, row in fetch_pictures(rows) if (usable := self.load(number, row)) is not None]
+        new = self.repeats.without_known(fetch_pictures(rows))
+        loaded = [usable for number, row in new if (usable := self.load(number, row)) is not None]
         self.progress(len(rows) - len(loaded))
         self.add_encodings({caption_hash(row.caption): row.caption for row, _ in loaded})
         keys = {picture.latent_key for _, picture in loaded if picture is not None}
@@ -164,6 +179,8 @@ class RowEncoder:
         of_caption = caption_hash(row.caption)
         if of_caption in self.failed:
             self.reject(row.row, self.failed[of_caption], row.place)
+            return
+        if self.repeats.is_repeat(row.row, (picture and picture.hash, of_caption)):
             return
         self.writer.add_sample(
             Sample(
