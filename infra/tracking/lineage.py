@@ -66,10 +66,11 @@ def data_input(config: dict[str, Any], files: list[DataFile]) -> DatasetInput:
     )
     about = {
         "mlflow.data.context": "training",
-        "store_id": str(config.get("training", {}).get("store_id", "")),
         "store_version": str(config.get("store_version")),
         "encoder_fingerprint": config["encoder_fingerprint"],
     }
+    if store_id := config.get("training", {}).get("store_id"):
+        about["store_id"] = store_id
     return DatasetInput(dataset, [InputTag(key, value) for key, value in about.items()])
 
 

@@ -89,7 +89,10 @@ class ShardCommit:
         return self._table([dict(vars(repeat)) for repeat in new], REPEATS, known)
 
     def _by_content(self, snapshot: Snapshot, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Part samples from those whose picture and caption is a sample already, or comes before among them."""
+        """Part samples from those whose picture and caption is a sample already, or comes before among them.
+
+        A latent of a picture whose hash is not told may be of any picture: its sample is no repeat.
+        """
         wanted: dict[str, set[Content]] = {}
         for sample in samples:
             wanted.setdefault(sample.fingerprint, set()).add(content_of(sample))
@@ -97,7 +100,8 @@ class ShardCommit:
         new: list[Sample] = []
         repeated: list[Sample] = []
         for sample in samples:
-            is_known = content_of(sample) in known[sample.fingerprint]
+            is_told = sample.image_hash is not None or sample.latent_key is None
+            is_known = is_told and content_of(sample) in known[sample.fingerprint]
             known[sample.fingerprint].add(content_of(sample))
             (repeated if is_known else new).append(sample)
         return new, repeated
