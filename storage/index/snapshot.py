@@ -95,12 +95,10 @@ class Snapshot:
             return set()
         table = self.index.cached(self.at, ("fingerprint", "source", *CONTENT_COLUMNS))
         images, captions = zip(*wanted, strict=True)
-        of_image = _is_in(table["image_hash"], filter(None, images))
-        if None in images:
-            of_image = pc.or_(of_image, pc.is_null(table["image_hash"]))
-        mask = pc.and_(pc.and_(of_image, _is_in(table["caption_hash"], captions)), pc.is_valid(table["source"]))
-        rows = _columns(table.filter(pc.and_(mask, pc.equal(table["fingerprint"], fingerprint))))
-        return set(zip(rows["image_hash"], rows["caption_hash"], strict=True)) & set(wanted)
+        telling = _is_in(table["caption_hash"], captions) if None in images else _is_in(table["image_hash"], images)
+        rows = table.filter(telling)
+        rows = rows.filter(pc.and_(pc.equal(rows["fingerprint"], fingerprint), pc.is_valid(rows["source"])))
+        return set(zip(*(rows[name].to_pylist() for name in CONTENT_COLUMNS), strict=True)) & set(wanted)
 
     def known_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source that were committed or rejected, or that hold what a sample holds."""

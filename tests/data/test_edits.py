@@ -18,8 +18,8 @@ from llmdiff.encoder import Encoder
 from storage import EncodingStore
 from storage.hashing import content_hash
 from storage.maintenance.verify import verify
+from tests.data.data_set_run import contents, run
 from tests.data.pictures import encoded, picture
-from tests.data.test_row_identity import contents, run
 
 PNG = [encoded(picture(16, 16, seed=seed)) for seed in range(3)]
 CAPTIONS = ["a red circle", "a blue square", "a green triangle"]

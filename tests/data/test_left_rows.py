@@ -17,8 +17,8 @@ from storage import EncodingStore
 from storage.maintenance.data_sets import data_set, data_sets
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
+from tests.data.data_set_run import CAPTIONS, PNG, contents, run
 from tests.data.pictures import write_parquet
-from tests.data.test_row_identity import CAPTIONS, PNG, contents, run
 from tests.encoder import tiny_models
 
 

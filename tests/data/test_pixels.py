@@ -17,8 +17,8 @@ from storage import EncodingStore
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.data.conftest import SIZE
+from tests.data.data_set_run import CAPTIONS, PNG, run
 from tests.data.pictures import write_parquet
-from tests.data.test_row_identity import CAPTIONS, PNG, run
 
 
 def old_encoders(store: EncodingStore, encoder: Encoder, latent_encoder: LatentEncoder) -> EncoderSet:

@@ -9,59 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard, prepare
-from llmdiff.data.encode.data_set import LeftRows, find_left, missing_rows
-from llmdiff.data.sources import list_data, shards_of
+from llmdiff.data.encode import EncoderSet, prepare
+from llmdiff.data.encode.data_set import LeftRows, missing_rows
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder
 from storage import EncodingStore
 from storage.maintenance.gc import drop
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
-from tests.data.pictures import encoded, picture, write_parquet
-
-PNG = [encoded(picture(seed=seed)) for seed in range(6)]
-CAPTIONS = ["a red circle", "a blue square", "a green triangle", "a large cross", "two red circles", "a blue circle"]
-
-
-class Run(NamedTuple):
-    """What a run of a data set did."""
-
-    rows: int
-    known: int
-    new: int
-    rejected: int
-    left: LeftRows
-
-
-def run(store: EncodingStore, data: Path, encoders: EncoderSet) -> Run:
-    """Encode a data set, as the flow does."""
-    listed = list_data(data)
-    reports: list[ShardReport] = []
-    unread = {}
-    for shard in shards_of(listed.files):
-        try:
-            reports.append(encode_shard(store, shard, encoders))
-        except ValueError as error:
-            unread[shard.name] = str(error)
-    for report in reports:
-        assert report.rows == report.known + report.samples + report.rejected.total()
-    sources = {report.source_hash: report.source for report in reports}
-    left = find_left(store, str(data), encoders.fingerprint, sources, unread, listed.passed_over)
-    totals = [sum(getattr(report, name) for report in reports) for name in ("rows", "known", "samples")]
-    return Run(*totals, sum(report.rejected.total() for report in reports), left)
-
-
-def contents(store: EncodingStore) -> list[tuple[str | None, str]]:
-    """What the samples hold, once for each."""
-    rows = store.samples()
-    return sorted(zip(*(rows[name].to_pylist() for name in ("image_hash", "caption")), strict=True), key=str)
+from tests.data.data_set_run import CAPTIONS, PNG, Run, contents, run
+from tests.data.pictures import write_parquet
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pipelines.flows.repair import by_source, missing_rows, sources_holding
 from storage import Sample, ShardWriter, content_hash
 from storage.maintenance.repair import LOST
 from tests.storage import synthetic
-from tests.storage.test_repeats import add, elsewhere, repeat_of, write
+from tests.storage.repeated import add, elsewhere, repeat_of, write
 
 
 def lost(*samples: Sample) -> pa.Table:
