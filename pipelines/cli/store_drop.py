@@ -29,7 +29,7 @@ def drop(
 
     The data must have been encoded as they are now. Earlier versions keep the samples.
     """
-    from llmdiff.data.encode.data_set import missing_rows
+    from llmdiff.data.encode.data_set import drop_missing
     from pipelines.runtime.progress import progress
 
     store = open_store(path)
@@ -41,7 +41,7 @@ def drop(
             work.total = shards
             work.reach(done)
 
-        found = missing_rows(store, data, fingerprint, dry_run, show)
+        found = drop_missing(store, data, fingerprint, dry_run, show)
     rows = [row for each in found.values() for row in each.to_pylist()]
     if as_json:
         dropped = [{name: row[name] for name in COLUMNS} for row in rows]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmdiff.data.encode import prepare
-from llmdiff.data.encode.data_set import missing_rows
+from llmdiff.data.encode.data_set import drop_missing
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder
 from storage import EncodingStore
@@ -44,7 +44,7 @@ Files = dict[str, list[tuple[int, int]]]
 def test_the_store_holds_what_the_data_held(
     encoder: Encoder, latent_encoder: LatentEncoder, first: list[tuple[int, int]], edits: list[tuple[str, str, object]]
 ) -> None:
-    """Before `missing_rows`, all rows that a run saw and none replaced; after it, those that the data hold."""
+    """Before `drop_missing`, all rows that a run saw and none replaced; after it, those that the data hold."""
     folder = Path(tempfile.mkdtemp())
     store = EncodingStore.create(folder / "store")
     encoders = prepare(store, encoder, latent_encoder, 16)
@@ -61,10 +61,10 @@ def test_the_store_holds_what_the_data_held(
         assert now <= set(found) <= held
         assert (done.rejected, done.left.count) == (0, len(set(found) - now))
         if kind == "drop":
-            missing_rows(store, [str(folder / "data")])
+            drop_missing(store, [str(folder / "data")])
             assert set(contents(store)) == now
         held = set(contents(store))
-    missing_rows(store, [str(folder / "data")])
+    drop_missing(store, [str(folder / "data")])
     assert contents(store) == sorted(now, key=str)
     assert run(store, folder / "data", encoders).new == 0
     assert verify(store) == []

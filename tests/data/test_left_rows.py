@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmdiff.data.encode import EncoderSet, prepare
-from llmdiff.data.encode.data_set import LeftRows, data_name, find_left, missing_rows, note_sources
+from llmdiff.data.encode.data_set import LeftRows, data_name, drop_missing, find_left, note_sources
 from llmdiff.data.sources import open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
@@ -46,9 +46,9 @@ def test_rows_that_left_are_named_and_taken_out_on_request(
     for _ in range(2):
         assert run(store, data, encoders).left == LeftRows(count=2, examples=expected)
     version = store.version
-    (planned,) = missing_rows(store, [str(data)], dry_run=True).values()
+    (planned,) = drop_missing(store, [str(data)], dry_run=True).values()
     assert (planned["caption"].to_pylist(), store.version) == ([CAPTIONS[0], CAPTIONS[2]], version)
-    assert missing_rows(store, [str(data)]) == {encoders.fingerprint: planned}
+    assert drop_missing(store, [str(data)]) == {encoders.fingerprint: planned}
     assert captions(store) == [CAPTIONS[1]]
     assert len(EncodingStore.open(store.path, version).samples()) == 3, "an earlier version keeps them"
     assert run(store, data, encoders) == (1, 1, 0, 0, LeftRows(count=0))
@@ -68,9 +68,9 @@ def test_rows_of_another_data_set_stay(store: EncodingStore, encoders: EncoderSe
     assert run(store, photos, encoders).left == LeftRows(count=1, examples=[f"a.parquet row 1: {CAPTIONS[1]!r}"])
     write("drawings", "a.parquet", 3)
     assert run(store, drawings, encoders).left == LeftRows(count=1, examples=[f"a.parquet row 2: {CAPTIONS[2]!r}"])
-    missing_rows(store, [str(drawings)])
+    drop_missing(store, [str(drawings)])
     assert captions(store) == sorted(CAPTIONS[number] for number in (0, 1, 3, 4))
-    missing_rows(store, [str(photos), str(drawings)])
+    drop_missing(store, [str(photos), str(drawings)])
     assert captions(store) == sorted(CAPTIONS[number] for number in (0, 3, 4))
 
 
@@ -110,7 +110,7 @@ def test_what_can_not_be_read_makes_no_row_missing(
     assert (left.count, left.replaced) == (None, 0)
     assert left.examples[0].startswith("b.parquet: ")
     with pytest.raises(ValueError, match=r"b\.parquet: expected a Parquet file"):
-        missing_rows(store, [str(data)])
+        drop_missing(store, [str(data)])
     unfinished = {"b.parquet": "changing"}
     sources = {shard.content_hash: shard.name for shard in open_source(data / "a.parquet")}
     assert find_left(store, str(data), encoders.fingerprint, sources, unfinished, {}).count is None
@@ -149,13 +149,13 @@ def test_data_that_changed_since_must_be_encoded_first(
 ) -> None:
     data = write("photos", "a.parquet", 0, 1)
     with pytest.raises(ValueError, match="expected data that were encoded into it, found .*photos"):
-        missing_rows(store, [str(data)])
+        drop_missing(store, [str(data)])
     run(store, data, encoders)
     write("photos", "a.parquet", 1, 2)
     with pytest.raises(ValueError, match=r"a\.parquet is new or changed since it was last encoded .*: encode first"):
-        missing_rows(store, [str(data)])
+        drop_missing(store, [str(data)])
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        missing_rows(store, [str(tmp_path / "gone")])
+        drop_missing(store, [str(tmp_path / "gone")])
     assert len(captions(store)) == 2
 
 
@@ -170,8 +170,8 @@ def test_each_encoder_has_samples_of_its_own(
     write("photos", "a.parquet", 1)
     assert run(store, data, other).left.count == 1
     with pytest.raises(ValueError, match=f"under {encoders.fingerprint}: which rows have left can't be told"):
-        missing_rows(store, [str(data)], encoders.fingerprint)
-    missing_rows(store, [str(data)], other.fingerprint)
+        drop_missing(store, [str(data)], encoders.fingerprint)
+    drop_missing(store, [str(data)], other.fingerprint)
     assert {key: len(store.samples(key)) for key in (encoders.fingerprint, other.fingerprint)} == {
         encoders.fingerprint: 2,
         other.fingerprint: 1,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.encode import EncoderSet, prepare
-from llmdiff.data.encode.data_set import LeftRows, missing_rows
+from llmdiff.data.encode.data_set import LeftRows, drop_missing
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder
 from storage import EncodingStore
@@ -253,7 +253,7 @@ def test_urls_are_fetched_where_their_place_is_new(
     away = run(store, file, encoders)
     assert (away.rejected, away.left.count) == (4, None), "a row may be a sample whose picture is not to be had now"
     with pytest.raises(ValueError, match=r"rows whose picture was not to be had; encoding tries again"):
-        missing_rows(store, [str(file)])
+        drop_missing(store, [str(file)])
     asked.remove("away")
     assert run(store, file, encoders) == (4, 3, 1, 0, LeftRows(count=0))
     assert len(store.samples()) == 4

@@ -78,7 +78,7 @@ def find_left(
     return LeftRows(count=len(still), examples=described(still), replaced=len(left) - len(still))
 
 
-def missing_rows(
+def drop_missing(
     store: EncodingStore,
     data: Sequence[str],
     fingerprint: str | None = None,
@@ -119,7 +119,7 @@ def missing_rows(
 
 
 def sources_of(data: str, progress: Callable[[int, int], None]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sources of a data set, names by content hashes, and what is passed over; see `missing_rows`."""
+    """Return the sources of a data set, names by content hashes, and what is passed over; see `drop_missing`."""
     listed = list_data(data)
     shards = shards_of(listed.files)
     sources = {}
