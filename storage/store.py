@@ -51,6 +51,7 @@ class EncodingStore:
         self.index = Table(self.path / "index", INDEX)
         self.reject_table = Table(self.path / "rejects", REJECTS)
         self.repeat_table = Table(self.path / "repeats", REPEATS)
+        self._up_to_date = False
         self.pinned: TableVersion | None = None if version is None else self.index.at(version)
 
     @classmethod
@@ -99,16 +100,17 @@ class EncodingStore:
 
     def bring_up_to_date(self) -> None:
         """Give a new store, or one that an earlier version of the program made, what it lacks; any writer may do it."""
-        if not self.repeat_table.exists():
-            self.repeat_table.create()
-        if not (is_store(self.path) and self.is_up_to_date):
-            self.path.sync()
-            (self.path / "store.json").write(json.dumps({"format": FORMAT, "id": self.index.id}).encode())
+        if is_store(self.path) and self.is_up_to_date:
+            return
+        self.repeat_table.create()
+        self.path.sync()
+        (self.path / "store.json").write(json.dumps({"format": FORMAT, "id": self.index.id}).encode())
 
     @property
     def is_up_to_date(self) -> bool:
         """Whether it lacks nothing that `bring_up_to_date` gives."""
-        return "id" in read_format(self.path)
+        self._up_to_date = self._up_to_date or "id" in read_format(self.path)
+        return self._up_to_date
 
     @cached_property
     def id(self) -> str:
@@ -121,7 +123,7 @@ class EncodingStore:
     @property
     def tables(self) -> list[Table]:
         """The tables that there are."""
-        return [self.index, self.reject_table, *[self.repeat_table] * self.repeat_table.exists()]
+        return [self.index, self.reject_table, *[self.repeat_table] * self.is_up_to_date]
 
     @property
     def version(self) -> int:
@@ -134,7 +136,8 @@ class EncodingStore:
 
     def snapshot_at(self, version: TableVersion) -> Snapshot:
         """Return a version of the index with its look-ups."""
-        return Snapshot(self.index, self.reject_table, self.repeat_table, version)
+        repeats = self.repeat_table if self.is_up_to_date else None
+        return Snapshot(self.index, self.reject_table, repeats, version)
 
     def register_fingerprint(self, description: dict[str, Any]) -> Fingerprint:
         """Store what an encoder is, once, and return the hash that stands for it."""

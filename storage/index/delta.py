@@ -32,14 +32,9 @@ def lost_the_race(error: Exception) -> bool:
     return isinstance(error, CommitFailedError) and any(words in str(error) for words in LOST_THE_RACE)
 
 
-def is_table(folder: str) -> bool:
-    """Return whether there is a table."""
-    return bool(DeltaTable.is_deltatable(folder))
-
-
 def create_table(folder: str, schema: pa.Schema) -> None:
     """Make an empty table that keeps every version; leave one that is there as it is."""
-    if is_table(folder):
+    if DeltaTable.is_deltatable(folder):
         return
     try:
         DeltaTable.create(folder, schema, mode="ignore", configuration=KEEP_HISTORY)

@@ -35,7 +35,7 @@ class Snapshot:
 
     index: Table
     reject_table: Table
-    repeat_table: Table
+    repeat_table: Table | None
     at: TableVersion
 
     @property
@@ -51,7 +51,7 @@ class Snapshot:
     @cached_property
     def repeats_at(self) -> TableVersion | None:
         """The version of the repeats; None in a store that an earlier version of the program wrote last."""
-        return self.repeat_table.newest() if self.repeat_table.exists() else None
+        return None if self.repeat_table is None else self.repeat_table.newest()
 
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
@@ -81,7 +81,7 @@ class Snapshot:
 
     def repeat_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source that hold what a sample holds, which is in this version still."""
-        if self.repeats_at is None:
+        if self.repeat_table is None or self.repeats_at is None:
             return set()
         rows = self.repeat_table.cached(self.repeats_at, (*ROW_COLUMNS, *CONTENT_COLUMNS))
         found = rows.filter(_is_of(rows, fingerprint, source_hash)).to_pylist()
@@ -126,7 +126,7 @@ class Snapshot:
 
     def repeats(self) -> pa.Table:
         """Return the rows of the data that hold what a sample held when they were found, in no particular order."""
-        if self.repeats_at is None:
+        if self.repeat_table is None or self.repeats_at is None:
             return REPEATS.empty_table()
         return self.repeat_table.read(self.repeats_at, REPEATS.names).cast(REPEATS)
 

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from storage.hashing import checksum
-from storage.index.delta import create_table, file_names, is_table
+from storage.index.delta import create_table, file_names
 from storage.index.log import DeltaLog
 from storage.io.paths import StorePath
 
@@ -60,10 +60,6 @@ class Table:
         create_table(str(self.folder), self.schema)
         self.folder.sync()
         self.log.sync(0)
-
-    def exists(self) -> bool:
-        """Return whether the table was ever made."""
-        return self._delta is not None or is_table(str(self.folder))
 
     @property
     def id(self) -> str:

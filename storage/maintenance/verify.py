@@ -91,7 +91,7 @@ def _check_file(path: StorePath, name: str, size: int | None, entry: dict[str, i
 
 
 def _check_tables(store: EncodingStore) -> Iterator[Problem]:
-    tables = [store.index, store.reject_table, *[store.repeat_table] * store.is_up_to_date]
+    tables = store.tables
     problems = [(table, *found) for table in tables for found in table.log.check()]
     if not problems:
         versions = store.snapshot().at, *(table.newest() for table in tables[1:])
