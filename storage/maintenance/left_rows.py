@@ -56,7 +56,10 @@ def edited_in_place(store: EncodingStore, known: DataSet, left: pa.Table) -> pa.
     The place is a source's name and a row's number. The row there is new to the data, and has the same caption or the
     same picture: one that only moved there edits nothing.
     """
-    here = (pc.field("fingerprint") == known.fingerprint) & pc.field("source_hash").isin(sorted(known.sources))
+    if not len(left):
+        return left
+    now = pa.array(sorted(known.sources), pa.string())
+    here = (pc.field("fingerprint") == known.fingerprint) & pc.field("source_hash").isin(now)
     here &= pc.field("source").isin(left["source"].unique()) & pc.field("row").isin(left["row"].unique())
     there: dict[tuple[str, int], list[Content]] = {}
     for row in store.snapshot().read(LEFT.names, here).to_pylist():

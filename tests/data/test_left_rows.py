@@ -59,6 +59,18 @@ def test_rows_that_left_are_named_and_taken_out_on_request(
     assert not verify(store)
 
 
+def test_data_without_a_usable_row(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
+    """From the first run on, and of data that had some."""
+    data = write("photos", "a.parquet", 0)
+    write_parquet(data / "a.parquet", [(b"junk", "x")])
+    assert run(store, data, encoders)[3:] == (1, LeftRows(count=0))
+    run(store, write("photos", "a.parquet", 0), encoders)
+    (data / "a.parquet").unlink()
+    (data / "metadata.jsonl").touch()
+    left = run(store, data, encoders).left
+    assert left == LeftRows(count=1, examples=[f"a.parquet row 0: {CAPTIONS[0]!r}"])
+
+
 def test_rows_of_another_data_set_stay(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
     """Some of them are rows of both, first found in either; and the file has the same name in both."""
     photos, drawings = write("photos", "a.parquet", 0, 1, 2), write("drawings", "a.parquet", 2, 3, 4)
