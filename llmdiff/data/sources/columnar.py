@@ -48,10 +48,16 @@ class ColumnarShard(ABC):
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Rows, few at a time; ValueError where the file is damaged."""
 
+    def has_pictures_elsewhere(self, image: str) -> bool:
+        """Return whether a column of Hugging Face's structs may leave the bytes of a picture to the file it names."""
+        if not _is_bytes_or_path(self.schema.field(image).type):
+            return False
+        return any(batch.column(0).field("bytes").null_count for batch in self.batches([image]))
+
     @cached_property
     def content_hash(self) -> str:
         image, _ = self._columns
-        by_path = image is not None and _is_path(self.schema.field(image))
+        by_path = image is not None and (_is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image))
         return hash_rows(self.rows()) if by_path else hash_file(self.file)
 
     @cached_property
@@ -129,6 +135,11 @@ def _is_list(kind: pa.DataType) -> bool:
 def _is_path(field: pa.Field) -> bool:
     """Whether a column names files, which are then part of the content."""
     return _is_text(field.type) and field.name.strip().lower() not in URL_COLUMNS
+
+
+def _is_bytes_or_path(kind: pa.DataType) -> bool:
+    """Whether a column is of Hugging Face's struct."""
+    return bool(pa.types.is_struct(kind)) and {"bytes", "path"} <= {field.name for field in kind}
 
 
 def _is_text(kind: pa.DataType) -> bool:
