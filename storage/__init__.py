@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from storage.hashing import Fingerprint, caption_hash, content_hash
-    from storage.schema import EncodingRef, LatentRef, Problem, Reject, Sample, ShardInfo
+    from storage.schema import EncodingRef, LatentRef, Problem, Reject, Repeat, Sample, ShardInfo
     from storage.store import EncodingStore
     from storage.writing.writer import ShardWriter
 
@@ -21,6 +21,7 @@ HOMES = {
     "LatentRef": "storage.schema",
     "Problem": "storage.schema",
     "Reject": "storage.schema",
+    "Repeat": "storage.schema",
     "Sample": "storage.schema",
     "ShardInfo": "storage.schema",
     "ShardWriter": "storage.writing.writer",
@@ -35,6 +36,7 @@ __all__ = [
     "LatentRef",
     "Problem",
     "Reject",
+    "Repeat",
     "Sample",
     "ShardInfo",
     "ShardWriter",

@@ -52,6 +52,24 @@ class Reject:
     """The encoder the row was meant for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """A row of the data that holds what a sample holds: the same picture and caption under one encoder."""
+
+    fingerprint: str
+    """The encoder."""
+    source: str
+    """Name of the source shard."""
+    source_hash: str
+    """Hash of the source shard's content."""
+    row: int
+    """Row of the source shard."""
+    caption_hash: str
+    """The sample's."""
+    image_hash: str | None
+    """The sample's."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodingRef:
     """Where an encoding lies: rows of ``shards/<shard>/encodings/<fingerprint>``."""
@@ -142,6 +160,10 @@ def trainable(fingerprint: str) -> pc.Expression:
     return (pc.field("fingerprint") == fingerprint) & has_picture
 
 
+CONTENT_COLUMNS = ("image_hash", "caption_hash")
+"""What a row of the data holds."""
+Content = tuple[str | None, str]
+"""Their values: a picture's hash, or None, and a caption's."""
 ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
 LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")
 
@@ -157,3 +179,17 @@ REJECTS = pa.schema(
     ]
 )
 """A row a refused row of a source."""
+
+REPEATS = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("source", pa.string()),
+        ("source_hash", pa.string()),
+        ("row", pa.int64()),
+        ("caption_hash", pa.string()),
+        ("image_hash", pa.string()),
+        ("shard", pa.string()),
+    ]
+)
+"""A row a row of the data whose picture and caption are a sample under another source or row. ``shard`` is the shard
+that it was committed with."""

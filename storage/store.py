@@ -2,8 +2,10 @@
 
 The folder is one of a disk or, as an ``s3://`` URL, a prefix of an object store.
 
-    <root>/store.json               makes the folder a store
+    <root>/store.json               makes the folder a store, and says which one it is
     <root>/index, <root>/rejects    Delta tables: a row a sample, a row a refused row; checksums/ of their logs' entries
+    <root>/repeats                  Delta table: a row a row of the data that holds what a sample holds
+    <root>/data/                    which sources data sets have and had; see `storage.maintenance.data_sets`
     <root>/shards/<shard>/          a Zarr v3 group, written once, and manifest.json, the list of its files' checksums
         encodings/<fingerprint>     bfloat16 bits, uint16 (token, band * hidden), one caption after the other
         latents/<shape>             float16 (latent, channel, height, width); (latent, 2, channel, …) with mirror images
@@ -17,6 +19,7 @@ A shard counts once a commit to the index names it. The index's version is the s
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,10 @@ from storage.index.snapshot import Snapshot
 from storage.index.table import Table, TableVersion
 from storage.io.paths import StorePath, store_path, tree_size
 from storage.locks.select import select_locks
-from storage.schema import INDEX, REJECTS
+from storage.schema import INDEX, REJECTS, REPEATS
 
 FORMAT = 1
-OURS = {"store.json", "index", "rejects", "shards", "fingerprints", "writing"}
+OURS = {"store.json", "index", "rejects", "repeats", "shards", "fingerprints", "writing"}
 """What a store's folder holds; some of it before ``store.json``, where it is still being made."""
 
 
@@ -47,6 +50,8 @@ class EncodingStore:
         self.locks = select_locks(self.path / "writing")
         self.index = Table(self.path / "index", INDEX)
         self.reject_table = Table(self.path / "rejects", REJECTS)
+        self.repeat_table = Table(self.path / "repeats", REPEATS)
+        self._up_to_date = False
         self.pinned: TableVersion | None = None if version is None else self.index.at(version)
 
     @classmethod
@@ -89,10 +94,36 @@ class EncodingStore:
         store = cls(root)
         store.index.create()
         store.reject_table.create()
-        root.sync()
-        (root / "store.json").write(json.dumps({"format": FORMAT}).encode())
+        store.bring_up_to_date()
         root.parent.sync()
         return store
+
+    def bring_up_to_date(self) -> None:
+        """Give a new store, or one that an earlier version of the program made, what it lacks; any writer may do it."""
+        if is_store(self.path) and self.is_up_to_date:
+            return
+        self.repeat_table.create()
+        self.path.sync()
+        (self.path / "store.json").write(json.dumps({"format": FORMAT, "id": self.index.id}).encode())
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether it lacks nothing that `bring_up_to_date` gives."""
+        self._up_to_date = self._up_to_date or "id" in read_format(self.path)
+        return self._up_to_date
+
+    @cached_property
+    def id(self) -> str:
+        """A random UUID, the same wherever the store is moved or copied to, and another one's where it is made anew.
+
+        It is that of the index's table, so that all writers that bring an old store up to date write the same one.
+        """
+        return str(read_format(self.path).get("id") or self.index.id)
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables that there are."""
+        return [self.index, self.reject_table, *[self.repeat_table] * self.is_up_to_date]
 
     @property
     def version(self) -> int:
@@ -105,7 +136,8 @@ class EncodingStore:
 
     def snapshot_at(self, version: TableVersion) -> Snapshot:
         """Return a version of the index with its look-ups."""
-        return Snapshot(self.index, self.reject_table, version)
+        repeats = self.repeat_table if self.is_up_to_date else None
+        return Snapshot(self.index, self.reject_table, repeats, version)
 
     def register_fingerprint(self, description: dict[str, Any]) -> Fingerprint:
         """Store what an encoder is, once, and return the hash that stands for it."""
@@ -168,9 +200,15 @@ def check_store_path(root: StorePath) -> None:
 
 def check_format(root: StorePath) -> None:
     """Raise ValueError where a store is of a layout this version of the code does not know."""
+    if (found := read_format(root)["format"]) != FORMAT:
+        raise ValueError(f"{root / 'store.json'}: expected format {FORMAT}, found {found!r}")
+
+
+def read_format(root: StorePath) -> dict[str, Any]:
+    """Return what makes a folder a store: its format and, but for old ones, its id; ValueError where it does not."""
     try:
-        found = json.loads((root / "store.json").read_bytes())["format"]
+        found: dict[str, Any] = json.loads((root / "store.json").read_bytes())
+        found["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{root / 'store.json'}: expected a store's format, found {error!r}") from error
-    if found != FORMAT:
-        raise ValueError(f"{root / 'store.json'}: expected format {FORMAT}, found {found!r}")
+    return found

@@ -43,4 +43,5 @@ def recorded_files(version: ModelVersion) -> list[DataFile]:
     """
     tags = version.tags
     listed = files_in(client().get_run(version.run_id).inputs.dataset_inputs, tags["data_digest"])
-    return listed or data_files(tags["store"], int(tags["store_version"]), tags["encoder_fingerprint"])
+    version_of = tags["store"], int(tags["store_version"]), tags["encoder_fingerprint"], tags.get("store_id", "")
+    return listed or data_files(*version_of)

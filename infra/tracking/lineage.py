@@ -27,14 +27,16 @@ class DataFile:
     rows: int
 
 
-def data_files(store: str, version: int | None, fingerprint: str) -> list[DataFile]:
+def data_files(store: str, version: int | None, fingerprint: str, store_id: str = "") -> list[DataFile]:
     """The files behind the samples that training reads from a version of a store, ordered by name.
 
     Raises:
         FileNotFoundError: there is no such store.
-        ValueError: the store has no such version any more.
+        ValueError: the store has no such version any more, or is not that of `store_id`, where one is given.
     """
     opened = EncodingStore.open(store, version)
+    if store_id not in ("", opened.id):
+        raise ValueError(f"{store}: expected the store {store_id}, found the store {opened.id}")
     rows = opened.snapshot().read(["source", "source_hash", "row"], trainable(fingerprint))
     counts = rows.group_by(["source", "source_hash"]).aggregate([("row", "count")]).to_pylist()
     return sorted(
@@ -67,6 +69,8 @@ def data_input(config: dict[str, Any], files: list[DataFile]) -> DatasetInput:
         "store_version": str(config.get("store_version")),
         "encoder_fingerprint": config["encoder_fingerprint"],
     }
+    if store_id := config.get("training", {}).get("store_id"):
+        about["store_id"] = store_id
     return DatasetInput(dataset, [InputTag(key, value) for key, value in about.items()])
 
 
@@ -90,6 +94,7 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
     tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
     described, training = config.get("encoder_description", {}), config.get("training", {})
     found = {
+        "store_id": training.get("store_id"),
         "encoder_content": described.get("llm", {}).get("content") or described.get("weights"),
         "code_commit": code_commit(),
         "parent": training.get("parent"),

@@ -74,7 +74,8 @@ def log_data(run_id: str, config: dict[str, Any]) -> dict[str, str]:
     if not store:
         return {}
     try:
-        files = data_files(store, version, config["encoder_fingerprint"])
+        store_id = config.get("training", {}).get("store_id", "")
+        files = data_files(store, version, config["encoder_fingerprint"], store_id)
     except (OSError, ValueError) as error:
         return {"data_files": f"not read: {error}"}
     client().log_inputs(run_id, [data_input(config, files)])

@@ -19,6 +19,9 @@ MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
 
 
+PIXELS = "srgb/1"
+"""How a picture becomes its square, in its latent's key: another name wherever the same picture gives other pixels.
+Latents without one are of before profiles were converted to sRGB."""
 PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
 """Formats that Pillow reads with another package, and its module."""
 PROFILES_KEPT = 64

@@ -131,6 +131,8 @@ class TrainConfig(TrainSettings):
 
     store: str
     """Folder of the encoding store."""
+    store_id: str = ""
+    """Which store it is, wherever it lies; empty in runs of before stores had one."""
     store_version: int | None = None
     """Snapshot of the store; None is for `llmdiff.training.resolve` to pin."""
     fingerprint: str
@@ -196,6 +198,8 @@ class TrainConfig(TrainSettings):
         if not path.exists():
             return
         before, now = json.loads(path.read_text()), json.loads(self.model_dump_json())
+        if before.get("store_id") and before["store_id"] == now["store_id"]:
+            before["store"] = now["store"]  # it was moved, or is a copy
         if changed := sorted(key for key in now.keys() - FREE if key in before and before[key] != now[key]):
             key = changed[0]
             raise ValueError(

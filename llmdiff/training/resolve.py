@@ -27,11 +27,13 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
     Raises:
         FileNotFoundError: there is no such store.
         ValueError: the store has no such snapshot or encodings, or not one kind alone where none is named; or the
-            run in the folder began otherwise.
+            run in the folder began otherwise, such as on another store.
     """
     folder = Path(draft.output)
+    check_same_store(folder, EncodingStore.open(draft.store))
     store = EncodingStore.open(draft.store, version=pinned_version(folder, draft.store_version))
     pinned: dict[str, object] = {
+        "store_id": store.id,
         "store_version": store.version,
         "fingerprint": find_fingerprint(store, kind, draft.fingerprint or None),
     }
@@ -70,6 +72,22 @@ def began_with(folder: Path) -> TrainConfig | None:
                 if name == CONFIG:
                     raise
     return None
+
+
+def check_same_store(folder: Path, store: EncodingStore) -> None:
+    """Raise ValueError where the run in a folder began on another store, were it at the same path."""
+    before = began_with(folder)
+    if before is not None and before.store_id not in ("", store.id):
+        raise ValueError(
+            f"{folder}: the run began on the store {before.store_id} at {before.store}, found the store {store.id} at "
+            f"{store.path}: restart, or use another output"
+        )
+
+
+def check_store(config: TrainConfig, store: EncodingStore) -> None:
+    """Raise ValueError where another store lies at the path by now than the one that a run was resolved for."""
+    if config.store_id not in ("", store.id):
+        raise ValueError(f"{config.store}: expected the store {config.store_id}, found the store {store.id}")
 
 
 def pinned_version(folder: Path, wanted: int | None) -> int | None:

@@ -22,7 +22,7 @@ from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
-from llmdiff.training.resolve import check_resolved
+from llmdiff.training.resolve import check_resolved, check_store
 from llmdiff.training.state import State, read_state
 from llmdiff.training.stored_encodings import read_encodings
 from llmdiff.training.validation import Validation, cut_samples
@@ -115,6 +115,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     """Opens the store, loads the U-Net, builds adapter and engine, and gives them the newest checkpoint's state."""
     check_resolved(config, dist.get_world_size())
     store = EncodingStore.open(config.store, version=config.store_version)
+    check_store(config, store)
     data = open_data(config)
     found = newest(Path(config.output) / "checkpoints")
     state = start_state(config) if found is None else read_state(found)

@@ -103,11 +103,26 @@ def print_result(result: EncodeResult, store: str) -> None:
     print(f"pictures encoded: {result.latents}")
     print(f"store: {store} version {result.store_version}, encodings {result.fingerprint}")
     print(f"{result.seconds:.1f} s")
+    print_left(result, store)
     for reason in result.unreadable.values():
         print(f"not read: {reason}", file=sys.stderr)
     for unread, count in Counter(shard.unread for shard in result.shards if shard.unread).items():
         print(f"not read in {count} shards: {', '.join(unread)}", file=sys.stderr)
     print_rejected([example for shard in result.shards for example in shard.examples], store)
+
+
+def print_left(result: EncodeResult, store: str) -> None:
+    """Print what became of rows that were moved, edited or deleted in the data; of those that are left, to stderr."""
+    if result.repeated:
+        print(f"of the known rows, found by picture and caption in another place: {result.repeated}")
+    if result.replaced:
+        print(f"replaced: {result.replaced} samples, whose rows were edited")
+    if result.missing is None:
+        print(f"rows that left the data can't be told: {'; '.join(result.missing_rows)}", file=sys.stderr)
+    elif result.missing:
+        print(f"missing: {result.missing} samples, whose rows left the data:", file=sys.stderr)
+        print("\n".join(result.missing_rows), file=sys.stderr)
+        print(f"to take them out: llmdiff store drop {store} --missing --data <the data>", file=sys.stderr)
 
 
 def print_rejected(examples: list[str], store: str) -> None:

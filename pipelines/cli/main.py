@@ -18,6 +18,7 @@ from pipelines.cli.generate import generate_app
 from pipelines.cli.registry import registry_app
 from pipelines.cli.retrain import retrain_app
 from pipelines.cli.store import store_app
+from pipelines.cli.store_drop import drop_app
 from pipelines.cli.study import study_app
 from pipelines.cli.train import train_app
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for group in (demo_app, encode_app, train_app, generate_app, evaluate_app, retrain_app, registry_app, doctor_app):
     app.add_typer(group)
+store_app.add_typer(drop_app)
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
 

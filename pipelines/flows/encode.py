@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
+from llmdiff.data.encode.data_set import LeftRows, find_left, note_sources
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import is_remote, shown
@@ -55,6 +56,10 @@ class EncodeResult(BaseModel):
     truncated: int
     bytes_per_caption: float = Field(description="of the encodings written by this run; 0 where it wrote none")
     shards: list[ShardReport]
+    repeated: int = Field(default=0, description="of the known rows, those found now by their picture and caption")
+    replaced: int = Field(default=0, description="samples taken out of the newest version: their rows were edited")
+    missing: int | None = Field(default=0, description="samples whose rows left the data; None where it can't be told")
+    missing_rows: list[str] = Field(default=[], description="the first of them; or why it can't be told")
     unreadable: dict[str, str] = Field(description="shards that could not be read, and why")
     unfinished: dict[str, str] = Field(default={}, description="files left alone because they are being written")
     passed_over: dict[str, str] = Field(default={}, description="what looks like data and is not read, and why")
@@ -75,22 +80,21 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     pictures = any(each(_has_pictures, shards, is_remote(request.data)))
     job = make_job(request, pictures)
     total, broken = count_rows(request, shards)
-    passed_over = listed.passed_over | ({} if found.unfinished else unnamed_pictures(listed.pictures, shards))
-    announce(shards, passed_over | broken)
+    unnamed = {} if found.unfinished else unnamed_pictures(listed.pictures, shards)
+    announce(shards, listed.passed_over | unnamed | broken)
     check_pictures(request, pictures, total != 0)
     encode = limited(encode_source, request.limit)
     with progress("encode", total, "row") as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(
-            run, encode, job, shards, remote=request.ray is not None or request.processes > 1
-        )
+        reports, unreadable = encode_all(run, encode, job, shards, fingerprint)
     keep_counts(shards, reports)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
-    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": passed_over}
+    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
+    left["unnamed"] = unnamed
     result = report(job, fingerprint, reports, left, time.perf_counter() - start)
     if request.readiness is None and not any(map(_usable, reports)):
         raise ValueError(nothing_usable(shown(request.data), result))
@@ -141,18 +145,23 @@ def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
 
 
 def encode_all(
-    run: Workers, encode: Task[..., ShardReport], job: EncodeJob, shards: list[SourceShard], remote: bool
+    run: Workers, encode: Task[..., ShardReport], job: EncodeJob, shards: list[SourceShard], fingerprint: str
 ) -> tuple[list[ShardReport], dict[str, str]]:
-    """Return what became of the shards, in order, and why some can't be read; `remote` tasks can't move the bar."""
-    reports, unreadable = {}, {}
-    with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
-        for shard, ended in run(encode, job, shards if remote else hashed_ahead):
-            try:
-                reports[shard.name] = ended()
-            except ValueError as error:
-                unreadable[shard.name] = printable(str(error))
-            else:
-                advance(reports[shard.name].rows * remote)
+    """Return what became of the shards, in order, and why some can't be read; tasks elsewhere can't move the bar."""
+    remote = job.request.ray is not None or job.request.processes > 1
+    reports: dict[str, ShardReport] = {}
+    unreadable = {}
+    try:
+        with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
+            for shard, ended in run(encode, job, shards if remote else hashed_ahead):
+                try:
+                    reports[shard.name] = ended()
+                except ValueError as error:
+                    unreadable[shard.name] = printable(str(error))
+                else:
+                    advance(reports[shard.name].rows * remote)
+    finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
+        note_sources(EncodingStore.open(job.request.store), job.request.data, fingerprint, sources_of(reports.values()))
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
@@ -201,12 +210,15 @@ def report(
     seconds: float,
 ) -> EncodeResult:
     """Add the shards up, and show them as a table in the Prefect UI; `left` is what was not read, and why."""
+    store = EncodingStore.open(job.request.store)
+    unread = {**left["unreadable"], **left["unfinished"]}
+    gone = find_left(store, job.request.data, fingerprint, sources_of(reports), unread, left["passed_over"])
+    tell_left(gone)
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
     totals = {
         name: sum(getattr(shard, name) for shard in reports)
-        for name in ("rows", "known", "samples", "captions", "tokens", "latents", "truncated")
+        for name in ("rows", "known", "repeated", "samples", "captions", "tokens", "latents", "truncated")
     }
-    store = EncodingStore.open(job.request.store)
     rows: list[dict[str, Any]] = [
         {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": counted(s.rejected)}
         for s in reports
@@ -218,13 +230,32 @@ def report(
         fingerprint=fingerprint,
         rejected=dict(rejected),
         bytes_per_caption=encoding_bytes(store, fingerprint) * totals["tokens"] / max(1, totals["captions"]),
+        replaced=gone.replaced,
+        missing=gone.count,
+        missing_rows=gone.examples,
         shards=reports,
         unreadable=left["unreadable"],
         unfinished=left["unfinished"],
-        passed_over=left["passed_over"],
+        passed_over=left["passed_over"] | left["unnamed"],
         seconds=seconds,
         **totals,
     )
+
+
+def sources_of(reports: Iterable[ShardReport]) -> dict[str, str]:
+    """Return the names of the shards that were read, by the hashes of their content."""
+    return {report.source_hash: report.source for report in reports}
+
+
+def tell_left(gone: LeftRows) -> None:
+    """Say in the run's log which of the store's rows were replaced or are in the data no more."""
+    logger = get_run_logger()
+    if gone.replaced:
+        logger.info("%d rows were edited: their samples before that are out of the newest version", gone.replaced)
+    if gone.count is None:
+        logger.info("rows that left the data can't be told: %s", "; ".join(gone.examples))
+    elif gone.count:
+        logger.warning("%d samples are of rows that left the data: %s", gone.count, "; ".join(gone.examples))
 
 
 def counted(rejected: dict[str, int]) -> str:

@@ -15,6 +15,7 @@ from llmdiff.data.sources import open_source
 from pipelines.requests.encode import EncodeRequest
 from storage import EncodingStore, Problem
 from storage.maintenance.repair import repair
+from storage.schema import Content
 
 Rows = dict[tuple[str, str], set[int]]
 """Rows of sources, by fingerprint and source hash."""
@@ -91,7 +92,7 @@ def repair_and_encode(problems: Sequence[Problem], request: EncodeRequest) -> Re
     captions = captions_without_samples(store, problems)
     repaired = repair(store, problems)
     lost = by_source(repaired.lost)
-    if captions or any(source in in_data for _, source in lost):
+    if captions or sources_holding(store, repaired.lost) & in_data:
         counts = f"{count(lost)} rows and {len(captions)} captions without a picture"
         print(f"lost {counts}; should this be interrupted, `llmdiff encode` makes them again", file=sys.stderr)
         encode(request)
@@ -99,7 +100,7 @@ def repair_and_encode(problems: Sequence[Problem], request: EncodeRequest) -> Re
         moved=repaired.moved,
         lost=lost,
         captions=captions,
-        missing=missing_rows(store, lost),
+        missing=by_source(missing_rows(store, repaired.lost)),
         missing_captions=missing_captions(store, captions),
         sources=dict(zip(*(repaired.lost[name].to_pylist() for name in ("source_hash", "source")), strict=True)),
     )
@@ -143,10 +144,27 @@ def by_source(lost: pa.Table) -> Rows:
     return rows
 
 
-def missing_rows(store: EncodingStore, rows: Rows) -> Rows:
-    """Return those that the store does not know."""
-    missing = {key: numbers - store.snapshot().known_rows(*key) for key, numbers in rows.items()}
-    return {key: numbers for key, numbers in missing.items() if numbers}
+def sources_holding(store: EncodingStore, lost: pa.Table) -> set[str]:
+    """Return the hashes of the sources that hold lost rows: those they were first found in, and those of repeats."""
+    repeats = store.snapshot().repeats()
+    held = pc.is_in(repeats["caption_hash"], value_set=lost["caption_hash"].combine_chunks())
+    return {*lost["source_hash"].to_pylist(), *repeats.filter(held)["source_hash"].to_pylist()}
+
+
+def missing_rows(store: EncodingStore, lost: pa.Table) -> pa.Table:
+    """Return those of the lost rows that the store does not know, neither by their place nor by what they hold."""
+    snapshot = store.snapshot()
+    wanted: dict[str, set[Content]] = {}
+    for row in lost.to_pylist():
+        wanted.setdefault(row["fingerprint"], set()).add((row["image_hash"], row["caption_hash"]))
+    held = {fingerprint: snapshot.contents(fingerprint, contents) for fingerprint, contents in wanted.items()}
+    known = {key: snapshot.known_rows(*key) for key in by_source(lost)}
+    missing = [
+        row["row"] not in known[row["fingerprint"], row["source_hash"]]
+        and (row["image_hash"], row["caption_hash"]) not in held[row["fingerprint"]]
+        for row in lost.to_pylist()
+    ]
+    return lost.filter(pa.array(missing, pa.bool_()))
 
 
 def missing_captions(store: EncodingStore, captions: Captions) -> Captions:

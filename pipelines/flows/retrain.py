@@ -106,7 +106,8 @@ def encode_new(request: RetrainRequest) -> Found:
     now = signature(root, [root / name if root.is_dir() else root for name in found.unfinished])
     path = scan_cache_path(request.to_encode())
     last, store = recall(path), EncodingStore.open(request.store)
-    if last is not None and (last.data, last.models) == (now, models) and last.store_version <= store.version:
+    same = last is not None and (last.data, last.models, last.store_id) == (now, models, store.id)
+    if last is not None and same and last.store_version <= store.version:
         return Found(
             store_version=store.version,
             fingerprint=last.fingerprint,
@@ -121,6 +122,7 @@ def encode_new(request: RetrainRequest) -> Found:
                 data=now,
                 models=models,
                 fingerprint=done.fingerprint,
+                store_id=store.id,
                 store_version=done.store_version,
                 broken=done.unreadable,
             ),

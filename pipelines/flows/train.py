@@ -90,7 +90,7 @@ def announce_repeats(config: TrainConfig) -> None:
 def follow_training(config: TrainConfig, output: Path, topology: Topology) -> str:
     """Do the same in a folder that nobody else follows."""
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
-    tags = {"store": config.store, "store_version": str(config.store_version), "fingerprint": config.fingerprint}
+    tags = {name: str(getattr(config, name)) for name in ("store", "store_id", "store_version", "fingerprint")}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
         show_mlflow_run("train-mlflow-run", run.run_id)
         with progress("train", config.steps, "step") as work:

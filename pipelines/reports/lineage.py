@@ -16,7 +16,7 @@ PARTS = {
     "base": {"name": "base_model", "revision": "base_revision", "content": "base_content"},
     "llm": {"name": "llm", "revision": "llm_revision"},
     "encoder": {"kind": "encoder", "fingerprint": "encoder_fingerprint", "content": "encoder_content"},
-    "store": {"path": "store", "version": "store_version"},
+    "store": {"path": "store", "id": "store_id", "version": "store_version"},
 }
 """Of the chain: a part's facts, and the tags that hold them."""
 

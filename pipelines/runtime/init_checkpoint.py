@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from infra.tracking.registry import fetch_adapter, pinned_address
 from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import read_config
 from llmdiff.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_initial(start_from: str | None) -> dict[str, str]:
@@ -24,12 +27,19 @@ def resolve_initial(start_from: str | None) -> dict[str, str]:
 
 
 def check_start(config: TrainConfig) -> None:
-    """Raise ValueError where the run can't start from it; what only the loaded U-Net tells is left to the run."""
+    """Raise ValueError where the run can't start from it; what only the loaded U-Net tells is left to the run.
+
+    Warn where it was trained on another store, were it at the same path: its weights are of use, of other data.
+    """
     if config.start_from is None:
         return
     from llmdiff.training.warm_start import check_initial_checkpoint
 
+    initial = read_config(Path(config.start_from))
+    if (trained_on := initial.training.get("store_id")) and trained_on != config.store_id:
+        logger.warning(
+            "%s was trained on the store %s at %s; this run reads the store %s at %s",
+            *(config.parent or config.start_from, trained_on, initial.store, config.store_id, config.store),
+        )
     facts = {"encoder_fingerprint": config.fingerprint, **config.adapter.model_dump(include={"base_context", "paths"})}
-    check_initial_checkpoint(
-        read_config(Path(config.start_from)), config.parent or config.start_from, config.base, facts
-    )
+    check_initial_checkpoint(initial, config.parent or config.start_from, config.base, facts)

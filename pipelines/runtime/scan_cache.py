@@ -28,8 +28,9 @@ class ScanRecord(BaseModel):
     models: list[str]
     """Signatures of the models that encoded them."""
     fingerprint: str
+    store_id: str
     store_version: int
-    """Version of the store afterwards: one that has fewer was made anew."""
+    """Version of the store afterwards: one that has fewer is an older copy."""
     broken: dict[str, str]
     """Files that could not be read, and why."""
 

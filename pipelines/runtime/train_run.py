@@ -15,10 +15,11 @@ from infra.tracking.lineage import hub_revision
 from llmdiff.model_folders import check_base
 from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
-from llmdiff.training.resolve import resolve
+from llmdiff.training.resolve import began_with, resolve
 from pipelines.requests.base import FILE
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.init_checkpoint import check_start, resolve_initial
+from storage import EncodingStore
 
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
 """Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
@@ -36,7 +37,7 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
     check_base(request.diffusion, "unet", "scheduler")
     load_noise_schedule(request.diffusion)  # that none is refused once the processes run
     draft = draft_of(request, topology)
-    folder = Path(request.output) if request.output is not None else home() / "train" / run_name(draft, request.encoder)
+    folder = Path(request.output) if request.output is not None else run_folder(draft, request.encoder)
     if request.restart:
         clear(folder)
     draft = draft.model_copy(update={"output": str(folder)})
@@ -68,12 +69,28 @@ def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def run_name(draft: TrainConfig, encoder: str) -> str:
-    """Return a folder's name for a run: the same for all that may go on with it."""
+def run_folder(draft: TrainConfig, encoder: str) -> Path:
+    """Return the folder of a run that names none: that of its settings on its store, wherever the store lies now.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such store.
+    """
+    store, runs = EncodingStore.open(draft.store), home() / "train"
+    by_path = runs / run_name(draft, encoder, draft.store)  # of before stores had an id
+    before = began_with(by_path)
+    if before is not None and before.store_id in ("", store.id):
+        return by_path
+    name = run_name(draft, encoder, store.id)
+    alike = sorted(runs.glob(f"*-{name.rpartition('-')[2]}"))
+    return alike[0] if alike else runs / name
+
+
+def run_name(draft: TrainConfig, encoder: str, store: str) -> str:
+    """Return a folder's name for a run: with the same end for all that may go on with it on a store."""
     defaults = TrainSettings().model_dump(mode="json")
-    settings = draft.model_dump(mode="json", exclude=set(FREE))
+    settings = draft.model_dump(mode="json", exclude={*FREE, "store_id"})
     settings = {key: value for key, value in settings.items() if key not in LATER or value != defaults[key]}
-    settings |= {"encoder": encoder, "samples": draft.global_batch}
+    settings |= {"encoder": encoder, "samples": draft.global_batch, "store": store}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{draft.store.rstrip('/').rpartition('/')[2]}-{encoder}-{digest[:8]}"
 

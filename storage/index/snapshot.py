@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.table import Table, TableVersion
-from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, REJECTS, EncodingRef, LatentRef
+from storage.schema import (
+    CONTENT_COLUMNS,
+    ENCODING_COLUMNS,
+    INDEX,
+    LATENT_COLUMNS,
+    REJECTS,
+    REPEATS,
+    Content,
+    EncodingRef,
+    LatentRef,
+)
 
 ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 
@@ -20,11 +30,12 @@ ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 class Snapshot:
     """A version of the store's index; all its look-ups see that version, whatever is committed meanwhile.
 
-    Rejects have no version that a run pins: those count that there are when they are first asked for.
+    Rejects and repeats have no version that a run pins: those count that there are when they are first asked for.
     """
 
     index: Table
     reject_table: Table
+    repeat_table: Table | None
     at: TableVersion
 
     @property
@@ -36,6 +47,11 @@ class Snapshot:
     def rejects_at(self) -> TableVersion:
         """The version of the rejects."""
         return self.reject_table.newest()
+
+    @cached_property
+    def repeats_at(self) -> TableVersion | None:
+        """The version of the repeats; None in a store that an earlier version of the program wrote last."""
+        return None if self.repeat_table is None else self.repeat_table.newest()
 
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
@@ -57,15 +73,37 @@ class Snapshot:
 
     def sample_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source, known by its content's hash, that were committed under an encoder."""
-        return _rows_of(self.index.cached(self.at, ROW_COLUMNS), fingerprint, source_hash)
+        return rows_of(self.index, self.at, fingerprint, source_hash)
 
     def reject_rows(self, fingerprint: str, source_hash: str, besides: Iterable[str] = ()) -> set[int]:
         """Return the rows of a source that were rejected under an encoder; leave those of some reasons out."""
         return reject_rows(self.reject_table, self.rejects_at, fingerprint, source_hash, besides)
 
+    def repeat_rows(self, fingerprint: str, source_hash: str) -> set[int]:
+        """Return the rows of a source that hold what a sample holds, which is in this version still."""
+        if self.repeat_table is None or self.repeats_at is None:
+            return set()
+        rows = self.repeat_table.cached(self.repeats_at, (*ROW_COLUMNS, *CONTENT_COLUMNS))
+        found = rows.filter(_is_of(rows, fingerprint, source_hash)).to_pylist()
+        contents = {row["row"]: (row["image_hash"], row["caption_hash"]) for row in found}
+        known = self.contents(fingerprint, set(contents.values()))
+        return {row for row, content in contents.items() if content in known}
+
+    def contents(self, fingerprint: str, wanted: Collection[Content]) -> set[Content]:
+        """Return which of these pictures with captions are samples of an encoder; each call reads the whole index."""
+        if not wanted:
+            return set()
+        table = self.index.cached(self.at, ("fingerprint", "source", *CONTENT_COLUMNS))
+        images, captions = zip(*wanted, strict=True)
+        telling = _is_in(table["caption_hash"], captions) if None in images else _is_in(table["image_hash"], images)
+        rows = table.filter(telling)
+        rows = rows.filter(pc.and_(pc.equal(rows["fingerprint"], fingerprint), pc.is_valid(rows["source"])))
+        return set(zip(*(rows[name].to_pylist() for name in CONTENT_COLUMNS), strict=True)) & set(wanted)
+
     def known_rows(self, fingerprint: str, source_hash: str) -> set[int]:
-        """Return the rows of a source that were committed or rejected under an encoder."""
-        return self.sample_rows(fingerprint, source_hash) | self.reject_rows(fingerprint, source_hash)
+        """Return the rows of a source that were committed or rejected, or that hold what a sample holds."""
+        done = self.sample_rows(fingerprint, source_hash) | self.reject_rows(fingerprint, source_hash)
+        return done | self.repeat_rows(fingerprint, source_hash)
 
     def samples(self, fingerprint: str | None = None) -> pa.Table:
         """Return the rows of samples, ordered by source and row: the same order in any store of the same samples."""
@@ -76,14 +114,21 @@ class Snapshot:
         return _sorted(rows, "source", "source_hash", "row", "caption_hash", "fingerprint")
 
     def rejects(self) -> pa.Table:
-        """Return all refused rows but those that are samples by now, ordered by source and row."""
+        """Return all refused rows but those that are samples or repeats by now, ordered by source and row."""
         rows = self.reject_table.read(self.rejects_at, REJECTS.names).cast(REJECTS)
         if not len(rows):
             return rows
         of_row = [REJECTS.field(name) for name in ROW_COLUMNS]
         samples = self.read(ROW_COLUMNS, pc.field("source").is_valid()).cast(pa.schema(of_row))
         rows = rows.join(samples, list(ROW_COLUMNS), join_type="left anti")
+        rows = rows.join(self.repeats().select(ROW_COLUMNS), list(ROW_COLUMNS), join_type="left anti")
         return _sorted(rows, "source", "source_hash", "row", "fingerprint")
+
+    def repeats(self) -> pa.Table:
+        """Return the rows of the data that hold what a sample held when they were found, in no particular order."""
+        if self.repeat_table is None or self.repeats_at is None:
+            return REPEATS.empty_table()
+        return self.repeat_table.read(self.repeats_at, REPEATS.names).cast(REPEATS)
 
 
 def reject_rows(
@@ -92,6 +137,11 @@ def reject_rows(
     """Return what `Snapshot.reject_rows` does, at a version of the table of rejects."""
     rejects = table.cached(version, (*ROW_COLUMNS, "reason"))
     return _rows_of(rejects.filter(pc.invert(_is_in(rejects["reason"], besides))), fingerprint, source_hash)
+
+
+def rows_of(table: Table, version: TableVersion, fingerprint: str, source_hash: str) -> set[int]:
+    """Return the rows of a source that a version of a table names under an encoder."""
+    return _rows_of(table.cached(version, ROW_COLUMNS), fingerprint, source_hash)
 
 
 def _sorted(rows: pa.Table, *columns: str) -> pa.Table:
@@ -107,5 +157,8 @@ def _is_in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
 
 
 def _rows_of(table: pa.Table, fingerprint: str, source_hash: str) -> set[int]:
-    mask = pc.and_(pc.equal(table["fingerprint"], fingerprint), pc.equal(table["source_hash"], source_hash))
-    return set(table.filter(mask)["row"].to_pylist())
+    return set(table.filter(_is_of(table, fingerprint, source_hash))["row"].to_pylist())
+
+
+def _is_of(table: pa.Table, fingerprint: str, source_hash: str) -> pa.ChunkedArray:
+    return pc.and_(pc.equal(table["fingerprint"], fingerprint), pc.equal(table["source_hash"], source_hash))

@@ -61,6 +61,12 @@ class Table:
         self.folder.sync()
         self.log.sync(0)
 
+    @property
+    def id(self) -> str:
+        """The random UUID that Delta gave the table when it was made; a copy of the table has it, too."""
+        with self._lock:
+            return str(self._newest().metadata().id)
+
     def newest(self) -> TableVersion:
         """Return the newest version."""
         with self._lock:

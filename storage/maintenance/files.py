@@ -9,4 +9,4 @@ from storage.store import EncodingStore
 def data_files(store: EncodingStore) -> list[StorePath]:
     """Return folders of shards and files of the tables, whether or not a version names them."""
     shards = (store.path / "shards").children()
-    return [*store.index.parquet_files(), *store.reject_table.parquet_files(), *shards]
+    return [*(file for table in store.tables for file in table.parquet_files()), *shards]

@@ -53,8 +53,8 @@ def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: s
 
     name = f"drop-{uuid.uuid4().hex}"
     with rewriting(store, name):
-        rewrite(store.reject_table, name, keep)
-        rewrite(store.index, name, keep)
+        for table in reversed(store.tables):
+            rewrite(table, name, keep)
     return store.index.newest().number
 
 
@@ -94,6 +94,7 @@ def _unnamed_files(store: EncodingStore, kept: tuple[int, ...] | None) -> Iterab
         "shards": shards.__contains__,
         "index": files.__contains__,
         "rejects": store.reject_table.wrote,
+        "repeats": store.repeat_table.wrote,
     }
     for path in found:
         if written_by(path.name) not in locked and not is_named[path.parent.name](path.name):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from storage.index.transaction import rewrite
 from storage.maintenance.stored_rows import stored_rows
-from storage.schema import ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
+from storage.schema import CONTENT_COLUMNS, ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
 from storage.store import EncodingStore
 from storage.writing.commit import encoding_columns, latent_columns
 from storage.writing.orphans import rewriting
@@ -29,10 +29,10 @@ class Repaired:
     moved: int
     """Encodings and latents copied whole into a new shard."""
     lost: pa.Table
-    """Samples to encode again: ``fingerprint``, ``source``, ``source_hash``, ``row``."""
+    """Samples to encode again: the columns of `LOST`."""
 
 
-LOST = pa.schema([INDEX.field(name) for name in ("fingerprint", "source", "source_hash", "row")])
+LOST = pa.schema([INDEX.field(name) for name in ("fingerprint", "source", "source_hash", "row", *CONTENT_COLUMNS)])
 
 
 def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:

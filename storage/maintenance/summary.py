@@ -27,6 +27,7 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
     encoding_bytes = sum(store.size(f"shards/{shard}/encodings") for shard in shards)
     return {
         "path": str(store.path),
+        "id": store.id,
         "version": snapshot.version,
         "samples": len(samples),
         "captions": captions,
@@ -34,6 +35,7 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
         "latents": pc.count_distinct(rows["latent_key"]).as_py(),
         "latent_shapes": _counts(latents["latent_shape"]),
         "sources": len(_names(samples["source"])),
+        "repeats": len(snapshot.repeats()),
         "rejects": _counts(store.rejects()["reason"]),
         "shards": len(shards),
         "bytes": {

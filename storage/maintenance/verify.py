@@ -91,10 +91,10 @@ def _check_file(path: StorePath, name: str, size: int | None, entry: dict[str, i
 
 
 def _check_tables(store: EncodingStore) -> Iterator[Problem]:
-    tables = store.index, store.reject_table
+    tables = store.tables
     problems = [(table, *found) for table in tables for found in table.log.check()]
     if not problems:
-        versions = store.snapshot().at, store.reject_table.newest()
+        versions = store.snapshot().at, *(table.newest() for table in tables[1:])
         found_in = zip(tables, versions, strict=True)
         problems = [(table, *found) for table, version in found_in for found in table.check_files(version)]
     for table, kind, path, detail in problems:
@@ -121,7 +121,7 @@ def _find_orphans(store: EncodingStore) -> Iterator[Problem]:
     """Yield folders and files that no commit ever named and no writer, living or dead, has locked."""
     found = data_files(store)  # before the locks: a writer's lock is older than its files
     locked = set(store.locks.held())
-    wrote = {"shards": store.index.committed, "index": store.index.wrote, "rejects": store.reject_table.wrote}
+    wrote = {"shards": store.index.committed, **{table.folder.name: table.wrote for table in store.tables}}
     for path in found:
         is_ours = written_by(path.name) in locked or wrote[path.parent.name](path.name)
         if not is_ours and (path.exists() or path.children()):

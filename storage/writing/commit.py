@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
 
-from storage.index.snapshot import Snapshot, reject_rows
+from storage.index.snapshot import Snapshot, reject_rows, rows_of
 from storage.index.table import TableVersion
 from storage.index.transaction import append
-from storage.schema import INDEX, REJECTS, EncodingRef, LatentRef, Reject, Sample
+from storage.schema import INDEX, REJECTS, REPEATS, Content, EncodingRef, LatentRef, Reject, Repeat, Sample
 from storage.store import EncodingStore
 
 
@@ -27,14 +27,22 @@ class ShardRows:
     """By fingerprint, source hash, row and caption hash."""
     rejects: dict[tuple[str, str, int], Reject] = field(default_factory=dict)
     """By fingerprint, source hash and row."""
+    repeats: dict[tuple[str, str, int, str], Repeat] = field(default_factory=dict)
+    """By fingerprint, source hash, row and caption hash."""
+    left_out: int = 0
+    """Samples that were there by the time of the commit."""
 
 
 def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
-    """Make a published shard visible: first its rejects, then, by one commit to the index, all that it holds."""
+    """Make a published shard visible: first its rejects, then, by one commit to the index, all that it holds.
+
+    Its repeats come last: what they repeat is there then. One that is lost with a process is found again.
+    """
     commit = ShardCommit(store, rows)
     with store.locks.committing():
         append(store.reject_table, rows.shard, commit.build_rejects)
         append(store.index, rows.shard, commit.build_index)
+        append(store.repeat_table, rows.shard, commit.build_repeats)
 
 
 class ShardCommit:
@@ -44,6 +52,8 @@ class ShardCommit:
         self.store = store
         self.rows = rows
         self.folder = store.path / "shards" / rows.shard
+        self.repeated: list[Sample] = []
+        """Samples that are repeats by the time of the commit."""
 
     def build_rejects(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
         """Return the new rows of the table of rejects and the names of what they depend on; see `Build`."""
@@ -53,13 +63,48 @@ class ShardCommit:
         return self._table([dict(vars(reject)) for reject in new], REJECTS, known)
 
     def build_index(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
-        """Return rows for the samples that no other writer committed first, and for what no sample mentions."""
+        """Return rows for the samples that no other writer committed first, and for what no sample mentions.
+
+        Commits of one encoder depend on one another, for any two may hold the same picture with the same caption.
+        """
         snapshot = self.store.snapshot_at(version)
         known = {source: snapshot.sample_rows(*source) for source in {key[:2] for key in self.rows.samples}}
         samples = [sample for key, sample in self.rows.samples.items() if key[2] not in known[key[:2]]]
+        samples, self.repeated = self._by_content(snapshot, samples)
+        self.rows.left_out = len(self.rows.samples) - len(samples)
         encodings, latents = self._encodings_of(snapshot, samples), self._latents_of(snapshot, samples)
         rows = [sample_columns(sample, encodings, latents) for sample in samples]
-        return self._table(rows + self._unmentioned(snapshot, samples), INDEX, known)
+        depends_on = [*known, *((fingerprint, "contents") for fingerprint in {key[0] for key in known})]
+        return self._table(rows + self._unmentioned(snapshot, samples), INDEX, depends_on)
+
+    def build_repeats(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
+        """Return rows for the repeats, those of samples that another writer committed first included."""
+        repeats = self.rows.repeats | {
+            (sample.fingerprint, sample.source_hash, sample.row, sample.caption_hash): repeat_of(sample)
+            for sample in self.repeated
+        }
+        table = self.store.repeat_table
+        known = {source: rows_of(table, version, *source) for source in {key[:2] for key in repeats}}
+        new = [repeat for key, repeat in repeats.items() if key[2] not in known[key[:2]]]
+        return self._table([dict(vars(repeat)) for repeat in new], REPEATS, known)
+
+    def _by_content(self, snapshot: Snapshot, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """Part samples from those whose picture and caption is a sample already, or comes before among them.
+
+        A latent of a picture whose hash is not told may be of any picture: its sample is no repeat.
+        """
+        wanted: dict[str, set[Content]] = {}
+        for sample in samples:
+            wanted.setdefault(sample.fingerprint, set()).add(content_of(sample))
+        known = {fingerprint: snapshot.contents(fingerprint, contents) for fingerprint, contents in wanted.items()}
+        new: list[Sample] = []
+        repeated: list[Sample] = []
+        for sample in samples:
+            is_told = sample.image_hash is not None or sample.latent_key is None
+            is_known = is_told and content_of(sample) in known[sample.fingerprint]
+            known[sample.fingerprint].add(content_of(sample))
+            (repeated if is_known else new).append(sample)
+        return new, repeated
 
     def _table(
         self, rows: list[dict[str, Any]], schema: pa.Schema, sources: Iterable[tuple[str, str]]
@@ -97,6 +142,16 @@ class ShardCommit:
         latents -= snapshot.latents(latents).keys()
         rows = [encoding_columns(key, self.rows.encodings[key]) for key in sorted(encodings)]
         return rows + [latent_columns(key, self.rows.latents[key]) for key in sorted(latents)]
+
+
+def content_of(sample: Sample | Repeat) -> Content:
+    """Return what a sample holds."""
+    return sample.image_hash, sample.caption_hash
+
+
+def repeat_of(sample: Sample) -> Repeat:
+    """Return a sample as a repeat of another one."""
+    return Repeat(**{each.name: getattr(sample, each.name) for each in fields(Repeat)})
 
 
 def sample_columns(

@@ -22,7 +22,7 @@ def clear_uncommitted(store: EncodingStore, name: str) -> None:
 
 def uncommitted_files(store: EncodingStore, name: str) -> list[StorePath]:
     """Return files and folders of a shard's name that no commit names."""
-    paths = [path for table in (store.index, store.reject_table) for path in table.uncommitted_files(name)]
+    paths = [path for table in store.tables for path in table.uncommitted_files(name)]
     if not store.index.committed(name):
         paths.append(store.path / "shards" / name)
     return [path for path in paths if path.exists() or path.children()]

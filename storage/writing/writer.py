@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from storage.schema import Reject, Sample
+from storage.schema import Reject, Repeat, Sample
 from storage.store import EncodingStore
 from storage.writing.commit import ShardRows, commit_shard
 from storage.writing.orphans import clear_abandoned, clear_uncommitted
@@ -22,7 +22,8 @@ class ShardWriter:
 
     Leaving the block without an exception commits everything or raises; after an exception nothing of it is visible
     and nothing stays on the disk. A process killed inside the block leaves files that the next writer removes. Two
-    writers may be given the same source: each row is committed once, by whichever comes first.
+    writers may be given the same source: each row is committed once, by whichever comes first. So is each picture with
+    a caption, whatever rows hold it: the others are repeats of that sample.
     """
 
     def __init__(self, store: EncodingStore, shard_id: str | None = None, fingerprint: str | None = None) -> None:
@@ -46,6 +47,7 @@ class ShardWriter:
         self._rows = ShardRows(self.name)
 
     def __enter__(self) -> ShardWriter:
+        self.store.bring_up_to_date()
         clear_abandoned(self.store)
         if not self._lock.acquire():
             raise ValueError(f"{self.folder}: another process is writing this shard")
@@ -95,9 +97,18 @@ class ShardWriter:
         """Add a row of the index; its encoding and latent are of this shard or of any committed one."""
         self._rows.samples[sample.fingerprint, sample.source_hash, sample.row, sample.caption_hash] = sample
 
+    def add_repeat(self, repeat: Repeat) -> None:
+        """Add a row of the data that holds what a sample holds, of this shard or of any committed one."""
+        self._rows.repeats[repeat.fingerprint, repeat.source_hash, repeat.row, repeat.caption_hash] = repeat
+
     def reject(self, reject: Reject) -> None:
         """Add a refused row."""
         self._rows.rejects[reject.fingerprint, reject.source_hash, reject.row] = reject
+
+    @property
+    def left_out(self) -> int:
+        """How many samples were not committed, for they were there by then; known at the end of the ``with`` block."""
+        return self._rows.left_out
 
     @property
     def staged(self) -> StagedArrays:

@@ -12,7 +12,7 @@ from llmdiff.data.encode.reading import ROWS_AT_ONCE
 from llmdiff.data.images import load_image
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, SourceShard
-from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
+from storage import EncodingStore, Repeat, Sample, ShardWriter, caption_hash, content_hash
 
 
 def encode_in_turn(store: EncodingStore, source: SourceShard, encoders: EncoderSet) -> None:
@@ -20,9 +20,10 @@ def encode_in_turn(store: EncodingStore, source: SourceShard, encoders: EncoderS
     rows = source.rows()
     with ShardWriter(store, "in-turn", encoders.fingerprint) as writer:
         written: set[str] = set()
+        samples: set[tuple[str, str]] = set()
         failed: dict[str, BadRow] = {}
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            encode_chunk(writer, source, encoders, chunk, written, failed)
+            encode_chunk(writer, source, encoders, chunk, written, failed, samples)
 
 
 def encode_chunk(
@@ -32,6 +33,7 @@ def encode_chunk(
     chunk: list[tuple[int, Row | BadRow]],
     written: set[str],
     failed: dict[str, BadRow],
+    samples: set[tuple[str, str]],
 ) -> None:
     assert encoders.latents is not None
     loaded = []
@@ -66,6 +68,11 @@ def encode_chunk(
             writer.reject(reject(source.name, source.content_hash, row.row, failed[key], encoders.fingerprint))
             continue
         of_image = content_hash(row.image)
+        if (of_image, key) in samples:
+            place = {"source": source.name, "source_hash": source.content_hash, "row": row.row}
+            writer.add_repeat(Repeat(fingerprint=encoders.fingerprint, caption_hash=key, image_hash=of_image, **place))
+            continue
+        samples.add((of_image, key))
         writer.add_sample(
             Sample(
                 caption=row.caption,

@@ -181,10 +181,10 @@ def test_pictures_made_ready_in_another_way_are_refused(
         prepare(store, encoder, latent_encoder, SIZE, buckets=True, bucket_step=12)
 
 
-def test_centred_squares_keep_their_key(store: EncodingStore, encoders: EncoderSet) -> None:
+def test_the_key_of_centred_squares_says_nothing_of_buckets(store: EncodingStore, encoders: EncoderSet) -> None:
     assert encoders.latents is not None
     about = store.fingerprints()[encoders.latents.fingerprint]
-    assert sorted(about) == ["crop", "formula", "kind", "model", "scaling_factor", "size", "weights"]
+    assert sorted(about) == ["crop", "formula", "kind", "model", "pixels", "scaling_factor", "size", "weights"]
     assert (about["size"], about["crop"]) == (64, "centre")
 
 

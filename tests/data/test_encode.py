@@ -67,7 +67,8 @@ def test_a_changed_shard_encodes_only_what_is_new(store: EncodingStore, encoders
     encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     more = [*ROWS, (encoded(picture(seed=9)), "a large purple cross"), (PNG[0], "the other caption")]
     report = encode(store, write_parquet(tmp_path / "a.parquet", more), encoders)
-    assert (report.samples, report.captions, report.latents) == (6, 2, 1)
+    assert (report.samples, report.captions, report.latents) == (2, 2, 1)
+    assert (report.known, report.repeated) == (4, 4)
 
 
 def test_another_encoder_stands_beside_the_first_and_shares_the_latents(
@@ -181,7 +182,8 @@ def test_a_shard_that_breaks_off_leaves_nothing(store: EncodingStore, encoders: 
         encode(store, data, encoders)
     assert (store.version, sorted(path.name for path in (store.path / "shards").iterdir())) == before
     data.write_bytes(whole)
-    assert encode(store, data, encoders).samples == 600
+    report = encode(store, data, encoders)
+    assert (report.samples, report.repeated) == (4, 596)
 
 
 def test_latents_of_another_size_are_refused(

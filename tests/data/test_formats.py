@@ -99,7 +99,7 @@ def test_captions_alone_need_no_autoencoder(
     else:
         (tmp_path / name).write_bytes(b"\n".join(texts if name == "a.txt" else [b"caption", *texts]))
     report = run(store, tmp_path / name, caption_encoders)
-    assert (report.rows, report.samples, report.captions, report.latents) == (4, 3, 2, 0)
+    assert (report.rows, report.samples, report.captions, report.latents) == (4, 2, 2, 0)
     assert report.rejected == {"not_utf8": 1}
     for sample in store.samples().to_pylist():
         assert (sample["image_hash"], sample["latent_key"], sample["crop"]) == (None, None, None)

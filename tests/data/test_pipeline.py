@@ -67,12 +67,13 @@ def files_of(store: EncodingStore) -> dict[str, bytes]:
 
 
 def rows_of(store: EncodingStore) -> list[list[dict[str, Any]]]:
-    """Samples and rejects in the order in which they were committed."""
+    """Samples, rejects and repeats in the order in which they were committed."""
     of_samples = pc.field("source").is_valid()
     names = ["shard", "encoding_shard", "latent_shard"]
     return [
         store.snapshot().read(store.samples().schema.names, of_samples).drop_columns(names).to_pylist(),
         store.rejects().drop_columns(["shard"]).to_pylist(),
+        store.snapshot().repeats().drop_columns(["shard"]).to_pylist(),
     ]
 
 
@@ -125,7 +126,8 @@ def test_ctrl_c_ends_every_thread_and_leaves_nothing_half_written(
     assert threads_of_ours() == before
     assert store.version == version
     assert left_behind(store) == []
-    assert encode_shard(store, shard, encoders).samples == ROWS - 5
+    done = encode_shard(store, shard, encoders)
+    assert done.samples + done.repeated == ROWS - 5
 
 
 def test_a_disk_that_is_full_behind_the_models_ends_the_shard(

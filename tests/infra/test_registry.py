@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from infra.tracking.coverage import recorded_files
 from infra.tracking.lineage import DataFile, data_files, files_in
 from infra.tracking.registry import (
     MODEL,
@@ -17,6 +19,8 @@ from infra.tracking.registry import (
     set_champion,
 )
 from infra.tracking.run import client, tracked_run
+from pipelines.reports.lineage import chain
+from storage import EncodingStore
 from tests.infra.tiny_adapter import make_store
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
@@ -125,6 +129,28 @@ def test_the_data_files_that_training_read_are_an_input_of_the_run(folder: Path,
         DataFile("b.parquet", "hash of b.parquet", 4),
     ]
     assert files_in([found], tags["data_digest"]) == data_files(store, version, fingerprint) == expected
+
+
+def test_another_store_at_the_same_path_is_not_taken_for_the_one_trained_on(folder: Path, tmp_path: Path) -> None:
+    fingerprint, version = make_store(tmp_path / "store", {"a.parquet": 4})
+    store_id = EncodingStore.open(tmp_path / "store").id
+    about = {"store": str(tmp_path / "store"), "store_version": version, "encoder_fingerprint": fingerprint}
+    change(folder, **about, training={"store_id": store_id})
+    registered = register_adapter(folder, tags={})
+    assert adapter_tags(registered.uri)["store_id"] == store_id
+    assert chain(registered.uri)["store"] == {"path": about["store"], "id": store_id, "version": str(version)}
+    (found,) = client().get_run(registered.run_id).inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in found.tags}["store_id"] == store_id
+    shutil.rmtree(tmp_path / "store")
+    make_store(tmp_path / "store", {"b.parquet": 4})
+    other = EncodingStore.open(tmp_path / "store").id
+    tags = adapter_tags(register_adapter(folder, tags={}).uri)
+    why = f"{about['store']}: expected the store {store_id}, found the store {other}"
+    assert tags["data_files"] == f"not read: {why}"
+    lost = find_version(registered.uri)
+    lost.tags["data_digest"] = "of no input"  # as of a version whose files were too many to be listed
+    with pytest.raises(ValueError, match=why):
+        recorded_files(lost)
 
 
 def test_the_models_behind_it_are_known_by_their_content(folder: Path, tmp_path: Path) -> None:

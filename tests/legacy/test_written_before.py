@@ -275,7 +275,7 @@ ATEN_CPU_CAPABILITY=default) they differ by 1e-7; gone on with without the optim
 def test_a_finished_run_has_nothing_left_to_do(written: Path, done: Done) -> None:
     said = f"finished before, on version {EXPECTED['trained_on']} of the store; --restart begins again"
     assert said in done.printed["finished"]
-    assert f"adapter: {done.folder / 'finished' / 'adapter'} (" in done.printed["finished"]
+    assert f"adapter: {Path('finished', 'adapter')} (" in done.printed["finished"]
     assert read_rows(done.folder / "finished") == read_rows(written / "finished")
 
 

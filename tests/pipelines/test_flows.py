@@ -119,7 +119,8 @@ def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server
     (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\na blue square\ty\na red circle\tz\n")
     store = str(tmp_path / "store")
     first = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
-    assert (first.rows, first.samples, first.captions, first.latents) == (3, 3, 3 - 1, 0)
+    assert (first.rows, first.samples, first.captions, first.latents) == (3, 2, 2, 0)
+    assert (first.known, first.repeated) == (1, 1)
     assert [kind["kind"] for kind in EncodingStore.open(store).fingerprints().values()] == ["llm"]
     again = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
     assert (again.known, again.samples, again.captions) == (3, 0, 0)

@@ -170,7 +170,8 @@ def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest
 def test_a_run_without_the_later_settings_has_the_name_that_it_had() -> None:
     """The literal is of the version before them: an unfinished run of it goes on under its name."""
     draft = TrainConfig(store="runs/store", fingerprint="f", base="b", output="", steps=3)
-    assert run_name(draft, "llm") == "store-llm-467bf4dd"
+    assert run_name(draft, "llm", draft.store) == "store-llm-467bf4dd"
     changes: list[dict[str, Any]] = [{"caption_choice": "one"}, {"flip": False}, {"flip_words": ("x",)}]
-    names = [run_name(draft.model_copy(update=change), "llm") for change in [*changes, {"kohya_repeats": True}]]
+    drafts = [draft.model_copy(update=change) for change in [*changes, {"kohya_repeats": True}]]
+    names = [run_name(changed, "llm", changed.store) for changed in drafts]
     assert len({"store-llm-467bf4dd", *names}) == 5

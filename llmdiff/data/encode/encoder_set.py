@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.data.encode.captions import TextEncoder, encode_captions
+from llmdiff.data.images import PIXELS
 from llmdiff.diffusion.latents import LatentEncoder
 from storage import EncodingStore, caption_hash, content_hash
 
@@ -151,7 +152,7 @@ def prepare_latents(
     """Register the autoencoder; see `prepare`. `step` is None where there are no buckets."""
     if size < 1 or size % encoder.factor:
         raise ValueError(f"size: expected a multiple of {encoder.factor} pixels, found {size}")
-    description = {**encoder.describe(), "size": size, "crop": "centre"}
+    description = {**encoder.describe(), "size": size, "crop": "centre", "pixels": PIXELS}
     if step is not None:
         check_step(size, step, encoder.factor)
         description |= {"crop": "buckets/1", "bucket_step": step, "factor": encoder.factor}
@@ -170,11 +171,24 @@ def prepare_latents(
 
 
 def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
-    """Raise ValueError where a store's latents are of another autoencoder or another size."""
+    """Raise ValueError where a store's latents are of another autoencoder or another size.
+
+    Warn where the pictures behind them were made ready in another way: they stay with their samples, which train as
+    before, and pictures that come now get latents under a fingerprint of their own.
+    """
     for fingerprint, other in store.fingerprints().items():
-        if other.get("kind") == "vae" and other != description:
-            old, new = ({"dtype": "float32", **each} for each in (other, description))
-            key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+        if other.get("kind") != "vae" or other == description:
+            continue
+        old, new = ({"dtype": "float32", **each} for each in (other, description))
+        key = next((key for key in [*new, *old] if key != "pixels" and old.get(key) != new.get(key)), None)
+        if key is None:
+            logger.warning(
+                "%s: holds latents of pictures that were made ready in another way (%s: pixels %r, now %r): those with "
+                "a colour profile may have other colours; they stay with their samples, and new pictures get new "
+                "latents: encode into another store to have all alike",
+                *(store.path, fingerprint, other.get("pixels"), description["pixels"]),
+            )
+        else:
             found = f"expected {key} {old.get(key)!r}, found {new.get(key)!r}"
             raise ValueError(
                 f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"

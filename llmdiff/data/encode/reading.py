@@ -15,6 +15,7 @@ import numpy as np
 
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
 from llmdiff.data.encode.pipeline import ahead, in_order
+from llmdiff.data.encode.repeats import ReadRow, tell_repeats
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
@@ -39,10 +40,10 @@ class Picture(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A row that was read, without its picture's bytes; or why it can't be used."""
+    """What was read of a row, without its picture's bytes; or why it can't be used."""
 
     number: int
-    row: Row | BadRow
+    row: ReadRow
     picture: Picture | None = None
 
 
@@ -65,8 +66,8 @@ class Step(NamedTuple):
 class Chunk:
     """Rows that are looked up in the store together, for that reads the whole index."""
 
-    rows: list[tuple[int, Row | BadRow, str]]
-    """With the hash of the picture's bytes; empty where there is none."""
+    rows: list[tuple[int, ReadRow, str]]
+    """With the hash of the picture's bytes; empty where there is none. Of a repeat only what it holds."""
     latents: set[str]
     """Keys, of the rows' latents, that the store has."""
     encodings: dict[str, set[str]]
@@ -111,8 +112,9 @@ class ShardReader:
         """Read rows, look up what the store has of them."""
         iterator = iter(rows)
         while chunk := list(islice(iterator, ROWS_AT_ONCE)):
-            found = [(number, row, _hash(row)) for number, row in fetch_pictures(chunk, self.stopped.is_set)]
+            read = [(number, row, _hash(row)) for number, row in fetch_pictures(chunk, self.stopped.is_set)]
             snapshot = self.store.snapshot()
+            found = tell_repeats(snapshot, self.encoders.fingerprint, read)
             captions = {caption_hash(row.caption) for _, row, _ in found if isinstance(row, Row)}
             keys = {self._latents.key(of_image) for _, _, of_image in found if of_image}
             of = [each.fingerprint for each in self.encoders.of_captions]
@@ -125,14 +127,14 @@ class ShardReader:
     def _steps(self, chunks: Iterable[Chunk], decoders: ThreadPoolExecutor) -> Iterator[Step]:
         """Decode a chunk's pictures, and lay so many of them side by side as the autoencoder takes at once."""
 
-        def start(item: tuple[Chunk, int, Row | BadRow, str]) -> Future[Decoded]:
+        def start(item: tuple[Chunk, int, ReadRow, str]) -> Future[Decoded]:
             return self._decode(decoders, item[2], item[3])
 
         items = ((chunk, *row) for chunk in chunks for row in chunk.rows)
         for chunk, rows in groupby(in_order(start, items, ROWS_AT_ONCE), key=lambda found: found[0][0]):
             yield from self._steps_of(chunk, ((number, row, decoded) for (_, number, row, _), decoded in rows))
 
-    def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, Row | BadRow, Decoded]]) -> Iterator[Step]:
+    def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, ReadRow, Decoded]]) -> Iterator[Step]:
         at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
         loaded: list[Loaded] = []
         batches: dict[tuple[int, ...], list[tuple[np.ndarray, Picture]]] = {}
@@ -159,8 +161,8 @@ class ShardReader:
         stacked = np.stack([pixels[key] for key in new]) if new else np.empty(0, np.uint8)
         return Step(tuple(new), stacked, done, rows, chunk.encodings)
 
-    def _decode(self, decoders: ThreadPoolExecutor, row: Row | BadRow, of_image: str) -> Future[Decoded]:
-        if isinstance(row, BadRow) or not isinstance(row.image, bytes):
+    def _decode(self, decoders: ThreadPoolExecutor, row: ReadRow, of_image: str) -> Future[Decoded]:
+        if not isinstance(row, Row) or not isinstance(row.image, bytes):
             nothing: Future[Decoded] = Future()
             nothing.set_result(None)
             return nothing
@@ -192,8 +194,8 @@ def _hash(row: Row | BadRow) -> str:
     return content_hash(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else ""
 
 
-def _loaded(number: int, row: Row | BadRow, decoded: Decoded) -> Loaded:
-    if isinstance(row, BadRow):
+def _loaded(number: int, row: ReadRow, decoded: Decoded) -> Loaded:
+    if not isinstance(row, Row):
         return Loaded(number, row)
     if isinstance(decoded, BadRow):
         return Loaded(number, BadRow(decoded.reason, row.place + decoded.detail))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from llmdiff.data.encode.captions import as_bits, reject
 from llmdiff.data.encode.encoder_set import EncoderSet
 from llmdiff.data.encode.reading import Loaded, Picture
+from llmdiff.data.encode.repeats import RowContent, content_of
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row, SourceShard
-from storage import Sample, ShardWriter, caption_hash
+from storage import Repeat, Sample, ShardWriter, caption_hash
 
 EXAMPLES = 5
 """Refused rows of a shard that its report spells out; the store's rejects have them all."""
@@ -21,12 +22,14 @@ EXAMPLES = 5
 
 @dataclass
 class RowWriter:
-    """Adds encodings, latents, samples and rejects to a shard; one thread at a time may call it."""
+    """Adds encodings, latents, samples, repeats and rejects to a shard; one thread at a time may call it."""
 
     writer: ShardWriter
     source: SourceShard
     encoders: EncoderSet
     report: ShardReport
+    added: set[RowContent] = field(default_factory=set)
+    """What the samples of this shard hold."""
 
     def add_latents(self, keys: Sequence[str], latents: Tensor) -> None:
         """Add latents, float16 ``(picture, channel, height, width)`` on any device, by key."""
@@ -44,24 +47,34 @@ class RowWriter:
                 self.report.tokens += len(bits)
 
     def add_rows(self, rows: Sequence[Loaded], failed: Mapping[str, BadRow]) -> None:
-        """Add rows to the samples or the rejects; `failed` says of captions, by hash, why they have no encoding."""
+        """Add rows to the samples, the repeats or the rejects.
+
+        `failed` says of captions, by hash, why they have no encoding.
+        """
         for number, row, _ in rows:
             if isinstance(row, BadRow):
                 self.reject(number, row)
+            elif isinstance(row, RowContent):
+                self.add_repeat(number, row)
         for _, row, picture in rows:
             if isinstance(row, Row):
                 self.add_row(row, picture, failed.get(caption_hash(row.caption)))
 
     def add_row(self, row: Row, picture: Picture | None, bad: BadRow | None) -> None:
-        """Add a row to the samples; or to the rejects, where its caption has no encoding."""
+        """Add a row to the samples; to the repeats, where one holds the same; to the rejects, without an encoding."""
         if bad is not None:
             self.reject(row.row, BadRow(bad.reason, row.place + bad.detail))
             return
+        content = content_of(row, picture and picture.hash)
+        if content in self.added:
+            self.add_repeat(row.row, content)
+            return
+        self.added.add(content)
         self.writer.add_sample(
             Sample(
                 caption=row.caption,
-                caption_hash=caption_hash(row.caption),
-                image_hash=picture and picture.hash,
+                caption_hash=content.caption_hash,
+                image_hash=content.image_hash,
                 latent_key=picture and picture.latent_key,
                 fingerprint=self.encoders.fingerprint,
                 source=self.source.name,
@@ -71,6 +84,21 @@ class RowWriter:
             )
         )
         self.report.samples += 1
+
+    def add_repeat(self, number: int, content: RowContent) -> None:
+        """Add a row to the repeats: the next run knows it by its place, as it knows a sample, and reads no picture."""
+        self.writer.add_repeat(
+            Repeat(
+                fingerprint=self.encoders.fingerprint,
+                source=self.source.name,
+                source_hash=self.source.content_hash,
+                row=number,
+                caption_hash=content.caption_hash,
+                image_hash=content.image_hash,
+            )
+        )
+        self.report.known += 1
+        self.report.repeated += 1
 
     def reject(self, number: int, bad: BadRow) -> None:
         """Add a row to the rejects."""

@@ -29,6 +29,8 @@ def encode_shard(
 ) -> ShardReport:
     """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
 
+    A row is known by its shard's content and its number, without a look at it, or by its picture and caption.
+
     Threads read and decode rows ahead of the models, and a thread writes behind them. What comes out is, bit for bit,
     what one after the other would give. All threads have ended when this returns or raises.
 
@@ -49,12 +51,18 @@ def encode_shard(
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     snapshot = store.snapshot()
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
+    repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
-    known = samples | bad
+    known = samples | repeated | bad
     count = source.count if known else rows_told(source)
-    report = ShardReport(source=source.name, known=len(known), known_bad=len(bad))
+    report = ShardReport(
+        source=source.name,
+        source_hash=source.content_hash,
+        known=len(known),
+        known_bad=len(bad - samples - repeated),
+    )
     progress(report.known)
-    if count is None or report.known < count:
+    if has_new := count is None or report.known < count:
         before = getattr(encoders.encoder, "truncated", 0)
         new = ((number, row) for number, row in source.rows() if number not in known)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
@@ -64,9 +72,10 @@ def encode_shard(
                 for step in steps:
                     encoder.encode(step)
                     progress(step.done)
+        report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
         report.truncated = getattr(encoders.encoder, "truncated", 0) - before
     report.rows = source.count  # of a stream, known once its rows have been read
-    if report.known < report.rows or not report.rows:
+    if has_new or not report.rows:
         report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report

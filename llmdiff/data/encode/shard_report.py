@@ -12,12 +12,17 @@ class ShardReport:
 
     source: str
     """The shard's name."""
+    source_hash: str = ""
+    """Of its content."""
     rows: int = 0
     """Rows in it."""
     known: int = 0
-    """Rows that an earlier run committed or rejected: nothing was done for them."""
+    """Rows that an earlier run committed or rejected, or whose picture and caption is a sample: nothing was done for
+    them."""
     known_bad: int = 0
     """Those of them that it rejected."""
+    repeated: int = 0
+    """Those of them that were found now by what they hold: moved, or twice in the data."""
     samples: int = 0
     """Rows committed now."""
     rejected: Counter[str] = field(default_factory=Counter)

@@ -42,18 +42,27 @@ class ColumnarShard(ABC):
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Rows, few at a time; ValueError where the file is damaged."""
 
+    def has_pictures_elsewhere(self, image: str) -> bool:
+        """Return whether a column of Hugging Face's structs may leave the bytes of a picture to the file it names."""
+        if not _is_bytes_or_path(self.schema.field(image).type):
+            return False
+        return any(batch.column(0).field("bytes").null_count for batch in self.batches([image]))
+
     @cached_property
     def content_hash(self) -> str:
         image, captions = self._chosen
-        if image is None or not _is_path(self.schema.field(image)):
+        by_path = image is not None and (_is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image))
+        if image is None or not by_path:
             return self.columns.hashed(hash_file(self.file), image, captions, self.schema.names)
         return (isinstance(self.file, RemotePath) and self._hash_listed(self.file, image)) or hash_rows(self.rows())
 
     def _hash_listed(self, file: RemotePath, image: str) -> str | None:
         """A hash of the file, of what is chosen of it, and of the pictures that it names, as their listing has them."""
         of_file = self.columns.hashed(hash_file(file), *self._chosen, self.schema.names)
-        names = (_value(cell) for batch in self.batches([image]) for cell in batch[image])
-        return hash_below(file.parent, (of_file, *(Named(name) if isinstance(name, str) else name for name in names)))
+        cells = (_value(cell) for batch in self.batches([image]) for cell in batch[image])
+        names = (cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells)
+        named = (Named(name) if isinstance(name, str) else None for name in names)  # other cells are in the file's hash
+        return hash_below(file.parent, (of_file, *named))
 
     @cached_property
     def count(self) -> int:
@@ -141,6 +150,11 @@ def _is_list(kind: pa.DataType) -> bool:
 def _is_path(field: pa.Field) -> bool:
     """Whether a column names files, which are then part of the content."""
     return _is_text(field.type) and field.name.strip().lower() not in URL_COLUMNS
+
+
+def _is_bytes_or_path(kind: pa.DataType) -> bool:
+    """Whether a column is of Hugging Face's struct."""
+    return bool(pa.types.is_struct(kind)) and {"bytes", "path"} <= {field.name for field in kind}
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -38,6 +38,16 @@ class ParquetShard(ColumnarShard):
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{self.file}: damaged Parquet file: {error}") from error
 
+    def has_pictures_elsewhere(self, image: str) -> bool:
+        """See `ColumnarShard`; the file's statistics say it, where they are there, without a look at the pictures."""
+        with self._open() as table:
+            groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+        found = [column.statistics for column in columns if column.path_in_schema == f"{image}.bytes"]
+        if all(each is not None and each.has_null_count for each in found):
+            return any(each.null_count for each in found)
+        return super().has_pictures_elsewhere(image)
+
     def _open(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(arrow_source(self.file))

@@ -1,0 +1,184 @@
+"""What a run of encode knows of a whole data set: which of the store's rows were edited in it, or are in it no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmdiff.data.encode.shard import TRY_AGAIN
+from llmdiff.data.remote import is_remote, shown
+from llmdiff.data.sources import Columns, list_data, shards_of
+from storage import EncodingStore
+from storage.maintenance.data_sets import DataSet, data_set, data_sets, note
+from storage.maintenance.left_rows import drop_left, drop_rejects, drop_rows, edited_in_place, left_rows
+
+SHOWN = 5
+"""Rows that are spelled out."""
+SHOWN_CAPTION = 60
+"""Characters of a caption that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftRows:
+    """The store's samples that were of a data set and are in no data set any more."""
+
+    count: int | None
+    """None where that can't be told."""
+    examples: list[str] = field(default_factory=list)
+    """The first few: file, row, caption. Where it can't be told, what could not be read, and why."""
+    replaced: int = 0
+    """Samples taken out of the newest version, for in their place is a row of another picture or caption now."""
+
+
+def data_name(data: str) -> str:
+    """Return by what name a store knows a data set: an absolute path, or an address without its secrets."""
+    return shown(data) if is_remote(data) else str(Path(data).resolve())
+
+
+def note_sources(store: EncodingStore, data: str, fingerprint: str, sources: Mapping[str, str]) -> None:
+    """Note sources, names by content hashes, that a run of a data set has encoded; it may not have seen all of them."""
+    note(store, data_set(store, data_name(data), fingerprint).after(sources, whole=False))
+
+
+def find_left(
+    store: EncodingStore,
+    data: str,
+    fingerprint: str,
+    sources: Mapping[str, str],
+    unread: Mapping[str, str],
+    passed_over: Mapping[str, str],
+) -> LeftRows:
+    """Note what a run of a data set found, take out the rows that were edited, and tell those that have left.
+
+    Args:
+        store: opened for writing.
+        data: file, folder or address of the data.
+        fingerprint: the encoder of the run.
+        sources: names of the shards that it read, by the hashes of their content.
+        unread: files that it could not read, and why. No row has left then: it may be in there.
+        passed_over: what it did not look into, and why; of what was read before the same holds.
+    """
+    before = data_set(store, data_name(data), fingerprint)
+    unknown = {**unread, **read_before(before, passed_over), **unanswered(store, fingerprint, sources)}
+    known = before.after(sources, whole=not unknown)
+    note(store, known)
+    if unknown:
+        return LeftRows(count=None, examples=[f"{name}: {why}" for name, why in list(unknown.items())[:SHOWN]])
+    all_known = data_sets(store, fingerprint)
+    left = left_rows(store, fingerprint, all_known, [known.data])
+    edited = edited_in_place(store, known, left)
+    with suppress(ValueError):  # an object store's, while another writer is at work: the next run does it
+        drop_rejects(store, fingerprint, all_known)
+        drop_rows(store, edited)
+    still = left_rows(store, fingerprint, all_known, [known.data]) if len(edited) else left
+    return LeftRows(count=len(still), examples=described(still), replaced=len(left) - len(still))
+
+
+def drop_missing(
+    store: EncodingStore,
+    data: Sequence[str],
+    fingerprint: str | None = None,
+    dry_run: bool = False,
+    columns: Columns | None = None,
+    progress: Callable[[int, int], None] = lambda done, shards: None,
+) -> dict[str, pa.Table]:
+    """Take out of the newest version the samples that were of some data sets and are in no data set any more.
+
+    Args:
+        store: opened for writing.
+        data: files, folders or addresses of the data sets, each encoded into the store as it is now.
+        fingerprint: the encoder whose samples they are; None is each that the data sets were encoded with.
+        dry_run: take nothing out, only tell.
+        columns: of pictures and captions, as they were chosen when the data were encoded.
+        progress: called with (shards read, shards in all) after each.
+
+    Returns:
+        By encoder, the samples; see `storage.maintenance.left_rows.LEFT`.
+
+    Raises:
+        FileNotFoundError: there are no such data.
+        ValueError: a file can't be read, or is not in the store as it is now: which rows have left can't be told.
+    """
+    found = {data_name(each): sources_of(each, columns or Columns(), progress) for each in data}
+    encoders = [fingerprint] if fingerprint is not None else encoders_of(store, found)
+    missing = {}
+    for encoder in encoders:
+        known = {each.data: each for each in data_sets(store, encoder)}
+        for name, (sources, passed_over) in found.items():
+            before = known.get(name, DataSet(data=name, fingerprint=encoder))
+            check_known(store, before, sources, passed_over)
+            known[name] = before.after(sources, whole=True)
+        missing[encoder] = left_rows(store, encoder, list(known.values()), found)
+        if not dry_run:
+            for name in found:
+                note(store, known[name])
+            drop_left(store, encoder, list(known.values()), found)
+    return missing
+
+
+def sources_of(
+    data: str, columns: Columns, progress: Callable[[int, int], None]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the sources of a data set, names by content hashes, and what is passed over; see `drop_missing`."""
+    listed = list_data(data, columns=columns)
+    shards = shards_of(listed.files, columns)
+    sources = {}
+    for done, shard in enumerate(shards, 1):
+        sources[shard.content_hash] = shard.name
+        progress(done, len(shards))
+    return sources, listed.passed_over
+
+
+def encoders_of(store: EncodingStore, data: Mapping[str, object]) -> list[str]:
+    """Return the encoders that some data sets were encoded with; ValueError where there is none."""
+    found = sorted({each.fingerprint for each in data_sets(store) if each.data in data})
+    if not found:
+        raise ValueError(f"{store.path}: expected data that were encoded into it, found {', '.join(data)}")
+    return found
+
+
+def check_known(
+    store: EncodingStore, before: DataSet, sources: Mapping[str, str], passed_over: Mapping[str, str]
+) -> None:
+    """Raise ValueError where rows of a data set may be others than those that its last run dealt with."""
+    of = f"under {before.fingerprint}: which rows have left can't be told"
+    for name in (name for key, name in sources.items() if key not in before.sources):
+        raise ValueError(f"{before.data}: {name} is new or changed since it was last encoded {of}: encode first")
+    unknown = {**read_before(before, passed_over), **unanswered(store, before.fingerprint, sources)}
+    for name, why in unknown.items():
+        raise ValueError(f"{before.data}: {name} {of}: {why}")
+
+
+def read_before(before: DataSet, passed_over: Mapping[str, str]) -> dict[str, str]:
+    """Return what is passed over and was a source of the last run, or held some."""
+
+    def was_read(name: str) -> bool:
+        folder = name if name.endswith("/") else f"{name}/"
+        return any(each == name or each.startswith((folder, f"{name}[")) for each in before.sources.values())
+
+    return {name: why for name, why in passed_over.items() if was_read(name)}
+
+
+def unanswered(store: EncodingStore, fingerprint: str, sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the sources with rows that may be samples, for their picture could not be had the last time."""
+    rejects = store.rejects()
+    of_encoder = pc.and_(pc.equal(rejects["fingerprint"], fingerprint), _is_in(rejects["reason"], TRY_AGAIN))
+    names = rejects.filter(pc.and_(of_encoder, _is_in(rejects["source_hash"], sources)))["source"]
+    return dict.fromkeys(names.unique().to_pylist(), "rows whose picture was not to be had; encoding tries again")
+
+
+def described(rows: pa.Table) -> list[str]:
+    """Return the first few samples in words."""
+    return [
+        f"{row['source']} row {row['row']}: {row['caption'][:SHOWN_CAPTION]!r}"
+        for row in rows.slice(0, SHOWN).to_pylist()
+    ]
+
+
+def _is_in(column: pa.ChunkedArray, values: Sequence[str] | Mapping[str, str]) -> pa.ChunkedArray:
+    return pc.is_in(column, value_set=pa.array(sorted(values), pa.string()))

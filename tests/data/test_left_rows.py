@@ -1,0 +1,215 @@
+"""Rows that left the data: named by the next run, and taken out where that is asked for; never those of other data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmdiff.data.encode import EncoderSet, prepare
+from llmdiff.data.encode.data_set import LeftRows, data_name, drop_missing, find_left, note_sources
+from llmdiff.data.sources import open_source
+from llmdiff.diffusion.latents import LatentEncoder
+from llmdiff.encoder import Encoder, EncoderConfig
+from storage import EncodingStore
+from storage.maintenance.data_sets import data_set, data_sets
+from storage.maintenance.verify import verify
+from tests.data.conftest import SIZE
+from tests.data.data_set_run import CAPTIONS, PNG, contents, run
+from tests.data.pictures import write_parquet
+from tests.encoder import tiny_models
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a Parquet file of some of the pairs into a data set, and returns the data set's folder."""
+
+    def write(data: str, file: str, *pairs: int) -> Path:
+        write_parquet(tmp_path / data / file, [(PNG[number], CAPTIONS[number]) for number in pairs])
+        return tmp_path / data
+
+    return write
+
+
+def captions(store: EncodingStore) -> list[str]:
+    return sorted(store.samples()["caption"].to_pylist())
+
+
+def test_rows_that_left_are_named_and_taken_out_on_request(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    run(store, write("photos", "a.parquet", 0, 1, 2), encoders)
+    data = write("photos", "a.parquet", 1)
+    expected = [f"a.parquet row 0: {CAPTIONS[0]!r}", f"a.parquet row 2: {CAPTIONS[2]!r}"]
+    for _ in range(2):
+        assert run(store, data, encoders).left == LeftRows(count=2, examples=expected)
+    version = store.version
+    (planned,) = drop_missing(store, [str(data)], dry_run=True).values()
+    assert (planned["caption"].to_pylist(), store.version) == ([CAPTIONS[0], CAPTIONS[2]], version)
+    assert drop_missing(store, [str(data)]) == {encoders.fingerprint: planned}
+    assert captions(store) == [CAPTIONS[1]]
+    assert len(EncodingStore.open(store.path, version).samples()) == 3, "an earlier version keeps them"
+    assert run(store, data, encoders) == (1, 1, 0, 0, LeftRows(count=0))
+    assert data_set(store, data_name(str(data)), encoders.fingerprint).earlier.keys() <= set(
+        store.samples()["source_hash"].to_pylist()
+    )
+    assert run(store, write("photos", "a.parquet", 1, 2), encoders)[:4] == (2, 1, 1, 0), "they may come back"
+    assert not verify(store)
+
+
+def test_data_without_a_usable_row(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
+    """From the first run on, and of data that had some."""
+    data = write("photos", "a.parquet", 0)
+    write_parquet(data / "a.parquet", [(b"junk", "x")])
+    assert run(store, data, encoders)[3:] == (1, LeftRows(count=0))
+    run(store, write("photos", "a.parquet", 0), encoders)
+    (data / "a.parquet").unlink()
+    (data / "metadata.jsonl").touch()
+    left = run(store, data, encoders).left
+    assert left == LeftRows(count=1, examples=[f"a.parquet row 0: {CAPTIONS[0]!r}"])
+
+
+def test_rows_of_another_data_set_stay(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
+    """Some of them are rows of both, first found in either; and the file has the same name in both."""
+    photos, drawings = write("photos", "a.parquet", 0, 1, 2), write("drawings", "a.parquet", 2, 3, 4)
+    for data in (photos, drawings):
+        run(store, data, encoders)
+    write("photos", "a.parquet", 0, 4)
+    assert run(store, photos, encoders).left == LeftRows(count=1, examples=[f"a.parquet row 1: {CAPTIONS[1]!r}"])
+    write("drawings", "a.parquet", 3)
+    assert run(store, drawings, encoders).left == LeftRows(count=1, examples=[f"a.parquet row 2: {CAPTIONS[2]!r}"])
+    drop_missing(store, [str(drawings)])
+    assert captions(store) == sorted(CAPTIONS[number] for number in (0, 1, 3, 4))
+    drop_missing(store, [str(photos), str(drawings)])
+    assert captions(store) == sorted(CAPTIONS[number] for number in (0, 3, 4))
+
+
+def test_a_row_that_moved_to_another_data_set_stays(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    photos = write("photos", "a.parquet", 0, 1)
+    run(store, photos, encoders)
+    write("photos", "a.parquet", 0)
+    assert run(store, write("drawings", "b.parquet", 1, 2), encoders)[:3] == (2, 1, 1)
+    assert run(store, photos, encoders).left == LeftRows(count=0)
+    assert len(captions(store)) == 3
+
+
+def test_rows_that_no_run_noted_stay(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
+    """Of an earlier version of the program, or of shards that were encoded without a data set."""
+    data = write("photos", "a.parquet", 0, 1)
+    from llmdiff.data.encode import encode_shard
+
+    for shard in open_source(data):
+        encode_shard(store, shard, encoders)
+    write("photos", "a.parquet", 1)
+    assert run(store, data, encoders).left == LeftRows(count=0)
+    assert len(captions(store)) == 2
+
+
+def test_what_can_not_be_read_makes_no_row_missing(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    write("photos", "a.parquet", 0, 1)
+    data = write("photos", "b.parquet", 2, 3)
+    run(store, data, encoders)
+    write("photos", "a.parquet", 1)
+    whole = (data / "b.parquet").read_bytes()
+    (data / "b.parquet").write_bytes(whole[:-20])
+    left = run(store, data, encoders).left
+    assert (left.count, left.replaced) == (None, 0)
+    assert left.examples[0].startswith("b.parquet: ")
+    with pytest.raises(ValueError, match=r"b\.parquet: expected a Parquet file"):
+        drop_missing(store, [str(data)])
+    unfinished = {"b.parquet": "changing"}
+    sources = {shard.content_hash: shard.name for shard in open_source(data / "a.parquet")}
+    assert find_left(store, str(data), encoders.fingerprint, sources, unfinished, {}).count is None
+    assert len(captions(store)) == 4
+    (data / "b.parquet").write_bytes(whole)
+    assert run(store, data, encoders).left.count == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_makes_no_row_missing_for_real(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    data = write("photos", "below/a.parquet", 0)
+    run(store, write("photos", "b.parquet", 1), encoders)
+    (data / "below").chmod(0)
+    try:
+        assert run(store, data, encoders).left.count is None
+    finally:
+        (data / "below").chmod(0o755)
+
+
+def test_what_is_passed_over_and_was_read_before_makes_no_row_missing(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    write("photos", "below/a.parquet", 0)
+    data = write("photos", "b.parquet", 1)
+    run(store, data, encoders)
+    sources = {shard.content_hash: shard.name for shard in open_source(data / "b.parquet")}
+    for passed_over, count in (({"below/": "cannot be read"}, None), ({"bel": "", "other/": "hidden"}, 1)):
+        found = find_left(store, str(data), encoders.fingerprint, sources, {}, passed_over)
+        assert found.count == count
+
+
+def test_data_that_changed_since_must_be_encoded_first(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write("photos", "a.parquet", 0, 1)
+    with pytest.raises(ValueError, match="expected data that were encoded into it, found .*photos"):
+        drop_missing(store, [str(data)])
+    run(store, data, encoders)
+    write("photos", "a.parquet", 1, 2)
+    with pytest.raises(ValueError, match=r"a\.parquet is new or changed since it was last encoded .*: encode first"):
+        drop_missing(store, [str(data)])
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        drop_missing(store, [str(tmp_path / "gone")])
+    assert len(captions(store)) == 2
+
+
+def test_each_encoder_has_samples_of_its_own(
+    store: EncodingStore, encoders: EncoderSet, latent_encoder: LatentEncoder, write: Callable[..., Path]
+) -> None:
+    model, config = tiny_models.build("llama"), EncoderConfig(dtype="float32", max_tokens=5)
+    other = prepare(store, Encoder(model, tiny_models.tokenizer(), config), latent_encoder, SIZE)
+    data = write("photos", "a.parquet", 0, 1)
+    for each in (encoders, other):
+        run(store, data, each)
+    write("photos", "a.parquet", 1)
+    assert run(store, data, other).left.count == 1
+    with pytest.raises(ValueError, match=f"under {encoders.fingerprint}: which rows have left can't be told"):
+        drop_missing(store, [str(data)], encoders.fingerprint)
+    drop_missing(store, [str(data)], other.fingerprint)
+    assert {key: len(store.samples(key)) for key in (encoders.fingerprint, other.fingerprint)} == {
+        encoders.fingerprint: 2,
+        other.fingerprint: 1,
+    }
+
+
+def test_a_run_that_was_cut_short_is_noted(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    """Its sources count as those of the data set, and those that it did not come to are not gone."""
+    data = write("photos", "a.parquet", 0)
+    run(store, data, encoders)
+    before = data_sets(store)[0].sources
+    note_sources(store, str(data), encoders.fingerprint, {"0" * 64: "b.parquet"})
+    (known,) = data_sets(store, encoders.fingerprint)
+    assert (dict(known.sources), known.earlier) == ({**before, "0" * 64: "b.parquet"}, {})
+    assert run(store, data, encoders).left.count == 0
+    assert dict(data_sets(store)[0].earlier) == {"0" * 64: "b.parquet"}
+
+
+def test_a_file_of_sources_that_can_not_be_read_is_named(
+    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+) -> None:
+    run(store, write("photos", "a.parquet", 0), encoders)
+    (file,) = (store.path / "data").children()
+    file.write(b"{")
+    with pytest.raises(ValueError, match=f"{file.name}: expected the sources of a data set"):
+        data_sets(store)
+    assert contents(store)
