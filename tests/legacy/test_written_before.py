@@ -34,6 +34,7 @@ from tests.training.training_run import LAUNCHED
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
 LLM = EXPECTED["fingerprints"]["llm"]
 CHAMPION = "models:/llmdiff-adapter@champion"
@@ -103,8 +104,9 @@ class Done(NamedTuple):
 def legacy_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """The commands at work, in a folder of their own, while other tests are run."""
     folder = unpack(tmp_path_factory.mktemp("commands"))
-    env = {key: value for key, value in os.environ.items() if key not in (*LAUNCHED, "PREFECT_API_URL")}
-    env |= {"LLMDIFF_HOME": str(folder / "runs"), "PREFECT_HOME": str(folder / "prefect"), "DS_ACCELERATOR": "cpu"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env = {name: value for name, value in ours.items() if name not in LAUNCHED}
+    env |= {"LLMDIFF_HOME": str(folder / "runs"), "HOME": str(folder), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     env.pop("MLFLOW_TRACKING_URI", None)
     command, pipe = [sys.executable, "-c", COMMANDS], subprocess.PIPE
     with subprocess.Popen(command, env=env, cwd=folder, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -277,6 +279,10 @@ def test_a_finished_run_has_nothing_left_to_do(written: Path, done: Done) -> Non
     assert said in done.printed["finished"]
     assert f"adapter: {Path('finished', 'adapter')} (" in done.printed["finished"]
     assert read_rows(done.folder / "finished") == read_rows(written / "finished")
+
+
+def test_without_a_server_flows_bring_their_own_engine(done: Done) -> None:
+    assert (done.folder / "runs" / "prefect" / "prefect.db").exists()
 
 
 def test_what_is_in_a_store_is_not_encoded_again(done: Done) -> None:

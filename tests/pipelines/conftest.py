@@ -166,7 +166,7 @@ def deployed(server: Server, world: World) -> Iterator[Deployed]:
                 "train": server.run(
                     *("deployment", "run", "train/default", "--watch", "--watch-interval", "1"),
                     *("--param", f"store={store}", "--param", f"diffusion={world.diffusion}"),
-                    *("--param", f"output={output}", "--param", "processes=2"),
+                    *("--param", f"output={output}"),
                     *("--param", f"settings={json.dumps({**TRAINING, 'sample_every': 4, 'validation_prompts': ['']})}"),
                 ),
             }

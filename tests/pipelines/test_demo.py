@@ -7,7 +7,8 @@ from pipelines.demo import QUICK, run_demo
 from pipelines.runtime.shapes_benchmark import TRAINING
 
 
-def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process, capsys) -> None:
+def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.demo.PROCESSES", 1)  # of training: each takes seconds to start
     out = tmp_path / "demo"
     report = run_demo(out, replace(QUICK, pictures=80, prompts=2, training=TRAINING.model_copy(update={"steps": 4})))
     assert json.loads((out / "report.json").read_text())["registry"] == report["registry"]

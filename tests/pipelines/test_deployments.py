@@ -17,10 +17,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from infra.launch.errors import LaunchError
 from infra.service.config import ServiceConfig
 from infra.service.deployments import DEPLOYMENTS, unregistered
 from infra.service.processes import Background
 from infra.tracking.run import client
+from llmdiff.training.config import TrainSettings
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
 from tests.waiting import wait_until
@@ -85,17 +87,22 @@ def test_flows_are_loaded_as_parts_of_their_package_so_that_a_ray_worker_finds_t
         assert f"{found.__module__}.{found.__name__}" == entrypoint
 
 
-def test_a_run_fails_with_the_error_of_its_rank(deployed: Deployed, server: Server, world: World) -> None:
-    store = Path(shutil.copytree(deployed.store, server.home / "damaged"))
+def test_a_run_fails_with_the_error_of_its_rank(
+    deployed: Deployed, in_process: Server, world: World, own_home: Path
+) -> None:
+    from pipelines.flows.train import train_flow
+
+    store = Path(shutil.copytree(deployed.store, own_home / "damaged"))
     for chunk in store.glob("shards/*/encodings/**/c/**/*"):
         if chunk.is_file():
             os.truncate(chunk, chunk.stat().st_size // 2)
-    run = server.begin("train", store=str(store), diffusion=world.diffusion, settings=TRAINING)
-    wait_until(lambda: server.state(run)["type"] not in ("SCHEDULED", "PENDING", "RUNNING"), 400)
-    assert server.state(run)["type"] == "FAILED"
-    assert re.search(
-        rf"LaunchError: {store}/shards/.*: rows \d+ to \d+: the checksum is invalid", server.state(run)["message"]
-    )
+    with pytest.raises(LaunchError, match="the checksum is invalid"):
+        train_flow(store=str(store), diffusion=world.diffusion, settings=TrainSettings(**TRAINING))
+    newest = {"sort": "START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": ["train"]}}}
+    (run,) = in_process.post("/flow_runs/filter", **newest)
+    assert run["state"]["type"] == "FAILED"
+    found = run["state"]["message"]
+    assert re.search(rf"LaunchError: {store}/shards/.*: rows \d+ to \d+: the checksum is invalid", found)
 
 
 def artifacts(server: Server, watched: str, key: str) -> list[dict[str, Any]]:
