@@ -21,13 +21,13 @@ class ParquetShard(ColumnarShard):
 
     @property
     def row_count(self) -> int:
-        return self._footer[1]
+        return int(self._footer[1].num_rows)
 
     @cached_property
-    def _footer(self) -> tuple[pa.Schema, int]:
-        """Of the file's end: its columns, and how many rows it has."""
+    def _footer(self) -> tuple[pa.Schema, pq.FileMetaData]:
+        """The file's columns, and what else its end says."""
         with self._open() as table:
-            return table.schema_arrow, int(table.metadata.num_rows)
+            return table.schema_arrow, table.metadata
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as table:
@@ -40,9 +40,9 @@ class ParquetShard(ColumnarShard):
 
     def has_pictures_elsewhere(self, image: str) -> bool:
         """See `ColumnarShard`; the file's statistics say it, where they are there, without a look at the pictures."""
-        with self._open() as table:
-            groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
-            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+        metadata = self._footer[1]
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        columns = [group.column(i) for group in groups for i in range(group.num_columns)]
         found = [column.statistics for column in columns if column.path_in_schema == f"{image}.bytes"]
         if all(each is not None and each.has_null_count for each in found):
             return any(each.null_count for each in found)
