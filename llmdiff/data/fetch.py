@@ -14,7 +14,7 @@ from llmdiff.data.sources import Row, Url
 
 AT_ONCE = 16
 RETRIES = 3
-"""Of a connection that fails, with a growing pause before each."""
+"""How often a connection that fails is tried again, with a growing pause before each try."""
 TIMEOUT = 20.0
 """Seconds to wait for a connection, or for the next bytes."""
 DEADLINE = 120.0

@@ -116,7 +116,7 @@ class RankBatch(NamedTuple):
     epoch: int
     batch: Batch
     samples: int
-    """Of the step, over all processes."""
+    """Number of samples in the step, over all processes."""
 
 
 def endless(run: Run) -> Generator[RankBatch]:

@@ -31,7 +31,7 @@ PATIENCE = 500
 WINDOW = 256
 """Samples, the newest, whose losses are compared with and without their own captions."""
 LEAST_SHARE = 0.1
-"""Of a layer's output: the original path below it is drowned."""
+"""Share of a layer's output below which the original path counts as drowned."""
 MOST_TRUNCATED = 0.01
 """Share of captions that may reach the encoder's limit."""
 

@@ -37,7 +37,7 @@ class EvalModel(BaseModel):
     spec: str
     """As it was asked for."""
     source: Source | None = None
-    """Of an adapter and its base model."""
+    """The adapter and its base model; None for any other pipeline."""
 
 
 def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffusion: str | None) -> list[EvalModel]:

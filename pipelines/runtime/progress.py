@@ -147,14 +147,14 @@ def make_artifact(what: str) -> UUID:
 
 
 def run_logger() -> Any:
-    """Of the flow or the task that runs."""
+    """Return the logger of the flow or the task that runs."""
     from prefect.logging import get_run_logger
 
     return get_run_logger()
 
 
 def find_root_logger() -> Any:
-    """Of the run that somebody started and may watch, where the one here is a part of it; else None."""
+    """Return the logger of the run that somebody started and may watch, where this one is a part of it; else None."""
     from uuid import UUID
 
     from prefect.client.orchestration import get_client

@@ -46,7 +46,7 @@ def rows(found: dict[str, Shares], reference: str) -> list[dict[str, Any]]:
 
 
 def gaps(found: dict[str, Shares], name: str, fact: str) -> dict[str, Estimate]:
-    """Of one variant to every other in one fact, over the wordings that the base does not understand."""
+    """Estimate one variant's gap to every other in one fact, over the wordings that the base does not understand."""
     own = pooled(found[name], fact)
     return {other: difference(own, pooled(shares, fact)) for other, shares in found.items() if other != name}
 

@@ -52,7 +52,7 @@ class Variant:
     reading: Reading | None = Reading()
     """What encodes captions; None is the base model without an adapter."""
     adapter: tuple[tuple[str, Any], ...] = ()
-    """Of `AdapterSettings`, over the demonstration's."""
+    """Settings of `AdapterSettings`, over the demonstration's."""
     weights: tuple[float, float] | None = None
     """Put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
     seeds: int | None = None

@@ -30,7 +30,7 @@ def study(lab: Lab) -> Outcome:
 
 
 def kept(found: dict[str, Shares], name: str) -> Estimate:
-    """Of prompts in the base's own template whose things the base drew right, the share that a variant draws right."""
+    """Return how large a share a variant draws right of the prompts in the base's template that the base drew right."""
     could = found[BASE.name]["template"]["binding"][0] == 1
     verdicts = found[name]["template"]["binding"][:, could]
     return share(verdicts) if could.any() else Estimate(np.nan, np.nan, np.nan)

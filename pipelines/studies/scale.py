@@ -39,7 +39,7 @@ class Size(BaseModel):
     llm: str
     """Folder or name on the hub."""
     settings: dict[str, Any] = Field(default_factory=lambda: {"template": PROMPT})
-    """Of `EncoderConfig`."""
+    """Settings of `EncoderConfig`."""
 
     @property
     def variant(self) -> Variant:

@@ -23,7 +23,7 @@ from storage.hashing import canonical_json, content_hash
 
 matplotlib.use("Agg")
 BLOCKS = 5
-"""Of the embedded LLM."""
+"""Number of blocks of the embedded LLM."""
 
 
 def setting(name: str, trained: bool = True, **settings: Any) -> tuple[Variant, bool]:
@@ -79,7 +79,7 @@ def study(lab: Lab) -> Outcome:
 
 
 def columns() -> list[str]:
-    """Of the judged pictures, the differences alone."""
+    """Name the columns of the judged pictures: the differences alone."""
     return [f"{fact}, over default" for fact in MAIN]
 
 

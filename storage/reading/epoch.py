@@ -43,7 +43,7 @@ class Entries:
     repeat: np.ndarray
     """int64 ``(n,)``, how often the entry's sample or picture came before in the epoch."""
     shapes: list[str]
-    """Of latents; see `SampleIndex.shapes`."""
+    """Shapes of latents; see `SampleIndex.shapes`."""
     shape: np.ndarray
     """int64 ``(n,)``, into `shapes`."""
     may_flip: np.ndarray

@@ -58,7 +58,7 @@ class SampleIndex:
     encodings: ArrayRows
     latents: ArrayRows
     shapes: list[str]
-    """Of the latents, as the store names them, sorted: ``4x64x64``; ``2x4x64x64`` where both orientations are kept."""
+    """Shapes of latents by the store's names, sorted: ``4x64x64``; ``2x4x64x64`` where both orientations are kept."""
     shape: np.ndarray
     """int64 ``(n,)``, into `shapes`."""
     picture: np.ndarray | None

@@ -16,7 +16,7 @@ import httpx
 from llmdiff.data.remote.place import Facts, Refusal
 
 TRIES = 6
-"""Of a request, as long as none of them brings a byte."""
+"""How often a request is made, as long as none brings a byte."""
 PAUSE = 0.5
 """Seconds before the second try; each is twice as long as the one before."""
 LONGEST_PAUSE = 60.0
@@ -132,7 +132,7 @@ def _check(answer: httpx.Response, url: str) -> None:
 
 
 def _facts(answer: httpx.Response) -> Facts:
-    """Of an answer to a request for the first byte."""
+    """Return what an answer to a request for the first byte says of the file."""
     size = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if answer.status_code == 200:
         size = answer.headers.get("Content-Length", "")

@@ -25,7 +25,7 @@ class ParquetShard(ColumnarShard):
 
     @cached_property
     def _footer(self) -> tuple[pa.Schema, int]:
-        """Of the file's end: its columns, and how many rows it has."""
+        """What the file's footer says: its columns, and how many rows it has."""
         with self._open() as table:
             return table.schema_arrow, int(table.metadata.num_rows)
 

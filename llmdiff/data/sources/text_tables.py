@@ -31,7 +31,7 @@ class TableShard:
     unread: tuple[str, ...] = ()
     columns_read: tuple[str, ...] = ()
     listed_hash: str | None = None
-    """Of the rows, with what a listing says of their pictures; None where only the pictures' bytes can say."""
+    """Hash of the rows and of what a listing says of their pictures; None where only the pictures' bytes can say."""
 
     @cached_property
     def content_hash(self) -> str:
