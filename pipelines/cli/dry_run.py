@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from llmdiff.data.encode.preview import preview
 from llmdiff.data.encode.reading import cores
-from llmdiff.data.sources import SourceShard, list_data, rows_told, shards_of
+from llmdiff.data.sources import SourceShard, known_row_count, list_data, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
@@ -112,7 +112,7 @@ def plan_of(shard: SourceShard) -> ShardPlan:
     """Return what a run would find in a shard, or why it can't be read."""
     try:
         return ShardPlan(
-            name=shard.name, rows=rows_told(shard), pictures=shard.has_pictures, columns=shard.columns_read
+            name=shard.name, rows=known_row_count(shard), pictures=shard.has_pictures, columns=shard.columns_read
         )
     except ValueError as error:
         return ShardPlan(name=shard.name, unreadable=str(error))

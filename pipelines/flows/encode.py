@@ -21,7 +21,7 @@ from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, rows_told, scan, shards_of
+from llmdiff.data.sources import Listing, Scan, SourceShard, known_row_count, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
@@ -287,7 +287,7 @@ def _usable(shard: ShardReport) -> int:
 def _rows(shard: SourceShard) -> int | None | ValueError:
     """Return a shard's rows, where they are told, or why it is unreadable, which it says again when its turn comes."""
     try:
-        return rows_told(shard)
+        return known_row_count(shard)
     except ValueError as error:
         return error
 
