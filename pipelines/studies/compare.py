@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.studies.estimates import Estimate, difference, said, share
-from pipelines.studies.lab import Lab, Shares, Variant
+from pipelines.studies.workspace import Shares, Variant, Workspace
 
 matplotlib.use("Agg")
 CAPTIONS = ("natural", "unseen_wording")
@@ -20,9 +20,9 @@ MAIN = ("binding", "relation")
 LABELS = {"template": "the base's template", "natural": "wordings of training", "unseen_wording": "new wordings"}
 
 
-def judged(lab: Lab, variants: Iterable[Variant]) -> dict[str, Shares]:
+def shares_by_variant(workspace: Workspace, variants: Iterable[Variant]) -> dict[str, Shares]:
     """Every variant's verdicts."""
-    return {variant.name: lab.shares(variant) for variant in variants}
+    return {variant.name: workspace.shares(variant) for variant in variants}
 
 
 def pooled(shares: Shares, fact: str, wordings: Sequence[str] = CAPTIONS) -> np.ndarray:
