@@ -74,9 +74,9 @@ def retrain_flow(request: RetrainRequest) -> RetrainResult:
     """
     began = time.perf_counter()
     check(request)
-    with job_mutex(EncodingStore.open_or_create(request.store).path, "retrain", request.wait) as holder:
-        if holder is not None:
-            return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {holder}"), began)
+    with job_mutex(EncodingStore.open_or_create(request.store).path, "retrain", request.wait) as mutex:
+        if not mutex.is_ours:
+            return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {mutex.taken_by}"), began)
         found = encode_new(request)
         unseen = [file.source for file in unseen_in(request, found)]
         initial = champion_address(request.name) if unseen and request.start == "champion" else None
