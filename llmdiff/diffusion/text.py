@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class CaptionEncoder(ABC):
-    """Encodes captions in batches; what they become is told by `encode_batch`."""
+    """Encodes captions in batches; `encode_batch` says what they become."""
 
     def __init__(self) -> None:
         self.truncated = 0

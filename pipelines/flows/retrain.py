@@ -41,7 +41,7 @@ class Found(BaseModel):
     samples: int = 0
     """Samples encoded now."""
     unfinished: dict[str, str] = {}
-    """Files that are being written, and how that was told: left for the next time."""
+    """Files that are being written, and what shows it: left for the next time."""
     broken: dict[str, str] = {}
     """Files that can't be read, and why; looked into again once they change."""
 

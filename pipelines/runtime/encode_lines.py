@@ -33,10 +33,10 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
     )
     lines += [f"not counted before they are read: rows of {uncounted} shards"] * bool(uncounted)
     lines += [f"columns of {count} shards: {', '.join(names)}" for names, count in columns.items() if names]
-    told = list(passed_over.items())
-    lines += [f"not read: {name}: {why}" for name, why in told[:shown]]
-    others = Counter(why for _, why in told[shown:])
+    unread = list(passed_over.items())
+    lines += [f"not read: {name}: {why}" for name, why in unread[:shown]]
+    others = Counter(why for _, why in unread[shown:])
     if others:
         counted = "; ".join(f"{count} times {why}" for why, count in others.most_common())
-        lines.append(f"not read: {len(told) - shown} more: {counted}")
+        lines.append(f"not read: {len(unread) - shown} more: {counted}")
     return lines

@@ -40,7 +40,7 @@ def test_lines_come_at_each_tenth_and_twice_a_minute(clock: SimpleNamespace, mon
 
     def tell(work: Progress) -> None:
         told.append((clock.seconds - 100, work.done))
-        work.told, work.told_at = work.done, clock.seconds
+        work.reported, work.reported_at = work.done, clock.seconds
 
     monkeypatch.setattr(Progress, "tell", tell)
     fast, slow = Progress("encode", 100, "row"), Progress("encode", 1000, "row")
@@ -49,7 +49,7 @@ def test_lines_come_at_each_tenth_and_twice_a_minute(clock: SimpleNamespace, mon
         fast.reach(fast.done + 1)
     assert [done for _, done in told] == [24, 48, 72, 96]
     told.clear()
-    clock.seconds = slow.told_at
+    clock.seconds = slow.reported_at
     for _ in range(90):
         clock.seconds += 1
         slow.reach(slow.done + 1)

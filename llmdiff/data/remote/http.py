@@ -1,4 +1,4 @@
-"""Reading over HTTP by ranges, on from where a connection broke; addresses are told without what is secret in them."""
+"""Reading over HTTP by ranges, on from where a connection broke; addresses are shown without what is secret in them."""
 
 from __future__ import annotations
 
@@ -157,11 +157,11 @@ class _NoSecrets(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(map(_told, record.args))
+            record.args = tuple(map(_shown, record.args))
         return True
 
 
-def _told(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     return without_secrets(str(value)) if isinstance(value, httpx.URL) else value
 
 
