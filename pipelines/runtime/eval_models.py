@@ -35,7 +35,7 @@ class EvalModel(BaseModel):
     name: str
     kind: Literal["adapter", "base", "pipeline"]
     spec: str
-    """As it was asked for."""
+    """The model as the user named it."""
     source: Source | None = None
     """The adapter and its base model; None for any other pipeline."""
 

@@ -40,7 +40,7 @@ Shares = dict[str, dict[str, np.ndarray]]
 
 
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
-"""To try the commands: nothing is learned."""
+"""Sizes for trying the commands, at which nothing is learned."""
 BATCH = 32
 VERDICTS, MODEL_KEY = "judged", "drawing"
 """The folder of verdicts, and the key of the scored model in them, by the names that studies of before have."""
