@@ -31,7 +31,7 @@ from llmdiff.shapes.shards import random_scene
 BATCHES = (1, 8)
 CLIP_TOKENS = 77
 LLMS = {"phi-1.5": PhiConfig(), "vicuna-7b": LlamaConfig()}
-STEPS = 30  # of a picture, over which an encoding's time is told
+STEPS = 30  # of a picture, over which an encoding's time is spread
 
 
 def main() -> None:

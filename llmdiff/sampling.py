@@ -46,7 +46,7 @@ class Sampling(BaseModel):
     scheduler: Scheduler | None = None
     """The sampler, a key of `SCHEDULERS`; None is each model's own."""
     dtype: DType = "float32"
-    """Of the models."""
+    """Dtype of the models."""
     negative: str = ""
     """What not to draw."""
     scale: float = 1.0

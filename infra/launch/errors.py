@@ -25,7 +25,7 @@ def is_echo(error: str) -> bool:
 
 
 def errors_in(output: str, log: Path) -> list[str]:
-    """The errors that processes printed: first those of tracebacks, then those that are told in a line of their own."""
+    """The errors that processes printed: first those of tracebacks, then those that stand in a line of their own."""
     lines = [line.strip() for line in output.splitlines()]
     traced = []
     for number, line in enumerate(lines):

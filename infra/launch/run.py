@@ -17,7 +17,7 @@ RUN_ID = "mlflow-run"
 def run_training(output: Path, topology: Topology, poll: Callable[[], None]) -> None:
     """Train as ``config.json`` in a run's folder says; see `infra.launch.local.run_workers`.
 
-    Tracebacks go to ``train.log``, and are shown where this command is told --debug.
+    Tracebacks go to ``train.log``, and are shown where this command is given --debug.
     """
     arguments = ["--config", str((output / CONFIG).resolve()), "--tied", "--debug"]
     run = run_on_hosts if topology.hosts and topology.rank is None else run_workers

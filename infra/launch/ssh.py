@@ -59,8 +59,8 @@ class Node:
         """What went wrong there."""
         self.printed.seek(0)
         lines = self.printed.read().decode(errors="replace").strip().splitlines()
-        told = [line for line in lines if line.startswith("error: ")] or lines or ["nothing was printed"]
-        return f"{self.host.name}: {told[-1].removeprefix('error: ')}"
+        shown = [line for line in lines if line.startswith("error: ")] or lines or ["nothing was printed"]
+        return f"{self.host.name}: {shown[-1].removeprefix('error: ')}"
 
 
 def run_on_hosts(

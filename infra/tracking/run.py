@@ -131,7 +131,7 @@ def end_left_over(api: MlflowClient, experiment: str) -> None:
 
 
 def _process(pid: int) -> str:
-    """This machine's process of a number, told from others that get the number later."""
+    """This machine's process of a number, distinguished from others that get the number later."""
     return f"{socket.gethostname()}:{pid} {started(pid)}"
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 DEVICE = "_execution_device"
-"""Of a pipeline of diffusers: where it computes, which for an offloaded one is not where its modules lie."""
+"""Attribute of a diffusers pipeline: where it computes, which for an offloaded one is not where its modules lie."""
 OFFLOADING = ("_hf_hook", "_diffusers_hook")
 """What accelerate and diffusers hang on a module that they move about."""
 COMPILED = "_orig_mod"
-"""Of a module that `torch.compile` returned: the module itself."""
+"""Attribute of a module that `torch.compile` returned: the module itself."""
 
 
 def execution_device(pipe: Any) -> torch.device:

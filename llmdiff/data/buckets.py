@@ -11,9 +11,9 @@ from functools import cached_property
 STEP = 64
 """Pixels between the sides of two buckets: what eight latents are, as the deepest layers of SD 1's U-Net need them."""
 LEAST_AREA = 0.8
-"""Of the square that they take the place of; SDXL's own list has 0.9, but at 512 pixels no 3:2 then."""
+"""Least area of a bucket, as a share of the square's; with the 0.9 of SDXL's own list, 512 pixels would have no 3:2."""
 FARTHEST = 4
-"""Between a bucket's longer and shorter side."""
+"""Greatest ratio of a bucket's longer side to its shorter one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Buckets:
     size: int
     """Side of the square, in pixels."""
     step: int
-    """Of each side, in pixels."""
+    """Step between the sides of two buckets, in pixels."""
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,7 @@ from llmdiff.data.sources import Row, Url
 
 AT_ONCE = 16
 RETRIES = 3
-"""Of a connection that fails, with a growing pause before each."""
+"""How often a connection that fails is tried again, with a growing pause before each try."""
 TIMEOUT = 20.0
 """Seconds to wait for a connection, or for the next bytes."""
 DEADLINE = 120.0
@@ -49,29 +49,29 @@ def fetch_pictures(
 
 def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes | BadRow:
     """Return what a URL gives, or why it gives none: "not_fetched", or "no_answer" where asking later may help."""
-    told = without_secrets(url)
+    address = without_secrets(url)
     try:
         with client.stream("GET", url) as answer:
             if not answer.is_success:
                 reason: Reason = "no_answer" if answer.status_code in BUSY else "not_fetched"
-                return BadRow(reason, f"{told}: HTTP {answer.status_code} {answer.reason_phrase}")
+                return BadRow(reason, f"{address}: HTTP {answer.status_code} {answer.reason_phrase}")
             return _read(answer, max_bytes)
     except BadRow as bad:
         return bad
     except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL, UnicodeError) as error:
-        return BadRow("not_fetched", f"{told}: {type(error).__name__}: {error}")
+        return BadRow("not_fetched", f"{address}: {type(error).__name__}: {error}")
     except httpx.HTTPError as error:
-        return BadRow("no_answer", f"{told}: {type(error).__name__}: {error}")
+        return BadRow("no_answer", f"{address}: {type(error).__name__}: {error}")
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> bytes:
-    data, end, told = bytearray(), time.monotonic() + DEADLINE, without_secrets(str(answer.url))
+    data, end, address = bytearray(), time.monotonic() + DEADLINE, without_secrets(str(answer.url))
     for part in answer.iter_bytes():
         data += part
         if len(data) > max_bytes:
-            raise BadRow("not_fetched", f"{told}: expected at most {max_bytes} bytes, found more")
+            raise BadRow("not_fetched", f"{address}: expected at most {max_bytes} bytes, found more")
         if time.monotonic() > end:
-            raise BadRow("no_answer", f"{told}: no end after {DEADLINE:.0f} s")
+            raise BadRow("no_answer", f"{address}: no end after {DEADLINE:.0f} s")
     return bytes(data)
 
 

@@ -91,7 +91,7 @@ def _check_shape(picture: Image.Image, size: int, max_pixels: int) -> None:
 
 
 def _unreadable(data: bytes, error: Exception) -> BadRow:
-    """A picture that breaks off, told by Pillow's words or by the length that a WebP states; or a broken one."""
+    """A picture that breaks off, recognised by Pillow's words or the length that a WebP states; or a broken one."""
     detail = f"{type(error).__name__}: {error}".replace("\n", " ")
     if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         return BadRow("truncated_image", f"expected {8 + int.from_bytes(data[4:8], 'little')} bytes, found {len(data)}")

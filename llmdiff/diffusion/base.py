@@ -57,7 +57,7 @@ def is_xl(unet: Mapping[str, Any]) -> bool:
 
 
 def pooled_width(unet: Mapping[str, Any]) -> int:
-    """Of the pooled embedding that SDXL's U-Net reads beside its time ids."""
+    """Return the width of the pooled embedding that SDXL's U-Net reads beside its time ids."""
     return int(unet["projection_class_embeddings_input_dim"]) - TIME_IDS * int(unet["addition_time_embed_dim"])
 
 

@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class CaptionEncoder(ABC):
-    """Encodes captions in batches; what they become is told by `encode_batch`."""
+    """Encodes captions in batches; `encode_batch` says what they become."""
 
     def __init__(self) -> None:
         self.truncated = 0
@@ -137,7 +137,7 @@ class BaseTextEncoder(CaptionEncoder):
 
 
 def content_hash(model: torch.nn.Module) -> str:
-    """Of the weights rounded to bfloat16, so that a model loaded in bfloat16 counts as the same one."""
+    """Return a hash of the weights rounded to bfloat16: a model loaded in bfloat16 has the same one."""
     if any(tensor.is_meta for tensor in model.parameters()):
         raise ValueError("the base's text encoder is offloaded already: load the adapter before")
     digest = hashlib.sha256()

@@ -41,7 +41,7 @@ class Family:
     after_mlp: str | None = None
     """A norm of the feed-forward part's output, before the residual is added."""
     parallel: Callable[[Any], bool] = lambda config: False
-    """Of the model's configuration: whether attention and MLP both read the block's input."""
+    """Whether attention and MLP both read the block's input, by the model's configuration."""
     values: Callable[[Any, Tensor], Tensor] = all_of_it
     """The values (batch, token, key-value heads * head) in what ``value`` gives."""
 

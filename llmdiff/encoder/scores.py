@@ -192,7 +192,7 @@ class ContextScore:
 
 
 class WholeBlockScore:
-    """The score of any block, told from its input and output alone: what an unknown family falls back to."""
+    """The score of any block, computed from its input and output alone: what an unknown family falls back to."""
 
     def __init__(
         self, index: int, layer: nn.Module, config: Any, family: Family | None, fold: Fold, rows: Tensor | None

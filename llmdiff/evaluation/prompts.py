@@ -16,7 +16,7 @@ class Prompt:
 
     text: str
     seed: int
-    """Of the picture's noise."""
+    """Seed of the picture's noise."""
     unit: int
     """Prompts of one unit (a text with all its seeds, a scene in all its wordings) are no independent evidence."""
     category: str = ""

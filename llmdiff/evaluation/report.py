@@ -160,12 +160,12 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
 def _sentence(report: Mapping[str, Any], name: str, models: Mapping[str, Any], key: str, differences: Any) -> str:
     subject, units = next(iter(report["models"])), report["units"]
     values = ", ".join(f"{model} {number(entry[key])}{bounds(entry)}" for model, entry in models.items())
-    told = [
+    comparisons = [
         f" {subject} - {model} = {number(entry[key], sign=True)}{bounds(entry, sign=True)} over {entry['n']} {units}: "
         f"{entry['verdict']}."
         for model, entry in differences.items()
     ]
-    return f"{name}: {values}.{''.join(told)}"
+    return f"{name}: {values}.{''.join(comparisons)}"
 
 
 def bounds(entry: Mapping[str, Any], sign: bool = False) -> str:

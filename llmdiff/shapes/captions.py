@@ -93,13 +93,13 @@ def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
 def answers(scene: Scene) -> list[str]:
     """Return what each of `QUESTIONS` asks for, in four words: where its thing is, then its size, colour and shape.
 
-    Things are told from the left or from above, and each one's place is beside the next thing (the last one's, beside
+    Things are listed from the left or from above, and each one's place is beside the next thing (the last one's, beside
     the one before).
     """
     scene = _canonical(scene)
     places = [*scene.relations, *(INVERSE[relation] for relation in scene.relations[-1:])] or ["alone"]
-    told = [f"{place.split()[0]} {t.size} {t.kind}" for place, t in zip(places, scene.things, strict=True)]
-    return told + [NO_THING] * (len(QUESTIONS) - len(told))
+    found = [f"{place.split()[0]} {t.size} {t.kind}" for place, t in zip(places, scene.things, strict=True)]
+    return found + [NO_THING] * (len(QUESTIONS) - len(found))
 
 
 def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 1) -> str:
@@ -109,7 +109,7 @@ def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, fac
 
 
 def _canonical(scene: Scene) -> Scene:
-    """Things told from the left or from above, whichever thing the caption began with."""
+    """Return the scene with its things listed from the left or from above, whichever thing the caption began with."""
     if scene.relations[:1] in (("right of",), ("below",)):
         return Scene(scene.things[::-1], tuple(INVERSE[relation] for relation in scene.relations[::-1]))
     return scene

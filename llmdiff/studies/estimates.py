@@ -37,7 +37,7 @@ def share(verdicts: np.ndarray) -> Estimate:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> Estimate:
-    """Of two shares on the same prompts, ``(seed, prompt)`` each.
+    """Estimate the difference of two shares on the same prompts, ``(seed, prompt)`` each.
 
     Prompts are resampled together, and so are seeds where there are as many: seed i saw the same samples in the same
     order and the same noise in both.

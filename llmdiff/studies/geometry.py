@@ -91,7 +91,7 @@ def overlap(encoder: Encoder, captions: Sequence[str]) -> dict[str, float]:
 
 
 def overlap_of(inspection: Inspection) -> tuple[Tensor, Tensor]:
-    """Of one caption: the cosine of both scores, by the law of cosines, and ``|S - W| / |S|``, ``(block * token,)``."""
+    """Return a caption's cosine of both scores, by the law of cosines, and ``|S - W| / |S|``, ``(block * token,)``."""
     sentence, word, context = (
         norm[:, 1:].double().flatten() for norm in (inspection.sentence, inspection.word, inspection.context)
     )

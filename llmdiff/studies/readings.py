@@ -37,7 +37,7 @@ class Reading(BaseModel):
     llm: str = str(LLAMA)
     """Folder or name of the LLM; the base's own encoder has none."""
     settings: dict[str, Any] = Field(default_factory=lambda: {"template": PROMPT})
-    """Of `EncoderConfig`; hidden states heed those on tokens and dtype."""
+    """Settings of `EncoderConfig`; hidden states heed those on tokens and dtype."""
     states: States = "last"
     """Which hidden states."""
 

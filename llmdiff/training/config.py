@@ -67,23 +67,23 @@ class TrainSettings(BaseModel):
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """Min-SNR loss weighting (5 is usual); None is the plain mean squared error."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Of the averaged weights that become the result; 0 keeps the last weights."""
+    """Decay of the averaged weights, which become the result; 0 keeps the last weights."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Norm to which the gradient is clipped; 0 is no clipping."""
     skip_limit: int = Field(default=5, gt=0)
-    """Steps in a row whose loss or gradient is not finite, each left out, after which the run stops. Of fp16, those
+    """Steps in a row whose loss or gradient is not finite, each left out, after which the run stops. In fp16, those
     that a smaller loss scale may help don't count."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass; weights, optimiser and averages stay fp32. fp16 comes with a dynamic loss
-    scale."""
+    """Precision of the forward and backward pass; weights, optimiser and averages stay fp32. fp16 comes with a
+    dynamic loss scale."""
     gradient_checkpointing: bool = False
     """Whether the U-Net recomputes activations in the backward pass, to save memory."""
     seed: int = 0
-    """Of the order of samples, what is drawn of them, noise, timesteps and dropout."""
+    """Seed of the order of samples, what is drawn of them, noise, timesteps and dropout."""
 
     caption_choice: Literal["all", "one"] = "all"
-    """Of several captions of a picture: "all" makes each a sample of its own, "one" draws one each epoch, so that a
-    picture counts once however many it has."""
+    """Captions of a picture that has several: "all" makes each a sample of its own, "one" draws one each epoch, so that
+    a picture counts once however many it has."""
     flip: bool = True
     """Mirror each picture or not, as drawn each epoch, where the store has mirror images (`encode --flip`)."""
     flip_words: tuple[str, ...] = ("left", "right")

@@ -21,7 +21,7 @@ NORM, OVERFLOW = "_global_grad_norm", "overflow"
 PLACED = "ds_id"
 """The attribute of a parameter that ZeRO 3 has taken apart."""
 LINKED, LINK = "_hp_optimizer_states_linked", "_lazy_init_hp_params_optimizer_state"
-"""Of ZeRO 1's and 2's optimiser: whether parameters find their moments, and what lets them."""
+"""Attributes of ZeRO 1's and 2's optimiser: whether parameters find their moments, and what lets them."""
 PARTS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
 """By ZeRO stage, the flat tensors that this process's part of the optimiser steps on."""
 

@@ -39,7 +39,7 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
     config, adapter = run.config, run.objective.adapter
     metrics = MetricLogger(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
     batches, in_a_row, monitor = endless(run), 0, TrainingMonitor(speaks=run.rank == 0)
-    monitor.tell(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
+    monitor.report(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
     with closing(metrics), closing(batches), plain_attention(run.device):
         if run.any_process(bool(interrupted)):
             return None
@@ -52,7 +52,7 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
                     run.ema.update(adapter.state(), step)
             else:
                 metrics.skip(step)
-                monitor.tell(nan_inputs(rank_batch.batch))
+                monitor.report(nan_inputs(rank_batch.batch))
             in_a_row = 0 if run.scale.update(applied) else in_a_row + 1
             metrics.advance()
             if step % config.log_every == 0 or step == run.steps:
@@ -116,7 +116,7 @@ class RankBatch(NamedTuple):
     epoch: int
     batch: Batch
     samples: int
-    """Of the step, over all processes."""
+    """Number of samples in the step, over all processes."""
 
 
 def endless(run: Run) -> Generator[RankBatch]:

@@ -1,4 +1,4 @@
-"""Ways in which training is known to fail, watched for while training; each is told with what to change.
+"""Ways in which training is known to fail, watched for while training; each is reported with what to change.
 
 Text ignored, the original path drowned, NaN encodings, truncated captions. Nothing here changes a loss curve.
 """
@@ -31,7 +31,7 @@ PATIENCE = 500
 WINDOW = 256
 """Samples, the newest, whose losses are compared with and without their own captions."""
 LEAST_SHARE = 0.1
-"""Of a layer's output: the original path below it is drowned."""
+"""Share of a layer's output below which the original path counts as drowned."""
 MOST_TRUNCATED = 0.01
 """Share of captions that may reach the encoder's limit."""
 
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
     name: str
     badness: float
-    """Told again once it has doubled."""
+    """How bad it is; it is reported again once this has doubled."""
     text: str
     """What was seen, and what to change."""
     own: bool = False
@@ -51,16 +51,16 @@ class Finding(NamedTuple):
 
 
 class TrainingMonitor:
-    """What was seen so far, and what was told of it."""
+    """What was seen so far, and what was reported of it."""
 
     def __init__(self, speaks: bool = True) -> None:
         """One process of a run `speaks` of what they all see; under ZeRO 3 each has a part of the weights."""
         self.speaks = speaks
         self.gains: deque[float] = deque(maxlen=WINDOW)
-        self.told: dict[str, float] = {}
+        self.reported: dict[str, float] = {}
 
     def look(self, step: int, batch: Batch, own: Tensor, others: Tensor, shares: Mapping[str, float]) -> list[str]:
-        """Tells what is new at this step.
+        """Report what is new at this step.
 
         Args:
             step: optimiser steps done.
@@ -71,13 +71,13 @@ class TrainingMonitor:
         """
         if len(own) > 1:  # alone, a sample has only its own caption
             self.gains.extend(filter(math.isfinite, gains(own, others)))
-        return self.tell(nan_inputs(batch), text_ignored(self.gains, step), original_drowned(shares))
+        return self.report(nan_inputs(batch), text_ignored(self.gains, step), original_drowned(shares))
 
-    def tell(self, *findings: Finding | None) -> list[str]:
-        """Logs each finding the first time, and again when it has got twice as bad; returns what it logged."""
-        new = [found for found in findings if found and found.badness >= 2 * self.told.get(found.name, 0.0)]
+    def report(self, *findings: Finding | None) -> list[str]:
+        """Log each finding the first time, and again when it has got twice as bad; return what was logged."""
+        new = [found for found in findings if found and found.badness >= 2 * self.reported.get(found.name, 0.0)]
         for found in new:
-            self.told[found.name] = found.badness
+            self.reported[found.name] = found.badness
             if self.speaks or found.own:
                 logger.warning("training warning: %s: %s", found.name, found.text)  # `infra.tracking.run` looks for it
         return [f"{found.name}: {found.text}" for found in new]
@@ -149,7 +149,7 @@ def captions_truncated(share: float, limit: int) -> Finding | None:
     )
 
 
-# What they are told from
+# What they are detected by
 
 
 @torch.no_grad()

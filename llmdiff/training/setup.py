@@ -54,7 +54,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Of the whole run. How an epoch ends can depend on the number of processes, so those done count as done."""
+        """Steps of the whole run. How an epoch ends can depend on the number of processes: steps done count as done."""
         if self.config.steps is not None:
             return self.config.steps
         assert self.config.epochs is not None
@@ -224,7 +224,7 @@ def build_adapter(
 
 
 def noise_std(config: TrainConfig, store: EncodingStore) -> list[float]:
-    """Of the Langevin noise that the encoder left to training, band by band; empty where there is none."""
+    """Return the standard deviation of the Langevin noise that is left to training, band by band; empty without any."""
     description = store.fingerprints()[config.fingerprint]
     if description.get("noise") == "fresh" and "noise_std" not in description:
         raise ValueError(

@@ -32,11 +32,11 @@ class State(BaseModel):
     skipped: int = 0
     """Steps that were left out, because their loss or gradient was not finite."""
     loss_scale: float
-    """Of fp16; 1 in the other precisions."""
+    """Loss scale of fp16; 1 in the other precisions."""
     good_steps: int = 0
     """Steps since the loss scale changed."""
     sums: list[float] = []
-    """Of the metric logger, over the steps since its last row."""
+    """Sums that the metric logger has over the steps since its last row."""
 
     @property
     def where(self) -> int | tuple[int, ...]:

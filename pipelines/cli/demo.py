@@ -31,7 +31,7 @@ def demo(
 @demo_app.command(epilog="Example: llmdiff shapes runs/first/data --pictures 3000 --retrain runs/first/retrain.json")
 def shapes(
     folder: Annotated[Path, typer.Argument(help="Folder of the Parquet shards; made if it is missing.")],
-    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to draw.")] = 2000,
+    pictures: Annotated[int, typer.Option(min=1, help="Number of pictures to draw.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes and their captions.")] = 0,
     retrain: Annotated[
         Path | None, typer.Option(help="File for the parameters of a first retraining on them, of some minutes.")

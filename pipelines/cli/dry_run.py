@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from llmdiff.data.encode.preview import preview
 from llmdiff.data.encode.reading import cores
-from llmdiff.data.sources import SourceShard, list_data, rows_told, shards_of
+from llmdiff.data.sources import SourceShard, known_row_count, list_data, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
@@ -36,7 +36,7 @@ class ShardPlan(BaseModel):
 
 
 class DryRun(BaseModel):
-    """What an encode run would do. Rows that the store holds already are not told: that takes the models' weights."""
+    """What an encode run would do. Rows that the store has already are not counted: that takes the models' weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -112,7 +112,7 @@ def plan_of(shard: SourceShard) -> ShardPlan:
     """Return what a run would find in a shard, or why it can't be read."""
     try:
         return ShardPlan(
-            name=shard.name, rows=rows_told(shard), pictures=shard.has_pictures, columns=shard.columns_read
+            name=shard.name, rows=known_row_count(shard), pictures=shard.has_pictures, columns=shard.columns_read
         )
     except ValueError as error:
         return ShardPlan(name=shard.name, unreadable=str(error))
@@ -139,20 +139,20 @@ def print_dry_run(found: DryRun, as_json: bool = False) -> None:
 
 def lines(found: DryRun) -> list[str]:
     """Return it in words."""
-    told = [f"{len(found.shards)} shards, {found.rows:,} rows, {found.pictures:,} of them with pictures"]
-    told += [f"  {shard_line(shard)}" for shard in found.shards[:SHOWN]]
-    told += [f"  and {len(found.shards) - SHOWN} shards more"] * (len(found.shards) > SHOWN)
-    told += [f"not read: {name}: {why}" for name, why in list(found.passed_over.items())[:SHOWN]]
-    told += [f"not read: {len(found.passed_over) - SHOWN} more"] * (len(found.passed_over) > SHOWN)
-    told += ["the first rows, as they would be read:", *(f"  {row_line(row)}" for row in found.first)]
+    text = [f"{len(found.shards)} shards, {found.rows:,} rows, {found.pictures:,} of them with pictures"]
+    text += [f"  {shard_line(shard)}" for shard in found.shards[:SHOWN]]
+    text += [f"  and {len(found.shards) - SHOWN} shards more"] * (len(found.shards) > SHOWN)
+    text += [f"not read: {name}: {why}" for name, why in list(found.passed_over.items())[:SHOWN]]
+    text += [f"not read: {len(found.passed_over) - SHOWN} more"] * (len(found.passed_over) > SHOWN)
+    text += ["the first rows, as they would be read:", *(f"  {row_line(row)}" for row in found.first)]
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.rejected.items())) or "none"
-    told += [f"of the first {found.looked_at:,} rows would be rejected: {reasons}"]
-    told += [f"  {example}" for example in found.examples]
+    text += [f"of the first {found.looked_at:,} rows would be rejected: {reasons}"]
+    text += [f"  {example}" for example in found.examples]
     if found.behind_urls:
-        told += [f"{found.behind_urls} of their pictures are behind URLs, and were not downloaded"]
-    told += size_lines(found)
-    told += [f"the run would be refused: {found.refused}"] * (found.refused is not None)
-    return [*told, "nothing was written, and what the store holds already was not looked up"]
+        text += [f"{found.behind_urls} of their pictures are behind URLs, and were not downloaded"]
+    text += size_lines(found)
+    text += [f"the run would be refused: {found.refused}"] * (found.refused is not None)
+    return [*text, "nothing was written, and what the store holds already was not looked up"]
 
 
 def shard_line(shard: ShardPlan) -> str:
@@ -176,15 +176,15 @@ def row_line(row: dict[str, Any]) -> str:
 
 def size_lines(found: DryRun) -> list[str]:
     """Return in words what would be written, and how long it would take."""
-    told = []
+    text = []
     if found.encoding_bytes is not None:
         cut = f", {found.truncated} of those looked at cut" if found.truncated else ""
         tokens = f"{found.tokens_a_caption:.1f} tokens a caption{cut}"
-        told.append(f"encodings: at most {found.encoding_bytes / 1e9:.3g} GB, {tokens}")
+        text.append(f"encodings: at most {found.encoding_bytes / 1e9:.3g} GB, {tokens}")
     if found.latent_bytes is not None:
-        told.append(f"latents: at most {found.latent_bytes / 1e9:.3g} GB, pictures of {found.size}x{found.size} pixels")
+        text.append(f"latents: at most {found.latent_bytes / 1e9:.3g} GB, pictures of {found.size}x{found.size} pixels")
     here = f"{found.decoded_per_second:.3g} pictures a second are read and decoded here in {found.decoders} threads"
-    told += [here] * (found.decoded_per_second > 0)
+    text += [here] * (found.decoded_per_second > 0)
     models = f"the models' {found.rate:g} rows a second, as given" if found.rate else "the models left out: see --rate"
     time = "not known" if found.hours is None else tqdm.format_interval(found.hours * 3600)
-    return [*told, f"time (hours:minutes:seconds): {time}, with {models}"]
+    return [*text, f"time (hours:minutes:seconds): {time}, with {models}"]

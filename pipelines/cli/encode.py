@@ -118,7 +118,7 @@ def print_left(result: EncodeResult, store: str) -> None:
     if result.replaced:
         print(f"replaced: {result.replaced} samples, whose rows were edited")
     if result.missing is None:
-        print(f"rows that left the data can't be told: {'; '.join(result.missing_rows)}", file=sys.stderr)
+        print(f"it is not known which rows left the data: {'; '.join(result.missing_rows)}", file=sys.stderr)
     elif result.missing:
         print(f"missing: {result.missing} samples, whose rows left the data:", file=sys.stderr)
         print("\n".join(result.missing_rows), file=sys.stderr)

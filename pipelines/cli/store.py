@@ -114,7 +114,7 @@ def gc(
     drop_fingerprint: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="Take an encoder out of the newest version first.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only report what would change.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove what killed writers left, and what belongs to no version that is kept; by default all are.

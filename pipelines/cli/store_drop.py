@@ -22,7 +22,7 @@ def drop(
     missing: Annotated[bool, typer.Option("--missing", help="The samples whose rows are in no data set any more.")],
     data: Annotated[list[str], typer.Option(help="Data as `encode` was given them; may be given several times.")],
     fingerprint: Annotated[str | None, typer.Option(help="Of which encoder; default: of each.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only report what would change.")] = False,
     caption_column: Annotated[list[str] | None, typer.Option(metavar="NAME", help="As `encode` was given it.")] = None,
     image_column: Annotated[str | None, typer.Option(metavar="NAME", help="As `encode` was given it.")] = None,
     every_caption: Annotated[bool, typer.Option("--every-caption", help="As `encode` was given it.")] = False,

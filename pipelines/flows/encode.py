@@ -21,7 +21,7 @@ from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, rows_told, scan, shards_of
+from llmdiff.data.sources import Listing, Scan, SourceShard, known_row_count, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
@@ -58,8 +58,8 @@ class EncodeResult(BaseModel):
     shards: list[ShardReport]
     repeated: int = Field(default=0, description="of the known rows, those found now by their picture and caption")
     replaced: int = Field(default=0, description="samples taken out of the newest version: their rows were edited")
-    missing: int | None = Field(default=0, description="samples whose rows left the data; None where it can't be told")
-    missing_rows: list[str] = Field(default=[], description="the first of them; or why it can't be told")
+    missing: int | None = Field(default=0, description="samples whose rows left the data; None where that is not known")
+    missing_rows: list[str] = Field(default=[], description="the first of them; or why their number is not known")
     unreadable: dict[str, str] = Field(description="shards that could not be read, and why")
     unfinished: dict[str, str] = Field(default={}, description="files left alone because they are being written")
     passed_over: dict[str, str] = Field(default={}, description="what looks like data and is not read, and why")
@@ -111,7 +111,7 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
 
 
 def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
-    """Return what the data hold, and which of it is whole; all of it where nobody says how to tell."""
+    """Return what the data hold, and which of it is whole; all of it where no readiness policy is given."""
     how = request.readiness
     listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
@@ -123,11 +123,11 @@ def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int |
     ValueError where none can be read, before anything is loaded.
     """
     rows, broken = [], {}
-    for shard, told in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
-        if isinstance(told, ValueError):
-            broken[shard.name] = printable(str(told))
+    for shard, counted in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
+        if isinstance(counted, ValueError):
+            broken[shard.name] = printable(str(counted))
         else:
-            rows.append(told)
+            rows.append(counted)
     if broken and not rows and request.readiness is None:
         raise ValueError("; ".join(broken.values()))
     return None if None in rows else sum(filter(None, rows)), broken
@@ -213,7 +213,7 @@ def report(
     store = EncodingStore.open(job.request.store)
     unread = {**left["unreadable"], **left["unfinished"]}
     gone = find_left(store, job.request.data, fingerprint, sources_of(reports), unread, left["passed_over"])
-    tell_left(gone)
+    report_left(gone)
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
     totals = {
         name: sum(getattr(shard, name) for shard in reports)
@@ -247,13 +247,13 @@ def sources_of(reports: Iterable[ShardReport]) -> dict[str, str]:
     return {report.source_hash: report.source for report in reports}
 
 
-def tell_left(gone: LeftRows) -> None:
+def report_left(gone: LeftRows) -> None:
     """Say in the run's log which of the store's rows were replaced or are in the data no more."""
     logger = get_run_logger()
     if gone.replaced:
         logger.info("%d rows were edited: their samples before that are out of the newest version", gone.replaced)
     if gone.count is None:
-        logger.info("rows that left the data can't be told: %s", "; ".join(gone.examples))
+        logger.info("it is not known which rows left the data: %s", "; ".join(gone.examples))
     elif gone.count:
         logger.warning("%d samples are of rows that left the data: %s", gone.count, "; ".join(gone.examples))
 
@@ -285,9 +285,9 @@ def _usable(shard: ShardReport) -> int:
 
 
 def _rows(shard: SourceShard) -> int | None | ValueError:
-    """Return a shard's rows, where they are told, or why it is unreadable, which it says again when its turn comes."""
+    """Return a shard's number of rows, if known, or why the shard is unreadable; it says so again in its turn."""
     try:
-        return rows_told(shard)
+        return known_row_count(shard)
     except ValueError as error:
         return error
 

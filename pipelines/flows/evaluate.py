@@ -36,7 +36,7 @@ class EvaluateResult(BaseModel):
     report: dict[str, Any]
     """What ``report.json`` holds."""
     run_id: str
-    """Of MLflow."""
+    """Id of the run in MLflow."""
 
 
 @stage("evaluate")

@@ -41,7 +41,7 @@ class Found(BaseModel):
     samples: int = 0
     """Samples encoded now."""
     unfinished: dict[str, str] = {}
-    """Files that are being written, and how that was told: left for the next time."""
+    """Files that are being written, and what shows it: left for the next time."""
     broken: dict[str, str] = {}
     """Files that can't be read, and why; looked into again once they change."""
 
@@ -74,9 +74,9 @@ def retrain_flow(request: RetrainRequest) -> RetrainResult:
     """
     began = time.perf_counter()
     check(request)
-    with job_mutex(EncodingStore.open_or_create(request.store).path, "retrain", request.wait) as holder:
-        if holder is not None:
-            return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {holder}"), began)
+    with job_mutex(EncodingStore.open_or_create(request.store).path, "retrain", request.wait) as mutex:
+        if not mutex.is_ours:
+            return ended(RetrainResult(outcome="busy", reason=f"another retrain is at work: {mutex.taken_by}"), began)
         found = encode_new(request)
         unseen = [file.source for file in unseen_in(request, found)]
         initial = champion_address(request.name) if unseen and request.start == "champion" else None

@@ -18,7 +18,7 @@ PARTS = {
     "encoder": {"kind": "encoder", "fingerprint": "encoder_fingerprint", "content": "encoder_content"},
     "store": {"path": "store", "id": "store_id", "version": "store_version"},
 }
-"""Of the chain: a part's facts, and the tags that hold them."""
+"""Parts of the chain: the facts of each, and the tags that hold them."""
 
 
 def address(version: str, name: str = MODEL) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 FILE = "request.json"
-"""Of a run's folder: the request that the run answers."""
+"""File in a run's folder that holds the request which the run answers."""
 
 Model = TypeVar("Model", bound=BaseModel)
 

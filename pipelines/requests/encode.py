@@ -49,10 +49,10 @@ class EncodeRequest(DataRequest):
     """Encode on a Ray cluster, a shard a GPU: local, auto or host:6379. Its machines see data, store and models under
     the same paths. Default: this process."""
     limit: str | None = None
-    """Tag of a Prefect concurrency limit; a shard takes a slot of it while it is encoded."""
+    """Tag of a Prefect concurrency limit, not a number of rows; a shard takes a slot of it while it is encoded."""
     readiness: ReadinessPolicy | None = None
-    """How files that are still being written are told, to be left alone; data without a usable row are then no error.
-    Default: every file is taken as whole."""
+    """How files that are still being written are recognised, and left alone; data without a usable row are then no
+    error. Default: every file is taken as whole."""
 
     @model_validator(mode="after")
     def check_step(self) -> Self:

@@ -34,7 +34,8 @@ class EvaluateRequest(Request):
     output: OptionalPathText = None
     """Folder for report and scores; default: one below the folder of runs."""
     pictures: OptionalPathText = None
-    """Folder of all pictures ever drawn: what is there is not drawn again. Default: one below the folder of runs."""
+    """Folder, not a number: where all pictures ever drawn are kept. What is there is not drawn again. Default: one
+    below the folder of runs."""
     scenes: int = Field(default=200, ge=1)
     """Scenes of the shapes benchmark, each drawn in every wording."""
     steps: int = Field(default=20, ge=1)

@@ -50,7 +50,7 @@ class RetrainRequest(DataRequest):
     start: Literal["champion", "scratch"] = "champion"
     """Train on from the champion's weights, where there is a champion, or from scratch."""
     readiness: ReadinessPolicy = ReadinessPolicy()
-    """How files that are still being written are told, to be left for the next time."""
+    """How files that are still being written are recognised, and left for the next time."""
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
     """By which the candidate is compared with the champion."""
     wait: float = Field(default=0.0, ge=0)

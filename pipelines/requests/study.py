@@ -15,7 +15,7 @@ class Sizes(Request):
     """How large the studies are; the same for all variants of one."""
 
     pictures: int = Field(default=3000, ge=8)
-    """Pictures drawn for training."""
+    """Number of pictures drawn for training."""
     steps: int = Field(default=200, ge=1)
     """Steps of training each adapter."""
     scenes: int = Field(default=80, ge=1)

@@ -14,7 +14,7 @@ from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
 from pipelines.requests.encode import EncodeRequest
 
 BYTES = 2
-"""Of a number in the store: bfloat16 in encodings, float16 in latents."""
+"""Bytes of a number in the store: bfloat16 in encodings, float16 in latents."""
 
 
 class CaptionSize(NamedTuple):

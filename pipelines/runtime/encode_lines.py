@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmdiff.data.sources import SourceShard, rows_told
+from llmdiff.data.sources import SourceShard, known_row_count
 
 
 def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], shown: int) -> list[str]:
@@ -18,12 +18,12 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
     lines, with_pictures, uncounted = [], 0, 0
     for shard in shards:
         try:
-            told_rows = rows_told(shard)
-            rows[shard.has_pictures] += told_rows or 0
-            uncounted += told_rows is None
+            row_count = known_row_count(shard)
+            rows[shard.has_pictures] += row_count or 0
+            uncounted += row_count is None
             with_pictures += shard.has_pictures
             columns[shard.columns_read] += 1
-            if told_rows == 0 and not shard.unread:
+            if row_count == 0 and not shard.unread:
                 passed_over = {**passed_over, shard.name: "it has no rows"}
         except ValueError:
             continue
@@ -33,10 +33,10 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
     )
     lines += [f"not counted before they are read: rows of {uncounted} shards"] * bool(uncounted)
     lines += [f"columns of {count} shards: {', '.join(names)}" for names, count in columns.items() if names]
-    told = list(passed_over.items())
-    lines += [f"not read: {name}: {why}" for name, why in told[:shown]]
-    others = Counter(why for _, why in told[shown:])
+    unread = list(passed_over.items())
+    lines += [f"not read: {name}: {why}" for name, why in unread[:shown]]
+    others = Counter(why for _, why in unread[shown:])
     if others:
         counted = "; ".join(f"{count} times {why}" for why, count in others.most_common())
-        lines.append(f"not read: {len(told) - shown} more: {counted}")
+        lines.append(f"not read: {len(unread) - shown} more: {counted}")
     return lines

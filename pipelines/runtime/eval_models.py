@@ -35,9 +35,9 @@ class EvalModel(BaseModel):
     name: str
     kind: Literal["adapter", "base", "pipeline"]
     spec: str
-    """As it was asked for."""
+    """The model as the user named it."""
     source: Source | None = None
-    """Of an adapter and its base model."""
+    """The adapter and its base model; None for any other pipeline."""
 
 
 def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffusion: str | None) -> list[EvalModel]:

@@ -27,7 +27,7 @@ GRACE_SECONDS = 60.0
 ORPHAN_SECONDS = 15.0
 """The same, where the run's process is gone: what is left after that, the next writer removes."""
 LOOK_SECONDS = 0.1
-"""Between two looks at which tasks have ended."""
+"""Seconds between two looks at which tasks have ended."""
 
 
 class Interrupted(Exception):

@@ -25,8 +25,8 @@ class Progress:
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.first, self.done, self.told, self.note = 0, 0, -1, ""
-        self.began = self.reached_at = self.told_at = time.monotonic()
+        self.first, self.done, self.reported, self.note = 0, 0, -1, ""
+        self.began = self.reached_at = self.reported_at = time.monotonic()
         self.artifact = make_artifact(what) if in_a_run() else None
         self.root_logger = find_root_logger() if self.artifact is not None else None
         interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -48,7 +48,7 @@ class Progress:
         self.bar.update(done - self.done)
         self.done, self.note, self.reached_at = done, note, time.monotonic()
         if self.is_due():
-            self.tell()
+            self.report()
 
     def warn(self, text: str) -> None:
         """A line in the terminal and in the run's log."""
@@ -59,17 +59,17 @@ class Progress:
 
     def is_due(self) -> bool:
         """Whether it is time for another line of the log."""
-        since = time.monotonic() - self.told_at
-        return since >= SELDOM or (since >= OFTEN and self.percent() // 10 > self.percent(self.told) // 10)
+        since = time.monotonic() - self.reported_at
+        return since >= SELDOM or (since >= OFTEN and self.percent() // 10 > self.percent(self.reported) // 10)
 
-    def tell(self) -> None:
-        """Tells Prefect, if a flow runs. A server that does not answer is no reason to end the work."""
-        if self.artifact is None or self.told == self.done:
+    def report(self) -> None:
+        """Report to Prefect, if a flow runs. A server that does not answer is no reason to end the work."""
+        if self.artifact is None or self.reported == self.done:
             return
         from httpx import HTTPError
         from prefect.artifacts import update_progress_artifact
 
-        self.told, self.told_at = self.done, time.monotonic()
+        self.reported, self.reported_at = self.done, time.monotonic()
         line = self.line()
         run_logger().info(line)
         if self.root_logger is not None:
@@ -112,7 +112,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
     token = _current.set(work)
     try:
         yield work
-        work.tell()
+        work.report()
     finally:
         _current.reset(token)
         work.bar.close()
@@ -147,14 +147,14 @@ def make_artifact(what: str) -> UUID:
 
 
 def run_logger() -> Any:
-    """Of the flow or the task that runs."""
+    """Return the logger of the flow or the task that runs."""
     from prefect.logging import get_run_logger
 
     return get_run_logger()
 
 
 def find_root_logger() -> Any:
-    """Of the run that somebody started and may watch, where the one here is a part of it; else None."""
+    """Return the logger of the run that somebody started and may watch, where this one is a part of it; else None."""
     from uuid import UUID
 
     from prefect.client.orchestration import get_client

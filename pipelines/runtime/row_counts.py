@@ -16,7 +16,7 @@ from storage.io.files import write_file
 
 
 def recall_counts(shards: Sequence[SourceShard]) -> None:
-    """Tell shards how many rows they have, where a run before counted them."""
+    """Give shards the number of their rows, where a run before counted them."""
     remote = _remote_tars(shards)
     known = _read() if remote else {}
     for shard in remote:

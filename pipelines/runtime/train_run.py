@@ -24,7 +24,7 @@ from storage import EncodingStore
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
 """Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
 STEPS = 1000
-"""Of a run whose settings name neither steps nor epochs."""
+"""Steps of a run whose settings name neither steps nor epochs."""
 
 
 def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:

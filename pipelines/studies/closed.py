@@ -20,8 +20,8 @@ from llmdiff.studies.readings import Reading
 from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import CAPTIONS, MAIN, pooled
-from pipelines.studies.lab import BASE, PAPER, Lab, Shares, remembered, stacked
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import BASE, PAPER, Shares, Workspace, remembered, stacked
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
 from storage.reading.dataset import DatasetConfig, EncodingDataset
@@ -36,30 +36,32 @@ SHOWN: dict[Shown, str] = {
 TEACHER = "the score difference itself"
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """A student for each thing that an API may show; the adapters are those of the score difference."""
-    found = {"base": lab.shares(BASE), TEACHER: lab.shares(PAPER)}
+    found = {"base": workspace.shares(BASE), TEACHER: workspace.shares(PAPER)}
     agreed: dict[str, dict[str, float]] = {}
     for shown, text in SHOWN.items():
-        folder = lab.output / "students" / student_name(lab, shown)
-        agreed[text] = taught(lab, shown, folder)
-        drawings = [lab.drawing(PAPER, seed).model_copy(update={"student": str(folder)}) for seed in lab.seeds(PAPER)]
-        found[text] = stacked([lab.judged(text, drawing) for drawing in drawings])
+        folder = workspace.output / "students" / student_name(workspace, shown)
+        agreed[text] = taught(workspace, shown, folder)
+        models = [
+            workspace.model(PAPER, seed).model_copy(update={"student": str(folder)}) for seed in workspace.seeds(PAPER)
+        ]
+        found[text] = stacked([workspace.verdicts(text, model) for model in models])
     rows = [row(name, found, agreed.get(name, {})) for name in found]
     return Outcome(rows=rows, figure=plot(rows), finding=findings(rows))
 
 
-def student_name(lab: Lab, shown: Shown) -> str:
+def student_name(workspace: Workspace, shown: Shown) -> str:
     """A folder for a student of this size."""
-    about = {"pictures": lab.sizes.pictures, "steps": lab.sizes.student_steps, "reading": Reading().key}
+    about = {"pictures": workspace.sizes.pictures, "steps": workspace.sizes.student_steps, "reading": Reading().key}
     return f"{shown}-{content_hash(canonical_json(about).encode())[:8]}"
 
 
-def taught(lab: Lab, shown: Shown, folder: Path) -> dict[str, float]:
+def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]:
     """Cosine and R² of a student with its teacher on captions of held-out scenes; trained once."""
-    config = StudentConfig(shown=shown, steps=lab.sizes.student_steps)
-    captions = [prompt.text for i, prompt in enumerate(lab.prompts) if i % 3 > 0]  # not in the base's template
-    teach_here = partial(teach, lab.store, lab.encodings(Reading()), config, captions, folder)
+    config = StudentConfig(shown=shown, steps=workspace.sizes.student_steps)
+    captions = [prompt.text for i, prompt in enumerate(workspace.prompts) if i % 3 > 0]  # not in the base's template
+    teach_here = partial(teach, workspace.store, workspace.encodings(Reading()), config, captions, folder)
     found: dict[str, float] = remembered(folder / "agreement.json", config.model_dump(), teach_here)
     return found
 

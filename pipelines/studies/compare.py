@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.studies.estimates import Estimate, difference, said, share
-from pipelines.studies.lab import Lab, Shares, Variant
+from pipelines.studies.workspace import Shares, Variant, Workspace
 
 matplotlib.use("Agg")
 CAPTIONS = ("natural", "unseen_wording")
@@ -20,9 +20,9 @@ MAIN = ("binding", "relation")
 LABELS = {"template": "the base's template", "natural": "wordings of training", "unseen_wording": "new wordings"}
 
 
-def judged(lab: Lab, variants: Iterable[Variant]) -> dict[str, Shares]:
+def shares_by_variant(workspace: Workspace, variants: Iterable[Variant]) -> dict[str, Shares]:
     """Every variant's verdicts."""
-    return {variant.name: lab.shares(variant) for variant in variants}
+    return {variant.name: workspace.shares(variant) for variant in variants}
 
 
 def pooled(shares: Shares, fact: str, wordings: Sequence[str] = CAPTIONS) -> np.ndarray:
@@ -46,7 +46,7 @@ def rows(found: dict[str, Shares], reference: str) -> list[dict[str, Any]]:
 
 
 def gaps(found: dict[str, Shares], name: str, fact: str) -> dict[str, Estimate]:
-    """Of one variant to every other in one fact, over the wordings that the base does not understand."""
+    """Estimate one variant's gap to every other in one fact, over the wordings that the base does not understand."""
     own = pooled(found[name], fact)
     return {other: difference(own, pooled(shares, fact)) for other, shares in found.items() if other != name}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from llmdiff.studies.readings import Reading
-from pipelines.studies.compare import MAIN, gaps, judged, rows, sentences, shares_plot
-from pipelines.studies.lab import BASE, PAPER, Lab, Shares, Variant
+from pipelines.studies.compare import MAIN, gaps, rows, sentences, shares_by_variant, shares_plot
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.parameter_counts import parameters
+from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace
 
 VARIANTS = [
     BASE,
@@ -18,12 +18,12 @@ VARIANTS = [
 ]
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """Trains an adapter on each reading of the same captions."""
-    found = judged(lab, VARIANTS)
+    found = shares_by_variant(workspace, VARIANTS)
     table = rows(found, PAPER.name)
     for row, variant in zip(table, VARIANTS, strict=True):
-        row["parameters"] = None if variant.reading is None else parameters(lab.adapter(variant, 0) / "adapter")
+        row["parameters"] = None if variant.reading is None else parameters(workspace.adapter(variant, 0) / "adapter")
     return Outcome(rows=table, figure=shares_plot(found), finding=findings(found))
 
 

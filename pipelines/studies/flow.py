@@ -11,8 +11,8 @@ from prefect.artifacts import create_markdown_artifact
 from infra.environment import home
 from pipelines.requests.study import StudyRequest
 from pipelines.runtime.stage import stage
-from pipelines.studies.lab import QUICK, Lab
 from pipelines.studies.outcome import FINDING, TABLE, write_outcome
+from pipelines.studies.workspace import QUICK, Workspace
 
 
 @stage("study", run_name="study {name}")
@@ -22,9 +22,9 @@ def study_flow(request: StudyRequest) -> dict[str, str]:
     sizes = request.sizes
     if request.quick:
         sizes = QUICK.model_copy(update=sizes.model_dump(exclude_unset=True))
-    lab = Lab(studies_folder(request.output), sizes, None if request.llms is None else Path(request.llms))
-    outcome = import_module(f"pipelines.studies.{request.name}").study(lab)
-    folder = write_outcome(lab, request.name, outcome, time.perf_counter() - start)
+    workspace = Workspace(studies_folder(request.output), sizes, None if request.llms is None else Path(request.llms))
+    outcome = import_module(f"pipelines.studies.{request.name}").study(workspace)
+    folder = write_outcome(workspace, request.name, outcome, time.perf_counter() - start)
     request.save(folder)
     text = (folder / FINDING).read_text()
     create_markdown_artifact(f"{text}\n{(folder / TABLE).read_text()}", key=f"study-{request.name}")

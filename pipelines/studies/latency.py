@@ -15,18 +15,18 @@ from matplotlib.figure import Figure
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipelines.studies.lab import QUICK, Lab
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import QUICK, Workspace
 
 matplotlib.use("Agg")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "latency.py"
 SECONDS = "s"
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """Runs `benchmarks/latency.py` once on this machine's device, and reads its rows."""
-    small = lab.sizes.steps <= QUICK.steps
-    folder = lab.output / "latency" / ("small" if small else "real")
+    small = workspace.sizes.steps <= QUICK.steps
+    folder = workspace.output / "latency" / ("small" if small else "real")
     if not (folder / "done").exists():
         measure(folder, small)
     with (folder / "latency.csv").open(newline="") as file:

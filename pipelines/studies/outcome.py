@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate
-from pipelines.studies.lab import Lab, keep
+from pipelines.studies.workspace import Workspace, keep
 
 TABLE, RESULT, PLOT, FINDING = "table.md", "result.json", "plot.png", "finding.md"
 
@@ -29,10 +29,10 @@ class Outcome:
     """More for `result.json`."""
 
 
-def write_outcome(lab: Lab, name: str, outcome: Outcome, seconds: float) -> Path:
+def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: float) -> Path:
     """Writes the four files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
-    folder = lab.output / name
-    sizes = lab.sizes.model_dump()
+    folder = workspace.output / name
+    sizes = workspace.sizes.model_dump()
     before = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
     if before.get("sizes") == sizes:
         seconds += before["seconds"]

@@ -38,7 +38,7 @@ def write_page(template: str, output: Path, names: Iterable[str], page: Path, pi
     source = Path(__file__).with_name(TEMPLATES[template]).read_text()
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
 
-    def told(name: str) -> str:
+    def section(name: str) -> str:
         """A study's finding, picture and table."""
         study = studies[name]
         if study is None:
@@ -46,7 +46,7 @@ def write_page(template: str, output: Path, names: Iterable[str], page: Path, pi
         picture = f"{name}.png" if folder == "." else f"{folder}/{name}.png"
         return f"{study['finding_text']}\n![{name}]({picture})\n\n{study['table']}"
 
-    filled = environment.from_string(source).render(studies=studies, catalogue=CATALOGUE, told=told)
+    filled = environment.from_string(source).render(studies=studies, catalogue=CATALOGUE, section=section)
     page.write_text(f"{filled.rstrip()}\n")
     return page
 

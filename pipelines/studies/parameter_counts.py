@@ -12,12 +12,12 @@ from llmdiff.adapter.config import WEIGHTS
 
 
 def parameters(adapter: Path) -> int:
-    """Of an adapter folder."""
+    """Count the parameters in an adapter folder."""
     return sum(by_tensor(adapter).values())
 
 
 def parameters_by_layer(adapter: Path) -> Counter[str]:
-    """Of each cross-attention by its module path; `phi` is left out."""
+    """Count the parameters of each cross-attention, by its module path; `phi` is left out."""
     found: Counter[str] = Counter()
     for name, count in by_tensor(adapter).items():
         if ".new." in name:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from llmdiff.studies.estimates import Estimate, share
-from pipelines.studies.compare import gaps, judged, rows, sentences, shares_plot
-from pipelines.studies.lab import BASE, PAPER, Lab, Shares
+from pipelines.studies.compare import gaps, rows, sentences, shares_by_variant, shares_plot
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import BASE, PAPER, Shares, Workspace
 
 BOTH = replace(PAPER, name="both paths")
 ORIGINAL_FORCED = replace(PAPER, name="original only (a1=1, a2=0)", weights=(1.0, 0.0))
@@ -20,9 +20,9 @@ CLIP = replace(PAPER, name="original path on CLIP (retrained)", adapter=(("base_
 VARIANTS = [BASE, BOTH, ORIGINAL_FORCED, LLM_FORCED, REMOVED, PHI, CLIP]
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """The first four need one training; the others are trained without, or with another, original path."""
-    found = judged(lab, VARIANTS)
+    found = shares_by_variant(workspace, VARIANTS)
     table = rows(found, BOTH.name)
     for row in table:
         row["kept of what the base could do"] = kept(found, row["variant"])
@@ -30,7 +30,7 @@ def study(lab: Lab) -> Outcome:
 
 
 def kept(found: dict[str, Shares], name: str) -> Estimate:
-    """Of prompts in the base's own template whose things the base drew right, the share that a variant draws right."""
+    """Return how large a share a variant draws right of the prompts in the base's template that the base drew right."""
     could = found[BASE.name]["template"]["binding"][0] == 1
     verdicts = found[name]["template"]["binding"][:, could]
     return share(verdicts) if could.any() else Estimate(np.nan, np.nan, np.nan)

@@ -18,9 +18,9 @@ from llmdiff.shapes.scene import Scene, Thing
 from llmdiff.studies.estimates import share
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress
-from pipelines.studies.lab import BASE, PAPER, Lab, Variant
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.scoring import Drawing, drawn
+from pipelines.studies.scoring import StudyModel, drawn
+from pipelines.studies.workspace import BASE, MODEL_KEY, PAPER, VERDICTS, Variant, Workspace
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
 
@@ -41,13 +41,13 @@ WORDINGS = {  # the first is the base's own template; training showed the second
 }
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """The verdicts of every prompt over several noises and trainings, and pictures of the first of both."""
     texts = controlled()
     rows: list[dict[str, Any]] = []
     pictures = {}
     for variant in VARIANTS:
-        found = [judged(lab, lab.drawing(variant, seed), texts) for seed in lab.seeds(variant)]
+        found = [verdicts_on(workspace, workspace.model(variant, seed), texts) for seed in workspace.seeds(variant)]
         pictures[variant.name] = found[0]["pictures"]
         for wording in WORDINGS:
             chosen = [i for i, (of, _, _) in enumerate(texts) if of == wording]
@@ -69,42 +69,42 @@ def controlled() -> list[tuple[str, str, Scene]]:
 
 
 def thing(kind: str) -> Thing:
-    """A large coloured shape; where it is does not matter to the judge."""
+    """A large coloured shape; where it is does not matter to the evaluator."""
     colour, shape = kind.split()
     return Thing(colour, shape, "large")
 
 
-def judged(lab: Lab, drawing: Drawing, texts: list[tuple[str, str, Scene]]) -> dict[str, np.ndarray]:
+def verdicts_on(workspace: Workspace, model: StudyModel, texts: list[tuple[str, str, Scene]]) -> dict[str, np.ndarray]:
     """Verdicts ``(prompt, noise)`` on each kind of fact, and the ``pictures`` of the first noise; drawn once."""
-    noises = max(1, lab.sizes.scenes // 5)
+    noises = max(1, workspace.sizes.scenes // 5)
     about = {
-        "drawing": json.loads(drawing.model_dump_json()),
+        MODEL_KEY: json.loads(model.model_dump_json()),
         "texts": [text for _, text, _ in texts],
         "noises": noises,
     }
-    path = lab.output / "judged" / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
+    path = workspace.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
-        np.savez(data, allow_pickle=False, **draw(drawing, texts, noises))
+        np.savez(data, allow_pickle=False, **draw(model, texts, noises))
         write_file(path, data.getvalue())
     with np.load(path) as found:
         return dict(found)
 
 
-def draw(drawing: Drawing, texts: list[tuple[str, str, Scene]], noises: int) -> dict[str, np.ndarray]:
-    """As `judged`, drawn now."""
+def draw(model: StudyModel, texts: list[tuple[str, str, Scene]], noises: int) -> dict[str, np.ndarray]:
+    """As `verdicts_on`, drawn now."""
     some = held_out_prompts(1)[0]
     prompts = [replace(some, text=text, scene=scene, seed=noise) for _, text, scene in texts for noise in range(noises)]
     with progress("draw controlled prompts", len(prompts), "picture"):
-        pictures = drawn(drawing, prompts).pictures
+        pictures = drawn(model, prompts).pictures
     verdicts = score_facts(list(pictures), [scene for _, _, scene in texts for _ in range(noises)])
     found = {fact: verdict.reshape(len(texts), noises) for fact, verdict in verdicts.items()}
     return {**found, "pictures": np.array(pictures[::noises])}
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    """The strictest verdict, every thing as told and in its place, model by model."""
+    """The strictest verdict, every thing as stated and in its place, model by model."""
     found = []
     for wording in WORDINGS:
         parts = [f"{row['model']} {row['relation']}" for row in rows if row["wording"] == wording]

@@ -22,9 +22,9 @@ from llmdiff.shapes.pretrain.llm import pretrain_llm
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import quieten_loading
-from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, judged, rows, sentences
-from pipelines.studies.lab import BASE, Lab, Shares, Variant, remembered
+from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, sentences, shares_by_variant
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import BASE, Shares, Variant, Workspace, remembered
 
 matplotlib.use("Agg")
 ROUNDS = 5
@@ -39,27 +39,27 @@ class Size(BaseModel):
     llm: str
     """Folder or name on the hub."""
     settings: dict[str, Any] = Field(default_factory=lambda: {"template": PROMPT})
-    """Of `EncoderConfig`."""
+    """Settings of `EncoderConfig`."""
 
     @property
     def variant(self) -> Variant:
         return Variant(name=self.name, reading=Reading(llm=self.llm, settings=self.settings))
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """Trains the smaller LLMs where they are missing, then an adapter on each size."""
-    sizes = read_sizes(lab.llms) if lab.llms is not None else embedded_sizes(lab)
-    found = judged(lab, [BASE, *(size.variant for size in sizes)])
-    costs = [measured(lab, size) for size in sizes]
+    sizes = read_sizes(workspace.llms) if workspace.llms is not None else embedded_sizes(workspace)
+    found = shares_by_variant(workspace, [BASE, *(size.variant for size in sizes)])
+    costs = [measured(workspace, size) for size in sizes]
     table = rows(found, sizes[-1].name)
     for row, cost in zip(table, [{"parameters": None, "captions/s": None}, *costs], strict=True):
         row.update(cost)
     return Outcome(rows=table, figure=plot(table[1:]), finding=findings(found, sizes, costs))
 
 
-def embedded_sizes(lab: Lab) -> list[Size]:
+def embedded_sizes(workspace: Workspace) -> list[Size]:
     """The embedded family, smallest first: two Llamas trained for this study, the embedded Phi and Llama."""
-    made = [trained_llm(lab, name) for name in ("llama-tiny", "llama-small")]
+    made = [trained_llm(workspace, name) for name in ("llama-tiny", "llama-small")]
     return [
         *(Size(name=folder.name, llm=str(folder)) for folder in made),
         Size(name="phi (embedded)", llm=str(PHI)),
@@ -75,11 +75,13 @@ def read_sizes(path: Path) -> list[Size]:
     return [Size(**entry) for entry in entries]
 
 
-def trained_llm(lab: Lab, name: str) -> Path:
+def trained_llm(workspace: Workspace, name: str) -> Path:
     """A Llama of `llmdiff.shapes.pretrain`, trained for this study with the embedded ones' recipe; once."""
-    folder = lab.output / f"llms-{lab.sizes.llm_steps}" / name
+    folder = workspace.output / f"llms-{workspace.sizes.llm_steps}" / name
     remembered(
-        folder.with_suffix(".json"), {"steps": lab.sizes.llm_steps}, partial(train_llm, folder, lab.sizes.llm_steps)
+        folder.with_suffix(".json"),
+        {"steps": workspace.sizes.llm_steps},
+        partial(train_llm, folder, workspace.sizes.llm_steps),
     )
     return folder
 
@@ -91,11 +93,11 @@ def train_llm(folder: Path, steps: int) -> str:
     return str(folder)
 
 
-def measured(lab: Lab, size: Size) -> dict[str, Any]:
+def measured(workspace: Workspace, size: Size) -> dict[str, Any]:
     """Parameters of the LLM, and captions that it encodes a second: the median of a few rounds, measured once."""
-    captions = [prompt.text for prompt in lab.prompts][: lab.sizes.captions]
+    captions = [prompt.text for prompt in workspace.prompts][: workspace.sizes.captions]
     about = {**size.model_dump(), "captions": len(captions)}
-    path = lab.output / "scale" / f"{size.name.replace('/', '-')}.json"
+    path = workspace.output / "scale" / f"{size.name.replace('/', '-')}.json"
     found: dict[str, Any] = remembered(path, about, partial(measure, size, captions))
     return found
 

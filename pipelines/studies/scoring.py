@@ -21,8 +21,8 @@ from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import advance, quieten_loading
 
 
-class Drawing(BaseModel):
-    """How pictures are drawn."""
+class StudyModel(BaseModel):
+    """A model whose pictures a study scores, and how it draws them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,39 +33,39 @@ class Drawing(BaseModel):
     student: str | None = None
     """Folder of a student that stands in for the reading."""
     weights: tuple[float, float] | None = None
-    """In place of the learned ones of every layer."""
+    """``a1`` and ``a2`` in place of the learned ones of every layer."""
     steps: int
     guidance: float
 
 
-@task(name="judge pictures", cache_policy=NO_CACHE)
-def judge(drawing: Drawing, prompts: list[Any]) -> dict[str, dict[str, list[float]]]:
+@task(name="score pictures", cache_policy=NO_CACHE)
+def score(model: StudyModel, prompts: list[Any]) -> dict[str, dict[str, list[float]]]:
     """Verdicts by wording and fact, a number a scene, in the prompts' order."""
-    evaluation = drawn(drawing, prompts)
+    evaluation = drawn(model, prompts)
     return {wording: {fact: evaluation.sample(fact, wording).tolist() for fact in FACTS} for wording in WORDINGS}
 
 
-def drawn(drawing: Drawing, prompts: list[Any]) -> Evaluation:
+def drawn(model: StudyModel, prompts: list[Any]) -> Evaluation:
     """The pictures with their verdicts."""
     with torch.no_grad():
-        sampling = Sampling(steps=drawing.steps, guidance=drawing.guidance)
-        return evaluate(load(drawing), prompts, sampling, progress=advance)
+        sampling = Sampling(steps=model.steps, guidance=model.guidance)
+        return evaluate(load(model), prompts, sampling, progress=advance)
 
 
-def load(drawing: Drawing) -> Any:
-    """The pipeline of a drawing."""
+def load(model: StudyModel) -> Any:
+    """Return the diffusers pipeline of a model."""
     quieten_loading()
     encoder: Any = None
-    if drawing.reading is not None and drawing.reading.kind != "base":
-        encoder = drawing.reading.load(str(DIFFUSION))
-    if drawing.student is not None:
+    if model.reading is not None and model.reading.kind != "base":
+        encoder = model.reading.load(str(DIFFUSION))
+    if model.student is not None:
         from llmdiff.studies.student import StudentEncoder
 
         assert isinstance(encoder, Encoder)  # a student's teacher is the score difference
-        encoder = StudentEncoder.load(Path(drawing.student), encoder)
-    pipe = load_pipeline(str(DIFFUSION), drawing.adapter, encoder)
-    if drawing.weights is not None:
-        force_weights(pipe, drawing.weights)
+        encoder = StudentEncoder.load(Path(model.student), encoder)
+    pipe = load_pipeline(str(DIFFUSION), model.adapter, encoder)
+    if model.weights is not None:
+        force_weights(pipe, model.weights)
     return pipe
 
 

@@ -17,17 +17,17 @@ from llmdiff.studies.geometry import geometry, overlap
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import MAIN, gaps, pooled, rows
-from pipelines.studies.lab import Lab, Shares, Variant, remembered
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
 from storage.hashing import canonical_json, content_hash
 
 matplotlib.use("Agg")
 BLOCKS = 5
-"""Of the embedded LLM."""
+"""Number of blocks of the embedded LLM."""
 
 
 def setting(name: str, trained: bool = True, **settings: Any) -> tuple[Variant, bool]:
-    """A variant of the encoder's settings with one training, and whether pictures are judged too."""
+    """A variant of the encoder's settings with one training, and whether pictures are scored too."""
     return Variant(name=name, reading=Reading(settings={"template": PROMPT, **settings}), seeds=1), trained
 
 
@@ -66,30 +66,30 @@ VARIANTS = [
 ]
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """Figures of every setting's encodings, and pictures of some after a training of the same length."""
-    figures = {variant.name: encoding_figures(lab, variant) for variant, _ in VARIANTS}
-    found = {variant.name: lab.shares(variant) for variant, trained in VARIANTS if trained}
-    judged = {row["variant"]: row for row in rows(found, "default")}
+    figures = {variant.name: encoding_figures(workspace, variant) for variant, _ in VARIANTS}
+    found = {variant.name: workspace.shares(variant) for variant, trained in VARIANTS if trained}
+    scored = {row["variant"]: row for row in rows(found, "default")}
     table = [
-        {"setting": name, **figure, **{column: judged.get(name, {}).get(column) for column in columns()}}
+        {"setting": name, **figure, **{column: scored.get(name, {}).get(column) for column in columns()}}
         for name, figure in figures.items()
     ]
     return Outcome(rows=table, figure=plot(figures, found), finding=findings(figures, found))
 
 
 def columns() -> list[str]:
-    """Of the judged pictures, the differences alone."""
+    """Name the columns of the scored pictures: the differences alone."""
     return [f"{fact}, over default" for fact in MAIN]
 
 
-def encoding_figures(lab: Lab, variant: Variant) -> dict[str, float]:
+def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]:
     """Norm, rank, agreement between seeds, non-finite share, overlap of a setting's encodings; measured once."""
     assert variant.reading is not None
     reading = variant.reading
-    captions = [prompt.text for prompt in lab.prompts][: lab.sizes.captions]
+    captions = [prompt.text for prompt in workspace.prompts][: workspace.sizes.captions]
     about = {"reading": reading.model_dump(), "captions": len(captions)}
-    path = lab.output / "stability" / "encodings" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+    path = workspace.output / "stability" / "encodings" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
 
     def measure() -> dict[str, float]:
         quieten_loading()
@@ -145,14 +145,14 @@ def plot(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> Figu
         axis.barh(places, [value(name) for name in names])
         axis.set_title(title, fontsize=10)
     for axis, fact in zip(axes[2:], MAIN, strict=True):
-        judged = [
+        gaps = [
             (place, share(pooled(found[name], fact)))
             for place, name in zip(places, names, strict=True)
             if name in found
         ]
-        values = np.array([estimate for _, estimate in judged])
+        values = np.array([estimate for _, estimate in gaps])
         errors = np.abs(values[:, 1:].T - values[:, 0])
-        axis.errorbar(values[:, 0], [place for place, _ in judged], xerr=errors, fmt="o", markersize=4, capsize=2)
+        axis.errorbar(values[:, 0], [place for place, _ in gaps], xerr=errors, fmt="o", markersize=4, capsize=2)
         axis.set_title(fact, fontsize=10)
         axis.set_xlim(-0.02, 1.02)
     axes[0].set_yticks(places, names, fontsize=8)

@@ -10,16 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from pipelines.studies.lab import PAPER, Lab
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.parameter_counts import parameters_by_layer
+from pipelines.studies.workspace import PAPER, Workspace
 
 PATHS = {"original": "original path, a1 exp(b1)", "new": "new path, a2 exp(b2)"}
 
 
-def study(lab: Lab) -> Outcome:
+def study(workspace: Workspace) -> Outcome:
     """Reads what the trainings of the score difference wrote; nothing is trained for it."""
-    folders = [lab.adapter(PAPER, seed) for seed in lab.seeds(PAPER)]
+    folders = [workspace.adapter(PAPER, seed) for seed in workspace.seeds(PAPER)]
     steps, layers, weights = read_weights([folder / "metrics.jsonl" for folder in folders])
     sizes = parameters_by_layer(folders[0] / "adapter")
     last = weights[:, -1]  # (seed, layer, path)

@@ -40,7 +40,7 @@ class OuterShardWriter:
         self.size = 0
         """Bytes written."""
         self.crc32c = 0
-        """Of those."""
+        """CRC-32C of those bytes."""
         self.starts: list[tuple[int, int]] = []
         """Place and size of each chunk."""
         self._file = path.open("wb")

@@ -90,11 +90,11 @@ class LeaseLocks:
         if ours.exists() and not _live(self.folder, [ours.name]):
             ours.remove()
         if not ours.create(owner()):
-            raise ValueError(f"{ours}: somebody else removes files of the store: {_told(ours)}")
+            raise ValueError(f"{ours}: somebody else removes files of the store: {_holder(ours)}")
         try:
             for name in _live(self.folder, [f"{name}.lock" for name in self.held()]):
                 path = self.folder / name
-                raise ValueError(f"{path}: a writer is at work: {_told(path)}; try again when it is done")
+                raise ValueError(f"{path}: a writer is at work: {_holder(path)}; try again when it is done")
             yield
         finally:
             ours.remove()
@@ -112,7 +112,7 @@ def _live(folder: ObjectPath, names: list[str]) -> list[str]:
     return [name for name, time in written.items() if (now - time).total_seconds() < STALE_AFTER]
 
 
-def _told(path: ObjectPath) -> str:
+def _holder(path: ObjectPath) -> str:
     """Return whose a lock object is, for people."""
     try:
         return path.read_bytes().decode()

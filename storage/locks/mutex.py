@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from storage.io.paths import StorePath
@@ -23,9 +24,22 @@ RENEW_EVERY = 60.0
 """Seconds between two looks whether the lock is to be renewed."""
 
 
+@dataclass(frozen=True)
+class JobMutex:
+    """What became of asking for a job's mutex."""
+
+    taken_by: str | None = None
+    """Who holds it, for people; None where it is held by the one who asked."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the job may be done here."""
+        return self.taken_by is None
+
+
 @contextmanager
-def job_mutex(root: StorePath, job: str, wait: float = 0.0) -> Iterator[str | None]:
-    """Hold the mutex of a job; yield None where it is ours, else who holds it.
+def job_mutex(root: StorePath, job: str, wait: float = 0.0) -> Iterator[JobMutex]:
+    """Take the mutex of a job and hold it for the block; where another process has it, the block runs without it.
 
     Args:
         root: path of the store that the job is done on, `EncodingStore.path`.
@@ -39,14 +53,14 @@ def job_mutex(root: StorePath, job: str, wait: float = 0.0) -> Iterator[str | No
     deadline = time.monotonic() + wait
     while not _acquire(locks, lock):
         if (left := deadline - time.monotonic()) <= 0:
-            yield _holder(lock.path)
+            yield JobMutex(taken_by=_holder(lock.path))
             return
         time.sleep(min(1.0, left))
     ended = threading.Event()
     renewer = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
     renewer.start()
     try:
-        yield None
+        yield JobMutex()
     finally:
         ended.set()
         renewer.join()

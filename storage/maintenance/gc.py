@@ -64,7 +64,7 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
     Args:
         store: opened at its newest version.
         keep: versions to keep beside the newest one; the others can't be opened afterwards. None keeps all.
-        dry_run: remove nothing, only tell.
+        dry_run: remove nothing, only report.
 
     Raises:
         ValueError: there is no such version to keep.

@@ -25,7 +25,7 @@ class StoredRows:
     """What the index names of one array: encodings' tokens or latents, in the order in which they lie."""
 
     name: str
-    """Of the array inside its shard."""
+    """Name of the array inside its shard."""
     keys: list[Any]
     """(fingerprint, caption hash) of encodings, keys of latents."""
     first: np.ndarray

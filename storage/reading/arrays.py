@@ -1,4 +1,4 @@
-"""The rows of a store's arrays, read to where a batch wants them, and told to the disk before."""
+"""The rows of a store's arrays, read to where a batch wants them, and announced to the disk before."""
 
 from __future__ import annotations
 

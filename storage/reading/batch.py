@@ -33,7 +33,7 @@ class Batch:
     crops: Tensor | None = None
     """With it, ``(batch, 4)`` int64: each picture's width, height, left and top, as `storage.Sample.crop` has them."""
     caption_hashes: list[str]
-    """Of each sample's caption."""
+    """Hash of each sample's caption."""
     rows: list[tuple[str, int]]
     """Source and row of each sample."""
     mirrored: Tensor | None = None

@@ -36,13 +36,13 @@ class DatasetConfig:
     batch_size: int
     """Samples of a rank's batch."""
     version: int | None = None
-    """Of the store's index; None for the newest, which `EncodingDataset.version` then tells."""
+    """Version of the store's index; None for the newest, which `EncodingDataset.version` then names."""
     base_fingerprint: str | None = None
     """A second encoder, whose encodings of the same captions come along."""
     pooled_fingerprint: str | None = None
     """A third, whose encodings have one token; with them come the pictures' crops."""
     rank: int = 0
-    """Of this process."""
+    """Rank of this process."""
     world_size: int = 1
     """Number of processes."""
     drop_last: bool = False

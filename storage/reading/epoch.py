@@ -43,7 +43,7 @@ class Entries:
     repeat: np.ndarray
     """int64 ``(n,)``, how often the entry's sample or picture came before in the epoch."""
     shapes: list[str]
-    """Of latents; see `SampleIndex.shapes`."""
+    """Shapes of latents; see `SampleIndex.shapes`."""
     shape: np.ndarray
     """int64 ``(n,)``, into `shapes`."""
     may_flip: np.ndarray
@@ -51,7 +51,7 @@ class Entries:
 
     @classmethod
     def of(cls, index: SampleIndex, repeats: Mapping[str, int]) -> Entries:
-        """Return the index's pictures where it tells them apart, else its samples; `repeats` by name of the source."""
+        """Return the index's pictures where it knows them, else its samples; `repeats` by name of the source."""
         samples, first = np.arange(len(index)), np.arange(len(index))
         if index.picture is not None:
             samples = np.argsort(index.picture, kind="stable")

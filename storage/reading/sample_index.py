@@ -58,7 +58,7 @@ class SampleIndex:
     encodings: ArrayRows
     latents: ArrayRows
     shapes: list[str]
-    """Of the latents, as the store names them, sorted: ``4x64x64``; ``2x4x64x64`` where both orientations are kept."""
+    """Shapes of latents by the store's names, sorted: ``4x64x64``; ``2x4x64x64`` where both orientations are kept."""
     shape: np.ndarray
     """int64 ``(n,)``, into `shapes`."""
     picture: np.ndarray | None
@@ -92,7 +92,7 @@ class SampleIndex:
             base: a second encoder of the same captions, or None.
             pooled: a third, whose encodings come with the pictures' crops, or None.
             at_least: samples, one for each rank.
-            by_picture: tell which samples have one picture.
+            by_picture: find which samples have one picture.
             flip_words: words of captions whose pictures may not be mirrored; None where none may.
 
         Raises:
@@ -217,8 +217,8 @@ def mentions(store: EncodingStore, fingerprint: str, samples: pa.Table, words: S
     """Return whose captions have one of some words, whole and in any case: bool ``(n,)``."""
     either = "|".join(map(re.escape, words))
     captions = store.snapshot().read(["caption_hash", "caption"], trainable(fingerprint))
-    told = pc.match_substring_regex(captions["caption"], rf"(?i)(?:^|[^\pL\pN_])(?:{either})(?:$|[^\pL\pN_])")
-    hashes = captions["caption_hash"].filter(told).combine_chunks()
+    has_word = pc.match_substring_regex(captions["caption"], rf"(?i)(?:^|[^\pL\pN_])(?:{either})(?:$|[^\pL\pN_])")
+    hashes = captions["caption_hash"].filter(has_word).combine_chunks()
     return np.asarray(pc.is_in(samples["caption_hash"], value_set=hashes))
 
 

@@ -91,7 +91,7 @@ class ShardCommit:
     def _by_content(self, snapshot: Snapshot, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
         """Part samples from those whose picture and caption is a sample already, or comes before among them.
 
-        A latent of a picture whose hash is not told may be of any picture: its sample is no repeat.
+        A latent of a picture whose hash is not known may be of any picture: its sample is no repeat.
         """
         wanted: dict[str, set[Content]] = {}
         for sample in samples:
@@ -100,8 +100,8 @@ class ShardCommit:
         new: list[Sample] = []
         repeated: list[Sample] = []
         for sample in samples:
-            is_told = sample.image_hash is not None or sample.latent_key is None
-            is_known = is_told and content_of(sample) in known[sample.fingerprint]
+            has_content = sample.image_hash is not None or sample.latent_key is None
+            is_known = has_content and content_of(sample) in known[sample.fingerprint]
             known[sample.fingerprint].add(content_of(sample))
             (repeated if is_known else new).append(sample)
         return new, repeated

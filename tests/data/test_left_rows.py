@@ -181,7 +181,7 @@ def test_each_encoder_has_samples_of_its_own(
         run(store, data, each)
     write("photos", "a.parquet", 1)
     assert run(store, data, other).left.count == 1
-    with pytest.raises(ValueError, match=f"under {encoders.fingerprint}: which rows have left can't be told"):
+    with pytest.raises(ValueError, match=f"under {encoders.fingerprint}: it is not known which rows have left"):
         drop_missing(store, [str(data)], encoders.fingerprint)
     drop_missing(store, [str(data)], other.fingerprint)
     assert {key: len(store.samples(key)) for key in (encoders.fingerprint, other.fingerprint)} == {

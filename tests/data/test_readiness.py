@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_the_signature_changes_with_any_file_but_those_left_out(data: Path) -> N
     assert signature(data, [data / "picture.png"]) == first
     (data / "picture.png").write_bytes(b"12")
     assert signature(data) not in (first, second)
+
+
+def test_the_signature_is_what_it_was_for_scans_that_were_kept(data: Path) -> None:
+    file = data / "picture.png"
+    file.write_bytes(b"12")
+    os.utime(file, ns=(7, 7))
+    text = f"{file}\0Look(bytes=2, changed=7, tags=())\n"
+    others = [path for path in data.rglob("*") if path != file]
+    assert signature(data, others) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_folder_of_pictures_is_unfinished_while_one_of_them_grows(

@@ -192,11 +192,10 @@ def test_a_job_is_free_once_its_holder_died_and_taken_while_it_lives(store: Path
     file = store / "turns" / "retrain.lock"
     with file.open("rb+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as a process of the earlier version does
-        with job_mutex(EncodingStore.open(store).path, "retrain") as holder:
-            assert holder is not None
-            assert f"process {json.loads(file.read_text())['pid']} on {socket.gethostname()}" in holder
-    with job_mutex(EncodingStore.open(store).path, "retrain") as holder:
-        assert holder is None
+        with job_mutex(EncodingStore.open(store).path, "retrain") as mutex:
+            assert f"process {json.loads(file.read_text())['pid']} on {socket.gethostname()}" in str(mutex.taken_by)
+    with job_mutex(EncodingStore.open(store).path, "retrain") as mutex:
+        assert mutex.is_ours
 
 
 def test_an_adapter_computes_what_it_computed(written: Path) -> None:

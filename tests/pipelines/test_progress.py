@@ -38,18 +38,18 @@ def test_the_time_left_is_that_of_this_runs_own_pace(clock: SimpleNamespace) -> 
 def test_lines_come_at_each_tenth_and_twice_a_minute(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[float, int]] = []
 
-    def tell(work: Progress) -> None:
+    def report(work: Progress) -> None:
         told.append((clock.seconds - 100, work.done))
-        work.told, work.told_at = work.done, clock.seconds
+        work.reported, work.reported_at = work.done, clock.seconds
 
-    monkeypatch.setattr(Progress, "tell", tell)
+    monkeypatch.setattr(Progress, "report", report)
     fast, slow = Progress("encode", 100, "row"), Progress("encode", 1000, "row")
     for _ in range(100):
         clock.seconds += 0.125
         fast.reach(fast.done + 1)
     assert [done for _, done in told] == [24, 48, 72, 96]
     told.clear()
-    clock.seconds = slow.told_at
+    clock.seconds = slow.reported_at
     for _ in range(90):
         clock.seconds += 1
         slow.reach(slow.done + 1)

@@ -93,4 +93,4 @@ def test_rows_are_moved_edited_and_deleted(
     (data / "bad.jsonl").write_bytes(b"\xff\xfe\x00")
     unknown = encode(CAPTIONS[0])
     assert unknown.missing is None
-    assert "rows that left the data can't be told: bad.jsonl: " in capsys.readouterr().err
+    assert "it is not known which rows left the data: bad.jsonl: " in capsys.readouterr().err

@@ -14,9 +14,9 @@ from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading
 from pipelines.studies import prompts
 from pipelines.studies.flow import study_flow
-from pipelines.studies.lab import BASE, PAPER, Sizes
 from pipelines.studies.page import write_docs, write_paper
-from pipelines.studies.scoring import Drawing, drawn, load
+from pipelines.studies.scoring import StudyModel, drawn, load
+from pipelines.studies.workspace import BASE, PAPER, Sizes
 
 pytestmark = pytest.mark.timeout(1800)
 TINY = Sizes(pictures=32, scenes=1, captions=2)
@@ -88,10 +88,10 @@ def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(
     LLMAdapter.for_unet(unet, AdapterSettings(), **about).save(tmp_path)
     common = {"adapter": str(tmp_path), "steps": 2, "guidance": 2.0}
     prompts_of_a_scene = held_out_prompts(1)[1:2]
-    both = drawn(Drawing(reading=reading, **common), prompts_of_a_scene).pictures[0]
-    alone = drawn(Drawing(reading=reading, weights=(1.0, 0.0), **common), prompts_of_a_scene).pictures[0]
+    both = drawn(StudyModel(reading=reading, **common), prompts_of_a_scene).pictures[0]
+    alone = drawn(StudyModel(reading=reading, weights=(1.0, 0.0), **common), prompts_of_a_scene).pictures[0]
     assert (both != alone).any()
-    pipe = load(Drawing(reading=reading, weights=(0.0, 1.0), **common))
+    pipe = load(StudyModel(reading=reading, weights=(0.0, 1.0), **common))
     assert {(row["original"], row["new"]) for row in pipe.llm_adapter.weights_by_layer()} == {(0.0, 1.0)}
     with pytest.raises(ValueError, match="was trained with another encoder: states"):
-        load(Drawing(reading=Reading(kind="hidden", states="last"), **common))
+        load(StudyModel(reading=Reading(kind="hidden", states="last"), **common))

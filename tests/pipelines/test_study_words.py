@@ -17,8 +17,8 @@ from llmdiff.studies.readings import Reading
 from pipelines.studies import closed, encodings, latency, pathways, prompts, scale, stability, weights
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.compare import rows, shares_plot
-from pipelines.studies.lab import QUICK, Lab, Sizes, Variant, remembered
 from pipelines.studies.outcome import markdown, plain
+from pipelines.studies.workspace import QUICK, Sizes, Variant, Workspace, remembered
 
 SCENES = 60
 
@@ -164,16 +164,16 @@ def test_latency_is_told_as_ratios() -> None:
 
 
 def test_variants_differ_in_what_they_name_and_in_nothing_else(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, Sizes(steps=300))
-    common = lab.training(Variant(name="paper"), 1)
-    removed = lab.training(pathways.REMOVED, 1)
+    workspace = Workspace(tmp_path, Sizes(steps=300))
+    common = workspace.training(Variant(name="paper"), 1)
+    removed = workspace.training(pathways.REMOVED, 1)
     assert removed.adapter == common.adapter.model_copy(update={"paths": "new"})
     assert removed.model_copy(update={"adapter": common.adapter}) == common
     assert common.steps == 300
-    assert common.batch_size * lab.sizes.processes == 32
-    assert Lab(tmp_path, QUICK).training(Variant(name="paper"), 0).batch_size == 32
-    assert list(lab.seeds(pathways.BASE)) == [0]
-    assert list(lab.seeds(pathways.BOTH)) == [0, 1]
+    assert common.batch_size * workspace.sizes.processes == 32
+    assert Workspace(tmp_path, QUICK).training(Variant(name="paper"), 0).batch_size == 32
+    assert list(workspace.seeds(pathways.BASE)) == [0]
+    assert list(workspace.seeds(pathways.BOTH)) == [0, 1]
 
 
 def test_what_is_remembered_is_made_again_where_it_is_of_another_thing(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ HOLD = """
 import sys
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex
-with job_mutex(EncodingStore.open(sys.argv[1]).path, "retrain") as holder:
-    print("ours" if holder is None else holder, flush=True)
+with job_mutex(EncodingStore.open(sys.argv[1]).path, "retrain") as mutex:
+    print("ours" if mutex.is_ours else mutex.taken_by, flush=True)
     sys.stdin.read()
 """
 
@@ -43,18 +43,18 @@ def store(tmp_path: Path) -> EncodingStore:
 @pytest.mark.process
 def test_the_second_is_told_who_holds_it_and_may_wait(store: EncodingStore) -> None:
     child = hold(store)
-    with job_mutex(store.path, "retrain") as holder:
-        assert holder is not None
-        assert f"process {child.pid} on {socket.gethostname()}, since 2" in holder
-    with job_mutex(store.path, "another job") as holder:
-        assert holder is None
+    with job_mutex(store.path, "retrain") as mutex:
+        assert not mutex.is_ours
+        assert f"process {child.pid} on {socket.gethostname()}, since 2" in str(mutex.taken_by)
+    with job_mutex(store.path, "another job") as mutex:
+        assert mutex.is_ours
     assert child.stdin is not None
     threading.Timer(0.5, child.stdin.close).start()
-    with job_mutex(store.path, "retrain", wait=60) as holder:
-        assert holder is None
+    with job_mutex(store.path, "retrain", wait=60) as mutex:
+        assert mutex.is_ours
     child.wait()
-    with job_mutex(store.path, "retrain") as holder:
-        assert holder is None
+    with job_mutex(store.path, "retrain") as mutex:
+        assert mutex.is_ours
     assert verify(store) == []
     collect(store)
 
@@ -64,24 +64,24 @@ def test_a_killed_process_holds_nothing(store: EncodingStore) -> None:
     child = hold(store)
     child.kill()
     child.communicate()
-    with job_mutex(store.path, "retrain") as holder:
-        assert holder is None
+    with job_mutex(store.path, "retrain") as mutex:
+        assert mutex.is_ours
 
 
 def test_an_error_ends_it(store: EncodingStore) -> None:
     with pytest.raises(ZeroDivisionError), job_mutex(store.path, "retrain"):
         raise ZeroDivisionError
-    with job_mutex(store.path, "retrain") as holder:
-        assert holder is None
+    with job_mutex(store.path, "retrain") as mutex:
+        assert mutex.is_ours
 
 
 def test_in_an_object_store(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EncodingStore.create(s3_url)
     with job_mutex(store.path, "retrain") as ours, job_mutex(store.path, "retrain") as other:
-        assert ours is None
-        assert f"process {os.getpid()} on" in str(other)
+        assert ours.is_ours
+        assert f"process {os.getpid()} on" in str(other.taken_by)
         monkeypatch.setattr(lease, "STALE_AFTER", 0.0)
         with job_mutex(store.path, "retrain") as late:
-            assert late is None
+            assert late.is_ours
     with job_mutex(store.path, "retrain") as again:
-        assert again is None
+        assert again.is_ours

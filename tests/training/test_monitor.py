@@ -105,8 +105,8 @@ def test_told_once_and_again_when_twice_as_bad(caplog: pytest.LogCaptureFixture)
     told = TrainingMonitor()
     with caplog.at_level(logging.WARNING):
         for share in (0.0, 0.02, 0.03, 0.04, 0.05, 0.09):
-            told.tell(monitor.captions_truncated(share, 120))
-            TrainingMonitor(speaks=False).tell(monitor.captions_truncated(share, 120))
+            told.report(monitor.captions_truncated(share, 120))
+            TrainingMonitor(speaks=False).report(monitor.captions_truncated(share, 120))
     starts = [record.message[: len("training warning: truncated captions: 2.0%")] for record in caplog.records]
     assert starts == [f"training warning: truncated captions: {share}.0%" for share in (2, 4, 9)]
 

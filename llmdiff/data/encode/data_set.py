@@ -28,9 +28,9 @@ class LeftRows:
     """The store's samples that were of a data set and are in no data set any more."""
 
     count: int | None
-    """None where that can't be told."""
+    """None where that is not known."""
     examples: list[str] = field(default_factory=list)
-    """The first few: file, row, caption. Where it can't be told, what could not be read, and why."""
+    """The first few: file, row, caption. Where their number is not known, what could not be read, and why."""
     replaced: int = 0
     """Samples taken out of the newest version, for in their place is a row of another picture or caption now."""
 
@@ -53,7 +53,7 @@ def find_left(
     unread: Mapping[str, str],
     passed_over: Mapping[str, str],
 ) -> LeftRows:
-    """Note what a run of a data set found, take out the rows that were edited, and tell those that have left.
+    """Note what a run of a data set found, take out the rows that were edited, and report those that have left.
 
     Args:
         store: opened for writing.
@@ -93,7 +93,7 @@ def drop_missing(
         store: opened for writing.
         data: files, folders or addresses of the data sets, each encoded into the store as it is now.
         fingerprint: the encoder whose samples they are; None is each that the data sets were encoded with.
-        dry_run: take nothing out, only tell.
+        dry_run: take nothing out, only report.
         columns: of pictures and captions, as they were chosen when the data were encoded.
         progress: called with (shards read, shards in all) after each.
 
@@ -102,7 +102,7 @@ def drop_missing(
 
     Raises:
         FileNotFoundError: there are no such data.
-        ValueError: a file can't be read, or is not in the store as it is now: which rows have left can't be told.
+        ValueError: a file can't be read, or is not in the store as it is now: it is not known which rows have left.
     """
     found = {data_name(each): sources_of(each, columns or Columns(), progress) for each in data}
     encoders = [fingerprint] if fingerprint is not None else encoders_of(store, found)
@@ -146,7 +146,7 @@ def check_known(
     store: EncodingStore, before: DataSet, sources: Mapping[str, str], passed_over: Mapping[str, str]
 ) -> None:
     """Raise ValueError where rows of a data set may be others than those that its last run dealt with."""
-    of = f"under {before.fingerprint}: which rows have left can't be told"
+    of = f"under {before.fingerprint}: it is not known which rows have left"
     for name in (name for key, name in sources.items() if key not in before.sources):
         raise ValueError(f"{before.data}: {name} is new or changed since it was last encoded {of}: encode first")
     unknown = {**read_before(before, passed_over), **unanswered(store, before.fingerprint, sources)}

@@ -29,7 +29,7 @@ class TextEncoding:
 
     encoder: TextEncoder
     fingerprint: str
-    """Of all that decides the encodings' numbers."""
+    """Hash of all that decides the encodings' numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class LatentEncoding:
 
     encoder: LatentEncoder
     fingerprint: str
-    """Of all that decides the latents' numbers."""
+    """Hash of all that decides the latents' numbers."""
     size: int
     """Side of the square that is kept, in pixels."""
     min_side: int
@@ -70,7 +70,7 @@ class EncoderSet(TextEncoding):
     latents: LatentEncoding | None = None
     """None for captions alone."""
     pooled: TextEncoding | None = None
-    """Of the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
+    """What makes the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
     threads: int | None = None
     """Threads that decode pictures; None is one for each processor that the process may use."""
 

@@ -45,7 +45,7 @@ class Preview:
     """The first of them: file, row, reason, what was found."""
     first: list[SeenRow] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    """Of the rows that can be used."""
+    """Captions of the rows that can be used."""
     decoded: int = 0
     """Pictures that were decoded, or that can't be."""
     behind_urls: int = 0

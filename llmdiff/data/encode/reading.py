@@ -34,7 +34,7 @@ class Picture(NamedTuple):
     """What the index says of a picture."""
 
     hash: str
-    """Of its bytes."""
+    """Hash of its bytes."""
     latent_key: str
     crop: Crop
 
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     """What the models do next."""
 
     keys: tuple[str, ...]
-    """Of the latents to be made."""
+    """Keys of the latents to be made."""
     pixels: np.ndarray
     """Their pictures, which are of one size: uint8 ``(picture, height, width, 3)``."""
     done: int

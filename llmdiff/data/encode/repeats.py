@@ -15,7 +15,7 @@ class RowContent(NamedTuple):
     """What a row holds; see `storage.schema.Content`."""
 
     image_hash: str | None
-    """Of its picture's bytes; None where it has none."""
+    """Hash of its picture's bytes; None where it has no picture."""
     caption_hash: str
 
 

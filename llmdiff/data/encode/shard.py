@@ -15,7 +15,7 @@ from llmdiff.data.encode.reading import ShardReader, Step
 from llmdiff.data.encode.row_writer import RowWriter
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources import Row, SourceShard, rows_told
+from llmdiff.data.sources import Row, SourceShard, known_row_count
 from storage import EncodingStore, ShardWriter, caption_hash
 
 TRY_AGAIN = ("no_answer",)
@@ -54,7 +54,7 @@ def encode_shard(
     repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
     known = samples | repeated | bad
-    count = source.count if known else rows_told(source)
+    count = source.count if known else known_row_count(source)
     report = ShardReport(
         source=source.name,
         source_hash=source.content_hash,

@@ -13,7 +13,7 @@ class ShardReport:
     source: str
     """The shard's name."""
     source_hash: str = ""
-    """Of its content."""
+    """Hash of its content."""
     rows: int = 0
     """Rows in it."""
     known: int = 0

@@ -1,4 +1,4 @@
-"""Reading over HTTP by ranges, on from where a connection broke; addresses are told without what is secret in them."""
+"""Reading over HTTP by ranges, on from where a connection broke; addresses are shown without what is secret in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 from llmdiff.data.remote.place import Facts, Refusal
 
 TRIES = 6
-"""Of a request, as long as none of them brings a byte."""
+"""How often a request is made, as long as none brings a byte."""
 PAUSE = 0.5
 """Seconds before the second try; each is twice as long as the one before."""
 LONGEST_PAUSE = 60.0
@@ -132,7 +132,7 @@ def _check(answer: httpx.Response, url: str) -> None:
 
 
 def _facts(answer: httpx.Response) -> Facts:
-    """Of an answer to a request for the first byte."""
+    """Return what an answer to a request for the first byte says of the file."""
     size = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if answer.status_code == 200:
         size = answer.headers.get("Content-Length", "")
@@ -157,11 +157,11 @@ class _NoSecrets(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(map(_told, record.args))
+            record.args = tuple(map(_shown, record.args))
         return True
 
 
-def _told(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     return without_secrets(str(value)) if isinstance(value, httpx.URL) else value
 
 

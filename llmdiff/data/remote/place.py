@@ -26,7 +26,7 @@ class Facts(NamedTuple):
     tag: str = ""
     """Its entity tag: another one where the content changed; empty where the place has none that can be relied on."""
     sha256: str = ""
-    """Of its content, where the place knows it."""
+    """SHA-256 of its content, where the place knows it."""
 
     @property
     def content_hash(self) -> str | None:

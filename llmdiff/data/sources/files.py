@@ -33,7 +33,7 @@ def shards_of(files: Iterable[tuple[DataPath, str]], columns: Columns = KNOWN) -
     return [shard for file, name in files for shard in _shards(file, name, columns)]
 
 
-def rows_told(shard: SourceShard) -> int | None:
+def known_row_count(shard: SourceShard) -> int | None:
     """Return how many rows a shard has; None where that takes fetching all of it. ValueError where it is unreadable."""
     streamed = isinstance(shard, TarShard) and shard.is_remote and not shard.is_counted
     return None if streamed else shard.count

@@ -15,7 +15,7 @@ TEXTS = ("txt", "caption")
 """Endings of a picture's caption beside it, or in a tar."""
 TABLES = (".parquet", ".arrow", ".jsonl", ".csv", ".tsv", ".txt", ".json")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Of an imagefolder: their rows name the pictures of their folder and of those below it."""
+"""Tables of an imagefolder, whose rows name the pictures of their folder and of those below it."""
 PACKED = (".gz", ".zst", ".bz2")
 TARS = (".tar", ".tgz", *(f".tar{packed}" for packed in PACKED))
 PACKED_TABLES = tuple(f"{table}{packed}" for table in (".jsonl", ".csv", ".tsv", ".txt") for packed in PACKED)

@@ -90,8 +90,8 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     found.passed_over |= found.leftovers.lines()
     files = sorted(found.data or found.texts, key=lambda item: item[1])
     if not files and not may_be_empty:
-        told = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
-        raise ValueError(f"{root}: expected {EXPECTED}, found none in it{told}")
+        passed_over = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
+        raise ValueError(f"{root}: expected {EXPECTED}, found none in it{passed_over}")
     return Listing(files, dict(sorted(found.passed_over.items())), root, found.pictures)
 
 

@@ -22,7 +22,7 @@ PARQUET, TAR_END = b"PAR1", bytes(1024)
 
 
 class ReadinessPolicy(BaseModel):
-    """How files that are still being written are told."""
+    """How files that are still being written are recognised."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -40,8 +40,8 @@ class Scan(NamedTuple):
     """Why each one is to be left for the next time."""
 
 
-class Look(NamedTuple):
-    """What a file is like without being read."""
+class FileState(NamedTuple):
+    """Size and last change of a file, which show without reading it whether it is still the same."""
 
     bytes: int
     changed: int
@@ -50,7 +50,7 @@ class Look(NamedTuple):
     """What another place says that stands for the content."""
 
     @classmethod
-    def at(cls, file: DataPath) -> Look | None:
+    def at(cls, file: DataPath) -> FileState | None:
         """None where it is not there (any more), or leads nowhere; of another place, what its listing said."""
         if isinstance(file, RemotePath):
             files = file.children.values() if file.is_dir() else [file]
@@ -71,24 +71,30 @@ class Look(NamedTuple):
         """Seconds since its last change, or until it where the clocks differ."""
         return abs(time.time() - self.changed / 1e9)
 
+    def __str__(self) -> str:
+        """Return the text that `signature` hashes; with another one, every scan that was kept would look outdated."""
+        return f"Look(bytes={self.bytes}, changed={self.changed}, tags={self.tags})"
+
 
 def scan(root: DataPath, files: list[tuple[DataPath, str]], how: ReadinessPolicy) -> Scan:
-    """Look at every file twice, and waits in between for as long as the youngest needs to settle, and no longer.
+    """Look at every file twice, and wait in between for as long as the youngest needs to settle, and no longer.
 
     A file is unfinished while its folder says so (`TEMPORARY`; `MARKER`, where asked for), while it changes, and while
     it has no end: a Parquet file no footer, a tar no empty blocks. Text has no end to look for. In another place a file
     appears whole, so that its end is not looked for, and one that has settled is not looked at again.
     """
     unfinished = {name: why for file, name in files if (why := _outside(root, file, how) or _without_end(file))}
-    first = {name: look for file, name in files if name not in unfinished and (look := Look.at(file)) is not None}
-    young = {name: how.settle - look.age for name, look in first.items()}
+    first = {
+        name: state for file, name in files if name not in unfinished and (state := FileState.at(file)) is not None
+    }
+    young = {name: how.settle - state.age for name, state in first.items()}
     time.sleep(max([0.0, *young.values()]))
     for file, name in files:
         if isinstance(file, RemotePath):
             if young.get(name, 0.0) <= 0:
                 continue
             file = file.again()
-        before, after = first.get(name), Look.at(file)
+        before, after = first.get(name), FileState.at(file)
         if before is not None and after != before:
             unfinished[name] = f"changing: {before.bytes} bytes, then {'gone' if after is None else after.bytes}"
     return Scan([(file, name) for file, name in files if name not in unfinished], unfinished)
@@ -103,13 +109,13 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
     if isinstance(root, RemotePath):
         for file in _listed(root):
             if file not in besides:
-                digest.update(f"{file}\0{Look.at(file)}\n".encode(errors="surrogateescape"))
+                digest.update(f"{file}\0{FileState.at(file)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
     for folder, folders, names in os.walk(root if root.is_dir() else root.parent):
         folders[:] = sorted(name for name in folders if name != TEMPORARY)
         for path in (Path(folder, name) for name in sorted(names)):
             if path not in besides:
-                digest.update(f"{path}\0{Look.at(path)}\n".encode(errors="surrogateescape"))
+                digest.update(f"{path}\0{FileState.at(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -146,13 +152,13 @@ def _without_end(file: DataPath) -> str | None:
     """Why a file's own bytes say that it is unfinished; None too where nobody has written to it for long."""
     if isinstance(file, RemotePath):
         return None
-    kind, look = file.suffix.lower(), Look.at(file)
-    if look is None or look.age > ABANDONED_AFTER:
+    kind, state = file.suffix.lower(), FileState.at(file)
+    if state is None or state.age > ABANDONED_AFTER:
         return None
     if kind == ".parquet" and PARQUET.startswith(_edge(file, 4, 0)) and _edge(file, 4, 2) != PARQUET:
-        return f"no footer yet after {look.bytes} bytes; last written to {look.age:.0f} s ago"
+        return f"no footer yet after {state.bytes} bytes; last written to {state.age:.0f} s ago"
     if kind == ".tar" and _edge(file, len(TAR_END), 2) != TAR_END:
-        return f"no end yet after {look.bytes} bytes; last written to {look.age:.0f} s ago"
+        return f"no end yet after {state.bytes} bytes; last written to {state.age:.0f} s ago"
     return None
 
 

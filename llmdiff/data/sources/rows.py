@@ -46,9 +46,9 @@ class SourceShard(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """Of every byte the rows depend on, so that a changed shard is read again and a moved one is not.
+        """Hash of every byte the rows depend on, so that a changed shard is read again and a moved one is not.
 
-        Of a picture behind a URL, the URL alone.
+        Of a picture behind a URL it has the URL alone.
         """
 
     @property

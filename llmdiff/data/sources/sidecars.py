@@ -37,7 +37,7 @@ class SidecarShard:
     unread: tuple[str, ...] = ()
     columns_read: tuple[str, ...] = ()
     listed_hash: str | None = None
-    """Of what a listing says of the files; None where only their bytes can say."""
+    """Hash of what a listing says of the files; None where only their bytes can say."""
 
     @cached_property
     def content_hash(self) -> str:

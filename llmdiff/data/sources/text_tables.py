@@ -31,7 +31,7 @@ class TableShard:
     unread: tuple[str, ...] = ()
     columns_read: tuple[str, ...] = ()
     listed_hash: str | None = None
-    """Of the rows, with what a listing says of their pictures; None where only the pictures' bytes can say."""
+    """Hash of the rows and of what a listing says of their pictures; None where only the pictures' bytes can say."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -68,7 +68,7 @@ def table_shards(
         return
     found = list(pairs(_cells(record, images, captions, columns) for record in records))
     has_pictures = bool(found) and (bool(images) or file.name in METADATA_FILES)
-    read, unread = _told(records, (*images, *captions))
+    read, unread = _used_columns(records, (*images, *captions))
     read = () if kind_of(file).startswith(".txt") else read
     for first in range(0, max(1, len(found)), rows_per_shard):
         part = tuple(found[first : first + rows_per_shard])
@@ -104,7 +104,7 @@ def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
     )
 
 
-def _told(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _used_columns(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Columns that hold something: those that rows are made of, and the others."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
     return tuple(name for name in chosen if name in names), tuple(name for name in names if name not in chosen)

@@ -233,7 +233,7 @@ def _counted(members: Counter[str]) -> tuple[str, ...]:
 
 
 def _kind(name: str) -> str:
-    """What members of such a name are told by: their last ending, that they have none, or that they are hidden."""
+    """What members of such a name are reported by: their last ending, that they have none, or that they are hidden."""
     base = name.rpartition("/")[2]
     if base.startswith("."):
         return "that are hidden"

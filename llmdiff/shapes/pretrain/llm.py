@@ -119,9 +119,9 @@ def train_llm(
     asked: list[float] = []
 
     def loss_of(step: int) -> torch.Tensor:
-        texts, told = zip(*next(batches), strict=True)
+        texts, wanted = zip(*next(batches), strict=True)
         batch = tokenizer(list(texts), return_tensors="pt", padding=True)
-        expected = tokenizer([" ".join(answer) for answer in told], return_tensors="pt").input_ids  # (b, 3 * 4)
+        expected = tokenizer([" ".join(answer) for answer in wanted], return_tensors="pt").input_ids  # (b, 3 * 4)
         present = batch.attention_mask == 1
         mask, restated = restating(batch.input_ids, present, torch.rand(training.batch) < training.bottleneck)
         with fast_cpu_math():
@@ -165,8 +165,8 @@ def text_batches(rng: np.random.Generator, batch: int) -> Iterator[list[tuple[st
     """Yield batches of documents with their answers, of like length, in random order, without end."""
     scenes = [random_scene(rng) for _ in range(SCENES)]
     while True:
-        told = (text(scenes[i], rng) for i in rng.integers(SCENES, size=batch * POOL))
-        texts = sorted(told, key=lambda pair: pair[0].count(" "))
+        documents = (text(scenes[i], rng) for i in rng.integers(SCENES, size=batch * POOL))
+        texts = sorted(documents, key=lambda pair: pair[0].count(" "))
         for i in rng.permutation(POOL):
             yield texts[i * batch : (i + 1) * batch]
 
@@ -189,8 +189,8 @@ def train_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(
         (
-            " ".join([document.replace(END, " "), *told])
-            for document, told in (text(random_scene(rng), rng) for _ in range(4000))
+            " ".join([document.replace(END, " "), *answers])
+            for document, answers in (text(random_scene(rng), rng) for _ in range(4000))
         ),
         trainer,
     )

@@ -1,4 +1,4 @@
-"""What studies are made of: encodings, adapters and judged pictures, each made once for all studies that need it."""
+"""What studies are made of: encodings, adapters and scored pictures, each made once for all studies that need it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import device, picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
-from pipelines.studies.scoring import Drawing, judge
+from pipelines.studies.scoring import StudyModel, score
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
@@ -40,8 +40,10 @@ Shares = dict[str, dict[str, np.ndarray]]
 
 
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
-"""To try the commands: nothing is learned."""
+"""Sizes for trying the commands, at which nothing is learned."""
 BATCH = 32
+VERDICTS, MODEL_KEY = "judged", "drawing"
+"""The folder of verdicts, and the key of the scored model in them, by the names that studies of before have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Variant:
     reading: Reading | None = Reading()
     """What encodes captions; None is the base model without an adapter."""
     adapter: tuple[tuple[str, Any], ...] = ()
-    """Of `AdapterSettings`, over the demonstration's."""
+    """Settings of `AdapterSettings`, over the demonstration's."""
     weights: tuple[float, float] | None = None
     """Put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
     seeds: int | None = None
@@ -64,7 +66,7 @@ PAPER = Variant(name="score difference")
 
 
 @dataclass(frozen=True)
-class Lab:
+class Workspace:
     """A folder of studies, and how large they are."""
 
     output: Path
@@ -136,12 +138,12 @@ class Lab:
 
     def shares(self, variant: Variant) -> Shares:
         """Return the verdicts on a variant's pictures of the held-out prompts."""
-        return stacked([self.judged(variant.name, self.drawing(variant, seed)) for seed in self.seeds(variant)])
+        return stacked([self.verdicts(variant.name, self.model(variant, seed)) for seed in self.seeds(variant)])
 
-    def drawing(self, variant: Variant, seed: int) -> Drawing:
-        """Return how a variant draws."""
+    def model(self, variant: Variant, seed: int) -> StudyModel:
+        """Return the model of a variant, whose pictures are scored."""
         adapter = None if variant.reading is None else str(self.adapter(variant, seed) / "adapter")
-        return Drawing(
+        return StudyModel(
             adapter=adapter,
             reading=variant.reading,
             weights=variant.weights,
@@ -149,14 +151,14 @@ class Lab:
             guidance=SAMPLING.guidance,
         )
 
-    def judged(self, name: str, drawing: Drawing) -> dict[str, Any]:
+    def verdicts(self, name: str, model: StudyModel) -> dict[str, Any]:
         """Return the verdicts ``found[wording][fact]``, a number a scene, of one model; once for all studies."""
-        about = {"drawing": json.loads(drawing.model_dump_json()), "scenes": self.sizes.scenes}
-        path = self.output / "judged" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+        about = {MODEL_KEY: json.loads(model.model_dump_json()), "scenes": self.sizes.scenes}
+        path = self.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.json"
 
         def draw() -> dict[str, Any]:
-            with progress(f"judge {name}", len(self.prompts), "picture"):
-                return judge(drawing, self.prompts)
+            with progress(f"score {name}", len(self.prompts), "picture"):
+                return score(model, self.prompts)
 
         found: dict[str, Any] = remembered(path, about, draw)
         return found
