@@ -185,8 +185,8 @@ def test_another_column_of_the_same_file_edits_no_row(
     assert captions(store) == both
     write(0)
     assert run(store, data, encoders, long).left.count == 1
-    with pytest.raises(ValueError, match="encoded into it, found .*photos --caption-column long --caption-column short"):
-        drop_missing(store, [str(data)], columns=Columns(captions=("long", "short")))
+    with pytest.raises(ValueError, match="encoded into it, found .*photos --caption-column long --image-column image"):
+        drop_missing(store, [str(data)], columns=Columns(captions=("long",), image="image"))
     (dropped,) = drop_missing(store, [str(data)], columns=long).values()
     assert dropped["caption"].to_pylist() == [f"long {CAPTIONS[1]}"]
     assert captions(store) == [caption for caption in both if caption != f"long {CAPTIONS[1]}"]
