@@ -34,7 +34,7 @@ def test_a_store_made_anew_is_filled_again(world: World, in_process: Server, tmp
     first = encode_new(request)
     assert (first.samples, encode_new(request).samples) == (1, 0)
     for name in ("buckets", "flip"):
-        with pytest.raises(ValueError, match="latents are of another kind"):  # the run has begun, and looked into the store
+        with pytest.raises(ValueError, match="latents are of another kind"):  # the run looked into the store
             encode_new(request.model_copy(update={name: True}))
     shutil.rmtree(tmp_path / "store")
     store, llm = synthetic.make_store(tmp_path / "store")
