@@ -17,7 +17,7 @@ from llmdiff.data.encode.data_set import LeftRows, drop_missing, find_left, note
 from llmdiff.data.sources import Columns, Listing, list_data, open_source, shards_of
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
 from storage.maintenance.data_sets import data_set, data_sets
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
@@ -261,6 +261,29 @@ def test_a_run_that_was_cut_short_is_noted(
     assert (dict(known.sources), known.earlier) == ({**before, "0" * 64: "b.parquet"}, {})
     assert run(store, data, encoders).left.count == 0
     assert dict(data_sets(store)[0].earlier) == {"0" * 64: "b.parquet"}
+
+
+def test_rows_that_can_not_be_taken_out_are_an_error_unless_a_writer_is_at_work(
+    encoder: Encoder, latent_encoder: LatentEncoder, s3_url: str, write: Callable[..., Path]
+) -> None:
+    """An object store's writers keep such removals out, and the next run makes up for it; damage is told."""
+    store = EncodingStore.create(s3_url)
+    encoders = prepare(store, encoder, latent_encoder, SIZE)
+    data = write("photos", "a.parquet", 0, 1)
+    run(store, data, encoders)
+    write_parquet(data / "a.parquet", [(PNG[0], "another"), (PNG[1], CAPTIONS[1])])
+    tables = {file: pq.read_table(file.arrow_source()) for file in store.index.parquet_files()}
+    ((file, table),) = [each for each in tables.items() if "a.parquet" in each[1]["source"].to_pylist()]
+    with ShardWriter(store, "other", encoders.fingerprint):
+        assert run(store, data, encoders).left.replaced == 0
+    whole, damaged = file.read_bytes(), pa.BufferOutputStream()
+    pq.write_table(table.drop_columns(["crop"]), damaged)
+    file.write(damaged.getvalue().to_pybytes())
+    with pytest.raises(ValueError, match="crop"):
+        run(store, data, encoders)
+    file.write(whole)
+    assert run(store, data, encoders).left.replaced == 1
+    assert captions(store) == [CAPTIONS[1], "another"]
 
 
 def test_a_file_of_sources_that_can_not_be_read_is_named(

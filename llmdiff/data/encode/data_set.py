@@ -14,6 +14,7 @@ from llmdiff.data.encode.shard import TRY_AGAIN
 from llmdiff.data.sources import Columns, list_data, shards_of
 from llmdiff.data.sources.columns import KNOWN
 from storage import EncodingStore
+from storage.locks.base import LockedError
 from storage.maintenance.data_sets import DataSet, data_set, data_sets, note
 from storage.maintenance.left_rows import drop_left, drop_rejects, drop_rows, edited_in_place, left_rows
 
@@ -71,7 +72,7 @@ def find_left(
     all_known = data_sets(store, fingerprint)
     left = left_rows(store, fingerprint, all_known, [known.data])
     edited = edited_in_place(store, known, left)
-    with suppress(ValueError):  # an object store's, while another writer is at work: the next run does it
+    with suppress(LockedError):  # an object store's, while another writer is at work: the next run does it
         drop_rejects(store, fingerprint, all_known)
         drop_rows(store, edited)
     still = left_rows(store, fingerprint, all_known, [known.data]) if len(edited) else left
