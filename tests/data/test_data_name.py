@@ -15,6 +15,7 @@ from llmdiff.data.sources import Columns
     [
         (("s3://b/photos", "s3://b/photos/", "S3://b/photos"), "s3://b/photos"),
         (("hf:o/n", "hf://datasets/o/n", "hf://datasets/o/n/"), "hf://datasets/o/n"),
+        (("hf://datasets/o/n/two  spaces/",), "hf://datasets/o/n/two  spaces"),
         (("hf:o/n@v1", "hf://datasets/o/n@v1"), "hf://datasets/o/n@v1"),
         (("hf:o/n:train",), "hf:o/n:train"),
         (("hf:o/n@v1:train",), "hf:o/n@v1:train"),

@@ -31,7 +31,8 @@ def _address(data: str) -> str:
         repository = data.removeprefix("hf:")
         return data if ":" in repository else f"hf://datasets/{repository}"  # a split is no path
     lower = re.sub(r"^\w+://", lambda found: found[0].lower(), shown(data))
-    return " ".join(each.rstrip("/") for each in lower.split())
+    several = lower.split() if lower.startswith("http") else [lower]
+    return " ".join(each.rstrip("/") for each in several)
 
 
 def _options(columns: Columns) -> list[str]:
