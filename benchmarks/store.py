@@ -33,7 +33,7 @@ from common.store_reading import measure_reading
 from common.store_rows import StoreResults, timed
 
 from storage import EncodingStore
-from storage.io.files import folder_size
+from storage.io.paths import store_path, tree_size
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
     """The store of a collection's captions, each once and without pictures, against the padded layouts."""
     count = len(prompts) // REPEATS[prompts.name]
     store, _ = make_store(folder / "store", prompts, range(count), pictures=False)
-    ours = folder_size(store.path) / count
+    ours = tree_size(store.path) / count
     some = np.linspace(0, count - 1, min(arguments.padded, count)).astype(int).tolist()
     texts, counts = [prompts.texts[i] for i in some], [int(prompts.counts[i]) for i in some]
     peers: dict[str, tuple[Callable[..., None], int, Sequence[Any], str]] = {
@@ -110,7 +110,7 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
         place = folder / peer
         place.mkdir()
         write(place, (prompts.bits(i, tokens) for i in some), third)
-        theirs = folder_size(place) / len(some)
+        theirs = tree_size(store_path(place)) / len(some)
         goal = ">= 5" if prompts.name == "PartiPrompts" else ""
         results.add(
             "bytes a caption, with index and manifests",
@@ -126,7 +126,7 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
         )
         shutil.rmtree(place)
     raw = int(prompts.counts[:count].sum()) * prompts.width * 2
-    arrays = sum(folder_size(shard / "encodings") for shard in (store.path / "shards").iterdir())
+    arrays = sum(tree_size(shard / "encodings") for shard in (store.path / "shards").children())
     common = {"width": prompts.width, "prompts": prompts.name, "captions": count, "peer": "raw bfloat16 bits"}
     results.add("overhead of the encodings' arrays", arrays / raw - 1, "of raw", goal="<= 0.02", **common)
     results.add("overhead with index and manifests", ours * count / raw - 1, "of raw", **common)

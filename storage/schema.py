@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it, row by row, and the schemas of the two Delta tables."""
+"""What goes into the store and comes out of it, row by row, and the schemas of the three Delta tables."""
 
 from __future__ import annotations
 

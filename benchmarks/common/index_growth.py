@@ -17,7 +17,7 @@ from common.page_cache import evict
 from common.store_rows import StoreResults, timed
 from storage import EncodingStore, caption_hash, content_hash
 from storage.index.transaction import append
-from storage.io.files import folder_size
+from storage.io.paths import store_path, tree_size
 from storage.schema import INDEX
 
 SHARD_ROWS = 4096
@@ -87,7 +87,7 @@ def probe(path: Path, fingerprint: str, texts: list[str], rows: int) -> dict[str
     some = np.random.default_rng(1).permutation(rows)[: min(10_000, rows)]
     hashes = path.parent / "hashes.json"
     hashes.write_text(json.dumps([caption_hash(caption_of(texts, int(i))) for i in some]))
-    found: dict[str, float] = {"bytes": folder_size(path / "index")}
+    found: dict[str, float] = {"bytes": tree_size(store_path(path / "index"))}
     for cache in ("cold", "warm"):
         for what, more in (("lookup", [str(hashes)]), ("dataset", [])):
             if cache == "cold":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from mlflow.entities.model_registry import ModelVersion
 
 from infra.tracking.lineage import DataFile, data_files, digest, files_in
@@ -9,7 +12,9 @@ from infra.tracking.run import client
 
 
 def unseen_files(name: str, store: str, store_version: int, fingerprint: str) -> list[DataFile]:
-    """The files of a store's samples that no version of a registered model was trained on, or not on as many rows.
+    """The files of a store's samples that no version of a registered model was trained on, or on fewer of their rows.
+
+    A file that lost rows since is no new one: there is nothing in it to train on that the version has not seen.
 
     Versions are asked by what they record, so it does not matter which process came to encode the files, or when.
 
@@ -29,10 +34,19 @@ def unseen_files(name: str, store: str, store_version: int, fingerprint: str) ->
         return []
     newest = max(versions, key=lambda version: int(version.version), default=None)
     try:
-        seen = {(file.hash, file.rows) for file in recorded_files(newest)} if newest is not None else set()
+        seen = rows_by_hash(recorded_files(newest)) if newest is not None else Counter()
     except (OSError, ValueError):  # its digest is another one, and that is all that is left to know
-        seen = set()
-    return [file for file in files if (file.hash, file.rows) not in seen]
+        seen = Counter()
+    now = rows_by_hash(files)
+    return [file for file in files if now[file.hash] > seen[file.hash]]
+
+
+def rows_by_hash(files: Iterable[DataFile]) -> Counter[str]:
+    """Return how many rows of each content were trained on, under whatever names."""
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows[file.hash] += file.rows
+    return rows
 
 
 def recorded_files(version: ModelVersion) -> list[DataFile]:

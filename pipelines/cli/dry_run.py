@@ -9,19 +9,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from llmdiff.data.encode.preview import preview
+from llmdiff.data.buckets import Buckets
+from llmdiff.data.encode.preview import Preview, preview
 from llmdiff.data.encode.reading import cores
 from llmdiff.data.sources import SourceShard, known_row_count, list_data, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_models, check_pictures
-from pipelines.runtime.encode_estimate import CaptionSize, LatentSize, caption_size, latent_of
+from pipelines.runtime.encode_estimate import (
+    UNKNOWN_SIZE,
+    CaptionSize,
+    LatentSize,
+    buckets_of,
+    caption_size,
+    latent_of,
+)
+from pipelines.runtime.row_counts import recall_counts
 
 SHOWN = 10
 """Shards, and things not read, that are printed; JSON has all."""
-UNKNOWN_SIZE = 512
-"""Side of the square that pictures are tried at, in pixels, where no diffusion model says another."""
 
 
 class ShardPlan(BaseModel):
@@ -40,8 +47,8 @@ class DryRun(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    rows: int
-    pictures: int
+    rows: int | None = Field(description="none where a shard is uncounted")
+    pictures: int | None = Field(description="likewise")
     shards: list[ShardPlan]
     passed_over: dict[str, str] = Field(description="what looks like data and is not read, and why")
     refused: str | None = Field(description="why the run would end before it has begun")
@@ -53,7 +60,9 @@ class DryRun(BaseModel):
     tokens_a_caption: float | None
     truncated: int | None
     encoding_bytes: int | None = Field(description="at most, for equal captions are encoded once")
-    size: int | None = Field(description="side of the pictures that are kept, in pixels")
+    size: int | None = Field(description="side of the pictures that are kept, in pixels; of buckets, of their square")
+    buckets: int = Field(description="sizes that pictures are put into; 0 where all become squares")
+    flip: bool = Field(description="whether each picture's mirror image is kept, too")
     latent_bytes: int | None = Field(description="at most, for equal pictures are encoded once")
     decoded_per_second: float = Field(description="measured here, reading included; 0 where no picture was decoded")
     decoders: int
@@ -65,16 +74,17 @@ def dry_run(request: EncodeRequest, rate: float | None = None) -> DryRun:
     """Return what a run would do; ValueError and FileNotFoundError where the data or a model's folder say nothing."""
     listed = list_data(request.data, columns=request.columns)
     shards = shards_of(listed.files, request.columns)
+    recall_counts(shards)
     plans = [plan_of(shard) for shard in shards]
-    rows, pictures = (sum(plan.rows or 0 for plan in plans if plan.pictures or not only) for only in (False, True))
-    latent = None if request.diffusion is None or not pictures else latent_of(request.diffusion, request.size)
+    has_pictures = any(plan.pictures for plan in plans)
+    latent = latent_of(request) if request.diffusion is not None and has_pictures else None
     size = latent.size if latent is not None else request.size or UNKNOWN_SIZE
-    seen = preview(shards, size, request.min_side or size // 4)
+    buckets, misfit = fitting_buckets(request, latent) if has_pictures else (None, None)
+    seen = preview(shards, size, request.min_side or size // 4, buckets=buckets)
+    add_seen(plans, shards, seen)
+    rows, pictures = total(plans), total([plan for plan in plans if plan.pictures])
     has_encoder = (request.llm if request.encoder == "llm" else request.diffusion) is not None
     caption = caption_size(request, seen.captions) if has_encoder else None
-    for plan in plans:
-        plan.unread = seen.unread.get(plan.name, ())
-        plan.unreadable = plan.unreadable or seen.unreadable.get(plan.name)
     rejected = seen.rejected + (Counter() if caption is None else caption.rejected)
     usable = 1 - rejected.total() / max(1, seen.rows)
     rates = [each for each in (seen.decode_rate, rate) if each]
@@ -83,28 +93,55 @@ def dry_run(request: EncodeRequest, rate: float | None = None) -> DryRun:
         pictures=pictures,
         shards=plans,
         passed_over=listed.passed_over | unnamed_pictures(listed.pictures, shards),
-        refused=refusal(request, bool(pictures), bool(rows)),
+        refused=refusal(request, has_pictures, rows != 0) or misfit,
         looked_at=seen.rows,
         rejected=dict(rejected),
         examples=seen.examples,
         first=[asdict(row) for row in seen.first],
         behind_urls=seen.behind_urls,
-        **sizes(caption, latent, rows * usable, pictures * usable),
+        buckets=0 if buckets is None else len(buckets.sizes),
+        flip=request.flip,
+        **sizes(caption, latent, rows and rows * usable, pictures and pictures * usable),
         decoded_per_second=seen.decode_rate,
         decoders=cores(),
         rate=rate,
-        hours=rows / min(rates) / 3600 if rates else None,
+        hours=rows / min(rates) / 3600 if rates and rows is not None else None,
     )
 
 
-def sizes(caption: CaptionSize | None, latent: LatentSize | None, captions: float, pictures: float) -> dict[str, Any]:
-    """Return the fields about what would be written."""
+def fitting_buckets(request: EncodeRequest, latent: LatentSize | None) -> tuple[Buckets | None, str | None]:
+    """Return the buckets that are asked for, if any; or why the run would be refused for them."""
+    try:
+        return buckets_of(request, latent), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def add_seen(plans: list[ShardPlan], shards: list[SourceShard], seen: Preview) -> None:
+    """Add to the plans what a look at the first rows told: one that was read to its end is counted by that."""
+    for plan, shard in zip(plans, shards, strict=True):
+        plan.unread = seen.unread.get(plan.name, ())
+        plan.unreadable = plan.unreadable or seen.unreadable.get(plan.name)
+        if plan.rows is None:
+            plan.rows = 0 if plan.unreadable is not None else known_row_count(shard)
+
+
+def total(plans: list[ShardPlan]) -> int | None:
+    """Return the rows of some shards; None where one of them is uncounted."""
+    rows = [plan.rows for plan in plans if plan.rows is not None]
+    return sum(rows) if len(rows) == len(plans) else None
+
+
+def sizes(
+    caption: CaptionSize | None, latent: LatentSize | None, captions: float | None, pictures: float | None
+) -> dict[str, Any]:
+    """Return the fields about what would be written; of a number that is not known, nothing."""
     return {
         "tokens_a_caption": caption and caption.tokens,
         "truncated": caption and caption.truncated,
-        "encoding_bytes": caption and round(captions * caption.bytes),
+        "encoding_bytes": None if caption is None or captions is None else round(captions * caption.bytes),
         "size": latent and latent.size,
-        "latent_bytes": latent and round(pictures * latent.bytes),
+        "latent_bytes": None if latent is None or pictures is None else round(pictures * latent.bytes),
     }
 
 
@@ -139,7 +176,7 @@ def print_dry_run(found: DryRun, as_json: bool = False) -> None:
 
 def lines(found: DryRun) -> list[str]:
     """Return it in words."""
-    text = [f"{len(found.shards)} shards, {found.rows:,} rows, {found.pictures:,} of them with pictures"]
+    text = [total_line(found)]
     text += [f"  {shard_line(shard)}" for shard in found.shards[:SHOWN]]
     text += [f"  and {len(found.shards) - SHOWN} shards more"] * (len(found.shards) > SHOWN)
     text += [f"not read: {name}: {why}" for name, why in list(found.passed_over.items())[:SHOWN]]
@@ -153,6 +190,15 @@ def lines(found: DryRun) -> list[str]:
     text += size_lines(found)
     text += [f"the run would be refused: {found.refused}"] * (found.refused is not None)
     return [*text, "nothing was written, and what the store holds already was not looked up"]
+
+
+def total_line(found: DryRun) -> str:
+    """Return all shards in words."""
+    counted = [shard for shard in found.shards if shard.rows is not None]
+    rows, pictures = total(counted), total([shard for shard in counted if shard.pictures])
+    line = f"{len(counted)} shards, {rows:,} rows, {pictures:,} of them with pictures"
+    more = len(found.shards) - len(counted)
+    return line + f"; {more} more are counted once they are fetched" * (more > 0)
 
 
 def shard_line(shard: ShardPlan) -> str:
@@ -182,7 +228,9 @@ def size_lines(found: DryRun) -> list[str]:
         tokens = f"{found.tokens_a_caption:.1f} tokens a caption{cut}"
         text.append(f"encodings: at most {found.encoding_bytes / 1e9:.3g} GB, {tokens}")
     if found.latent_bytes is not None:
-        text.append(f"latents: at most {found.latent_bytes / 1e9:.3g} GB, pictures of {found.size}x{found.size} pixels")
+        shape = f"pixels, or as many in {found.buckets} buckets" if found.buckets else "pixels"
+        line = f"latents: at most {found.latent_bytes / 1e9:.3g} GB, pictures of {found.size}x{found.size} {shape}"
+        text.append(line + ", and their mirror images" * found.flip)
     here = f"{found.decoded_per_second:.3g} pictures a second are read and decoded here in {found.decoders} threads"
     text += [here] * (found.decoded_per_second > 0)
     models = f"the models' {found.rate:g} rows a second, as given" if found.rate else "the models left out: see --rate"

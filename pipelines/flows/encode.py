@@ -161,7 +161,8 @@ def encode_all(
                 else:
                     advance(reports[shard.name].rows * remote)
     finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
-        note_sources(EncodingStore.open(job.request.store), job.request.data, fingerprint, sources_of(reports.values()))
+        request, found = job.request, sources_of(reports.values())
+        note_sources(EncodingStore.open(request.store), request.data, fingerprint, found, request.columns)
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
@@ -211,9 +212,8 @@ def report(
 ) -> EncodeResult:
     """Add the shards up, and show them as a table in the Prefect UI; `left` is what was not read, and why."""
     store = EncodingStore.open(job.request.store)
-    unread = {**left["unreadable"], **left["unfinished"]}
-    gone = find_left(store, job.request.data, fingerprint, sources_of(reports), unread, left["passed_over"])
-    report_left(gone)
+    found = sources_of(reports), left["unreadable"] | left["unfinished"], left["passed_over"], job.request.columns
+    report_left(gone := find_left(store, job.request.data, fingerprint, *found))
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
     totals = {
         name: sum(getattr(shard, name) for shard in reports)

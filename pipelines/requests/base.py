@@ -28,7 +28,6 @@ class CommandLine:
     """Whether it is written without a flag."""
 
 
-PathText = Annotated[str, CommandLine(path=True)]
 OptionalPathText = Annotated[str | None, CommandLine(path=True)]
 EncoderKind = Literal["llm", "base"]
 VaeDType = Literal["float32", "bfloat16"]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTokenizer
 
+from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_part, unet_config
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
@@ -15,6 +16,9 @@ from pipelines.requests.encode import EncodeRequest
 
 BYTES = 2
 """Bytes of a number in the store: bfloat16 in encodings, float16 in latents."""
+UNKNOWN_SIZE, UNKNOWN_FACTOR = 512, 8
+"""Side of the square that pictures are tried at, and of a latent's share of it, in pixels, where no diffusion model
+says another."""
 
 
 class CaptionSize(NamedTuple):
@@ -34,9 +38,11 @@ class LatentSize(NamedTuple):
     """What a picture's latent is like."""
 
     size: int
-    """Side of the picture, in pixels."""
-    shape: tuple[int, int, int]
+    """Side of the square, in pixels; of as many at most are the buckets."""
+    factor: int
+    """Pixels a side that a number of the latent stands for."""
     bytes: int
+    """At most, of a picture with its mirror image where that is kept, too."""
 
 
 def caption_size(request: EncodeRequest, captions: list[str]) -> CaptionSize:
@@ -66,15 +72,29 @@ def caption_size(request: EncodeRequest, captions: list[str]) -> CaptionSize:
     )
 
 
-def latent_of(diffusion: str, size: int | None) -> LatentSize:
-    """Return what a picture's latent is like, at a size in pixels or at the model's own; ValueError where none fits."""
-    vae = read_part(diffusion, "vae", AutoencoderKL.load_config, weights=False)
+def latent_of(request: EncodeRequest) -> LatentSize:
+    """Return what a picture's latent is like, at the size that is asked for or at the model's own.
+
+    ValueError where none fits.
+    """
+    assert request.diffusion is not None
+    vae = read_part(request.diffusion, "vae", AutoencoderKL.load_config, weights=False)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = size or latent_size(diffusion) * factor
+    size = request.size or latent_size(request.diffusion) * factor
     if size % factor:
         raise ValueError(f"size: expected a multiple of {factor} pixels, found {size}")
-    shape = vae["latent_channels"], size // factor, size // factor
-    return LatentSize(size, shape, BYTES * shape[0] * shape[1] * shape[2])
+    numbers = vae["latent_channels"] * (size // factor) ** 2
+    return LatentSize(size, factor, BYTES * numbers * (1 + request.flip))
+
+
+def buckets_of(request: EncodeRequest, latent: LatentSize | None) -> Buckets | None:
+    """Return the buckets that are asked for, if any; ValueError where their step does not fit the size."""
+    if not request.buckets:
+        return None
+    size, factor = (request.size or UNKNOWN_SIZE, UNKNOWN_FACTOR) if latent is None else latent[:2]
+    step = request.bucket_step or default_step(size, factor)
+    check_step(size, step, factor)
+    return Buckets(size=size, step=step)
 
 
 def _of_base(diffusion: str) -> CaptionSize:

@@ -17,6 +17,9 @@ from llmdiff.data.sources import signature
 from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file
 
+RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "readiness"}
+"""Fields of the encode request that say how a run goes, not what it writes; what was unfinished is in the record."""
+
 
 class ScanRecord(BaseModel):
     """What a scan found of one data set, for one store and encoder."""
@@ -36,17 +39,9 @@ class ScanRecord(BaseModel):
 
 
 def scan_cache_path(request: EncodeRequest) -> Path:
-    """Return the file of a scan; another one where anything that its encodings depend on is."""
-    facts = {
-        "data": request.data,
-        "columns": repr(request.columns),
-        "store": request.store,
-        "encoder": request.encoder,
-        "settings": request.settings,
-        "vae_dtype": request.vae_dtype,
-        "models": (request.diffusion, request.llm),
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    """Return the file of a scan; another one where anything that what the store holds afterwards depends on is."""
+    facts = request.model_dump(mode="json", exclude=RUN_ONLY)
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return home() / "retrain" / f"{digest[:16]}.json"
 
 

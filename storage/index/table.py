@@ -42,7 +42,7 @@ class TableVersion:
 
 
 class Table:
-    """One of the store's two tables; safe to use from several threads and processes."""
+    """One of the store's three tables; safe to use from several threads and processes."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
         self.folder = folder

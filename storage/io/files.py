@@ -70,11 +70,6 @@ def file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
-def folder_size(folder: Path) -> int:
-    """Return the bytes of all files under a folder; 0 where there is none."""
-    return sum(file_sizes(folder).values())
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir():

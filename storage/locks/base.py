@@ -13,6 +13,10 @@ from typing import Protocol
 from storage.io.paths import StorePath
 
 
+class LockedError(ValueError):
+    """Another process holds what is asked for; nothing was changed, and it may be asked for again."""
+
+
 class WriterLock(Protocol):
     """The right to write the shard of one name."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from storage.io.objects import ObjectPath
 from storage.io.paths import StorePath
-from storage.locks.base import owner
+from storage.locks.base import LockedError, owner
 
 RENEW_AFTER = 600.0
 """Seconds after which a writer at work says again that it lives."""
@@ -32,7 +32,7 @@ class LeaseLock:
         self._renewed = 0.0
 
     def acquire(self, removing: bool = False) -> bool:
-        """Raise ValueError where somebody else removes files and does not come to an end."""
+        """Raise LockedError where somebody else removes files and does not come to an end."""
         deadline = time.monotonic() + WAIT
         while self.path.create(owner()):
             self._renewed = time.monotonic()
@@ -40,7 +40,7 @@ class LeaseLock:
                 return True
             self.path.remove()
             if time.monotonic() > deadline:
-                raise ValueError(f"{self.path.parent / 'removing'}: somebody removes files of the store; try later")
+                raise LockedError(f"{self.path.parent / 'removing'}: somebody removes files of the store; try later")
             time.sleep(1.0)
         return False
 
@@ -85,16 +85,16 @@ class LeaseLocks:
 
     @contextmanager
     def removing(self) -> Iterator[None]:
-        """Raise ValueError where a writer is at work, or another removes files."""
+        """Raise LockedError where a writer is at work, or another removes files."""
         ours = self.folder / "removing"
         if ours.exists() and not _live(self.folder, [ours.name]):
             ours.remove()
         if not ours.create(owner()):
-            raise ValueError(f"{ours}: somebody else removes files of the store: {_holder(ours)}")
+            raise LockedError(f"{ours}: somebody else removes files of the store: {_holder(ours)}")
         try:
             for name in _live(self.folder, [f"{name}.lock" for name in self.held()]):
                 path = self.folder / name
-                raise ValueError(f"{path}: a writer is at work: {_holder(path)}; try again when it is done")
+                raise LockedError(f"{path}: a writer is at work: {_holder(path)}; try again when it is done")
             yield
         finally:
             ours.remove()

@@ -22,7 +22,7 @@ class DataSet:
     """The sources of a data set under one encoder: names by the hashes of their content."""
 
     data: str
-    """The file or folder, as an absolute path or an address: by it the data set is known."""
+    """By what name the data set is known: its path or address, and which columns of it were chosen."""
     fingerprint: str
     """The encoder."""
     sources: Mapping[str, str] = field(default_factory=dict)

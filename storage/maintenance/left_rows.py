@@ -54,7 +54,8 @@ def edited_in_place(store: EncodingStore, known: DataSet, left: pa.Table) -> pa.
     """Return those of `left_rows` in whose place a data set has another row now, of another picture or caption.
 
     The place is a source's name and a row's number. The row there is new to the data, and has the same caption or the
-    same picture: one that only moved there edits nothing.
+    same picture: one that only moved there edits nothing. Of captions alone no row edits another, for nothing of the
+    earlier one is left to know it by.
     """
     if not len(left):
         return left
@@ -65,7 +66,10 @@ def edited_in_place(store: EncodingStore, known: DataSet, left: pa.Table) -> pa.
     for row in store.snapshot().read(LEFT.names, here).to_pylist():
         there.setdefault((row["source"], row["row"]), []).append((row["image_hash"], row["caption_hash"]))
     edited = [
-        any(image == row["image_hash"] or caption == row["caption_hash"] for image, caption in contents)
+        any(
+            (image is not None and image == row["image_hash"]) or caption == row["caption_hash"]
+            for image, caption in contents
+        )
         for row in left.to_pylist()
         for contents in [there.get((row["source"], row["row"]), [])]
     ]

@@ -41,7 +41,7 @@ def summarise(store: EncodingStore) -> dict[str, Any]:
         "bytes": {
             "encodings": encoding_bytes,
             "latents": sum(store.size(f"shards/{shard}/latents") for shard in shards),
-            "index": store.size("index", "rejects", "fingerprints"),
+            "index": store.size("index", "rejects", "repeats", "fingerprints", "data"),
         },
         "bytes_per_caption": round(encoding_bytes / captions, 1) if captions else None,
         "fingerprints": fingerprints,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storage.io.paths import StorePath, remove_all
+from storage.locks.base import LockedError
 from storage.store import EncodingStore
 
 
@@ -30,11 +31,14 @@ def uncommitted_files(store: EncodingStore, name: str) -> list[StorePath]:
 
 @contextmanager
 def rewriting(store: EncodingStore, name: str) -> Iterator[None]:
-    """Hold a name while committed rows are replaced under it; what was not committed at the end is removed."""
+    """Hold a name while committed rows are replaced under it; what was not committed at the end is removed.
+
+    LockedError where another process has the name, or, in an object store, a writer is at work.
+    """
     lock = store.locks.lock(name)
     with store.locks.removing():
         if not lock.acquire(removing=True):
-            raise ValueError(f"{lock.path}: another process has it")
+            raise LockedError(f"{lock.path}: another process has it")
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
+from storage.locks.base import LockedError
 from storage.schema import Reject, Repeat, Sample
 from storage.store import EncodingStore
 from storage.writing.commit import ShardRows, commit_shard
@@ -50,7 +51,7 @@ class ShardWriter:
         self.store.bring_up_to_date()
         clear_abandoned(self.store)
         if not self._lock.acquire():
-            raise ValueError(f"{self.folder}: another process is writing this shard")
+            raise LockedError(f"{self.folder}: another process is writing this shard")
         if self.folder.children() or self.store.index.committed(self.name):
             self._lock.release()
             raise ValueError(f"{self.folder}: there is a shard of this name already")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard
 from llmdiff.data.encode.data_set import LeftRows, find_left
-from llmdiff.data.sources import list_data, shards_of
+from llmdiff.data.sources import Columns, list_data, shards_of
+from llmdiff.data.sources.columns import KNOWN
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture
 
@@ -25,12 +26,12 @@ class Run(NamedTuple):
     left: LeftRows
 
 
-def run(store: EncodingStore, data: Path, encoders: EncoderSet) -> Run:
+def run(store: EncodingStore, data: Path, encoders: EncoderSet, columns: Columns = KNOWN) -> Run:
     """Encode a data set, as the flow does."""
-    listed = list_data(data)
+    listed = list_data(data, columns=columns)
     reports: list[ShardReport] = []
     unread = {}
-    for shard in shards_of(listed.files):
+    for shard in shards_of(listed.files, columns):
         try:
             reports.append(encode_shard(store, shard, encoders))
         except ValueError as error:
@@ -38,7 +39,7 @@ def run(store: EncodingStore, data: Path, encoders: EncoderSet) -> Run:
     for report in reports:
         assert report.rows == report.known + report.samples + report.rejected.total()
     sources = {report.source_hash: report.source for report in reports}
-    left = find_left(store, str(data), encoders.fingerprint, sources, unread, listed.passed_over)
+    left = find_left(store, str(data), encoders.fingerprint, sources, unread, listed.passed_over, columns)
     totals = [sum(getattr(report, name) for report in reports) for name in ("rows", "known", "samples")]
     return Run(*totals, sum(report.rejected.total() for report in reports), left)
 

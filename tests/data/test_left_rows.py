@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.encode import EncoderSet, prepare
-from llmdiff.data.encode.data_set import LeftRows, data_name, drop_missing, find_left, note_sources
-from llmdiff.data.sources import open_source
+from llmdiff.data.encode.data_name import data_name
+from llmdiff.data.encode.data_set import LeftRows, drop_missing, find_left, note_sources
+from llmdiff.data.sources import Columns, Listing, list_data, open_source, shards_of
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
-from storage import EncodingStore
+from storage import EncodingStore, ShardWriter
 from storage.maintenance.data_sets import data_set, data_sets
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
@@ -131,17 +135,72 @@ def test_what_can_not_be_read_makes_no_row_missing(
     assert run(store, data, encoders).left.count == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+@pytest.mark.parametrize("unreadable", ["below", "."])
 def test_a_folder_that_may_not_be_read_makes_no_row_missing_for_real(
-    store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]
+    store: EncodingStore, encoders: EncoderSet, unreadable: str
 ) -> None:
-    data = write("photos", "below/a.parquet", 0)
-    run(store, write("photos", "b.parquet", 1), encoders)
-    (data / "below").chmod(0)
+    """One in the data, and the data's own; listed by a user who is not root, for root may read every folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        data = Path(folder, "photos")
+        for name, number in (("below/a.parquet", 0), ("b.parquet", 1)):
+            write_parquet(data / name, [(PNG[number], CAPTIONS[number])])
+        run(store, data, encoders)
+        (data / unreadable).chmod(0o311)
+        listed = list_as_nobody(data)
+        (data / unreadable).chmod(0o755)
+        sources = {shard.content_hash: shard.name for shard in shards_of(listed.files)}
+    (passed_over,) = listed.passed_over
+    left = find_left(store, str(data), encoders.fingerprint, sources, {}, listed.passed_over)
+    assert left == LeftRows(count=None, examples=[f"{passed_over}: cannot be read: Permission denied"])
+
+
+def list_as_nobody(data: Path) -> Listing:
+    """Return what a user without rights finds in a folder."""
+    if os.geteuid() != 0:
+        return list_data(data, may_be_empty=True)
+    os.seteuid(65534)
     try:
-        assert run(store, data, encoders).left.count is None
+        return list_data(data, may_be_empty=True)
     finally:
-        (data / "below").chmod(0o755)
+        os.seteuid(0)
+
+
+def test_another_column_of_the_same_file_edits_no_row(
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+) -> None:
+    """Samples of both stay, and each choice has rows of its own to lose."""
+    data = tmp_path / "photos"
+    data.mkdir()
+
+    def write(*numbers: int) -> None:
+        columns = {name: [f"{name} {CAPTIONS[number]}" for number in numbers] for name in ("short", "long")}
+        pq.write_table(pa.table({"image": [PNG[number] for number in numbers], **columns}), data / "a.parquet")
+
+    write(0, 1)
+    short, long = (Columns(captions=(name,)) for name in ("short", "long"))
+    assert run(store, data, encoders, short)[:3] == (2, 0, 2)
+    assert run(store, data, encoders, long) == (2, 0, 2, 0, LeftRows(count=0))
+    both = sorted(f"{name} {CAPTIONS[number]}" for name in ("short", "long") for number in (0, 1))
+    assert captions(store) == both
+    write(0)
+    assert run(store, data, encoders, long).left.count == 1
+    with pytest.raises(ValueError, match="encoded into it, found .*photos --caption-column long --image-column image"):
+        drop_missing(store, [str(data)], columns=Columns(captions=("long",), image="image"))
+    (dropped,) = drop_missing(store, [str(data)], columns=long).values()
+    assert dropped["caption"].to_pylist() == [f"long {CAPTIONS[1]}"]
+    assert captions(store) == [caption for caption in both if caption != f"long {CAPTIONS[1]}"]
+
+
+def test_captions_alone_replace_nothing(store: EncodingStore, caption_encoders: EncoderSet, tmp_path: Path) -> None:
+    """Nothing tells an edited caption from another one in its place."""
+    file = tmp_path / "captions.txt"
+    file.write_text("\n".join(CAPTIONS[:2]))
+    run(store, file, caption_encoders)
+    file.write_text("\n".join(CAPTIONS[2:4]))
+    expected = [f"captions.txt row {number}: {CAPTIONS[number]!r}" for number in (0, 1)]
+    assert run(store, file, caption_encoders).left == LeftRows(count=2, examples=expected)
+    assert captions(store) == sorted(CAPTIONS[:4])
 
 
 def test_what_is_passed_over_and_was_read_before_makes_no_row_missing(
@@ -202,6 +261,29 @@ def test_a_run_that_was_cut_short_is_noted(
     assert (dict(known.sources), known.earlier) == ({**before, "0" * 64: "b.parquet"}, {})
     assert run(store, data, encoders).left.count == 0
     assert dict(data_sets(store)[0].earlier) == {"0" * 64: "b.parquet"}
+
+
+def test_rows_that_can_not_be_taken_out_are_an_error_unless_a_writer_is_at_work(
+    encoder: Encoder, latent_encoder: LatentEncoder, s3_url: str, write: Callable[..., Path]
+) -> None:
+    """An object store's writers keep such removals out, and the next run makes up for it; damage is told."""
+    store = EncodingStore.create(s3_url)
+    encoders = prepare(store, encoder, latent_encoder, SIZE)
+    data = write("photos", "a.parquet", 0, 1)
+    run(store, data, encoders)
+    write_parquet(data / "a.parquet", [(PNG[0], "another"), (PNG[1], CAPTIONS[1])])
+    tables = {file: pq.read_table(file.arrow_source()) for file in store.index.parquet_files()}
+    ((file, table),) = [each for each in tables.items() if "a.parquet" in each[1]["source"].to_pylist()]
+    with ShardWriter(store, "other", encoders.fingerprint):
+        assert run(store, data, encoders).left.replaced == 0
+    whole, damaged = file.read_bytes(), pa.BufferOutputStream()
+    pq.write_table(table.drop_columns(["crop"]), damaged)
+    file.write(damaged.getvalue().to_pybytes())
+    with pytest.raises(ValueError, match="crop"):
+        run(store, data, encoders)
+    file.write(whole)
+    assert run(store, data, encoders).left.replaced == 1
+    assert captions(store) == [CAPTIONS[1], "another"]
 
 
 def test_a_file_of_sources_that_can_not_be_read_is_named(

@@ -4,9 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
-from infra.tracking.coverage import recorded_files
+from infra.tracking.coverage import recorded_files, unseen_files
 from infra.tracking.lineage import DataFile, data_files, files_in
 from infra.tracking.registry import (
     MODEL,
@@ -21,6 +22,7 @@ from infra.tracking.registry import (
 from infra.tracking.run import client, tracked_run
 from pipelines.reports.lineage import chain
 from storage import EncodingStore
+from storage.maintenance.left_rows import LEFT, drop_rows
 from tests.infra.tiny_adapter import make_store
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
@@ -129,6 +131,27 @@ def test_the_data_files_that_training_read_are_an_input_of_the_run(folder: Path,
         DataFile("b.parquet", "hash of b.parquet", 4),
     ]
     assert files_in([found], tags["data_digest"]) == data_files(store, version, fingerprint) == expected
+
+
+def test_a_file_is_unseen_where_it_is_new_or_has_more_rows(folder: Path, tmp_path: Path) -> None:
+    """One that lost rows, as `store drop` takes them out, has nothing to train on that the version has not seen."""
+    path = tmp_path / "store"
+    fingerprint, version = make_store(path, {"a.parquet": 4, "b.parquet": 5})
+    change(folder, store=str(path), store_version=version, encoder_fingerprint=fingerprint)
+    register_adapter(folder, tags={})
+
+    def unseen() -> list[str]:
+        newest = EncodingStore.open(path).version
+        return [file.source for file in unseen_files(MODEL, str(path), newest, fingerprint)]
+
+    store = EncodingStore.open(path)
+    rows = store.snapshot().read(LEFT.names).cast(LEFT)
+    drop_rows(store, rows.filter(pc.equal(rows["caption"], "b.parquet 1")))
+    assert (store.version > version, unseen()) == (True, [])
+    make_store(path, {"later.parquet": 2})
+    assert unseen() == ["later.parquet"]
+    make_store(path, {"a.parquet": 6})
+    assert unseen() == ["a.parquet", "later.parquet"]
 
 
 def test_another_store_at_the_same_path_is_not_taken_for_the_one_trained_on(folder: Path, tmp_path: Path) -> None:

@@ -12,14 +12,17 @@ import pytest
 from diffusers import AutoencoderKL
 from transformers import AutoModelForCausalLM, CLIPTextModel
 
-from llmdiff.data.encode import encode_shard, prepare
+from llmdiff.data.encode import ShardReport, encode_shard, prepare
+from llmdiff.data.encode.preview import ROWS
 from llmdiff.data.sources import open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from pipelines.cli.main import main
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.row_counts import keep_counts
 from storage import EncodingStore
-from tests.data.pictures import encoded, picture, write_parquet
+from tests.data.pictures import encoded, picture, write_parquet, write_tar
+from tests.data.remote_servers import file_server
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, World
 
 
@@ -139,3 +142,52 @@ def test_shards_that_break_off_and_pictures_behind_urls_are_told(world: World, t
     assert "urls.parquet: 2 rows, with pictures, from url, text, not read: width" in told
     assert (found.rows, found.pictures, found.refused) == (3, 3, None)
     assert found.encoding_bytes == 3 * 12 * 32 * 2, "the base's own features are as long for every caption"
+
+
+def test_buckets_and_mirror_images_are_told(world: World, tmp_path: Path) -> None:
+    from pipelines.cli.dry_run import dry_run, lines
+
+    write_parquet(tmp_path / "data" / "a.parquet", [(encoded(picture(400, 200)), "a red circle")])
+    asked = EncodeRequest(data=str(tmp_path / "data"), store="unused", diffusion=world.diffusion, encoder="base")
+    bucketed = asked.model_copy(update={"buckets": True})
+    square, found, both = map(dry_run, (asked, bucketed, bucketed.model_copy(update={"flip": True})))
+    assert "400x200 pixels, of which 200x200 become 64x64" in "\n".join(lines(square))
+    assert "400x200 pixels, of which 400x182 become 88x40" in "\n".join(lines(found))
+    assert (square.latent_bytes, found.latent_bytes, both.latent_bytes) == (512, 512, 1024)
+    assert "in 21 buckets, and their mirror images" in "\n".join(lines(both))
+    for step, why in (
+        (12, "bucket_step: expected a multiple of 8 pixels, found 12"),
+        (32, "expected at most a quarter"),
+    ):
+        told = dry_run(bucketed.model_copy(update={"bucket_step": step}))
+        assert why in str(told.refused)
+    assert (square.refused, found.refused, both.refused) == (None, None, None)
+
+
+@pytest.mark.service  # of loopback
+def test_a_tar_that_is_elsewhere_is_uncounted_unless_it_was_read_to_its_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are not none, and it has pictures: without a diffusion model the run would be refused."""
+    from pipelines.cli.dry_run import dry_run, lines
+
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path / "home"))
+    sample = {"png": encoded(picture(16, 16)), "txt": "a red circle"}
+    for name, rows in (("a.tar", 3), ("b.tar", ROWS)):
+        members = {f"{row:04}.{ending}": data for row in range(rows) for ending, data in sample.items()}
+        write_tar(tmp_path / "served" / name, members)
+    with file_server(tmp_path / "served") as site:
+        addresses = [f"{site.url}/{name}.tar" for name in "ab"]
+        asked = EncodeRequest(data=" ".join(addresses), store="unused", diffusion=world.diffusion, encoder="base")
+        found, counted = dry_run(asked), dry_run(asked.model_copy(update={"data": addresses[0]}))
+        assert [shard.rows for shard in found.shards] == [3, None]
+        assert (found.rows, found.pictures, found.encoding_bytes, found.latent_bytes, found.hours) == (None,) * 5
+        assert (found.looked_at, found.size, found.rejected) == (ROWS, 64, {})
+        told = lines(found)
+        assert told[0] == "1 shards, 3 rows, 3 of them with pictures; 1 more are counted once they are fetched"
+        assert "time (hours:minutes:seconds): not known, with the models left out: see --rate" in told
+        assert (counted.rows, counted.pictures, counted.latent_bytes) == (3, 3, 3 * 512)
+        without = dry_run(EncodeRequest(data=addresses[1], store="unused", llm=world.llm))
+        assert "for the data have pictures" in str(without.refused)
+        keep_counts(open_source(addresses[1]), [ShardReport(source="b.tar", rows=ROWS)])
+        assert dry_run(asked).rows == ROWS + 3

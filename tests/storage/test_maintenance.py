@@ -7,8 +7,10 @@ import torch
 from safetensors import safe_open
 
 from storage import EncodingStore, caption_hash, content_hash
+from storage.maintenance.data_sets import DataSet, note
 from storage.maintenance.export import export
 from storage.maintenance.gc import collect, drop
+from storage.maintenance.summary import summarise
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.storage import synthetic
@@ -20,6 +22,19 @@ def store(tmp_path) -> EncodingStore:
     synthetic.encode(store, llm, "a")
     synthetic.encode(store, llm, "b")
     return store
+
+
+def test_all_bytes_of_a_store_are_told(store):
+    """But for the shards' own descriptions, the store's, and what writers hold while they are at work."""
+    (llm,) = store.fingerprints()
+    note(store, DataSet(data="/photos", fingerprint=llm, sources={"0" * 64: "a.parquet"}))
+    beside = {"store.json", "zarr.json", "manifest.json"}
+    sizes = store.path.file_sizes()
+    counted = [
+        size for name, size in sizes.items() if name.split("/")[-1] not in beside and not name.startswith("writing/")
+    ]
+    of_arrays = sum(size for name, size in sizes.items() if name.count("/") > 2 and name.endswith("zarr.json"))
+    assert sum(summarise(store)["bytes"].values()) == sum(counted) + of_arrays
 
 
 def test_nothing_goes_while_every_version_is_kept(store):

@@ -12,6 +12,7 @@ import pytest
 from storage import EncodingStore, ShardWriter, caption_hash
 from storage.io.objects import ObjectPath
 from storage.io.paths import store_path
+from storage.locks.base import LockedError
 from storage.maintenance.export import export
 from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
@@ -54,7 +55,7 @@ def test_a_killed_writer(store, s3_url, moment, monkeypatch):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (store.version, verify(store)) == (1, [])
-    with pytest.raises(ValueError, match="a writer is at work"):
+    with pytest.raises(LockedError, match="a writer is at work"):
         collect(store)
     synthetic.encode(store, llm, "b")
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
@@ -68,13 +69,13 @@ def test_who_writes_and_who_removes_keep_out_of_each_others_way(store, monkeypat
     (llm,) = store.fingerprints()
     with ShardWriter(store, "mine", llm) as writer:
         writer.add_encoding("x", synthetic.encoding("x"))
-        with pytest.raises(ValueError, match="mine.lock: a writer is at work"):
+        with pytest.raises(LockedError, match="mine.lock: a writer is at work"):
             collect(store)
     monkeypatch.setattr("storage.locks.lease.WAIT", 0.0)
     with store.locks.removing():
-        with pytest.raises(ValueError, match="somebody removes files"), ShardWriter(store, "other", llm):
+        with pytest.raises(LockedError, match="somebody removes files"), ShardWriter(store, "other", llm):
             pass
-        with pytest.raises(ValueError, match="somebody else removes files"):
+        with pytest.raises(LockedError, match="somebody else removes files"):
             collect(store)
     assert store.locks.held() == []
     assert collect(store).paths == ()

@@ -12,6 +12,7 @@ from deltalake import DeltaTable, QueryBuilder
 from zarrs import ZarrsCodecPipeline
 
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
+from storage.locks.base import LockedError
 from storage.maintenance.summary import list_shards, summarise
 from storage.maintenance.verify import verify
 from tests.storage import synthetic
@@ -253,7 +254,7 @@ def test_the_writer_refuses_what_it_cannot_keep(tmp_path):
     attempt(good)
     with pytest.raises(ValueError, match="a shard of this name already"):
         attempt(good)
-    with ShardWriter(store, "b"), pytest.raises(ValueError, match="another process is writing"):
+    with ShardWriter(store, "b"), pytest.raises(LockedError, match="another process is writing"):
         attempt(good, name="b")
     assert [shard.name for shard in list_shards(store)] == ["a"]
     assert verify(store) == []

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmdiff.data.encode.data_name import data_name
 from llmdiff.data.encode.shard import TRY_AGAIN
-from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.sources import Columns, list_data, shards_of
+from llmdiff.data.sources.columns import KNOWN
 from storage import EncodingStore
+from storage.locks.base import LockedError
 from storage.maintenance.data_sets import DataSet, data_set, data_sets, note
 from storage.maintenance.left_rows import drop_left, drop_rejects, drop_rows, edited_in_place, left_rows
 
@@ -35,14 +36,11 @@ class LeftRows:
     """Samples taken out of the newest version, for in their place is a row of another picture or caption now."""
 
 
-def data_name(data: str) -> str:
-    """Return by what name a store knows a data set: an absolute path, or an address without its secrets."""
-    return shown(data) if is_remote(data) else str(Path(data).resolve())
-
-
-def note_sources(store: EncodingStore, data: str, fingerprint: str, sources: Mapping[str, str]) -> None:
+def note_sources(
+    store: EncodingStore, data: str, fingerprint: str, sources: Mapping[str, str], columns: Columns = KNOWN
+) -> None:
     """Note sources, names by content hashes, that a run of a data set has encoded; it may not have seen all of them."""
-    note(store, data_set(store, data_name(data), fingerprint).after(sources, whole=False))
+    note(store, data_set(store, data_name(data, columns), fingerprint).after(sources, whole=False))
 
 
 def find_left(
@@ -52,6 +50,7 @@ def find_left(
     sources: Mapping[str, str],
     unread: Mapping[str, str],
     passed_over: Mapping[str, str],
+    columns: Columns = KNOWN,
 ) -> LeftRows:
     """Note what a run of a data set found, take out the rows that were edited, and report those that have left.
 
@@ -62,8 +61,9 @@ def find_left(
         sources: names of the shards that it read, by the hashes of their content.
         unread: files that it could not read, and why. No row has left then: it may be in there.
         passed_over: what it did not look into, and why; of what was read before the same holds.
+        columns: that were chosen; the data are another data set with others.
     """
-    before = data_set(store, data_name(data), fingerprint)
+    before = data_set(store, data_name(data, columns), fingerprint)
     unknown = {**unread, **read_before(before, passed_over), **unanswered(store, fingerprint, sources)}
     known = before.after(sources, whole=not unknown)
     note(store, known)
@@ -72,7 +72,7 @@ def find_left(
     all_known = data_sets(store, fingerprint)
     left = left_rows(store, fingerprint, all_known, [known.data])
     edited = edited_in_place(store, known, left)
-    with suppress(ValueError):  # an object store's, while another writer is at work: the next run does it
+    with suppress(LockedError):  # an object store's, while another writer is at work: the next run does it
         drop_rejects(store, fingerprint, all_known)
         drop_rows(store, edited)
     still = left_rows(store, fingerprint, all_known, [known.data]) if len(edited) else left
@@ -84,7 +84,7 @@ def drop_missing(
     data: Sequence[str],
     fingerprint: str | None = None,
     dry_run: bool = False,
-    columns: Columns | None = None,
+    columns: Columns = KNOWN,
     progress: Callable[[int, int], None] = lambda done, shards: None,
 ) -> dict[str, pa.Table]:
     """Take out of the newest version the samples that were of some data sets and are in no data set any more.
@@ -104,7 +104,7 @@ def drop_missing(
         FileNotFoundError: there are no such data.
         ValueError: a file can't be read, or is not in the store as it is now: it is not known which rows have left.
     """
-    found = {data_name(each): sources_of(each, columns or Columns(), progress) for each in data}
+    found = {data_name(each, columns): sources_of(each, columns, progress) for each in data}
     encoders = [fingerprint] if fingerprint is not None else encoders_of(store, found)
     missing = {}
     for encoder in encoders:
@@ -158,6 +158,8 @@ def read_before(before: DataSet, passed_over: Mapping[str, str]) -> dict[str, st
     """Return what is passed over and was a source of the last run, or held some."""
 
     def was_read(name: str) -> bool:
+        if name == ".":  # all of the data
+            return bool(before.sources)
         folder = name if name.endswith("/") else f"{name}/"
         return any(each == name or each.startswith((folder, f"{name}[")) for each in before.sources.values())
 

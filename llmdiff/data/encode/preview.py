@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+from llmdiff.data.buckets import Buckets
 from llmdiff.data.encode.pipeline import in_order
 from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
 from llmdiff.data.images import Crop, load_image
@@ -62,7 +63,9 @@ class Preview:
         return self.decoded / self.seconds if self.decoded else 0.0
 
 
-def preview(shards: Iterable[SourceShard], size: int, min_side: int, rows: int = ROWS) -> Preview:
+def preview(
+    shards: Iterable[SourceShard], size: int, min_side: int, rows: int = ROWS, buckets: Buckets | None = None
+) -> Preview:
     """Look at the first rows of some shards, as `encode_shard` would read them; nothing is downloaded.
 
     Args:
@@ -70,15 +73,16 @@ def preview(shards: Iterable[SourceShard], size: int, min_side: int, rows: int =
         size: side of the square that would be kept of a picture, in pixels.
         min_side: pictures whose shorter side has fewer pixels would be refused.
         rows: how many rows are looked at.
+        buckets: from which a picture would get its size in place of the square.
     """
     found, start = Preview(), time.perf_counter()
     with ThreadPoolExecutor(cores(), "decode") as pool:
 
-        def look(item: tuple[SourceShard, int, Row | BadRow]) -> Future[Crop | BadRow | None]:
-            return pool.submit(_look, item[2], size, min_side)
+        def look(item: tuple[SourceShard, int, Row | BadRow]) -> Future[str | BadRow | None]:
+            return pool.submit(_look, item[2], size, min_side, buckets)
 
-        for (shard, number, row), crop in in_order(look, islice(_rows(shards, found), rows), ROWS_AT_ONCE):
-            _add(found, shard, number, row, crop, size)
+        for (shard, number, row), picture in in_order(look, islice(_rows(shards, found), rows), ROWS_AT_ONCE):
+            _add(found, shard, number, row, picture)
     found.seconds = time.perf_counter() - start
     return found
 
@@ -93,23 +97,30 @@ def _rows(shards: Iterable[SourceShard], found: Preview) -> Iterator[tuple[Sourc
             found.unreadable[shard.name] = str(error)
 
 
-def _look(row: Row | BadRow, size: int, min_side: int) -> Crop | BadRow | None:
+def _look(row: Row | BadRow, size: int, min_side: int, buckets: Buckets | None) -> str | BadRow | None:
+    """Return in words what is kept of a row's picture, or why it can't be used; None where there is none here."""
     if isinstance(row, BadRow) or not isinstance(row.image, bytes):
         return None
     try:
-        return load_image(row.image, size, min_side=min_side)[1]
+        pixels, crop = load_image(row.image, size, min_side=min_side, buckets=buckets)
     except BadRow as bad:
         return BadRow(bad.reason, row.place + bad.detail)
+    return _kept(crop, *pixels.shape[1::-1])
 
 
-def _add(
-    found: Preview, shard: SourceShard, number: int, row: Row | BadRow, crop: Crop | BadRow | None, size: int
-) -> None:
+def _kept(crop: Crop, width: int, height: int) -> str:
+    """Return in words what of a picture becomes one of a width and a height."""
+    scale = max(width / crop.width, height / crop.height)
+    kept = f"{round(width / scale)}x{round(height / scale)}"
+    return f"{crop.width}x{crop.height} pixels, of which {kept} become {width}x{height}"
+
+
+def _add(found: Preview, shard: SourceShard, number: int, row: Row | BadRow, picture: str | BadRow | None) -> None:
     """Count a row, and show it where it is one of the first."""
     found.rows += 1
-    found.decoded += crop is not None
+    found.decoded += picture is not None
     seen = SeenRow(shard=shard.name, row=number)
-    bad = row if isinstance(row, BadRow) else crop if isinstance(crop, BadRow) else None
+    bad = row if isinstance(row, BadRow) else picture if isinstance(picture, BadRow) else None
     if bad is not None:
         found.rejected[bad.reason] += 1
         seen.refused = str(bad)
@@ -122,8 +133,7 @@ def _add(
         if isinstance(row.image, Url):
             found.behind_urls += 1
             seen.picture = f"at {row.image}"
-    if isinstance(crop, Crop):
-        kept = min(crop.width, crop.height)
-        seen.picture = f"{crop.width}x{crop.height} pixels, of which {kept}x{kept} become {size}x{size}"
+    if isinstance(picture, str):
+        seen.picture = picture
     if len(found.first) < FIRST:
         found.first.append(seen)
