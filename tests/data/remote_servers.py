@@ -41,6 +41,10 @@ class FileServer:
         """Whether requests for a range get the whole file, as of a simple server."""
         self.refused: set[str] = set()
         """Paths that are answered by 403."""
+        self.tags = "content"
+        """What entity tags are made of: content; "time and size", as nginx and Apache make them; none where empty."""
+        self.odd: dict[str, int] = {}
+        """Status of the answer to names that no file has, by path: 200 brings a page in HTML; 404 for the others."""
 
 
 @contextmanager
@@ -95,12 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
         if not file.is_file():
-            return self.send(404, b"gone")
+            return self.send(self.site.odd.get(path, 404), b"<html>no such page</html>")
         data = file.read_bytes()
-        tag = f'"{hashlib.md5(data).hexdigest()}"'
+        tag = self.tag(file, data)
         if self.headers.get("If-Match", tag) != tag:
             return self.send(412, b"changed")
-        headers = {"ETag": tag, "Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)}
+        headers = {"Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)} | ({"ETag": tag} if tag else {})
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None or self.site.whole_only:
             return self.send(200, data, headers)
@@ -108,6 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(data):
             return self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
         self.send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+    def tag(self, file: Path, data: bytes) -> str:
+        if self.site.tags == "time and size":
+            return f'"{int(file.stat().st_mtime):x}-{len(data):x}"'
+        return f'"{hashlib.md5(data).hexdigest()}"' if self.site.tags else ""
 
     def answer_hub(self, rest: str) -> None:
         root = self.site.root

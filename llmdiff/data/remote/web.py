@@ -36,8 +36,11 @@ class Web:
             yield Child(name, is_folder)
 
     def facts(self, key: str) -> Facts | None:
-        is_folder = any(name.startswith(f"{key}/" if key else "") for name, _ in self.files)
-        return None if is_folder else facts_of(self._url(key))
+        """See `Place.facts`; servers make a tag of a file's time and size, which two files may share."""
+        if any(name.startswith(f"{key}/" if key else "") for name, _ in self.files):  # a folder
+            return None
+        found = facts_of(self._url(key))
+        return None if found is None else found._replace(address=self.address(key))
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:
         return read_range(self._url(key), start, stop, tag)
