@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
 from llmdiff.data.encode import EncoderSet, encode_shard
-from llmdiff.data.sources import open_source
+from llmdiff.data.sources import ReadinessPolicy, Row, list_data, open_source, scan, shards_of
 from storage import EncodingStore
 from tests.data.pictures import write_tar
 from tests.data.remote_servers import FileServer
@@ -23,3 +27,29 @@ def test_two_files_of_one_tag_are_two(site: FileServer, store: EncodingStore, en
     assert [encode_shard(store, shard, encoders).samples for shard in shards] == [1, 1]
     signed_anew = open_source(f"{site.url}/{{0..1}}.tar?signature=2")
     assert [shard.content_hash for shard in signed_anew] == [shard.content_hash for shard in shards]
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405, 409, 410, 503])
+def test_whatever_a_server_answers_to_a_name_that_was_not_given_the_tar_is_read(site: FileServer, status: int) -> None:
+    """It is asked for img2dataset's list, for what jobs leave in folders, and for what makes a folder a store."""
+    for i in range(2):
+        write_tar(site.root / f"{i}.tar", {"0.png": PNG[i], "0.txt": f"caption {i}"})
+    site.odd = dict.fromkeys(("/0.parquet", "/1.parquet", "/_temporary", "/_SUCCESS", "/store.json"), status)
+    for address, count in ((f"{site.url}/0.tar", 1), (f"{site.url}/{{0..1}}.tar", 2)):
+        listed = list_data(address)
+        found = scan(listed.root, listed.files, ReadinessPolicy(settle=0.0))
+        assert found.unfinished == {}
+        assert [len(list(shard.rows())) for shard in shards_of(found.whole)] == [1] * count
+        waiting = scan(listed.root, listed.files, ReadinessPolicy(settle=0.0, wait_for_success=True))
+        assert len(waiting.unfinished) == count
+
+
+def test_what_was_left_beside_a_tar_of_a_web_server_is_read(site: FileServer) -> None:
+    write_tar(site.root / "0.tar", {"0.png": PNG[0], "0.txt": "caption"})
+    rows = {"url": ["https://host/1.png"], "caption": ["lost"], "status": ["failed_to_download"]}
+    pq.write_table(pa.table(rows), site.root / "0.parquet")
+    (site.root / "_SUCCESS").touch()
+    listed = list_data(f"{site.url}/0.tar")
+    found = scan(listed.root, listed.files, ReadinessPolicy(settle=0.0, wait_for_success=True))
+    (shard,) = shards_of(found.whole)
+    assert [isinstance(row, Row) for _, row in shard.rows()] == [True, False]

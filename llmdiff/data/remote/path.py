@@ -124,8 +124,9 @@ class RemotePath:
         return self.is_file() or self.is_dir()
 
     def holds(self, name: str) -> bool:
-        """Return whether a name lies directly in the folder."""
-        return name in self.children if self.is_listed else (self / name).exists()
+        """Return whether a name lies directly in the folder; of a place that lists nothing, whether it was given."""
+        known = self.is_listed or not self.place.can_list
+        return name in self.children if known else (self / name).exists()
 
     @property
     def is_listed(self) -> bool:
