@@ -89,7 +89,6 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
         reports, unreadable = encode_all(run, encode, job, shards, fingerprint)
-    keep_counts(shards, reports)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
@@ -162,13 +161,17 @@ def encode_all(
                     advance(reports[shard.name].rows * remote)
     finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
         note_sources(EncodingStore.open(job.request.store), job.request.data, fingerprint, sources_of(reports.values()))
+        keep_counts(shards, list(reports.values()))
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
 def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:
-    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later."""
+    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later.
+
+    So does one whose place does not answer: in its own task, which is tried again.
+    """
     for shard in shards:
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             _ = shard.content_hash
         yield shard
 
