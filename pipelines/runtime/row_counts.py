@@ -1,20 +1,20 @@
-"""Rows of shards that lie elsewhere and can be counted only by fetching them whole, as a tar: once, for all runs.
+"""Rows of shards elsewhere that can be counted only by fetching them whole, as tars: once, for all runs.
 
 A file below the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from infra.environment import home
 from llmdiff.data.encode import ShardReport
-from llmdiff.data.remote import RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources import SourceShard, TarShard
+from llmdiff.data.sources import SourceShard
+from llmdiff.data.sources.streamed import Streamed
 from storage.io.files import write_file
 
 
@@ -33,26 +33,24 @@ def recall_counts(shards: Sequence[SourceShard]) -> None:
 def keep_counts(shards: Sequence[SourceShard], reports: Sequence[ShardReport]) -> None:
     """Keep how many rows a run found in such shards."""
     rows = {report.source: report.rows for report in reports}
-    found = {key: rows[shard.name] for shard in _streamed(shards) if shard.name in rows and (key := _key(shard))}
+    read = [shard for shard in shards if shard.name in rows]
+    keys = ((_key(streamed), streamed) for streamed in _streamed(read))
+    found = {key: rows[streamed.name] for key, streamed in keys if key is not None}
     if found:
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(_read() | found).encode())
 
 
-def _streamed(shards: Sequence[SourceShard]) -> list[TarShard]:
-    return [shard for shard in shards if isinstance(shard, TarShard) and shard.is_remote]
+def _streamed(shards: Sequence[SourceShard]) -> list[Streamed]:
+    return [shard for shard in shards if isinstance(shard, Streamed) and shard.is_streamed]
 
 
-def _key(shard: TarShard) -> str | None:
-    """What stands for a file's content and for what of it is read; None where only its bytes could say."""
-    assert isinstance(shard.file, RemotePath)
-    try:
-        facts = shard.file.facts
-    except (ValueError, OSError):
-        return None
-    content = None if facts is None else facts.content_hash
-    return None if content is None else hashlib.sha256(f"{content}:{shard.columns!r}".encode()).hexdigest()
+def _key(shard: Streamed) -> str | None:
+    """What stands for a shard's content; None where only its bytes could say, or nobody says anything."""
+    with suppress(ValueError, OSError):
+        return shard.facts_hash()
+    return None
 
 
 def _path() -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from llmdiff.data.encode import ShardReport
+from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard
+from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import open_source, rows_told
 from pipelines.runtime.row_counts import keep_counts, recall_counts
-from tests.data.pictures import write_tar
-from tests.data.remote_servers import FileServer
+from storage import EncodingStore
+from tests.data.pictures import encoded, picture, write_tar
+from tests.data.remote_servers import REPO, FileServer
 from tests.data.test_listing import PNG
 
 
@@ -53,3 +57,44 @@ def test_nothing_is_asked_for_where_no_count_was_kept_or_no_tag_stands_for_the_c
     keep_counts(shards, [ShardReport(source=shard.name, source_hash="", rows=1) for shard in shards])
     recall_counts(open_source(address))
     assert site.bytes["/0.tar"] + site.bytes["/1.tar"] <= 4
+
+
+def test_a_remote_arrow_file_is_fetched_for_its_hash_and_its_rows_and_never_for_its_count(
+    site: FileServer, store: EncodingStore, encoders: EncoderSet
+) -> None:
+    table = pa.table(
+        {
+            "image": [{"bytes": encoded(picture(200, 200, seed=i), "BMP"), "path": None} for i in range(8)],
+            "text": [f"caption {i}" for i in range(8)],
+        }
+    )
+    with pa.ipc.new_stream(site.root / "a.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=1)
+    size = (site.root / "a.arrow").stat().st_size
+    assert size > 8 * FIRST
+    (shard,) = open_source(f"{site.url}/a.arrow")
+    assert rows_told(shard) is None
+    assert site.bytes["/a.arrow"] < size / 2
+    report = encode_shard(store, shard, encoders)
+    assert (report.rows, report.samples) == (8, 8)
+    assert site.bytes["/a.arrow"] < 2 * size + 12 * FIRST < 3 * size
+    keep_counts([shard], [report])
+    (again,) = open_source(f"{site.url}/a.arrow")
+    recall_counts([again])
+    site.bytes.clear()
+    assert rows_told(again) == 8
+    assert not site.bytes
+
+
+def test_captions_in_json_beside_remote_pictures_are_not_fetched_to_be_counted(site: FileServer) -> None:
+    for i in range(2):
+        (site.root / f"{i}.png").write_bytes(PNG[i])
+        (site.root / f"{i}.json").write_text(json.dumps({"caption": ["one", "two"]}))
+    (shard,) = open_source(f"hf:{REPO}")
+    assert rows_told(shard) is None
+    assert not any("/resolve/" in path for path in site.asked)
+    assert len(list(shard.rows())) == rows_told(shard) == 4
+    keep_counts([shard], [ShardReport(source=shard.name, rows=4)])
+    (again,) = open_source(f"hf:{REPO}")
+    recall_counts([again])
+    assert rows_told(again) == 4
