@@ -76,7 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.site.asked[path] += 1
         self.site.headers.append(dict(self.headers))
-        if path.startswith(f"/api/datasets/{REPO}"):
+        if path in self.site.refused:
+            self.send(403, b"signature")
+        elif path.startswith(f"/api/datasets/{REPO}"):
             self.answer_hub(path.removeprefix(f"/api/datasets/{REPO}"))
         elif path.startswith("/api/"):
             self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -93,8 +95,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer_file(self, path: str, name: str) -> None:
         file = self.site.root / name.lstrip("/")
-        if path in self.site.refused:
-            return self.send(403, b"signature")
         if self.site.busy[path] > 0:
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
