@@ -13,6 +13,7 @@ from llmdiff.data.encode.pipeline import in_order
 from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources import Row, SourceShard, Url
 
 ROWS, FIRST, EXAMPLES = 1000, 5, 10
@@ -121,7 +122,7 @@ def _add(
             found.captions.append(row.caption)
         if isinstance(row.image, Url):
             found.behind_urls += 1
-            seen.picture = f"at {row.image}"
+            seen.picture = f"at {without_secrets(row.image)}"
     if isinstance(crop, Crop):
         kept = min(crop.width, crop.height)
         seen.picture = f"{crop.width}x{crop.height} pixels, of which {kept}x{kept} become {size}x{size}"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
+from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
@@ -50,7 +51,7 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
     for row in rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist():
-        url = row.get(column(row, URL_COLUMNS) or "")
+        url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
         why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
         yield BadRow("not_fetched", why), row.get(column(row, CAPTION_COLUMNS) or "")
 
