@@ -41,6 +41,8 @@ class FileServer:
         """Whether requests for a range get the whole file, as of a simple server."""
         self.refused: set[str] = set()
         """Paths that are answered by 403."""
+        self.signed = False
+        """Whether a file is given only to an address that ends in ``?signature=of-`` and its path."""
         self.tags = "content"
         """What entity tags are made of: content; "time and size", as nginx and Apache make them; none where empty."""
         self.odd: dict[str, int] = {}
@@ -98,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.site.busy[path] > 0:
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
+        if self.site.signed and urlsplit(self.path).query != f"signature=of-{name.lstrip('/')}":
+            return self.send(403, b"signature")
         if not file.is_file():
             return self.send(self.site.odd.get(path, 404), b"<html>no such page</html>")
         data = file.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,3 +54,29 @@ def test_what_was_left_beside_a_tar_of_a_web_server_is_read(site: FileServer) ->
     found = scan(listed.root, listed.files, ReadinessPolicy(settle=0.0, wait_for_success=True))
     (shard,) = shards_of(found.whole)
     assert [isinstance(row, Row) for _, row in shard.rows()] == [True, False]
+
+
+@pytest.mark.parametrize("wrong", ["{5..3}.tar", "0.tar?a=1 {url}/0.tar?a=2", "{0..1}.tar {url}/1.tar"])
+def test_no_address_and_a_file_twice_are_refused(site: FileServer, wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"expected (the address of a file, found none|each file once, found)"):
+        open_source(f"{site.url}/{wrong.replace('{url}', site.url)}")
+
+
+def test_what_lies_beside_a_signed_file_is_signed_in_another_process_too(site: FileServer) -> None:
+    site.signed = True
+    write_tar(site.root / "0.tar", {"0.png": PNG[0], "0.txt": "caption"})
+    rows = {"url": ["https://host/1.png"], "caption": ["lost"], "status": ["failed_to_download"]}
+    pq.write_table(pa.table(rows), site.root / "0.parquet")
+    (site.root / "table").mkdir()
+    (site.root / "table" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "named"}')
+    (site.root / "table" / "a.png").write_bytes(PNG[1])
+    (site.root / "pairs").mkdir()
+    (site.root / "pairs" / "b.png").write_bytes(PNG[2])
+    (site.root / "pairs" / "b.txt").write_text("beside")
+    names = ("0.tar", "0.parquet", "table/metadata.jsonl", "table/a.png", "pairs/b.png", "pairs/b.txt")
+    shards = open_source(" ".join(f"{site.url}/{name}?signature=of-{name}" for name in names))
+    sent = [pickle.loads(pickle.dumps(shard)) for shard in shards]  # noqa: S301 our own
+    for those in (shards, sent):
+        told = [row.caption if isinstance(row, Row) else row.reason for shard in those for _, row in shard.rows()]
+        assert told == ["caption", "not_fetched", "beside", "named"]
+    assert [name for name, _ in sent[0].file.place.files] == ["0.tar", "0.parquet", *names[2:]]  # but no other tar
