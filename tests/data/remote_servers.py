@@ -43,6 +43,8 @@ class FileServer:
         """Paths that are answered by 403."""
         self.signed = False
         """Whether a file is given only to an address that ends in ``?signature=of-`` and its path."""
+        self.together: threading.Barrier | None = None
+        """For which requests for files wait, so that as many must be on their way at once; 400 where they are not."""
         self.tags = "content"
         """What entity tags are made of: content; "time and size", as nginx and Apache make them; none where empty."""
         self.odd: dict[str, int] = {}
@@ -100,6 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.site.busy[path] > 0:
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
+        if self.site.together is not None:
+            try:
+                self.site.together.wait(timeout=5)
+            except threading.BrokenBarrierError:
+                return self.send(400, b"alone")
         if self.site.signed and urlsplit(self.path).query != f"signature=of-{name.lstrip('/')}":
             return self.send(403, b"signature")
         if not file.is_file():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.encode import EncoderSet, encode_shard
-from llmdiff.data.sources import ReadinessPolicy, Row, list_data, open_source, scan, shards_of
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources import ReadinessPolicy, Row, list_data, open_source, rows_told, scan, shards_of
 from storage import EncodingStore
-from tests.data.pictures import write_tar
+from tests.data.pictures import write_parquet, write_tar
 from tests.data.remote_servers import FileServer
 from tests.data.test_listing import PNG
 
@@ -80,3 +82,11 @@ def test_what_lies_beside_a_signed_file_is_signed_in_another_process_too(site: F
         told = [row.caption if isinstance(row, Row) else row.reason for shard in those for _, row in shard.rows()]
         assert told == ["caption", "not_fetched", "beside", "named"]
     assert [name for name, _ in sent[0].file.place.files] == ["0.tar", "0.parquet", *names[2:]]  # but no other tar
+
+
+def test_footers_of_several_files_are_fetched_at_once(site: FileServer) -> None:
+    for i in range(4):
+        write_parquet(site.root / f"{i}.parquet", [(PNG[i], f"caption {i}")])
+    shards = open_source(f"{site.url}/{{0..3}}.parquet")
+    site.together = threading.Barrier(4)
+    assert list(each(lambda shard: (shard.has_pictures, rows_told(shard)), shards, remote=True)) == [(True, 1)] * 4

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.remote.place import Child, Facts, Place, Refusal
 from llmdiff.data.remote.read_ahead import ReadAhead
 
@@ -94,7 +95,7 @@ class RemotePath:
     def resolve(self) -> RemotePath:
         return self  # there are no links
 
-    @cached_property
+    @cached_attribute
     def facts(self) -> Facts | None:
         """What is known of the file; None where there is none."""
         known = self._known

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
@@ -25,12 +25,12 @@ class ArrowShard(StreamedFile, ColumnarShard):
     Its schema is at its beginning, but nothing says how many rows follow.
     """
 
-    @cached_property
+    @cached_attribute
     def schema(self) -> pa.Schema:
         with self._reader() as (schema, _):
             return schema
 
-    @cached_property
+    @cached_attribute
     def row_count(self) -> int:
         return sum(batch.num_rows for batch in self._whole_batches())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.opening import arrow_source
 
@@ -33,7 +33,7 @@ class ParquetShard(ColumnarShard):
     def row_count(self) -> int:
         return self._footer.rows
 
-    @cached_property
+    @cached_attribute
     def _footer(self) -> Footer:
         with self._open() as table:
             return Footer(table.schema_arrow, int(table.metadata.num_rows), _without_bytes(table.metadata))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
@@ -40,7 +41,7 @@ class SidecarShard(Streamed):
     listed_hash: str | None = None
     """Of what a listing says of the files; None where only their bytes can say."""
 
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         return self.listed_hash or hash_rows(self.rows())
 
@@ -51,7 +52,7 @@ class SidecarShard(Streamed):
     def facts_hash(self) -> str | None:
         return self.listed_hash
 
-    @cached_property
+    @cached_attribute
     def count(self) -> int:
         to_read = [sample for sample in self.samples if self._may_have_several(*sample)]
         captions = each(lambda sample: self._caption(*sample), to_read, self._is_remote)

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
@@ -52,16 +53,16 @@ class TarShard(StreamedFile):
     has_pictures: bool = True
     columns_read: tuple[str, ...] = ()
 
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         pictures = [] if self._pictures == PICTURES else [f"*.{self._pictures[0]}"]
         return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions])
 
-    @cached_property
+    @cached_attribute
     def count(self) -> int:
         return sum(1 for _ in pairs(self._records((*TEXTS, "json"), Counter())))
 
-    @cached_property
+    @cached_attribute
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
