@@ -1,16 +1,19 @@
-"""Files of web servers: what stands for their content, and servers with odd answers."""
+"""Files of web servers: what stands for their content, odd answers, signatures, several at once."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.encode import EncoderSet, encode_shard
+from llmdiff.data.encode.preview import preview
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import ReadinessPolicy, Row, list_data, open_source, rows_told, scan, shards_of
 from storage import EncodingStore
@@ -90,3 +93,20 @@ def test_footers_of_several_files_are_fetched_at_once(site: FileServer) -> None:
     shards = open_source(f"{site.url}/{{0..3}}.parquet")
     site.together = threading.Barrier(4)
     assert list(each(lambda shard: (shard.has_pictures, rows_told(shard)), shards, remote=True)) == [(True, 1)] * 4
+
+
+def test_no_signature_of_a_picture_is_told_or_stored(
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path
+) -> None:
+    address, secret = "https://host/1.png", "X-Amz-Signature=0123456789"
+    write_tar(tmp_path / "a.tar", {"0.png": PNG[0], "0.txt": "a red circle"})
+    failed = {"url": [f"{address}?{secret}"], "caption": ["a blue square"], "status": ["failed_to_download"]}
+    pq.write_table(pa.table(failed), tmp_path / "a.parquet")
+    (tar,) = open_source(tmp_path)
+    told = encode_shard(store, tar, encoders).examples
+    (stored,) = store.rejects().to_pylist()
+    (tmp_path / "b.jsonl").write_text(json.dumps({"url": f"{address}?{secret}", "caption": "a blue square"}))
+    (seen,) = preview(open_source(tmp_path / "b.jsonl"), 64, 16).first
+    told += [str(stored), str(seen)]
+    assert [address in text for text in told] == [True, True, True]
+    assert not any(secret in text for text in told)
