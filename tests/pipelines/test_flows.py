@@ -108,7 +108,7 @@ def test_a_tar_of_a_web_server_is_fetched_once_and_looked_at_by_a_retrain(
             assert retrain.encode_new(request).store_version == found.store_version
             assert site.asked["/a.tar"] == before + 1  # one listing
         write_tar(tmp_path / "served" / "a.tar", {**members, "3.png": encoded(picture()), "3.txt": "a blue square"})
-        assert retrain.encode_new(request).samples == 4
+        assert retrain.encode_new(request).samples == 1
         site.busy["/a.tar"] = 1
         assert retrain.encode_new(request).samples == 0
 
