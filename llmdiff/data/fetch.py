@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from llmdiff.data.rejects import BadRow, Reason
-from llmdiff.data.remote.http import hide_secrets, without_secrets
+from llmdiff.data.remote.http import BUSY, hide_secrets, without_secrets
 from llmdiff.data.sources import Row, Url
 
 AT_ONCE = 16
@@ -20,8 +20,6 @@ TIMEOUT = 20.0
 DEADLINE = 120.0
 """Seconds for the whole of a picture."""
 MAX_BYTES = 64 * 1024**2
-BUSY = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP status codes of a server that may answer later."""
 
 
 def fetch_pictures(

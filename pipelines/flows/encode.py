@@ -21,7 +21,7 @@ from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources import Listing, Scan, SourceShard, known_row_count, list_data, scan, shards_of
+from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
@@ -30,7 +30,7 @@ from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
 from pipelines.runtime.encode_lines import found_lines
 from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
-from pipelines.runtime.row_counts import keep_counts, recall_counts
+from pipelines.runtime.row_counts import count_rows, keep_counts, recall_counts
 from pipelines.runtime.stage import stage
 from storage import EncodingStore
 
@@ -89,7 +89,6 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
         reports, unreadable = encode_all(run, encode, job, shards, fingerprint)
-    keep_counts(shards, reports)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
@@ -115,22 +114,6 @@ def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
     how = request.readiness
     listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
-
-
-def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int | None, dict[str, str]]:
-    """Return the rows of all shards, and why some can't be read; None where that takes fetching one.
-
-    ValueError where none can be read, before anything is loaded.
-    """
-    rows, broken = [], {}
-    for shard, counted in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
-        if isinstance(counted, ValueError):
-            broken[shard.name] = printable(str(counted))
-        else:
-            rows.append(counted)
-    if broken and not rows and request.readiness is None:
-        raise ValueError("; ".join(broken.values()))
-    return None if None in rows else sum(filter(None, rows)), broken
 
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
@@ -163,13 +146,17 @@ def encode_all(
     finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
         request, found = job.request, sources_of(reports.values())
         note_sources(EncodingStore.open(request.store), request.data, fingerprint, found, request.columns)
+        keep_counts(shards, list(reports.values()))
     return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
 
 
 def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:
-    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later."""
+    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later.
+
+    So does one whose place does not answer: in its own task, which is tried again.
+    """
     for shard in shards:
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             _ = shard.content_hash
         yield shard
 
@@ -282,14 +269,6 @@ def nothing_usable(data: str, result: EncodeResult) -> str:
 def _usable(shard: ShardReport) -> int:
     """Return how many rows of a shard are of use."""
     return shard.rows - shard.known_bad - shard.rejected.total()
-
-
-def _rows(shard: SourceShard) -> int | None | ValueError:
-    """Return a shard's number of rows, if known, or why the shard is unreadable; it says so again in its turn."""
-    try:
-        return known_row_count(shard)
-    except ValueError as error:
-        return error
 
 
 def _has_pictures(shard: SourceShard) -> bool:

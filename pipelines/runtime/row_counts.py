@@ -1,41 +1,76 @@
-"""Rows of shards that lie elsewhere and can be counted only by fetching them whole, as a tar: once, for all runs.
+"""How many rows shards have, before they are read.
 
-A file below the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
+Shards elsewhere that can be counted only by fetching them whole, as tars, are counted once, for all runs, in a file below
+the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from infra.environment import home
 from llmdiff.data.encode import ShardReport
-from llmdiff.data.sources import SourceShard, TarShard
+from llmdiff.data.rejects import printable
+from llmdiff.data.remote import is_remote
+from llmdiff.data.remote.parallel import each
+from llmdiff.data.sources import SourceShard, known_row_count
+from llmdiff.data.sources.streamed import Streamed
+from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file
 
 
+def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int | None, dict[str, str]]:
+    """Return the rows of all shards, and why some can't be read; None where that takes fetching one.
+
+    ValueError where none can be read, before anything is loaded.
+    """
+    rows, broken = [], {}
+    for shard, counted in zip(shards, each(_rows, shards, is_remote(request.data)), strict=True):
+        if isinstance(counted, ValueError):
+            broken[shard.name] = printable(str(counted))
+        else:
+            rows.append(counted)
+    if broken and not rows and request.readiness is None:
+        raise ValueError("; ".join(broken.values()))
+    return None if None in rows else sum(filter(None, rows)), broken
+
+
 def recall_counts(shards: Sequence[SourceShard]) -> None:
-    """Give shards the number of their rows, where a run before counted them."""
-    remote = _remote_tars(shards)
-    known = _read() if remote else {}
-    for shard in remote:
-        if shard.content_hash in known:
-            shard.tell_count(known[shard.content_hash])
+    """Give shards the number of their rows, where a run before counted them; nothing is fetched for it but facts.
+
+    A file that cannot be read, or whose place does not answer, says so when its turn comes.
+    """
+    known = _read()
+    streamed = _streamed(shards) if known else []
+    for shard, key in zip(streamed, each(_key, streamed, remote=True), strict=True):
+        if key in known:
+            shard.tell_count(known[key])
 
 
 def keep_counts(shards: Sequence[SourceShard], reports: Sequence[ShardReport]) -> None:
     """Keep how many rows a run found in such shards."""
     rows = {report.source: report.rows for report in reports}
-    found = {shard.content_hash: rows[shard.name] for shard in _remote_tars(shards) if shard.name in rows}
+    read = [shard for shard in shards if shard.name in rows]
+    keys = ((_key(streamed), streamed) for streamed in _streamed(read))
+    found = {key: rows[streamed.name] for key, streamed in keys if key is not None}
     if found:
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(_read() | found).encode())
 
 
-def _remote_tars(shards: Sequence[SourceShard]) -> list[TarShard]:
-    return [shard for shard in shards if isinstance(shard, TarShard) and shard.is_remote]
+def _streamed(shards: Sequence[SourceShard]) -> list[Streamed]:
+    return [shard for shard in shards if isinstance(shard, Streamed) and shard.is_streamed]
+
+
+def _key(shard: Streamed) -> str | None:
+    """What stands for a shard's content; None where only its bytes could say, or nobody says anything."""
+    with suppress(ValueError, OSError):
+        return shard.facts_hash()
+    return None
 
 
 def _path() -> Path:
@@ -48,3 +83,11 @@ def _read() -> dict[str, int]:
         return found
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def _rows(shard: SourceShard) -> int | None | ValueError:
+    """Return a shard's number of rows, if known, or why the shard is unreadable; it says so again in its turn."""
+    try:
+        return known_row_count(shard)
+    except ValueError as error:
+        return error

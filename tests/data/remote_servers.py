@@ -41,6 +41,14 @@ class FileServer:
         """Whether requests for a range get the whole file, as of a simple server."""
         self.refused: set[str] = set()
         """Paths that are answered by 403."""
+        self.signed = False
+        """Whether a file is given only to an address that ends in ``?signature=of-`` and its path."""
+        self.together: threading.Barrier | None = None
+        """For which requests for files wait, so that as many must be on their way at once; 400 where they are not."""
+        self.tags = "content"
+        """What entity tags are made of: content; "time and size", as nginx and Apache make them; none where empty."""
+        self.odd: dict[str, int] = {}
+        """Status of the answer to names that no file has, by path: 200 brings a page in HTML; 404 for the others."""
 
 
 @contextmanager
@@ -72,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.site.asked[path] += 1
         self.site.headers.append(dict(self.headers))
-        if path.startswith(f"/api/datasets/{REPO}"):
+        if path in self.site.refused:
+            self.send(403, b"signature")
+        elif path.startswith(f"/api/datasets/{REPO}"):
             self.answer_hub(path.removeprefix(f"/api/datasets/{REPO}"))
         elif path.startswith("/api/"):
             self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -89,18 +99,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer_file(self, path: str, name: str) -> None:
         file = self.site.root / name.lstrip("/")
-        if path in self.site.refused:
-            return self.send(403, b"signature")
         if self.site.busy[path] > 0:
             self.site.busy[path] -= 1
             return self.send(503, b"busy")
+        if self.site.together is not None:
+            try:
+                self.site.together.wait(timeout=5)
+            except threading.BrokenBarrierError:
+                return self.send(400, b"alone")
+        if self.site.signed and urlsplit(self.path).query != f"signature=of-{name.lstrip('/')}":
+            return self.send(403, b"signature")
         if not file.is_file():
-            return self.send(404, b"gone")
+            return self.send(self.site.odd.get(path, 404), b"<html>no such page</html>")
         data = file.read_bytes()
-        tag = f'"{hashlib.md5(data).hexdigest()}"'
+        tag = self.tag(file, data)
         if self.headers.get("If-Match", tag) != tag:
             return self.send(412, b"changed")
-        headers = {"ETag": tag, "Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)}
+        headers = {"Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)} | ({"ETag": tag} if tag else {})
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None or self.site.whole_only:
             return self.send(200, data, headers)
@@ -108,6 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(data):
             return self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
         self.send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+    def tag(self, file: Path, data: bytes) -> str:
+        if self.site.tags == "time and size":
+            return f'"{int(file.stat().st_mtime):x}-{len(data):x}"'
+        return f'"{hashlib.md5(data).hexdigest()}"' if self.site.tags else ""
 
     def answer_hub(self, rest: str) -> None:
         root = self.site.root

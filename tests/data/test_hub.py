@@ -14,7 +14,7 @@ import pytest
 from llmdiff.data.remote import data_path
 from llmdiff.data.sources import list_data, open_source
 from tests.data.pictures import write_parquet
-from tests.data.remote_servers import PAGE, REPO, FileServer
+from tests.data.remote_servers import COMMIT, PAGE, REPO, FileServer
 from tests.data.test_listing import PNG
 
 
@@ -67,3 +67,15 @@ def test_the_hubs_address_is_that_of_the_environment(site: FileServer, tmp_path:
     env = {**os.environ, "HF_ENDPOINT": site.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "a red circle\n"
+
+
+def test_a_hub_that_refuses_a_listing_is_no_json_without_pictures(site: FileServer) -> None:
+    """The keys of such a JSON file are pictures' names without endings, which a listing has to complete."""
+    (site.root / "sub").mkdir()
+    (site.root / "sub" / "1.png").write_bytes(b"")
+    (site.root / "metadata.json").write_text('{"sub/1": {"caption": "a red circle"}}')
+    address = f"hf://datasets/{REPO}/metadata.json"
+    assert open_source(address)[0].count == 1
+    site.refused = {f"/api/datasets/{REPO}/tree/{COMMIT}/sub"}
+    with pytest.raises(ConnectionError, match="sub"):
+        list(open_source(address)[0].rows())

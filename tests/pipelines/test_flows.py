@@ -113,6 +113,31 @@ def test_a_tar_of_a_web_server_is_fetched_once_and_looked_at_by_a_retrain(
         assert retrain.encode_new(request).samples == 0
 
 
+def test_a_server_that_is_away_for_a_while_is_tried_again_and_a_run_cut_short_keeps_its_counts(
+    world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmdiff.data.remote import http
+    from llmdiff.data.sources import known_row_count, open_source
+    from pipelines.flows import encode
+    from pipelines.runtime.row_counts import recall_counts
+
+    monkeypatch.setattr(http, "PAUSE", 0.01)
+    monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))
+    for i in range(3):
+        write_tar(tmp_path / "served" / f"{i}.tar", {"0.png": encoded(picture(seed=i)), "0.txt": "a red circle"})
+    given = {"store": str(tmp_path / "store"), "diffusion": world.diffusion, "llm": world.llm}
+    with file_server(tmp_path / "served") as site:
+        data = f"{site.url}/{{0..2}}.tar"
+        site.busy["/1.tar"] = 2 * http.TRIES  # while it is hashed ahead, and in its task
+        site.refused = {"/2.tar"}
+        with pytest.raises(ConnectionError, match=r"/2\.tar: HTTP 403"):
+            encode.encode_flow(data=data, **given)
+        assert EncodingStore.open(given["store"]).samples().num_rows == 2
+        shards = open_source(data)
+        recall_counts(shards)
+        assert [known_row_count(shard) for shard in shards] == [1, 1, None]
+
+
 def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server, tmp_path: Path) -> None:
     from pipelines.flows.encode import encode_flow
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import repeat
 from types import TracebackType
 from typing import Any, TypeVar
 
-T = TypeVar("T")
-Result = TypeVar("Result")
+from llmdiff.data.in_order import first_of, in_order
 
-WAKE_SECONDS = 1.0
-"""How long a wait lasts at most before it is begun anew: Ray interrupts a worker without a signal, which ends none."""
+__all__ = ["Behind", "ahead", "in_order"]
+
+T = TypeVar("T")
 
 
 def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]:
@@ -31,27 +31,6 @@ def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]
             yield item  # type: ignore[misc] # mypy takes `end` for an item
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def in_order(
-    start: Callable[[T], Future[Result]], items: Iterable[T], count: int
-) -> Generator[tuple[T, Result], None, None]:
-    """Yield each item with the result of what `start` began for it, in the items' order.
-
-    At most `count` are begun before they are asked for. Once the iterator is closed, or a result is an error, which is
-    raised in its place, those that wait for a thread are never begun.
-    """
-    pending: deque[tuple[T, Future[Result]]] = deque()
-    try:
-        for item in items:
-            pending.append((item, start(item)))
-            if len(pending) > count:
-                yield _first(pending)
-        while pending:
-            yield _first(pending)
-    finally:
-        for _, future in pending:
-            future.cancel()
 
 
 class Behind:
@@ -73,21 +52,13 @@ class Behind:
         """Have a function called after those before it."""
         self._pending.append((None, self._thread.submit(function, *arguments)))
         while len(self._pending) > self.count or (self._pending and self._pending[0][1].done()):
-            _first(self._pending)
+            first_of(self._pending)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             while self._pending and error is None:
-                _first(self._pending)
+                first_of(self._pending)
         finally:
             self._thread.shutdown(cancel_futures=True)
-
-
-def _first(pending: deque[tuple[T, Future[Result]]]) -> tuple[T, Result]:
-    """Return what was begun first, as it ends."""
-    item, future = pending.popleft()
-    while not future.done():
-        wait([future], WAKE_SECONDS)
-    return item, future.result()

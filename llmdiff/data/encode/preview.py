@@ -14,6 +14,7 @@ from llmdiff.data.encode.pipeline import in_order
 from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
+from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources import Row, SourceShard, Url
 
 ROWS, FIRST, EXAMPLES = 1000, 5, 10
@@ -132,7 +133,7 @@ def _add(found: Preview, shard: SourceShard, number: int, row: Row | BadRow, pic
             found.captions.append(row.caption)
         if isinstance(row.image, Url):
             found.behind_urls += 1
-            seen.picture = f"at {row.image}"
+            seen.picture = f"at {without_secrets(row.image)}"
     if isinstance(picture, str):
         seen.picture = picture
     if len(found.first) < FIRST:

@@ -32,7 +32,8 @@ def encode_shard(
     A row is known by its shard's content and its number, without a look at it, or by its picture and caption.
 
     Threads read and decode rows ahead of the models, and a thread writes behind them. What comes out is, bit for bit,
-    what one after the other would give. All threads have ended when this returns or raises.
+    what one after the other would give. Its threads have ended when this returns or raises. Requests to another place
+    that are under way then end on their own, after their last try at most, and what they bring is of no use.
 
     Args:
         store: opened for writing.

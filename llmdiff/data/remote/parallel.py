@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from llmdiff.data.in_order import in_order
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,18 +16,16 @@ AT_ONCE = 16
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], remote: bool) -> Iterator[Result]:
-    """Give a function's results in the order of the items; where they are remote, of several at once, ahead."""
+    """Give a function's results in the order of the items; where they are remote, of several at once, ahead.
+
+    Once the iterator is closed no other is begun; those at work end on their own, after a request's last try at most.
+    """
     if not remote:
         yield from map(function, items)
         return
-    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="remote-files")
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= AT_ONCE:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for _, result in in_order(lambda item: pool.submit(function, item), items, AT_ONCE - 1):
+            yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.remote.place import Child, Facts, Place, Refusal
 from llmdiff.data.remote.read_ahead import ReadAhead
 
@@ -94,7 +95,7 @@ class RemotePath:
     def resolve(self) -> RemotePath:
         return self  # there are no links
 
-    @cached_property
+    @cached_attribute
     def facts(self) -> Facts | None:
         """What is known of the file; None where there is none."""
         known = self._known
@@ -124,8 +125,9 @@ class RemotePath:
         return self.is_file() or self.is_dir()
 
     def holds(self, name: str) -> bool:
-        """Return whether a name lies directly in the folder."""
-        return name in self.children if self.is_listed else (self / name).exists()
+        """Return whether a name lies directly in the folder; of a place that lists nothing, whether it was given."""
+        known = self.is_listed or not self.place.can_list
+        return name in self.children if known else (self / name).exists()
 
     @property
     def is_listed(self) -> bool:

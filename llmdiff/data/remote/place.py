@@ -27,13 +27,16 @@ class Facts(NamedTuple):
     """Its entity tag: another one where the content changed; empty where the place has none that can be relied on."""
     sha256: str = ""
     """SHA-256 of its content, where the place knows it."""
+    address: str = ""
+    """Address of the file whose versions alone the tag tells apart; empty where another file's tag is another one."""
 
     @property
     def content_hash(self) -> str | None:
         """SHA-256 that stands for the content; None where only the bytes can say."""
         if self.sha256 or not self.tag:
             return self.sha256 or None
-        return hashlib.sha256(f"{self.tag}:{self.size}".encode()).hexdigest()
+        told = [self.address] * bool(self.address) + [self.tag, str(self.size)]
+        return hashlib.sha256(":".join(told).encode()).hexdigest()
 
 
 class Child(NamedTuple):

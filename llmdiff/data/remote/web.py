@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -30,20 +32,29 @@ class Web:
         return f"{self.root}/{key}"
 
     def children(self, key: str) -> Iterator[Child]:
-        inside = f"{key}/" if key else ""
-        rests = (name.removeprefix(inside) for name, _ in self.files if name.startswith(inside))
+        rests = (name.removeprefix(f"{key}/" if key else "") for name, _ in self._inside(key))
         for name, is_folder in sorted({(rest.partition("/")[0], "/" in rest) for rest in rests}):
             yield Child(name, is_folder)
 
     def facts(self, key: str) -> Facts | None:
-        is_folder = any(name.startswith(f"{key}/" if key else "") for name, _ in self.files)
-        return None if is_folder else facts_of(self._url(key))
+        """See `Place.facts`; servers make a tag of a file's time and size, which two files may share."""
+        if self._inside(key):  # a folder
+            return None
+        found = facts_of(self._url(key))
+        return None if found is None else found._replace(address=self.address(key))
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:
         return read_range(self._url(key), start, stop, tag)
 
     def only(self, key: str) -> Self:
-        return type(self)(self.root, tuple(file for file in self.files if file[0] == key))
+        """See `Place.only`: of the files of other endings alone may some lie beside a file, as pictures or a list."""
+        below = self._inside(key)
+        beside = [file for file in self._inside(posixpath.dirname(key)) if _ending(file[0]) != _ending(key)]
+        return type(self)(self.root, tuple(below or [(key, dict(self.files).get(key, "")), *beside]))
+
+    def _inside(self, folder: str) -> list[tuple[str, str]]:
+        """The files below a folder."""
+        return [file for file in self.files if file[0].startswith(f"{folder}/" if folder else "")]
 
     def _url(self, key: str) -> str:
         query = dict(self.files).get(key, "")
@@ -56,7 +67,7 @@ def web_files(text: str) -> Web:
     ``{00000..00099}`` in an address stands for the numbers between, as WebDataset has it.
 
     Raises:
-        ValueError: a password in an address, no file, or files of several servers.
+        ValueError: a password in an address, no address, no file, one file twice, or files of several servers.
     """
     urls = [url for each in text.split() for url in _numbered(each)]
     for url in urls:
@@ -66,10 +77,19 @@ def web_files(text: str) -> Web:
     roots = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
     if len(roots) > 1:
         raise ValueError(f"data: expected files of one server, found {', '.join(roots)}")
+    if not urls:
+        raise ValueError(f"{without_secrets(text)}: expected the address of a file, found none")
     files = tuple((unquote(part.path).strip("/"), part.query) for part in parts)
     if not all(key and part.netloc for (key, _), part in zip(files, parts, strict=True)):
         raise ValueError(f"{without_secrets(urls[0])}: expected the address of a file")
+    twice = [key for key, count in Counter(key for key, _ in files).items() if count > 1]
+    if twice:
+        raise ValueError(f"{roots[0]}/{twice[0]}: expected each file once, found it in several addresses")
     return Web(roots[0], files)
+
+
+def _ending(key: str) -> str:
+    return posixpath.splitext(key)[1].lower()
 
 
 def _numbered(url: str) -> Iterator[str]:

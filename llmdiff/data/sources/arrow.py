@@ -4,29 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
+from llmdiff.cached import cached_attribute
+from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
+from llmdiff.data.sources.rows import Row
+from llmdiff.data.sources.streamed import StreamedFile
 
 MAGIC = b"ARROW1"
 """What a file with a footer begins with; a stream does not."""
 
 
-class ArrowShard(ColumnarShard):
-    """An Arrow file, mapped into memory where it is on a disk; see `ColumnarShard`."""
+class ArrowShard(StreamedFile, ColumnarShard):
+    """An Arrow file, mapped into memory where it is on a disk; see `ColumnarShard`.
 
-    @cached_property
+    Its schema is at its beginning, but nothing says how many rows follow.
+    """
+
+    @cached_attribute
     def schema(self) -> pa.Schema:
         with self._reader() as (schema, _):
             return schema
 
-    @cached_property
+    @cached_attribute
     def row_count(self) -> int:
         return sum(batch.num_rows for batch in self._whole_batches())
+
+    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """See `ColumnarShard`; read to the end, it leaves behind the count, for which the file would be read again."""
+        number = -1
+        for number, row in super().rows():
+            yield number, row
+        self.tell_count(number + 1)
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for batch in self._whole_batches():

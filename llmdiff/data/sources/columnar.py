@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
@@ -48,7 +48,7 @@ class ColumnarShard(ABC):
             return False
         return any(batch.column(0).field("bytes").null_count for batch in self.batches([image]))
 
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         image, captions = self._chosen
         by_path = image is not None and (_is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image))
@@ -64,7 +64,7 @@ class ColumnarShard(ABC):
         named = (Named(name) if isinstance(name, str) else None for name in names)  # other cells are in the file's hash
         return hash_below(file.parent, (of_file, *named))
 
-    @cached_property
+    @cached_attribute
     def count(self) -> int:
         _, captions = self._chosen
         lists = any(_is_list(self.schema.field(caption).type) for caption in captions)
@@ -74,11 +74,11 @@ class ColumnarShard(ABC):
             return sum(_count_pairs(batch.column(0)) for batch in self.batches(captions))
         return sum(1 for _ in pairs(self._records(None, captions)))
 
-    @cached_property
+    @cached_attribute
     def has_pictures(self) -> bool:
         return self._chosen[0] is not None
 
-    @cached_property
+    @cached_attribute
     def unread(self) -> tuple[str, ...]:
         image, captions = self._chosen
         return tuple(name for name in self.schema.names if name not in (image, *captions))
@@ -111,7 +111,7 @@ class ColumnarShard(ABC):
                 caption = self.columns.caption_of([_value(batch[name][i]) for name in captions])
                 yield None if image is None else _value(batch[image][i]), caption
 
-    @cached_property
+    @cached_attribute
     def _chosen(self) -> tuple[str | None, list[str]]:
         """The pictures' column, None where there is none, and those of the captions."""
         names = self.schema.names

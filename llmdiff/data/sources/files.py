@@ -12,6 +12,7 @@ from llmdiff.data.sources.listing import list_data
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.rows import SourceShard
 from llmdiff.data.sources.sidecars import sidecar_shards
+from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_tables import table_shards
 from llmdiff.data.sources.webdataset import TarShard
 
@@ -35,8 +36,8 @@ def shards_of(files: Iterable[tuple[DataPath, str]], columns: Columns = KNOWN) -
 
 def known_row_count(shard: SourceShard) -> int | None:
     """Return how many rows a shard has; None where that takes fetching all of it. ValueError where it is unreadable."""
-    streamed = isinstance(shard, TarShard) and shard.is_remote and not shard.is_counted
-    return None if streamed else shard.count
+    uncounted = isinstance(shard, Streamed) and shard.is_streamed and not shard.is_counted
+    return None if uncounted else shard.count
 
 
 def _shards(file: DataPath, name: str, columns: Columns) -> Iterable[SourceShard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +12,13 @@ import pyarrow.parquet as pq
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
+from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
+MAGIC = b"PAR1"
+"""What a Parquet file begins with."""
 
 
 def is_list(table: DataPath) -> bool:
@@ -33,7 +37,7 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
 
     Nothing where there is no such file, or it is no list of img2dataset's. ValueError where it is damaged.
     """
-    if not table.is_file():
+    if not _is_there(table):
         return
     try:
         with pq.ParquetFile(arrow_source(table)) as file:
@@ -47,6 +51,20 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
     for row in rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist():
-        url = row.get(column(row, URL_COLUMNS) or "")
+        url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
         why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
         yield BadRow("not_fetched", why), row.get(column(row, CAPTION_COLUMNS) or "")
+
+
+def _is_there(table: DataPath) -> bool:
+    """Whether there is such a file.
+
+    Of a web server that nobody gave it of, whether it begins as Parquet does: to a name that it does not know a server
+    may answer that this is forbidden, wrong or its own fault, or with a page.
+    """
+    if isinstance(table, Path) or table.place.can_list or table.parent.holds(table.name):
+        return table.is_file()
+    try:
+        return table.place.read(table.key, 0, len(MAGIC), "") == MAGIC
+    except (OSError, ValueError):
+        return False

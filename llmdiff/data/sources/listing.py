@@ -80,7 +80,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     root = check_data(path, may_be_empty)
     if root.is_file():
         return Listing([(root, printable(root.name))], {}, root)
-    if (root / STORE).is_file():
+    if root.holds(STORE) if isinstance(root, RemotePath) else (root / STORE).is_file():
         raise ValueError(f"{root}: expected {EXPECTED}, found an encoding store ({STORE})")
     found = _Found(columns)
     _walk(root, "", (), None, found)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.opening import arrow_source
 
@@ -23,7 +23,7 @@ class ParquetShard(ColumnarShard):
     def row_count(self) -> int:
         return int(self._footer[1].num_rows)
 
-    @cached_property
+    @cached_attribute
     def _footer(self) -> tuple[pa.Schema, pq.FileMetaData]:
         """The file's columns, and what else its end says."""
         with self._open() as table:

@@ -145,7 +145,17 @@ def _outside(root: DataPath, file: DataPath, how: ReadinessPolicy) -> str | None
 
 
 def _holds(folder: DataPath, name: str) -> bool:
-    return folder.holds(name) if isinstance(folder, RemotePath) else (folder / name).exists()
+    if isinstance(folder, RemotePath):
+        return folder.holds(name) or (name == MARKER and not folder.place.can_list and _is_empty(folder / name))
+    return (folder / name).exists()
+
+
+def _is_empty(file: RemotePath) -> bool:
+    """Whether a web server has an empty file; to a name that it does not know it may answer anything."""
+    try:
+        return file.facts is not None and file.facts.size == 0
+    except (OSError, ValueError):
+        return False
 
 
 def _without_end(file: DataPath) -> str | None:

@@ -134,6 +134,8 @@ def _picture_name(folder: DataPath, key: str) -> str | None:
         return key
     try:
         return next((f"{key}.{end}" for end in PICTURES if _is_there(folder, f"{key}.{end}")), None)
+    except ConnectionError:
+        raise
     except (OSError, ValueError):  # no name that a file system takes
         return None
 

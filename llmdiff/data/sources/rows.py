@@ -21,7 +21,10 @@ CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
 class Url(str):
-    """Where a picture is; it is downloaded once its row is known to be new."""
+    """Where a picture is; it is downloaded where the store does not know the row by its shard and number.
+
+    Where a file was appended to, its shard is another one, and every picture is downloaded again to be compared.
+    """
 
     __slots__ = ()
 

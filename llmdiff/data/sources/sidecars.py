@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
@@ -17,6 +18,7 @@ from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
+from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
 Sample = tuple[str | None, tuple[str, ...]]
@@ -24,7 +26,7 @@ Sample = tuple[str | None, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class SidecarShard:
+class SidecarShard(Streamed):
     """Some pictures of a folder, and captions that lack theirs; ordered by name."""
 
     folder: DataPath
@@ -39,11 +41,18 @@ class SidecarShard:
     listed_hash: str | None = None
     """Hash of what a listing says of the files; None where only their bytes can say."""
 
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         return self.listed_hash or hash_rows(self.rows())
 
-    @cached_property
+    @property
+    def is_streamed(self) -> bool:
+        return self._is_remote and any(self._may_have_several(*sample) for sample in self.samples)
+
+    def facts_hash(self) -> str | None:
+        return self.listed_hash
+
+    @cached_attribute
     def count(self) -> int:
         to_read = [sample for sample in self.samples if self._may_have_several(*sample)]
         captions = each(lambda sample: self._caption(*sample), to_read, self._is_remote)
@@ -51,9 +60,12 @@ class SidecarShard:
         return len(self.samples) - len(to_read) + read + len(self.failed)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """See `SourceShard`."""
+        """See `SourceShard`; read to the end, it leaves behind the count, for which captions would be read again."""
+        number = -1
         for pair in pairs(self._records()):
-            yield pair.number, checked(pair)
+            number = pair.number
+            yield number, checked(pair)
+        self.tell_count(number + 1)
 
     @property
     def _is_remote(self) -> bool:

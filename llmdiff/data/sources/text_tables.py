@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, printable
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
@@ -33,7 +33,7 @@ class TableShard:
     listed_hash: str | None = None
     """Hash of the rows and of what a listing says of their pictures; None where only the pictures' bytes can say."""
 
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         return self.listed_hash or hash_rows(self.rows())
 

@@ -7,19 +7,21 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, Reason
-from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
+from llmdiff.data.sources.streamed import StreamedFile
 
 MAX_BYTES = 64 * 1024**2
 """A larger member is refused unread: a sparse one may claim any size."""
@@ -42,7 +44,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TarShard:
+class TarShard(StreamedFile):
     """A tar file, packed or not; its samples are in the order of their members."""
 
     file: DataPath
@@ -51,30 +53,16 @@ class TarShard:
     has_pictures: bool = True
     columns_read: tuple[str, ...] = ()
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether counting its rows takes fetching all of it."""
-        return isinstance(self.file, RemotePath)
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether its rows have been counted."""
-        return "count" in self.__dict__
-
-    def tell_count(self, rows: int) -> None:
-        """Take another's word for how many rows there are in a file of this content."""
-        self.__dict__["count"] = rows
-
-    @cached_property
+    @cached_attribute
     def content_hash(self) -> str:
         pictures = [] if self._pictures == PICTURES else [f"*.{self._pictures[0]}"]
         return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions])
 
-    @cached_property
+    @cached_attribute
     def count(self) -> int:
         return sum(1 for _ in pairs(self._records((*TEXTS, "json"), Counter())))
 
-    @cached_property
+    @cached_attribute
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read

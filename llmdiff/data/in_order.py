@@ -1,0 +1,43 @@
+"""Results of threads in the order of the items that they are of, a bounded number begun ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+WAKE_SECONDS = 1.0
+"""How long a wait lasts at most before it is begun anew: Ray interrupts a worker without a signal, which ends none."""
+
+
+def in_order(
+    start: Callable[[T], Future[Result]], items: Iterable[T], count: int
+) -> Generator[tuple[T, Result], None, None]:
+    """Yield each item with the result of what `start` began for it, in the items' order.
+
+    At most `count` are begun before they are asked for. Once the iterator is closed, or a result is an error, which is
+    raised in its place, those that wait for a thread are never begun.
+    """
+    pending: deque[tuple[T, Future[Result]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, start(item)))
+            if len(pending) > count:
+                yield first_of(pending)
+        while pending:
+            yield first_of(pending)
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+def first_of(pending: deque[tuple[T, Future[Result]]]) -> tuple[T, Result]:
+    """Return what was begun first, and its result once it has ended."""
+    item, future = pending.popleft()
+    while not future.done():
+        wait([future], WAKE_SECONDS)
+    return item, future.result()
