@@ -1,6 +1,6 @@
 """How many rows shards have, before they are read.
 
-Shards elsewhere that can be counted only by fetching them whole, as tars, are counted once, for all runs, in a file below
+Shards elsewhere that can only be counted by fetching them whole, as tars, are counted once, in a file below
 the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
 """
 

@@ -23,7 +23,7 @@ PAGE = (DOCS / "tutorials" / "your-data.md").read_text()
 LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", PAGE, re.MULTILINE)]
 TABLE = {cells[0]: cells[1:] for cells in LINES[2:]}
 """Pictures and captions by data."""
-PACKED = re.findall(r"`([^`]+)`", PAGE[PAGE.index("Text and tar may be packed") :].partition("Text is")[0])
+PACKED = re.findall(r"`([^`]+)`", PAGE[PAGE.index("Text and tar files may be compressed") :].partition("Text is")[0])
 PICTURE = encoded(picture())
 CAPTION = "ein rotes Kätzchen"
 TEXT_COLUMNS = ("caption", "text", "prompt")
