@@ -18,18 +18,19 @@ import pytest
 import torch
 
 from llmdiff.data.encode import EncoderSet, encode_shard, prepare
-from llmdiff.data.encode.pipeline import Behind, ahead, in_order
+from llmdiff.data.encode.pipeline import Behind, ahead
 from llmdiff.data.encode.reading import ROWS_AT_ONCE, ShardReader
+from llmdiff.data.in_order import in_order
 from llmdiff.data.sources import SourceShard, open_source
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from storage import EncodingStore, ShardWriter
-from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.data.sequential import encode_in_turn
 from tests.encoder import tiny_models
+from tests.stores import left_behind
 
 ROWS = ROWS_AT_ONCE + 40
 REFUSED = 73
@@ -107,13 +108,6 @@ class Interrupted(LatentEncoder):
 
 def threads_of_ours() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith(("read_", "decode_", "lay_", "write_"))]
-
-
-def left_behind(store: EncodingStore) -> list[str]:
-    """Locks, and folders of shards that no commit names."""
-    named = {shard.name for shard in list_shards(store)}
-    folders = [path.name for path in Path(str(store.path), "shards").iterdir()]
-    return [*store.locks.held(), *(name for name in folders if name not in named)]
 
 
 def test_ctrl_c_ends_every_thread_and_leaves_nothing_half_written(

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,8 @@ from pipelines.runtime.encode_job import loaded_encoders, make_job
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Server, World
-from tests.pipelines.stores import contents, left_behind
+from tests.stores import contents, left_behind
+from tests.waiting import wait_until
 
 SHARDS, ROWS = 4, 20
 GONE_SECONDS = 60
@@ -106,7 +106,7 @@ def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
     with (tmp_path / "log").open("wb") as log:
         child = subprocess.Popen(asked, env=server.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
-            until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
+            wait_until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
             assert child.poll() is None, (tmp_path / "log").read_text()
             yield child
         finally:
@@ -118,13 +118,6 @@ def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
 
 def marks(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "marks").iterdir())
-
-
-def until(ready: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

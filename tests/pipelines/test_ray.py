@@ -24,7 +24,7 @@ from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
-from tests.pipelines.stores import contents, left_behind
+from tests.stores import contents, left_behind
 
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258

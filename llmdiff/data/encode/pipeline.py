@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from llmdiff.data.in_order import first_of, in_order
 
-__all__ = ["Behind", "ahead", "in_order"]
-
 T = TypeVar("T")
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from llmdiff.data.buckets import Buckets
-from llmdiff.data.encode.pipeline import in_order
 from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
 from llmdiff.data.images import Crop, load_image
+from llmdiff.data.in_order import in_order
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources import Row, SourceShard, Url

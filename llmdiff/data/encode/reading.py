@@ -9,20 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
-from llmdiff.data.encode.pipeline import ahead, in_order
+from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.encode.repeats import ReadRow, tell_repeats
 from llmdiff.data.fetch import fetch_pictures
 from llmdiff.data.images import Crop, load_image
+from llmdiff.data.in_order import in_order
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row
 from storage import EncodingStore, caption_hash, content_hash
-
-T = TypeVar("T")
 
 ROWS_AT_ONCE = 256
 """Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead."""
