@@ -121,8 +121,13 @@ def test_other_stages_of_zero_train_the_same(whole: TrainConfig, stage: int) -> 
     assert training_run.losses(other) == pytest.approx(training_run.losses(whole), rel=1e-5)
 
 
-def test_two_processes_with_zero_3_train_the_same_from_the_start(whole: TrainConfig) -> None:
-    both = whole.model_copy(update={"output": f"{whole.output}-both", "batch_size": 2, "zero_stage": 3})
+@pytest.mark.process
+def test_two_processes_with_zero_3_train_the_same_from_the_start(whole: TrainConfig, tmp_path: Path) -> None:
+    """Each of them has a part of every parameter, however small."""
+    deepspeed = tmp_path / "deepspeed.json"
+    deepspeed.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}))
+    changes = {"batch_size": 2, "zero_stage": 3, "deepspeed": str(deepspeed)}
+    both = whole.model_copy(update={"output": f"{whole.output}-both", **changes})
     training_run.run_ranks(both, 2)
     assert training_run.losses(both) == pytest.approx(training_run.losses(whole), rel=1e-4)
     one, other = weights(whole), weights(both)
