@@ -13,7 +13,7 @@ WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
 STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
 """Names of the tensors among the weights that are measured and not trained."""
 LATER = ("band_gates", "refiner", "standardise")
-"""Settings that are written down only where they are set: what an adapter was called before there were any stays."""
+"""Settings that are left out where they are neutral: so what was written before there were any compares equal."""
 
 
 class AdapterSettings(BaseModel):
@@ -47,6 +47,7 @@ class AdapterSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def leave_out_neutral(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return what is written of the settings: of `LATER`, only those that do something."""
         fields, written = AdapterSettings.model_fields, write(self)
         return {key: value for key, value in written.items() if key not in LATER or value != fields[key].default}
 
