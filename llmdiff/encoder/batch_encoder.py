@@ -1,4 +1,4 @@
-"""One batch: one forward pass, whose block scores (Algorithm 1, arXiv 2502.04412) or outputs are summed as they come."""
+"""One batch: one forward pass, whose block scores (Algorithm 1, arXiv 2502.04412) or states are summed as they come."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class Encoder:
 
 def with_dtype(llm: DecoderLLM, config: EncoderConfig) -> EncoderConfig:
     """Return the settings with the LLM's dtype; ValueError where they name another, or it is none of those."""
-    own = str(llm.dtype).removeprefix("torch.")
+    own: Any = str(llm.dtype).removeprefix("torch.")
     if own not in get_args(DType) or config.dtype not in (None, own):
         expected = f"torch.{config.dtype}, the configuration's dtype" if config.dtype else ", ".join(get_args(DType))
         raise ValueError(f"the LLM's weights are {llm.dtype}; expected {expected}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import date
 from typing import Any
 
 from llmdiff.encoder.config import CHAT, EncoderConfig, TemplateKeep
 
-TODAY = date(2024, 7, 26)
-"""What a chat template that tells today's date tells: a caption's encoding does not change from day to day."""
+TODAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
+"""Put before a chat template, so that one that tells today's date gives the same encodings on any day."""
 
 
 def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
@@ -27,8 +26,9 @@ def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
             f"template is {CHAT!r}, and the tokenizer has no chat template; expected text with {{caption}}"
         )
     message = [{"role": "user", "content": "{caption}"}]
+    template = TODAY + tokenizer.get_chat_template()
     text: str = tokenizer.apply_chat_template(
-        message, tokenize=False, add_generation_prompt=True, strftime_now=TODAY.strftime
+        message, chat_template=template, tokenize=False, add_generation_prompt=True
     )
     begin = tokenizer.bos_token
     if begin and text.startswith(begin) and _begins_itself(tokenizer):
