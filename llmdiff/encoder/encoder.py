@@ -43,9 +43,9 @@ class Encoder:
     A run repeated with the same captions gives the same bits. In other company a caption's matrix products have other
     shapes and round differently: by up to 2e-6 of the caption's encoding in float32, and up to 2e-2 in bfloat16.
 
-    Against float64, on the trained weights of SmolLM2-135M, float32 is off by 1e-6 of a token's encoding on average (5e-6
-    at most, with any reading), and bfloat16 by 2e-2 (9e-2 at most) with scores and the last hidden state, and by 1e-2
-    (5e-2 at most) with means of layers. So much are that dtype's hidden states off themselves.
+    Against float64, on the trained weights of SmolLM2-135M, float32 is off by 1e-6 of a token's encoding on average
+    (5e-6 at most, with any reading), and bfloat16 by 2e-2 (9e-2 at most) with scores and the last hidden state, and by
+    1e-2 (5e-2 at most) with means of layers. So much are that dtype's hidden states off themselves.
 
     Args:
         model: a transformers causal language model, its weights in the configuration's dtype where that names one.
