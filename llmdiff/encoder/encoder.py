@@ -40,24 +40,20 @@ Progress = Callable[[int, int], None]
 class Encoder:
     """A frozen decoder-only LLM as a text encoder.
 
-    A run repeated with the same captions gives the same bits. In other company a caption's matrix products have other
-    shapes and round differently: by up to 2e-6 of the caption's encoding in float32, and up to 2e-2 in bfloat16.
-
-    Against float64, on the trained weights of SmolLM2-135M, float32 is off by 1e-6 of a token's encoding on average
-    (5e-6 at most, with any reading), and bfloat16 by 2e-2 (9e-2 at most) with scores and the last hidden state, and by
-    1e-2 (5e-2 at most) with means of layers. So much are that dtype's hidden states off themselves.
+    A run repeated with the same captions gives the same bits; in other company a caption's matrix products round
+    differently. On trained weights (SmolLM2-135M) that is up to 2e-6 of its encoding in float32 and 2e-2 in bfloat16.
+    Against float64, float32 is off by 1e-6 of a token's encoding on average (5e-6 at most, any reading); bfloat16 by 2e-2
+    (9e-2) with scores and the last hidden state, by 1e-2 (5e-2) with means, as that dtype's hidden states are.
 
     Args:
         model: a transformers causal language model, its weights in the configuration's dtype where that names one.
         tokenizer: its tokenizer.
-        config: the settings; defaults where None. What the model and the tokenizer decide is filled in: the dtype, and
-            a chat template's text.
+        config: the settings; defaults where None. Its dtype and a chat template's text are filled in.
         cache_folder: where the isolated path's table is kept; None: the user's cache folder.
 
     Raises:
-        ValueError: the model is not decoder-only, its dtype is not the configuration's, a schedule or a layer does not
-            fit its number of blocks, or the tokenizer lacks a pad token, the EOS token that ``append_eos`` asks for, or
-            the chat template that ``template`` asks for.
+        ValueError: the model is not decoder-only, its dtype is not the configuration's, a schedule or layer does not
+            fit its blocks, or the tokenizer lacks a pad token, or the EOS or chat template that is asked for.
     """
 
     def __init__(
@@ -71,8 +67,7 @@ class Encoder:
         config = config or EncoderConfig()
         self.llm = DecoderLLM(model, scores=Reading.parse(config.reading).takes_scores)
         self.config = resolve_template(tokenizer, with_dtype(self.llm, config))
-        self.tokenizer = tokenizer
-        self.truncated = 0
+        self.tokenizer, self.truncated = tokenizer, 0
         self._budget = Budget(self.config.token_budget)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
@@ -107,8 +102,7 @@ class Encoder:
             FileNotFoundError: there is no such folder.
         """
         config = config or EncoderConfig()
-        dtype = dtype or config.dtype or "bfloat16"
-        config = dataclasses.replace(config, dtype=dtype)
+        config = dataclasses.replace(config, dtype=(dtype := dtype or config.dtype or "bfloat16"))
         model, tokenizer = load_pretrained(name_or_folder, getattr(torch, dtype), revision, config)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), tokenizer, config, cache_folder=cache_folder)
