@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from kernels.langevin import TokenRows, langevin_step
+from llmdiff.encoder.readings import band_of
+from llmdiff.encoder.running_sum import RunningSum
 from llmdiff.encoder.scores import BlockScore
 
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
 
 
-class Langevin:
-    """The encoding ``c`` (row, band, hidden) of a batch while the LLM runs. Rows are ragged: one a token, no padding.
+class Langevin(RunningSum):
+    """The sum of the blocks' scores. The initial value goes to the first of the depth bands.
 
     Args:
-        rows: the token that each row is.
+        rows, bands, hidden, dtype: as of `RunningSum`.
         g, h: step size and noise level of each block, from the embedding up.
-        bands: depth bands whose sums are kept apart; the initial value goes to the first.
-        hidden: the LLM's width.
         initial: ``zeros``, ``embedding`` or ``noise``.
         seed: seed of the noise.
-        dtype: float32, or float64 for an LLM in float64.
     """
 
     def __init__(
@@ -40,11 +39,9 @@ class Langevin:
         seed: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.rows, self.g, self.h, self.seed = rows, g, h, seed
+        super().__init__(rows, bands=bands, hidden=hidden, dtype=dtype)
+        self.g, self.h, self.initial, self.seed = g, h, initial, seed
         self.ragged = dataclasses.replace(rows, source=None)
-        self.bands, self.initial = bands, initial
-        self.c = torch.empty(len(rows), bands, hidden, dtype=dtype, device=rows.device)
-        self.begun = [False] * bands
         self.end_is_finite: Tensor | None = None
 
     def start(self, x: Tensor) -> None:
@@ -72,7 +69,7 @@ class Langevin:
         Neither leaves the residual stream once it is in there, so the last block's output is looked at beside ``c``:
         what a parallel block's MLP gives is in no score, for it cancels.
         """
-        finite = torch.isfinite(self.c).flatten(1).all(dim=1)  # (row,)
+        finite = super().finite()
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
@@ -85,10 +82,6 @@ class Langevin:
         rows = TokenRows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
-
-    def _on_rows(self, flat: Tensor) -> Tensor:
-        """Return what of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
-        return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
 
     def _step(
         self,
@@ -108,14 +101,24 @@ class Langevin:
         langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
 
 
+class NormalisedLangevin(Langevin):
+    """Each block's score layer-normalised, over channels and without learned weights, before ``g`` weights it.
+
+    So no block rules the sum by the size of its updates, nor a channel by being large in a few blocks. Where there is
+    no score, at the first token, none comes of it.
+    """
+
+    def fold(self, score: BlockScore) -> None:
+        """Add a block: ``c <- c + g(t) LN(score) + sqrt(2 h(t)) eps_t``."""
+        total = score.plus.to(self.c.dtype)
+        total = total if score.also is None else total + score.also
+        total = total if score.minus is None else total - score.minus
+        super().fold(dataclasses.replace(score, plus=layer_norm(total, total.shape[-1:]), also=None, minus=None))
+
+
 def _flat(term: Tensor | None) -> Tensor | None:
     """(batch, token, hidden) or (row, hidden) -> (row, hidden)."""
     return None if term is None else term.flatten(0, -2)
-
-
-def band_of(index: int, blocks: int, bands: int) -> int:
-    """Return the depth band of a block: equal shares, from the embedding up."""
-    return index * bands // blocks
 
 
 def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
@@ -124,22 +127,3 @@ def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
     for index, level in enumerate(h):
         sums[band_of(index, blocks, bands)] += 2.0 * level
     return tuple(total**0.5 for total in sums)
-
-
-def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:
-    """Return the rows of a batch padded on the right to its longest caption.
-
-    Args:
-        lengths: tokens of each caption.
-        captions: 64 bits (signed) of each caption's hash.
-        device: where the LLM runs.
-    """
-    longest, total = max(lengths), sum(lengths)
-    count = torch.tensor(lengths)
-    starts = torch.tensor([0, *itertools.accumulate(lengths)][:-1])
-    index = torch.arange(len(lengths)).repeat_interleave(count)  # the caption of each row
-    position = torch.arange(total) - starts[index]
-    source = None if total == longest * len(lengths) else (index * longest + position).to(torch.int32).to(device)
-    return TokenRows(
-        position=position.to(torch.int32).to(device), caption=torch.tensor(captions)[index].to(device), source=source
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.llm import check_decoder_only, check_positions
+from llmdiff.encoder.readings import Reading
+from llmdiff.encoder.template import resolve_template
 from llmdiff.model_folders import check_llm, first_line
 
 logger = logging.getLogger(__name__)
@@ -19,17 +24,18 @@ HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
 def load_pretrained(
-    name_or_folder: str | Path, dtype: torch.dtype, revision: str | None, max_tokens: int
+    name_or_folder: str | Path, dtype: torch.dtype, revision: str | None, settings: EncoderConfig
 ) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
 
     Raises:
         ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
-            decoder-only, made for fewer positions than `max_tokens`, or code of the model's own.
+            decoder-only, no fit for the settings (fewer positions than `max_tokens`, no such layer, no chat template),
+            or code of the model's own.
         FileNotFoundError: a path that does not exist.
     """
     source = str(name_or_folder)
-    config, tokenizer = load_tokenizer(name_or_folder, revision, max_tokens)
+    config, tokenizer = load_tokenizer(name_or_folder, revision, settings)
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
     model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
@@ -38,25 +44,37 @@ def load_pretrained(
     return model, tokenizer
 
 
-def load_tokenizer(name_or_folder: str | Path, revision: str | None, max_tokens: int) -> tuple[Any, Any]:
+def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: EncoderConfig) -> tuple[Any, Any]:
     """Return (configuration, tokenizer with a pad token) of a folder or a hub name; errors as of `load_pretrained`."""
     source = str(name_or_folder)
     check_llm(name_or_folder)
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
     _check_causal(source, config)
-    check_positions(config.get_text_config(decoder=True), max_tokens, f"LLM {source}: ")
+    of_text = config.get_text_config(decoder=True)
+    with naming(source):
+        check_positions(of_text, settings.max_tokens)
+        Reading.parse(settings.reading).of(of_text.num_hidden_layers)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
     _set_padding(source, tokenizer)
+    with naming(source):
+        resolve_template(tokenizer, settings)
     return config, tokenizer
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the LLM's name before the ValueErrors of what is inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"LLM {source}: {error}") from None
 
 
 def _check_causal(source: str, config: Any) -> None:
     """Raise ValueError unless transformers has a causal language model for the configuration."""
-    try:
+    with naming(source):
         check_decoder_only(config)
-    except ValueError as error:
-        raise ValueError(f"LLM {source}: {error}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
 
