@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,16 @@ def study(workspace: Workspace) -> Outcome:
         for step in curves:
             if variant.reading is not None or step == workspace.sizes.steps:
                 curves[step][variant.name] = shares_after(workspace, variant, step)
-    table = rows(curves)
+    curve = points(curves)
     return Outcome(
-        rows=table,
-        figure=plot(curves),
-        finding=findings(curves, workspace.llm.name),
-        facts={"curve": points(curves)},
+        rows=rows(curves), figure=plot(curve), finding=findings(curves, workspace.llm.name), facts={"curve": curve}
     )
 
 
 def variants(workspace: Workspace) -> list[Variant]:
     """The base, the embedded LLM's score difference, and each reading of the LLM under each of `SETTINGS`."""
     every = marks(workspace.sizes.steps)[0]
-    training = (("checkpoint_every", every), ("keep_checkpoints", workspace.sizes.steps // every + 1))
+    training = (("checkpoint_every", every), ("keep_checkpoints", math.ceil(workspace.sizes.steps / every)))
     found = [BASE, Variant(name=OTHER, reading=EMBEDDED.reading(), training=training)]
     for name, reading in readings(workspace.llm).items():
         for text, settings in SETTINGS.items():
@@ -195,17 +193,17 @@ def over_steps(curves: Curves, name: str) -> str:
     return f"Over steps of training, over both wordings, {name} recovers {'; '.join(parts)}."
 
 
-def plot(curves: Curves) -> Figure:
+def plot(curve: list[dict[str, Any]]) -> Figure:
     """What is recovered over steps: a row a fact, a column a wording, a colour a reading, a dash a setting."""
-    base = curves[max(curves)][BASE.name]
-    names = [name for name in curves[max(curves)] if name != BASE.name]
+    names = list(dict.fromkeys(point["variant"] for point in curve))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(len(MAIN), len(CAPTIONS), sharex=True, sharey=True)
     for line, fact in zip(axes, MAIN, strict=True):
         for axis, wording in zip(line, CAPTIONS, strict=True):
             for name, style in zip(names, styles(names), strict=True):
-                values = [recovered(base, found[name], fact, wording).value for found in curves.values()]
-                axis.plot(list(curves), values, marker="o", markersize=3, label=name, **style)
+                chosen = [p for p in curve if (p["variant"], p["fact"], p["wording"]) == (name, fact, wording)]
+                values = [point["recovered"].value for point in chosen]
+                axis.plot([point["steps"] for point in chosen], values, marker="o", markersize=3, label=name, **style)
             axis.axhline(1, color="grey", linewidth=0.6)
             axis.axhline(0, color="grey", linewidth=0.6)
             axis.set_title(f"{fact}, {LABELS[wording]}", fontsize=10)

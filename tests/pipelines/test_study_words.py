@@ -150,7 +150,7 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     trained = workspace.training(real.variants(workspace)[-1], 1)
     assert trained.adapter.refiner == 2
     assert trained.adapter.standardise
-    assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (250, 5, 1)
+    assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (250, 4, 1)
     levels = {"embedded LLM": 0.8, "score difference": 0.2, "score difference, refined": 0.5}
     base = {"base": shares(0.1, template=0.9)}
     curves = {
@@ -168,8 +168,10 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     assert "So here Deep steers worse than the embedded one in binding and relation." in told
     assert "without such a setting, these raise binding: score difference, refined (0.30 (" in told
     assert "score difference, refined recovers of binding 0.00 (0.00 to 0.00) after 250, " in told
-    assert len(real.points(curves)) == 3 * 3 * 4
-    assert len(real.plot(curves).axes) == 4
+    assert len(curve := real.points(curves)) == 3 * 3 * 4
+    lines = real.plot(curve).axes[0].get_lines()
+    assert [line.get_label() for line in lines[:3]] == list(levels)
+    assert list(lines[0].get_ydata()) == pytest.approx([0, 0, 0.875])
     as_good = {**curves, 1000: {**curves[1000], "score difference": shares(0.8)}}
     assert "So here nothing shows that Deep steers worse than the embedded one." in real.findings(as_good, "Deep")
 
