@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
 
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.diffusion.base import load_unet
@@ -14,7 +15,8 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
-from pipelines.requests.study import StudyRequest
+from pipelines.cli.study import study_app
+from pipelines.requests.study import ON_ANY_LLM, StudyRequest
 from pipelines.studies import closed, encodings, prompts, real, stability
 from pipelines.studies.flow import artifact_key, study_flow, workspace_of
 from pipelines.studies.llm import read_llm
@@ -128,6 +130,15 @@ def test_an_llm_is_looked_at_before_anything_is_made(tmp_path: Path, monkeypatch
     assert (found.sizes.pictures, found.sizes.steps, found.sizes.scenes) == (6000, 7, 200)
     assert workspace_of(StudyRequest(name="encodings")).sizes == Sizes()
     assert artifact_key(found.llm, "real") == "study-real-smollm2-135m-instruct"
+
+
+def test_commands_of_studies_that_take_an_llm_say_so() -> None:
+    commands = typer.main.get_command(study_app).commands  # type: ignore[attr-defined]
+    options = {name: {each.name: each.help for each in command.params} for name, command in commands.items()}
+    assert {name for name, found in options.items() if "llm" in found} == set(ON_ANY_LLM)
+    assert options["real"]["steps"].endswith("Default: 1000.")
+    assert options["closed"]["steps"].endswith("Default: 200.")
+    assert "Example: llmdiff study real --llm " in commands["real"].epilog
 
 
 def test_other_llms_go_through_every_study_that_takes_them(tmp_path: Path) -> None:
