@@ -14,6 +14,9 @@ WordPath = Literal["block", "isolated"]
 Initial = Literal["zeros", "embedding", "noise"]
 Noise = Literal["off", "fresh", "cached"]
 DType = Literal["float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["none", "4bit", "8bit"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+DeviceMap = Literal["auto", "balanced", "sequential"]
 Schedule = float | str | tuple[float, ...]
 
 
@@ -56,11 +59,15 @@ class EncoderConfig:
     dtype: DType = "bfloat16"
     """Type of the LLM's pass; float32 takes twice the memory of bfloat16. The encoding is summed in float32 (float64
     for float64)."""
+    quantization: Quantization = "none"
+    """How the blocks' weights are kept. `4bit`: normal floats by bitsandbytes, about a quarter of bfloat16's memory.
+    `8bit`: integers by torchao, half of it. Both run on a GPU and on a CPU, and need the extra `quantized`. An LLM that
+    was saved quantised stays as it is, with `none`."""
     token_budget: int = field(default=8192, metadata={"ge": 1})
     """Tokens in a batch, padding included: the memory that a pass takes. Halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType)):
+        for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType), ("quantization", Quantization)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(options))}; got {getattr(self, name)!r}")
         for item in dataclasses.fields(self):
@@ -71,6 +78,8 @@ class EncoderConfig:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
         if self.template.count("{caption}") != 1:
             raise ValueError(f"template must hold {{caption}} once, got {self.template!r}")
+        if self.quantization != "none" and self.dtype == "float64":
+            raise ValueError(f"quantization is {self.quantization!r} with dtype='float64'; expected a dtype of 16 or 32 bits")
         object.__setattr__(self, "g", _checked_schedule("g", self.g))
         object.__setattr__(self, "h", _checked_schedule("h", self.h))
         if self.noise == "off" and self.h != 0.0:

@@ -52,19 +52,20 @@ class Langevin:
         if self.initial == "zeros":
             return
         if self.initial == "embedding":
-            self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1)))
+            self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1).to(self.c.device)))
         else:  # sqrt(2 / 2) eps and nothing of x
             self._step(0, x, g=0.0, h=0.5, block=INITIAL_NOISE)
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
-        """Add a block: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
+        """Add a block, wherever its score lies: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
         band = band_of(score.index, len(self.g), self.bands)
         block = len(self.g) - score.index
         g, h = self.g[score.index], self.h[score.index]
         self._step(band, score.plus, score.also, score.minus, g=g, h=h, block=block)
         if score.index == len(self.g) - 1:
-            self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
+            finite = torch.isfinite(score.output).all(dim=-1).flatten()
+            self.end_is_finite = self._on_rows(finite.to(self.c.device))
 
     def finite(self) -> Tensor:
         """Return whether no block gave a row NaN or infinity: bool (row,).
@@ -103,14 +104,14 @@ class Langevin:
     ) -> None:
         begun, self.begun[band] = self.begun[band], True
         rows = self.rows if plus.ndim == 3 else self.ragged
-        terms = plus.flatten(0, -2), _flat(also), _flat(minus)
         c = self.c[:, band]
+        terms = (_flat(term, c.device) for term in (plus, also, minus))
         langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
 
 
-def _flat(term: Tensor | None) -> Tensor | None:
-    """(batch, token, hidden) or (row, hidden) -> (row, hidden)."""
-    return None if term is None else term.flatten(0, -2)
+def _flat(term: Tensor | None, device: torch.device) -> Tensor | None:
+    """(batch, token, hidden) or (row, hidden) -> (row, hidden) on the sum's device."""
+    return None if term is None else term.to(device).flatten(0, -2)
 
 
 def band_of(index: int, blocks: int, bands: int) -> int:

@@ -1,54 +1,121 @@
-"""Loading an LLM and its tokenizer: cheap checks first, safetensors only, no code of the model's own."""
+"""Loading an LLM and its tokenizer: cheap checks first, safetensors or GGUF, no code of the model's own."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import is_flash_attn_2_available
 
+from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_decoder_only, check_positions
-from llmdiff.model_folders import check_llm, first_line
+from llmdiff.encoder.quantization import quantization_of, quantization_settings
+from llmdiff.extras import require_for
+from llmdiff.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
-def load_pretrained(
-    name_or_folder: str | Path, dtype: torch.dtype, revision: str | None, max_tokens: int
-) -> tuple[Any, Any]:
-    """Return (model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and how a loaded LLM runs: nothing that decides an encoding's numbers but for rounding.
 
     Raises:
-        ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
-            decoder-only, made for fewer positions than `max_tokens`, or code of the model's own.
-        FileNotFoundError: a path that does not exist.
+        ValueError: both a device and a device map, or an attention that is not to be had here.
     """
-    source = str(name_or_folder)
-    config, tokenizer = load_tokenizer(name_or_folder, revision, max_tokens)
-    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+
+    device: str | torch.device | None = None
+    """All of it goes there; None: a GPU where there is one."""
+    device_map: str | dict[str, Any] | None = None
+    """As transformers takes it; then `device` is None."""
+    attention: Attention | None = None
+    """None: transformers' own choice."""
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError(f"expected device or device_map, found both: {self.device} and {self.device_map!r}")
+        if self.attention == "flash_attention_2" and not is_flash_attn_2_available():
+            raise ValueError(
+                "attention is 'flash_attention_2'; expected sdpa or eager, for there is no CUDA device with the package "
+                "flash-attn here"
+            )
+
+    @property
+    def one_device(self) -> torch.device:
+        """Where all of an LLM goes that is not spread out."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_pretrained(
+    name_or_folder: str | Path, settings: EncoderConfig, revision: str | None, placement: Placement
+) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a folder, a GGUF file or a hub name, the tokenizer with a pad token.
+
+    Raises:
+        ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors or GGUF weights, not
+            decoder-only, made for fewer positions than ``max_tokens``, code of the model's own, or weights that are
+            quantised already and can't be again.
+        FileNotFoundError: a path that does not exist.
+        ModuleNotFoundError: a package for GGUF or quantised weights is not installed.
+    """
+    source, dtype = str(name_or_folder), getattr(torch, settings.dtype)
+    config, tokenizer = load_tokenizer(name_or_folder, revision, settings.max_tokens)
+    place, arguments = _source(name_or_folder, revision)
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
+    arguments.update(_weights(source, config, settings, "gguf_file" in arguments))
+    if placement.attention is not None:
+        arguments["attn_implementation"] = placement.attention
+    quantised = "quantization_config" in arguments or quantization_of(config) is not None
+    if placement.device_map is not None:
+        arguments["device_map"] = placement.device_map
+    elif quantised and "gguf_file" not in arguments:  # made where they stay
+        arguments["device_map"] = {"": placement.one_device}
+    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
         raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
-    return model, tokenizer
+    return model if "device_map" in arguments else model.to(placement.one_device), tokenizer
 
 
 def load_tokenizer(name_or_folder: str | Path, revision: str | None, max_tokens: int) -> tuple[Any, Any]:
-    """Return (configuration, tokenizer with a pad token) of a folder or a hub name; errors as of `load_pretrained`."""
+    """Return (configuration, tokenizer with a pad token) of a folder, a file or a name; errors as `load_pretrained`."""
     source = str(name_or_folder)
     check_llm(name_or_folder)
-    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
+    place, arguments = _source(name_or_folder, revision)
+    config = _read(source, "config", lambda: AutoConfig.from_pretrained(place, **arguments))
     _check_causal(source, config)
     check_positions(config.get_text_config(decoder=True), max_tokens, f"LLM {source}: ")
-    tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
+    tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))
     _set_padding(source, tokenizer)
     return config, tokenizer
+
+
+def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return what every ``from_pretrained`` is told of where an LLM lies."""
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    file = gguf_file(name_or_folder)
+    if file is None:
+        return str(name_or_folder), arguments
+    require_for("gguf", f"LLM {name_or_folder}: a GGUF file")
+    return str(file.parent), {**arguments, "gguf_file": file.name}
+
+
+def _weights(source: str, config: Any, settings: EncoderConfig, gguf: bool) -> dict[str, Any]:
+    """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
+    if settings.quantization == "none":
+        return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+    found = "a GGUF file" if gguf else quantization_of(config)
+    if found is not None:
+        expected = f"found weights that are quantised already ({found})"
+        raise ValueError(f"LLM {source}: quantization {settings.quantization!r}: {expected}; expected 'none' for these")
+    chosen = quantization_settings(settings.quantization, getattr(torch, settings.dtype), f"LLM {source}")
+    return {"quantization_config": chosen}
 
 
 def _check_causal(source: str, config: Any) -> None:
@@ -78,7 +145,7 @@ def _read(source: str, what: str, load: Any) -> Any:
     """Return what ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, IndexError, ImportError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error

@@ -23,7 +23,8 @@ from llmdiff.encoder.families import Family
 class BlockScore:
     """What one block adds to the encoding: ``plus + also - minus``, in the LLM's dtype.
 
-    All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone.
+    All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone. They lie where
+    the block does, which need not be where the LLM begins.
     """
 
     index: int
@@ -122,7 +123,6 @@ class ContextScore:
         self.rows = rows
         self.parallel = family.parallel(config)
         self.value, self.projection = layer.get_submodule(family.value), layer.get_submodule(family.output)
-        self.weight = self.projection.get_parameter("weight")
         self.after_attention = layer.get_submodule(family.after_attention) if family.after_attention else None
         self._forget()
 
@@ -156,7 +156,7 @@ class ContextScore:
         assert self.x is not None
         difference = self._on_rows(minus_values(args[0], self.values, self.config))
         self.values = None
-        self.context = nn.functional.linear(difference, self.weight)  # the bias cancels
+        self.context = without_bias(self.projection, difference)  # it cancels
         if self.parallel:
             return
         sentence = self._on_rows(output)
@@ -164,7 +164,7 @@ class ContextScore:
         if self.after_attention is not None:
             alone = self.after_attention.forward(alone)
             self.context = self.after_attention.forward(sentence) - alone
-        self.word = self._on_rows(self.x) + alone
+        self.word = self._on_rows(self.x).to(alone.device) + alone  # of several devices it may come from another
 
     def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.sentence_mlp = self._on_rows(output)
@@ -181,7 +181,7 @@ class ContextScore:
     def _on_rows(self, padded: Tensor) -> Tensor:
         """(b, t, d) -> (r, d)."""
         flat = padded.flatten(0, 1)
-        return flat if self.rows is None else flat.index_select(0, self.rows)
+        return flat if self.rows is None else flat.index_select(0, self.rows.to(flat.device))
 
     def _word_mlp(self, word: Tensor) -> Tensor:
         """Return the feed-forward part on the word path; ``forward`` leaves the hooks out."""
@@ -203,8 +203,8 @@ class WholeBlockScore:
         return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        minus = self.minus(args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=minus, output=first(output)))
+        x, minus = first(output), self.minus(args, kwargs)
+        self.fold(BlockScore(index=self.index, plus=x, minus=minus.to(x.device), output=x))
 
     def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return what is taken from the block's output; `args` and `kwargs` are what the block was called with."""
@@ -253,6 +253,21 @@ def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
     heads = config.num_key_value_heads
     grouped = attended.unflatten(-1, (heads, groups, -1))  # (b, t, k, g, d)
     return (grouped - values.unflatten(-1, (heads, 1, -1))).flatten(-3)
+
+
+def without_bias(projection: nn.Module, x: Tensor) -> Tensor:
+    """Return ``x W^T`` in the dtype of `x`, for any module that computes ``x W^T + b``.
+
+    A linear layer's weight is read. One that is packed, or that lies elsewhere until the layer runs, can't be: then the
+    module's own ``forward`` computes it, and what it adds is taken off again.
+    """
+    if type(projection) is nn.Linear and not projection.weight.is_meta:
+        return nn.functional.linear(x, projection.weight)
+    projected: Tensor = projection.forward(x)
+    bias = getattr(projection, "bias", None)
+    if bias is not None and bias.is_meta:
+        bias = projection.forward(x.new_zeros(1, x.shape[-1]))
+    return projected if bias is None else projected - bias.to(projected.dtype)
 
 
 def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -63,4 +63,4 @@ def model_signature(model: str | None) -> str:
     """Return another one where a folder's files changed, or a hub name's commit in this machine's cache did."""
     if model is None:
         return ""
-    return signature(Path(model)) if Path(model).is_dir() else hub_revision(model)
+    return signature(Path(model)) if Path(model).exists() else hub_revision(model)
