@@ -17,6 +17,7 @@ DType = Literal["float32", "bfloat16", "float16", "float64"]
 Quantization = Literal["none", "4bit", "8bit"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 DeviceMap = Literal["auto", "balanced", "sequential"]
+CHOICES = {"word_path": WordPath, "initial": Initial, "noise": Noise, "dtype": DType, "quantization": Quantization}
 Schedule = float | str | tuple[float, ...]
 
 
@@ -67,7 +68,7 @@ class EncoderConfig:
     """Tokens in a batch, padding included: the memory that a pass takes. Halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        for name, options in (("word_path", WordPath), ("initial", Initial), ("noise", Noise), ("dtype", DType), ("quantization", Quantization)):
+        for name, options in CHOICES.items():
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(options))}; got {getattr(self, name)!r}")
         for item in dataclasses.fields(self):
@@ -79,7 +80,7 @@ class EncoderConfig:
         if self.template.count("{caption}") != 1:
             raise ValueError(f"template must hold {{caption}} once, got {self.template!r}")
         if self.quantization != "none" and self.dtype == "float64":
-            raise ValueError(f"quantization is {self.quantization!r} with dtype='float64'; expected a dtype of 16 or 32 bits")
+            raise ValueError(f"quantization is {self.quantization!r}: expected dtype of 16 or 32 bits, found float64")
         object.__setattr__(self, "g", _checked_schedule("g", self.g))
         object.__setattr__(self, "h", _checked_schedule("h", self.h))
         if self.noise == "off" and self.h != 0.0:

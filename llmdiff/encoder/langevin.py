@@ -105,7 +105,7 @@ class Langevin:
         begun, self.begun[band] = self.begun[band], True
         rows = self.rows if plus.ndim == 3 else self.ragged
         c = self.c[:, band]
-        terms = (_flat(term, c.device) for term in (plus, also, minus))
+        terms = plus.to(c.device).flatten(0, -2), _flat(also, c.device), _flat(minus, c.device)
         langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llmdiff.encoder.content_hash import model_identity
 from llmdiff.encoder.families import FAMILIES, Family
+from llmdiff.encoder.quantization import keep_weights
 from llmdiff.encoder.scores import (
     ContextScore,
     DiagonalMaskCheck,
@@ -54,6 +55,7 @@ class DecoderLLM:
         self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
         self.config: Any = self.backbone.config
         self.layers = find_layers(self.backbone)
+        keep_weights(self.backbone)
         self.family: Family | None = FAMILIES.get(self.config.model_type)
         if self.family is None:
             self._check_unknown_family()

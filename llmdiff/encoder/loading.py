@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from llmdiff.extras import require_for
 from llmdiff.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
+FAILURES = (OSError, ValueError, KeyError, IndexError, ImportError, struct.error, SafetensorError)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
@@ -43,8 +45,8 @@ class Placement:
             raise ValueError(f"expected device or device_map, found both: {self.device} and {self.device_map!r}")
         if self.attention == "flash_attention_2" and not is_flash_attn_2_available():
             raise ValueError(
-                "attention is 'flash_attention_2'; expected sdpa or eager, for there is no CUDA device with the package "
-                "flash-attn here"
+                "attention is 'flash_attention_2', and no CUDA device with the package flash-attn is here; expected "
+                "sdpa or eager"
             )
 
     @property
@@ -145,9 +147,9 @@ def _read(source: str, what: str, load: Any) -> Any:
     """Return what ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, IndexError, ImportError, SafetensorError) as error:
+    except FAILURES as error:
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error
-        where = "" if Path(source).is_dir() else "no folder of that name here; from the hub: "
+        where = "" if Path(source).exists() else "no folder of that name here; from the hub: "
         raise ValueError(f"LLM {source}: {where}cannot read its {what}: {first_line(error)}") from error

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from llmdiff.extras import require_for
+
+REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
 class Method(NamedTuple):
@@ -56,6 +59,16 @@ def quantization_settings(quantization: str, dtype: torch.dtype, what: str) -> A
     method = METHODS[quantization]
     require_for(method.package, f"{what}: quantization {quantization!r}")
     return method.settings(dtype)
+
+
+def keep_weights(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when they are first used.
+
+    On a CPU with AVX512-BF16 it rounds their scales to bfloat16 then: another LLM than was loaded, by another hash.
+    """
+    for module in model.modules():
+        if hasattr(module, REPACKS):
+            setattr(module, REPACKS, False)
 
 
 def check_quantised(config: Any, quantization: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from llmdiff.encoder.families import Family
+from llmdiff.encoder.projection import without_bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,21 +254,6 @@ def minus_values(attended: Tensor, values: Tensor, config: Any) -> Tensor:
     heads = config.num_key_value_heads
     grouped = attended.unflatten(-1, (heads, groups, -1))  # (b, t, k, g, d)
     return (grouped - values.unflatten(-1, (heads, 1, -1))).flatten(-3)
-
-
-def without_bias(projection: nn.Module, x: Tensor) -> Tensor:
-    """Return ``x W^T`` in the dtype of `x`, for any module that computes ``x W^T + b``.
-
-    A linear layer's weight is read. One that is packed, or that lies elsewhere until the layer runs, can't be: then the
-    module's own ``forward`` computes it, and what it adds is taken off again.
-    """
-    if type(projection) is nn.Linear and not projection.weight.is_meta:
-        return nn.functional.linear(x, projection.weight)
-    projected: Tensor = projection.forward(x)
-    bias = getattr(projection, "bias", None)
-    if bias is not None and bias.is_meta:
-        bias = projection.forward(x.new_zeros(1, x.shape[-1]))
-    return projected if bias is None else projected - bias.to(projected.dtype)
 
 
 def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

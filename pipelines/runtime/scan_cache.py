@@ -17,7 +17,7 @@ from llmdiff.data.sources import signature
 from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file
 
-RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "readiness"}
+RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "device_map", "attention", "readiness"}
 """Fields of the encode request that say how a run goes, not what it writes; what was unfinished is in the record."""
 
 
