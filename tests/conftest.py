@@ -95,8 +95,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def smollm2() -> Path:
     """The folder of the real LLM, SmolLM2-135M-Instruct in float32."""
     folder = real_llm.location()
-    if not (folder / "config.json").is_file():
-        pytest.skip(f"no SmolLM2 in {folder}; {real_llm.VARIABLE} names another folder")
+    if not real_llm.is_there(folder):
+        pytest.skip(f"no SmolLM2 in {folder}: make smollm2 fetches it; {real_llm.VARIABLE} names another folder")
     return folder
 
 

@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_decoder_only, check_positions
-from llmdiff.encoder.quantization import quantization_of, quantization_settings
+from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.extras import require_for
 from llmdiff.model_folders import check_llm, first_line, gguf_file
 
@@ -55,6 +55,17 @@ class Placement:
         return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def check_loading(name_or_folder: str | Path, settings: EncoderConfig) -> None:
+    """Refuse what can be refused before anything of the LLM is read; errors as `load_pretrained`."""
+    check_llm(name_or_folder)
+    what, gguf = f"LLM {name_or_folder}", gguf_file(name_or_folder) is not None
+    if gguf:
+        require_for("gguf", f"{what}: a GGUF file")
+    if settings.quantization != "none":
+        _check_not_quantised(str(name_or_folder), settings, "a GGUF file" if gguf else None)
+        require_for(METHODS[settings.quantization].package, f"{what}: quantization {settings.quantization!r}")
+
+
 def load_pretrained(
     name_or_folder: str | Path, settings: EncoderConfig, revision: str | None, placement: Placement
 ) -> tuple[Any, Any]:
@@ -67,6 +78,7 @@ def load_pretrained(
         FileNotFoundError: a path that does not exist.
         ModuleNotFoundError: a package for GGUF or quantised weights is not installed.
     """
+    check_loading(name_or_folder, settings)
     source, dtype = str(name_or_folder), getattr(torch, settings.dtype)
     config, tokenizer = load_tokenizer(name_or_folder, revision, settings.max_tokens)
     place, arguments = _source(name_or_folder, revision)
@@ -112,12 +124,15 @@ def _weights(source: str, config: Any, settings: EncoderConfig, gguf: bool) -> d
     """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
     if settings.quantization == "none":
         return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
-    found = "a GGUF file" if gguf else quantization_of(config)
+    _check_not_quantised(source, settings, quantization_of(config))
+    return {"quantization_config": METHODS[settings.quantization].settings(getattr(torch, settings.dtype))}
+
+
+def _check_not_quantised(source: str, settings: EncoderConfig, found: str | None) -> None:
+    """Raise ValueError for weights that would be quantised twice."""
     if found is not None:
-        expected = f"found weights that are quantised already ({found})"
-        raise ValueError(f"LLM {source}: quantization {settings.quantization!r}: {expected}; expected 'none' for these")
-    chosen = quantization_settings(settings.quantization, getattr(torch, settings.dtype), f"LLM {source}")
-    return {"quantization_config": chosen}
+        weights = f"found weights that are quantised already ({found})"
+        raise ValueError(f"LLM {source}: quantization {settings.quantization!r}: {weights}; expected 'none' for these")
 
 
 def _check_causal(source: str, config: Any) -> None:

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from llmdiff.extras import require_for
-
 REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
@@ -52,13 +50,6 @@ def quantization_of(config: Any) -> str | None:
         return None
     method = settings["quant_method"] if isinstance(settings, dict) else settings.quant_method
     return str(getattr(method, "value", method))
-
-
-def quantization_settings(quantization: str, dtype: torch.dtype, what: str) -> Any:
-    """Return transformers' configuration of one of `METHODS`; ModuleNotFoundError where its package is missing."""
-    method = METHODS[quantization]
-    require_for(method.package, f"{what}: quantization {quantization!r}")
-    return method.settings(dtype)
 
 
 def keep_weights(model: nn.Module) -> None:
