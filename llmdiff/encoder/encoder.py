@@ -51,7 +51,8 @@ class Encoder:
 
     Raises:
         ValueError: the model is not decoder-only, its dtype is not the configuration's, a schedule does not fit its
-            number of blocks, or the tokenizer lacks a pad token, or the EOS token that ``append_eos`` asks for.
+            number of blocks, its weights are not quantised as the configuration says, or the tokenizer lacks a pad
+            token, or the EOS token that ``append_eos`` asks for.
     """
 
     def __init__(

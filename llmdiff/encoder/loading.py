@@ -58,12 +58,9 @@ class Placement:
 def check_loading(name_or_folder: str | Path, settings: EncoderConfig) -> None:
     """Refuse what can be refused before anything of the LLM is read; errors as `load_pretrained`."""
     check_llm(name_or_folder)
-    what, gguf = f"LLM {name_or_folder}", gguf_file(name_or_folder) is not None
-    if gguf:
-        require_for("gguf", f"{what}: a GGUF file")
+    gguf = "gguf_file" in _source(name_or_folder, None)[1]
     if settings.quantization != "none":
-        _check_not_quantised(str(name_or_folder), settings, "a GGUF file" if gguf else None)
-        require_for(METHODS[settings.quantization].package, f"{what}: quantization {settings.quantization!r}")
+        _check_quantizable(str(name_or_folder), settings, "a GGUF file" if gguf else None)
 
 
 def load_pretrained(
@@ -78,7 +75,6 @@ def load_pretrained(
         FileNotFoundError: a path that does not exist.
         ModuleNotFoundError: a package for GGUF or quantised weights is not installed.
     """
-    check_loading(name_or_folder, settings)
     source, dtype = str(name_or_folder), getattr(torch, settings.dtype)
     config, tokenizer = load_tokenizer(name_or_folder, revision, settings.max_tokens)
     place, arguments = _source(name_or_folder, revision)
@@ -124,15 +120,16 @@ def _weights(source: str, config: Any, settings: EncoderConfig, gguf: bool) -> d
     """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
     if settings.quantization == "none":
         return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
-    _check_not_quantised(source, settings, quantization_of(config))
+    _check_quantizable(source, settings, "a GGUF file" if gguf else quantization_of(config))
     return {"quantization_config": METHODS[settings.quantization].settings(getattr(torch, settings.dtype))}
 
 
-def _check_not_quantised(source: str, settings: EncoderConfig, found: str | None) -> None:
-    """Raise ValueError for weights that would be quantised twice."""
+def _check_quantizable(source: str, settings: EncoderConfig, found: str | None) -> None:
+    """Raise ValueError for weights that would be quantised twice, ModuleNotFoundError without what quantises them."""
+    what = f"LLM {source}: quantization {settings.quantization!r}"
     if found is not None:
-        weights = f"found weights that are quantised already ({found})"
-        raise ValueError(f"LLM {source}: quantization {settings.quantization!r}: {weights}; expected 'none' for these")
+        raise ValueError(f"{what}: found weights that are quantised already ({found}); expected 'none' for these")
+    require_for(METHODS[settings.quantization].package, what)
 
 
 def _check_causal(source: str, config: Any) -> None:
