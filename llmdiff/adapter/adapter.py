@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +15,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from llmdiff.adapter.attention import AdapterProcessor, LayerAdapter, LayerShape, cross_attention_shapes
-from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, AdapterSettings, read_config
+from llmdiff.adapter.config import CONFIG, STATISTICS, WEIGHTS, AdapterConfig, AdapterSettings, read_config
+from llmdiff.adapter.padding import lead
+from llmdiff.adapter.phi import Phi
+from llmdiff.adapter.refiner import Refiner
 
 
 class LLMAdapter(nn.Module):
@@ -32,6 +34,8 @@ class LLMAdapter(nn.Module):
         self.phi = Phi(config)
         # A module's name can't hold a dot; `state` gives the paths their dots back.
         self.layers = nn.ModuleDict({slashed(path): LayerAdapter(shape, config) for path, shape in shapes.items()})
+        # Last, so that all else starts as it would without.
+        self.refiner = Refiner(config.context_dim, config.refiner) if config.refiner else None
         self.processors: list[tuple[Any, AdapterProcessor]] = []
 
     @classmethod
@@ -54,14 +58,20 @@ class LLMAdapter(nn.Module):
     def context(self, encodings: Tensor, mask: Tensor, base: Tensor | None = None) -> Tensor:
         """The U-Net's ``encoder_hidden_states``, ``(batch, token, context_dim)`` in the dtype of `phi`.
 
+        With `band_gates` it is ``(batch, token, bands * context_dim)``: the bands side by side, for each layer to mix.
+
         `encodings` ``(batch, token, hidden)``, or ``(batch, band, token, hidden)`` where there are bands, any float
         dtype; `mask` ``(batch, token)`` bool, False for padding, whose content is never read; `base`
         ``(batch, base_tokens, context_dim)``, the base model's own text features, with `base_context` "clip" alone.
         Padding leaves as rows of zeros, by which the attention knows it.
         """
         self.check_inputs(encodings, base)
-        tokens = self.phi(encodings, mask)  # (b, t, d)
-        return tokens if base is None else torch.cat([base.to(tokens.dtype), tokens], dim=1)
+        tokens = self.phi(encodings, mask)  # (b, [k,] t, d)
+        if self.refiner is not None:
+            tokens = self.refiner(tokens, mask)
+        if tokens.ndim == 4:
+            tokens = tokens.transpose(1, 2).flatten(2)  # (b, t, k d)
+        return tokens if base is None else lead(base, tokens)
 
     def check_inputs(self, encodings: Tensor, base: Tensor | None) -> None:
         expected = (self.config.bands, self.config.encoding_dim)
@@ -87,7 +97,7 @@ class LLMAdapter(nn.Module):
                     "the U-Net holds an adapter already: unload it first, or share it: load_adapter(pipeline, the one "
                     "that has the adapter)"
                 )
-            processor = AdapterProcessor(self.layer(path), attn.processor, self.config, self.config.base_tokens)
+            processor = AdapterProcessor(self.layer(path), attn.processor, self.config)
             processor.install(attn)
             self.processors.append((attn, processor))
 
@@ -109,13 +119,17 @@ class LLMAdapter(nn.Module):
 
     @torch.no_grad()
     def weights_by_layer(self) -> list[dict[str, Any]]:
-        """What each path ends up with, layer by layer in the U-Net's order (Figure 6)."""
+        """What each path ends up with, layer by layer in the U-Net's order (Figure 6); and each band, with gates."""
         names = [dotted(name) for name in self.layers]
         table = torch.stack([self.layer(name).weights() for name in names]).tolist()
-        return [
+        rows: list[dict[str, Any]] = [
             {"layer": name, "original": original, "new": new}
             for name, (original, new) in zip(names, table, strict=True)
         ]
+        for row in rows:
+            if (gate := self.layer(row["layer"]).gate) is not None:
+                row["bands"] = gate.weights().tolist()
+        return rows
 
     def state(self) -> dict[str, Tensor]:
         """The weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
@@ -133,11 +147,14 @@ class LLMAdapter(nn.Module):
     ) -> Path:
         """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA).
 
-        Matrices are written in `dtype`, which is what a file's size depends on; all else is float32.
+        Matrices are written in `dtype`, which is what a file's size depends on; all else, and `STATISTICS`, is float32.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: as_written(tensor, dtype) for name, tensor in (state or self.state()).items()}
+        tensors = {
+            name: as_written(tensor, torch.float32 if name in STATISTICS else dtype)
+            for name, tensor in (state or self.state()).items()
+        }
         (folder / f"{WEIGHTS}.part").write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
         (folder / f"{CONFIG}.part").write_text(self.config.model_dump_json(indent=2) + "\n")
         for name in (WEIGHTS, CONFIG):
@@ -168,35 +185,6 @@ class LLMAdapter(nn.Module):
                 )
         adapter.load_state(tensors)
         return adapter
-
-
-class Phi(nn.Module):
-    """``phi``: sum the depth bands with ``g``, normalise (LLMs have outlier channels), project to the U-Net's width."""
-
-    def __init__(self, config: AdapterConfig) -> None:
-        super().__init__()
-        self.norm = Float32LayerNorm(config.encoding_dim)
-        self.linear = nn.Linear(config.encoding_dim, config.context_dim)
-        if config.bands > 1:
-            self.g = nn.Parameter(torch.ones(config.bands), requires_grad=config.learn_bands)
-
-    def forward(self, encodings: Tensor, mask: Tensor) -> Tensor:
-        """``(batch, [band,] token, hidden)`` and ``(batch, token)`` bool -> ``(batch, token, context)``."""
-        padding = ~mask.unsqueeze(-1)
-        encodings = encodings.float()
-        if encodings.ndim == 4:
-            encodings = encodings.masked_fill(padding.unsqueeze(1), 0)
-            encodings = torch.einsum("bktd,k->btd", encodings, self.g.float())
-        # Masked before as well as after: a NaN in the padding would reach the gradient of `linear`.
-        normed = self.norm(encodings.masked_fill(padding, 0))
-        return self.linear(normed.to(self.linear.weight.dtype)).masked_fill(padding, 0)
-
-
-class Float32LayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 whatever the dtype of its weights: the outliers it is there for don't fit in less."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
 
 
 def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from llmdiff.adapter.config import AdapterSettings
+from llmdiff.adapter.config import AdapterConfig
 from llmdiff.model_folders import check_unet
 
 PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
@@ -62,8 +62,8 @@ def shape_of(attn: Attention) -> LayerShape:
     )
 
 
-class NewAttention(nn.Module):
-    """The second term of Eq. 9: ``attn(q, k(phi(c)), v(phi(c)))`` with query, key, value and output of its own."""
+class MultiHeadAttention(nn.Module):
+    """Attention to a context: the second term of Eq. 9, ``attn(q, k(phi(c)), v(phi(c)))``, and a refiner's."""
 
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
@@ -96,15 +96,38 @@ class NewAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class LayerAdapter(nn.Module):
-    """What is trained in one layer: the new attention, and the weights ``a e^b`` of both paths."""
+class BandGate(nn.Module):
+    """One layer's mixture of an encoding's bands: a softmax over logits, the same at every timestep.
 
-    def __init__(self, shape: LayerShape, settings: AdapterSettings) -> None:
+    After Semantic routing (arXiv 2602.03510). It mixes what `phi` has projected, which is the same as projecting the
+    mixture, for that is linear: so `phi` runs once for all layers.
+    """
+
+    def __init__(self, bands: int) -> None:
         super().__init__()
-        self.new = NewAttention(shape) if settings.paths != "original" else None
-        start = [settings.original_weight, settings.new_weight]
-        self.a = nn.Parameter(torch.tensor(start), requires_grad=settings.learn_weights)
-        self.b = nn.Parameter(torch.zeros(2), requires_grad=settings.learn_weights)
+        self.bands = bands
+        self.logits = nn.Parameter(torch.zeros(bands))
+
+    def weights(self) -> Tensor:
+        """Return each band's share ``(band,)``, float32."""
+        return self.logits.float().softmax(0)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """``(batch, token, band * channel)`` -> ``(batch, token, channel)``; padding stays rows of zeros."""
+        banded = context.unflatten(-1, (self.bands, -1))  # (b, t, k, d)
+        return (self.weights().to(context.dtype).unsqueeze(0) @ banded).squeeze(-2)  # einsum copies first
+
+
+class LayerAdapter(nn.Module):
+    """What is trained in one layer: the new attention, the weights ``a e^b`` of both paths, and the bands' gate."""
+
+    def __init__(self, shape: LayerShape, config: AdapterConfig) -> None:
+        super().__init__()
+        self.new = MultiHeadAttention(shape) if config.paths != "original" else None
+        start = [config.original_weight, config.new_weight]
+        self.a = nn.Parameter(torch.tensor(start), requires_grad=config.learn_weights)
+        self.b = nn.Parameter(torch.zeros(2), requires_grad=config.learn_weights)
+        self.gate = BandGate(config.bands) if config.band_gates else None
 
     def weights(self, scale: float = 1.0) -> Tensor:
         """Return ``(a1 e^b1, a2 e^b2)``; a `scale` below 1 leads back to ``(1, 0)``, the original attention alone."""
@@ -128,18 +151,17 @@ class AdapterProcessor:
 
     The context ``(batch, token, channel)`` holds the base model's own text features first (where `base_tokens` is not
     0), then ``phi(c)``; there, a row of zeros is padding. So one tensor carries features and mask through any pipeline.
+    With `band_gates` a row holds ``phi`` of every band side by side, and text features have zeros behind them.
 
     It is no module: the U-Net's state dict, and what walks the U-Net's layers (LoRA, offloading), pass the adapter by.
     """
 
-    def __init__(
-        self, layer: LayerAdapter, original: Callable[..., Tensor], settings: AdapterSettings, base_tokens: int
-    ) -> None:
+    def __init__(self, layer: LayerAdapter, original: Callable[..., Tensor], config: AdapterConfig) -> None:
         self.layer = layer
         self.original = original
         self.scale = 1.0
-        self.base_tokens = base_tokens
-        self.use_original = settings.paths != "new"
+        self.base_tokens, self.base_width = config.base_tokens, config.context_dim
+        self.use_original = config.paths != "new"
 
     def install(self, attn: Attention) -> None:
         """Go into an attention, and stays when attention slicing or its like set another processor."""
@@ -165,7 +187,10 @@ class AdapterProcessor:
     ) -> Tensor:
         if not isinstance(encoder_hidden_states, Tensor):
             raise ValueError("expected one context, found several: an adapter and an IP-Adapter can't share a U-Net")
-        base, context = encoder_hidden_states[:, : self.base_tokens], encoder_hidden_states[:, self.base_tokens :]
+        base = encoder_hidden_states[:, : self.base_tokens, : self.base_width]
+        context = encoder_hidden_states[:, self.base_tokens :]
+        if self.layer.gate is not None:
+            context = self.layer.gate(context)
         bias = padding_bias(context)  # (b, 1, t)
         base_bias = None
         if attention_mask is not None:

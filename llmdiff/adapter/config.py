@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
+STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
+"""Names of the tensors among the weights that are measured and not trained."""
+LATER = ("band_gates", "refiner", "standardise")
+"""Settings that are left out where they are neutral: so what was written before there were any compares equal."""
 
 
 class AdapterSettings(BaseModel):
@@ -31,6 +35,21 @@ class AdapterSettings(BaseModel):
     """Whether the new attention starts as a copy of the original one, or at random."""
     learn_bands: bool = True
     """Whether ``g``, one weight for each depth band, is trained where an encoding has several bands."""
+    band_gates: bool = False
+    """In place of ``g``, each layer of the U-Net mixes the layer-normalised bands of an encoding by a softmax over
+    logits of its own. It starts as their mean, and needs encodings of several bands."""
+    refiner: Literal[0, 1, 2] = 0
+    """Transformer blocks over the tokens after `phi`, in which a token sees those after it too, as in a causal LLM it
+    can't. They start without effect."""
+    standardise: bool = False
+    """Whether `phi` reads encodings standardised channel by channel, by mean and standard deviation of the store's
+    encodings, measured as training begins. Then no channel rules by its size alone."""
+
+    @model_serializer(mode="wrap")
+    def leave_out_neutral(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return what is written of the settings: of `LATER`, only those that do something."""
+        fields, written = AdapterSettings.model_fields, write(self)
+        return {key: value for key, value in written.items() if key not in LATER or value != fields[key].default}
 
 
 class AdapterConfig(AdapterSettings):
@@ -62,6 +81,21 @@ class AdapterConfig(AdapterSettings):
     """The snapshot of the store that training read."""
     training: dict[str, Any] = Field(default_factory=dict)
     """The resolved training configuration."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.band_gates:
+            check_bands(self.bands, self.encoder_fingerprint)
+        return self
+
+
+def check_bands(bands: int, fingerprint: str) -> None:
+    """Raise ValueError where encodings have too few bands for gates."""
+    if bands < 2:
+        raise ValueError(
+            f"adapter.band_gates mixes bands: expected several, found {bands} in {fingerprint or 'these'}: "
+            "encode with more (`llmdiff encode --set bands=4`), or leave it out"
+        )
 
 
 def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:

@@ -6,10 +6,11 @@ new version changed.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 DEVICE = "_execution_device"
 """Attribute of a diffusers pipeline: where it computes, which for an offloaded one is not where its modules lie."""
@@ -33,3 +34,14 @@ def is_offloaded(module: nn.Module) -> bool:
 def not_compiled(module: Any) -> Any:
     """Return the module in a compiled one; another as it is."""
     return getattr(module, COMPILED, module)
+
+
+class Float32Buffers(nn.Module):
+    """A module whose buffers move with it, but stay float32 when it is cast: torch asks `_apply` for both."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        whole = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, before in whole.items():
+            setattr(self, name, before.to(getattr(self, name).device))
+        return self

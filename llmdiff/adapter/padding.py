@@ -1,4 +1,4 @@
-"""Encodings of different lengths in one batch; and the empty caption's in place of some of them."""
+"""Encodings of different lengths in one batch, the empty caption's in place of some, and text before a context."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def replace(encodings: Tensor, mask: Tensor, unconditional: Tensor, dropped: Ten
     unconditional_mask = torch.arange(longest, device=mask.device) < unconditional_length
     rows = dropped.reshape(-1, *[1] * (encodings.ndim - 1))
     return torch.where(rows, unconditional, encodings), torch.where(dropped[:, None], unconditional_mask, mask)
+
+
+def lead(text: Tensor, context: Tensor) -> Tensor:
+    """Return a context ``(batch, token, channel)`` with text features before it, in its dtype and on its device.
+
+    Text features are narrower than a context that holds several bands: zeros make up for it.
+    """
+    text = F.pad(text.to(context), (0, context.shape[-1] - text.shape[-1]))
+    return torch.cat([text, context], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llmdiff.adapter.adapter import LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, is_offloaded
-from llmdiff.adapter.padding import pad
+from llmdiff.adapter.padding import lead, pad
 
 PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
 
@@ -125,7 +125,7 @@ class PromptEncoder:
         base = text if adapter.config.base_tokens else None
         context = adapter.context(encodings, mask.to(device), base)
         if text is not None and base is None:
-            context = torch.cat([text.to(context), context], dim=1)
+            context = lead(text, context)
         return F.pad(context, (0, 0, 0, 1)).to(self.pipe.unet.dtype)
 
     def text(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
@@ -151,7 +151,8 @@ class PromptEncoder:
 
     def text_alone(self, controlnet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Before a ControlNet: of a context, the base's own text features, which it was trained on."""
-        text = kwargs["encoder_hidden_states"][:, : self.text_tokens].contiguous()
+        width = self.loaded.adapter.config.context_dim
+        text = kwargs["encoder_hidden_states"][:, : self.text_tokens, :width].contiguous()
         return args, {**kwargs, "encoder_hidden_states": text}
 
 

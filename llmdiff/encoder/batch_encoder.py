@@ -1,4 +1,4 @@
-"""Algorithm 1 (arXiv 2502.04412) over one batch: one forward pass, whose block scores are summed as they come."""
+"""One batch: one forward pass, whose block scores (Algorithm 1, arXiv 2502.04412) or states are summed as they come."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from kernels.langevin import TokenRows
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.langevin import Langevin, ragged_rows
+from llmdiff.encoder.langevin import Langevin, NormalisedLangevin
 from llmdiff.encoder.llm import DecoderLLM, ScorePath
 from llmdiff.encoder.nonfinite import NonFinite, locate
+from llmdiff.encoder.readings import Reading
+from llmdiff.encoder.running_sum import RunningSum, ragged_rows
+from llmdiff.encoder.state_sum import StateSum
 from llmdiff.encoder.tokens import Tokens, caption_key
 from llmdiff.encoder.word_table import WordTable, load_or_make_table
 
@@ -37,11 +40,14 @@ class BatchEncoder:
         cache_folder: str | Path | None,
     ) -> None:
         self.llm, self.config, self.g, self.h = llm, config, g, h
+        self.reading = Reading.parse(config.reading)
         self.cache_folder = cache_folder
 
     @property
     def path(self) -> ScorePath:
-        """What is taken of each block: score differences, or sentence scores that the word table is subtracted from."""
+        """What is taken of each block: its output, score differences, or sentence scores less the word table's."""
+        if not self.reading.takes_scores:
+            return "output"
         return "context" if self.config.word_path == "block" else "sentence"
 
     def __call__(self, captions: list[str], tokens: list[Tokens], padding: int) -> list[Tensor | NonFinite]:
@@ -53,39 +59,45 @@ class BatchEncoder:
             padding: the token id that fills shorter captions up.
 
         Returns:
-            float32 (token, hidden) a caption, on the CPU; (band, token, hidden) where ``bands > 1``.
+            float32 (token, hidden) of a caption's kept tokens, on the CPU; (band, token, hidden) where ``bands > 1``.
         """
-        langevin = self._run([token.ids for token in tokens], captions, padding)
+        total = self._run([token.ids for token in tokens], captions, padding)
         lengths = [len(token.ids) for token in tokens]
-        finite = langevin.finite().cpu().split(lengths)
-        parts = zip(captions, tokens, langevin.c.cpu().split(lengths), finite, strict=True)
+        finite = total.finite().cpu().split(lengths)
+        parts = zip(captions, tokens, total.c.cpu().split(lengths), finite, strict=True)
         return [
-            self._shape(encoding) if bool(ok.all()) else self._locate(caption, token.ids)
+            self._shape(encoding[token.keep]) if bool(ok.all()) else self._locate(caption, token.ids)
             for caption, token, encoding, ok in parts
         ]
 
     @torch.no_grad()
-    def _run(self, ids: list[list[int]], captions: list[str], padding: int) -> Langevin:
+    def _run(self, ids: list[list[int]], captions: list[str], padding: int) -> RunningSum:
         """Return the finished sum of captions given as token ids."""
         device = self.llm.device
         rows = ragged_rows([len(row) for row in ids], [caption_key(caption) for caption in captions], device)
-        langevin = self._start(rows)
-        self.llm.stream(pad(ids, padding).to(device), self.path, langevin.fold, langevin.start, rows.source)
-        if self.config.word_path == "isolated":
-            langevin.subtract(*self._word_scores(ids))
-        return langevin
+        total = self._start(rows)
+        total.end(self.llm.stream(pad(ids, padding).to(device), self.path, total.fold, total.start, rows.source))
+        if isinstance(total, Langevin) and self.config.word_path == "isolated":
+            total.subtract(*self._word_scores(ids))
+        return total
 
-    def _start(self, rows: TokenRows) -> Langevin:
+    def _start(self, rows: TokenRows) -> RunningSum:
         """Return the running sum for these rows, before the first block."""
-        return Langevin(
+        dtype = torch.float64 if self.config.dtype == "float64" else torch.float32
+        bands, hidden = self.config.bands, self.llm.hidden_size
+        if not self.reading.takes_scores:
+            states, normalise = self.reading.states(self.llm.blocks, bands), self.reading.kind == "norm_mean"
+            return StateSum(rows, states, normalise=normalise, bands=bands, hidden=hidden, dtype=dtype)
+        make = NormalisedLangevin if self.reading.kind == "score_norm" else Langevin
+        return make(
             rows,
             self.g,
             self.h if self.config.noise == "cached" else (0.0,) * self.llm.blocks,
-            bands=self.config.bands,
-            hidden=self.llm.hidden_size,
+            bands=bands,
+            hidden=hidden,
             initial=self.config.initial,
             seed=self.config.seed,
-            dtype=torch.float64 if self.config.dtype == "float64" else torch.float32,
+            dtype=dtype,
         )
 
     def _locate(self, caption: str, ids: list[int]) -> NonFinite:

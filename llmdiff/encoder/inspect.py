@@ -1,4 +1,4 @@
-"""What a caption's context adds, block by block and token by token: for a person to look at."""
+"""What is read of a caption, block by block and token by token: for a person to look at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmdiff.encoder.llm import ScorePath
+from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.scores import BlockScore
 from llmdiff.encoder.tokens import normalise, tokenise
 
@@ -35,27 +36,25 @@ class Outlier(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """Norms of one caption's scores, each float32 (block, token), blocks from the embedding up."""
+    """Norms of one caption's scores or hidden states."""
 
     caption: str
     tokens: list[str]
-    sentence: Tensor
-    """``|S_t(d)|``: what the block adds to the token in its context."""
-    word: Tensor
-    """``|W_t(d)|``: what it adds to the token alone."""
-    context: Tensor
-    """``|S_t(d) - W_t(d)|``: what the context adds."""
+    norms: dict[str, Tensor]
+    """Each float32 (block, token), blocks from the embedding up. Of a reading of scores, `sentence`: ``|S_t(d)|``, what
+    the block adds to the token in its context; `word`: ``|W_t(d)|``, what it adds to the token alone; `context`:
+    ``|S_t(d) - W_t(d)|``, what the context adds. Of a reading of hidden states, `state`: what the block puts out."""
     outliers: list[Outlier]
     """The largest channel of each block's output."""
 
     def table(self) -> str:
         """Return a line a block and token, then a line a block with its outlier channel."""
         width = max(len(token) for token in self.tokens)
-        lines = [f"{'block':>5}  {'token':<{width}}  {'sentence':>10}  {'word':>10}  {'context':>10}"]
-        for block in range(len(self.sentence)):
+        lines = [f"{'block':>5}  {'token':<{width}}  " + "  ".join(f"{name:>10}" for name in self.norms)]
+        for block in range(len(self.outliers)):
             for d, token in enumerate(self.tokens):
-                norms = (self.sentence[block, d], self.word[block, d], self.context[block, d])
-                lines.append(f"{block:>5}  {token:<{width}}  " + "  ".join(f"{float(norm):>10.4g}" for norm in norms))
+                norms = (float(norm[block, d]) for norm in self.norms.values())
+                lines.append(f"{block:>5}  {token:<{width}}  " + "  ".join(f"{norm:>10.4g}" for norm in norms))
         lines.append("largest channel of each block's output, over the median of all:")
         for outlier in self.outliers:
             token = self.tokens[outlier.token]
@@ -65,10 +64,28 @@ class Inspection:
 
 @torch.no_grad()
 def inspect(encoder: Encoder, caption: str) -> Inspection:
-    """Return the scores of one caption under the encoder's word path, before ``g``."""
+    """Return the norms of what the encoder's reading takes of one caption.
+
+    Those are scores under its word path, before they are weighted or normalised; or all blocks' outputs.
+    """
     caption = normalise(caption)
     ids = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)[0].ids
     row = torch.tensor([ids], device=encoder.llm.device)
+    if Reading.parse(encoder.config.reading).takes_scores:
+        values, outputs = _all_scores(encoder, row)
+    else:
+        outputs = _scores(encoder, row, "output")[1]
+        values = {"state": torch.stack(outputs)}
+    return Inspection(
+        caption=caption,
+        tokens=encoder.tokenizer.convert_ids_to_tokens(ids),
+        norms={name: value.norm(dim=-1).cpu() for name, value in values.items()},
+        outliers=[_outlier(block, output) for block, output in enumerate(outputs)],
+    )
+
+
+def _all_scores(encoder: Encoder, row: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return sentence, word and context scores (block, token, hidden) of a caption, and the blocks' outputs."""
     sentence, outputs = _scores(encoder, row, "sentence")
     if encoder.config.word_path == "block":
         context = _scores(encoder, row, "context")[0]
@@ -77,14 +94,7 @@ def inspect(encoder: Encoder, caption: str) -> Inspection:
         word = _scores(encoder, row.T, "sentence")[0]
         context = sentence - word
     context[:, 0] = 0.0
-    return Inspection(
-        caption=caption,
-        tokens=encoder.tokenizer.convert_ids_to_tokens(ids),
-        sentence=sentence.norm(dim=-1).cpu(),
-        word=word.norm(dim=-1).cpu(),
-        context=context.norm(dim=-1).cpu(),
-        outliers=[_outlier(block, output) for block, output in enumerate(outputs)],
-    )
+    return {"sentence": sentence, "word": word, "context": context}, outputs
 
 
 def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, list[Tensor]]:
@@ -97,7 +107,7 @@ def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, lis
         total = total if score.also is None else total + score.also.float()
         total = total if score.minus is None else total - score.minus.float()
         scores.append(total.flatten(0, -2).to(encoder.llm.device))
-        outputs.append(score.output.float().flatten(0, 1))
+        outputs.append(score.output.float().flatten(0, 1).to(encoder.llm.device))
 
     encoder.llm.stream(ids, path, fold)
     return torch.stack(scores), outputs
@@ -111,7 +121,7 @@ def _outlier(block: int, output: Tensor) -> Outlier:
 
 
 def write_heat_map(inspection: Inspection, path: str | Path) -> None:
-    """Write a PNG of three panels (sentence, word, context): tokens down, blocks across, one logarithmic scale."""
+    """Write a PNG of a panel for each kind of norm: tokens down, blocks across, one logarithmic scale."""
     draw_heat_map(inspection).save(path, format="PNG")
 
 
@@ -119,8 +129,8 @@ def draw_heat_map(inspection: Inspection) -> Image:
     """Return the picture that :func:`write_heat_map` writes."""
     from PIL import Image, ImageDraw
 
-    panels = {"sentence": inspection.sentence, "word": inspection.word, "context": inspection.context}
-    blocks, tokens = inspection.sentence.shape
+    panels = inspection.norms
+    blocks, tokens = len(inspection.outliers), len(inspection.tokens)
     panel_width = max(blocks * CELL, 6 * CELL)
     size = (LABEL + len(panels) * (panel_width + MARGIN) + MARGIN, 5 * MARGIN + tokens * CELL)
     image = Image.new("RGB", size, "white")

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from kernels.langevin import TokenRows, langevin_step
+from llmdiff.encoder.readings import band_of
+from llmdiff.encoder.running_sum import RunningSum
 from llmdiff.encoder.scores import BlockScore
 
+Terms = tuple[Tensor, Tensor | None, Tensor | None]
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
 
 
-class Langevin:
-    """The encoding ``c`` (row, band, hidden) of a batch while the LLM runs. Rows are ragged: one a token, no padding.
+class Langevin(RunningSum):
+    """The sum of the blocks' scores. The initial value goes to the first of the depth bands.
 
     Args:
-        rows: the token that each row is.
+        rows, bands, hidden, dtype: as of `RunningSum`.
         g, h: step size and noise level of each block, from the embedding up.
-        bands: depth bands whose sums are kept apart; the initial value goes to the first.
-        hidden: the LLM's width.
         initial: ``zeros``, ``embedding`` or ``noise``.
         seed: seed of the noise.
-        dtype: float32, or float64 for an LLM in float64.
     """
 
     def __init__(
@@ -40,11 +40,9 @@ class Langevin:
         seed: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.rows, self.g, self.h, self.seed = rows, g, h, seed
+        super().__init__(rows, bands=bands, hidden=hidden, dtype=dtype)
+        self.g, self.h, self.initial, self.seed = g, h, initial, seed
         self.ragged = dataclasses.replace(rows, source=None)
-        self.bands, self.initial = bands, initial
-        self.c = torch.empty(len(rows), bands, hidden, dtype=dtype, device=rows.device)
-        self.begun = [False] * bands
         self.end_is_finite: Tensor | None = None
 
     def start(self, x: Tensor) -> None:
@@ -52,20 +50,19 @@ class Langevin:
         if self.initial == "zeros":
             return
         if self.initial == "embedding":
-            self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1).to(self.c.device)))
+            self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1)))
         else:  # sqrt(2 / 2) eps and nothing of x
-            self._step(0, x, g=0.0, h=0.5, block=INITIAL_NOISE)
+            self._step(0, x.to(self.c.device), g=0.0, h=0.5, block=INITIAL_NOISE)
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
-        """Add a block, wherever its score lies: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
+        """Add a block: ``c <- c + g(t) score + sqrt(2 h(t)) eps_t``."""
         band = band_of(score.index, len(self.g), self.bands)
         block = len(self.g) - score.index
         g, h = self.g[score.index], self.h[score.index]
-        self._step(band, score.plus, score.also, score.minus, g=g, h=h, block=block)
+        self._step(band, *self._terms(score), g=g, h=h, block=block)
         if score.index == len(self.g) - 1:
-            finite = torch.isfinite(score.output).all(dim=-1).flatten()
-            self.end_is_finite = self._on_rows(finite.to(self.c.device))
+            self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
 
     def finite(self) -> Tensor:
         """Return whether no block gave a row NaN or infinity: bool (row,).
@@ -73,7 +70,7 @@ class Langevin:
         Neither leaves the residual stream once it is in there, so the last block's output is looked at beside ``c``:
         what a parallel block's MLP gives is in no score, for it cancels.
         """
-        finite = torch.isfinite(self.c).flatten(1).all(dim=1)  # (row,)
+        finite = super().finite()
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
@@ -87,9 +84,11 @@ class Langevin:
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
-    def _on_rows(self, flat: Tensor) -> Tensor:
-        """Return what of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
-        return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
+    def _terms(self, score: BlockScore) -> Terms:
+        """Return a score's ``plus``, ``also`` and ``minus`` where the sum is."""
+        also = None if score.also is None else score.also.to(self.c.device)
+        minus = None if score.minus is None else score.minus.to(self.c.device)
+        return score.plus.to(self.c.device), also, minus
 
     def _step(
         self,
@@ -105,18 +104,28 @@ class Langevin:
         begun, self.begun[band] = self.begun[band], True
         rows = self.rows if plus.ndim == 3 else self.ragged
         c = self.c[:, band]
-        terms = plus.to(c.device).flatten(0, -2), _flat(also, c.device), _flat(minus, c.device)
+        terms = plus.flatten(0, -2), _flat(also), _flat(minus)
         langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
 
 
-def _flat(term: Tensor | None, device: torch.device) -> Tensor | None:
-    """(batch, token, hidden) or (row, hidden) -> (row, hidden) on the sum's device."""
-    return None if term is None else term.to(device).flatten(0, -2)
+class NormalisedLangevin(Langevin):
+    """Each block's score layer-normalised, over channels and without learned weights, before ``g`` weights it.
+
+    So no block rules the sum by the size of its updates, nor a channel by being large in a few blocks. Where there is
+    no score, at the first token, none comes of it.
+    """
+
+    def _terms(self, score: BlockScore) -> Terms:
+        plus, also, minus = super()._terms(score)
+        total = plus.to(self.c.dtype)
+        total = total if also is None else total + also
+        total = total if minus is None else total - minus
+        return layer_norm(total, total.shape[-1:]), None, None
 
 
-def band_of(index: int, blocks: int, bands: int) -> int:
-    """Return the depth band of a block: equal shares, from the embedding up."""
-    return index * bands // blocks
+def _flat(term: Tensor | None) -> Tensor | None:
+    """(batch, token, hidden) or (row, hidden) -> (row, hidden)."""
+    return None if term is None else term.flatten(0, -2)
 
 
 def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
@@ -125,22 +134,3 @@ def noise_std(h: Sequence[float], blocks: int, bands: int) -> tuple[float, ...]:
     for index, level in enumerate(h):
         sums[band_of(index, blocks, bands)] += 2.0 * level
     return tuple(total**0.5 for total in sums)
-
-
-def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:
-    """Return the rows of a batch padded on the right to its longest caption.
-
-    Args:
-        lengths: tokens of each caption.
-        captions: 64 bits (signed) of each caption's hash.
-        device: where the LLM runs.
-    """
-    longest, total = max(lengths), sum(lengths)
-    count = torch.tensor(lengths)
-    starts = torch.tensor([0, *itertools.accumulate(lengths)][:-1])
-    index = torch.arange(len(lengths)).repeat_interleave(count)  # the caption of each row
-    position = torch.arange(total) - starts[index]
-    source = None if total == longest * len(lengths) else (index * longest + position).to(torch.int32).to(device)
-    return TokenRows(
-        position=position.to(torch.int32).to(device), caption=torch.tensor(captions)[index].to(device), source=source
-    )

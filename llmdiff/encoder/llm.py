@@ -17,6 +17,7 @@ from llmdiff.encoder.content_hash import model_identity
 from llmdiff.encoder.families import FAMILIES, Family
 from llmdiff.encoder.quantization import keep_weights
 from llmdiff.encoder.scores import (
+    BlockOutput,
     ContextScore,
     DiagonalMaskCheck,
     FirstInput,
@@ -28,14 +29,15 @@ from llmdiff.encoder.scores import (
     watching,
 )
 
-ScorePath = Literal["context", "sentence"]
+ScorePath = Literal["context", "sentence", "output"]
 PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block, whether its family is known)
     ("context", True): ContextScore,
     ("sentence", True): SentenceScore,
     ("context", False): ReferenceScore,
     ("sentence", False): UpdateScore,
+    ("output", True): BlockOutput,
+    ("output", False): BlockOutput,
 }
-
 
 OWN_CODE = "transformers_modules"
 LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
@@ -44,11 +46,16 @@ LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whi
 class DecoderLLM:
     """The blocks of a transformers model and the scores they give.
 
+    Args:
+        model: a transformers causal language model.
+        scores: whether scores are wanted of it; blocks of any kind give hidden states.
+
     Raises:
-        ValueError: the model is no decoder-only LLM, or its blocks cannot be found.
+        ValueError: the model is no decoder-only LLM, its blocks cannot be found, or give no scores where some are
+            wanted.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, scores: bool = True) -> None:
         check_own_code(model)
         check_decoder_only(model.config)
         self.model = model.eval()
@@ -58,7 +65,9 @@ class DecoderLLM:
         keep_weights(self.backbone)
         self.family: Family | None = FAMILIES.get(self.config.model_type)
         if self.family is None:
-            self._check_unknown_family()
+            self._check_causal()
+            if scores:
+                self._check_scores()
 
     @property
     def name(self) -> str:
@@ -106,11 +115,12 @@ class DecoderLLM:
         fold: Fold,
         start: Callable[[Tensor], None] | None = None,
         rows: Tensor | None = None,
-    ) -> None:
-        """One forward pass over ``ids`` int64 (batch, token), padded on the right.
+    ) -> Tensor:
+        """One forward pass over ``ids`` int64 (batch, token), padded on the right; return what :meth:`forward` does.
 
-        ``start`` gets the first block's input ``x^T``, then ``fold`` each block's score in turn. Nothing is kept from
-        block to block: no logits, no hidden states, no cache. Threads that share the model take turns.
+        ``start`` gets the first block's input ``x^T``, then ``fold`` each block's score in turn, or with the path
+        ``output`` its output alone. Nothing is kept from block to block: no logits, no hidden states, no cache. Threads
+        that share the model take turns.
 
         ``rows`` says which of (batch * token) are no padding, where some are: the block word path runs on those alone.
         """
@@ -121,23 +131,26 @@ class DecoderLLM:
         if start is not None:
             watchers.append(FirstInput(self.layers[0], start))
         with LOCKS.setdefault(self.backbone, Lock()), watching(watchers):
-            self.forward(ids)
+            return self.forward(ids)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The plain forward pass, without the head: the last hidden state (batch, token, hidden)."""
+        """The plain forward pass, without the head: the final norm's output (batch, token, hidden)."""
         hidden: Tensor = self.backbone(input_ids=ids, use_cache=False)[0]
         return hidden
 
     @torch.no_grad()
-    def _check_unknown_family(self) -> None:
-        """Warns of the cost, and refuses a model in which a token sees what comes after it."""
-        ids = torch.tensor([[0, 1], [0, 2]], device=self.device)
-        one, other = self.forward(ids)[:, 0]
+    def _check_causal(self) -> None:
+        """Raise ValueError for a model in which a token sees what comes after it."""
+        one, other = self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))[:, 0]
         if not torch.allclose(one, other, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{self.name} is not decoder-only: a token's hidden state depends on the tokens after it")
+
+    @torch.no_grad()
+    def _check_scores(self) -> None:
+        """Warn of what scores of an unknown family cost; ValueError where its blocks give none."""
         try:
             with watching([DiagonalMaskCheck(layer) for layer in self.layers]):
-                self.forward(ids)
+                self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"{self.name}: its blocks do not run under a diagonal mask ({error})") from error
         warnings.warn(
@@ -165,12 +178,12 @@ def check_decoder_only(config: Any) -> None:
         raise ValueError(f"model type {text.model_type!r} attends in both directions; expected a decoder-only LLM")
 
 
-def check_positions(config: Any, max_tokens: int, where: str = "") -> None:
+def check_positions(config: Any, max_tokens: int) -> None:
     """Raises ValueError for more tokens than a configuration has positions; one that does not say has any number."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and max_tokens > int(positions):
         expected = f"expected at most {positions}, the positions (max_position_embeddings) it was made for"
-        raise ValueError(f"{where}max_tokens is {max_tokens}; {expected}")
+        raise ValueError(f"max_tokens is {max_tokens}; {expected}")
 
 
 def find_layers(backbone: nn.Module) -> nn.ModuleList:

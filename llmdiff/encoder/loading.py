@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from transformers.utils import is_flash_attn_2_available
 from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_decoder_only, check_positions
 from llmdiff.encoder.quantization import METHODS, quantization_of
+from llmdiff.encoder.readings import Reading
+from llmdiff.encoder.template import resolve_template
 from llmdiff.extras import require_for
 from llmdiff.model_folders import check_llm, first_line, gguf_file
 
@@ -70,16 +74,16 @@ def load_pretrained(
 
     Raises:
         ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors or GGUF weights, not
-            decoder-only, made for fewer positions than ``max_tokens``, code of the model's own, or weights that are
-            quantised already and can't be again.
+            decoder-only, no fit for the settings (fewer positions than `max_tokens`, no such layer, no chat template),
+            code of the model's own, or weights that are quantised already and can't be again.
         FileNotFoundError: a path that does not exist.
         ModuleNotFoundError: a package for GGUF or quantised weights is not installed.
     """
-    source, dtype = str(name_or_folder), getattr(torch, settings.dtype)
-    config, tokenizer = load_tokenizer(name_or_folder, revision, settings.max_tokens)
+    source, dtype = str(name_or_folder), getattr(torch, settings.dtype or "bfloat16")
+    config, tokenizer = load_tokenizer(name_or_folder, revision, settings)
     place, arguments = _source(name_or_folder, revision)
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    arguments.update(_weights(source, config, settings, "gguf_file" in arguments))
+    arguments.update(_weights(source, config, settings, dtype, "gguf_file" in arguments))
     if placement.attention is not None:
         arguments["attn_implementation"] = placement.attention
     quantised = "quantization_config" in arguments or quantization_of(config) is not None
@@ -93,16 +97,21 @@ def load_pretrained(
     return model if "device_map" in arguments else model.to(placement.one_device), tokenizer
 
 
-def load_tokenizer(name_or_folder: str | Path, revision: str | None, max_tokens: int) -> tuple[Any, Any]:
+def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: EncoderConfig) -> tuple[Any, Any]:
     """Return (configuration, tokenizer with a pad token) of a folder, a file or a name; errors as `load_pretrained`."""
     source = str(name_or_folder)
     check_llm(name_or_folder)
     place, arguments = _source(name_or_folder, revision)
     config = _read(source, "config", lambda: AutoConfig.from_pretrained(place, **arguments))
     _check_causal(source, config)
-    check_positions(config.get_text_config(decoder=True), max_tokens, f"LLM {source}: ")
+    of_text = config.get_text_config(decoder=True)
+    with naming(source):
+        check_positions(of_text, settings.max_tokens)
+        Reading.parse(settings.reading).of(of_text.num_hidden_layers)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))
     _set_padding(source, tokenizer)
+    with naming(source):
+        resolve_template(tokenizer, settings)
     return config, tokenizer
 
 
@@ -116,12 +125,12 @@ def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict
     return str(file.parent), {**arguments, "gguf_file": file.name}
 
 
-def _weights(source: str, config: Any, settings: EncoderConfig, gguf: bool) -> dict[str, Any]:
+def _weights(source: str, config: Any, settings: EncoderConfig, dtype: torch.dtype, gguf: bool) -> dict[str, Any]:
     """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
     if settings.quantization == "none":
         return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     _check_quantizable(source, settings, "a GGUF file" if gguf else quantization_of(config))
-    return {"quantization_config": METHODS[settings.quantization].settings(getattr(torch, settings.dtype))}
+    return {"quantization_config": METHODS[settings.quantization].settings(dtype)}
 
 
 def _check_quantizable(source: str, settings: EncoderConfig, found: str | None) -> None:
@@ -132,12 +141,19 @@ def _check_quantizable(source: str, settings: EncoderConfig, found: str | None) 
     require_for(METHODS[settings.quantization].package, what)
 
 
-def _check_causal(source: str, config: Any) -> None:
-    """Raise ValueError unless transformers has a causal language model for the configuration."""
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the LLM's name before the ValueErrors of what is inside."""
     try:
-        check_decoder_only(config)
+        yield
     except ValueError as error:
         raise ValueError(f"LLM {source}: {error}") from None
+
+
+def _check_causal(source: str, config: Any) -> None:
+    """Raise ValueError unless transformers has a causal language model for the configuration."""
+    with naming(source):
+        check_decoder_only(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
 

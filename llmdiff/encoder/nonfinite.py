@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmdiff.encoder.langevin import Langevin
 from llmdiff.encoder.llm import DecoderLLM, ScorePath
+from llmdiff.encoder.running_sum import RunningSum
 from llmdiff.encoder.scores import BlockScore
 from llmdiff.encoder.tokens import BadCaption
 
@@ -34,13 +34,13 @@ class NonFinite(BadCaption):
         return NonFinite, (self.caption, self.block, self.token, self.channel)
 
 
-def locate(llm: DecoderLLM, path: ScorePath, langevin: Langevin, caption: str, ids: list[int]) -> NonFinite:
+def locate(llm: DecoderLLM, path: ScorePath, total: RunningSum, caption: str, ids: list[int]) -> NonFinite:
     """Run the caption alone and find where it first stops being finite; only a caption that failed pays for it.
 
     Args:
         llm: what the caption was encoded with.
-        path: the scores that the sum takes.
-        langevin: a sum that has not begun, of this caption alone.
+        path: what the sum takes of each block.
+        total: a sum that has not begun, of this caption alone.
         caption: the text.
         ids: its tokens.
     """
@@ -53,19 +53,19 @@ def locate(llm: DecoderLLM, path: ScorePath, langevin: Langevin, caption: str, i
                 found.append((block, int(bad[0, 0]), int(bad[0, -1])))
 
     def start(x: Tensor) -> None:
-        langevin.start(x)
+        total.start(x)
         note(-1, x[0])
 
     def fold(score: BlockScore) -> None:
-        langevin.fold(score)
-        note(
-            score.index,
-            score.output[0],
-            *(langevin.c[:, band] for band in range(langevin.bands) if langevin.begun[band]),
-        )
+        total.fold(score)
+        note(score.index, score.output[0], *bands())
+
+    def bands() -> list[Tensor]:
+        return [total.c[:, band] for band in range(total.bands) if total.begun[band]]
 
     row = torch.tensor([ids], device=llm.device)
-    llm.stream(row, path, fold, start)
+    total.end(llm.stream(row, path, fold, start))
+    note(llm.blocks - 1, *bands())  # the final norm's output counts as the last block's
     if not found:  # the isolated path: a token alone, not the sentence
         llm.stream(row.T, path, lambda score: note(score.index, score.output[:, 0]))
     block, token, channel = found[0] if found else (llm.blocks - 1, 0, 0)

@@ -1,4 +1,4 @@
-"""Sentence and word scores of every block, taken from one forward pass of the LLM (Eq. 5).
+"""Sentence and word scores of every block, or their outputs alone, taken from one forward pass of the LLM (Eq. 5).
 
 Hooks read what a block computes anyway; nothing of the LLM is rewritten, so masks, rotary embeddings, windows and norms
 are its own. Padding is on the right and attention is causal: no token ever sees it, and no attention mask is needed.
@@ -237,6 +237,13 @@ class DiagonalMaskCheck:
             raise ValueError(
                 f"{type(module).__name__}: a token sees others in spite of the mask; it gives no word score"
             )
+
+
+class BlockOutput(WholeBlockScore):
+    """The block's output alone, for readings of hidden states."""
+
+    def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self.fold(BlockScore(index=self.index, plus=first(output), output=first(output)))
 
 
 class UpdateScore(WholeBlockScore):

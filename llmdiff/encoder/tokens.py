@@ -8,14 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmdiff.encoder.config import EncoderConfig
+from llmdiff.encoder.template import caption_span, kept_range
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A caption's token ids, and whether it was cut."""
+    """A caption's token ids, whether it was cut, and of which tokens the encodings are kept."""
 
     ids: list[int]
     truncated: bool
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def keep(self) -> slice:
+        """The tokens that are kept, see `EncoderConfig.template_keep`."""
+        return slice(self.start, self.stop)
+
+    @property
+    def kept(self) -> int:
+        """How many they are."""
+        return len(self.ids[self.keep])
 
 
 def normalise(caption: str) -> str:
@@ -59,13 +72,15 @@ def try_tokenise(
 ) -> list[Tokens | BadCaption]:
     """Return token ids of normalised captions; in place of one that has none, that the LLM can embed, why.
 
-    What a caption says is text: a control token's letters in it are tokenised as letters.
+    What a caption says is text: a control token's letters in it are tokenised as letters. A template for a chat is
+    one that `resolve_template` has made text of.
 
     Raises:
         ValueError: the template leaves no room for a caption.
     """
     if not captions:
         return []
+    assert "{caption}" in config.template
     after = config.template.partition("{caption}")[2]
     kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
     room = config.max_tokens - config.append_eos
@@ -80,11 +95,22 @@ def try_tokenise(
             found.append(ids)
             continue
         body = ids[:-1] if end and ids[-1:] == end else ids  # the tokenizer may add an EOS of its own
-        if truncated := len(body) > room:
+        first, last = _span(tokenizer, config, caption, body)
+        if (cut := len(body) - room) > 0:
             text = config.template.replace("{caption}", caption)
             body = _cut(body, room, _kept(tokenizer, text, after, kept))
-        found.append(_checked(caption, Tokens([*body, *end], truncated), vocabulary))
+            last = max(0, last - cut)
+        kept_of = kept_range(config.template_keep, (min(first, last), last), len(body) + len(end))
+        found.append(_checked(caption, Tokens([*body, *end], cut > 0, *kept_of), vocabulary))
     return found
+
+
+def _span(tokenizer: Any, config: EncoderConfig, caption: str, ids: list[int]) -> tuple[int, int]:
+    """Return the range of the caption's tokens where it is asked for, else that of all."""
+    if config.template_keep == "all":
+        return 0, len(ids)
+    split = any(token in caption for token in control_tokens(tokenizer))
+    return caption_span(tokenizer, config.template, caption, ids, split)
 
 
 def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[int] | BadCaption]:

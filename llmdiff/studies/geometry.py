@@ -93,7 +93,7 @@ def overlap(encoder: Encoder, captions: Sequence[str]) -> dict[str, float]:
 def overlap_of(inspection: Inspection) -> tuple[Tensor, Tensor]:
     """Return a caption's cosine of both scores, by the law of cosines, and ``|S - W| / |S|``, ``(block * token,)``."""
     sentence, word, context = (
-        norm[:, 1:].double().flatten() for norm in (inspection.sentence, inspection.word, inspection.context)
+        inspection.norms[name][:, 1:].double().flatten() for name in ("sentence", "word", "context")
     )
     both = (2 * sentence * word).clamp_min(1e-30)
     cosine = ((sentence**2 + word**2 - context**2) / both).clamp(-1, 1)

@@ -177,10 +177,13 @@ def gains(own: Tensor, others: Tensor) -> list[float]:
 
 
 def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
-    """Share of samples whose caption has as many tokens as its LLM encoder lets it, and that limit; else (0, 0)."""
+    """Share of samples whose caption has as many tokens as its LLM encoder lets it, and that limit; else (0, 0).
+
+    Where tokens are dropped (`template_keep`), their number does not tell which captions were cut.
+    """
     description = store.fingerprints()[fingerprint]
     limit = int(description.get("max_tokens") or 0)
-    if description.get("kind") != "llm" or not limit:
+    if description.get("kind") != "llm" or not limit or "template_keep" in description:
         return 0.0, 0
     filters = (pc.field("fingerprint") == fingerprint) & pc.field("source").is_valid()
     counts = store.snapshot().read(["token_count"], filters)["token_count"]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmdiff.adapter.config import check_bands
 from llmdiff.training.config import CONFIG, TrainConfig
 from llmdiff.training.kohya import read_repeats
 from llmdiff.training.state import complete, read_state
-from storage import EncodingStore
+from storage import EncodingStore, caption_hash
 
 OLDER = "request.json"
 """Where runs of earlier versions kept their configuration until their first process had started."""
@@ -26,8 +27,8 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
 
     Raises:
         FileNotFoundError: there is no such store.
-        ValueError: the store has no such snapshot or encodings, or not one kind alone where none is named; or the
-            run in the folder began otherwise, such as on another store.
+        ValueError: the store has no such snapshot or encodings, or not one kind alone where none is named, or too few
+            bands for gates; or the run in the folder began otherwise, such as on another store.
     """
     folder = Path(draft.output)
     check_same_store(folder, EncodingStore.open(draft.store))
@@ -42,6 +43,9 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
     if xl or draft.pooled_fingerprint is not None:
         pinned["pooled_fingerprint"] = find_fingerprint(store, "pooled", draft.pooled_fingerprint)
     config = draft.model_copy(update=pinned)
+    if config.adapter.band_gates:
+        encoding = store.encoding(config.fingerprint, caption_hash(""))
+        check_bands(encoding.shape[0] if encoding.ndim == 3 else 1, config.fingerprint)
     if config.kohya_repeats:
         read_repeats(config)  # raises where there are none
     config.check_same(config.path)

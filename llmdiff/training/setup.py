@@ -17,6 +17,7 @@ from llmdiff.training.checkpoint import EMA_FOLDER, load_adapter, load_moments, 
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import EMA
+from llmdiff.training.encoding_statistics import set_statistics
 from llmdiff.training.kohya import read_repeats
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
@@ -136,6 +137,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     adapter = build_adapter(config, store, unet, unconditional)
     if found is None and config.start_from is not None:
         load_initial_checkpoint(adapter, config.start_from, unet)
+    elif found is None and adapter.phi.standardisation is not None:
+        set_statistics(adapter.phi.standardisation, store, config.fingerprint, device)
     ema = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))

@@ -14,12 +14,14 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import AdapterConfig
 from llmdiff.model_folders import weights_hash
 
-ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_tokens", "base_context", "paths")
+SETTINGS = ("base_context", "paths", "band_gates", "refiner", "standardise")
+"""Settings that the weights are of no use without."""
+ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_tokens", *SETTINGS)
 """What the weights are of no use without."""
 
 
 def load_initial_checkpoint(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
-    """Give a new adapter the weights of a trained one.
+    """Give a new adapter the weights of a trained one, and the statistics that they were trained with.
 
     Raises:
         ValueError: that one reads other encodings, or is for another base.

@@ -76,7 +76,10 @@ def inspect(
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> None:
-    """Show, block by block and token by token, the norms of sentence score, word score and their difference."""
+    """Show, block by block and token by token, the norms of sentence score, word score and their difference.
+
+    With a reading of hidden states, their norms.
+    """
     from pipelines.cli.config_files import read_settings
 
     settings = read_settings(config, set_)

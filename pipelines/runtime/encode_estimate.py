@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_part, unet_config
 from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
 from pipelines.requests.encode import EncodeRequest
 
@@ -56,12 +57,12 @@ def caption_size(request: EncodeRequest, captions: list[str]) -> CaptionSize:
         assert request.diffusion is not None
         return _of_base(request.diffusion)
     assert request.llm is not None
-    config, tokenizer = load_tokenizer(request.llm, None, request.settings.max_tokens)
-    of_text = config.get_text_config()
-    found = try_tokenise(tokenizer, [normalise(text) for text in captions], request.settings, of_text.vocab_size)
+    config, tokenizer = load_tokenizer(request.llm, None, request.settings)
+    of_text, settings = config.get_text_config(), resolve_template(tokenizer, request.settings)
+    found = try_tokenise(tokenizer, [normalise(text) for text in captions], settings, of_text.vocab_size)
     good = [each for each in found if isinstance(each, Tokens)]
-    tokens = sum(len(each.ids) for each in good) / max(1, len(good))
-    width = of_text.hidden_size * request.settings.bands
+    tokens = sum(each.kept for each in good) / max(1, len(good))
+    width = of_text.hidden_size * settings.bands
     pooled = 0 if request.diffusion is None else _pooled(request.diffusion)
     return CaptionSize(
         tokens=tokens,

@@ -33,7 +33,7 @@ def check_start(config: TrainConfig) -> None:
     """
     if config.start_from is None:
         return
-    from llmdiff.training.warm_start import check_initial_checkpoint
+    from llmdiff.training.warm_start import SETTINGS, check_initial_checkpoint
 
     initial = read_config(Path(config.start_from))
     if (trained_on := initial.training.get("store_id")) and trained_on != config.store_id:
@@ -41,5 +41,5 @@ def check_start(config: TrainConfig) -> None:
             "%s was trained on the store %s at %s; this run reads the store %s at %s",
             *(config.parent or config.start_from, trained_on, initial.store, config.store_id, config.store),
         )
-    facts = {"encoder_fingerprint": config.fingerprint, **config.adapter.model_dump(include={"base_context", "paths"})}
+    facts = {"encoder_fingerprint": config.fingerprint, **{name: getattr(config.adapter, name) for name in SETTINGS}}
     check_initial_checkpoint(initial, config.parent or config.start_from, config.base, facts)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
 from pipelines.studies.compare import MAIN, gaps, rows, sentences, shares_by_variant, shares_plot
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.parameter_counts import parameters
 from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace
 
-VARIANTS = [
-    BASE,
-    PAPER,
-    Variant(name="last hidden state", reading=Reading(kind="hidden", states="last")),
-    Variant(name="a middle layer", reading=Reading(kind="hidden", states="middle")),
-    Variant(name="mean of layers", reading=Reading(kind="hidden", states="mean")),
-    Variant(name="CLIP", reading=Reading(kind="base")),
+HIDDEN = [
+    Variant(name=name, reading=Reading(settings={"template": PROMPT, "reading": reading}))
+    for name, reading in [("last hidden state", "last"), ("a middle layer", "layer:3"), ("mean of layers", "mean")]
 ]
+VARIANTS = [BASE, PAPER, *HIDDEN, Variant(name="CLIP", reading=Reading(kind="base"))]
 
 
 def study(workspace: Workspace) -> Outcome:
@@ -29,8 +27,7 @@ def study(workspace: Workspace) -> Outcome:
 
 def findings(found: dict[str, Shares]) -> list[str]:
     """Whether the formula earns its place, reported either way."""
-    hidden = [variant.name for variant in VARIANTS if variant.reading is not None and variant.reading.kind == "hidden"]
-    signs = {name: [gaps(found, PAPER.name, fact)[name].sign for fact in MAIN] for name in hidden}
+    signs = {variant.name: [gaps(found, PAPER.name, fact)[variant.name].sign for fact in MAIN] for variant in HIDDEN}
     better = [name for name, sign in signs.items() if max(sign) > 0 and min(sign) >= 0]
     worse = [name for name, sign in signs.items() if min(sign) < 0]
     earned = f"over {', '.join(better)}" if better else "over none of the hidden states"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from llmdiff.adapter.config import WEIGHTS
+from llmdiff.adapter.config import STATISTICS, WEIGHTS
 
 
 def parameters(adapter: Path) -> int:
-    """Count the parameters in an adapter folder."""
-    return sum(by_tensor(adapter).values())
+    """Count the parameters in an adapter folder; what is measured and not trained is none."""
+    return sum(count for name, count in by_tensor(adapter).items() if name not in STATISTICS)
 
 
 def parameters_by_layer(adapter: Path) -> Counter[str]:

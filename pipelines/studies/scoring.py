@@ -61,7 +61,7 @@ def load(model: StudyModel) -> Any:
     if model.student is not None:
         from llmdiff.studies.student import StudentEncoder
 
-        assert isinstance(encoder, Encoder)  # a student's teacher is the score difference
+        assert isinstance(encoder, Encoder)  # a student's teacher is an LLM
         encoder = StudentEncoder.load(Path(model.student), encoder)
     pipe = load_pipeline(str(DIFFUSION), model.adapter, encoder)
     if model.weights is not None:

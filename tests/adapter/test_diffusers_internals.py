@@ -36,6 +36,16 @@ def test_a_module_that_diffusers_moves_shows() -> None:
     assert internals.is_offloaded(module), f"diffusers {diffusers.__version__} has no {internals.OFFLOADING[1]}: {USED}"
 
 
+def test_buffers_that_stay_float32_are_moved_and_not_cast() -> None:
+    outer, module = nn.Sequential(nn.Linear(1, 1)), internals.Float32Buffers()
+    module.register_buffer("one", torch.ones(1))
+    outer.append(module)
+    for cast in (outer.half, outer.bfloat16, lambda: outer.to("meta", torch.float16)):
+        cast()
+        assert module.one.dtype == torch.float32, f"torch {torch.__version__} casts without Module._apply: {USED}"
+    assert module.one.device.type == "meta", f"torch {torch.__version__} moves without Module._apply: {USED}"
+
+
 def test_a_compiled_module_gives_its_own_back() -> None:
     module = nn.Linear(1, 1)
     found = internals.not_compiled(torch.compile(module))

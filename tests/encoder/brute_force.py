@@ -25,6 +25,43 @@ def scores(model: Any, ids: list[int], word_path: str) -> tuple[Tensor, Tensor, 
     return calls[0][0][0], sentence, word
 
 
+@torch.no_grad()
+def states(model: Any, ids: list[int]) -> Tensor:
+    """One caption's embedding, every block's output, and the last one after the final norm: (T + 2, token, hidden)."""
+    model = copy.deepcopy(model).double()
+    calls = record(model, torch.tensor([ids]))
+    end = model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)[0]
+    return torch.stack([calls[0][0][0], *(output[0] for *_, output in calls), end[0]])
+
+
+def reading(name: str, x: Tensor, score: Tensor, states: Tensor, g: Tensor, bands: int = 1) -> Tensor:
+    """What a reading is, of the embedding, the blocks' scores (block, token, hidden) and `states`: ([band,] ...)."""
+    blocks = len(score)
+    groups = [[i for i in range(blocks) if i * bands // blocks == band] for band in range(bands)]
+    if name == "last":
+        return states[-1]
+    if name.startswith("layer"):
+        chosen = [states[:-1][int(layer)] for layer in name.partition(":")[2].split(",")]
+        return torch.stack(chosen) if name.startswith("layers:") else chosen[0]
+    if name in ("mean", "norm_mean"):
+        outputs = states[1:-1] if name == "mean" else standardised(states[1:-1])
+        found = [outputs[group].mean(0) for group in groups]
+    else:
+        if name == "score_norm":
+            score = standardised(score)
+            score[:, 0] = 0.0
+        weighted = g.to(score)[:, None, None] * score
+        found = [weighted[group].sum(0) for group in groups]
+        found[0] = found[0] + x
+    return found[0] if bands == 1 else torch.stack(found)
+
+
+def standardised(values: Tensor) -> Tensor:
+    """Less the mean over channels, over the root of the variance plus 1e-5."""
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
 def alone(model: Any, index: int, x: Tensor, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
     """The block's update of each hidden state by itself: no mask, no neighbour, its own position."""
     layer = model.get_decoder().layers[index]

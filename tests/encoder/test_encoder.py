@@ -553,11 +553,22 @@ def test_the_head_and_training_state_do_not_matter() -> None:
 
 def test_wrong_settings_of_the_encoder_are_refused() -> None:
     with pytest.raises(ValueError, match="weights are torch.float32; expected torch.bfloat16"):
-        Encoder(build("llama"), tokenizer(), EncoderConfig())
+        Encoder(build("llama"), tokenizer(), EncoderConfig(dtype="bfloat16"))
     with pytest.raises(ValueError, match="bands is 4; expected at most 3"):
         make(bands=4)
     with pytest.raises(ValueError, match="a schedule of 2 numbers for an LLM of 3 blocks"):
         make(g=[1.0, 2.0])
+
+
+def test_a_model_keeps_its_own_dtype_where_none_is_asked_for() -> None:
+    for dtype in ("float32", "bfloat16", "float64"):
+        encoder = Encoder(build("llama", getattr(torch, dtype)), tokenizer())
+        assert encoder.config.dtype == encoder.describe()["dtype"] == dtype
+    quantised = build("llama").to(torch.float8_e4m3fn)
+    with pytest.raises(
+        ValueError, match="weights are torch.float8_e4m3fn; expected float32, bfloat16, float16, float64"
+    ):
+        Encoder(quantised, tokenizer())
 
 
 @pytest.mark.process

@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unpacked(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file's LLM as a folder: its weights as transformers reads them, in a model made anew, its tokenizer."""
-    config, tokenizer = load_tokenizer(file, None, 64)
+    config, tokenizer = load_tokenizer(file, None, EncoderConfig(max_tokens=64))
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     folder = tmp_path_factory.mktemp("unpacked")
     model = type(read)(config)

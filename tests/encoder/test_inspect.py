@@ -22,9 +22,10 @@ def test_norms_are_those_of_the_scores(name: str, word_path: str) -> None:
     ids = [*tokenizer()(CAPTION)["input_ids"], 1]
     _, sentence, word = scores(model, ids, word_path)
     assert found.tokens == [*CAPTION.split(), "<eos>"]
-    for norms, expected in [(found.sentence, sentence), (found.word, word), (found.context, sentence - word)]:
+    assert list(found.norms) == ["sentence", "word", "context"]
+    for norms, expected in zip(found.norms.values(), [sentence, word, sentence - word], strict=True):
         torch.testing.assert_close(norms.double(), expected.norm(dim=-1), rtol=1e-4, atol=1e-4)
-    assert not found.context[:, 0].any()
+    assert not found.norms["context"][:, 0].any()
 
 
 def test_outlier_channels_are_found() -> None:

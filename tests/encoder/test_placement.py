@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.langevin import TokenRows
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.inspect import inspect
-from llmdiff.encoder.langevin import Langevin
+from llmdiff.encoder.langevin import Langevin, NormalisedLangevin
+from llmdiff.encoder.running_sum import RunningSum, ragged_rows
 from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.state_sum import StateSum
+from tests.encoder.test_readings import CASES, TOLERANCE, Truth, relative
 from tests.encoder.tiny_models import build, tokenizer
 
 CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]
@@ -29,6 +32,14 @@ ON_DISK: dict[str, dict[str, Any]] = {
         "lm_head": "disk",
     },
 }
+
+
+def on_disk(name: str, where: str) -> dict[str, Any]:
+    """A device map; Phi has other names than Llama for a few parts."""
+    if name != "phi":
+        return ON_DISK[where]
+    renamed = {"model.norm": "model.final_layernorm"}
+    return {renamed.get(part, part): place for part, place in ON_DISK[where].items()}
 
 
 def folder_of(name: str, path: Path) -> Path:
@@ -51,7 +62,28 @@ def test_an_offloaded_llm_encodes_as_one_in_memory(name: str, where: str, word_p
     assert spread.describe() == whole.describe()
     for one, other in zip(spread(CAPTIONS), whole(CAPTIONS), strict=True):
         assert (one - other).norm() <= 1e-6 * other.norm()
-    assert torch.allclose(inspect(spread, CAPTIONS[0]).context, inspect(whole, CAPTIONS[0]).context, rtol=1e-4)
+    found, wanted = (inspect(encoder, CAPTIONS[0]).norms for encoder in (spread, whole))
+    assert torch.allclose(found["context"], wanted["context"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("where", ON_DISK)
+@pytest.mark.parametrize("name", ["llama", "phi"])
+def test_every_reading_of_an_offloaded_llm_matches_brute_force(name: str, where: str, tmp_path: Path) -> None:
+    folder, plain = folder_of(name, tmp_path), build(name)
+    truths = [Truth.of(plain, tokenizer(), caption) for caption in CAPTIONS]
+    for settings in CASES:
+        config = EncoderConfig(dtype="float32", **settings)
+        encoder = Encoder.from_pretrained(folder, config, device_map=on_disk(name, where))
+        for encoding, truth in zip(encoder(CAPTIONS), truths, strict=True):
+            assert relative(encoding, truth.read(encoder)) < TOLERANCE["float32"], settings
+
+
+def test_states_of_an_offloaded_llm_are_inspected(tmp_path: Path) -> None:
+    folder, config = folder_of("llama", tmp_path), EncoderConfig(dtype="float32", reading="last")
+    whole = Encoder.from_pretrained(folder, config, device="cpu")
+    spread = Encoder.from_pretrained(folder, config, device_map=ON_DISK["the last blocks"])
+    found, wanted = (inspect(encoder, CAPTIONS[0]).norms for encoder in (spread, whole))
+    assert torch.allclose(found["state"], wanted["state"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi"])
@@ -75,18 +107,37 @@ class Elsewhere(Tensor):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
-@pytest.mark.parametrize("initial", ["zeros", "embedding", "noise"])
-def test_scores_come_to_the_sum_from_any_device(initial: str) -> None:
-    rows = TokenRows(position=torch.arange(3, dtype=torch.int32), caption=torch.zeros(3, dtype=torch.int64))
-    x, plus, also, minus, output = torch.randn(5, 1, 3, 8).unbind()
+def scores(make: type[Langevin], initial: str) -> Any:
+    return partial(make, g=(1.0,), h=(0.0,), bands=1, hidden=8, initial=initial, seed=3)
+
+
+def states(normalise: bool) -> Any:
+    """All of a block's three, in a band each."""
+    return partial(StateSum, states={k: (k, 1.0) for k in range(3)}, normalise=normalise, bands=3, hidden=8)
+
+
+SUMS = {
+    **{initial: scores(Langevin, initial) for initial in ("zeros", "embedding", "noise")},
+    "score_norm": scores(NormalisedLangevin, "embedding"),
+    "layers": states(normalise=False),
+    "norm_mean": states(normalise=True),
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_takes_from_any_device(name: str, padded: bool) -> None:
+    rows = ragged_rows([3, 1] if padded else [3], [5, 6][: 1 + padded], torch.device("cpu"))
+    x, plus, also, minus, output, end = torch.randn(6, 1 + padded, 3, 8).unbind()
     found = []
     for place in (lambda tensor: tensor, lambda tensor: tensor.as_subclass(Elsewhere)):
-        langevin = Langevin(rows, (1.0,), (0.0,), bands=1, hidden=8, initial=initial, seed=3)
-        langevin.start(place(x))
+        total: RunningSum = SUMS[name](rows)
+        total.start(place(x))
         score = {"plus": place(plus), "also": place(also), "minus": place(minus), "output": place(output)}
-        langevin.fold(BlockScore(index=0, **score))
-        assert langevin.finite().all()
-        found.append(langevin.c)
+        total.fold(BlockScore(index=0, **score))
+        total.end(place(end))
+        assert total.finite().all()
+        found.append(total.c)
     assert type(found[1]) is Tensor
     assert torch.equal(found[0], found[1])
 

@@ -16,6 +16,7 @@ from llmdiff.encoder.content_hash import model_identity
 from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.extras import missing_extra
 from tests.encoder.brute_force import scores
+from tests.encoder.test_readings import CASES, TOLERANCE, Truth, relative
 from tests.encoder.tiny_models import FAMILIES, build, tokenizer
 
 CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]
@@ -55,10 +56,6 @@ def expected(encoder: Encoder, plain: Any, caption: str) -> Tensor:
     return (sentence - word).sum(0)
 
 
-def relative(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).norm() / other.double().norm())
-
-
 @pytest.mark.parametrize("word_path", ["block", "isolated"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_packed_weights_give_the_scores_of_what_they_stand_for(name: str, word_path: str, tmp_path: Path) -> None:
@@ -69,6 +66,18 @@ def test_packed_weights_give_the_scores_of_what_they_stand_for(name: str, word_p
     encoder = Encoder(model, tokenizer(), config, cache_folder=tmp_path)
     for caption, encoding in zip(CAPTIONS, encoder(CAPTIONS), strict=True):
         assert relative(encoding, expected(encoder, plain, caption)) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["llama", "phi"])
+def test_every_reading_of_packed_weights_is_that_of_what_they_stand_for(name: str) -> None:
+    model, plain = (build(name, torch.float64) for _ in range(2))
+    for path in pack(model):
+        plain.get_submodule(path).weight.data = model.get_submodule(path).unpacked()
+    truths = [Truth.of(plain, tokenizer(), caption) for caption in CAPTIONS]
+    for settings in CASES:
+        encoder = Encoder(model, tokenizer(), EncoderConfig(**settings))
+        for encoding, truth in zip(encoder(CAPTIONS), truths, strict=True):
+            assert relative(encoding, truth.read(encoder)) < TOLERANCE["float64"], settings
 
 
 def test_the_bias_comes_off_in_16_bits_too(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def unpacked_weight(linear: nn.Linear) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_real_package_gives_the_scores_of_what_its_weights_stand_for(quantised: Encoder) -> None:
+def test_a_real_package_gives_the_readings_of_what_its_weights_stand_for(quantised: Encoder) -> None:
     plain, model = build("llama"), quantised.llm.model
     changed = 0.0
     for name, linear in plain.named_modules():
@@ -114,6 +123,11 @@ def test_a_real_package_gives_the_scores_of_what_its_weights_stand_for(quantised
     assert changed > 1e-3, "they were quantised"
     for caption, encoding in zip(CAPTIONS, quantised(CAPTIONS), strict=True):
         assert relative(encoding, expected(quantised, plain, caption)) < 1e-5
+    truths = [Truth.of(plain, tokenizer(), caption) for caption in CAPTIONS]
+    for settings in CASES:
+        encoder = Encoder(model, tokenizer(), EncoderConfig(**settings))
+        for encoding, truth in zip(encoder(CAPTIONS), truths, strict=True):
+            assert relative(encoding, truth.read(encoder)) < TOLERANCE["float32"], settings
 
 
 def test_a_real_package_says_how_in_the_fingerprint(quantised: Encoder, folder: Path) -> None:

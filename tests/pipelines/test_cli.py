@@ -317,7 +317,7 @@ class TestEncodeAtOnce:
         """A file's is named with the file."""
         (tmp_path / "encode.yaml").write_text("bandz: 4\n")
         config = ("--config", tmp_path / "encode.yaml")
-        told = "unknown encoder setting {}; expected some of word_path, g"
+        told = "unknown encoder setting {}; expected some of reading, word_path, g"
         line = fails(capsys, *encode, tmp_path / "a.txt", *config)
         assert line.startswith(f"{tmp_path / 'encode.yaml'}: {told.format('bandz')}")
         (tmp_path / "encode.yaml").write_text("bands: 4\n")

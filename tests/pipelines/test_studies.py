@@ -11,6 +11,7 @@ from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
+from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
 from pipelines.studies import prompts
 from pipelines.studies.flow import study_flow
@@ -81,7 +82,7 @@ def times(output: Path) -> dict[Path, int]:
 
 def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(tmp_path: Path) -> None:
     """The path of a comparison's encoder through a pipeline: an untrained adapter will do."""
-    reading = Reading(kind="hidden", states="middle")
+    reading = Reading(settings={"template": PROMPT, "reading": "layer:3"})
     hidden = reading.load(str(DIFFUSION))
     unet = load_unet(str(DIFFUSION))
     about = {"encoding_dim": hidden.hidden_size, "encoder_description": hidden.describe(), "base_model": str(DIFFUSION)}
@@ -93,5 +94,5 @@ def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(
     assert (both != alone).any()
     pipe = load(StudyModel(reading=reading, weights=(0.0, 1.0), **common))
     assert {(row["original"], row["new"]) for row in pipe.llm_adapter.weights_by_layer()} == {(0.0, 1.0)}
-    with pytest.raises(ValueError, match="was trained with another encoder: states"):
-        load(StudyModel(reading=Reading(kind="hidden", states="last"), **common))
+    with pytest.raises(ValueError, match="was trained with another encoder: reading"):
+        load(StudyModel(reading=Reading(settings={"template": PROMPT, "reading": "last"}), **common))

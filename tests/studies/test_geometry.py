@@ -89,9 +89,7 @@ def test_a_word_that_says_it_all_is_degenerate() -> None:
     found = Inspection(
         caption="",
         tokens=["a", "b", "c"],
-        sentence=norms,
-        word=norms,
-        context=torch.tensor([[0.0, 0.05, 1.0]]),
+        norms={"sentence": norms, "word": norms, "context": torch.tensor([[0.0, 0.05, 1.0]])},
         outliers=[],
     )
     cosine, share = overlap_of(found)

@@ -1,4 +1,4 @@
-"""Hidden states behind the encoder's interface, against transformers' own."""
+"""What a study's reading loads."""
 
 from __future__ import annotations
 
@@ -6,58 +6,42 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder import Encoder
+from llmdiff.encoder.batch_encoder import pad
+from llmdiff.encoder.tokens import padding_id, tokenise
 from llmdiff.shapes import DIFFUSION
-from llmdiff.studies.readings import STATES, HiddenStates, Reading
-from tests.encoder import tiny_models
+from llmdiff.studies.readings import Reading, hidden_states
+from pipelines.studies.encodings import HIDDEN
 
-CAPTIONS = ["a red circle", "a small blue square to the left of the green triangle", "a red circle"]
-TEMPLATE = {"template": "{caption} above the circle", "dtype": "float32"}
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    model = tiny_models.build("llama")
-    return Encoder(model, tiny_models.tokenizer(), EncoderConfig(**TEMPLATE))
-
-
-@pytest.mark.parametrize("states", list(STATES))
-def test_each_caption_has_the_states_of_a_pass_of_its_own(encoder: Encoder, states: str) -> None:
-    found = HiddenStates(encoder, states)(CAPTIONS)
-    for caption, encoding in zip(CAPTIONS, found, strict=True):
-        text = f"{caption} above the circle"
-        ids = [*encoder.tokenizer(text)["input_ids"], encoder.tokenizer.eos_token_id]
-        with torch.no_grad():
-            all_states = encoder.llm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-        expected = {"last": all_states[3], "middle": all_states[2], "mean": torch.stack(all_states[1:]).mean(0)}
-        torch.testing.assert_close(encoding, expected[states][0], rtol=1e-4, atol=1e-5)
-
-
-def test_cut_captions_are_counted_and_progress_is_told() -> None:
-    encoder = Encoder(
-        tiny_models.build("llama"),
-        tiny_models.tokenizer(),
-        EncoderConfig(dtype="float32", max_tokens=4, token_budget=8),
-    )
-    seen: list[tuple[int, int]] = []
-    hidden = HiddenStates(encoder, "last")
-    assert [len(encoding) for encoding in hidden(CAPTIONS, lambda *done: seen.append(done))] == [4, 4, 4]
-    assert hidden.truncated == 1
-    assert seen[-1] == (3, 3)
-    assert len(seen) > 1
-
-
-def test_readings_of_one_llm_have_fingerprints_of_their_own(encoder: Encoder) -> None:
-    described = [encoder.describe(), *(HiddenStates(encoder, states).describe() for states in STATES)]
-    assert len({str(about) for about in described}) == 4
-    assert all(about["kind"] == "hidden" for about in described[1:])
-    assert described[1]["llm"] == described[0]["llm"]
+CAPTIONS = ["a red circle", "a small blue square to the left of the green triangle"]
 
 
 def test_a_reading_loads_what_it_names() -> None:
     assert Reading(kind="base").load(str(DIFFUSION)).describe()["kind"] == "base"
-    hidden = Reading(kind="hidden", states="mean").load(str(DIFFUSION))
-    assert hidden.describe()["states"] == "mean"
-    assert Reading(states="last").key != Reading(kind="hidden").key
+    mean = Reading(settings={"reading": "mean"})
+    assert mean.load(str(DIFFUSION)).describe()["reading"] == "mean"
+    assert mean.key != Reading(settings={"reading": "last"}).key
     with pytest.raises(ValidationError, match="states"):
         Reading(states="first")
+
+
+def test_the_hidden_states_of_the_study_are_those_of_passes_that_keep_all() -> None:
+    """In float32, on the embedded LLM: the last one after the final norm, the output of block 3 of 5, the mean."""
+    for variant in HIDDEN:
+        assert variant.reading is not None
+        settings = {**variant.reading.settings, "dtype": "float32"}
+        encoder = Reading(settings=settings).load(str(DIFFUSION))
+        assert isinstance(encoder, Encoder)
+        tokens = tokenise(encoder.tokenizer, CAPTIONS, encoder.config, encoder.llm.vocabulary)
+        ids = pad([token.ids for token in tokens], padding_id(encoder.tokenizer))
+        ends: list[torch.Tensor] = []
+        handle = encoder.llm.layers[-1].register_forward_hook(lambda *call, ends=ends: ends.append(call[-1]))
+        states = hidden_states(encoder, ids)
+        handle.remove()
+        expected = {
+            "last": states[-1],
+            "layer:3": states[3],
+            "mean": torch.stack([*states[1:-1], ends[0]]).mean(0),
+        }[settings["reading"]]
+        for encoding, row in zip(encoder(CAPTIONS), expected, strict=True):
+            torch.testing.assert_close(encoding, row[: len(encoding)], rtol=1e-4, atol=1e-4)

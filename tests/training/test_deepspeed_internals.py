@@ -36,7 +36,8 @@ def engine_of(stage: int) -> Any:
     optimiser = PlainAdamW(groups, 0.0, lr=1e-2) if stage == 0 else torch.optim.AdamW(groups, lr=1e-2)
     config = {
         "train_micro_batch_size_per_gpu": 2,
-        "zero_optimization": {"stage": stage},
+        # Its own linear layer would stay in `torch.nn.functional`, with other last digits in every later test.
+        "zero_optimization": {"stage": stage, "memory_efficient_linear": False},
         "zero_allow_untested_optimizer": True,
     }
     engine = deepspeed.initialize(model=model, optimizer=optimiser, config=config)[0]

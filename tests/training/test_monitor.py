@@ -99,6 +99,10 @@ def test_captions_at_the_limit_are_counted_in_the_index(tmp_path: Path) -> None:
     assert monitor.share_at_limit(store, base) == (0.0, 0)  # padded: every caption has the full length
     (tmp_path / "store" / "fingerprints" / f"{llm}.json").write_text('{"kind": "llm", "max_tokens": 7}')
     assert monitor.share_at_limit(store, llm) == (3 / 24, 7)
+    (tmp_path / "store" / "fingerprints" / f"{llm}.json").write_text(
+        '{"kind": "llm", "max_tokens": 7, "template_keep": "after"}'
+    )
+    assert monitor.share_at_limit(store, llm) == (0.0, 0)  # what is left of a caption says nothing of its length
 
 
 def test_told_once_and_again_when_twice_as_bad(caplog: pytest.LogCaptureFixture) -> None:
