@@ -26,7 +26,7 @@ class StudyLLM:
     """An LLM and how it reads captions where a variant says nothing else."""
 
     source: str
-    """Folder, or name on the hub."""
+    """Folder, GGUF file, or name on the hub."""
     name: str
     """For people, and for the folder of what is found on it."""
     blocks: int
@@ -65,7 +65,7 @@ def read_llm(source: str, template: str | None = None) -> StudyLLM:
     config, _ = load_tokenizer(source, None, settings)
     of_text = config.get_text_config(decoder=True)
     return StudyLLM(
-        source=str(Path(source).resolve()) if Path(source).is_dir() else source,
+        source=str(Path(source).resolve()) if Path(source).exists() else source,
         name=name_of(source),
         blocks=of_text.num_hidden_layers,
         width=of_text.hidden_size,
@@ -76,10 +76,14 @@ def read_llm(source: str, template: str | None = None) -> StudyLLM:
 
 def name_of(source: str) -> str:
     """Return an LLM's name, fit for a file's: the one in its folder's configuration, or else the folder's own."""
-    name = Path(source).resolve().name
-    if Path(source).is_dir():
-        said = json.loads((Path(source) / "config.json").read_text()).get("_name_or_path")
-        name = SMOLLM2 if Path(source).resolve() == smollm2().resolve() else Path(said or name).name
+    path = Path(source).resolve()
+    name = path.name
+    if path.is_file():  # of GGUF
+        name = path.stem
+    elif path == smollm2().resolve():
+        name = SMOLLM2
+    elif (path / "config.json").is_file():
+        name = Path(json.loads((path / "config.json").read_text()).get("_name_or_path") or name).name
     return re.sub(r"[^\w.-]+", "-", name)
 
 
@@ -93,7 +97,7 @@ def some_llm() -> str:
     folder = smollm2()
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"no LLM: expected --llm with a folder or a name on the hub, or {SMOLLM2} in {folder} "
-            f"({SMOLLM2_FOLDER} names another folder)"
+            f"no LLM: expected --llm with a folder or a name on the hub, or {SMOLLM2} in {folder}: `make smollm2` "
+            f"fetches it ({SMOLLM2_FOLDER} names another folder)"
         )
     return str(folder)

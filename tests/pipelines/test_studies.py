@@ -19,7 +19,7 @@ from pipelines.cli.study import study_app
 from pipelines.requests.study import ON_ANY_LLM, StudyRequest
 from pipelines.studies import closed, encodings, prompts, real, stability
 from pipelines.studies.flow import artifact_key, study_flow, workspace_of
-from pipelines.studies.llm import read_llm
+from pipelines.studies.llm import name_of, read_llm
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import StudyModel, drawn, load
 from pipelines.studies.workspace import BASE, Sizes, Workspace
@@ -129,6 +129,11 @@ def test_an_llm_is_looked_at_before_anything_is_made(tmp_path: Path, monkeypatch
     assert (found.llm.name, found.llm.blocks, found.llm.template) == ("SmolLM2-135M-Instruct", 5, "{caption}")
     assert (found.sizes.pictures, found.sizes.steps, found.sizes.scenes) == (6000, 7, 200)
     assert workspace_of(StudyRequest(name="encodings")).sizes == Sizes()
+    (named := tmp_path / "folder").mkdir()
+    (named / "config.json").write_text('{"_name_or_path": "someone/Small LLM-1.5"}')
+    (tmp_path / "large-Q4.gguf").touch()
+    names = {name_of(str(path)) for path in (named, tmp_path / "large-Q4.gguf")} | {name_of("someone/on-the-hub")}
+    assert names == {"Small-LLM-1.5", "large-Q4", "on-the-hub"}
     assert artifact_key(found.llm, "real") == "study-real-smollm2-135m-instruct"
 
 
