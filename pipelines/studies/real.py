@@ -20,13 +20,10 @@ from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace,
 
 matplotlib.use("Agg")
 OTHER = "embedded LLM"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "": {},
-    "standardised": {"standardise": True},
-    "refined": {"refiner": 2},
-    "standardised and refined": {"standardise": True, "refiner": 2},
-}
-"""Of `AdapterSettings`, by what they are called in a variant's name."""
+ADAPTED = "adapted"
+"""What a variant's name ends with where adapter and training are set for LLMs as they come."""
+ADAPTER, RATE = (("standardise", True), ("refiner", 2)), 1e-3
+"""Those settings: of `AdapterSettings`, and the learning rate."""
 
 Curves = dict[int, dict[str, Shares]]
 """Verdicts by steps of training and variant, the last step's with the base's."""
@@ -46,20 +43,18 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, the embedded LLM's score difference, and each reading of the LLM under each of `SETTINGS`."""
-    every = marks(workspace.sizes.steps)[0]
-    training = (("checkpoint_every", every), ("keep_checkpoints", math.ceil(workspace.sizes.steps / every)))
-    found = [BASE, Variant(name=OTHER, reading=EMBEDDED.reading(), training=training)]
-    for name, reading in readings(workspace.llm).items():
-        for text, settings in SETTINGS.items():
-            found.append(
-                Variant(
-                    name=f"{name}, {text}" if text else name,
-                    reading=workspace.llm.reading(**reading),
-                    adapter=tuple(settings.items()),
-                    training=training,
-                )
-            )
+    """The base, the embedded LLM's score difference, and the LLM's readings."""
+    llm, half = workspace.llm, marks(workspace.sizes.steps)[0]
+    training = (("checkpoint_every", half), ("keep_checkpoints", math.ceil(workspace.sizes.steps / half)))
+    found = [
+        BASE,
+        Variant(name=OTHER, reading=EMBEDDED.reading(), training=training),
+        Variant(name=PAPER.name, reading=llm.reading(), training=training),
+    ]
+    for name, reading in readings(llm).items():
+        adapted = (*training, ("learning_rate", RATE))
+        variant = Variant(name=f"{name}, {ADAPTED}", reading=llm.reading(**reading), adapter=ADAPTER, training=adapted)
+        found.append(variant)
     return found
 
 
@@ -74,9 +69,8 @@ def readings(llm: StudyLLM) -> dict[str, dict[str, Any]]:
 
 
 def marks(steps: int) -> list[int]:
-    """Return the steps after which pictures are scored: a quarter, a half, and all of them."""
-    every = max(1, steps // 4)
-    return sorted({min(mark, steps) for mark in (every, 2 * every, steps)})
+    """Return the steps after which pictures are scored: a half of them, and all."""
+    return sorted({max(1, steps // 2), steps})
 
 
 def shares_after(workspace: Workspace, variant: Variant, step: int) -> Shares:
@@ -152,7 +146,6 @@ def findings(curves: Curves, llm: str) -> list[str]:
         f"So here {llm} steers worse than the embedded one in {' and '.join(lost)}."
         if lost
         else f"So here nothing shows that {llm} steers worse than the embedded one.",
-        *effects(found, own),
         *(over_steps(curves, best) for _ in earlier[:1]),
     ]
 
@@ -167,22 +160,6 @@ def told(found: dict[str, Shares], name: str) -> str:
     return f"Of what the base loses there, {name} recovers {'; '.join(parts)}."
 
 
-def effects(found: dict[str, Shares], own: list[str]) -> list[str]:
-    """What the adapter's settings do, each over the same reading without them."""
-    parts = []
-    for fact in MAIN:
-        gaps = {
-            name: difference(pooled(found[name], fact), pooled(found[reading_of(name)], fact))
-            for name in own
-            if setting_of(name)
-        }
-        for sign, text in ((1, "raise"), (-1, "lower"), (0, "change nothing that shows in")):
-            names = [f"{name} ({gap})" for name, gap in gaps.items() if gap.sign == sign]
-            if names:
-                parts.append(f"Over the same reading without such a setting, these {text} {fact}: {'; '.join(names)}.")
-    return parts
-
-
 def over_steps(curves: Curves, name: str) -> str:
     """Return a sentence on what a variant recovers as it is trained."""
     base = curves[max(curves)][BASE.name]
@@ -194,16 +171,17 @@ def over_steps(curves: Curves, name: str) -> str:
 
 
 def plot(curve: list[dict[str, Any]]) -> Figure:
-    """What is recovered over steps: a row a fact, a column a wording, a colour a reading, a dash a setting."""
+    """What is recovered over steps: a row a fact, a column a wording, a colour a variant."""
     names = list(dict.fromkeys(point["variant"] for point in curve))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(len(MAIN), len(CAPTIONS), sharex=True, sharey=True)
     for line, fact in zip(axes, MAIN, strict=True):
         for axis, wording in zip(line, CAPTIONS, strict=True):
-            for name, style in zip(names, styles(names), strict=True):
+            for index, name in enumerate(names):
                 chosen = [p for p in curve if (p["variant"], p["fact"], p["wording"]) == (name, fact, wording)]
                 values = [point["recovered"].value for point in chosen]
-                axis.plot([point["steps"] for point in chosen], values, marker="o", markersize=3, label=name, **style)
+                steps = [point["steps"] for point in chosen]
+                axis.plot(steps, values, marker="o", markersize=3, label=name, color=f"C{index}")
             axis.axhline(1, color="grey", linewidth=0.6)
             axis.axhline(0, color="grey", linewidth=0.6)
             axis.set_title(f"{fact}, {LABELS[wording]}", fontsize=10)
@@ -211,26 +189,3 @@ def plot(curve: list[dict[str, Any]]) -> Figure:
     figure.supylabel("share of what the base loses that is recovered", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
-
-
-def styles(names: list[str]) -> list[dict[str, Any]]:
-    """Return a colour a reading and a dash a setting; the embedded LLM is black."""
-    plain = list(dict.fromkeys(reading_of(name) for name in names if name != OTHER))
-    dashes = dict(zip(SETTINGS, ("-", "--", ":", "-."), strict=True))
-    return [
-        {"color": "black"}
-        if name == OTHER
-        else {"color": f"C{plain.index(reading_of(name))}", "linestyle": dashes[setting_of(name)]}
-        for name in names
-    ]
-
-
-def reading_of(name: str) -> str:
-    """Return a variant's name without its setting."""
-    return name.removesuffix(f", {setting_of(name)}")
-
-
-def setting_of(name: str) -> str:
-    """Return the setting in a variant's name, "" where there is none."""
-    last = name.rpartition(", ")[2]
-    return last if last in SETTINGS else ""
