@@ -16,7 +16,7 @@ HEAD_WIDTH, WIDENING = 64, 4  # channels of a head, and of the MLP's hidden laye
 
 
 class Refiner(nn.Module):
-    """Pre-norm blocks with torch's own first weights: from last layers of zeros they learn several times later."""
+    """Pre-norm blocks with torch's own first weights."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
