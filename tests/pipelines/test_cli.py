@@ -30,6 +30,7 @@ HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow",
 COMMANDS = (
     "demo",
     "shapes",
+    "probe",
     "encode",
     "train",
     "generate",
