@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipelines.requests.base import OptionalPathText, Request
 
-StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency"]
+StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency", "probe"]
 
 
 class Sizes(Request):

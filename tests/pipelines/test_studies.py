@@ -13,7 +13,7 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
-from pipelines.studies import prompts
+from pipelines.studies import probe, prompts
 from pipelines.studies.flow import study_flow
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import StudyModel, drawn, load
@@ -67,6 +67,21 @@ def test_studies_share_what_they_make_and_end_in_pages(
     paper = write_paper(output)
     assert (output / "prompts" / "table.md").read_text() in paper.read_text()
     assert (paper.parent / "prompts.png").exists()
+
+
+def test_a_probe_is_compared_with_trained_adapters(
+    tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [one for one in probe.variants() if one.name in ("llama, score", "phi, last", "CLIP")]
+    monkeypatch.setattr(probe, "variants", lambda: chosen)
+    found = run("probe", tmp_path)
+    assert [row["encoder"] for row in found["rows"]] == ["llama, score", "phi, last", "CLIP"]
+    assert all(0 <= row[f"binding, {name}"] <= 1 for row in found["rows"] for name in probe.PROBES)
+    assert len(found["correlations"]) == 4
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")}
+    assert len(before) == 3
+    assert run("probe", tmp_path)["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")} == before
 
 
 def times(output: Path) -> dict[Path, int]:
