@@ -53,7 +53,6 @@ def run_probe(request: ProbeRequest) -> list[Row]:
                 probing.add(template, encodings, work.reach)
     if request.diffusion is not None:
         from llmdiff.diffusion.xl import load_text_encoder
-        from pipelines.runtime.encode_job import device
 
         base = load_text_encoder(request.diffusion, device())
         with progress(f"encode, {BASE}", len(captions), "caption") as work:
@@ -83,7 +82,6 @@ def chosen_readings(request: ProbeRequest, llm: str) -> list[str]:
 def encoders(request: ProbeRequest, llm: str, readings: list[str]) -> Iterator[tuple[str, Encoder]]:
     """Yield an encoder for each template, all of one LLM that is loaded once, and no other template's before."""
     from llmdiff.encoder import Encoder
-    from pipelines.runtime.encode_job import device
 
     reading = next((name for name in readings if Reading.parse(name).takes_scores), readings[0])
     dtype = request.settings.dtype or ("float32" if device() == "cpu" else "bfloat16")
@@ -95,3 +93,10 @@ def encoders(request: ProbeRequest, llm: str, readings: list[str]) -> Iterator[t
         else:
             encoder = Encoder(encoder.llm.model, encoder.tokenizer, config)
         yield template, encoder
+
+
+def device() -> str:
+    """Return where the encoders run."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
