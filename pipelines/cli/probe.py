@@ -38,8 +38,8 @@ def probe(
 
     A small probe learns to name the things in captions from their encodings, and is asked about pairs of things that
     it never saw, in wordings of its training and in new ones. On top is what each token tells by itself; within reach
-    is what a refiner of two blocks finds in all of them. It takes about two minutes on a CPU with an LLM of 135 million
-    parameters.
+    is what a refiner of two blocks finds in all of them. It takes two to three minutes on two cores with an LLM of 135
+    million parameters.
     """
     from pipelines.cli.config_files import read_settings
 
