@@ -29,7 +29,8 @@ class ProbeRequest(Request):
     steps: int = Field(default=400, ge=1)
     """Steps of training each probe."""
     reach: int = Field(default=3, ge=0)
-    """How many, those best on top, are probed within reach, too: with a refiner, which takes three to four times as long."""
+    """How many, those best on top, are probed within reach, too: with a refiner, which takes three to four times as
+    long."""
     seed: int = Field(default=0, ge=0)
     """Seed of captions, first weights and batches."""
     settings: EncoderConfig = EncoderConfig()
