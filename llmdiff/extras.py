@@ -22,6 +22,9 @@ PACKAGES = {  # by import name: what people call it, and the smallest extra that
     "torchmetrics": ("TorchMetrics", "pipelines"),
     "prefect_ray": ("prefect-ray", "ray"),
     "ray": ("Ray", "ray"),
+    "gguf": ("gguf", "gguf"),
+    "bitsandbytes": ("bitsandbytes", "quantized"),
+    "torchao": ("torchao", "quantized"),
     "boto3": ("boto3", "servers"),
     "psycopg2": ("psycopg2", "servers"),
 }
@@ -33,6 +36,13 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
         return None
     title, extra = PACKAGES[error.name]
     return f"this needs {title}: pip install 'llmdiff[{extra}]'"
+
+
+def require_for(package: str, what: str) -> None:
+    """Raise a ModuleNotFoundError that names `what` and the extra, where a package of `PACKAGES` is not installed."""
+    title, extra = PACKAGES[package]
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"{what} needs {title}: pip install 'llmdiff[{extra}]'", name=package)
 
 
 def require(package: str) -> None:

@@ -34,11 +34,15 @@ TAKEN: dict[str, tuple[Any, ...]] = {
 }
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
+GGUF, GGUF_MAGIC = ".gguf", b"GGUF"
 TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
 
 
 def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
-    """FileNotFoundError or ValueError where a path is no LLM's folder: configuration, tokenizer, whole weights."""
+    """FileNotFoundError or ValueError where a path is no LLM's: configuration, tokenizer, whole weights; or GGUF."""
+    if (file := gguf_file(name_or_folder)) is not None:
+        _check_gguf(file)
+        return
     folder = Path(name_or_folder)
     if not folder.is_dir():
         _check_hub_name(name_or_folder, "LLM folder")
@@ -48,6 +52,24 @@ def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
         raise ValueError(f"{what}: no config.json; expected a folder that save_pretrained wrote")
     _check_tokenizer(folder, what)
     _check_weights(folder, what)
+
+
+def gguf_file(name_or_folder: str | os.PathLike[str]) -> Path | None:
+    """Return the GGUF file that a path is, or that lies in a folder without safetensors; None for any other LLM.
+
+    Raises:
+        ValueError: several of them lie in the folder.
+    """
+    path = Path(name_or_folder)
+    if path.suffix == GGUF and path.is_file():
+        return path
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return None
+    files = sorted(path.glob(f"*{GGUF}"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"LLM folder {path}: expected one {GGUF} file, found {names}: name the file")
+    return files[0] if files else None
 
 
 def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: bool = True) -> None:
@@ -168,10 +190,18 @@ def _check_weights(folder: Path, what: str) -> None:
         check_safetensors(file)
 
 
+def _check_gguf(file: Path) -> None:
+    with file.open("rb") as data:
+        begins = data.read(len(GGUF_MAGIC))
+    if begins != GGUF_MAGIC:
+        raise ValueError(f"{file}: expected a GGUF file, found {file.stat().st_size} bytes that don't begin as one")
+
+
 def _check_hub_name(name: str | os.PathLike[str], what: str) -> None:
     """FileNotFoundError for what can only be meant as a path."""
     text = os.fspath(name)
     if Path(text).is_file():
-        raise ValueError(f"{what} {text}: expected a folder, found a file")
+        or_gguf = " or a .gguf file" if what.startswith("LLM") else ""
+        raise ValueError(f"{what} {text}: expected a folder{or_gguf}, found a file")
     if not isinstance(name, str) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise FileNotFoundError(f"{what} {text}: no such folder")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests import kinds
+from tests import kinds, real_llm
 from tests.object_store import BUCKET, object_store
 
 # Before torch, transformers, Prefect or MLflow are imported: several test processes share few cores.
@@ -89,6 +89,15 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of the real LLM, SmolLM2-135M-Instruct in float32."""
+    folder = real_llm.location()
+    if not real_llm.is_there(folder):
+        pytest.skip(f"no SmolLM2 in {folder}: make smollm2 fetches it; {real_llm.VARIABLE} names another folder")
+    return folder
 
 
 @pytest.fixture(scope="session")

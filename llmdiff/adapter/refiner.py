@@ -16,7 +16,7 @@ HEAD_WIDTH, WIDENING = 64, 4  # channels of a head, and of the MLP's hidden laye
 
 
 class Refiner(nn.Module):
-    """Pre-norm blocks that start without effect: what enters leaves, bit for bit."""
+    """Pre-norm blocks with torch's own first weights: from last layers of zeros they learn several times later."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Refiner(nn.Module):
 
 
 class RefinerBlock(nn.Module):
-    """Self-attention and an MLP, each on normalised tokens and added to them; both end in zeros at the start."""
+    """Self-attention and an MLP, each on normalised tokens and added to them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,9 +48,6 @@ class RefinerBlock(nn.Module):
         self.mlp_norm = Float32LayerNorm(width)
         self.mlp_in = nn.Linear(width, WIDENING * width)
         self.mlp_out = nn.Linear(WIDENING * width, width)
-        for last in (self.attention.to_out, self.mlp_out):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """``(batch, token, channel)``, with the bias ``(batch, 1, token)`` that hides padding."""

@@ -15,6 +15,9 @@ WordPath = Literal["block", "isolated"]
 Initial = Literal["zeros", "embedding", "noise"]
 Noise = Literal["off", "fresh", "cached"]
 DType = Literal["float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["none", "4bit", "8bit"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+DeviceMap = Literal["auto", "balanced", "sequential"]
 TemplateKeep = Literal["all", "caption", "after"]
 Schedule = float | str | tuple[float, ...]
 CHAT = "chat"
@@ -23,6 +26,7 @@ OPTIONS = {
     "initial": get_args(Initial),
     "noise": get_args(Noise),
     "template_keep": get_args(TemplateKeep),
+    "quantization": get_args(Quantization),
 }
 
 
@@ -77,6 +81,10 @@ class EncoderConfig:
     dtype: DType | None = None
     """Type of the LLM's pass; float32 takes twice the memory of bfloat16. The encoding is summed in float32 (float64
     for float64). Default: bfloat16 for an LLM that is loaded, its own for a model that is given."""
+    quantization: Quantization = "none"
+    """How the blocks' weights are kept. `4bit`: normal floats by bitsandbytes, about a quarter of bfloat16's memory.
+    `8bit`: integers by torchao, half of it. Both run on a GPU and on a CPU, and need the extra `quantized`. An LLM that
+    was saved quantised stays as it is, with `none`."""
     token_budget: int = field(default=8192, metadata={"ge": 1})
     """Tokens in a batch, padding included: the memory that a pass takes. Halved when memory runs out."""
 
@@ -86,6 +94,8 @@ class EncoderConfig:
                 raise ValueError(f"{name} must be one of {', '.join(options)}; got {getattr(self, name)!r}")
         if self.dtype is not None and self.dtype not in get_args(DType):
             raise ValueError(f"dtype must be one of {', '.join(get_args(DType))}; got {self.dtype!r}")
+        if self.quantization != "none" and self.dtype == "float64":
+            raise ValueError(f"quantization is {self.quantization!r}: expected dtype of 16 or 32 bits, found float64")
         for item in dataclasses.fields(self):
             if "ge" in item.metadata:
                 _check_integer(item.name, getattr(self, item.name), item.metadata["ge"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,14 +24,18 @@ INCIDENTAL = {
     "use_cache",
 }
 
+OF_PACKAGE = {"_version", "set_inductor_config"}
+"""Of torchao's part in such a configuration: its format, and how it is compiled."""
+
 
 def model_identity(backbone: Any) -> str:
     """Return the SHA-256 of the decoder's configuration and of every tensor in its state, in hexadecimal."""
-    config = {key: value for key, value in backbone.config.to_diff_dict().items() if key not in INCIDENTAL}
+    config = {key: _settled(value) for key, value in backbone.config.to_diff_dict().items() if key not in INCIDENTAL}
     digest = hashlib.sha256(_canonical(config))
     for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        for part, plain in _plain(name, _fetched(backbone, name) if tensor.is_meta else tensor):
+            digest.update(f"{part} {plain.dtype} {tuple(plain.shape)}".encode())
+            digest.update(_bytes(plain))
     return digest.hexdigest()
 
 
@@ -48,6 +53,33 @@ def tokenizer_identity(tokenizer: Any, *, eos_pads: bool = False) -> str:
     if eos_pads and special.get("pad_token") == special.get("eos_token"):
         special.pop("pad_token", None)
     return hashlib.sha256(_canonical({"content": content, "special": special})).hexdigest()
+
+
+def _fetched(backbone: Any, name: str) -> Tensor:
+    """Return a tensor that was offloaded, which is in the model's state without its numbers."""
+    from accelerate.utils import align_module_device
+
+    path, _, own = name.rpartition(".")
+    module = backbone.get_submodule(path)
+    with align_module_device(module, torch.device("cpu")):
+        fetched: Tensor = module.state_dict()[own].detach().clone()
+    return fetched
+
+
+def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield a tensor with its name, or those that it is made of where it is of a class of its own (torchao's)."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for inner in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name} {type(tensor).__name__}.{inner}", getattr(tensor, inner))
+
+
+def _settled(value: Any) -> Any:
+    """Return a configuration's value without what says how its package runs it."""
+    if isinstance(value, dict):
+        return {key: _settled(item) for key, item in value.items() if key not in OF_PACKAGE}
+    return value
 
 
 def _canonical(value: Any) -> bytes:

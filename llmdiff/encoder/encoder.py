@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.batching import Budget, run_in_batches
-from llmdiff.encoder.config import DType, EncoderConfig
+from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.langevin import noise_std
 from llmdiff.encoder.llm import DecoderLLM, check_positions
-from llmdiff.encoder.loading import load_pretrained
+from llmdiff.encoder.loading import Placement, load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite
+from llmdiff.encoder.quantization import METHODS, check_quantised
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
 from llmdiff.encoder.template import resolve_template
@@ -53,7 +54,8 @@ class Encoder:
 
     Raises:
         ValueError: the model is not decoder-only, its dtype is not the configuration's, a schedule or layer does not
-            fit its blocks, or the tokenizer lacks a pad token, or the EOS or chat template that is asked for.
+            fit its blocks, its weights are not quantised as the configuration says, or the tokenizer lacks a pad token,
+            or the EOS or chat template that is asked for.
     """
 
     def __init__(
@@ -83,29 +85,38 @@ class Encoder:
         revision: str | None = None,
         dtype: DType | None = None,
         device: str | torch.device | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        attention: Attention | None = None,
         cache_folder: str | Path | None = None,
     ) -> Encoder:
-        """Load the encoder of a folder or a hub name: safetensors weights alone, and no code of the model's own.
+        """Load the encoder of a folder, a GGUF file or a hub name: no pickled weights, and no code of the model's own.
 
         A tokenizer without a pad token, as Phi's and Llama's are, is given its EOS for one.
 
         Args:
-            name_or_folder: a folder that ``save_pretrained`` wrote, or a name on the hub.
+            name_or_folder: a folder that ``save_pretrained`` wrote, a GGUF file or a folder with one, or a name on the
+                hub. A GGUF file's weights are unpacked into the configuration's dtype.
             config: the settings; defaults where None.
             revision: the hub revision.
             dtype: overrides the configuration's; bfloat16 where both are None.
-            device: where the LLM runs; a GPU where there is one and None is given.
+            device: where the LLM runs; a GPU where there is one and neither this nor `device_map` is given.
+            device_map: spreads the LLM over several devices, memory and disk, as transformers takes it: ``auto``,
+                ``balanced``, ``sequential``, or a device for each module.
+            attention: how attention is computed; transformers' own choice where None.
             cache_folder: as for the constructor.
 
         Raises:
-            ValueError: no tokenizer, one with neither pad token nor EOS, no safetensors weights, or no known LLM.
+            ValueError: no tokenizer, one with neither pad token nor EOS, no safetensors or GGUF weights, no known LLM,
+                weights that are quantised already, or an attention that is not to be had here.
             FileNotFoundError: there is no such folder.
+            ModuleNotFoundError: GGUF or `quantization` needs a package that is not installed.
         """
         config = config or EncoderConfig()
-        config = dataclasses.replace(config, dtype=(dtype := dtype or config.dtype or "bfloat16"))
-        model, tokenizer = load_pretrained(name_or_folder, getattr(torch, dtype), revision, config)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), tokenizer, config, cache_folder=cache_folder)
+        if dtype is not None:
+            config = dataclasses.replace(config, dtype=dtype)
+        where = Placement(device=device, device_map=device_map, attention=attention)
+        model, tokenizer = load_pretrained(name_or_folder, config, revision, where)
+        return cls(model, tokenizer, config, cache_folder=cache_folder)
 
     @property
     def hidden_size(self) -> int:
@@ -180,7 +191,12 @@ class Encoder:
         return {
             "kind": "llm",
             "formula": FORMULA_VERSION,
-            "llm": {"class": self.llm.name, "content": self.llm.identity, "hidden_size": self.hidden_size},
+            "llm": {
+                "class": self.llm.name,
+                "content": self.llm.identity,
+                "hidden_size": self.hidden_size,
+                **describe_quantization(self.config),
+            },
             "tokenizer": self._tokenizer_identity,
             **describe_settings(self.config, self.g, self.h, self.noise_std),
         }
@@ -209,10 +225,16 @@ def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
     reading = Reading.parse(config.reading).of(llm.blocks)
     if reading.takes_bands and config.bands > llm.blocks:
         raise ValueError(f"bands is {config.bands}; expected at most {llm.blocks}, the LLM's blocks")
+    check_quantised(llm.config, config.quantization)
     check_positions(llm.config, config.max_tokens)
     if config.append_eos and tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
     padding_id(tokenizer)
+
+
+def describe_quantization(config: EncoderConfig) -> dict[str, str]:
+    """Return by what method the settings quantise the weights; nothing where they leave them as they are."""
+    return {} if config.quantization == "none" else {"quantization": METHODS[config.quantization].words}
 
 
 def describe_settings(
@@ -229,6 +251,8 @@ def describe_settings(
         later["reading"] = str(reading)
     if config.template_keep != "all":
         later["template_keep"] = config.template_keep
+    if config.quantization != "none":
+        later["quantization"] = config.quantization
     scores = reading.takes_scores
     return {
         "word_path": config.word_path if scores else None,

@@ -106,8 +106,8 @@ def _scores(encoder: Encoder, ids: Tensor, path: ScorePath) -> tuple[Tensor, lis
         total = score.plus.float()
         total = total if score.also is None else total + score.also.float()
         total = total if score.minus is None else total - score.minus.float()
-        scores.append(total.flatten(0, -2))
-        outputs.append(score.output.float().flatten(0, 1))
+        scores.append(total.flatten(0, -2).to(encoder.llm.device))
+        outputs.append(score.output.float().flatten(0, 1).to(encoder.llm.device))
 
     encoder.llm.stream(ids, path, fold)
     return torch.stack(scores), outputs

@@ -14,6 +14,7 @@ from llmdiff.encoder.readings import band_of
 from llmdiff.encoder.running_sum import RunningSum
 from llmdiff.encoder.scores import BlockScore
 
+Terms = tuple[Tensor, Tensor | None, Tensor | None]
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1
 
 
@@ -51,7 +52,7 @@ class Langevin(RunningSum):
         if self.initial == "embedding":
             self.c[:, 0].copy_(self._on_rows(x.flatten(0, 1)))
         else:  # sqrt(2 / 2) eps and nothing of x
-            self._step(0, x, g=0.0, h=0.5, block=INITIAL_NOISE)
+            self._step(0, x.to(self.c.device), g=0.0, h=0.5, block=INITIAL_NOISE)
         self.begun[0] = True
 
     def fold(self, score: BlockScore) -> None:
@@ -59,7 +60,7 @@ class Langevin(RunningSum):
         band = band_of(score.index, len(self.g), self.bands)
         block = len(self.g) - score.index
         g, h = self.g[score.index], self.h[score.index]
-        self._step(band, score.plus, score.also, score.minus, g=g, h=h, block=block)
+        self._step(band, *self._terms(score), g=g, h=h, block=block)
         if score.index == len(self.g) - 1:
             self.end_is_finite = self._on_rows(torch.isfinite(score.output).all(dim=-1).flatten())
 
@@ -83,6 +84,12 @@ class Langevin(RunningSum):
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
+    def _terms(self, score: BlockScore) -> Terms:
+        """Return a score's ``plus``, ``also`` and ``minus`` where the sum is."""
+        also = None if score.also is None else score.also.to(self.c.device)
+        minus = None if score.minus is None else score.minus.to(self.c.device)
+        return score.plus.to(self.c.device), also, minus
+
     def _step(
         self,
         band: int,
@@ -96,8 +103,8 @@ class Langevin(RunningSum):
     ) -> None:
         begun, self.begun[band] = self.begun[band], True
         rows = self.rows if plus.ndim == 3 else self.ragged
-        terms = plus.flatten(0, -2), _flat(also), _flat(minus)
         c = self.c[:, band]
+        terms = plus.flatten(0, -2), _flat(also), _flat(minus)
         langevin_step(c, *terms, rows=rows, g=g, h=h, seed=self.seed, block=block, accumulate=begun)
 
 
@@ -108,12 +115,12 @@ class NormalisedLangevin(Langevin):
     no score, at the first token, none comes of it.
     """
 
-    def fold(self, score: BlockScore) -> None:
-        """Add a block: ``c <- c + g(t) LN(score) + sqrt(2 h(t)) eps_t``."""
-        total = score.plus.to(self.c.dtype)
-        total = total if score.also is None else total + score.also
-        total = total if score.minus is None else total - score.minus
-        super().fold(dataclasses.replace(score, plus=layer_norm(total, total.shape[-1:]), also=None, minus=None))
+    def _terms(self, score: BlockScore) -> Terms:
+        plus, also, minus = super()._terms(score)
+        total = plus.to(self.c.dtype)
+        total = total if also is None else total + also
+        total = total if minus is None else total - minus
+        return layer_norm(total, total.shape[-1:]), None, None
 
 
 def _flat(term: Tensor | None) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cached_property
+from itertools import chain
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from llmdiff.encoder.content_hash import model_identity
 from llmdiff.encoder.families import FAMILIES, Family
+from llmdiff.encoder.quantization import keep_weights
 from llmdiff.encoder.scores import (
     BlockOutput,
     ContextScore,
@@ -60,6 +62,7 @@ class DecoderLLM:
         self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
         self.config: Any = self.backbone.config
         self.layers = find_layers(self.backbone)
+        keep_weights(self.backbone)
         self.family: Family | None = FAMILIES.get(self.config.model_type)
         if self.family is None:
             self._check_causal()
@@ -88,9 +91,10 @@ class DecoderLLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies, and token ids must go."""
-        device: torch.device = self.backbone.get_input_embeddings().weight.device
-        return device
+        """Where the embedding lies, token ids must go and encodings are summed; its blocks may lie elsewhere, too."""
+        tensors = chain(self.backbone.get_input_embeddings().parameters(), self.backbone.parameters())
+        devices = (tensor.device for tensor in chain(tensors, self.backbone.buffers()) if not tensor.is_meta)
+        return next(devices, torch.device("cpu"))  # an offloaded embedding is nowhere until it runs
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,65 +1,144 @@
-"""Loading an LLM and its tokenizer: cheap checks first, safetensors only, no code of the model's own."""
+"""Loading an LLM and its tokenizer: cheap checks first, safetensors or GGUF, no code of the model's own."""
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import is_flash_attn_2_available
 
-from llmdiff.encoder.config import EncoderConfig
+from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_decoder_only, check_positions
+from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.template import resolve_template
-from llmdiff.model_folders import check_llm, first_line
+from llmdiff.extras import require_for
+from llmdiff.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
+FAILURES = (OSError, ValueError, KeyError, IndexError, ImportError, struct.error, SafetensorError)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
-def load_pretrained(
-    name_or_folder: str | Path, dtype: torch.dtype, revision: str | None, settings: EncoderConfig
-) -> tuple[Any, Any]:
-    """Return (model, tokenizer) of a folder or a hub name, the tokenizer with a pad token.
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and how a loaded LLM runs: nothing that decides an encoding's numbers but for rounding.
 
     Raises:
-        ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors weights, not
-            decoder-only, no fit for the settings (fewer positions than `max_tokens`, no such layer, no chat template),
-            or code of the model's own.
-        FileNotFoundError: a path that does not exist.
+        ValueError: both a device and a device map, or an attention that is not to be had here.
     """
-    source = str(name_or_folder)
+
+    device: str | torch.device | None = None
+    """All of it goes there; None: a GPU where there is one."""
+    device_map: str | dict[str, Any] | None = None
+    """As transformers takes it; then `device` is None."""
+    attention: Attention | None = None
+    """None: transformers' own choice."""
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError(f"expected device or device_map, found both: {self.device} and {self.device_map!r}")
+        if self.attention == "flash_attention_2" and not is_flash_attn_2_available():
+            raise ValueError(
+                "attention is 'flash_attention_2', and no CUDA device with the package flash-attn is here; expected "
+                "sdpa or eager"
+            )
+
+    @property
+    def one_device(self) -> torch.device:
+        """Where all of an LLM goes that is not spread out."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_loading(name_or_folder: str | Path, settings: EncoderConfig) -> None:
+    """Refuse what can be refused before anything of the LLM is read; errors as `load_pretrained`."""
+    check_llm(name_or_folder)
+    gguf = "gguf_file" in _source(name_or_folder, None)[1]
+    if settings.quantization != "none":
+        _check_quantizable(str(name_or_folder), settings, "a GGUF file" if gguf else None)
+
+
+def load_pretrained(
+    name_or_folder: str | Path, settings: EncoderConfig, revision: str | None, placement: Placement
+) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a folder, a GGUF file or a hub name, the tokenizer with a pad token.
+
+    Raises:
+        ValueError: no tokenizer, no pad token and no EOS to be one, no or not all safetensors or GGUF weights, not
+            decoder-only, no fit for the settings (fewer positions than `max_tokens`, no such layer, no chat template),
+            code of the model's own, or weights that are quantised already and can't be again.
+        FileNotFoundError: a path that does not exist.
+        ModuleNotFoundError: a package for GGUF or quantised weights is not installed.
+    """
+    source, dtype = str(name_or_folder), getattr(torch, settings.dtype or "bfloat16")
     config, tokenizer = load_tokenizer(name_or_folder, revision, settings)
-    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    place, arguments = _source(name_or_folder, revision)
     arguments.update(config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(source, **arguments))
+    arguments.update(_weights(source, config, settings, dtype, "gguf_file" in arguments))
+    if placement.attention is not None:
+        arguments["attn_implementation"] = placement.attention
+    quantised = "quantization_config" in arguments or quantization_of(config) is not None
+    if placement.device_map is not None:
+        arguments["device_map"] = placement.device_map
+    elif quantised and "gguf_file" not in arguments:  # made where they stay
+        arguments["device_map"] = {"": placement.one_device}
+    model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
         raise ValueError(f"LLM {source}: lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}")
-    return model, tokenizer
+    return model if "device_map" in arguments else model.to(placement.one_device), tokenizer
 
 
 def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: EncoderConfig) -> tuple[Any, Any]:
-    """Return (configuration, tokenizer with a pad token) of a folder or a hub name; errors as of `load_pretrained`."""
+    """Return (configuration, tokenizer with a pad token) of a folder, a file or a name; errors as `load_pretrained`."""
     source = str(name_or_folder)
     check_llm(name_or_folder)
-    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    config = _read(source, "config", lambda: AutoConfig.from_pretrained(source, **arguments))
+    place, arguments = _source(name_or_folder, revision)
+    config = _read(source, "config", lambda: AutoConfig.from_pretrained(place, **arguments))
     _check_causal(source, config)
     of_text = config.get_text_config(decoder=True)
     with naming(source):
         check_positions(of_text, settings.max_tokens)
         Reading.parse(settings.reading).of(of_text.num_hidden_layers)
-    tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **arguments))
+    tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))
     _set_padding(source, tokenizer)
     with naming(source):
         resolve_template(tokenizer, settings)
     return config, tokenizer
+
+
+def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return what every ``from_pretrained`` is told of where an LLM lies."""
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    file = gguf_file(name_or_folder)
+    if file is None:
+        return str(name_or_folder), arguments
+    require_for("gguf", f"LLM {name_or_folder}: a GGUF file")
+    return str(file.parent), {**arguments, "gguf_file": file.name}
+
+
+def _weights(source: str, config: Any, settings: EncoderConfig, dtype: torch.dtype, gguf: bool) -> dict[str, Any]:
+    """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
+    if settings.quantization == "none":
+        return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+    _check_quantizable(source, settings, "a GGUF file" if gguf else quantization_of(config))
+    return {"quantization_config": METHODS[settings.quantization].settings(dtype)}
+
+
+def _check_quantizable(source: str, settings: EncoderConfig, found: str | None) -> None:
+    """Raise ValueError for weights that would be quantised twice, ModuleNotFoundError without what quantises them."""
+    what = f"LLM {source}: quantization {settings.quantization!r}"
+    if found is not None:
+        raise ValueError(f"{what}: found weights that are quantised already ({found}); expected 'none' for these")
+    require_for(METHODS[settings.quantization].package, what)
 
 
 @contextmanager
@@ -96,9 +175,9 @@ def _read(source: str, what: str, load: Any) -> Any:
     """Return what ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except FAILURES as error:
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error
-        where = "" if Path(source).is_dir() else "no folder of that name here; from the hub: "
+        where = "" if Path(source).exists() else "no folder of that name here; from the hub: "
         raise ValueError(f"LLM {source}: {where}cannot read its {what}: {first_line(error)}") from error

@@ -14,6 +14,8 @@ from llmdiff.encoder.scores import BlockScore
 class RunningSum:
     """The encoding ``c`` (row, band, hidden) of a batch. Rows are ragged: one a token, no padding.
 
+    What it takes may lie on other devices: it is brought to that of the rows, where the sum is.
+
     Args:
         rows: the token that each row is.
         bands: sums that are kept apart.
@@ -42,8 +44,9 @@ class RunningSum:
         return torch.isfinite(self.c).flatten(1).all(dim=1)
 
     def _on_rows(self, flat: Tensor) -> Tensor:
-        """Return what of padded outputs (batch * token, ...) belongs to each row: (row, ...)."""
-        return flat if self.rows.source is None else flat.index_select(0, self.rows.source)
+        """Return what of padded outputs (batch * token, ...) belongs to each row, where the sum is: (row, ...)."""
+        here = flat.to(self.c.device)
+        return here if self.rows.source is None else here.index_select(0, self.rows.source)
 
 
 def ragged_rows(lengths: list[int], captions: list[int], device: torch.device) -> TokenRows:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from llmdiff.encoder.families import Family
+from llmdiff.encoder.projection import without_bias
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScore:
     """What one block adds to the encoding: ``plus + also - minus``, in the LLM's dtype.
 
-    All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone.
+    All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone. They lie where
+    the block does, which need not be where the LLM begins.
     """
 
     index: int
@@ -122,7 +124,6 @@ class ContextScore:
         self.rows = rows
         self.parallel = family.parallel(config)
         self.value, self.projection = layer.get_submodule(family.value), layer.get_submodule(family.output)
-        self.weight = self.projection.get_parameter("weight")
         self.after_attention = layer.get_submodule(family.after_attention) if family.after_attention else None
         self._forget()
 
@@ -156,7 +157,7 @@ class ContextScore:
         assert self.x is not None
         difference = self._on_rows(minus_values(args[0], self.values, self.config))
         self.values = None
-        self.context = nn.functional.linear(difference, self.weight)  # the bias cancels
+        self.context = without_bias(self.projection, difference)  # it cancels
         if self.parallel:
             return
         sentence = self._on_rows(output)
@@ -164,7 +165,7 @@ class ContextScore:
         if self.after_attention is not None:
             alone = self.after_attention.forward(alone)
             self.context = self.after_attention.forward(sentence) - alone
-        self.word = self._on_rows(self.x) + alone
+        self.word = self._on_rows(self.x).to(alone.device) + alone  # of several devices it may come from another
 
     def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.sentence_mlp = self._on_rows(output)
@@ -181,7 +182,7 @@ class ContextScore:
     def _on_rows(self, padded: Tensor) -> Tensor:
         """(b, t, d) -> (r, d)."""
         flat = padded.flatten(0, 1)
-        return flat if self.rows is None else flat.index_select(0, self.rows)
+        return flat if self.rows is None else flat.index_select(0, self.rows.to(flat.device))
 
     def _word_mlp(self, word: Tensor) -> Tensor:
         """Return the feed-forward part on the word path; ``forward`` leaves the hooks out."""
@@ -203,8 +204,8 @@ class WholeBlockScore:
         return [self.layer.register_forward_hook(self._see_block, with_kwargs=True)]
 
     def _see_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        minus = self.minus(args, kwargs)
-        self.fold(BlockScore(index=self.index, plus=first(output), minus=minus, output=first(output)))
+        x, minus = first(output), self.minus(args, kwargs)
+        self.fold(BlockScore(index=self.index, plus=x, minus=minus.to(x.device), output=x))
 
     def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return what is taken from the block's output; `args` and `kwargs` are what the block was called with."""

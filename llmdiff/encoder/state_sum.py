@@ -52,7 +52,7 @@ class StateSum(RunningSum):
         if number not in self.states:
             return
         band, weight = self.states[number]
-        rows = self._on_rows(x.flatten(0, 1)).to(self.c.device, self.c.dtype)
+        rows = self._on_rows(x.flatten(0, 1)).to(self.c.dtype)
         if self.normalise:
             rows = layer_norm(rows, rows.shape[-1:])
         begun, self.begun[band] = self.begun[band], True

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from llmdiff.adapter.attention import MASKED, LayerShape, MultiHeadAttention
 from llmdiff.adapter.config import AdapterConfig
 from llmdiff.adapter.phi import Phi
-from llmdiff.adapter.refiner import Refiner, RefinerBlock
+from llmdiff.adapter.refiner import Refiner
 from llmdiff.probe.captions import CHOICES
 
 WIDTH, HEADS = 128, 4
@@ -29,7 +29,7 @@ class Probe(nn.Module):
     def __init__(self, encoding_dim: int, bands: int = 1, refiner: int = 0) -> None:
         super().__init__()
         self.phi = Phi(AdapterConfig(encoding_dim=encoding_dim, context_dim=WIDTH, bands=bands, standardise=True))
-        self.refiner = begun_refiner(refiner) if refiner else None
+        self.refiner = Refiner(WIDTH, refiner) if refiner else None
         self.queries = nn.Parameter(0.1 * torch.randn(len(CHOICES), WIDTH))
         shape = LayerShape(query_dim=WIDTH, inner_dim=WIDTH, context_dim=WIDTH, out_dim=WIDTH, heads=HEADS)
         self.attention = MultiHeadAttention(shape)
@@ -53,16 +53,3 @@ class Probe(nn.Module):
         bias = (~mask * MASKED).unsqueeze(1)  # (b, 1, t)
         read = self.attention(self.queries.expand(len(tokens), -1, -1), tokens, bias)  # (b, question, d)
         return [answer(read[:, i]) for i, answer in enumerate(self.answers)]
-
-
-def begun_refiner(blocks: int) -> Refiner:
-    """Return an adapter's refiner whose last layers are drawn, too: without effect at the start it would learn later.
-
-    There is no trained network behind it here that this could harm.
-    """
-    refiner = Refiner(WIDTH, blocks)
-    for block in refiner.blocks:
-        assert isinstance(block, RefinerBlock)
-        block.attention.to_out.reset_parameters()
-        block.mlp_out.reset_parameters()
-    return refiner

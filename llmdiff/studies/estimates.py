@@ -51,12 +51,14 @@ def difference(one: np.ndarray, other: np.ndarray) -> Estimate:
 def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Estimate:
     """Return how much of the teacher's gain over the base the student has: (student - base) / (teacher - base).
 
-    Undefined where the teacher has no gain.
+    All three are ``(seed, prompt)``, the base of one seed; prompts are resampled together, and seeds where there are
+    several. Undefined where the teacher has no gain.
     """
     rows, columns = _draw(teacher.shape)
     base_rows = np.zeros((RESAMPLES, 1), int)
     low, high = _means(base_rows, columns, base), _means(rows, columns, teacher)
-    found = _means(rows if len(student) == len(teacher) else base_rows, columns, student)
+    student_rows = rows if len(student) == len(teacher) else _draw(student.shape)[0]
+    found = _means(student_rows, columns, student)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = np.where(high > low, (found - low) / (high - low), np.nan)
         gain = teacher.mean() - base.mean()

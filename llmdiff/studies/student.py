@@ -7,7 +7,9 @@ one embedding a text. From these it guesses the encodings that the score differe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +31,9 @@ TOP = 20
 """Log-probabilities a token that an API shows at most; the others count as the least of them."""
 WEIGHTS, CONFIG = "student.safetensors", "student.json"
 BATCH = 64
+CHANNELS = 1024
+"""Numbers a token that a student sees of log-probabilities over a vocabulary of more than `LARGE`."""
+LARGE = 4096
 
 
 class StudentConfig(BaseModel):
@@ -145,16 +150,39 @@ def embedding_of(teacher: Encoder, states: Tensor) -> Tensor:
 
 
 def logprobs_of(teacher: Encoder, states: Tensor) -> Tensor:
-    """Return log-probabilities of the next token, ``(token, vocabulary)``."""
-    logits: Tensor = teacher.llm.model.get_output_embeddings()(states)
-    return logits.float().log_softmax(-1).cpu()
+    """Return log-probabilities of the next token, ``(token, channel)``: see `narrowed`."""
+    return narrowed(next_token(teacher, states))
 
 
 def top_of(teacher: Encoder, states: Tensor) -> Tensor:
     """Return the greatest `TOP` of them, the rest at the least of those."""
-    logprobs = logprobs_of(teacher, states)
+    logprobs = next_token(teacher, states)
     least = logprobs.topk(min(TOP, logprobs.shape[1])).values[:, -1:]
-    return logprobs.maximum(least)
+    return narrowed(logprobs.maximum(least))
+
+
+def next_token(teacher: Encoder, states: Tensor) -> Tensor:
+    """Return log-probabilities of the next token, ``(token, vocabulary)`` float32."""
+    logits: Tensor = teacher.llm.model.get_output_embeddings()(states)
+    return logits.float().log_softmax(-1).cpu()
+
+
+def narrowed(logprobs: Tensor) -> Tensor:
+    """Return ``(token, vocabulary)`` as it is; a large vocabulary less its mean and projected at random to `CHANNELS`.
+
+    All captions' log-probabilities over 50,000 tokens would not fit into memory. Less their mean they are a linear
+    function of hidden states, or have but `TOP` values that stand out; the projection keeps distances to about 2 %.
+    """
+    if logprobs.shape[1] <= LARGE:
+        return logprobs
+    return (logprobs - logprobs.mean(1, keepdim=True)) @ projection(logprobs.shape[1])
+
+
+@lru_cache(maxsize=1)
+def projection(vocabulary: int) -> Tensor:
+    """Return ``(vocabulary, channel)`` that keeps distances (Johnson and Lindenstrauss), the same in every process."""
+    drawn = torch.randn(vocabulary, CHANNELS, generator=torch.Generator().manual_seed(0))
+    return drawn / math.sqrt(CHANNELS)
 
 
 SHOW: dict[Shown, Callable[[Encoder, Tensor], Tensor]] = {
@@ -204,8 +232,8 @@ def fit(
 ) -> None:
     """Train by mean squared error on scaled encodings; the rate rises and falls once."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=max(2, config.steps), pct_start=0.1
+    rate = torch.optim.lr_scheduler.OneCycleLR(  # of 10 steps it would divide by zero
+        optimiser, config.learning_rate, total_steps=max(11, config.steps), pct_start=0.1
     )
     drawn = torch.Generator().manual_seed(config.seed)
     with sdpa_kernel(SDPBackend.MATH):

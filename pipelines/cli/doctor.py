@@ -22,7 +22,7 @@ from llmdiff.extras import PACKAGES
 
 doctor_app = typer.Typer()
 CORE = ("torch", "transformers", "diffusers")
-OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow")
+OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow", "gguf", "bitsandbytes", "torchao")
 PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the pins of constraints.txt were resolved for."""
 LEAST_FREE = 5 * 10**9

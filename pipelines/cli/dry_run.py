@@ -160,7 +160,7 @@ def refusal(request: EncodeRequest, pictures: bool, rows: bool) -> str | None:
     try:
         check_models(request, pictures)
         check_pictures(request, pictures, rows)
-    except ValueError as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         return str(error)
     return None
 

@@ -15,14 +15,16 @@ from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
 from pipelines.cli.options import options_of
 from pipelines.requests.base import CommandLine, checked, help_of
-from pipelines.requests.study import Sizes, StudyName, StudyRequest
+from pipelines.requests.study import ON_ANY_LLM, SIZES, Sizes, StudyName, StudyRequest
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS
 
 study_app = typer.Typer(help="Studies of the paper's open questions. Example: llmdiff study list", no_args_is_help=True)
 
 Output = Annotated[Path | None, typer.Option(help=help_of(StudyRequest.model_fields["output"]))]
-SIZES = ("steps", "scenes", "seeds", "pictures")
+SIZE_OPTIONS = ("steps", "scenes", "seeds", "pictures")
 """Those of the sizes that are options."""
+OF_LLMS = {"llm", "template"}
+"""Options of the studies that take any LLM."""
 
 
 @study_app.command("list", epilog="Example: llmdiff study list")
@@ -33,15 +35,16 @@ def list_studies() -> None:
         print(f"{name:{width}}  {entry.question} About {entry.minutes} min on two cores.")
 
 
-def add_command(name: str, studies: Sequence[StudyName], text: str, example: str, with_page: bool = False) -> None:
+def add_command(name: str, studies: Sequence[StudyName], text: str, *examples: str, with_page: bool = False) -> None:
     """Make a command that runs some studies in turn, and writes the page of the paper's experiments if asked to."""
+    of_others = set() if set(studies) <= set(ON_ANY_LLM) else OF_LLMS
 
     @options_of(
         StudyRequest,
-        Sizes,
-        without={"name", "sizes", *Sizes.model_fields} - set(SIZES),
-        written={"quick": CommandLine(flag="--quick")},
-        optional=SIZES,
+        SIZES.get(studies[0], Sizes),
+        without={"name", "sizes", *Sizes.model_fields, *of_others} - set(SIZE_OPTIONS),
+        written={"quick": CommandLine(flag="--quick"), "llm": CommandLine(metavar="FOLDER_OR_NAME")},
+        optional=SIZE_OPTIONS,
     )
     def run(given: dict[str, Any]) -> None:
         run_studies(studies, study_request(given))
@@ -51,15 +54,19 @@ def add_command(name: str, studies: Sequence[StudyName], text: str, example: str
 
             print(f"page: {write_paper(studies_folder(given['output']))}")
 
-    study_app.command(name, help=text, epilog=f"Example: llmdiff study {name} {example}")(run)
+    epilog = "\n\n".join(f"Example: llmdiff study {name} {example}" for example in examples)
+    study_app.command(name, help=text, epilog=epilog)(run)
 
 
 for study_name in CATALOGUE:
-    add_command(study_name, [study_name], CATALOGUE[study_name].question, "--output runs/studies --seeds 2")
+    on_another = ["--llm models/SmolLM2-135M-Instruct"] if study_name in ON_ANY_LLM else []
+    add_command(
+        study_name, [study_name], CATALOGUE[study_name].question, "--output runs/studies --seeds 2", *on_another
+    )
 add_command(
     "all",
-    tuple(CATALOGUE),
-    "Every study in turn; a second call goes on where the first was cut short.",
+    tuple(name for name, entry in CATALOGUE.items() if not entry.alone),
+    "Every study of the embedded LLM in turn; a second call goes on where the first was cut short.",
     "&& llmdiff study report",
 )
 add_command(
@@ -86,8 +93,8 @@ def report(
 
 def study_request(given: dict[str, Any]) -> dict[str, Any]:
     """Return what every study is asked for, with the sizes that were given in a model of their own."""
-    sizes = {size: given[size] for size in SIZES if given[size] is not None}
-    others = {name: value for name, value in given.items() if name not in SIZES}
+    sizes = {size: given[size] for size in SIZE_OPTIONS if given[size] is not None}
+    others = {name: value for name, value in given.items() if name not in SIZE_OPTIONS}
     return {**others, "sizes": checked(sizes, Sizes, "sizes")}
 
 

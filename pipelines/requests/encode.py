@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from llmdiff.data.sources.readiness import ReadinessPolicy
-from llmdiff.encoder.config import EncoderConfig
+from llmdiff.encoder.config import Attention, DeviceMap, EncoderConfig
 from pipelines.requests.base import EncoderKind, VaeDType
 from pipelines.requests.data import DataRequest
 
@@ -20,7 +20,7 @@ class EncodeRequest(DataRequest):
     diffusion: str | None = None
     """Folder or name of the Stable Diffusion model, whose autoencoder makes the latents; captions alone need none."""
     llm: str | None = None
-    """Folder or name of the decoder-only LLM."""
+    """Folder, GGUF file or name of the decoder-only LLM."""
     encoder: EncoderKind = "llm"
     """Whose encodings: the LLM's, or the diffusion model's own text features (base), which are the control."""
     size: int | None = Field(default=None, ge=1)
@@ -50,6 +50,11 @@ class EncodeRequest(DataRequest):
     the same paths. Default: this process."""
     limit: str | None = None
     """Tag of a Prefect concurrency limit, not a number of rows; a shard takes a slot of it while it is encoded."""
+    device_map: DeviceMap | None = None
+    """Spread the LLM over this machine's GPUs, then its memory, as transformers does. Default: all of it on one."""
+    attention: Attention | None = None
+    """How the LLM computes attention; flash_attention_2 needs a CUDA device and flash-attn. Default: transformers'
+    own choice."""
     readiness: ReadinessPolicy | None = None
     """How files that are still being written are recognised, and left alone; data without a usable row are then no
     error. Default: every file is taken as whole."""
@@ -58,4 +63,10 @@ class EncodeRequest(DataRequest):
     def check_step(self) -> Self:
         if self.bucket_step is not None and not self.buckets:
             raise ValueError("bucket_step goes with buckets alone")
+        return self
+
+    @model_validator(mode="after")
+    def check_device_map(self) -> Self:
+        if self.device_map is not None and (self.processes > 1 or self.ray is not None):
+            raise ValueError("device_map goes with one process and without ray: several take a GPU each")
         return self

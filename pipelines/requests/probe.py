@@ -14,7 +14,7 @@ class ProbeRequest(Request):
     """Tell how well a text encoder's tokens carry who is what and where, without a picture."""
 
     llm: str | None = None
-    """Folder or name of the decoder-only LLM."""
+    """Folder, GGUF file or name of the decoder-only LLM."""
     diffusion: str | None = None
     """Folder or name of a Stable Diffusion model, whose own text features are probed, beside the LLM or alone."""
     readings: Annotated[list[str], CommandLine(flag="--reading", metavar="READING")] = []

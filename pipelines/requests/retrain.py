@@ -8,7 +8,7 @@ from pydantic import Field
 
 from infra.tracking.registry_names import MODEL
 from llmdiff.data.sources.readiness import ReadinessPolicy
-from llmdiff.encoder.config import EncoderConfig
+from llmdiff.encoder.config import Attention, DeviceMap, EncoderConfig
 from llmdiff.training.config import TrainSettings
 from pipelines.requests.base import EncoderKind, VaeDType
 from pipelines.requests.data import DataRequest
@@ -26,7 +26,7 @@ class RetrainRequest(DataRequest):
     diffusion: str
     """Folder or name of the Stable Diffusion model."""
     llm: str | None = None
-    """Folder or name of the decoder-only LLM."""
+    """Folder, GGUF file or name of the decoder-only LLM."""
     encoder: EncoderKind = "llm"
     """Whose encodings; base is the control."""
     name: str = MODEL
@@ -47,6 +47,10 @@ class RetrainRequest(DataRequest):
     """Keep each picture's mirror image, too, as `encode --flip` does."""
     ray: str | None = None
     """Encode on a Ray cluster: local, auto or host:6379."""
+    device_map: DeviceMap | None = None
+    """Spread the LLM over this machine's GPUs, as `encode --device-map` does."""
+    attention: Attention | None = None
+    """How the LLM computes attention, as `encode --attention` has it."""
     start: Literal["champion", "scratch"] = "champion"
     """Train on from the champion's weights, where there is a champion, or from scratch."""
     readiness: ReadinessPolicy = ReadinessPolicy()
@@ -73,6 +77,8 @@ class RetrainRequest(DataRequest):
             bucket_step=self.bucket_step,
             flip=self.flip,
             ray=self.ray,
+            device_map=self.device_map,
+            attention=self.attention,
             readiness=self.readiness,
         )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.requests.base import OptionalPathText, Request
 
-StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency", "probe"]
+StudyName = Literal[
+    "prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency", "probe", "real"
+]
+ON_ANY_LLM: tuple[StudyName, ...] = ("prompts", "encodings", "stability", "closed", "real")
+"""Studies that take an LLM in the embedded one's place."""
 
 
 class Sizes(Request):
@@ -32,6 +36,21 @@ class Sizes(Request):
     """Processes that train an adapter; they share a batch of 32."""
 
 
+class LongSizes(Sizes):
+    """The demonstration's, of studies of what takes long to learn."""
+
+    pictures: int = Field(default=6000, ge=8)
+    """Number of pictures drawn for training."""
+    steps: int = Field(default=1000, ge=1)
+    """Steps of training each adapter."""
+    scenes: int = Field(default=200, ge=1)
+    """Held-out scenes evaluated, each in every wording."""
+
+
+SIZES: dict[StudyName, type[Sizes]] = {"real": LongSizes}
+"""Of the studies whose sizes are others where nothing is said."""
+
+
 class StudyRequest(Request):
     """Answer one of the paper's open questions on the synthetic shapes benchmark."""
 
@@ -45,3 +64,19 @@ class StudyRequest(Request):
     """Take the sizes of a trial, in which nothing is learned, but for those that are given."""
     llms: OptionalPathText = None
     """YAML file of LLMs for `scale`, as infra/recipes/scale.yaml; default: the embedded ones."""
+    llm: str | None = None
+    """Folder or name of the LLM that `prompts`, `encodings`, `stability`, `closed` or `real` is about; results on each
+    LLM are kept apart. Default: the embedded one; for `real`, SmolLM2-135M-Instruct where this machine has it."""
+    template: str | None = None
+    """With an LLM of your own: text around its captions, which holds {caption} once, or chat. Default: {caption}. An
+    LLM's results with another template take the place of those it has."""
+
+    @model_validator(mode="after")
+    def check_llm(self) -> Self:
+        if self.llm is not None and self.name not in ON_ANY_LLM:
+            raise ValueError(f"llm goes with {', '.join(ON_ANY_LLM)} alone, found {self.name}")
+        if self.template is not None and self.llm is None and self.name != "real":
+            raise ValueError(
+                "template goes with an llm of your own: the embedded one was trained with its own template"
+            )
+        return self

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.encoder import EncoderConfig
+from llmdiff.encoder.loading import Placement, check_loading
 from pipelines.requests.encode import EncodeRequest
 
 
 def check_models(request: EncodeRequest, pictures: bool) -> None:
-    """Raise ValueError for a model that a request lacks, with or without pictures in its data."""
+    """Raise ValueError for a model that a request lacks, with or without pictures in its data, or an LLM that can't be
+    loaded as asked for; FileNotFoundError or ModuleNotFoundError where it, or a package for it, is not there.
+    """
     if pictures and request.diffusion is None:
         raise ValueError(
             "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
@@ -19,6 +22,9 @@ def check_models(request: EncodeRequest, pictures: bool) -> None:
         raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
     if request.encoder == "base" and (given := changed(request.settings)):
         raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
+    if request.encoder == "llm" and request.llm is not None:
+        check_loading(request.llm, request.settings)
+        Placement(device_map=request.device_map, attention=request.attention)
 
 
 def check_pictures(request: EncodeRequest, pictures: bool, rows: bool) -> None:

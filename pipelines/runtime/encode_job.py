@@ -90,7 +90,9 @@ def load_encoder(request: EncodeRequest) -> TextEncoder:
     """Load the encoder of captions."""
     if request.encoder == "llm":
         assert request.llm is not None
-        return Encoder.from_pretrained(request.llm, request.settings)
+        return Encoder.from_pretrained(
+            request.llm, request.settings, device_map=request.device_map, attention=request.attention
+        )
     assert request.diffusion is not None
     return load_text_encoder(request.diffusion, device())
 

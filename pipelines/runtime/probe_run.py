@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmdiff.encoder.config import EncoderConfig
+from llmdiff.encoder.loading import check_loading, load_tokenizer, naming
 from llmdiff.encoder.readings import Reading
-from llmdiff.model_folders import check_base, check_llm
+from llmdiff.model_folders import check_base
 from pipelines.requests.probe import ProbeRequest
 from pipelines.runtime.encode_checks import changed
 from pipelines.runtime.progress import progress, quieten_loading
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def check_probe(request: ProbeRequest) -> None:
-    """Raise ValueError for a request that can't be met, before anything heavy is imported."""
+    """Raise ValueError for a request that can't be met, before anything is loaded; FileNotFoundError or
+    ModuleNotFoundError where a model, or a package for it, is not there.
+    """
     if request.llm is None and request.diffusion is None:
         raise ValueError("llm: expected the folder or name of a decoder-only LLM, or that of a diffusion model")
     if not request.templates:
@@ -30,7 +33,7 @@ def check_probe(request: ProbeRequest) -> None:
         for reading in request.readings or ["last"]:
             replace(request.settings, reading=reading, template=template)
     if request.llm is not None:
-        check_llm(request.llm)
+        check_loading(request.llm, request.settings)
     if request.diffusion is not None:
         check_base(request.diffusion, "text_encoder", "tokenizer")
 
@@ -64,7 +67,6 @@ def run_probe(request: ProbeRequest) -> list[Row]:
 
 def chosen_readings(request: ProbeRequest, llm: str) -> list[str]:
     """Return the readings to probe; ValueError where the LLM lacks a layer or a chat template that is asked for."""
-    from llmdiff.encoder.loading import load_tokenizer, naming
     from llmdiff.encoder.template import resolve_template
     from llmdiff.probe.probing import default_readings
 

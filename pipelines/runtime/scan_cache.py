@@ -17,7 +17,7 @@ from llmdiff.data.sources import signature
 from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file
 
-RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "readiness"}
+RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "device_map", "attention", "readiness"}
 """Fields of the encode request that say how a run goes, not what it writes; what was unfinished is in the record."""
 
 
@@ -63,4 +63,4 @@ def model_signature(model: str | None) -> str:
     """Return another one where a folder's files changed, or a hub name's commit in this machine's cache did."""
     if model is None:
         return ""
-    return signature(Path(model)) if Path(model).is_dir() else hub_revision(model)
+    return signature(Path(model)) if Path(model).exists() else hub_revision(model)

@@ -21,7 +21,7 @@ from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreem
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import CAPTIONS, MAIN, pooled
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.workspace import BASE, PAPER, Shares, Workspace, remembered, stacked
+from pipelines.studies.workspace import BASE, Shares, Workspace, remembered, stacked
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
 from storage.reading.dataset import DatasetConfig, EncodingDataset
@@ -38,13 +38,14 @@ TEACHER = "the score difference itself"
 
 def study(workspace: Workspace) -> Outcome:
     """A student for each thing that an API may show; the adapters are those of the score difference."""
-    found = {"base": workspace.shares(BASE), TEACHER: workspace.shares(PAPER)}
+    paper = workspace.paper
+    found = {"base": workspace.shares(BASE), TEACHER: workspace.shares(paper)}
     agreed: dict[str, dict[str, float]] = {}
     for shown, text in SHOWN.items():
         folder = workspace.output / "students" / student_name(workspace, shown)
         agreed[text] = taught(workspace, shown, folder)
         models = [
-            workspace.model(PAPER, seed).model_copy(update={"student": str(folder)}) for seed in workspace.seeds(PAPER)
+            workspace.model(paper, seed).model_copy(update={"student": str(folder)}) for seed in workspace.seeds(paper)
         ]
         found[text] = stacked([workspace.verdicts(text, model) for model in models])
     rows = [row(name, found, agreed.get(name, {})) for name in found]
@@ -53,7 +54,8 @@ def study(workspace: Workspace) -> Outcome:
 
 def student_name(workspace: Workspace, shown: Shown) -> str:
     """A folder for a student of this size."""
-    about = {"pictures": workspace.sizes.pictures, "steps": workspace.sizes.student_steps, "reading": Reading().key}
+    key = workspace.llm.reading().key
+    about = {"pictures": workspace.sizes.pictures, "steps": workspace.sizes.student_steps, "reading": key}
     return f"{shown}-{content_hash(canonical_json(about).encode())[:8]}"
 
 
@@ -61,16 +63,19 @@ def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]
     """Cosine and R² of a student with its teacher on captions of held-out scenes; trained once."""
     config = StudentConfig(shown=shown, steps=workspace.sizes.student_steps)
     captions = [prompt.text for i, prompt in enumerate(workspace.prompts) if i % 3 > 0]  # not in the base's template
-    teach_here = partial(teach, workspace.store, workspace.encodings(Reading()), config, captions, folder)
+    reading = workspace.llm.reading()
+    teach_here = partial(teach, workspace.store, reading, workspace.encodings(reading), config, captions, folder)
     found: dict[str, float] = remembered(folder / "agreement.json", config.model_dump(), teach_here)
     return found
 
 
 @task(name="teach student", cache_policy=NO_CACHE)
-def teach(store: Path, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path) -> dict[str, float]:
+def teach(
+    store: Path, reading: Reading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
+) -> dict[str, float]:
     """Trains a student on the store's encodings, and compares it with its teacher on captions it has not seen."""
     quieten_loading()
-    teacher = Reading().load(str(DIFFUSION))
+    teacher = reading.load(str(DIFFUSION))
     assert isinstance(teacher, Encoder)
     captions, encodings = stored(store, fingerprint)
     with progress(f"teach, {config.shown}", config.steps, "step"):

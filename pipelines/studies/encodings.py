@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
-from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
 from pipelines.studies.compare import MAIN, gaps, rows, sentences, shares_by_variant, shares_plot
+from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.parameter_counts import parameters
 from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace
 
-HIDDEN = [
-    Variant(name=name, reading=Reading(settings={"template": PROMPT, "reading": reading}))
-    for name, reading in [("last hidden state", "last"), ("a middle layer", "layer:3"), ("mean of layers", "mean")]
-]
-VARIANTS = [BASE, PAPER, *HIDDEN, Variant(name="CLIP", reading=Reading(kind="base"))]
+CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+NORMALISED = "each score normalised"
+SCORES = (PAPER.name, NORMALISED)
+
+
+def variants(workspace: Workspace) -> list[Variant]:
+    """The base, readings of the LLM, and CLIP."""
+    read = [
+        Variant(name=name, reading=workspace.llm.reading(reading=reading))
+        for name, reading in readings(workspace.llm).items()
+    ]
+    return [BASE, workspace.paper, *read, CLIP]
+
+
+def readings(llm: StudyLLM) -> dict[str, str]:
+    """Readings beside the score difference, by name; of an LLM as it comes, all that the encoder has."""
+    if llm.embedded:
+        return {"last hidden state": "last", "a middle layer": "layer:3", "mean of layers": "mean"}
+    middle, deep = llm.blocks // 2, two_thirds(llm)
+    return {
+        NORMALISED: "score_norm",
+        "last hidden state": "last",
+        "last layer but one": "layer:-2",
+        f"layer {middle} of {llm.blocks}": f"layer:{middle}",
+        f"layer {deep} of {llm.blocks}": f"layer:{deep}",
+        "mean of layers": "mean",
+        "mean of normalised layers": "norm_mean",
+    }
+
+
+def two_thirds(llm: StudyLLM) -> int:
+    """Return the layer at two thirds of an LLM's depth."""
+    return round(2 * llm.blocks / 3)
 
 
 def study(workspace: Workspace) -> Outcome:
     """Trains an adapter on each reading of the same captions."""
-    found = shares_by_variant(workspace, VARIANTS)
+    compared = variants(workspace)
+    found = shares_by_variant(workspace, compared)
     table = rows(found, PAPER.name)
-    for row, variant in zip(table, VARIANTS, strict=True):
+    for row, variant in zip(table, compared, strict=True):
         row["parameters"] = None if variant.reading is None else parameters(workspace.adapter(variant, 0) / "adapter")
     return Outcome(rows=table, figure=shares_plot(found), finding=findings(found))
 
 
 def findings(found: dict[str, Shares]) -> list[str]:
     """Whether the formula earns its place, reported either way."""
-    signs = {variant.name: [gaps(found, PAPER.name, fact)[variant.name].sign for fact in MAIN] for variant in HIDDEN}
+    hidden = [name for name in found if name not in (BASE.name, *SCORES, CLIP.name)]
+    signs = {name: [gaps(found, PAPER.name, fact)[name].sign for fact in MAIN] for name in hidden}
     better = [name for name, sign in signs.items() if max(sign) > 0 and min(sign) >= 0]
     worse = [name for name, sign in signs.items() if min(sign) < 0]
     earned = f"over {', '.join(better)}" if better else "over none of the hidden states"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from importlib import import_module
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact
 
 from infra.environment import home
-from pipelines.requests.study import StudyRequest
+from pipelines.requests.study import SIZES, Sizes, StudyRequest
 from pipelines.runtime.stage import stage
-from pipelines.studies.outcome import FINDING, TABLE, write_outcome
+from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, some_llm
+from pipelines.studies.outcome import FINDING, TABLE, check_name, write_outcome
 from pipelines.studies.workspace import QUICK, Workspace
 
 
@@ -19,16 +21,38 @@ from pipelines.studies.workspace import QUICK, Workspace
 def study_flow(request: StudyRequest) -> dict[str, str]:
     """Run one study; what was encoded, trained and evaluated for any study is not done again."""
     start = time.perf_counter()
-    sizes = request.sizes
-    if request.quick:
-        sizes = QUICK.model_copy(update=sizes.model_dump(exclude_unset=True))
-    workspace = Workspace(studies_folder(request.output), sizes, None if request.llms is None else Path(request.llms))
+    workspace = workspace_of(request)
+    check_name(workspace, request.name)
     outcome = import_module(f"pipelines.studies.{request.name}").study(workspace)
     folder = write_outcome(workspace, request.name, outcome, time.perf_counter() - start)
     request.save(folder)
     text = (folder / FINDING).read_text()
-    create_markdown_artifact(f"{text}\n{(folder / TABLE).read_text()}", key=f"study-{request.name}")
+    create_markdown_artifact(f"{text}\n{(folder / TABLE).read_text()}", key=artifact_key(workspace.llm, request.name))
     return {"folder": str(folder), "finding": text}
+
+
+def workspace_of(request: StudyRequest) -> Workspace:
+    """Return the folder, the sizes and the LLM of a request; ValueError where there is no such LLM."""
+    sizes = QUICK if request.quick else SIZES.get(request.name, Sizes)()
+    return Workspace(
+        output=studies_folder(request.output),
+        sizes=sizes.model_copy(update=request.sizes.model_dump(exclude_unset=True)),
+        llms=None if request.llms is None else Path(request.llms),
+        llm=llm_of(request),
+    )
+
+
+def llm_of(request: StudyRequest) -> StudyLLM:
+    """Return the LLM that the study is about."""
+    if request.llm is None and request.name != "real":
+        return EMBEDDED
+    return read_llm(some_llm() if request.llm is None else request.llm, request.template)
+
+
+def artifact_key(llm: StudyLLM, name: str) -> str:
+    """Return the key of a study's page in Prefect: letters, digits and dashes."""
+    words = ["study", name, *([] if llm.embedded else [llm.name])]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
 def studies_folder(output: str | None) -> Path:

@@ -11,9 +11,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate
+from pipelines.studies.llm import StudyLLM
 from pipelines.studies.workspace import Workspace, keep
 
 TABLE, RESULT, PLOT, FINDING = "table.md", "result.json", "plot.png", "finding.md"
+BY_LLM = "by-llm"
+"""Folder of what is found on other LLMs than the embedded one: ``by-llm/<LLM>/<study>``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +34,17 @@ class Outcome:
 
 def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: float) -> Path:
     """Writes the four files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
-    folder = workspace.output / name
-    sizes = workspace.sizes.model_dump()
-    before = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
-    if before.get("sizes") == sizes:
+    folder = study_folder(workspace, name)
+    about: dict[str, Any] = {"study": name, "sizes": workspace.sizes.model_dump(), **about_llm(workspace.llm)}
+    before = read_result(folder) or {}
+    if all(before.get(key) == value for key, value in about.items()):
         seconds += before["seconds"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TABLE).write_text(markdown(outcome.rows))
     (folder / FINDING).write_text(" ".join(outcome.finding) + "\n")
     outcome.figure.savefig(folder / PLOT, dpi=90)
     rows = [{column: plain(value) for column, value in row.items()} for row in outcome.rows]
-    result = {"study": name, "sizes": sizes, "seconds": round(seconds, 1), "rows": rows}
+    result = {**about, "seconds": round(seconds, 1), "rows": rows}
     keep(folder / RESULT, {**result, "finding": outcome.finding, **plain(outcome.facts)})
     return folder
 
@@ -72,7 +75,29 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_result(output: Path, name: str) -> dict[str, Any] | None:
-    """The `result.json` of a study; None where it has not run."""
-    path = output / name / RESULT
+def study_folder(workspace: Workspace, name: str) -> Path:
+    """Return the folder of a study's outcome; that of another LLM than the embedded one is apart."""
+    return workspace.output / name if workspace.llm.embedded else workspace.output / BY_LLM / workspace.llm.name / name
+
+
+def about_llm(llm: StudyLLM) -> dict[str, Any]:
+    """Return what `result.json` says of an LLM; nothing of the embedded one."""
+    return {} if llm.embedded else {"llm": {"name": llm.name, "source": llm.source, "template": llm.template}}
+
+
+def check_name(workspace: Workspace, name: str) -> None:
+    """Raise ValueError where results of another LLM have the name of this one."""
+    folder = study_folder(workspace, name)
+    for path in [] if workspace.llm.embedded else folder.parent.glob(f"*/{RESULT}"):
+        source = json.loads(path.read_text())["llm"]["source"]
+        if source != workspace.llm.source:
+            raise ValueError(
+                f"{folder.parent}: expected results of {workspace.llm.source}, found some of {source}, which has the "
+                "same name: rename a folder, or remove those results"
+            )
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The `result.json` in a study's folder; None where it has not run."""
+    path = folder / RESULT
     return json.loads(path.read_text()) if path.exists() else None

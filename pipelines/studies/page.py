@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from pipelines.requests.study import StudyName
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS
-from pipelines.studies.outcome import FINDING, PLOT, TABLE, read_result
+from pipelines.studies.outcome import BY_LLM, FINDING, PLOT, TABLE, read_result
 
 TEMPLATES = {"docs": "studies.md.jinja", "paper": "paper.md.jinja"}
 
@@ -25,36 +28,56 @@ def write_paper(output: Path) -> Path:
     return write_page("paper", output, EXPERIMENTS, output / "paper" / "page.md", output / "paper")
 
 
-def write_page(template: str, output: Path, names: Iterable[str], page: Path, pictures: Path) -> Path:
+def write_page(template: str, output: Path, names: Iterable[StudyName], page: Path, pictures: Path) -> Path:
     """Fills a template; pictures are copied, and linked as they lie from the page. ValueError where nothing has run."""
-    studies = {name: read_study(output, name) for name in names}
+    studies = {name: read_studies(output, name) for name in names}
     if not any(studies.values()):
         raise ValueError(f"{output}: expected results of some study, found none: run `llmdiff study list`")
     pictures.mkdir(parents=True, exist_ok=True)
-    for name, study in studies.items():
-        if study is not None:
-            shutil.copyfile(output / name / PLOT, pictures / f"{name}.png")
+    for study in chain.from_iterable(studies.values()):
+        shutil.copyfile(study["folder"] / PLOT, pictures / f"{study['slug']}.png")
     folder = pictures.relative_to(page.parent).as_posix()
     source = Path(__file__).with_name(TEMPLATES[template]).read_text()
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
 
-    def section(name: str) -> str:
-        """A study's finding, picture and table."""
-        study = studies[name]
-        if study is None:
-            return f"Not run yet: `llmdiff study {name}`.\n"
-        picture = f"{name}.png" if folder == "." else f"{folder}/{name}.png"
-        return f"{study['finding_text']}\n![{name}]({picture})\n\n{study['table']}"
+    def section(name: StudyName) -> str:
+        """A study's finding, picture and table; below them, those on other LLMs."""
+        found = [text_of(study, "" if folder == "." else f"{folder}/") for study in studies[name]]
+        if not found or ("llm" in studies[name][0] and not CATALOGUE[name].alone):
+            found.insert(0, f"Not run yet: `llmdiff study {name}`.\n")
+        return "\n".join(found)
 
     filled = environment.from_string(source).render(studies=studies, catalogue=CATALOGUE, section=section)
     page.write_text(f"{filled.rstrip()}\n")
     return page
 
 
-def read_study(output: Path, name: str) -> dict[str, Any] | None:
-    """What a study left, its table and finding as texts; None where it has not run."""
-    result = read_result(output, name)
+def read_studies(output: Path, name: str) -> list[dict[str, Any]]:
+    """What a study left: with the embedded LLM, then with others, by name."""
+    folders = [output / name, *sorted((output / BY_LLM).glob(f"*/{name}"))]
+    return [found for folder in folders if (found := read_study(folder)) is not None]
+
+
+def read_study(folder: Path) -> dict[str, Any] | None:
+    """What a study left in a folder, its table and finding as texts; None where it has not run."""
+    result = read_result(folder)
     if result is None:
         return None
-    texts = {key: (output / name / file).read_text() for key, file in (("table", TABLE), ("finding_text", FINDING))}
-    return {**result, **texts}
+    texts = {key: (folder / file).read_text() for key, file in (("table", TABLE), ("finding_text", FINDING))}
+    title = f"{result['study']} on {result['llm']['name']}" if "llm" in result else result["study"]
+    return {**result, **texts, "folder": folder, "title": title, "slug": slug(title)}
+
+
+def slug(title: str) -> str:
+    """Return a title as the name of its picture, and as pages make it the link to it."""
+    return re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+
+
+def text_of(study: dict[str, Any], folder: str) -> str:
+    """Return a study's finding, picture and table in Markdown; on another LLM than the embedded one, with a heading."""
+    text = f"{study['finding_text']}\n![{study['title']}]({folder}{study['slug']}.png)\n\n{study['table']}"
+    if "llm" not in study:
+        return text
+    sizes, template = study["sizes"], study["llm"]["template"]
+    about = f"`{template}` as template, {sizes['pictures']} pictures, {sizes['steps']} steps, {sizes['scenes']} scenes."
+    return f"### {study['title']}\n\nWith {about} {text}"

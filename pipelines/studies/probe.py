@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -12,13 +11,13 @@ from matplotlib.figure import Figure
 from llmdiff.probe.captions import ProbeCaptions
 from llmdiff.probe.fit import Figures, ProbeConfig
 from llmdiff.probe.probing import REFINER, encode_by, run_probes
-from llmdiff.shapes import DIFFUSION, LLAMA, PHI
-from llmdiff.shapes.captions import PROMPT
+from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.studies.estimates import Estimate, share
 from llmdiff.studies.rank_correlation import rank_correlation
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.studies.compare import MAIN, pooled, shares_by_variant
+from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, smollm2
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
 from storage.hashing import canonical_json, content_hash
@@ -28,8 +27,6 @@ PROBES = {"on top": 0, "in reach": REFINER}
 """Blocks of the refiner in each probe."""
 TRAINING = 6
 """Captions that a probe learns on, for each that it is asked about in either wording."""
-SMOLLM2 = "LLMDIFF_SMOLLM2"
-"""Variable of the environment that names the folder of SmolLM2-135M-Instruct."""
 
 Probed = dict[str, dict[str, Figures]]
 """Figures by encoder and probe."""
@@ -49,30 +46,21 @@ def study(workspace: Workspace) -> Outcome:
 
 def variants() -> list[Variant]:
     """Return the encoders: both embedded LLMs with and without questions, CLIP, and a real LLM where there is one."""
-    found = [
-        variant(f"{name}, {reading}", llm, template=PROMPT, reading=reading)
-        for name, llm in (("llama", LLAMA), ("phi", PHI))
-        for reading in ("score", "last", "mean", "layer:2")
-    ]
-    found += [variant(f"llama without questions, {reading}", LLAMA, reading=reading) for reading in ("score", "mean")]
+    llama, phi = replace(EMBEDDED, name="llama"), replace(EMBEDDED, name="phi", source=str(PHI), width=128)
+    found = [variant(llm, reading) for llm in (llama, phi) for reading in ("score", "last", "mean", "layer:2")]
+    unasked = replace(llama, name="llama without questions", template="{caption}")
+    found += [variant(unasked, reading) for reading in ("score", "mean")]
     found.append(Variant(name="CLIP", reading=Reading(kind="base"), seeds=1))
-    if (folder := smollm2()) is not None:
-        readings = ("score", "score_norm", "norm_mean", "last", "layer:18")
-        found += [variant(f"SmolLM2, {reading}", folder, reading=reading) for reading in readings]
+    if ((folder := smollm2()) / "config.json").is_file():
+        real = read_llm(str(folder))
+        found += [variant(real, reading) for reading in ("score", "score_norm", "norm_mean", "last", "layer:18")]
     return found
 
 
-def variant(name: str, llm: Path, **settings: Any) -> Variant:
+def variant(llm: StudyLLM, reading: str) -> Variant:
     """Return an encoder with one training. The score is left unsaid, as in other studies, which share what is made."""
-    if settings["reading"] == "score":
-        del settings["reading"]
-    return Variant(name=name, reading=Reading(llm=str(llm), settings=settings), seeds=1)
-
-
-def smollm2() -> Path | None:
-    """Return the folder of SmolLM2-135M-Instruct; None where this machine does not have it."""
-    folder = Path(os.environ.get(SMOLLM2) or Path.home() / ".cache" / "llmdiff" / "smollm2")
-    return folder if (folder / "config.json").is_file() else None
+    settings = {} if reading == "score" else {"reading": reading}
+    return Variant(name=f"{llm.name}, {reading}", reading=llm.reading(**settings), seeds=1)
 
 
 def probe_figures(workspace: Workspace, variant: Variant) -> dict[str, Figures]:

@@ -20,13 +20,12 @@ from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel, drawn
-from pipelines.studies.workspace import BASE, MODEL_KEY, PAPER, VERDICTS, Variant, Workspace
+from pipelines.studies.workspace import BASE, MODEL_KEY, VERDICTS, Variant, Workspace
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
 
 matplotlib.use("Agg")
 CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
-VARIANTS = [BASE, PAPER, CLIP]
 KINDS = {  # one word away from the first
     "as it is": ("red circle", "blue square", "left of"),
     "other colour": ("green circle", "blue square", "left of"),
@@ -41,12 +40,17 @@ WORDINGS = {  # the first is the base's own template; training showed the second
 }
 
 
+def variants(workspace: Workspace) -> list[Variant]:
+    """The base, the paper's adapter, and CLIP."""
+    return [BASE, workspace.paper, CLIP]
+
+
 def study(workspace: Workspace) -> Outcome:
     """The verdicts of every prompt over several noises and trainings, and pictures of the first of both."""
     texts = controlled()
     rows: list[dict[str, Any]] = []
     pictures = {}
-    for variant in VARIANTS:
+    for variant in variants(workspace):
         found = [verdicts_on(workspace, workspace.model(variant, seed), texts) for seed in workspace.seeds(variant)]
         pictures[variant.name] = found[0]["pictures"]
         for wording in WORDINGS:

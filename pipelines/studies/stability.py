@@ -11,66 +11,33 @@ from matplotlib.figure import Figure
 
 from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
-from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.estimates import share
 from llmdiff.studies.geometry import geometry, overlap
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import MAIN, gaps, pooled, rows
+from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
 from storage.hashing import canonical_json, content_hash
 
 matplotlib.use("Agg")
-BLOCKS = 5
-"""Number of blocks of the embedded LLM."""
+DEFAULT = "default"
+NOISES = {0.05: "h 0.01", 0.15: "h 0.1", 0.5: "h 1"}
+"""Shares of an encoding's norm that noise takes, and `h` for them on the embedded LLM."""
 
-
-def setting(name: str, trained: bool = True, **settings: Any) -> tuple[Variant, bool]:
-    """A variant of the encoder's settings with one training, and whether pictures are scored too."""
-    return Variant(name=name, reading=Reading(settings={"template": PROMPT, **settings}), seeds=1), trained
-
-
-def first(count: int) -> list[float]:
-    """``g`` that uses the blocks nearest to the embedding alone."""
-    return [1.0] * count + [0.0] * (BLOCKS - count)
-
-
-def last(count: int) -> list[float]:
-    """``g`` that uses the blocks nearest to the output alone."""
-    return [0.0] * (BLOCKS - count) + [1.0] * count
-
-
-DEFAULT = setting("default")
-VARIANTS = [
-    DEFAULT,
-    setting("first block", trained=False, g=first(1)),
-    setting("first 2 blocks", g=first(2)),
-    setting("first 3 blocks", trained=False, g=first(3)),
-    setting("first 4 blocks", trained=False, g=first(4)),
-    setting("last block", trained=False, g=last(1)),
-    setting("last 2 blocks", g=last(2)),
-    setting("last 3 blocks", trained=False, g=last(3)),
-    setting("last 4 blocks", trained=False, g=last(4)),
-    setting("g linear", g="linear"),
-    setting("g cosine", trained=False, g="cosine"),
-    setting("g ddpm", trained=False, g="ddpm"),
-    setting("word path isolated", word_path="isolated"),
-    setting("c_T zeros", initial="zeros"),
-    setting("c_T noise", trained=False, initial="noise"),
-    setting("noise fresh, h 0.01", trained=False, noise="fresh", h=0.01),
-    setting("noise cached, h 0.01", trained=False, noise="cached", h=0.01),
-    setting("noise cached, h 0.1", trained=False, noise="cached", h=0.1),
-    setting("noise cached, h 1", noise="cached", h=1.0),  # half of an encoding's norm
-    setting("noise cached, h linear", trained=False, noise="cached", h="linear:0.01"),
-]
+Setting = tuple[Variant, bool]
+"""A variant of the encoder's settings with one training, and whether pictures are scored too."""
 
 
 def study(workspace: Workspace) -> Outcome:
     """Figures of every setting's encodings, and pictures of some after a training of the same length."""
-    figures = {variant.name: encoding_figures(workspace, variant) for variant, _ in VARIANTS}
-    found = {variant.name: workspace.shares(variant) for variant, trained in VARIANTS if trained}
-    scored = {row["variant"]: row for row in rows(found, "default")}
+    default = setting(workspace.llm, DEFAULT)
+    norm = encoding_figures(workspace, default[0])["norm"]
+    compared = [default, *variants(workspace.llm, norm)]
+    figures = {variant.name: encoding_figures(workspace, variant) for variant, _ in compared}
+    found = {variant.name: workspace.shares(variant) for variant, trained in compared if trained}
+    scored = {row["variant"]: row for row in rows(found, DEFAULT)}
     table = [
         {"setting": name, **figure, **{column: scored.get(name, {}).get(column) for column in columns()}}
         for name, figure in figures.items()
@@ -78,9 +45,58 @@ def study(workspace: Workspace) -> Outcome:
     return Outcome(rows=table, figure=plot(figures, found), finding=findings(figures, found))
 
 
+def setting(llm: StudyLLM, name: str, trained: bool = True, **settings: Any) -> Setting:
+    """Return a setting of the score difference."""
+    return Variant(name=name, reading=llm.reading(**settings), seeds=1), trained
+
+
+def variants(llm: StudyLLM, norm: float) -> list[Setting]:
+    """Return all settings but the default, whose encodings have that norm."""
+    (low, weak), (middle, some), (high, strong) = noises(llm, norm).items()
+    return [
+        *parts(llm),
+        setting(llm, "g linear", g="linear"),
+        setting(llm, "g cosine", trained=False, g="cosine"),
+        setting(llm, "g ddpm", trained=False, g="ddpm"),
+        setting(llm, "word path isolated", word_path="isolated"),
+        setting(llm, "c_T zeros", initial="zeros"),
+        setting(llm, "c_T noise", trained=False, initial="noise"),
+        setting(llm, f"noise fresh, {low}", trained=False, noise="fresh", h=weak),
+        setting(llm, f"noise cached, {low}", trained=False, noise="cached", h=weak),
+        setting(llm, f"noise cached, {middle}", trained=False, noise="cached", h=some),
+        setting(llm, f"noise cached, {high}", noise="cached", h=strong),
+        setting(llm, "noise cached, h linear", trained=False, noise="cached", h=f"linear:{weak}"),
+    ]
+
+
+def noises(llm: StudyLLM, norm: float) -> dict[str, float]:
+    """Return `h` by its name, weakest first: noise of norm sqrt(2 h T d) is the same share of any LLM's encodings."""
+    if llm.embedded:
+        return {text: float(text.removeprefix("h ")) for text in NOISES.values()}
+    return {
+        f"{share:.0%} of the norm": float(f"{(share * norm) ** 2 / (2 * llm.blocks * llm.width):.3g}")
+        for share in NOISES
+    }
+
+
+def parts(llm: StudyLLM) -> list[Setting]:
+    """Return settings of ``g`` that use one to four fifths of the blocks, nearest to the embedding or to the output.
+
+    Pictures are scored for two fifths.
+    """
+    counts = {max(1, round(llm.blocks * fifths / 5)): fifths == 2 for fifths in (1, 3, 4, 2)}
+    found = []
+    for end in ("first", "last"):
+        for count, trained in sorted(counts.items()):
+            g = [1.0] * count + [0.0] * (llm.blocks - count)
+            name = f"{end} block" if count == 1 else f"{end} {count} blocks"
+            found.append(setting(llm, name, trained, g=g if end == "first" else g[::-1]))
+    return found
+
+
 def columns() -> list[str]:
     """Name the columns of the scored pictures: the differences alone."""
-    return [f"{fact}, over default" for fact in MAIN]
+    return [f"{fact}, over {DEFAULT}" for fact in MAIN]
 
 
 def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]:
@@ -104,7 +120,7 @@ def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]
 
 def load(reading: Reading, seed: int) -> Encoder:
     """A reading's encoder under a seed."""
-    encoder = Reading(settings={**reading.settings, "seed": seed}).load(str(DIFFUSION))
+    encoder = reading.model_copy(update={"settings": {**reading.settings, "seed": seed}}).load(str(DIFFUSION))
     assert isinstance(encoder, Encoder)
     return encoder
 
@@ -113,7 +129,7 @@ def findings(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> 
     """What the settings do to pictures, and whether any breaks the encodings."""
     sentences = []
     for fact in MAIN:
-        signs = {name: -gap.sign for name, gap in gaps(found, "default", fact).items()}
+        signs = {name: -gap.sign for name, gap in gaps(found, DEFAULT, fact).items()}
         for sign, text in ((-1, "lower"), (1, "raise"), (0, "change nothing that shows in")):
             names = [name for name, found_sign in signs.items() if found_sign == sign]
             if names:

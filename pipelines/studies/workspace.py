@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import device, picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
+from pipelines.studies.llm import EMBEDDED, StudyLLM
 from pipelines.studies.scoring import StudyModel, score
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
@@ -53,6 +54,8 @@ class Variant:
     name: str
     reading: Reading | None = Reading()
     """What encodes captions; None is the base model without an adapter."""
+    training: tuple[tuple[str, Any], ...] = ()
+    """Settings of `TrainSettings`, over the demonstration's at the study's size."""
     adapter: tuple[tuple[str, Any], ...] = ()
     """Settings of `AdapterSettings`, over the demonstration's."""
     weights: tuple[float, float] | None = None
@@ -73,6 +76,13 @@ class Workspace:
     sizes: Sizes
     llms: Path | None = None
     """YAML file of the study of LLM sizes; None is the embedded family."""
+    llm: StudyLLM = EMBEDDED
+    """The LLM that the study is about."""
+
+    @property
+    def paper(self) -> Variant:
+        """The paper's adapter, on this LLM."""
+        return replace(PAPER, reading=self.llm.reading())
 
     @property
     def data(self) -> Path:
@@ -129,6 +139,7 @@ class Workspace:
             "checkpoint_every": max(self.sizes.steps // 2, 1),
             "seed": seed,
             "adapter": AdapterSettings(**{**TRAINING.adapter.model_dump(), **dict(variant.adapter)}),
+            **dict(variant.training),
         }
         return TRAINING.model_copy(update=changed)
 

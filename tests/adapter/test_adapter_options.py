@@ -79,9 +79,13 @@ def test_settings_are_written_down_where_they_are_set_and_not_where_they_are_neu
 
 
 @pytest.mark.parametrize("setting", [{"refiner": 1}, {"refiner": 2}, {"standardise": True}])
-def test_a_refiner_and_unmeasured_statistics_start_without_effect(setting: dict[str, Any]) -> None:
+def test_a_setting_leaves_the_other_draws_as_they_were(setting: dict[str, Any]) -> None:
     plain, other = (tiny.adapter(tiny.unet(), copy_original=False, **some) for some in ({}, setting))
     assert all(torch.equal(tensor, other.state()[name]) for name, tensor in plain.state().items())
+
+
+def test_unmeasured_statistics_start_without_effect() -> None:
+    plain, other = (tiny.adapter(tiny.unet(), standardise=some) for some in (False, True))
     x = tiny.inputs()
     expected = predicted(plain, tiny.unet(), x["encodings"])
     assert torch.equal(predicted(other, tiny.unet(), x["encodings"]), expected)

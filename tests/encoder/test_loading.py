@@ -106,7 +106,7 @@ def test_a_pointer_to_weights_that_were_not_fetched(folder: Path) -> None:
 
 
 def test_a_file_in_place_of_a_folder(folder: Path) -> None:
-    with pytest.raises(ValueError, match="config.json: expected a folder, found a file"):
+    with pytest.raises(ValueError, match="config.json: expected a folder or a .gguf file, found a file"):
         Encoder.from_pretrained(folder / "config.json")
 
 

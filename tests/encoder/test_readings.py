@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,7 +22,6 @@ from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
 from storage.hashing import canonical_json, content_hash
 from tests.encoder import brute_force
-from tests.encoder.smollm2 import FOLDER, needs_smollm2
 from tests.encoder.test_encoder import flops
 from tests.encoder.tiny_models import FAMILIES, SMALL, build, llama, scramble, tokenizer
 from tests.kernels.allocations import Allocations
@@ -75,11 +75,10 @@ def test_every_reading_matches_brute_force(name: str) -> None:
                 assert relative(encoding, exact) < tolerance, (settings, dtype)
 
 
-@needs_smollm2
-def test_every_reading_of_a_real_llm_matches_brute_force() -> None:
+def test_every_reading_of_a_real_llm_matches_brute_force(smollm2: Path) -> None:
     """SmolLM2's trained weights, whose channels and tokens differ in size by a hundred thousand."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float64)
-    words = transformers.AutoTokenizer.from_pretrained(FOLDER)
+    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
+    words = transformers.AutoTokenizer.from_pretrained(smollm2)
     captions = ["a red circle left of a blue square", "two dogs"]
     truths = [Truth.of(model, words, caption) for caption in captions]
     for settings in [*CASES, {"reading": "layers:10,20,30"}]:

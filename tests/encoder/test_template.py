@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from transformers import AutoTokenizer
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import BadCaption, Tokens, tokenise, try_tokenise
-from tests.encoder.smollm2 import FOLDER, needs_smollm2
 from tests.encoder.test_control_tokens import in_python
 from tests.encoder.test_encoder import byte_level_bpe
 from tests.encoder.tiny_models import build, tokenizer
@@ -205,9 +205,8 @@ def test_a_chat_is_described_by_its_text() -> None:
     )
 
 
-@needs_smollm2
-def test_a_chat_with_a_real_llms_tokenizer() -> None:
-    words = AutoTokenizer.from_pretrained(FOLDER)
+def test_a_chat_with_a_real_llms_tokenizer(smollm2: Path) -> None:
+    words = AutoTokenizer.from_pretrained(smollm2)
     config = resolve_template(words, EncoderConfig(template="chat", append_eos=False, template_keep="caption"))
     caption = "a photo of a cat"
     (found,) = tokenise(words, [caption], config, 49_152)

@@ -12,6 +12,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from pipelines.cli.config_files import read_settings
 from tests.docs.test_commands import check
+from tests.encoder.tiny_models import llama, scramble
 from tests.pipelines.test_cli import fails, succeeds
 
 SIZES = ("--captions", "80", "--tests", "20", "--steps", "10", "--reach", "1")
@@ -69,6 +70,20 @@ def test_settings_of_a_file_name_reading_and_template_too(tmp_path: Path, capsys
     assert "--set append_eos=false" in found["recommended"]["commands"][0]
     file.write_text(json.dumps({"reading": "first"}))
     assert f"{file}: reading must be score, " in fails(capsys, *given)
+
+
+def test_a_gguf_file_is_probed_as_a_folder_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf")
+    from tests.encoder.tiny_gguf import save_gguf
+
+    file = save_gguf(scramble(llama(hidden_size=64, intermediate_size=96, head_dim=16)), tmp_path / "tiny.Q8_0.gguf")
+    templates = ("--template", "{caption}", "--template", "the {caption}")
+    given = ("--llm", str(file), "--reading", "score", "--reading", "layer:1", *templates, "--set", "max_tokens=64")
+    found = json.loads(succeeds(capsys, "probe", *given, *SIZES, "--json"))
+    assert len(found["rows"]) == 4
+    assert f"--llm {file} " in found["recommended"]["commands"][0]
+    file.write_bytes(b"GGML")
+    assert "expected a GGUF file, found 4 bytes" in fails(capsys, "probe", *given)
 
 
 @pytest.mark.parametrize(

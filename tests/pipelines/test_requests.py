@@ -175,3 +175,17 @@ def test_a_run_without_the_later_settings_has_the_name_that_it_had() -> None:
     drafts = [draft.model_copy(update=change) for change in [*changes, {"kohya_repeats": True}]]
     names = [run_name(changed, "llm", changed.store) for changed in drafts]
     assert len({"store-llm-467bf4dd", *names}) == 5
+
+
+@pytest.mark.parametrize("others", [{"processes": 2}, {"ray": "local"}])
+def test_one_process_alone_spreads_an_llm_over_gpus(others: dict[str, Any]) -> None:
+    whole = {"data": "photos", "store": "store", "device_map": "auto"}
+    assert EncodeRequest.model_validate(whole).device_map == "auto"
+    with pytest.raises(ValueError, match="device_map goes with one process and without ray"):
+        EncodeRequest.model_validate(whole | others)
+
+
+def test_a_retrain_encodes_where_and_how_it_says() -> None:
+    asked = {"data": "photos", "store": "store", "diffusion": "base", "device_map": "balanced", "attention": "eager"}
+    encoding = RetrainRequest.model_validate(asked).to_encode()
+    assert (encoding.device_map, encoding.attention) == ("balanced", "eager")

@@ -10,18 +10,20 @@ import pytest
 
 from llmdiff.encoder import Encoder
 from llmdiff.probe.fit import Figures
-from llmdiff.shapes import DIFFUSION
-from llmdiff.shapes.captions import WORDINGS
+from llmdiff.shapes import DIFFUSION, PHI
+from llmdiff.shapes.captions import PROMPT, WORDINGS
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
-from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, scale, stability, weights
+from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, real, scale, stability, weights
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.compare import rows, shares_plot
+from pipelines.studies.llm import EMBEDDED, SMOLLM2, SMOLLM2_FOLDER, StudyLLM, read_llm
 from pipelines.studies.outcome import markdown, plain
 from pipelines.studies.workspace import PAPER, QUICK, Sizes, Variant, Workspace, remembered
 
 SCENES = 60
+DEEP = StudyLLM(source="deep", name="Deep", blocks=30, width=576, template="{caption}", dtype="float32")
 
 
 def shares(level: float, template: float | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -104,11 +106,73 @@ def test_stability_names_settings_by_what_they_do() -> None:
     assert "Encodings that are not finite: c_T zeros." in told
     assert "Effective rank is from 2 (g linear) to 30 (default)." in told
     assert len(stability.plot(figures, found).axes) == 4
-    blocks = Reading().load(str(DIFFUSION)).llm.blocks
-    assert blocks == stability.BLOCKS
-    for variant, _ in stability.VARIANTS:
+    for variant, _ in stability.variants(EMBEDDED, 81.3):
         assert variant.reading is not None
         assert isinstance(variant.reading.load(str(DIFFUSION)), Encoder)
+
+
+def test_the_embedded_llm_is_what_studies_say_of_it() -> None:
+    encoder = Reading().load(str(DIFFUSION))
+    assert isinstance(encoder, Encoder)
+    assert (EMBEDDED.blocks, EMBEDDED.width) == (encoder.llm.blocks, encoder.hidden_size)
+    assert EMBEDDED.reading() == Reading()
+
+
+def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
+    found = {
+        variant.name: variant.reading.settings for variant, _ in stability.variants(DEEP, 700.0) if variant.reading
+    }
+    assert [name for name in found if name.startswith(("first", "last"))] == [
+        *("first 6 blocks", "first 12 blocks", "first 18 blocks", "first 24 blocks"),
+        *("last 6 blocks", "last 12 blocks", "last 18 blocks", "last 24 blocks"),
+    ]
+    assert found["last 6 blocks"]["g"] == [0.0] * 24 + [1.0] * 6
+    noise = (2 * DEEP.blocks * DEEP.width * found["noise cached, 50% of the norm"]["h"]) ** 0.5
+    assert noise == pytest.approx(350, rel=0.01)
+    embedded = {variant.name: variant.reading for variant, _ in stability.variants(EMBEDDED, 81.3)}
+    assert embedded["noise cached, h 1"] == Reading(settings={"template": PROMPT, "noise": "cached", "h": 1.0})
+    assert embedded["first block"] == Reading(settings={"template": PROMPT, "g": [1.0, 0, 0, 0, 0]})
+    assert list(encodings.readings(DEEP).values()) == [
+        *("score_norm", "last", "layer:-2", "layer:15", "layer:20", "mean", "norm_mean")
+    ]
+    assert encodings.readings(EMBEDDED)["a middle layer"] == "layer:3"
+    shallow = StudyLLM(source="x", name="x", blocks=2, width=8, template="{caption}")
+    names = [variant.name for variant, _ in stability.parts(shallow)]
+    assert names == ["first block", "first 2 blocks", "last block", "last 2 blocks"]
+
+
+def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
+    names = [variant.name for variant in real.variants(workspace)]
+    assert names[:4] == ["base", "embedded LLM", "score difference", "score difference, adapted"]
+    assert len(names) == 6
+    assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
+    trained = workspace.training(real.variants(workspace)[-1], 1)
+    assert trained.adapter.refiner == 2
+    assert trained.adapter.standardise
+    assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (500, 2, 1)
+    assert (trained.learning_rate, workspace.training(real.variants(workspace)[2], 1).learning_rate) == (1e-3, 2.5e-3)
+    levels = {"embedded LLM": 0.8, "score difference": 0.2, "score difference, adapted": 0.5}
+    base = {"base": shares(0.1, template=0.9)}
+    curves = {
+        500: {name: shares(0.1) for name in levels},
+        1000: base | {name: shares(level) for name, level in levels.items()},
+    }
+    table = real.rows(curves)
+    assert table[3]["binding recovered, new wordings"].value == pytest.approx(0.5)
+    assert table[3]["relation recovered after 500 steps"].value == 0
+    assert (table[0]["binding recovered, new wordings"], table[0]["binding recovered after 500 steps"]) == (None, None)
+    told = " ".join(real.findings(curves, "Deep"))
+    assert "Of what the base loses there, score difference recovers 0.12 (" in told
+    assert "Of Deep, score difference, adapted is best." in told
+    assert "So here Deep steers worse than the embedded one in binding and relation." in told
+    assert "score difference, adapted recovers of binding 0.00 (0.00 to 0.00) after 500, " in told
+    assert len(curve := real.points(curves)) == 2 * 3 * 4
+    lines = real.plot(curve).axes[0].get_lines()
+    assert [line.get_label() for line in lines[:3]] == list(levels)
+    assert list(lines[0].get_ydata()) == pytest.approx([0, 0.875])
+    as_good = {**curves, 1000: {**curves[1000], "score difference": shares(0.8)}}
+    assert "So here nothing shows that Deep steers worse than the embedded one." in real.findings(as_good, "Deep")
 
 
 def test_what_survives_is_told_of_students_alone() -> None:
@@ -212,10 +276,15 @@ def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
 def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(probe.SMOLLM2, str(tmp_path))
+    monkeypatch.setenv(SMOLLM2_FOLDER, str(tmp_path))
     embedded = [variant.name for variant in probe.variants()]
     assert len(set(embedded)) == len(embedded) == 11
-    (tmp_path / "config.json").touch()
-    assert len(probe.variants()) == 16
+    monkeypatch.setenv(SMOLLM2_FOLDER, str(PHI))  # in its place
+    added = probe.variants()[11:]
+    assert [variant.name for variant in added[:2]] == [f"{SMOLLM2}, score", f"{SMOLLM2}, score_norm"]
+    assert len(added) == 5
+    assert [variant.reading for variant in added[:3]] == [
+        read_llm(str(PHI)).reading(**settings) for settings in ({}, {"reading": "score_norm"}, {"reading": "norm_mean"})
+    ]
     paper = next(variant for variant in probe.variants() if variant.name == "llama, score")
     assert paper.reading == PAPER.reading

@@ -55,6 +55,14 @@ def test_what_survives_of_a_gain() -> None:
     assert str(survived(teacher[:1], student, teacher)) == "not defined"
 
 
+def test_what_comes_back_of_one_model_s_own_gap_is_resampled_over_trainings() -> None:
+    base, own = np.zeros((1, 100)), np.ones((1, 100))
+    alike, unlike = np.tile(verdicts(0.5, seeds=1, prompts=100), (2, 1)), np.stack([np.ones(100), np.zeros(100)])
+    assert survived(base, unlike, own).value == 0.5
+    assert survived(base, unlike, own)[1:] == (0, 1)
+    assert np.ptp(survived(base, alike, own)[1:]) < 0.3
+
+
 def test_a_sentence_claims_no_more_than_the_interval() -> None:
     gaps = {"one": Estimate(0.2, 0.1, 0.3), "two": Estimate(0.1, -0.1, 0.3), "three": Estimate(-0.2, -0.3, -0.1)}
     text = said("it", gaps, "binding")

@@ -11,7 +11,8 @@ from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.tokens import padding_id, tokenise
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.readings import Reading, hidden_states
-from pipelines.studies.encodings import HIDDEN
+from pipelines.studies.encodings import readings
+from pipelines.studies.llm import EMBEDDED
 
 CAPTIONS = ["a red circle", "a small blue square to the left of the green triangle"]
 
@@ -27,10 +28,8 @@ def test_a_reading_loads_what_it_names() -> None:
 
 def test_the_hidden_states_of_the_study_are_those_of_passes_that_keep_all() -> None:
     """In float32, on the embedded LLM: the last one after the final norm, the output of block 3 of 5, the mean."""
-    for variant in HIDDEN:
-        assert variant.reading is not None
-        settings = {**variant.reading.settings, "dtype": "float32"}
-        encoder = Reading(settings=settings).load(str(DIFFUSION))
+    for reading in readings(EMBEDDED).values():
+        encoder = EMBEDDED.reading(reading=reading, dtype="float32").load(str(DIFFUSION))
         assert isinstance(encoder, Encoder)
         tokens = tokenise(encoder.tokenizer, CAPTIONS, encoder.config, encoder.llm.vocabulary)
         ids = pad([token.ids for token in tokens], padding_id(encoder.tokenizer))
@@ -42,6 +41,6 @@ def test_the_hidden_states_of_the_study_are_those_of_passes_that_keep_all() -> N
             "last": states[-1],
             "layer:3": states[3],
             "mean": torch.stack([*states[1:-1], ends[0]]).mean(0),
-        }[settings["reading"]]
+        }[reading]
         for encoding, row in zip(encoder(CAPTIONS), expected, strict=True):
             torch.testing.assert_close(encoding, row[: len(encoding)], rtol=1e-4, atol=1e-4)

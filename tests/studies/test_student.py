@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.studies.student import SHOW, TOP, StudentConfig, StudentEncoder, agreement, batched, look, train_student
+from llmdiff.studies import student as student_module
+from llmdiff.studies.student import (
+    CHANNELS,
+    SHOW,
+    TOP,
+    StudentConfig,
+    StudentEncoder,
+    agreement,
+    batched,
+    look,
+    train_student,
+)
 from tests.encoder import tiny_models
 
 WORDS = ["red", "green", "blue", "small", "large", "circle", "square", "triangle"]
@@ -65,7 +76,7 @@ def test_it_learns_from_the_stored_encodings_and_comes_back_from_its_folder(
 
 def test_padding_does_not_reach_a_caption(teacher: Encoder, tmp_path: Path) -> None:
     stored = teacher(CAPTIONS[:8])
-    student = train_student(StudentConfig(shown="top", steps=2, width=16), teacher, CAPTIONS[:8], stored, tmp_path)
+    student = train_student(StudentConfig(shown="top", steps=10, width=16), teacher, CAPTIONS[:8], stored, tmp_path)
     (alone,) = student(["a red circle"])
     among = student(["a red circle", "a small red circle next to the large blue square"])[0]
     torch.testing.assert_close(alone, among, rtol=1e-4, atol=1e-5)
@@ -76,3 +87,21 @@ def test_padding_does_not_reach_a_caption(teacher: Encoder, tmp_path: Path) -> N
 def test_encodings_of_other_captions_are_refused(teacher: Encoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected an encoding of 4 tokens, found"):
         train_student(StudentConfig(shown="tokens"), teacher, ["a red circle"], teacher(["a red"]), tmp_path)
+
+
+def test_log_probabilities_of_a_large_vocabulary_are_narrowed_and_keep_what_they_say(
+    teacher: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = look(teacher, CAPTIONS[:20], "logprobs")
+    monkeypatch.setattr(student_module, "LARGE", 8)
+    for shown in ("logprobs", "top"):
+        narrow = look(teacher, CAPTIONS[:20], shown)
+        assert narrow[0].shown.shape == (len(narrow[0].ids), CHANNELS)
+        assert torch.equal(narrow[3].shown, look(teacher, CAPTIONS[:20], shown)[3].shown)
+    centred = [one.shown - one.shown.mean(1, keepdim=True) for one in whole]
+    narrow = look(teacher, CAPTIONS[:20], "logprobs")
+    distances = torch.pdist(torch.cat(centred)), torch.pdist(torch.cat([one.shown for one in narrow]))
+    apart = distances[0] > 1e-3
+    torch.testing.assert_close(
+        distances[1][apart] / distances[0][apart], torch.ones(int(apart.sum())), rtol=0.2, atol=0
+    )

@@ -1,0 +1,133 @@
+"""LLMs from GGUF files: the same encodings as of the same weights in a folder, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.extras import missing_extra
+from llmdiff.model_folders import check_llm, gguf_file
+from pipelines.cli.main import error_line
+from tests.encoder.tiny_models import build, llama, scramble
+
+CAPTIONS = ["a red circle next to the blue square", "a small green triangle"]
+FLOAT32 = EncoderConfig(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("gguf")
+    from tests.encoder.tiny_gguf import save_gguf
+
+    torch.manual_seed(0)
+    model = scramble(llama(hidden_size=64, intermediate_size=96, head_dim=16))
+    return save_gguf(model, tmp_path_factory.mktemp("gguf") / "tiny.Q8_0.gguf")
+
+
+@pytest.fixture(scope="module")
+def unpacked(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file's LLM as a folder: its weights as transformers reads them, in a model made anew, its tokenizer."""
+    config, tokenizer = load_tokenizer(file, None, EncoderConfig(max_tokens=64))
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    folder = tmp_path_factory.mktemp("unpacked")
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_file_encodes_as_its_weights_in_a_folder_do(file: Path, unpacked: Path, dtype: str) -> None:
+    config = EncoderConfig(dtype=dtype)
+    of_file, of_folder = Encoder.from_pretrained(file, config), Encoder.from_pretrained(unpacked, config)
+    assert of_file.describe() == of_folder.describe()
+    assert all(map(torch.equal, of_file(CAPTIONS), of_folder(CAPTIONS)))
+
+
+def test_a_file_is_the_model_that_was_written(file: Path) -> None:
+    """Eight bits a weight: a mistaken order of rows would show at once."""
+    torch.manual_seed(0)
+    model = scramble(llama(hidden_size=64, intermediate_size=96, head_dim=16))
+    encoder = Encoder.from_pretrained(file, FLOAT32)
+    whole = Encoder(model, encoder.tokenizer, FLOAT32)
+    for one, other in zip(encoder(CAPTIONS), whole(CAPTIONS), strict=True):
+        assert 0 < (one - other).norm() / other.norm() < 0.03
+
+
+def test_a_folder_of_one_file_is_that_file(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.gguf"
+    copy.write_bytes(file.read_bytes())
+    assert gguf_file(tmp_path) == gguf_file(copy) == copy
+    one, other = Encoder.from_pretrained(tmp_path, FLOAT32), Encoder.from_pretrained(file, FLOAT32)
+    assert one.describe() == other.describe(), "the file's name is no part of what it computes"
+    (tmp_path / "other.gguf").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"expected one .gguf file, found model.gguf, other.gguf: name the file"):
+        check_llm(tmp_path)
+    build("llama").save_pretrained(tmp_path)
+    assert gguf_file(tmp_path) is None, "safetensors come first"
+
+
+def test_a_changed_weight_changes_the_description(file: Path, tmp_path: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-40] ^= 1  # of the last tensor, a block's norm
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(data)
+    one, other = (Encoder.from_pretrained(each, FLOAT32).describe() for each in (file, changed))
+    assert one["llm"]["content"] != other["llm"]["content"]
+    assert one["tokenizer"] == other["tokenizer"]
+
+
+def test_no_gguf_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"model.gguf: expected a GGUF file, found 43 bytes that don't begin as one"):
+        Encoder.from_pretrained(path)
+    with pytest.raises(FileNotFoundError, match="no such"):
+        Encoder.from_pretrained(tmp_path / "none.gguf")
+
+
+def test_a_file_cut_short(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    for keep in (20, 2000, len(data) - 1000):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(data[:keep])
+        with pytest.raises(ValueError, match=r"LLM .*cut.gguf: cannot read its \w+: .+"):
+            Encoder.from_pretrained(path, FLOAT32)
+
+
+def test_more_tokens_than_positions(file: Path) -> None:
+    with pytest.raises(ValueError, match="max_tokens is 257; expected at most 256, the positions"):
+        Encoder.from_pretrained(file, EncoderConfig(max_tokens=257))
+
+
+def test_a_file_is_not_quantised_again(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"'8bit': found weights that are quantised already \(a GGUF file\)"):
+        Encoder.from_pretrained(file, EncoderConfig(quantization="8bit"))
+
+
+def test_the_extra_is_named_where_the_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match=r"a GGUF file needs gguf: pip install 'llmdiff\[gguf\]'") as error:
+        Encoder.from_pretrained(path)
+    assert missing_extra(error.value) == error_line(error.value) == "this needs gguf: pip install 'llmdiff[gguf]'"
+
+
+def test_a_real_file(smollm2: Path) -> None:
+    """The file that the folder was made of; the folder's weights went through a model made anew."""
+    pytest.importorskip("gguf")
+    if (file := gguf_file(smollm2 / "gguf")) is None:
+        pytest.skip(f"no GGUF file in {smollm2 / 'gguf'}")
+    of_file, of_folder = Encoder.from_pretrained(file, FLOAT32), Encoder.from_pretrained(smollm2, FLOAT32)
+    assert of_file.describe() == of_folder.describe()
+    assert json.dumps(of_file.describe())
+    assert all(map(torch.equal, of_file(CAPTIONS), of_folder(CAPTIONS)))
