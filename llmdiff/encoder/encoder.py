@@ -153,6 +153,12 @@ class Encoder:
 
     def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | BadCaption]:
         """Encode as a call does, but put the error in the place of a caption without a finite encoding, and go on."""
+        return self.encode_by(self._encode_batch, captions, progress)
+
+    def encode_by(
+        self, encode_batch: BatchEncoder, captions: Sequence[str], progress: Progress | None = None
+    ) -> list[Tensor | BadCaption]:
+        """Encode as :meth:`encode` does, batch by batch with another batch encoder of the same LLM."""
         texts = [normalise(caption) for caption in captions]
         copies = Counter(texts)
         unique = list(copies)
@@ -165,7 +171,7 @@ class Encoder:
         padding = padding_id(self.tokenizer)
 
         def run(indices: list[int]) -> list[Tensor | NonFinite]:
-            return self._encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices], padding)
+            return encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices], padding)
 
         lengths = [len(token.ids) for _, token in fine]
         for indices, encodings in run_in_batches(lengths, self._budget, run):

@@ -96,7 +96,7 @@ def answers(scene: Scene) -> list[str]:
     Things are listed from the left or from above, and each one's place is beside the next thing (the last one's, beside
     the one before).
     """
-    scene = _canonical(scene)
+    scene = canonical(scene)
     places = [*scene.relations, *(INVERSE[relation] for relation in scene.relations[-1:])] or ["alone"]
     found = [f"{place.split()[0]} {t.size} {t.kind}" for place, t in zip(places, scene.things, strict=True)]
     return found + [NO_THING] * (len(QUESTIONS) - len(found))
@@ -104,11 +104,11 @@ def answers(scene: Scene) -> list[str]:
 
 def document(scene: Scene, wording: str, rng: np.random.Generator, end: str, facts_shown: int = 1) -> str:
     """Return text for a language model: caption, questions, end mark, the scene restated, some of its facts."""
-    sentences = [caption(_canonical(scene), "template", rng), *facts(scene, rng)[:facts_shown]]
+    sentences = [caption(canonical(scene), "template", rng), *facts(scene, rng)[:facts_shown]]
     return f"{PROMPT.format(caption=caption(scene, wording, rng))}{end}{' . '.join(sentences)}{end}"
 
 
-def _canonical(scene: Scene) -> Scene:
+def canonical(scene: Scene) -> Scene:
     """Return the scene with its things listed from the left or from above, whichever thing the caption began with."""
     if scene.relations[:1] in (("right of",), ("below",)):
         return Scene(scene.things[::-1], tuple(INVERSE[relation] for relation in scene.relations[::-1]))

@@ -232,8 +232,8 @@ def fit(
 ) -> None:
     """Train by mean squared error on scaled encodings; the rate rises and falls once."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=max(2, config.steps), pct_start=0.1
+    rate = torch.optim.lr_scheduler.OneCycleLR(  # of 10 steps it would divide by zero
+        optimiser, config.learning_rate, total_steps=max(11, config.steps), pct_start=0.1
     )
     drawn = torch.Generator().manual_seed(config.seed)
     with sdpa_kernel(SDPBackend.MATH):

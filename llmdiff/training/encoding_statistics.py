@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -11,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llmdiff.adapter.phi import Standardisation
+from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.training.stored_encodings import iterate_encodings
 from storage import EncodingStore
 from storage.schema import trainable
@@ -40,30 +39,3 @@ def sampled_captions(store: EncodingStore, fingerprint: str, count: int) -> list
     rows = store.snapshot().read(["caption_hash"], trainable(fingerprint))
     hashes = pc.unique(rows["caption_hash"].cast(pa.string()))
     return sorted(hashes.take(pc.bottom_k_unstable(hashes, k=count)).to_pylist())
-
-
-def channel_statistics(encodings: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each band's channels over all tokens, ``(band, hidden)`` float32 each.
-
-    A channel that is the same everywhere has 1 for its standard deviation. Encodings ``([band,] token, hidden)`` that
-    are not finite are left out; training leaves out their steps too.
-
-    Raises:
-        ValueError: none is left.
-    """
-    tokens, origin, total, squares = 0, None, torch.zeros(()), torch.zeros(())
-    for encoding in encodings:
-        banded = encoding.double().reshape(-1, *encoding.shape[-2:])  # (k, t, d)
-        if not banded.isfinite().all():
-            continue
-        if origin is None:
-            origin = banded[:, :1]  # (k, 1, d); seen from one of its values, a constant channel has exactly none
-        from_origin = banded - origin
-        tokens += from_origin.shape[1]
-        total = total + from_origin.sum(1)
-        squares = squares + from_origin.square().sum(1)
-    if origin is None:
-        raise ValueError("adapter.standardise: expected encodings with finite numbers, found none in the store")
-    mean = total / tokens
-    std = (squares / tokens - mean.square()).clamp(min=0).sqrt().float()
-    return (origin.squeeze(1) + mean).float(), torch.where(std == 0, 1.0, std)

@@ -15,6 +15,7 @@ from pipelines.cli.doctor import doctor_app
 from pipelines.cli.encode import encode_app
 from pipelines.cli.evaluate import evaluate_app
 from pipelines.cli.generate import generate_app
+from pipelines.cli.probe import probe_app
 from pipelines.cli.registry import registry_app
 from pipelines.cli.retrain import retrain_app
 from pipelines.cli.store import store_app
@@ -30,7 +31,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (demo_app, encode_app, train_app, generate_app, evaluate_app, retrain_app, registry_app, doctor_app):
+for group in (
+    demo_app,
+    probe_app,
+    encode_app,
+    train_app,
+    generate_app,
+    evaluate_app,
+    retrain_app,
+    registry_app,
+    doctor_app,
+):
     app.add_typer(group)
 store_app.add_typer(drop_app)
 app.add_typer(store_app, name="store")

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from pipelines.requests.base import OptionalPathText, Request
 
-StudyName = Literal["prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency", "real"]
+StudyName = Literal[
+    "prompts", "encodings", "pathways", "weights", "stability", "closed", "scale", "latency", "probe", "real"
+]
 ON_ANY_LLM: tuple[StudyName, ...] = ("prompts", "encodings", "stability", "closed", "real")
 """Studies that take an LLM in the embedded one's place."""
 

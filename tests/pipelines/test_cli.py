@@ -15,7 +15,7 @@ from PIL import Image
 
 from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
-from llmdiff.shapes import LLAMA
+from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
 from pipelines.cli.main import error_line, main
 from pipelines.cli.settings_help import encoder_settings
@@ -30,6 +30,7 @@ HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "prefect", "mlflow",
 COMMANDS = (
     "demo",
     "shapes",
+    "probe",
     "encode",
     "train",
     "generate",
@@ -134,6 +135,14 @@ def test_help_needs_no_extra() -> None:
     for out, error in bare(("--help",), *((*command, "--help") for command in ALL_COMMANDS)):
         assert error == ""
         assert out.startswith("Usage: ")
+
+
+@pytest.mark.process
+def test_a_probe_needs_no_extra() -> None:
+    sizes = ("--captions", "8", "--tests", "2", "--steps", "1", "--json")
+    ((out, error),) = bare(("probe", "--llm", str(LLAMA), "--diffusion", str(DIFFUSION), *sizes))
+    assert "error: " not in error
+    assert len(json.loads(out)["rows"]) == 9
 
 
 @pytest.mark.process

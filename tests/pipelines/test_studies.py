@@ -17,12 +17,12 @@ from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
 from pipelines.cli.study import study_app
 from pipelines.requests.study import ON_ANY_LLM, StudyRequest
-from pipelines.studies import closed, encodings, prompts, real, stability
+from pipelines.studies import closed, encodings, probe, prompts, real, stability
 from pipelines.studies.flow import artifact_key, study_flow, workspace_of
 from pipelines.studies.llm import name_of, read_llm
 from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import StudyModel, drawn, load
-from pipelines.studies.workspace import BASE, Sizes, Workspace
+from pipelines.studies.workspace import BASE, Sizes, Variant, Workspace
 
 pytestmark = pytest.mark.timeout(1800)
 TINY = Sizes(pictures=32, scenes=1, captions=2)
@@ -72,6 +72,21 @@ def test_studies_share_what_they_make_and_end_in_pages(
     paper = write_paper(output)
     assert (output / "prompts" / "table.md").read_text() in paper.read_text()
     assert (paper.parent / "prompts.png").exists()
+
+
+def test_a_probe_is_compared_with_trained_adapters(
+    tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["one", "other", "third"]  # of the same encodings: one training and one measurement are enough
+    monkeypatch.setattr(probe, "variants", lambda: [Variant(name=name, seeds=1) for name in names])
+    found = run("probe", tmp_path)
+    assert [row["encoder"] for row in found["rows"]] == names
+    assert all(0 <= row[f"binding, {name}"] <= 1 for row in found["rows"] for name in probe.PROBES)
+    assert {rho["value"] for rho in found["correlations"].values()} == {None}, "equal figures have no order"
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")}
+    assert len(made) == len(list(tmp_path.glob("adapters/*"))) == 1
+    assert run("probe", tmp_path)["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")} == made
 
 
 def test_a_study_of_another_llm_stands_beside_the_embedded_ones(

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from llmdiff.encoder import Encoder
-from llmdiff.shapes import DIFFUSION
+from llmdiff.probe.fit import Figures
+from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.shapes.captions import PROMPT, WORDINGS
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
-from pipelines.studies import closed, encodings, latency, pathways, prompts, real, scale, stability, weights
+from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, real, scale, stability, weights
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.compare import rows, shares_plot
-from pipelines.studies.llm import EMBEDDED, StudyLLM
+from pipelines.studies.llm import EMBEDDED, SMOLLM2, SMOLLM2_FOLDER, StudyLLM, read_llm
 from pipelines.studies.outcome import markdown, plain
-from pipelines.studies.workspace import QUICK, Sizes, Variant, Workspace, remembered
+from pipelines.studies.workspace import PAPER, QUICK, Sizes, Variant, Workspace, remembered
 
 SCENES = 60
 DEEP = StudyLLM(source="deep", name="Deep", blocks=30, width=576, template="{caption}", dtype="float32")
@@ -253,3 +254,37 @@ def test_what_is_remembered_is_made_again_where_it_is_of_another_thing(tmp_path:
 
 def test_estimates_that_are_no_numbers_are_null_in_json() -> None:
     assert plain({"a": [Estimate(float("nan"), 0.0, 1.0)]}) == {"a": [{"value": None, "low": 0.0, "high": 1.0}]}
+
+
+def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
+    names = [f"encoder {i}" for i in range(6)]
+    levels = dict(zip(names, (0.1, 0.2, 0.4, 0.5, 0.7, 0.9), strict=True))
+    found = {name: shares(level) for name, level in levels.items()}
+    alike = {name: Figures(level, level / 2, level, level / 3) for name, level in levels.items()}
+    probed = {name: {"on top": alike[name], "in reach": Figures(0.5, 0.5, 0.5, 0.5)} for name in names}
+    correlations = probe.correlated(probed, found)
+    assert correlations["on top", "binding"] == correlations["on top", "relation"] == (1.0, 1.0, 1.0)
+    told = probe.findings(correlations, len(names))
+    assert told[0].endswith("rank correlation of 1.00 (1.00 to 1.00) in binding and 1.00 (1.00 to 1.00) in relation.")
+    assert told[-1] == "Nothing shows that these tell the order: in reach, binding; in reach, relation."
+    table = probe.rows(probed, found)
+    assert table[2]["relation, on top"] == pytest.approx(0.4 * (1 / 2 + 1 / 3) / 2)
+    assert table[2]["binding, adapter"].value == pytest.approx(0.4)
+    assert len(probe.plot(probed, found).axes) == 2
+
+
+def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SMOLLM2_FOLDER, str(tmp_path))
+    embedded = [variant.name for variant in probe.variants()]
+    assert len(set(embedded)) == len(embedded) == 11
+    monkeypatch.setenv(SMOLLM2_FOLDER, str(PHI))  # in its place
+    added = probe.variants()[11:]
+    assert [variant.name for variant in added[:2]] == [f"{SMOLLM2}, score", f"{SMOLLM2}, score_norm"]
+    assert len(added) == 5
+    assert [variant.reading for variant in added[:3]] == [
+        read_llm(str(PHI)).reading(**settings) for settings in ({}, {"reading": "score_norm"}, {"reading": "norm_mean"})
+    ]
+    paper = next(variant for variant in probe.variants() if variant.name == "llama, score")
+    assert paper.reading == PAPER.reading

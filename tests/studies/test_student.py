@@ -76,7 +76,7 @@ def test_it_learns_from_the_stored_encodings_and_comes_back_from_its_folder(
 
 def test_padding_does_not_reach_a_caption(teacher: Encoder, tmp_path: Path) -> None:
     stored = teacher(CAPTIONS[:8])
-    student = train_student(StudentConfig(shown="top", steps=2, width=16), teacher, CAPTIONS[:8], stored, tmp_path)
+    student = train_student(StudentConfig(shown="top", steps=10, width=16), teacher, CAPTIONS[:8], stored, tmp_path)
     (alone,) = student(["a red circle"])
     among = student(["a red circle", "a small red circle next to the large blue square"])[0]
     torch.testing.assert_close(alone, among, rtol=1e-4, atol=1e-5)

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, setup
-from llmdiff.training.encoding_statistics import channel_statistics, sampled_captions, store_statistics
+from llmdiff.training.encoding_statistics import sampled_captions, store_statistics
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny

@@ -1,0 +1,130 @@
+"""One probe of one kind of encodings: trained, then asked about captions of held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmdiff.adapter.padding import pad
+from llmdiff.adapter.statistics import channel_statistics
+from llmdiff.probe.captions import Labelled, ProbeCaptions
+from llmdiff.probe.model import Probe
+
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 64, 2e-3, 0.05, 0.1
+LEAST = 11
+"""Steps that the rate needs at least, to rise and fall in."""
+KINDS = [0, 1, 3, 4]
+"""The questions about colour and shape of both things."""
+SWAPPED = [3, 4, 5, 0, 1, 2, 6]
+"""The questions with the two things in the other order."""
+AXIS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How large a probe is."""
+
+    captions: int = 1200
+    """Captions that it learns on."""
+    tests: int = 200
+    """Captions of held-out pairs that it is asked about, in wordings of training and in new ones each."""
+    steps: int = 400
+    """Steps of training, of 64 captions."""
+    seed: int = 0
+    """Seed of captions, first weights and batches."""
+
+
+class Figures(NamedTuple):
+    """What a probe found: shares of captions of held-out pairs."""
+
+    binding: float
+    """Colour and shape of both things are right, whichever comes first, in wordings of training."""
+    relation: float
+    """They are, in their order, and so is the axis: who is what and where."""
+    new_binding: float
+    """As `binding`, in wordings that the probe never saw."""
+    new_relation: float
+    """As `relation`, in those."""
+
+    @property
+    def mean(self) -> float:
+        """The mean of the four."""
+        return sum(self) / len(self)
+
+
+class Padded(NamedTuple):
+    """Encodings side by side."""
+
+    encodings: Tensor
+    """bfloat16 (caption, [band,] token, hidden), as a store holds them."""
+    mask: Tensor
+    """bool (caption, token), False for padding."""
+
+
+def prepare_probe(
+    encodings: Sequence[Tensor], captions: ProbeCaptions, refiner: int, config: ProbeConfig
+) -> Callable[[], Figures]:
+    """Return a call that trains a probe with so many blocks of a refiner, and asks it.
+
+    It draws no global random numbers, so several calls may run in threads, and give what they would one by one.
+
+    Args:
+        encodings: of `ProbeCaptions.all`, ``([band,] token, hidden)`` each.
+        captions: what they are of.
+        refiner: blocks of the refiner.
+        config: how large the probe is.
+
+    Raises:
+        ValueError: an encoding is not finite.
+    """
+    bands, hidden = encodings[0].shape[0] if encodings[0].ndim == 3 else 1, encodings[0].shape[-1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        probe = Probe(hidden, bands, refiner)
+
+    def run() -> Figures:
+        stored = [encoding.bfloat16() for encoding in encodings]
+        padded = Padded(*pad(stored))
+        if not padded.encodings.isfinite().all():
+            raise ValueError("probe: expected encodings of finite numbers, found NaN or infinity")
+        probe.standardise(*channel_statistics(stored[: len(captions.train.captions)]))
+        fit(probe, padded, captions.train.answers, config)
+        counts = [len(one.captions) for one in (captions.train, captions.natural, captions.new)]
+        _, natural, new = torch.arange(len(stored)).split(counts)
+        return Figures(*ask(probe, padded, natural, captions.natural), *ask(probe, padded, new, captions.new))
+
+    return run
+
+
+def fit(probe: Probe, padded: Padded, answers: Tensor, config: ProbeConfig) -> None:
+    """Train by cross-entropy, summed over the questions; the rate rises and falls once."""
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=max(LEAST, config.steps), pct_start=WARM_UP
+    )
+    drawn = torch.Generator().manual_seed(config.seed)
+    for _ in range(config.steps):
+        rows = torch.randint(len(answers), (BATCH,), generator=drawn)
+        logits = probe(padded.encodings[rows], padded.mask[rows])
+        loss = torch.stack([F.cross_entropy(one, answers[rows, i]) for i, one in enumerate(logits)]).sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
+        optimiser.step()
+        rate.step()
+
+
+@torch.no_grad()
+def ask(probe: Probe, padded: Padded, rows: Tensor, test: Labelled) -> tuple[float, float]:
+    """Return the shares of a test's captions with binding and with relation right; `rows` are their places."""
+    parts = [probe(padded.encodings[some], padded.mask[some]) for some in rows.split(BATCH)]
+    given = torch.cat([torch.stack([one.argmax(-1) for one in logits], dim=1) for logits in parts])  # (caption, q)
+    in_order = (given == test.answers)[:, KINDS].all(1)
+    swapped = (given == test.answers[:, SWAPPED])[:, KINDS].all(1)
+    right = in_order & (given == test.answers)[:, AXIS]
+    return (in_order | swapped).float().mean().item(), right.float().mean().item()

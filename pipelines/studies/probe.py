@@ -1,0 +1,146 @@
+"""What a probe finds in encodings, against what an adapter that is trained on them draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from llmdiff.probe.captions import ProbeCaptions
+from llmdiff.probe.fit import Figures, ProbeConfig
+from llmdiff.probe.probing import REFINER, encode_by, run_probes
+from llmdiff.shapes import DIFFUSION, PHI
+from llmdiff.studies.estimates import Estimate, share
+from llmdiff.studies.rank_correlation import rank_correlation
+from llmdiff.studies.readings import Reading
+from pipelines.runtime.progress import progress, quieten_loading
+from pipelines.studies.compare import MAIN, pooled, shares_by_variant
+from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, smollm2
+from pipelines.studies.outcome import Outcome
+from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
+from storage.hashing import canonical_json, content_hash
+
+matplotlib.use("Agg")
+PROBES = {"on top": 0, "in reach": REFINER}
+"""Blocks of the refiner in each probe."""
+TRAINING = 6
+"""Captions that a probe learns on, for each that it is asked about in either wording."""
+
+Probed = dict[str, dict[str, Figures]]
+"""Figures by encoder and probe."""
+
+
+def study(workspace: Workspace) -> Outcome:
+    """Probes every encoder's encodings, and trains an adapter on them."""
+    chosen = variants()
+    probed = {variant.name: probe_figures(workspace, variant) for variant in chosen}
+    found = shares_by_variant(workspace, chosen)
+    correlations = correlated(probed, found)
+    facts = {"correlations": {f"{probe}, {fact}": rho for (probe, fact), rho in correlations.items()}}
+    return Outcome(
+        rows=rows(probed, found), figure=plot(probed, found), finding=findings(correlations, len(chosen)), facts=facts
+    )
+
+
+def variants() -> list[Variant]:
+    """Return the encoders: both embedded LLMs with and without questions, CLIP, and a real LLM where there is one."""
+    llama, phi = replace(EMBEDDED, name="llama"), replace(EMBEDDED, name="phi", source=str(PHI), width=128)
+    found = [variant(llm, reading) for llm in (llama, phi) for reading in ("score", "last", "mean", "layer:2")]
+    unasked = replace(llama, name="llama without questions", template="{caption}")
+    found += [variant(unasked, reading) for reading in ("score", "mean")]
+    found.append(Variant(name="CLIP", reading=Reading(kind="base"), seeds=1))
+    if ((folder := smollm2()) / "config.json").is_file():
+        real = read_llm(str(folder))
+        found += [variant(real, reading) for reading in ("score", "score_norm", "norm_mean", "last", "layer:18")]
+    return found
+
+
+def variant(llm: StudyLLM, reading: str) -> Variant:
+    """Return an encoder with one training. The score is left unsaid, as in other studies, which share what is made."""
+    settings = {} if reading == "score" else {"reading": reading}
+    return Variant(name=f"{llm.name}, {reading}", reading=llm.reading(**settings), seeds=1)
+
+
+def probe_figures(workspace: Workspace, variant: Variant) -> dict[str, Figures]:
+    """Return what both probes find in an encoder's encodings; measured once."""
+    assert variant.reading is not None
+    reading, sizes = variant.reading, workspace.sizes
+    config = ProbeConfig(captions=TRAINING * sizes.captions, tests=sizes.captions, steps=2 * sizes.steps)
+    about = {"reading": reading.model_dump(), "captions": config.captions, "steps": config.steps}
+    path = workspace.output / "probe" / "probes" / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+
+    def measure() -> dict[str, Figures]:
+        quieten_loading()
+        captions = ProbeCaptions.draw(config.captions, config.tests, config.seed)
+        with progress(f"encode for the probe, {variant.name}", len(captions.all), "caption") as work:
+            encodings = {variant.name: encode_by(reading.load(str(DIFFUSION)), captions.all, work.reach)}
+        with progress(f"probe {variant.name}", len(PROBES), "probe") as work:
+            found = {}
+            for done, (probe, refiner) in enumerate(PROBES.items(), 1):
+                found[probe] = run_probes(encodings, captions, refiner, config)[variant.name]
+                work.reach(done)
+        return found
+
+    return {probe: Figures(*figures) for probe, figures in remembered(path, about, measure).items()}
+
+
+def of_fact(figures: Figures, fact: str) -> float:
+    """Return a probe's share right in one fact, the mean of both wordings."""
+    return float(getattr(figures, fact) + getattr(figures, f"new_{fact}")) / 2
+
+
+def correlated(probed: Probed, found: dict[str, Shares]) -> dict[tuple[str, str], Estimate]:
+    """Return by probe and fact how well the probe's order of the encoders is the adapters', over both wordings."""
+    return {
+        (probe, fact): rank_correlation(
+            {name: of_fact(figures[probe], fact) for name, figures in probed.items()},
+            {name: float(pooled(shares, fact).mean()) for name, shares in found.items()},
+        )
+        for probe in PROBES
+        for fact in MAIN
+    }
+
+
+def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
+    """A line an encoder: what the probes and the adapter get right, over both wordings."""
+    table = []
+    for name, shares in found.items():
+        row: dict[str, Any] = {"encoder": name}
+        for fact in MAIN:
+            row |= {f"{fact}, {probe}": of_fact(probed[name][probe], fact) for probe in PROBES}
+            row[f"{fact}, adapter"] = share(pooled(shares, fact))
+        table.append(row)
+    return table
+
+
+def findings(correlations: dict[tuple[str, str], Estimate], encoders: int) -> list[str]:
+    """How well each probe tells the order of the adapters."""
+    told = []
+    for probe in PROBES:
+        parts = [f"{correlations[probe, fact]} in {fact}" for fact in MAIN]
+        told.append(
+            f"Over {encoders} encoders, the probe {probe} puts them in the adapters' order with a rank correlation of "
+            f"{' and '.join(parts)}."
+        )
+    unsure = [f"{probe}, {fact}" for (probe, fact), rho in correlations.items() if rho.sign <= 0]
+    return [*told, *[f"Nothing shows that these tell the order: {'; '.join(unsure)}." for _ in unsure[:1]]]
+
+
+def plot(probed: Probed, found: dict[str, Shares]) -> Figure:
+    """A panel a fact, a point an encoder and probe: what the probe gets right, and what the adapter does."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(MAIN), sharey=True)
+    for axis, fact in zip(axes, MAIN, strict=True):
+        drawn = [float(pooled(shares, fact).mean()) for shares in found.values()]
+        for probe, marker in zip(PROBES, "ox", strict=True):
+            axis.scatter([of_fact(probed[name][probe], fact) for name in found], drawn, marker=marker, label=probe)
+        axis.set_title(fact, fontsize=10)
+        axis.set_xlim(-0.02, 1.02)
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("right in the trained adapter's pictures", fontsize=9)
+    figure.supxlabel("right of what the probe is asked", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    return figure
