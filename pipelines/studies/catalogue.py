@@ -27,7 +27,7 @@ CATALOGUE: dict[StudyName, Entry] = {
     "scale": Entry("What does a larger LLM bring, and what does it cost?", 12),
     "latency": Entry("What do encoding and the second attention cost in time and memory?", 4),
     "probe": Entry("Does a probe of a few minutes tell which encodings an adapter will learn best from?", 25),
-    "real": Entry("Does a real LLM steer as well as the embedded one?", 240, alone=True),
+    "real": Entry("How well does an LLM steer that nobody trained for it?", 75, alone=True),
 }
 EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")
 """Three first experiments on the method: `llmdiff study paper`."""

@@ -1,4 +1,4 @@
-"""An LLM as it comes against the embedded one: readings, settings of the adapter for such LLMs, steps of training."""
+"""An LLM as it comes, which nobody trained for this: the paper's settings, and settings for such LLMs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from llmdiff.studies.estimates import Estimate, difference, share, survived
+from llmdiff.studies.estimates import Estimate, share, survived
 from llmdiff.training.checkpoint import EMA_FOLDER
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled, sentences
-from pipelines.studies.encodings import two_thirds
-from pipelines.studies.llm import EMBEDDED, StudyLLM
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel
 from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace, stacked
 
 matplotlib.use("Agg")
-OTHER = "embedded LLM"
 ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
 ADAPTER, RATE = (("standardise", True), ("refiner", 2)), 1e-3
@@ -30,12 +27,12 @@ Curves = dict[int, dict[str, Shares]]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Trains every variant on the LLM, and scores what it drew on the way, too."""
+    """Trains every variant on the LLM, and scores what the last one drew on the way, too."""
+    *_, last = chosen = variants(workspace)
     curves: Curves = {step: {} for step in marks(workspace.sizes.steps)}
-    for variant in variants(workspace):
-        for step in curves:
-            if variant.reading is not None or step == workspace.sizes.steps:
-                curves[step][variant.name] = shares_after(workspace, variant, step)
+    for step, found in curves.items():
+        for variant in chosen if step == workspace.sizes.steps else [last]:
+            found[variant.name] = shares_after(workspace, variant, step)
     curve = points(curves)
     return Outcome(
         rows=rows(curves), figure=plot(curve), finding=findings(curves, workspace.llm.name), facts={"curve": curve}
@@ -43,29 +40,21 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, the embedded LLM's score difference, and the LLM's readings."""
-    llm, half = workspace.llm, marks(workspace.sizes.steps)[0]
-    training = (("checkpoint_every", half), ("keep_checkpoints", math.ceil(workspace.sizes.steps / half)))
-    found = [
+    """The base, the paper's adapter, and two readings under settings for LLMs as they come."""
+    llm = workspace.llm
+    adapted = {"adapter": ADAPTER, "training": (("learning_rate", RATE), *checkpoints(workspace.sizes.steps))}
+    return [
         BASE,
-        Variant(name=OTHER, reading=EMBEDDED.reading(), training=training),
-        Variant(name=PAPER.name, reading=llm.reading(), training=training),
+        Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
+        Variant(name=f"{PAPER.name}, {ADAPTED}", reading=llm.reading(), seeds=1, **adapted),
+        Variant(name=f"mean of normalised layers, {ADAPTED}", reading=llm.reading(reading="norm_mean"), **adapted),
     ]
-    for name, reading in readings(llm).items():
-        adapted = (*training, ("learning_rate", RATE))
-        variant = Variant(name=f"{name}, {ADAPTED}", reading=llm.reading(**reading), adapter=ADAPTER, training=adapted)
-        found.append(variant)
-    return found
 
 
-def readings(llm: StudyLLM) -> dict[str, dict[str, Any]]:
-    """Settings of the encoder by the reading's name."""
-    deep = two_thirds(llm)
-    return {
-        PAPER.name: {},
-        "mean of normalised layers": {"reading": "norm_mean"},
-        f"layer {deep} of {llm.blocks}": {"reading": f"layer:{deep}"},
-    }
+def checkpoints(steps: int) -> tuple[tuple[str, int], ...]:
+    """Return settings of training under which what is scored on the way is kept."""
+    half = marks(steps)[0]
+    return (("checkpoint_every", half), ("keep_checkpoints", math.ceil(steps / half)))
 
 
 def marks(steps: int) -> list[int]:
@@ -132,21 +121,16 @@ def points(curves: Curves) -> list[dict[str, Any]]:
 
 
 def findings(curves: Curves, llm: str) -> list[str]:
-    """What the paper's formula and the best variant recover, whether that is as much as the embedded LLM's, and why."""
+    """What each variant recovers, which is best, and what the best recovers as it is trained."""
     *earlier, last = curves
     found = curves[last]
-    own = [name for name in found if name not in (BASE.name, OTHER)]
+    own = [name for name in found if name != BASE.name]
     best = max(own, key=lambda name: sum(pooled(found[name], fact).mean() for fact in MAIN))
-    lost = [fact for fact in MAIN if difference(pooled(found[best], fact), pooled(found[OTHER], fact)).sign < 0]
-    chosen = " It is chosen by these figures, which flatters it." if len(own) > 1 else ""
     return [
-        *(told(found, name) for name in dict.fromkeys((PAPER.name, best, OTHER))),
-        f"Of {llm}, {best} is best.{chosen}",
-        *sentences(found, best, dict.fromkeys(name for name in (PAPER.name, OTHER) if name != best)),
-        f"So here {llm} steers worse than the embedded one in {' and '.join(lost)}."
-        if lost
-        else f"So here nothing shows that {llm} steers worse than the embedded one.",
-        *(over_steps(curves, best) for _ in earlier[:1]),
+        *(told(found, name) for name in own),
+        f"Of {llm}, {best} is best.",
+        *sentences(found, best, [name for name in own if name != best]),
+        *(over_steps(curves, best) for step in earlier[:1] if best in curves[step]),
     ]
 
 

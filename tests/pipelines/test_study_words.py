@@ -143,36 +143,31 @@ def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
 
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
-    names = [variant.name for variant in real.variants(workspace)]
-    assert names[:4] == ["base", "embedded LLM", "score difference", "score difference, adapted"]
-    assert len(names) == 6
+    *_, paper, adapted, last = real.variants(workspace)
+    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, last)] == [1, 1, 2]
     assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
-    trained = workspace.training(real.variants(workspace)[-1], 1)
+    trained = workspace.training(last, 1)
     assert trained.adapter.refiner == 2
     assert trained.adapter.standardise
     assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (500, 2, 1)
-    assert (trained.learning_rate, workspace.training(real.variants(workspace)[2], 1).learning_rate) == (1e-3, 2.5e-3)
-    levels = {"embedded LLM": 0.8, "score difference": 0.2, "score difference, adapted": 0.5}
-    base = {"base": shares(0.1, template=0.9)}
+    assert (trained.learning_rate, workspace.training(paper, 1).learning_rate) == (1e-3, 2.5e-3)
+    levels = {paper.name: 0.2, last.name: 0.5}
     curves = {
-        500: {name: shares(0.1) for name in levels},
-        1000: base | {name: shares(level) for name, level in levels.items()},
+        500: {last.name: shares(0.1)},
+        1000: {"base": shares(0.1, template=0.9)} | {name: shares(level) for name, level in levels.items()},
     }
     table = real.rows(curves)
-    assert table[3]["binding recovered, new wordings"].value == pytest.approx(0.5)
-    assert table[3]["relation recovered after 500 steps"].value == 0
-    assert (table[0]["binding recovered, new wordings"], table[0]["binding recovered after 500 steps"]) == (None, None)
+    assert table[2]["binding recovered, new wordings"].value == pytest.approx(0.5)
+    assert table[2]["relation recovered after 500 steps"].value == 0
+    assert (table[0]["binding recovered, new wordings"], table[1]["binding recovered after 500 steps"]) == (None, None)
     told = " ".join(real.findings(curves, "Deep"))
     assert "Of what the base loses there, score difference recovers 0.12 (" in told
-    assert "Of Deep, score difference, adapted is best." in told
-    assert "So here Deep steers worse than the embedded one in binding and relation." in told
-    assert "score difference, adapted recovers of binding 0.00 (0.00 to 0.00) after 500, " in told
-    assert len(curve := real.points(curves)) == 2 * 3 * 4
+    assert f"Of Deep, {last.name} is best." in told
+    assert f"{last.name} recovers of binding 0.00 (0.00 to 0.00) after 500, " in told
+    assert len(curve := real.points(curves)) == 3 * 4
     lines = real.plot(curve).axes[0].get_lines()
-    assert [line.get_label() for line in lines[:3]] == list(levels)
-    assert list(lines[0].get_ydata()) == pytest.approx([0, 0.875])
-    as_good = {**curves, 1000: {**curves[1000], "score difference": shares(0.8)}}
-    assert "So here nothing shows that Deep steers worse than the embedded one." in real.findings(as_good, "Deep")
+    assert [line.get_label() for line in lines[:2]] == [last.name, paper.name]
+    assert list(lines[0].get_ydata()) == pytest.approx([0, 0.5])
 
 
 def test_what_survives_is_told_of_students_alone() -> None:
