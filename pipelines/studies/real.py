@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate, share, survived
+from llmdiff.studies.readings import Reading
 from llmdiff.training.checkpoint import EMA_FOLDER
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled, sentences
 from pipelines.studies.outcome import Outcome
@@ -42,19 +44,19 @@ def study(workspace: Workspace) -> Outcome:
 def variants(workspace: Workspace) -> list[Variant]:
     """The base, the paper's adapter, and two readings under settings for LLMs as they come."""
     llm = workspace.llm
-    adapted = {"adapter": ADAPTER, "training": (("learning_rate", RATE), *checkpoints(workspace.sizes.steps))}
     return [
         BASE,
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
-        Variant(name=f"{PAPER.name}, {ADAPTED}", reading=llm.reading(), seeds=1, **adapted),
-        Variant(name=f"mean of normalised layers, {ADAPTED}", reading=llm.reading(reading="norm_mean"), **adapted),
+        replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
+        adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps),
     ]
 
 
-def checkpoints(steps: int) -> tuple[tuple[str, int], ...]:
-    """Return settings of training under which what is scored on the way is kept."""
+def adapted(name: str, reading: Reading, steps: int) -> Variant:
+    """Return a reading under settings for LLMs as they come; what is scored on the way is kept."""
     half = marks(steps)[0]
-    return (("checkpoint_every", half), ("keep_checkpoints", math.ceil(steps / half)))
+    training = (("learning_rate", RATE), ("checkpoint_every", half), ("keep_checkpoints", math.ceil(steps / half)))
+    return Variant(name=f"{name}, {ADAPTED}", reading=reading, adapter=ADAPTER, training=training)
 
 
 def marks(steps: int) -> list[int]:
