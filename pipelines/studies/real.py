@@ -29,11 +29,11 @@ Curves = dict[int, dict[str, Shares]]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Trains every variant on the LLM, and scores what the last one drew on the way, too."""
+    """Trains every variant on the LLM, and scores what the first training of the last one drew on the way, too."""
     *_, last = chosen = variants(workspace)
     curves: Curves = {step: {} for step in marks(workspace.sizes.steps)}
     for step, found in curves.items():
-        for variant in chosen if step == workspace.sizes.steps else [last]:
+        for variant in chosen if step == workspace.sizes.steps else [replace(last, seeds=1)]:
             found[variant.name] = shares_after(workspace, variant, step)
     curve = points(curves)
     return Outcome(
