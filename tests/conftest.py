@@ -6,6 +6,7 @@ import ast
 import gc
 import os
 import shutil
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ os.environ.update(
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
     kinds.note_starts()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.version_info < (3, 11, 8):
         ast.parse = parse_uncollected
 
