@@ -42,12 +42,13 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, the paper's adapter, and two readings under settings for LLMs as they come."""
+    """The base, the paper's adapter, and settings for LLMs as they come on two readings and on the base's CLIP."""
     llm = workspace.llm
     return [
         BASE,
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
         replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
+        replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
         adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps),
     ]
 

@@ -143,8 +143,8 @@ def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
 
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
-    *_, paper, adapted, last = real.variants(workspace)
-    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, last)] == [1, 1, 2]
+    _, paper, adapted, clip, last = real.variants(workspace)
+    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, clip, last)] == [1, 1, 1, 2]
     assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
     trained = workspace.training(last, 1)
     assert trained.adapter.refiner == 2
