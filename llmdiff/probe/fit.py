@@ -12,12 +12,11 @@ from torch import Tensor
 
 from llmdiff.adapter.padding import pad
 from llmdiff.adapter.statistics import channel_statistics
+from llmdiff.one_cycle import one_cycle
 from llmdiff.probe.captions import Labelled, ProbeCaptions
 from llmdiff.probe.model import Probe
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 64, 2e-3, 0.05, 0.1
-LEAST = 11
-"""Steps that the rate needs at least, to rise and fall in."""
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
 KINDS = [0, 1, 3, 4]
 """The questions about colour and shape of both things."""
 SWAPPED = [3, 4, 5, 0, 1, 2, 6]
@@ -104,9 +103,7 @@ def prepare_probe(
 def fit(probe: Probe, padded: Padded, answers: Tensor, config: ProbeConfig) -> None:
     """Train by cross-entropy, summed over the questions; the rate rises and falls once."""
     optimiser = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=max(LEAST, config.steps), pct_start=WARM_UP
-    )
+    rate = one_cycle(optimiser, LEARNING_RATE, config.steps)
     drawn = torch.Generator().manual_seed(config.seed)
     for _ in range(config.steps):
         rows = torch.randint(len(answers), (BATCH,), generator=drawn)

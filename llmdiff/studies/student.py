@@ -23,6 +23,7 @@ from llmdiff.adapter.padding import pad
 from llmdiff.encoder import Encoder
 from llmdiff.encoder.batch_encoder import pad as pad_ids
 from llmdiff.encoder.tokens import normalise, padding_id, tokenise
+from llmdiff.one_cycle import one_cycle
 from llmdiff.studies.geometry import mean_cosine, r_squared
 from llmdiff.studies.readings import hidden_states
 
@@ -232,9 +233,7 @@ def fit(
 ) -> None:
     """Train by mean squared error on scaled encodings; the rate rises and falls once."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(  # of 10 steps it would divide by zero
-        optimiser, config.learning_rate, total_steps=max(11, config.steps), pct_start=0.1
-    )
+    rate = one_cycle(optimiser, config.learning_rate, config.steps)
     drawn = torch.Generator().manual_seed(config.seed)
     with sdpa_kernel(SDPBackend.MATH):
         for _ in range(config.steps):

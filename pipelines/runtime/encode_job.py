@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
 from llmdiff.data.encode.reading import cores
+from llmdiff.devices import device
 from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
@@ -124,10 +125,3 @@ def use_gpu(gpu: int) -> None:
     import torch
 
     torch.cuda.set_device(gpu)
-
-
-def device() -> str:
-    """Return where the models run."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmdiff.devices import device
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.loading import check_loading, load_tokenizer, naming
 from llmdiff.encoder.readings import Reading
@@ -95,10 +96,3 @@ def encoders(request: ProbeRequest, llm: str, readings: list[str]) -> Iterator[t
         else:
             encoder = Encoder(encoder.llm.model, encoder.tokenizer, config)
         yield template, encoder
-
-
-def device() -> str:
-    """Return where the encoders run."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmdiff.devices import device
 from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.config import DType
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
-from pipelines.runtime.encode_job import device
 
 SMOLLM2, SMOLLM2_FOLDER = "SmolLM2-135M-Instruct", "LLMDIFF_SMOLLM2"
 """A small published LLM, and the environment variable that names its folder."""

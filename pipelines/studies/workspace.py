@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from llmdiff.adapter import AdapterSettings
 from llmdiff.data.encode import encode_shard, prepare
 from llmdiff.data.sources import open_source
+from llmdiff.devices import device
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
@@ -27,7 +28,7 @@ from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
 from pipelines.requests.study import Sizes
 from pipelines.requests.train import TrainRequest
-from pipelines.runtime.encode_job import device, picture_size
+from pipelines.runtime.encode_job import picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
 from pipelines.studies.llm import EMBEDDED, StudyLLM
