@@ -172,7 +172,8 @@ def plot(curve: list[dict[str, Any]]) -> Figure:
             axis.axhline(1, color="grey", linewidth=0.6)
             axis.axhline(0, color="grey", linewidth=0.6)
             axis.set_title(f"{fact}, {LABELS[wording]}", fontsize=10)
-    figure.supxlabel("steps", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("steps", fontsize=9)
     figure.supylabel("share of what the base loses that is recovered", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
