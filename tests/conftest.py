@@ -29,6 +29,13 @@ os.environ.update(
 )
 
 
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+if (
+    MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+):  # a store syncs each of its files, which takes a disk long
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
     kinds.note_starts()
@@ -64,6 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
+    kinds.note_engines()
     gc.collect()
     gc.freeze()
     gc.enable()

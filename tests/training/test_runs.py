@@ -29,6 +29,8 @@ from tests.hosts import two_hosts
 from tests.training import training_run
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 
 def train(config: TrainConfig) -> Path | None:
     from llmdiff.training.loop import train
@@ -148,7 +150,6 @@ for place, owner, name, times in points:
 """
 
 
-@pytest.mark.process
 def test_killed_anywhere_and_resumed_losses_samples_and_weights_are_the_same(finished: TrainConfig, root: Path) -> None:
     config = training_run.config(root, "killed", **DRAWING)
     worker = training_run.start_worker(config, command=["-c", KILLED])
@@ -237,7 +238,6 @@ def test_neither_llm_nor_autoencoder_is_loaded(stopped_run: tuple[TrainConfig, i
     assert "LOADED []" in output
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("when", ["at once", "while loading"])
 def test_a_sigterm_before_the_first_step_ends_well_too(root: Path, when: str) -> None:
     config = training_run.config(root)
@@ -266,7 +266,6 @@ subprocess.Popen([sys.executable, "-c", child]).wait()
 """
 
 
-@pytest.mark.process
 def test_a_worker_is_asked_to_end_when_its_launcher_is_killed() -> None:
     parent = training_run.start_python("-c", PARENT)
     assert parent.stdout is not None
@@ -351,7 +350,6 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
     assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
-@pytest.mark.process
 def test_a_run_of_one_process_goes_on_with_two_that_leave_out_the_same_steps(root: Path) -> None:
     training_run.own_store(root, broken=True)
     train(one := training_run.config(root, "one"))

@@ -20,6 +20,8 @@ from tests.adapter import tiny
 from tests.training import training_run
 from tests.training.test_runs import train
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="session")
 def parent(parts: Path) -> Path:
