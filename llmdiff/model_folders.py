@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmdiff.safetensors_files import INDEX, SUFFIX, check_index, check_name, check_safetensors
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
 BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
@@ -34,6 +36,7 @@ TAKEN: dict[str, tuple[Any, ...]] = {
 }
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GGUF, GGUF_MAGIC = ".gguf", b"GGUF"
 TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
 
@@ -114,20 +117,6 @@ def check_unet(config: Mapping[str, Any], what: str = "the U-Net") -> None:
         raise ValueError(f"{what} has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
 
 
-def check_safetensors(file: Path) -> None:
-    """ValueError where a file is not as long as its header says: a copy broken off, or a pointer to the real file."""
-    size = file.stat().st_size
-    with file.open("rb") as data:
-        length = int.from_bytes(data.read(8), "little")
-        header = data.read(length) if 8 + length <= size else b""
-    try:
-        ends = [about["data_offsets"][1] for name, about in json.loads(header).items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
-    if size < (expected := 8 + length + max(ends, default=0)):
-        raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file is cut short")
-
-
 def variant_of(folder: Path) -> str | None:
     """Return the variant of a part's weights, such as "fp16"; None where it has plain ones, or is no folder.
 
@@ -161,6 +150,8 @@ def _check_tokenizer(folder: Path, what: str) -> None:
     if (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in TOKENIZER_SETTINGS):
         expected = " or ".join(TOKENIZER_SETTINGS)
         raise ValueError(f"{what}: expected {expected} beside tokenizer.model, to say how it begins and ends a text")
+    for name in _named(folder / "tokenizer_config.json", "fast_tokenizer_files"):
+        check_name(folder / "tokenizer_config.json", name, ".json")
     if not (folder / "tokenizer.json").is_file():
         _check_parts(folder, what)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -188,6 +179,22 @@ def _check_weights(folder: Path, what: str) -> None:
         raise ValueError(f"{what}: no *.safetensors weights (other formats are not loaded)")
     for file in files:
         check_safetensors(file)
+    for file in sorted(folder.glob(INDEX)):
+        check_index(file)
+    # In place of the usual names; transformers takes a pickle, too, under the name of PEFT's.
+    for name in _named(folder / "config.json", "transformers_weights"):
+        check_name(folder / "config.json", name, SUFFIX, f"{SUFFIX}.index.json")
+    if (folder / PEFT_CONFIG).is_file() and not (folder / PEFT_WEIGHTS).is_file():
+        raise ValueError(f"{what}: expected {PEFT_WEIGHTS} beside {PEFT_CONFIG}, found no such file")
+
+
+def _named(file: Path, key: str) -> list[Any]:
+    """Return the names of files that a configuration gives under a key; what is no JSON is left to the libraries."""
+    try:
+        found = json.loads(file.read_bytes()).get(key)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return []
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _check_gguf(file: Path) -> None:

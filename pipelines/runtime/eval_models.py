@@ -16,6 +16,7 @@ from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
+from llmdiff.manifest import MANIFEST
 from llmdiff.model_folders import first_line
 from llmdiff.sampling import Sampling, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
@@ -93,6 +94,7 @@ def identity(model: str) -> str:
     folder = Path(model)
     if folder.is_dir():
         files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
+        files = [file for file in files if file.name != MANIFEST]  # which earlier adapters have not
         listed = "\n".join(f"{file.relative_to(folder)} {hash_file(file)}" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
     return f"{model}@{hub_revision(model, INDEX) or _newest_revision(model)}"

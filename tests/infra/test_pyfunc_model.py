@@ -72,6 +72,7 @@ def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> 
     assert [f for f in files if f.startswith("artifacts/")] == [
         "artifacts/adapter/adapter.safetensors",
         "artifacts/adapter/adapter_config.json",
+        "artifacts/adapter/manifest.json",
     ]
     assert {Path(file).suffix for file in files} <= {"", ".py", ".txt", ".yaml", ".json", ".safetensors"}
 
