@@ -40,14 +40,19 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def check_index(file: Path) -> None:
-    """Raise ValueError where an index names anything but safetensors files that lie beside it."""
+    """Raise ValueError where an index names anything but safetensors files that lie beside it.
+
+    Beside a file of all weights an index is a leftover, whose files may be gone.
+    """
     try:
         names = set(json.loads(file.read_bytes())["weight_map"].values())
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: expected the files of weights by tensor, found {error!r:.80}") from None
+    start, _, end = file.name.partition(f"{SUFFIX}.index")
+    leftover = (file.parent / f"{start}{end.removesuffix('.json')}{SUFFIX}").is_file()
     for name in sorted(names, key=str):
         check_name(file, name, SUFFIX)
-        if not (file.parent / name).is_file():
+        if not leftover and not (file.parent / name).is_file():
             raise ValueError(f"{file}: expected {name} beside it, found no such file")
 
 

@@ -22,9 +22,11 @@ from infra.tracking.registry import (
     set_champion,
 )
 from infra.tracking.run import client, tracked_run
+from llmdiff.manifest import write_manifest
 from pipelines.reports.lineage import chain
 from storage import EncodingStore
 from storage.maintenance.left_rows import LEFT, drop_rows
+from tests.damage import flip
 from tests.infra.tiny_adapter import make_store
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
@@ -104,6 +106,28 @@ def test_a_version_of_before_they_were_models_is_fetched(folder: Path) -> None:
     client().create_registered_model(MODEL)
     client().create_model_version(MODEL, f"{run.artifacts}/adapter", run.run_id)
     assert (fetch_adapter(f"models:/{MODEL}/1") / "adapter.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_damaged_adapter_becomes_no_version(folder: Path) -> None:
+    write_manifest(folder, NAMES)
+    flip(folder / "adapter.safetensors")
+    with pytest.raises(ValueError, match=r"adapter\.safetensors: damaged: expected CRC-32"):
+        register_adapter(folder, tags={})
+    assert client().search_registered_models() == []
+
+
+def test_a_damaged_copy_is_fetched_again_and_a_damaged_version_is_refused(folder: Path) -> None:
+    version = register_adapter(folder, tags={})
+    copy = fetch_adapter(version.uri)
+    flip(copy / "adapter.safetensors")
+    assert fetch_adapter(version.uri) == copy
+    assert (copy / "adapter.safetensors").read_bytes() == WEIGHTS
+    source = client().get_model_version_download_uri(version.name, str(version.version)).removeprefix("file://")
+    for there in (copy, Path(source, "artifacts", "adapter")):
+        flip(there / "adapter.safetensors")
+    expected = rf"^{version.uri}: what the registry holds is damaged: .*adapter\.safetensors: damaged: expected CRC-32"
+    with pytest.raises(ValueError, match=expected):
+        fetch_adapter(version.uri)
 
 
 def test_two_versions_of_one_run_keep_their_own_files(folder: Path) -> None:
