@@ -10,11 +10,22 @@ import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.io.files import write_file
 
 MANIFEST = "manifest.json"
+
+
+class Listed(NamedTuple):
+    """What is listed of a file."""
+
+    size: int
+    """Bytes."""
+    crc32: str
+    """Eight hexadecimal digits."""
+
+
 BLOCK = 1 << 20
 """Bytes read at once."""
 
@@ -26,12 +37,12 @@ def write_manifest(folder: Path, names: Iterable[str]) -> None:
         folder: holds the files and gets the list.
         names: the files' paths relative to it.
     """
-    files = {name: measured(folder / name) for name in sorted(names)}
-    text = json.dumps({"files": files, "crc32": list_checksum(files)}, indent=1)
+    files = {name: measured(folder / name)._asdict() for name in sorted(names)}
+    text = json.dumps({"files": files, "crc32": checksum_of(files)}, indent=1)
     write_file(folder / MANIFEST, f"{text}\n".encode())
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
+def read_manifest(folder: Path) -> dict[str, Listed] | None:
     """Return size and CRC-32 of each file by its path relative to the folder; None where there is no list.
 
     Raises:
@@ -42,9 +53,9 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
         return None
     try:
         manifest = json.loads(path.read_bytes())
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        expected, found = manifest["crc32"], list_checksum(files)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        files = {name: Listed(**about) for name, about in manifest["files"].items()}
+        expected, found = manifest["crc32"], checksum_of(manifest["files"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged: expected a list of files, found {error!r:.80}") from None
     if found != expected:
         raise ValueError(f"{path}: damaged: expected CRC-32 {expected}, found {found}")
@@ -69,30 +80,25 @@ def check_files(folder: Path, names: Iterable[str]) -> bool:
     return True
 
 
-def check_file(path: Path, listed: dict[str, Any]) -> None:
+def check_file(path: Path, listed: Listed) -> None:
     """Raise ValueError where a file is not as it was listed."""
     if not path.is_file():
-        raise ValueError(f"{path}: damaged: expected {listed['size']} bytes, found no such file")
-    if (size := path.stat().st_size) != listed["size"]:
-        raise ValueError(f"{path}: damaged: expected {listed['size']} bytes, found {size}")
-    if (found := file_checksum(path)) != listed["crc32"]:
-        raise ValueError(f"{path}: damaged: expected CRC-32 {listed['crc32']}, found {found}")
+        raise ValueError(f"{path}: damaged: expected {listed.size} bytes, found no such file")
+    if (size := path.stat().st_size) != listed.size:
+        raise ValueError(f"{path}: damaged: expected {listed.size} bytes, found {size}")
+    if (found := measured(path).crc32) != listed.crc32:
+        raise ValueError(f"{path}: damaged: expected CRC-32 {listed.crc32}, found {found}")
 
 
-def measured(path: Path) -> dict[str, Any]:
-    """Return what is listed of a file."""
-    return {"size": path.stat().st_size, "crc32": file_checksum(path)}
-
-
-def file_checksum(path: Path) -> str:
-    """Return the CRC-32 of a file, as eight hexadecimal digits."""
-    total = 0
+def measured(path: Path) -> Listed:
+    """Return what is to be listed of a file."""
+    total = size = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):
-            total = zlib.crc32(block, total)
-    return f"{total:08x}"
+            total, size = zlib.crc32(block, total), size + len(block)
+    return Listed(size, f"{total:08x}")
 
 
-def list_checksum(files: dict[str, dict[str, Any]]) -> str:
+def checksum_of(files: Any) -> str:
     """Return the CRC-32 of the list itself, as eight hexadecimal digits."""
     return f"{zlib.crc32(json.dumps(files, sort_keys=True).encode()):08x}"

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmdiff.safetensors_files import INDEX, SUFFIX, check_index, check_name, check_safetensors
+from llmdiff.named_files import check_named_files
+from llmdiff.safetensors_files import check_safetensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
@@ -36,7 +37,6 @@ TAKEN: dict[str, tuple[Any, ...]] = {
 }
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GGUF, GGUF_MAGIC = ".gguf", b"GGUF"
 TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
 
@@ -53,6 +53,7 @@ def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
     what = f"LLM folder {folder}"
     if not (folder / "config.json").is_file():
         raise ValueError(f"{what}: no config.json; expected a folder that save_pretrained wrote")
+    check_named_files(folder)
     _check_tokenizer(folder, what)
     _check_weights(folder, what)
 
@@ -97,6 +98,7 @@ def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: boo
             raise FileNotFoundError(
                 f"{what}: no {needed}; {other}expected a Stable Diffusion that save_pretrained wrote"
             )
+        check_named_files(folder / part)
         if has_weights and weights:
             _check_weights(folder / part, what)
 
@@ -150,8 +152,6 @@ def _check_tokenizer(folder: Path, what: str) -> None:
     if (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in TOKENIZER_SETTINGS):
         expected = " or ".join(TOKENIZER_SETTINGS)
         raise ValueError(f"{what}: expected {expected} beside tokenizer.model, to say how it begins and ends a text")
-    for name in _named(folder / "tokenizer_config.json", "fast_tokenizer_files"):
-        check_name(folder / "tokenizer_config.json", name, ".json")
     if not (folder / "tokenizer.json").is_file():
         _check_parts(folder, what)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -179,22 +179,6 @@ def _check_weights(folder: Path, what: str) -> None:
         raise ValueError(f"{what}: no *.safetensors weights (other formats are not loaded)")
     for file in files:
         check_safetensors(file)
-    for file in sorted(folder.glob(INDEX)):
-        check_index(file)
-    # In place of the usual names; transformers takes a pickle, too, under the name of PEFT's.
-    for name in _named(folder / "config.json", "transformers_weights"):
-        check_name(folder / "config.json", name, SUFFIX, f"{SUFFIX}.index.json")
-    if (folder / PEFT_CONFIG).is_file() and not (folder / PEFT_WEIGHTS).is_file():
-        raise ValueError(f"{what}: expected {PEFT_WEIGHTS} beside {PEFT_CONFIG}, found no such file")
-
-
-def _named(file: Path, key: str) -> list[Any]:
-    """Return the names of files that a configuration gives under a key; what is no JSON is left to the libraries."""
-    try:
-        found = json.loads(file.read_bytes()).get(key)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return []
-    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _check_gguf(file: Path) -> None:

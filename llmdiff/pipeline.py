@@ -18,6 +18,7 @@ from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
 from llmdiff.model_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
+from llmdiff.named_files import check_pipeline_files
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
@@ -50,6 +51,7 @@ class Adapted:
             options.pop("safety_checker", None)  # it has none
         parts = [part for part in BASE_PARTS if xl or part not in XL_PARTS]
         check_base(base, *(part for part in parts if part not in options))
+        check_pipeline_files(base)  # parts such as a safety checker, too
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
         options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
         pipe: Any = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]

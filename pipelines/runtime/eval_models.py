@@ -18,6 +18,7 @@ from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
 from llmdiff.manifest import MANIFEST
 from llmdiff.model_folders import first_line
+from llmdiff.named_files import check_pipeline_files
 from llmdiff.sampling import Sampling, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading
@@ -121,6 +122,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
     quieten_loading()
     dtype = getattr(torch, sampling.dtype)
     try:
+        check_pipeline_files(spec)
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(spec, dtype=dtype, **LOADING)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"baseline {spec}: cannot be loaded: {first_line(error)}") from error

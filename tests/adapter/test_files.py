@@ -15,6 +15,7 @@ import pytest
 from llmdiff import LLMDiffPipeline, load_adapter
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.files import check_adapter
+from llmdiff.manifest import checksum_of
 from tests.adapter import tiny
 from tests.damage import DAMAGES, cut, flip
 
@@ -106,6 +107,25 @@ def test_what_a_configuration_claims_is_compared_before_memory_is_taken(
     (folder / "manifest.json").unlink()
     with memory_of_another_gigabyte(), pytest.raises(ValueError, match=message):
         LLMAdapter.load(folder, tiny.unet())
+
+
+def test_weights_that_claim_the_same_are_refused_before_memory_is_taken(folder: Path) -> None:
+    config, weights = folder / "adapter_config.json", folder / "adapter.safetensors"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "encoding_dim": 10_000_000}))
+    data = weights.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(b"[32,48]", b"[32,10000000]").replace(b"[48]", b"[10000000]")
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    (folder / "manifest.json").unlink()
+    with memory_of_another_gigabyte(), pytest.raises(ValueError, match=r"safetensors: not a readable safetensors file"):
+        LLMAdapter.load(folder, tiny.unet())
+
+
+@pytest.mark.parametrize("listed", ["[]", '{"adapter.safetensors": 1}', '{"adapter.safetensors": {"size": 1}}'])
+def test_a_manifest_of_another_form_is_refused(folder: Path, listed: str) -> None:
+    (folder / "manifest.json").write_text(f'{{"files": {listed}, "crc32": "{checksum_of(json.loads(listed))}"}}')
+    with pytest.raises(ValueError, match=r"manifest\.json: damaged: expected a list of files, found "):
+        check_adapter(folder)
 
 
 def test_widths_are_compared_without_a_unet_too(folder: Path) -> None:

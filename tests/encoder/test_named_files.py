@@ -11,9 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
+from llmdiff import LLMDiffPipeline
+from llmdiff.evaluation.embed import load_embedder
 from llmdiff.model_folders import check_base, check_llm
 from llmdiff.safetensors_files import tensor_shapes
+from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
+from pipelines.runtime.eval_models import _load
 from tests.encoder import tiny_models
 
 
@@ -84,7 +88,7 @@ def test_an_index_that_is_none_is_refused(folder: Path, text: str) -> None:
         ("config.json", {"transformers_weights": "adapter_model.bin"}, "found 'adapter_model.bin'"),
         ("config.json", {"transformers_weights": "a/model.safetensors"}, "found 'a/model.safetensors'"),
         ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.4.0.json"]}, "found '../tokenizer.4.0"),
-        ("adapter_config.json", {"peft_type": "LORA"}, "expected adapter_model.safetensors beside adapter_config.json"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "expected adapter_model.safetensors beside it"),
     ],
 )
 def test_other_names_are_looked_at_too(folder: Path, file: str, settings: dict[str, Any], message: str) -> None:
@@ -100,6 +104,24 @@ def test_a_part_of_a_base_likewise(tmp_path: Path) -> None:
     change(base / "unet" / index, weight_map={"conv_in.weight": "x.bin"})
     with pytest.raises(ValueError, match=f"unet/{index}: expected the name of a .safetensors file"):
         check_base(base, "unet")
+
+
+def test_parts_that_no_adapter_reads_are_looked_at_too(tmp_path: Path) -> None:
+    base = shutil.copytree(DIFFUSION, tmp_path / "base")
+    (base / "safety_checker").mkdir()
+    change(base / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    change(base / "safety_checker" / INDEX, weight_map={"a": "x.bin"})
+    with pytest.raises(ValueError, match=f"safety_checker/{INDEX}: expected the name of a .safetensors file"):
+        LLMDiffPipeline.from_pretrained(base)
+
+
+def test_so_are_models_of_an_evaluation(folder: Path) -> None:
+    change(folder / INDEX, weight_map={"a": "x.bin"})
+    change(folder.parent / "model_index.json", llm=["transformers", "LlamaForCausalLM"])
+    with pytest.raises(ValueError, match=f"metric model {folder}: cannot be loaded: .*{INDEX}: expected the name"):
+        load_embedder(str(folder))
+    with pytest.raises(ValueError, match=f"baseline {folder.parent}: cannot be loaded: .*{INDEX}: expected the name"):
+        _load(str(folder.parent), Sampling())
 
 
 def header(text: str, length: int | None = None, body: int = 0) -> bytes:
