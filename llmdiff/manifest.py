@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -30,14 +30,16 @@ BLOCK = 1 << 20
 """Bytes read at once."""
 
 
-def write_manifest(folder: Path, names: Iterable[str]) -> None:
+def write_manifest(folder: Path, names: Iterable[str], known: Mapping[str, Listed] | None = None) -> None:
     """List files under a folder with size and CRC-32, and the list's own CRC-32; it appears at once and whole.
 
     Args:
         folder: holds the files and gets the list.
         names: the files' paths relative to it.
+        known: what was measured of some of them already.
     """
-    files = {name: measured(folder / name)._asdict() for name in sorted(names)}
+    known = known or {}
+    files = {name: (known.get(name) or measured(folder / name))._asdict() for name in sorted(names)}
     text = json.dumps({"files": files, "crc32": checksum_of(files)}, indent=1)
     write_file(folder / MANIFEST, f"{text}\n".encode())
 

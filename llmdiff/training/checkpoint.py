@@ -2,9 +2,9 @@
 
 ``checkpoints/step-00000200/`` holds the weights as an adapter folder, ``ema/`` with the averaged ones as another, the
 optimiser's moments in ``optimizer.safetensors``, ``state.json``, and last of all ``manifest.json`` with the checksums
-of all these: a folder without it was cut short and counts for nothing. All are whole tensors under the adapter's names,
-so another number of processes or another ZeRO stage can go on. The order of samples, noise and dropout follow from the
-seed and the sample: there is no other state.
+of all these: a folder without these two was cut short and counts for nothing. All are whole tensors under the adapter's
+names, so another number of processes or another ZeRO stage can go on. The order of samples, noise and dropout follow
+from the seed and the sample: there is no other state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.adapter.files import config_bytes
-from llmdiff.manifest import write_manifest
+from llmdiff.manifest import measured, write_manifest
 from llmdiff.training.distributed import from_first
 from llmdiff.training.ema import EMA
 from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name
@@ -82,5 +82,6 @@ def newest(folder: Path, device: torch.device) -> Path | None:
 def write_last(path: Path, state: State) -> None:
     """Make everything written before durable, add the state, then let the manifest appear at once and whole."""
     sync_tree(path)
+    known = {name: measured(path / name) for name in FILES if name != STATE}  # all that takes long
     write_file(path / STATE, f"{state.model_dump_json()}\n".encode())
-    write_manifest(path, FILES)
+    write_manifest(path, FILES, known)

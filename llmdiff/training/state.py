@@ -73,13 +73,6 @@ def folder_name(step: int) -> str:
 def complete(folder: Path) -> list[Path]:
     """Return the checkpoints that were saved to their end, oldest first; what happened to them since is not looked at.
 
-    Those of earlier versions end with their state; the average's manifest tells them from one that was cut short.
+    One that lacks either its state or its manifest has lost it since; earlier versions wrote no manifest.
     """
-    return sorted(path for path in folder.glob("step-*") if is_complete(path))
-
-
-def is_complete(path: Path) -> bool:
-    """Return whether a checkpoint was saved to its end."""
-    if (path / MANIFEST).exists():
-        return True
-    return (path / STATE).exists() and not (path / EMA_FOLDER / MANIFEST).exists()
+    return sorted({file.parent for name in (STATE, MANIFEST) for file in folder.glob(f"step-*/{name}")})

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.manifest import MANIFEST, check_files, read_manifest
 from llmdiff.safetensors_files import check_safetensors
-from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, is_complete, read_state
+from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state
 
 TENSORS = (WEIGHTS, f"{EMA_FOLDER}/{WEIGHTS}", OPTIMIZER)
 FILES = (*TENSORS, CONFIG, f"{EMA_FOLDER}/{CONFIG}", f"{EMA_FOLDER}/{MANIFEST}", STATE)
@@ -63,10 +63,12 @@ def check_checkpoint(path: Path) -> None:
 
     Earlier versions wrote no checksums: then each file of weights is as long as its header says.
     """
-    if not is_complete(path):
+    if not ((path / STATE).exists() or (path / MANIFEST).exists()):
         raise ValueError(f"{path}: cut short while it was saved")
     if (listed := read_manifest(path)) is not None:
         check_files(path, dict.fromkeys((*FILES, *listed)))
+    elif (path / EMA_FOLDER / MANIFEST).exists():  # which is of this version, too
+        raise ValueError(f"{path / MANIFEST}: damaged: expected the list of its files, found no such file")
     else:
         for name in TENSORS:
             check_safetensors(path / name)

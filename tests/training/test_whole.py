@@ -53,8 +53,7 @@ def test_damaged_in_any_way_it_is_left_for_the_one_before(
     damage(newest / name)
     assert newest_whole(folder) == folder / "step-00000004"
     (line,) = lines(caplog)
-    told = str(newest) if not (newest / "manifest.json").exists() else str(newest / name)
-    assert line.startswith(f"training warning: checkpoint left: {told}: ")
+    assert line.startswith(f"training warning: checkpoint left: {newest / name}: damaged: expected ")
     assert line.endswith("; going on from step-00000004")
 
 
@@ -89,11 +88,19 @@ def test_where_all_are_damaged_each_is_named_and_nothing_begins_anew(folder: Pat
         newest_whole(folder)
 
 
+def test_checkpoints_that_all_lost_their_manifest_are_damaged_too(folder: Path) -> None:
+    for path in complete(folder):
+        (path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"all damaged: .*8/manifest\.json: .*; .*4/manifest\.json: "):
+        newest_whole(folder)
+
+
 def test_one_that_was_cut_short_while_it_was_saved_counts_for_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in complete(folder):
         (path / "manifest.json").unlink()
+        (path / "state.json").unlink()
     assert complete(folder) == []
     assert newest_whole(folder) is None
     assert [line.rpartition("; ")[2] for line in lines(caplog)] == ["beginning at step 0"] * 2
