@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from storage.io.files import write_file
-
 MANIFEST = "manifest.json"
 
 
@@ -38,6 +36,8 @@ def write_manifest(folder: Path, names: Iterable[str], known: Mapping[str, Liste
         names: the files' paths relative to it.
         known: what was measured of some of them already.
     """
+    from storage.io.files import write_file  # for what is written alone
+
     known = known or {}
     files = {name: (known.get(name) or measured(folder / name))._asdict() for name in sorted(names)}
     text = json.dumps({"files": files, "crc32": checksum_of(files)}, indent=1)

@@ -8,13 +8,14 @@ from pathlib import Path
 from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, read_config
 from llmdiff.manifest import check_files, write_manifest
 from llmdiff.safetensors_files import check_safetensors, tensor_shapes
-from storage.io.files import write_file
 
 FILES = (WEIGHTS, CONFIG)
 
 
 def write_files(folder: Path, weights: bytes, config: AdapterConfig) -> None:
     """Write an adapter's folder; where that is cut short over an older adapter, it is refused as damaged."""
+    from storage.io.files import write_file  # for what is written alone
+
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / WEIGHTS, weights)
     write_file(folder / CONFIG, config_bytes(config))
