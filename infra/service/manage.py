@@ -26,8 +26,9 @@ from infra.service.config import (
     worker_environment,
 )
 from infra.service.deployments import ROOT, register, unregistered
-from infra.service.health import mlflow_answers, prefect_answers, wait_for, worker_answers
-from infra.service.messages import print_addresses, warn_of_open_doors
+from infra.service.health import check_login, mlflow_answers, prefect_answers, wait_for, worker_answers
+from infra.service.logins import complete_logins
+from infra.service.messages import print_addresses, warn_of_plain_http
 from infra.service.processes import Background
 from storage.io.files import lock_now
 
@@ -40,7 +41,8 @@ def start() -> None:
     folder = serve_folder()
     with one_at_a_time(folder):
         config = read_service_config(folder)
-        warn_of_open_doors(config.host)
+        complete_logins(folder)
+        warn_of_plain_http(config.host)
         missing = [process for process in config.processes if process.running() is None]
         if not missing and mlflow_answers(config) and not unregistered(config):
             print("all is up already; nothing was changed")
@@ -74,7 +76,9 @@ def stop() -> None:
 
 def status() -> None:
     """Print what runs and whether it answers; raise RuntimeError where something does not."""
-    config = read_service_config(serve_folder())
+    folder = serve_folder()
+    config = read_service_config(folder)
+    complete_logins(folder)
     checks = {"prefect": prefect_answers, "mlflow": mlflow_answers, "worker": worker_answers}
     down = []
     for process in reversed(config.processes):
@@ -100,6 +104,7 @@ def bring_up(config: ServiceConfig, missing: list[Background]) -> None:
     if config.worker in missing:
         config.worker.start(worker_command(), worker_environment(config), ROOT)
     wait_for(config.mlflow, partial(mlflow_answers, config))
+    check_login(config)
     wait_for(config.worker, partial(worker_answers, config, began if config.worker in missing else None))
     register(config)
 
