@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 HOME_VARIABLE = "LLMDIFF_HOME"
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking for modules in the working directory."""
+NO_PROXY = ("no_proxy", "NO_PROXY")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENGINE_BYTES = 20_000_000
 """What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
 
@@ -16,6 +21,30 @@ ENGINE_BYTES = 20_000_000
 def home() -> Path:
     """Return the folder of runs, tracking and flow records: ``LLMDIFF_HOME``, or ``runs`` in the working directory."""
     return Path(os.environ.get(HOME_VARIABLE, "runs")).resolve()
+
+
+def isolate_process() -> None:
+    """Have this process and all that it starts ask loopback directly, and find no modules in the working directory.
+
+    A user's folder may hold a package of the name of one of ours, and a proxy can't reach servers of this machine.
+    """
+    os.environ[SAFE_PATH] = "1"
+    direct = without_proxy(LOOPBACK)
+    os.environ.update(dict.fromkeys(NO_PROXY, direct))
+
+
+def without_proxy(hosts: Iterable[str]) -> str:
+    """Return the hosts that the environment says are asked directly, and some more, as ``no_proxy`` lists them."""
+    given = next((os.environ[name] for name in NO_PROXY if os.environ.get(name)), "")
+    listed = [host for part in given.split(",") if (host := part.strip())]
+    return ",".join(listed + [host for host in hosts if host not in listed])
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process that runs our own modules: these are first, and none of the user's."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join([root, *paths])}
 
 
 def tracking_uri() -> str:

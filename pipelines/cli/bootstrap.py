@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,22 +62,11 @@ def start_engine() -> None:
         ModuleNotFoundError: Prefect is not installed; what the flow would miss on the way to it is in a smaller extra.
     """
     require("prefect")
+    from infra.ending import exit_if_ending
     from infra.environment import prepare_engine
 
     prepare_engine(debug="--debug" in sys.argv)
+    from infra.engine import tie_server
 
-
-def end_well_on_sigterm() -> list[int]:
-    """Have a SIGTERM end this process with exit code 0, once the flow has had its training processes save.
-
-    Return a list that fills then.
-    """
-    received: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        received.append(number)
-        print("stopped by SIGTERM: the same command goes on")
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    return received
+    tie_server()
+    exit_if_ending()
