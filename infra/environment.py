@@ -28,9 +28,12 @@ def isolate_process() -> None:
 
     A user's folder may hold a package of the name of one of ours, and a proxy can't reach servers of this machine.
     """
-    os.environ[SAFE_PATH] = "1"
-    direct = without_proxy(LOOPBACK)
-    os.environ.update(dict.fromkeys(NO_PROXY, direct))
+    os.environ.update(isolation())
+
+
+def isolation(*hosts: str) -> dict[str, str]:
+    """Return the variables that do so, for loopback and more hosts of this machine."""
+    return {SAFE_PATH: "1", **dict.fromkeys(NO_PROXY, without_proxy((*LOOPBACK, *hosts)))}
 
 
 def without_proxy(hosts: Iterable[str]) -> str:
@@ -50,7 +53,8 @@ def child_environment() -> dict[str, str]:
 def tracking_uri() -> str:
     """Return MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
 
-    Raise ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
+    Raise ValueError where a server's address has a login in it, for MLflow repeats the address in its errors, and where
+    it is a folder, which MLflow takes no more.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
     if uri.startswith("http") and "@" in urlsplit(uri).netloc:
@@ -58,6 +62,10 @@ def tracking_uri() -> str:
             "MLFLOW_TRACKING_URI: expected an address alone, found a login in it, which errors would show; "
             "put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    folders = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if urlsplit(uri).scheme in ("", "file") and not folders:
+        expected = "expected a server's address or a database such as sqlite:///mlflow.db"
+        raise ValueError(f"MLFLOW_TRACKING_URI: {expected}, found {uri!r}: MLflow takes no folders any more")
     return uri
 
 

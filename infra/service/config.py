@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.environment import home
+from infra.environment import child_environment, home, isolation
 from infra.service.processes import Background
 
 POOL = "llmdiff"
@@ -128,14 +128,16 @@ def is_free(host: str, port: int) -> bool:
 
 
 def environment(config: ServiceConfig) -> dict[str, str]:
-    """Return what all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
+    """Return what all three processes get: the user's environment, no proxy, Prefect's files beside the pid files."""
+    own_host = () if config.host in ("127.0.0.1", "0.0.0.0") else (config.host,)
     ours = {
+        **isolation(*own_host),
         "PREFECT_HOME": str(config.prefect.folder / "prefect"),
         "LLMDIFF_HOME": str(home()),
         "PYTHONUNBUFFERED": "1",
     }
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**quiet, **os.environ, **ours}
+    return {**quiet, **child_environment(), **ours}
 
 
 def prefect_environment(config: ServiceConfig) -> dict[str, str]:

@@ -55,10 +55,15 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in read_text(file).split("\n") if line.strip()]
 
 
-def start_engine() -> None:
-    """Make the settings for flows in this process; see `infra.environment`.
+def start_engine(tracking: bool = True) -> None:
+    """Make the settings for flows in this process, see `infra.environment`, and ask the servers that they use.
+
+    Args:
+        tracking: whether MLflow is one of them.
 
     Raises:
+        ConnectionError: a server that is set does not answer.
+        ValueError: a setting of one can't be used.
         ModuleNotFoundError: Prefect is not installed; what the flow would miss on the way to it is in a smaller extra.
     """
     require("prefect")
@@ -66,6 +71,9 @@ def start_engine() -> None:
     from infra.environment import prepare_engine
 
     prepare_engine(debug="--debug" in sys.argv)
+    from infra.servers import check_servers
+
+    check_servers(tracking=tracking)
     from infra.engine import tie_server
 
     tie_server()

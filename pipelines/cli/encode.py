@@ -58,7 +58,7 @@ def encode(
         return
     if rate is not None:
         raise ValueError(f"--rate: expected with --dry-run alone, found {rate:g}")
-    start_engine()
+    start_engine(tracking=False)
     from pipelines.flows.encode import encode_flow
 
     result = encode_flow(**dict(request))

@@ -19,6 +19,7 @@ from infra.environment import child_environment
 from llmdiff.shapes import DIFFUSION, LLAMA
 from pipelines.cli.main import advice
 from tests.data.pictures import encoded, picture, write_parquet
+from tests.hostile_folder import hostile_folder
 from tests.waiting import wait_until
 
 END_SECONDS = 20
@@ -38,21 +39,25 @@ with ending.well_ended("the same command goes on"):
             print(type(error).__name__, flush=True)
 """
 """A program in which something swallows the exception of a signal."""
+HOSTILE = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
 
 
-def start(*command: str, **environment: str) -> subprocess.Popen[str]:
+def start(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """Start a command in a process group of its own, as a terminal does, with one pipe for all that it prints."""
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env={**child_environment(), **environment}, start_new_session=True, **pipe)  # type: ignore[call-overload]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, env={**child_environment(), **environment}, cwd=cwd, **pipe)  # type: ignore[call-overload]
 
 
 @pytest.mark.process
 def test_ctrl_c_in_a_terminal_ends_a_flow_and_its_server(tmp_path: Path) -> None:
-    """The whole process group gets it; `| tee log` would end, for nobody holds the pipe."""
+    """The whole process group gets it; `| tee log` would end, for nobody holds the pipe.
+
+    It came to work although a proxy that is not there is set, and in a folder with packages of our names.
+    """
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
     program = str(Path(sys.executable).with_name("llmdiff"))
     asked = ["encode", "--data", str(data), "--store", str(tmp_path / "store"), "--llm", str(LLAMA)]
-    child = start(program, *asked, "--diffusion", str(DIFFUSION), PREFECT_HOME=str(tmp_path / "prefect"))
+    child = start(program, *asked, "--diffusion", str(DIFFUSION), cwd=hostile_folder(tmp_path), **HOSTILE)
     assert child.stdout is not None
     printed = ""
     while "row/s" not in printed and (some := os.read(child.stdout.fileno(), 4096).decode(errors="replace")):
