@@ -20,6 +20,7 @@ import yaml
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from infra.environment import prepare_engine
 from infra.service import health
 from infra.service.config import POOL, SERVERS_ONLY, check_packages, read_service_config, worker_environment
 from infra.service.deployments import DEPLOYMENTS
@@ -172,6 +173,24 @@ def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp
         assert not process.family()
     finally:
         process.end(grace=0)
+
+
+def test_a_start_waits_for_a_machine_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on its cores may make a start take minutes."""
+    clock = [0.0]
+    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(health.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    process = Background(tmp_path, "prefect")
+    own = {"pid": os.getpid(), "started": started(os.getpid()), "host": "", "port": 0}
+    process.pid_file.write_text(json.dumps(own))
+    process.log.touch()
+    health.wait_for(process, lambda: clock[0] > 150)
+    with pytest.raises(TimeoutError, match="after 180 s"):
+        health.wait_for(process, lambda: False)
+    monkeypatch.delenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    prepare_engine()
+    assert float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]) >= 180, "the same for a flow's own"
 
 
 @pytest.mark.process
