@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from infra.ending import well_ended
 from infra.service.commands import mlflow_command, server_command, worker_command
 from infra.service.config import (
     ServiceConfig,
@@ -54,7 +55,7 @@ def start() -> None:
                 bring_up(config, missing)
             except BaseException:
                 for process in missing:
-                    process.end(grace=10)
+                    process.end(grace=1)  # nothing of it has begun to work
                 raise
         print_addresses(config)
 
@@ -123,12 +124,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.service.manage", description=(__doc__ or "").splitlines()[0])
     commands = {"start": start, "stop": stop, "status": status}
     parser.add_argument("command", choices=commands)
-    try:
-        commands[parser.parse_args().command]()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    command = commands[parser.parse_args().command]
+    with well_ended("the same command goes on"):
+        try:
+            command()
+        except (ValueError, RuntimeError, OSError) as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -152,13 +152,12 @@ def mlflow_server() -> Finding:
         return Finding("mlflow", False, str(error))
     if not uri.startswith("http"):
         return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")
-    return _answer("mlflow", servers.Setting(uri, "MLFLOW_TRACKING_URI"))
+    return _answer("mlflow", servers.mlflow_server(uri))
 
 
 def _answer(name: str, setting: servers.Setting) -> Finding:
-    silence = servers.silence(setting.url)
-    state = f"does not answer: {silence}" if silence else "answers"
-    return Finding(name, silence is None, f"{redacted(setting.url)} {state} ({setting.where})")
+    silence = servers.silence(setting)
+    return Finding(name, silence is None, f"{redacted(setting.url)} {silence or 'answers'} ({setting.where})")
 
 
 def proxy() -> Finding:

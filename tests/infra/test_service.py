@@ -9,6 +9,7 @@ import boto3
 import httpx
 import pytest
 
+from infra.servers import check_servers
 from tests.infra.service import LOGIN, MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
 from tests.infra.training_process import Survivor
 from tests.object_store import BUCKET
@@ -42,6 +43,20 @@ def test_neither_server_answers_without_a_login(service: Service) -> None:
                 answer(address, login, {"max_results": 1} if "mlflow" in address else {})
             assert refused.value.code == 401
     assert answer(addresses[1], MLFLOW, {"max_results": 1})["experiments"]
+
+
+def test_a_command_says_at_once_which_login_is_missing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{service.prefect}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", service.mlflow)
+    refused = "refuses the login: expected it in"
+    with pytest.raises(ConnectionError, match=f"Prefect's server .* {refused} PREFECT_API_AUTH_STRING"):
+        check_servers(tracking=True)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    with pytest.raises(ConnectionError, match=f"MLflow's server .* {refused} MLFLOW_TRACKING_USERNAME and"):
+        check_servers(tracking=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", MLFLOW.partition(":")[2])
+    check_servers(tracking=True)
 
 
 FOREIGN = {"Host": "attacker.example:4200", "Origin": "http://attacker.example:4200"}
