@@ -112,7 +112,7 @@ def _watch(reader: socket.socket, advice: str) -> None:
         with suppress(TimeoutError):
             again = _next_signal(reader) == signal.SIGINT
     _kill_children()
-    _say(f"{SIGNALS[number]}: {advice}\n")
+    _say(f"\n{SIGNALS[number]}: {advice}\n" if not _ended else "")  # a bar may have left its line open
     os._exit(128 + number)
 
 

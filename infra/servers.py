@@ -26,8 +26,8 @@ PREFECT_URL = "PREFECT_API_URL"
 TRACKING_URL = "MLFLOW_TRACKING_URI"
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-AWAY = (502, 503, 504)
-"""What a proxy answers in the place of a server that does not."""
+AWAY = (404, 502, 503, 504)
+"""What something else answers in the place of a server."""
 
 
 class Setting(NamedTuple):
@@ -94,7 +94,7 @@ def mlflow_server(uri: str) -> Setting:
     if os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return Setting(uri, TRACKING_URL)
     user, password = (os.environ.get(name) for name in MLFLOW_LOGIN)
-    path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    path = "/api/2.0/mlflow/experiments/search?max_results=1"
     login = f"{user}:{password}" if user and password else None
     return Setting(uri, TRACKING_URL, path, basic(login), " and ".join(MLFLOW_LOGIN))
 
@@ -121,16 +121,17 @@ def silence(setting: Setting) -> str | None:
 
 
 def _ask(setting: Setting) -> str | None:
-    proxied = urllib.request.ProxyHandler({} if urlsplit(setting.url).hostname in LOOPBACK else None)
+    local = urlsplit(setting.url).hostname in LOOPBACK
     try:
         request = urllib.request.Request(setting.url.rstrip("/") + setting.path, headers=dict(setting.headers))
-        urllib.request.build_opener(proxied).open(request, timeout=SECONDS).close()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if local else None))
+        opener.open(request, timeout=SECONDS).close()
     except HTTPError as error:
         if error.code == 401 and setting.login:
             return f"refuses the login: expected it in {setting.login}; `make serve` says what to export"
         return f"does not answer: HTTP {error.code}" if error.code in AWAY else None
-    except TimeoutError:  # it took the question: a busy machine answers late
-        return None
+    except TimeoutError:  # it took the question: this machine may be busy, and answer late
+        return None if local else f"does not answer: nothing came in {SECONDS:.0f} s"
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return None if isinstance(reason, ssl.SSLError) else f"does not answer: {' '.join(str(reason).split())}"
