@@ -17,14 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
 
 from infra.environment import prepare_engine
 from infra.service import health
 from infra.service.config import POOL, SERVERS_ONLY, check_packages, read_service_config, worker_environment
 from infra.service.deployments import DEPLOYMENTS
-from infra.service.guard import Guard
 from infra.service.logins import complete_logins
 from infra.service.messages import print_addresses, warn_of_plain_http
 from infra.service.processes import Background, alive, started
@@ -272,33 +269,6 @@ def test_logins_in_the_clear_are_warned_of(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == ""
     warn_of_plain_http("0.0.0.0")
     assert "logins travel in the clear" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("headers", "allowed"),
-    [
-        ({"host": "127.0.0.1:4200"}, True),
-        ({"host": "localhost:4200", "origin": "http://localhost:4200"}, True),
-        ({"host": "[::1]:4200"}, True),
-        ({"host": "192.168.0.7:4200", "origin": "http://192.168.0.7:4200"}, True),
-        ({"host": "flows.example", "origin": "https://flows.example"}, True),
-        ({"host": "127.0.0.1:4200", "origin": "https://proxy.example"}, True),
-        ({"host": "127.0.0.1:4200", "origin": "http://attacker.example"}, False),
-        ({"host": "127.0.0.1:4200", "origin": "http://127.0.0.1:8000"}, False),
-        ({"host": "127.0.0.1:4200", "origin": "null"}, False),
-        ({"host": "attacker.example:4200"}, False),
-        ({"host": "attacker.example:4200", "origin": "http://attacker.example:4200"}, False),
-        ({"host": "127.0.0.1.attacker.example"}, False),
-        ({}, False),
-    ],
-)
-def test_foreign_hosts_and_origins_are_refused(headers: dict[str, str], allowed: bool) -> None:
-    guard = Guard(never, frozenset({"localhost", "flows.example"}), frozenset({"https://proxy.example"}))
-    assert (guard.refusal(Headers(headers)) is None) == allowed
-
-
-async def never(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError
 
 
 @pytest.mark.parametrize(
