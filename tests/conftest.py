@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,14 @@ os.environ.update(
 )
 
 
+IN_MEMORY = pytest.StashKey[str]()
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""Where temporary folders go if there is so much room: a store syncs each of its files, which a disk takes long for."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=MEMORY)
     gc.disable()  # until all is imported
     kinds.note_starts()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
@@ -64,6 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
+    kinds.note_engines()
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -71,6 +80,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if IN_MEMORY in config.stash:
+        shutil.rmtree(config.stash[IN_MEMORY], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
