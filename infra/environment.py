@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 HOME_VARIABLE = "LLMDIFF_HOME"
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking for modules in the working directory."""
+NO_PROXY = ("no_proxy", "NO_PROXY")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENGINE_BYTES = 20_000_000
 """What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
 
@@ -18,10 +23,38 @@ def home() -> Path:
     return Path(os.environ.get(HOME_VARIABLE, "runs")).resolve()
 
 
+def isolate_process() -> None:
+    """Have this process and all that it starts ask loopback directly, and find no modules in the working directory.
+
+    A user's folder may hold a package of the name of one of ours, and a proxy can't reach servers of this machine.
+    """
+    os.environ.update(isolation())
+
+
+def isolation(*hosts: str) -> dict[str, str]:
+    """Return the variables that do so, for loopback and more hosts of this machine."""
+    return {SAFE_PATH: "1", **dict.fromkeys(NO_PROXY, without_proxy((*LOOPBACK, *hosts)))}
+
+
+def without_proxy(hosts: Iterable[str]) -> str:
+    """Return the hosts that the environment says are asked directly, and some more, as ``no_proxy`` lists them."""
+    given = next((os.environ[name] for name in NO_PROXY if os.environ.get(name)), "")
+    listed = [host for part in given.split(",") if (host := part.strip())]
+    return ",".join(listed + [host for host in hosts if host not in listed])
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process that runs our own modules: these are first, and none of the user's."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join([root, *paths])}
+
+
 def tracking_uri() -> str:
     """Return MLflow's tracking and registry: ``MLFLOW_TRACKING_URI``, or SQLite below `home`.
 
-    Raise ValueError where a server's address has a login in it: MLflow repeats the address in its errors.
+    Raise ValueError where a server's address has a login in it, for MLflow repeats the address in its errors, and where
+    it is a folder, which MLflow takes no more.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
     if uri.startswith("http") and "@" in urlsplit(uri).netloc:
@@ -29,6 +62,10 @@ def tracking_uri() -> str:
             "MLFLOW_TRACKING_URI: expected an address alone, found a login in it, which errors would show; "
             "put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    folders = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if urlsplit(uri).scheme in ("", "file") and not folders:
+        expected = "expected a server's address or a database such as sqlite:///mlflow.db"
+        raise ValueError(f"MLFLOW_TRACKING_URI: {expected}, found {uri!r}: MLflow takes no folders any more")
     return uri
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from infra.ending import time_to_save
+from infra.environment import child_environment
 from infra.launch.errors import LaunchError, error_of, errors_in, is_echo
 from infra.launch.hostfile import Host, Topology
 from llmdiff.tcp_ports import free_port, is_free
@@ -46,11 +48,8 @@ def devices(count: int) -> list[str]:
 
 
 def launch_environment() -> dict[str, str]:
-    """Return the environment of the workers: this checkout first on the path, and the CPU where there is no GPU."""
-    environment = dict(os.environ)
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    environment["PYTHONUNBUFFERED"] = "1"
+    """Return the environment of the workers: our own packages first, and the CPU where there is no GPU."""
+    environment = {**child_environment(), "PYTHONUNBUFFERED": "1"}
     if not has_gpu():
         environment.setdefault("DS_ACCELERATOR", "cpu")
     return environment
@@ -93,7 +92,9 @@ def run_workers(
                 time.sleep(interval)
             poll()
         finally:
-            if not end_workers(child, GRACE_SECONDS):
+            with time_to_save(GRACE_SECONDS):
+                in_time = end_workers(child, GRACE_SECONDS)
+            if not in_time:
                 raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
     if child.returncode != 0:
         printed = topology.log(log).read_bytes()[start:].decode(errors="replace")

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from infra.ending import time_to_save
+from infra.environment import SAFE_PATH
 from infra.launch import local
 from infra.launch.errors import LaunchError, is_echo
 from infra.launch.hostfile import Host, Topology
@@ -79,7 +81,9 @@ def run_on_hosts(
             time.sleep(interval)
         poll()
     finally:
-        if not end(nodes, local.GRACE_SECONDS + EXTRA_SECONDS):
+        with time_to_save(local.GRACE_SECONDS + EXTRA_SECONDS):
+            in_time = end(nodes, local.GRACE_SECONDS + EXTRA_SECONDS)
+        if not in_time:
             raise LaunchError(f"hosts did not end within {local.GRACE_SECONDS:.0f} s: their ssh was killed")
     errors = [node.error for node in failed(nodes)]
     if errors:
@@ -89,7 +93,7 @@ def run_on_hosts(
 def start(rank: int, module: str, arguments: list[str], topology: Topology, log: Path) -> Node:
     """Starts the processes of one host."""
     root = Path(__file__).resolve().parents[2]
-    command = f"cd {shlex.quote(str(Path.cwd()))} && exec env PYTHONPATH={shlex.quote(str(root))} "
+    command = f"cd {shlex.quote(str(Path.cwd()))} && exec env {SAFE_PATH}=1 PYTHONPATH={shlex.quote(str(root))} "
     command += f"{shlex.quote(sys.executable)} -m infra.launch.ssh"
     printed = tempfile.TemporaryFile()  # noqa: SIM115 the node has it
     child = subprocess.Popen(

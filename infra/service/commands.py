@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from infra.service.config import MLFLOW_AUTH, POOL, ServiceConfig, worker_name
+from infra.service.config import POOL, ServiceConfig, worker_name
 
 
 def prefect_command(*arguments: str) -> list[str]:
@@ -14,8 +13,8 @@ def prefect_command(*arguments: str) -> list[str]:
 
 
 def server_command(config: ServiceConfig) -> list[str]:
-    """Return Prefect's server."""
-    return prefect_command("server", "start", "--host", config.host, "--port", str(config.prefect_port))
+    """Return Prefect's server, behind its guard."""
+    return [sys.executable, "-m", "infra.service.guard", "--host", config.host, "--port", str(config.prefect_port)]
 
 
 def worker_command() -> list[str]:
@@ -26,4 +25,4 @@ def worker_command() -> list[str]:
 def mlflow_command(config: ServiceConfig) -> list[str]:
     """Return MLflow's server; its databases come by the environment, which others can't read, as they can this."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", config.host, "--port", str(config.mlflow_port)]
-    return [*command, "--app-name", "basic-auth"] if os.environ.get(MLFLOW_AUTH) else command
+    return [*command, "--app-name", "basic-auth"]

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.environment import home
+from infra.environment import child_environment, home, isolation
 from infra.service.processes import Background
 
 POOL = "llmdiff"
@@ -21,6 +21,10 @@ MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 MLFLOW_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 PREFECT_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 MLFLOW_AUTH = "MLFLOW_AUTH_ADMIN_PASSWORD"
+MLFLOW_USER = "MLFLOW_AUTH_ADMIN_USERNAME"
+ALLOWED_HOSTS = "ALLOWED_HOSTS"
+"""Names, with commas between them, under which both servers may be asked, besides this machine's own."""
+ALLOWED_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
 LOG_STREAMS = ("PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED", "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED")
 SERVERS_ONLY = (*PREFECT_DATABASE, MLFLOW_DATABASE, MLFLOW_ARTIFACTS, PREFECT_AUTH, MLFLOW_AUTH)
 """What the worker, and so the flows, have no use for."""
@@ -124,24 +128,27 @@ def is_free(host: str, port: int) -> bool:
 
 
 def environment(config: ServiceConfig) -> dict[str, str]:
-    """Return what all three processes get: the user's environment, and Prefect's files in the folder of pid files."""
+    """Return what all three processes get: the user's environment, no proxy, Prefect's files beside the pid files."""
+    own_host = () if config.host in ("127.0.0.1", "0.0.0.0") else (config.host,)
     ours = {
+        **isolation(*own_host),
         "PREFECT_HOME": str(config.prefect.folder / "prefect"),
         "LLMDIFF_HOME": str(home()),
         "PYTHONUNBUFFERED": "1",
     }
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**quiet, **os.environ, **ours}
+    return {**quiet, **child_environment(), **ours}
 
 
 def prefect_environment(config: ServiceConfig) -> dict[str, str]:
-    """Return the environment of Prefect's server. Its page asks the server it came from; logs reach `--watch`.
+    """Return the environment of Prefect's server. Its page alone asks it, by its own address; logs reach `--watch`.
 
     Who holds which concurrency limit is kept on the disk: a server that was started again would not know it, and then
     Prefect ends the flow run.
     """
     defaults = {
         "PREFECT_SERVER_UI_API_URL": "/api",
+        ALLOWED_ORIGINS: config.prefect_url,
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         **dict.fromkeys(LOG_STREAMS, "true"),
     }
@@ -157,9 +164,13 @@ def mlflow_environment(config: ServiceConfig) -> dict[str, str]:
         "MLFLOW_WORKERS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    if os.environ.get(MLFLOW_AUTH):
-        defaults["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
-        defaults["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(folder))
+    defaults["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
+    defaults["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(folder))
+    if names := allowed_names():
+        from mlflow.server.security_utils import get_default_allowed_hosts
+
+        named = (pattern for name in names for pattern in (name, f"{name}:*"))
+        defaults["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*get_default_allowed_hosts(), *named])
     given = {name: value for name, value in environment(config).items() if name != "MLFLOW_TRACKING_URI"}
     return {**defaults, **given}
 
@@ -171,10 +182,16 @@ def write_auth_config(folder: Path) -> Path:
     parser = configparser.ConfigParser()
     parser.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
     parser["mlflow"]["database_uri"] = f"sqlite:///{folder / 'mlflow-users.db'}"
+    parser["mlflow"]["auth_cache_ttl_seconds"] = "60"  # a password takes a tenth of a second to check, at each request
     path = folder / "mlflow-auth.ini"
     with path.open("w") as file:
         parser.write(file)
     return path
+
+
+def allowed_names() -> list[str]:
+    """Return the names of `ALLOWED_HOSTS`."""
+    return [name for part in os.environ.get(ALLOWED_HOSTS, "").split(",") if (name := part.strip().lower())]
 
 
 def worker_environment(config: ServiceConfig) -> dict[str, str]:
@@ -184,7 +201,7 @@ def worker_environment(config: ServiceConfig) -> dict[str, str]:
     if login := os.environ.get(PREFECT_AUTH):
         ours["PREFECT_API_AUTH_STRING"] = login
     if password := os.environ.get(MLFLOW_AUTH):
-        ours["MLFLOW_TRACKING_USERNAME"] = os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin")
+        ours["MLFLOW_TRACKING_USERNAME"] = mlflow_user()
         ours["MLFLOW_TRACKING_PASSWORD"] = password
     defaults = {
         "PREFECT_WORKER_QUERY_SECONDS": "3",
@@ -192,6 +209,11 @@ def worker_environment(config: ServiceConfig) -> dict[str, str]:
         "PREFECT_CLIENT_MAX_RETRIES": "8",  # a server that is started again may be away for minutes
     }
     return {**defaults, **ours}
+
+
+def mlflow_user() -> str:
+    """Return the name of MLflow's administrator."""
+    return os.environ.get(MLFLOW_USER, "admin")
 
 
 def worker_name() -> str:

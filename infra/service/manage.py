@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from infra.ending import well_ended
 from infra.service.commands import mlflow_command, server_command, worker_command
 from infra.service.config import (
     ServiceConfig,
@@ -26,8 +27,9 @@ from infra.service.config import (
     worker_environment,
 )
 from infra.service.deployments import ROOT, register, unregistered
-from infra.service.health import mlflow_answers, prefect_answers, wait_for, worker_answers
-from infra.service.messages import print_addresses, warn_of_open_doors
+from infra.service.health import check_login, mlflow_answers, prefect_answers, wait_for, worker_answers
+from infra.service.logins import complete_logins
+from infra.service.messages import print_addresses, warn_of_plain_http
 from infra.service.processes import Background
 from storage.io.files import lock_now
 
@@ -40,7 +42,8 @@ def start() -> None:
     folder = serve_folder()
     with one_at_a_time(folder):
         config = read_service_config(folder)
-        warn_of_open_doors(config.host)
+        complete_logins(folder)
+        warn_of_plain_http(config.host)
         missing = [process for process in config.processes if process.running() is None]
         if not missing and mlflow_answers(config) and not unregistered(config):
             print("all is up already; nothing was changed")
@@ -52,7 +55,7 @@ def start() -> None:
                 bring_up(config, missing)
             except BaseException:
                 for process in missing:
-                    process.end(grace=10)
+                    process.end(grace=1)  # nothing of it has begun to work
                 raise
         print_addresses(config)
 
@@ -74,7 +77,9 @@ def stop() -> None:
 
 def status() -> None:
     """Print what runs and whether it answers; raise RuntimeError where something does not."""
-    config = read_service_config(serve_folder())
+    folder = serve_folder()
+    config = read_service_config(folder)
+    complete_logins(folder)
     checks = {"prefect": prefect_answers, "mlflow": mlflow_answers, "worker": worker_answers}
     down = []
     for process in reversed(config.processes):
@@ -100,6 +105,7 @@ def bring_up(config: ServiceConfig, missing: list[Background]) -> None:
     if config.worker in missing:
         config.worker.start(worker_command(), worker_environment(config), ROOT)
     wait_for(config.mlflow, partial(mlflow_answers, config))
+    check_login(config)
     wait_for(config.worker, partial(worker_answers, config, began if config.worker in missing else None))
     register(config)
 
@@ -118,12 +124,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.service.manage", description=(__doc__ or "").splitlines()[0])
     commands = {"start": start, "stop": stop, "status": status}
     parser.add_argument("command", choices=commands)
-    try:
-        commands[parser.parse_args().command]()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    command = commands[parser.parse_args().command]
+    with well_ended("the same command goes on"):
+        try:
+            command()
+        except (ValueError, RuntimeError, OSError) as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

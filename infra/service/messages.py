@@ -1,10 +1,12 @@
-"""What users are told of the servers: where they are, how to open their pages, which doors are open."""
+"""What users are told of the servers: where they are, how to log in, how to open their pages."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from infra.environment import tracking_uri
 from infra.service.config import (
@@ -15,39 +17,43 @@ from infra.service.config import (
     PREFECT_AUTH,
     PREFECT_DATABASE,
     ServiceConfig,
+    mlflow_user,
     worker_name,
 )
+from infra.service.logins import made_here
 from infra.service.secrets import redacted
 
 
-def warn_of_open_doors(host: str) -> None:
-    """Say which server other machines can use without a password."""
-    if ipaddress.IPv4Address(host).is_loopback:
-        return
-    for name, danger, variable, value in (
-        ("Prefect", "run code here", PREFECT_AUTH, "user:password"),
-        ("MLflow", "read and delete what is here", MLFLOW_AUTH, "password"),
-    ):
-        if not os.environ.get(variable):
-            print(
-                f"warning: {name} listens on {host} and has no authentication: whoever reaches this machine can "
-                f"{danger}. {variable}=<{value}> makes it ask for a login",
-                file=sys.stderr,
-            )
+def warn_of_plain_http(host: str) -> None:
+    """Say that logins can be read on the way, where other machines reach the servers."""
+    if not ipaddress.IPv4Address(host).is_loopback:
+        print(
+            f"warning: both servers listen on {host}, and logins travel in the clear: put a proxy with TLS before "
+            "them where the network is not yours alone",
+            file=sys.stderr,
+        )
 
 
 def print_addresses(config: ServiceConfig) -> None:
-    """Print where all is, and what a shell needs to reach it."""
+    """Print where all is, and what a shell needs to reach it; no secret, but the command that reads one's file."""
+    folder = config.worker.folder
+    prefect, mlflow = secret_in_shell(folder, PREFECT_AUTH), secret_in_shell(folder, MLFLOW_AUTH)
     print(f"Prefect  {config.prefect_url}{records_in(*PREFECT_DATABASE)}")
     print(f"MLflow   {config.mlflow_url}{records_in(MLFLOW_DATABASE, MLFLOW_ARTIFACTS)}")
-    print(f"worker   {worker_name()} of the work pool {POOL}; logs and pid files in {config.worker.folder}")
+    print(f"worker   {worker_name()} of the work pool {POOL}; logs and pid files in {folder}")
+    print(f"login    Prefect's page asks for user:password together: echo {prefect}")
+    print(f"         MLflow's page asks for {mlflow_user()} and its password: echo {mlflow}")
     print(f"export PREFECT_API_URL={config.prefect_url}/api")
     print(f"export MLFLOW_TRACKING_URI={config.mlflow_url}")
-    if os.environ.get(PREFECT_AUTH):
-        print(f"export PREFECT_API_AUTH_STRING=<as {PREFECT_AUTH}>")
-    if os.environ.get(MLFLOW_AUTH):
-        print(f"export MLFLOW_TRACKING_USERNAME={os.environ.get('MLFLOW_AUTH_ADMIN_USERNAME', 'admin')}")
-        print(f"export MLFLOW_TRACKING_PASSWORD=<as {MLFLOW_AUTH}>")
+    print(f"export PREFECT_API_AUTH_STRING={prefect}")
+    print(f"export MLFLOW_TRACKING_USERNAME={shlex.quote(mlflow_user())}")
+    print(f"export MLFLOW_TRACKING_PASSWORD={mlflow}")
+
+
+def secret_in_shell(folder: Path, variable: str) -> str:
+    """Return what stands for a login in a shell: the content of its file, or the variable that gave it."""
+    file = made_here(folder, variable)
+    return f'"$(cat {shlex.quote(str(file))})"' if file else f'"${variable}"'
 
 
 def records_in(*variables: str) -> str:

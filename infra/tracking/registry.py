@@ -15,7 +15,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from infra.environment import home
+from infra.environment import home, tracking_uri
+from infra.service.secrets import redacted
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
 from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
@@ -206,7 +207,7 @@ def find_version(uri: str) -> ModelVersion:
         number = api.get_model_version_by_alias(name, alias).version if at == "@" else alias
         return api.get_model_version(name, str(number))
     except MlflowException as error:
-        raise ValueError(f"{uri}: not in the registry: {error.message}") from error
+        raise ValueError(f"{uri}: not in the registry {redacted(tracking_uri())}: {error.message}") from error
 
 
 def pinned_address(uri: str) -> str:

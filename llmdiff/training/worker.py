@@ -11,11 +11,11 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 
 from llmdiff.startup import collect_seldom
+from llmdiff.tied import end_with_input
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:
-        threading.Thread(target=end_with_input, daemon=True).start()
+        end_with_input()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
     try:
         from llmdiff.training.config import TrainConfig
@@ -58,13 +58,6 @@ def end_with_parent() -> None:
     """Has the kernel send a SIGTERM when the launcher dies, which else would leave this process training."""
     PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def end_with_input() -> None:
-    """The same when the one who started the launcher dies: it holds the other end of standard input."""
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

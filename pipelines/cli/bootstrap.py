@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,29 +55,26 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in read_text(file).split("\n") if line.strip()]
 
 
-def start_engine() -> None:
-    """Make the settings for flows in this process; see `infra.environment`.
+def start_engine(tracking: bool = True) -> None:
+    """Make the settings for flows in this process, see `infra.environment`, and ask the servers that they use.
+
+    Args:
+        tracking: whether MLflow is one of them.
 
     Raises:
+        ConnectionError: a server that is set does not answer.
+        ValueError: a setting of one can't be used.
         ModuleNotFoundError: Prefect is not installed; what the flow would miss on the way to it is in a smaller extra.
     """
     require("prefect")
+    from infra.ending import exit_if_ending
     from infra.environment import prepare_engine
 
     prepare_engine(debug="--debug" in sys.argv)
+    from infra.servers import check_servers
 
+    check_servers(tracking=tracking)
+    from infra.engine import tie_server
 
-def end_well_on_sigterm() -> list[int]:
-    """Have a SIGTERM end this process with exit code 0, once the flow has had its training processes save.
-
-    Return a list that fills then.
-    """
-    received: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        received.append(number)
-        print("stopped by SIGTERM: the same command goes on")
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    return received
+    tie_server()
+    exit_if_ending()

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from infra import servers
 from infra.environment import home, tracking_uri
 from infra.service.secrets import redacted
 from llmdiff.extras import PACKAGES
@@ -135,29 +137,55 @@ def disk() -> Finding:
 
 
 def prefect_server() -> Finding:
-    """Look whether a Prefect server is set, and answers."""
-    url = os.environ.get("PREFECT_API_URL")
-    if url is None:
+    """Look whether a Prefect server is set, by the environment or a profile of Prefect's, and answers."""
+    found = servers.prefect_server()
+    if found is None:
         return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
-    return Finding("prefect", _answers(url), f"{redacted(url)} {'answers' if _answers(url) else 'does not answer'}")
+    return _answer("prefect", found)
 
 
 def mlflow_server() -> Finding:
-    """Look whether an MLflow server is set, and answers."""
-    uri = tracking_uri()
+    """Look where runs are tracked: a server that answers, or a database."""
+    try:
+        uri = tracking_uri()
+    except ValueError as error:
+        return Finding("mlflow", False, str(error))
     if not uri.startswith("http"):
         return Finding("mlflow", True, f"{redacted(uri)} (MLFLOW_TRACKING_URI names a server)")
-    return Finding("mlflow", _answers(uri), f"{uri} {'answers' if _answers(uri) else 'does not answer'}")
+    return _answer("mlflow", servers.mlflow_server(uri))
 
 
-def _answers(url: str) -> bool:
-    parts = urlsplit(url)
+def _answer(name: str, setting: servers.Setting) -> Finding:
+    silence = servers.silence(setting)
+    return Finding(name, silence is None, f"{redacted(setting.url)} {silence or 'answers'} ({setting.where})")
+
+
+def proxy() -> Finding:
+    """Look whether the proxies that are set can be used; nothing on this machine is asked through one."""
     try:
-        with socket.create_connection(
-            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 0.5
-        ):
+        servers.check_proxies()
+    except ValueError as error:
+        return Finding("proxy", False, str(error))
+    found = list(servers.proxies())
+    if dead := [proxy for proxy in found if not _listens(proxy.url)]:
+        return Finding("proxy", False, f"{dead[0].where}: {redacted(dead[0].url)} does not answer")
+    return Finding("proxy", True, ", ".join(proxy.where for proxy in found) or "none set")
+
+
+def temporary() -> Finding:
+    """Look at the folder of temporary files: where the one that is set can't be written, Python takes another."""
+    given = os.environ.get("TMPDIR")
+    if given and not os.access(given, os.W_OK):
+        return Finding("tmp", False, f"TMPDIR: expected a folder that can be written, found {given!r}")
+    return Finding("tmp", True, tempfile.gettempdir())
+
+
+def _listens(url: str) -> bool:
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), 0.5):
             return True
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -178,6 +206,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     triton,
     deepspeed,
     disk,
+    temporary,
+    proxy,
     prefect_server,
     mlflow_server,
 )

@@ -49,6 +49,9 @@ def encode(
     require("pyarrow" if dry else "prefect")
     settings, more = encode_options(given, captions, config, set_)
     request = checked({**given, "settings": settings, "captions": more}, EncodeRequest, "encode")
+    from storage.io.paths import store_path
+
+    store_path(request.store)  # which is refused before anything is loaded
     if dry:
         from pipelines.cli.dry_run import dry_run, print_dry_run
         from pipelines.runtime.progress import quieten_loading
@@ -58,7 +61,7 @@ def encode(
         return
     if rate is not None:
         raise ValueError(f"--rate: expected with --dry-run alone, found {rate:g}")
-    start_engine()
+    start_engine(tracking=False)
     from pipelines.flows.encode import encode_flow
 
     result = encode_flow(**dict(request))

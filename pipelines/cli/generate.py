@@ -25,7 +25,7 @@ def generate(
     """Draw prompts with and without the adapter, from the same seeds; each PNG holds its settings."""
     texts = [*prompt, *(read_lines(prompts) if prompts is not None else [])]
     request = checked({**given, "prompts": texts}, GenerateRequest, "generate")
-    start_engine()
+    start_engine(tracking=(request.adapter or "").startswith("models:"))
     from pipelines.flows.generate import generate_flow
 
     result = generate_flow(**dict(request))

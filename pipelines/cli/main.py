@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from infra.ending import well_ended
+from infra.environment import isolate_process
 from llmdiff.extras import missing_extra
 from llmdiff.startup import collect_seldom
 from pipelines.cli.demo import demo_app
@@ -22,6 +24,9 @@ from pipelines.cli.store import store_app
 from pipelines.cli.store_drop import drop_app
 from pipelines.cli.study import study_app
 from pipelines.cli.train import train_app
+
+RESUMED = ("demo", "encode", "retrain", "study", "train")
+"""Commands that go on where they were cut short."""
 
 app = typer.Typer(
     help="A decoder-only LLM as the text encoder of a latent diffusion model: from captions to pictures.",
@@ -61,7 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script: an error is one line and exit code 1; ``--debug`` shows where it came from."""
     if arguments is None:
         collect_seldom()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+        isolate_process()
+        with well_ended(advice(sys.argv[1:])):
+            run(sys.argv[1:])
+    else:
+        run(arguments)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command; exit where it fails."""
+    given = list(arguments)
     debug = "--debug" in given
     given = ["--debug", *(a for a in given if a != "--debug")] if debug else given  # wherever it was written
     try:
@@ -71,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def advice(arguments: Sequence[str]) -> str:
+    """Return how to go on with a command that is ended."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return "the same command goes on" if command in RESUMED else "run the same command again"
 
 
 def error_line(error: Exception) -> str:

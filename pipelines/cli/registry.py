@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.servers import check_tracking
 from infra.tracking.registry_names import MODEL
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import start_engine
@@ -27,6 +28,7 @@ def lineage(
 ) -> None:
     """Show what a version came from: code, models, encoder, store, and every data file."""
     require("mlflow")
+    check_tracking()
     from pipelines.reports.lineage import address, chain
 
     found = chain(address(version, name))
@@ -58,6 +60,7 @@ def promote(given: dict[str, Any], as_json: Json = False) -> None:
 def rollback(name: Name = MODEL, as_json: Json = False) -> None:
     """Make the champion before this one the champion again."""
     require("mlflow")
+    check_tracking()
     from infra.tracking.registry import rollback as go_back
 
     left, back = go_back(name)

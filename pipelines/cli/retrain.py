@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from infra.ending import exit_if_ending
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.extras import require
-from pipelines.cli.bootstrap import encoder_config, end_well_on_sigterm, start_engine
+from pipelines.cli.bootstrap import encoder_config, start_engine
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Config, Json, options_of
 from pipelines.requests.base import CommandLine, checked
@@ -64,15 +65,13 @@ def retrain(
     """
     from pipelines.cli.config_files import read_settings
 
-    ended = end_well_on_sigterm()
     settings = read_settings(config, set_)
     of_encoder = encoder_config(encoder_file, read_settings(encoder_file, encoder_set))
     start_engine()
     from llmdiff.training.config import TrainSettings
     from pipelines.flows.retrain import retrain_flow
 
-    if ended:  # the exit may have been swallowed by an import
-        sys.exit(0)
+    exit_if_ending()
     asked = {**grouped(given), "encoder_settings": of_encoder}
     asked["settings"] = checked(settings, TrainSettings, "training settings")
     print_result(retrain_flow(**dict(checked(asked, RetrainRequest, "retrain"))), as_json)

@@ -86,7 +86,7 @@ def verify(
         require("prefect")
         settings, lines = encode_options(given, captions, config, set_)
         request = checked({**given, "store": path, "settings": settings, "captions": lines}, EncodeRequest, "repair")
-        start_engine()
+        start_engine(tracking=False)
     store = open_store(path)
     problems = verified(store)
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.bootstrap import end_well_on_sigterm, start_engine
+from infra.ending import exit_if_ending
+from pipelines.cli.bootstrap import start_engine
 from pipelines.cli.options import Config, Set, options_of
 from pipelines.requests.base import checked
 from pipelines.requests.train import TrainRequest
@@ -38,7 +38,6 @@ def train(
     """Train an adapter on the store's encodings, and register it; the same command goes on where it was cut short."""
     from pipelines.cli.config_files import read_settings
 
-    ended = end_well_on_sigterm()
     settings = read_settings(config, set_)
     if joined(given, node_rank):
         return
@@ -46,8 +45,7 @@ def train(
     from llmdiff.training.config import TrainSettings
     from pipelines.flows.train import train_flow
 
-    if ended:  # the exit may have been swallowed by an import
-        sys.exit(0)
+    exit_if_ending()
     asked = {**given, "settings": checked(settings, TrainSettings, "training settings"), "ssh": node_rank is None}
     request = checked(asked, TrainRequest, "train")
     result = train_flow(**dict(request))

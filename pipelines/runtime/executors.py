@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of our own packages."""
 DEATHS = 3
 """How often a task is given to another worker after the one that ran it died."""
 AHEAD = 2
@@ -74,7 +76,9 @@ def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
             yield in_processes
         return
     runner = task_runner(ray)
-    with temporary_settings({PREFECT_API_URL: server_url(ray)}), runner:
+    with temporary_settings({PREFECT_API_URL: server_url(ray)}), ExitStack() as stack:
+        with chdir(ROOT):  # where it is started, Ray's workers look for modules first
+            stack.enter_context(runner)
         on_ray = OnRay(runner)
         try:
             yield on_ray

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 GRACE_SECONDS = 60.0
 """How long the processes of a run that ends may take to remove what they had half-written."""
-ORPHAN_SECONDS = 15.0
+ORPHAN_SECONDS = 4.0
 """The same, where the run's process is gone: what is left after that, the next writer removes."""
 LOOK_SECONDS = 0.1
 """Seconds between two looks at which tasks have ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path, PosixPath
@@ -150,20 +151,26 @@ def store_path(path: str | Path | StorePath) -> StorePath:
     ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``; ``AWS_ALLOW_HTTP=true`` for an address without TLS).
 
     Raises:
-        ValueError: a URL of another kind, or one without a bucket.
+        ValueError: a URL of another kind, or one without a bucket; a path that Delta's library takes for another.
     """
-    if isinstance(path, Path):
+    if isinstance(path, Path) or (isinstance(path, str) and "://" not in path):
+        check_name(Path(path))
         return LocalPath(path)
     if not isinstance(path, str):
         return path
-    if "://" not in path:
-        return LocalPath(path)
     parts = urlsplit(path)
     if "@" in parts.netloc:  # it would be recorded with every run; not even this error repeats it
         raise ValueError("expected s3://bucket/prefix, found credentials in it: they come from the environment")
     if parts.scheme != "s3" or not parts.netloc:
         raise ValueError(f"{path}: expected a folder or s3://bucket/prefix")
     return ObjectPath(parts.netloc, parts.path.strip("/"))
+
+
+def check_name(path: Path) -> None:
+    """Raise ValueError where a path has a character's code as in a URL: its index would be written, not read."""
+    if escape := re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
+        reason = "which Delta's library reads as another character"
+        raise ValueError(f"{path.absolute()}: expected a path without {escape[0]!r}, {reason}")
 
 
 def tree_size(folder: StorePath) -> int:

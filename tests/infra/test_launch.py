@@ -13,6 +13,7 @@ from infra.launch import local
 from infra.launch.errors import LaunchError, error_of
 from infra.launch.hostfile import Topology
 from infra.launch.local import run_workers
+from tests.hostile_folder import hostile_folder
 
 
 def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
@@ -45,7 +46,9 @@ def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path
 
 
 @pytest.mark.process
-def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path) -> None:
+def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(hostile_folder(tmp_path))
+
     def interrupt() -> None:
         if len(pids(tmp_path)) == 2:
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.environment import prepare_engine
 from infra.service import health
 from infra.service.config import POOL, SERVERS_ONLY, check_packages, read_service_config, worker_environment
 from infra.service.deployments import DEPLOYMENTS
-from infra.service.messages import warn_of_open_doors
+from infra.service.logins import complete_logins
+from infra.service.messages import print_addresses, warn_of_plain_http
 from infra.service.processes import Background, alive, started
 from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
@@ -34,11 +38,22 @@ def run(command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
-def answer(url: str, body: object = None) -> bytes:
+def answer(url: str, login: str = "", body: object = None) -> bytes:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as found:
+    headers = {
+        "Content-Type": "application/json",
+        "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
+    }
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as found:
         return bytes(found.read())
+
+
+def exported(printed: str) -> dict[str, str]:
+    """What a shell has that was given the printed lines."""
+    lines = [line for line in printed.splitlines() if line.startswith("export ")]
+    shell = ["env", "-i", "/bin/bash", "-c", "\n".join([*lines, "/usr/bin/env -0"])]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    return dict(item.split("=", 1) for item in done.stdout.split("\0") if "=" in item)
 
 
 @pytest.fixture
@@ -66,27 +81,38 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     began = run("start", site)
     assert began.returncode == 0, began.stderr
     prefect, mlflow = (f"http://127.0.0.1:{site[name]}" for name in ("PREFECT_PORT", "MLFLOW_PORT"))
-    assert f"export PREFECT_API_URL={prefect}/api\nexport MLFLOW_TRACKING_URI={mlflow}\n" in began.stdout
+    shell = exported(began.stdout)
+    assert (shell["PREFECT_API_URL"], shell["MLFLOW_TRACKING_URI"]) == (f"{prefect}/api", mlflow)
+    assert shell["MLFLOW_TRACKING_USERNAME"] == "admin"
+    login, password = shell["PREFECT_API_AUTH_STRING"], shell["MLFLOW_TRACKING_PASSWORD"]
+    folder = tmp_path / "runs" / "serve"
+    for secret, name in ((login, "prefect-login"), (password, "mlflow-password")):
+        assert len(secret) > 40, "made at random"
+        assert secret not in began.stdout
+        assert ((folder / name).read_text(), (folder / name).stat().st_mode & 0o777) == (f"{secret}\n", 0o600)
     assert answer(f"{prefect}/api/health") == b"true"
     assert answer(f"{mlflow}/health") == b"OK"
     assert (tmp_path / "flows.db").exists()
     assert (tmp_path / "registry.db").exists()
     wanted = {item["entrypoint"] for item in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]}
-    deployments = json.loads(answer(f"{prefect}/api/deployments/filter", {}))
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        answer(f"{prefect}/api/deployments/filter", "", {})
+    deployments = json.loads(answer(f"{prefect}/api/deployments/filter", login, {}))
     assert {item["entrypoint"] for item in deployments} == wanted
     assert {item["work_pool_name"] for item in deployments} == {POOL}
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
     with tracked_run("train x", {}, {}) as tracked:
         page = run_page(tracked.run_id)
     assert page == f"{mlflow}/#/experiments/1/runs/{tracked.run_id}"
-    assert b"MLflow" in answer(page)
+    assert b"MLflow" in answer(page, f"admin:{password}")
 
-    folder = tmp_path / "runs" / "serve"
     pid_files = {path.name: path.read_text() for path in folder.glob("*.json")}
     assert sorted(pid_files) == ["mlflow.json", "prefect.json", "worker.json"]
     again = run("start", {name: value for name, value in site.items() if name not in ("PREFECT_PORT", "MLFLOW_PORT")})
     assert "nothing was changed" in again.stdout
+    assert exported(again.stdout) == shell
     assert {path.name: path.read_text() for path in folder.glob("*.json")} == pid_files
     assert run("status", site).returncode == 0
     elsewhere = run("start", {**site, "PREFECT_PORT": str(free_port())})
@@ -104,6 +130,7 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     assert not [process for process in processes if alive(process)]
     assert not list(folder.glob("*.json"))
     assert run("stop", site).stdout == "nothing runs\n"
+    assert (folder / "mlflow-password").read_text() == f"{password}\n", "MLflow knows no other at the next start"
 
 
 @pytest.mark.process
@@ -143,6 +170,24 @@ def test_what_it_started_may_save_before_it_ends_in_a_session_of_its_own_too(tmp
         assert not process.family()
     finally:
         process.end(grace=0)
+
+
+def test_a_start_waits_for_a_machine_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on its cores may make a start take minutes."""
+    clock = [0.0]
+    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(health.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    process = Background(tmp_path, "prefect")
+    own = {"pid": os.getpid(), "started": started(os.getpid()), "host": "", "port": 0}
+    process.pid_file.write_text(json.dumps(own))
+    process.log.touch()
+    health.wait_for(process, lambda: clock[0] > 150)
+    with pytest.raises(TimeoutError, match="after 180 s"):
+        health.wait_for(process, lambda: False)
+    monkeypatch.delenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    prepare_engine()
+    assert float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]) >= 180, "the same for a flow's own"
 
 
 @pytest.mark.process
@@ -201,16 +246,29 @@ def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.M
             assert "secret" not in str(refused.value)
 
 
-def test_open_doors_are_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in SERVERS_ONLY:
-        monkeypatch.delenv(name, raising=False)
-    warn_of_open_doors("127.0.0.1")
+def test_logins_that_are_given_are_not_made_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:open-sesame")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "")
+    complete_logins(tmp_path)
+    made = (tmp_path / "mlflow-password").read_text().strip()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow-password"]
+    assert os.environ["PREFECT_SERVER_API_AUTH_STRING"] == "me:open-sesame"
+    assert os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == made
+    print_addresses(read_service_config(tmp_path))
+    printed = capsys.readouterr().out
+    assert 'export PREFECT_API_AUTH_STRING="$PREFECT_SERVER_API_AUTH_STRING"\n' in printed
+    assert f'export MLFLOW_TRACKING_PASSWORD="$(cat {tmp_path}/mlflow-password)"\n' in printed
+    assert "open-sesame" not in printed
+    assert made not in printed
+
+
+def test_logins_in_the_clear_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_plain_http("127.0.0.1")
     assert capsys.readouterr().err == ""
-    warn_of_open_doors("0.0.0.0")
-    assert capsys.readouterr().err.count("has no authentication") == 2
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:secret")
-    warn_of_open_doors("0.0.0.0")
-    assert "Prefect" not in capsys.readouterr().err
+    warn_of_plain_http("0.0.0.0")
+    assert "logins travel in the clear" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import urllib.error
 from collections.abc import Iterator
 
 import boto3
+import httpx
 import pytest
 
-from tests.infra.service import MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
+from infra.servers import check_servers
+from tests.infra.service import LOGIN, MLFLOW, PASSWORDS, STORE_SECRET, Service, answer
 from tests.infra.training_process import Survivor
 from tests.object_store import BUCKET
 
@@ -41,6 +43,43 @@ def test_neither_server_answers_without_a_login(service: Service) -> None:
                 answer(address, login, {"max_results": 1} if "mlflow" in address else {})
             assert refused.value.code == 401
     assert answer(addresses[1], MLFLOW, {"max_results": 1})["experiments"]
+
+
+def test_a_command_says_at_once_which_login_is_missing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{service.prefect}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", service.mlflow)
+    refused = "refuses the login: expected it in"
+    with pytest.raises(ConnectionError, match=f"Prefect's server .* {refused} PREFECT_API_AUTH_STRING"):
+        check_servers(tracking=True)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    with pytest.raises(ConnectionError, match=f"MLflow's server .* {refused} MLFLOW_TRACKING_USERNAME and"):
+        check_servers(tracking=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", MLFLOW.partition(":")[2])
+    check_servers(tracking=True)
+
+
+FOREIGN = {"Host": "attacker.example:4200", "Origin": "http://attacker.example:4200"}
+"""Of a page that had its own name lead to this machine: DNS rebinding."""
+SHELL_STEP = {"name": "foreign", "flow_id": "", "pull_steps": [{"prefect.deployments.steps.run_shell_script": {}}]}
+
+
+@pytest.mark.parametrize("headers", [FOREIGN, {"Host": FOREIGN["Host"]}, {"Origin": FOREIGN["Origin"]}])
+@pytest.mark.parametrize("logged_in", [False, True])
+def test_a_page_in_the_browser_makes_no_deployment(service: Service, headers: dict[str, str], logged_in: bool) -> None:
+    """Not even with the login, which a browser may know."""
+    flow = service.ask("flows/filter", {"limit": 1})[0]["id"]
+    for url, login, body in (
+        (f"{service.prefect}/api/deployments/", LOGIN, {**SHELL_STEP, "flow_id": flow}),
+        (f"{service.mlflow}/api/2.0/mlflow/experiments/create", MLFLOW, {"name": "foreign"}),
+    ):
+        answered = httpx.post(url, json=body, headers=headers, auth=tuple(login.split(":")) if logged_in else None)
+        assert answered.status_code == 403, answered.text
+    asked = {"Access-Control-Request-Method": "POST", **headers}
+    assert httpx.options(f"{service.prefect}/api/deployments/", headers=asked).status_code == 403
+    assert "foreign" not in {deployment["name"] for deployment in service.ask("deployments/filter", {})}
+    experiments = answer(f"{service.mlflow}/api/2.0/mlflow/experiments/search", MLFLOW, {"max_results": 100})
+    assert "foreign" not in {experiment["name"] for experiment in experiments["experiments"]}
 
 
 def test_both_listen_on_loopback_alone(service: Service) -> None:

@@ -126,3 +126,23 @@ def test_a_store_opens_at_any_kind_of_path(tmp_path: Path, kind: type) -> None:
 def test_a_relative_path_is_printed_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert str(EncodingStore.create("runs/store").path) == "runs/store"
+
+
+@pytest.mark.parametrize("name", ["per%20cent", "a%2Fb"])
+def test_a_path_that_the_index_would_be_lost_at_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a path without '%2.', which Delta"):
+        EncodingStore.create(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}/store: expected a path without"):
+        store_path("store")
+
+
+@pytest.mark.parametrize("name", ["100 %", "ünï côde", "hash#q?u&", "a+b"])
+def test_other_characters_of_a_path_are_themselves(name: str, tmp_path: Path) -> None:
+    store = EncodingStore.create(tmp_path / name)
+    fingerprint = store.register_fingerprint({"kind": "llm"})
+    assert EncodingStore.open(tmp_path / name).fingerprints().keys() == {fingerprint}

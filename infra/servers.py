@@ -1,0 +1,167 @@
+"""The servers that commands are going to ask, and whether they answer: asked before any work, of which much is lost.
+
+Nothing heavy is imported, for `llmdiff doctor` looks at the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import ssl
+import threading
+import tomllib
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from infra.environment import LOOPBACK, home, tracking_uri
+from infra.service.secrets import redacted
+
+SECONDS = 3.0
+PREFECT_URL = "PREFECT_API_URL"
+TRACKING_URL = "MLFLOW_TRACKING_URI"
+MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+AWAY = (404, 502, 503, 504)
+"""What something else answers in the place of a server."""
+
+
+class Setting(NamedTuple):
+    """An address, where it is set, and how to ask there with the login that the environment has."""
+
+    url: str
+    where: str
+    path: str = "/health"
+    headers: tuple[tuple[str, str], ...] = ()
+    login: str = ""
+    """The variables that hold it."""
+
+
+def check_servers(*, tracking: bool) -> None:
+    """Ask the Prefect server that is configured, and with `tracking` MLflow's.
+
+    Raises:
+        ValueError: a setting can't be used.
+        ConnectionError: a server does not answer within `SECONDS`.
+    """
+    check_proxies()
+    if found := prefect_server():
+        check_answer("Prefect's", found)
+    if tracking:
+        check_tracking()
+
+
+def check_tracking() -> None:
+    """Ask the MLflow server that is configured; raise as `check_servers` does."""
+    if (uri := tracking_uri()).startswith("http"):
+        check_answer("MLflow's", mlflow_server(uri))
+
+
+def check_answer(whose: str, setting: Setting) -> None:
+    """Raise ConnectionError where a server does not answer, or refuses the login."""
+    if reason := silence(setting):
+        raise ConnectionError(f"{setting.where}: {whose} server {redacted(setting.url)} {reason}")
+
+
+def prefect_server() -> Setting | None:
+    """Return the server that flows report to, as Prefect finds it; None where they start their own."""
+    if url := os.environ.get(PREFECT_URL):
+        return of_prefect(url, PREFECT_URL)
+    for name, keys in (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect"))):
+        if url := _within(_toml(Path(name)), *keys, "api", "url"):
+            return of_prefect(str(url), name)
+    file = Path(os.environ.get("PREFECT_PROFILES_PATH", prefect_folder() / "profiles.toml"))
+    profiles = _toml(file)
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    url = _within(profiles, "profiles", str(active), PREFECT_URL)
+    return of_prefect(str(url), f"{PREFECT_URL} of the profile {active!r} in {file}") if url else None
+
+
+def of_prefect(url: str, where: str) -> Setting:
+    """Return how to ask Prefect's server what it tells nobody without a login, where that is the environment's."""
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
+    if where != PREFECT_URL or os.environ.get("PREFECT_API_KEY"):  # the login, too, may be in the file; or it is a key
+        return Setting(url, where)
+    return Setting(url, where, "/admin/version", basic(login), "PREFECT_API_AUTH_STRING")
+
+
+def mlflow_server(uri: str) -> Setting:
+    """Return how to ask MLflow's server likewise."""
+    if os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return Setting(uri, TRACKING_URL)
+    user, password = (os.environ.get(name) for name in MLFLOW_LOGIN)
+    path = "/api/2.0/mlflow/experiments/search?max_results=1"
+    login = f"{user}:{password}" if user and password else None
+    return Setting(uri, TRACKING_URL, path, basic(login), " and ".join(MLFLOW_LOGIN))
+
+
+def basic(login: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the header of a login; none where there is none."""
+    return (("Authorization", f"Basic {b64encode(login.encode()).decode()}"),) if login else ()
+
+
+def prefect_folder() -> Path:
+    """Return the folder of Prefect's files: the user's, else the one that `infra.environment.prepare_engine` gives."""
+    users = Path("~/.prefect").expanduser()
+    ours = users if (users / "profiles.toml").exists() else home() / "prefect"
+    return Path(os.environ.get("PREFECT_HOME", ours))
+
+
+def silence(setting: Setting) -> str | None:
+    """Return in what way a server is of no use; None where it answers."""
+    found: list[str | None] = []
+    asked = threading.Thread(target=lambda: found.append(_ask(setting)), daemon=True)  # a name may take minutes
+    asked.start()
+    asked.join(SECONDS + 1.5)
+    return found[0] if found else f"does not answer: nothing came in {SECONDS:.0f} s"
+
+
+def _ask(setting: Setting) -> str | None:
+    local = urlsplit(setting.url).hostname in LOOPBACK
+    try:
+        request = urllib.request.Request(setting.url.rstrip("/") + setting.path, headers=dict(setting.headers))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if local else None))
+        opener.open(request, timeout=SECONDS).close()
+    except HTTPError as error:
+        if error.code == 401 and setting.login:
+            return f"refuses the login: expected it in {setting.login}; `make serve` says what to export"
+        return f"does not answer: HTTP {error.code}" if error.code in AWAY else None
+    except TimeoutError:  # it took the question: this machine may be busy, and answer late
+        return None if local else f"does not answer: nothing came in {SECONDS:.0f} s"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return None if isinstance(reason, ssl.SSLError) else f"does not answer: {' '.join(str(reason).split())}"
+    return None
+
+
+def proxies() -> Iterator[Setting]:
+    """Return the proxies that the environment names."""
+    for name in PROXIES:
+        for variable in (name, name.upper()):
+            if url := os.environ.get(variable):
+                yield Setting(url, variable)
+
+
+def check_proxies() -> None:
+    """Raise ValueError where a proxy needs a package that is missing: Prefect's client would say so without a name."""
+    for proxy in proxies():
+        if proxy.url.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            raise ValueError(f"{proxy.where}: a SOCKS proxy needs the package socksio: pip install 'httpx[socks]'")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """Return a file's tables; none where there is no such file, or Prefect is to say what is wrong in it."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _within(tables: Any, *keys: str) -> Any:
+    for key in keys:
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    return tables
