@@ -19,6 +19,9 @@ PATH_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path")
 IMAGE_COLUMNS = (*PATH_COLUMNS[:3], *BYTES_COLUMNS, *PATH_COLUMNS[3:], *URL_COLUMNS)
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
+MAX_BYTES = 64 * 1024**2
+"""The most bytes of a picture, of a caption or of what it is in: a file, a member of a tar, a cell of a table."""
+
 
 class Url(str):
     """Where a picture is; it is downloaded where the store does not know the row by its shard and number.
