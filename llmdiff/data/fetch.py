@@ -21,7 +21,7 @@ from llmdiff.data.public_addresses import PrivateAddressError
 from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.remote.http import BUSY, hide_secrets, without_secrets
 from llmdiff.data.sources import Row, Url
-from llmdiff.data.sources.rows import MAX_BYTES
+from llmdiff.data.sources.limits import MAX_BYTES
 
 AT_ONCE = 16
 TIMEOUT = 20.0

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from llmdiff.data.budget import Budget
 from llmdiff.data.buckets import Buckets
+from llmdiff.data.budget import Budget
 from llmdiff.data.rejects import BadRow
 from llmdiff.image_files import known_formats
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -18,19 +18,39 @@ from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
+from llmdiff.data.sources.limits import MAX_BYTES, MAX_TEXT_BYTES, check_size
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
 
-MAX_BYTES = 64 * 1024**2
-"""A larger member is refused unread: a sparse one may claim any size."""
+MAX_HEADER_BYTES = 64 * 1024
+"""The most bytes of a header that goes on after its block: names, times, attributes."""
+MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
+"""The most samples whose further members may still come, and the most bytes of theirs."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
-DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError)
+LONG_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+"""Types of headers that are read whole, and whatever follows them with them."""
+DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError, RecursionError)
 """What reading a file raises that is no tar, or not a whole one."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
 Content = bytes | BadRow
+
+
+class CheckedInfo(tarfile.TarInfo):
+    """A header whose size is one: a negative one leads Python before 3.11.14, 3.12.12 and 3.13.6 round in circles."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """See `tarfile.TarInfo`; ReadError for a size that no member has."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0 or (info.type in LONG_HEADERS and info.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header of {info.size} bytes")
+        return info
 
 
 class Member(NamedTuple):
@@ -66,7 +86,8 @@ class TarShard(StreamedFile):
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
-            found.update(_kind(info.name) for info in tar if not info.isdir() and _member(info, self._pictures) is None)
+            members = (info for info in _infos(tar) if not info.isdir())
+            found.update(_kind(info.name) for info in members if _member(info, self._pictures) is None)
         return _counted(found)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -110,18 +131,27 @@ class TarShard(StreamedFile):
         packing = PACKINGS.get(kind_of(self.file))
         try:
             if packing is None:
-                with self.file.open("rb") as data, tarfile.open(fileobj=data, mode="r:") as tar:
+                with self.file.open("rb") as data, tarfile.open(fileobj=data, mode="r:", tarinfo=CheckedInfo) as tar:
                     yield tar
                     _check_end(tar)
             else:
                 with pa.input_stream(arrow_source(self.file), compression=packing) as unpacked:
-                    with tarfile.open(fileobj=unpacked, mode="r|") as tar:
+                    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=CheckedInfo) as tar:
                         yield tar
                         _check_end_of_stream(tar)
         except (ConnectionError, ColumnError):
             raise
         except DAMAGED as error:
             raise ValueError(f"{self.file}: expected a tar file, found none or a damaged one: {error}") from error
+
+
+def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar, once; `tarfile` would keep them all. ReadError where one says that its size is negative."""
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined] # not in its stubs
+        if info.size < 0:  # by an extended header, which is read after the first one
+            raise tarfile.ReadError(f"{info.name!r} of {info.size} bytes")
+        yield info
 
 
 def _member(info: tarfile.TarInfo, pictures: tuple[str, ...]) -> Member | None:
@@ -143,7 +173,7 @@ def _samples(
     """
     open_: dict[str, dict[str, Content]] = {}
     try:
-        for info in tar:
+        for info in _infos(tar):
             if (member := _member(info, pictures)) is None:
                 passed_over.update([_kind(info.name)] * (not info.isdir()))
                 continue
@@ -154,12 +184,20 @@ def _samples(
                 yield member.key, sample
                 sample = open_[member.key] = {}
             sample[member.kind] = _content(tar, member, member.kind in read)
+            while len(open_) > MAX_OPEN or (len(open_) > 1 and _held(open_) > MAX_OPEN_BYTES):
+                first = next(iter(open_))
+                yield first, open_.pop(first)
     except ConnectionError:
         raise
     except DAMAGED:
         yield from open_.items()
         raise
     yield from open_.items()
+
+
+def _held(samples: dict[str, dict[str, Content]]) -> int:
+    """How many bytes are held of some samples."""
+    return sum(len(found) for sample in samples.values() for found in sample.values() if isinstance(found, bytes))
 
 
 def _related(key: str, other: str) -> bool:
@@ -175,9 +213,10 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return BadRow(reason, f"{info.name!r}: expected a file, found a link or a device, which is not followed")
     if not read:
         return b""
-    if info.size > MAX_BYTES:
-        found = f"{info.name!r} of {info.size} bytes"
-        return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found {found}")
+    try:
+        check_size(info.size, repr(info.name), MAX_BYTES if member.kind in PICTURES else MAX_TEXT_BYTES)
+    except BadRow as bad:  # a sparse one may claim any size
+        return bad
     file = tar.extractfile(info)
     assert file is not None  # it is a regular file
     try:
