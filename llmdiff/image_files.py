@@ -34,6 +34,15 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None 
     return path
 
 
+def public_name(model: str) -> str:
+    """Return a model's folder or name as a picture may have it in its metadata, which goes to others.
+
+    Of an absolute path it is the folder's own name, for those above it say whose machine it was.
+    """
+    is_private = Path(model).is_absolute() or model.startswith(("~", ".."))
+    return Path(model).name if is_private else model
+
+
 def open_rgb(path: Path) -> Image.Image:
     """Return a picture, upright and in RGB; ValueError naming the file where it can't be read."""
     try:

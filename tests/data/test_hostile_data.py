@@ -57,6 +57,7 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
     "very negative size": (header("2.png", -(2**40)), ["a cat", "broken_tar"]),
     "negative size of pax": (extended(size="-512") + header("2.png", 0), ["a cat", "broken_tar"]),
     "negative size of another kind": (header("2.dir", -1024, tarfile.DIRTYPE), ["a cat", "broken_tar"]),
+    "size without end": (header("2.png", 2**60), ["a cat", "member_too_large", "broken_tar"]),
     "negative long name": (header("x", -512, tarfile.GNUTYPE_LONGNAME), ["a cat", "broken_tar"]),
     "long name without end": (header("x", 2**40, tarfile.GNUTYPE_LONGNAME), ["a cat", "broken_tar"]),
     "long header": (member("x", b"1" * (MAX_HEADER_BYTES + 1), tarfile.XHDTYPE), ["a cat", "broken_tar"]),

@@ -29,6 +29,8 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
 """The most samples whose further members may still come, and the most bytes of theirs."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
+MAX_ENDS = 100
+"""How often the end of a packed tar is read, before it counts as one that breaks off."""
 LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -51,6 +53,22 @@ class CheckedInfo(tarfile.TarInfo):
         if info.size < 0 or (info.type in LONG_HEADERS and info.size > MAX_HEADER_BYTES):
             raise tarfile.ReadError(f"a header of {info.size} bytes")
         return info
+
+
+class EndingFile:
+    """A file that is read to its end and not on: `tarfile` looks there for as many bytes as a header promises."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self._ends = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; EOFError where somebody has looked for more again and again."""
+        data: bytes = self._file.read(size)
+        self._ends += not data
+        if self._ends > MAX_ENDS:
+            raise EOFError("unexpected end of data")
+        return data
 
 
 class Member(NamedTuple):
@@ -136,7 +154,7 @@ class TarShard(StreamedFile):
                     _check_end(tar)
             else:
                 with pa.input_stream(arrow_source(self.file), compression=packing) as unpacked:
-                    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=CheckedInfo) as tar:
+                    with tarfile.open(fileobj=EndingFile(unpacked), mode="r|", tarinfo=CheckedInfo) as tar:
                         yield tar
                         _check_end_of_stream(tar)
         except (ConnectionError, ColumnError):
