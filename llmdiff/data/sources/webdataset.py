@@ -154,7 +154,8 @@ class TarShard(StreamedFile):
                     _check_end(tar)
             else:
                 with pa.input_stream(arrow_source(self.file), compression=packing) as unpacked:
-                    with tarfile.open(fileobj=EndingFile(unpacked), mode="r|", tarinfo=CheckedInfo) as tar:
+                    data_to_end: Any = EndingFile(unpacked)
+                    with tarfile.open(fileobj=data_to_end, mode="r|", tarinfo=CheckedInfo) as tar:
                         yield tar
                         _check_end_of_stream(tar)
         except (ConnectionError, ColumnError):
