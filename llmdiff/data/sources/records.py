@@ -7,7 +7,6 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
 from llmdiff.data.sources.limits import MAX_BYTES, check_text
-from llmdiff.data.sources.opening import arrow_source
+from llmdiff.data.sources.opening import arrow_source, size_of
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
 
 MARKS = {
@@ -233,9 +232,8 @@ def _read(file: DataPath) -> bytes:
 
 def _unpacked(data: pa.NativeFile, file: DataPath) -> bytes:
     """What a packed text holds; ValueError where that is so much more than it is itself that it can be no text."""
-    facts = file.facts if isinstance(file, RemotePath) else None
-    packed = file.stat().st_size if isinstance(file, Path) else 0 if facts is None else facts.size
-    most, found = max(MAX_BYTES, MAX_RATIO * packed), bytearray()
+    packed, found = size_of(file), bytearray()
+    most = max(MAX_BYTES, MAX_RATIO * packed)
     while part := data.read(UNPACKED_AT_ONCE):
         found += part
         if len(found) > most:
