@@ -44,6 +44,8 @@ nightly = settings(
     derandomize=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+of_stores = settings(nightly, max_examples=60)
+"""Each copies a store and reads all of it."""
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -186,7 +188,7 @@ def good_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.parametrize(
     "pattern", ["store.json", "shards/*/manifest.json", "fingerprints/*.json", "shards/*/*/*/zarr.json"]
 )
-@nightly
+@of_stores
 @given(st.data())
 def test_descriptions_of_a_store(
     pattern: str, good_store: tuple[Path, str], tmp_path: Path, data: st.DataObject
@@ -199,7 +201,7 @@ def test_descriptions_of_a_store(
     refused_or(lambda: look_into(store, good_store[1]))
 
 
-@nightly
+@of_stores
 @given(st.data())
 def test_delta_logs_made_by_hand(good_store: tuple[Path, str], tmp_path: Path, data: st.DataObject) -> None:
     store = fresh_copy(good_store[0], tmp_path)
@@ -224,4 +226,4 @@ def look_into(path: Path, fingerprint: str) -> None:
     refused_or(lambda: summarise(store))
     refused_or(lambda: verify(store))
     for batch in EncodingDataset(path, DatasetConfig(fingerprint=fingerprint, batch_size=4)).epoch(0):
-        assert len(batch.rows) == 4
+        assert 0 < len(batch.rows) <= 4
