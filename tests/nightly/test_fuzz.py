@@ -44,7 +44,7 @@ nightly = settings(
     derandomize=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-of_stores = settings(nightly, max_examples=60)
+of_stores = settings(nightly, max_examples=40)
 """Each copies a store and reads all of it."""
 pytestmark = pytest.mark.timeout(1800)
 
