@@ -18,7 +18,8 @@ from llmdiff.data.encode.reading import in_chunks
 from llmdiff.data.in_order import in_order
 from llmdiff.data.sources import Row, columnar, limits, open_source
 from llmdiff.data.sources.limits import MAX_TEXT_BYTES
-from llmdiff.data.sources.webdataset import MAX_HEADER_BYTES, MAX_OPEN
+from llmdiff.data.sources.tars import MAX_HEADER_BYTES
+from llmdiff.data.sources.webdataset import MAX_OPEN
 from tests.data.pictures import encoded, picture
 
 PNG = encoded(picture())

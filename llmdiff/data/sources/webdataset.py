@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,52 +23,16 @@ from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
+from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
 
-MAX_HEADER_BYTES = 64 * 1024
-"""The most bytes of a header that goes on after its block: names, times, attributes."""
 MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
 """The most samples whose further members may still come, and the most bytes of theirs."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
-MAX_ENDS = 100
-"""How often the end of a packed tar is read, before it counts as one that breaks off."""
-LONG_HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
-"""Types of headers that are read whole, and whatever follows them with them."""
 DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError, RecursionError)
 """What reading a file raises that is no tar, or not a whole one."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
 Content = bytes | BadRow
-
-
-class CheckedInfo(tarfile.TarInfo):
-    """A header whose size is one: a negative one leads Python before 3.11.14, 3.12.12 and 3.13.6 round in circles."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """See `tarfile.TarInfo`; ReadError for a size that no member has."""
-        info = super().frombuf(buf, encoding, errors)
-        if info.size < 0 or (info.type in LONG_HEADERS and info.size > MAX_HEADER_BYTES):
-            raise tarfile.ReadError(f"a header of {info.size} bytes")
-        return info
-
-
-class EndingFile:
-    """A file that is read to its end and not on: `tarfile` looks there for as many bytes as a header promises."""
-
-    def __init__(self, file: pa.NativeFile) -> None:
-        self._file = file
-        self._ends = 0
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes; EOFError where somebody has looked for more again and again."""
-        data: bytes = self._file.read(size)
-        self._ends += not data
-        if self._ends > MAX_ENDS:
-            raise EOFError("unexpected end of data")
-        return data
 
 
 class Member(NamedTuple):
@@ -104,7 +68,7 @@ class TarShard(StreamedFile):
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
-            members = (info for info in _infos(tar) if not info.isdir())
+            members = (info for info in infos(tar) if not info.isdir())
             found.update(_kind(info.name) for info in members if _member(info, self._pictures) is None)
         return _counted(found)
 
@@ -164,15 +128,6 @@ class TarShard(StreamedFile):
             raise ValueError(f"{self.file}: expected a tar file, found none or a damaged one: {error}") from error
 
 
-def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, once; `tarfile` would keep them all. ReadError where one says that its size is negative."""
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined] # not in its stubs
-        if info.size < 0:  # by an extended header, which is read after the first one
-            raise tarfile.ReadError(f"{info.name!r} of {info.size} bytes")
-        yield info
-
-
 def _member(info: tarfile.TarInfo, pictures: tuple[str, ...]) -> Member | None:
     """A part of a sample; None where it is none. Names are never used as paths."""
     stem, _, kind = info.name.rpartition(".")
@@ -192,7 +147,7 @@ def _samples(
     """
     open_: dict[str, dict[str, Content]] = {}
     try:
-        for info in _infos(tar):
+        for info in infos(tar):
             if (member := _member(info, pictures)) is None:
                 passed_over.update([_kind(info.name)] * (not info.isdir()))
                 continue
