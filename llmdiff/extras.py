@@ -7,6 +7,7 @@ from importlib.util import find_spec
 PACKAGES = {  # by import name: what people call it, and the smallest extra that has it
     "crc32c": ("crc32c", "store"),
     "deltalake": ("Delta Lake", "store"),
+    "httpcore": ("HTTPCore", "store"),
     "httpx": ("HTTPX", "store"),
     "obstore": ("obstore", "store"),
     "pyarrow": ("PyArrow", "store"),

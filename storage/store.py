@@ -29,6 +29,7 @@ import pyarrow as pa
 from storage.hashing import Fingerprint
 from storage.index.snapshot import Snapshot
 from storage.index.table import Table, TableVersion
+from storage.io.names import shard_folder
 from storage.io.paths import StorePath, store_path, tree_size
 from storage.locks.select import select_locks
 from storage.schema import INDEX, REJECTS, REPEATS
@@ -163,7 +164,7 @@ class EncodingStore:
         ref = self.snapshot().encodings(fingerprint, [caption_hash]).get(caption_hash)
         if ref is None:
             raise ValueError(f"{self.path}: no encoding of caption {caption_hash} under fingerprint {fingerprint}")
-        array = open_array(self.path / "shards" / ref.shard, f"encodings/{fingerprint}")
+        array = open_array(shard_folder(self.path, ref.shard), f"encodings/{fingerprint}")
         bits = read_rows(array, ref.first_token, ref.first_token + ref.token_count)
         check_row(bits, ref.checksum, f"{ref.shard}/encodings/{fingerprint}: caption {caption_hash}")
         return split_bands(bits, bands_of(array))
@@ -209,6 +210,6 @@ def read_format(root: StorePath) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((root / "store.json").read_bytes())
         found["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{root / 'store.json'}: expected a store's format, found {error!r}") from error
     return found

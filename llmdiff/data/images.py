@@ -13,19 +13,25 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from llmdiff.data.buckets import Buckets
+from llmdiff.data.budget import Budget
 from llmdiff.data.rejects import BadRow
+from llmdiff.image_files import known_formats
 
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
-
-
+MAX_ASPECT = 50
+"""How many times its shorter side a picture's longer side may be: of a longer strip next to nothing would be kept."""
+PIXELS_AT_ONCE = 4 * MAX_PIXELS
+"""Pixels of the pictures that are decoded at the same time, in all threads; one takes 4 to 16 bytes on its way."""
 PIXELS = "srgb/1"
 """How a picture becomes its square, in its latent's key: another name wherever the same picture gives other pixels.
 Latents without one are of before profiles were converted to sRGB."""
 PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
 """Formats that Pillow reads with another package, and its module."""
-PROFILES_KEPT = 64
-"""Colour profiles whose conversion is kept: a camera's pictures all have the same."""
+PROFILES_KEPT, MAX_PROFILE_KEPT = 64, 1024**2
+"""Colour profiles whose conversion is kept, of at most so many bytes: a camera's pictures all have the same."""
+
+_decoding = Budget(PIXELS_AT_ONCE)
 
 
 class Crop(NamedTuple):
@@ -43,8 +49,8 @@ def load_image(
     """Decodes a picture, turns it upright, and keeps its centre: a square at `size` pixels, or what fits its bucket.
 
     Args:
-        data: an encoded picture in any format that Pillow reads; of an animation, the first frame. Its own profile says
-            what its colours are, where it has one that can be read.
+        data: an encoded picture in one of `known_formats`; of an animation, the first frame. Its own profile
+            says what its colours are, where it has one that can be read.
         size: side of the square in pixels.
         max_pixels: the most pixels a picture may have.
         min_side: the fewest pixels its shorter side may have.
@@ -54,18 +60,19 @@ def load_image(
         ``(height, width, channel)`` uint8 sRGB, transparent parts on white, and what was kept.
 
     Raises:
-        BadRow: "image_too_large", "too_small", "truncated_image" or "broken_image".
+        BadRow: "image_too_large", "extreme_aspect", "too_small", "truncated_image" or "broken_image".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides here
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=known_formats()) as picture:
                 _check_size(picture, max_pixels, min_side)
                 _check_shape(picture, size, max_pixels)
-                picture.load()
-                ImageOps.exif_transpose(picture, in_place=True)
-                kept = (size, size) if buckets is None else buckets.of(*picture.size)
-                return _centre(_rgb(_srgb(picture)), kept)
+                with _decoding.take(picture.width * picture.height):
+                    picture.load()
+                    ImageOps.exif_transpose(picture, in_place=True)
+                    kept = (size, size) if buckets is None else buckets.of(*picture.size)
+                    return _centre(_rgb(_srgb(picture)), kept)
         except BadRow:
             raise
         except Image.DecompressionBombError as error:
@@ -83,8 +90,13 @@ def _check_size(picture: Image.Image, max_pixels: int, min_side: int) -> None:
 
 
 def _check_shape(picture: Image.Image, size: int, max_pixels: int) -> None:
-    """BadRow for a picture so long that it has too many pixels once its shorter side is `size`."""
+    """BadRow for a picture that is too long, or has too many pixels once its shorter side is `size`."""
     shorter, longer = sorted(picture.size)
+    if longer > MAX_ASPECT * shorter:
+        found = f"{picture.width}x{picture.height} pixels"
+        raise BadRow(
+            "extreme_aspect", f"expected a longer side of at most {MAX_ASPECT} times the shorter, found {found}"
+        )
     if shorter < size and (pixels := size * longer * size // shorter) > max_pixels:
         found = f"{picture.width}x{picture.height}, {pixels} when its shorter side is {size}"
         raise BadRow("image_too_large", f"expected at most {max_pixels} pixels, found {found}")
@@ -118,7 +130,8 @@ def _srgb(picture: Image.Image) -> Image.Image:
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return picture
     with suppress(ImageCms.PyCMSError, OSError, ValueError):
-        return ImageCms.applyTransform(picture, _transform(profile, picture.mode)) or picture
+        transform = _transform if len(profile) <= MAX_PROFILE_KEPT else _transform.__wrapped__
+        return ImageCms.applyTransform(picture, transform(profile, picture.mode)) or picture
     return picture
 
 

@@ -15,18 +15,26 @@ WAKE_SECONDS = 1.0
 
 
 def in_order(
-    start: Callable[[T], Future[Result]], items: Iterable[T], count: int
+    start: Callable[[T], Future[Result]],
+    items: Iterable[T],
+    count: int,
+    weigh: Callable[[T], int] = lambda item: 0,
+    most: int = 0,
 ) -> Generator[tuple[T, Result], None, None]:
     """Yield each item with the result of what `start` began for it, in the items' order.
 
-    At most `count` are begun before they are asked for. Once the iterator is closed, or a result is an error, which is
-    raised in its place, those that wait for a thread are never begun.
+    At most `count` are begun before they are asked for, and of those that `weigh` finds heavy so many that they do not
+    weigh more than `most` together. Once the iterator is closed, or a result is an error, which is raised in its place,
+    those that wait for a thread are never begun.
     """
     pending: deque[tuple[T, Future[Result]]] = deque()
+    weight = 0
     try:
         for item in items:
             pending.append((item, start(item)))
-            if len(pending) > count:
+            weight += weigh(item)
+            while len(pending) > count or weight > most:
+                weight -= weigh(pending[0][0])
                 yield first_of(pending)
         while pending:
             yield first_of(pending)

@@ -40,6 +40,7 @@ PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block
 }
 
 OWN_CODE = "transformers_modules"
+MOST_BLOCKS = 1000
 LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
 
 
@@ -184,6 +185,16 @@ def check_positions(config: Any, max_tokens: int) -> None:
     if positions is not None and max_tokens > int(positions):
         expected = f"expected at most {positions}, the positions (max_position_embeddings) it was made for"
         raise ValueError(f"max_tokens is {max_tokens}; {expected}")
+
+
+def check_blocks(config: Any) -> None:
+    """Raises ValueError for a configuration of more blocks than any LLM has: all would be made before weights are read.
+
+    One that does not say passes.
+    """
+    blocks = getattr(config, "num_hidden_layers", None)
+    if blocks is not None and not 0 < int(blocks) <= MOST_BLOCKS:
+        raise ValueError(f"num_hidden_layers: expected 1 to {MOST_BLOCKS} blocks, found {blocks}")
 
 
 def find_layers(backbone: nn.Module) -> nn.ModuleList:

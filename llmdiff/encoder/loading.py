@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
 
 from llmdiff.encoder.config import Attention, EncoderConfig
-from llmdiff.encoder.llm import check_decoder_only, check_positions
+from llmdiff.encoder.llm import check_blocks, check_decoder_only, check_positions
 from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.template import resolve_template
@@ -25,7 +25,7 @@ from llmdiff.extras import require_for
 from llmdiff.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
-FAILURES = (OSError, ValueError, KeyError, IndexError, ImportError, struct.error, SafetensorError)
+FAILURES = (OSError, ValueError, KeyError, IndexError, ImportError, RecursionError, struct.error, SafetensorError)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
@@ -106,6 +106,7 @@ def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: E
     _check_causal(source, config)
     of_text = config.get_text_config(decoder=True)
     with naming(source):
+        check_blocks(of_text)
         check_positions(of_text, settings.max_tokens)
         Reading.parse(settings.reading).of(of_text.num_hidden_layers)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from llmdiff.evaluation.prompts import Prompt
-from llmdiff.image_files import save_png
+from llmdiff.image_files import public_name, save_png
 from llmdiff.sampling import Sampling, draw, to_uint8
 from storage.hashing import canonical_json
 
@@ -79,7 +79,7 @@ class Gallery:
 
     def _about(self, prompt: Prompt) -> dict[str, Any]:
         settings = {name: value for name, value in self.sampling.key().items() if value is not None}
-        return {"prompt": prompt.text, "seed": prompt.seed, "model": self.model.name, **settings}
+        return {"prompt": prompt.text, "seed": prompt.seed, "model": public_name(self.model.name), **settings}
 
 
 def machine() -> dict[str, Any]:

@@ -8,13 +8,16 @@ from typing import Any
 
 import yaml
 
+MOST_BYTES, MOST_VALUES = 256 * 1024, 10_000
+"""Of a file of settings, and in it: a few lines of aliases may stand for more values than memory holds."""
+
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings of a file with ``key=value`` assignments laid over them; dots lead into nested settings.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no mapping, or an assignment has no key.
+        ValueError: it holds no mapping, or more than any settings are; or an assignment has no key.
     """
     settings = {} if file is None else _read(file)
     for assignment in assignments:
@@ -26,22 +29,42 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[st
 
 
 def _value(assignment: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {assignment}: expected a value in YAML: {' '.join(str(error).split())}") from error
+    return _parsed(text, f"--set {assignment[:100]}: expected a value in YAML")
 
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such settings file")
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: expected YAML or JSON: {' '.join(str(error).split())}") from error
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{file}: expected settings of at most {MOST_BYTES} bytes, found {size}")
+    settings = _parsed(file.read_bytes(), f"{file}: expected YAML or JSON") or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{file}: expected a mapping of settings, found {type(settings).__name__}")
     return settings
+
+
+def _parsed(text: str | bytes, expected: str) -> Any:
+    """Return what a YAML text says; ValueError in one line, which begins with what was expected."""
+    try:
+        found = yaml.safe_load(text)
+        count = _values_in(found, {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{expected}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{expected}, found values in values without end") from error
+    if count > MOST_VALUES:
+        raise ValueError(f"{expected} of at most {MOST_VALUES} values, found {count:.3g}")
+    return found
+
+
+def _values_in(found: Any, counted: dict[int, int]) -> int:
+    """Count the values that a text stands for, each alias as often as it is written; `counted` are those known."""
+    if not isinstance(found, (dict, list, set, tuple)):
+        return 1
+    if id(found) not in counted:
+        inner = [*found.keys(), *found.values()] if isinstance(found, dict) else found
+        counted[id(found)] = 1 + sum(_values_in(value, counted) for value in inner)
+    return counted[id(found)]
 
 
 def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:

@@ -27,6 +27,8 @@ CORE = ("torch", "transformers", "diffusers")
 OPTIONAL = ("deepspeed", "zarr", "zarrs", "deltalake", "prefect", "mlflow", "gguf", "bitsandbytes", "torchao")
 PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the pins of constraints.txt were resolved for."""
+PATCHED = {11: 14, 12: 12, 13: 6}
+"""The first release of each Python that refuses tars with negative sizes (CVE-2025-8194), as llmdiff does itself."""
 LEAST_FREE = 5 * 10**9
 
 
@@ -57,7 +59,17 @@ def python() -> Finding:
     """Look at the interpreter."""
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2]
-    return Finding("python", fine, f"{sys.version.split()[0]} at {sys.executable}; expected {first} to {last}")
+    detail = f"{sys.version.split()[0]} at {sys.executable}; expected {first} to {last}"
+    return Finding("python", fine, f"{detail}; {tar_fix(*sys.version_info[:3])}")
+
+
+def tar_fix(major: int, minor: int, micro: int) -> str:
+    """Return in words whether a release of Python is safe from tars that are made to never end."""
+    needed = PATCHED.get(minor, 0)
+    if (major, micro) >= (3, needed):
+        return "its tarfile refuses hostile tars"
+    advice = f"update to 3.{minor}.{needed} where other programs read tars"
+    return f"its tarfile hangs on hostile tars (CVE-2025-8194), which llmdiff refuses by itself: {advice}"
 
 
 def packages() -> Finding:

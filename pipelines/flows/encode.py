@@ -182,7 +182,8 @@ def prepare_store(job: EncodeJob, captions: list[str]) -> str:
 def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
     """Encode one shard and commit it. Idempotent: a row that is in the store is left alone."""
     encoders = loaded_encoders(job.model_dump_json(), lent_gpu())
-    done = encode_shard(EncodingStore.open(job.request.store), shard, encoders, advance)
+    store, allow_private = EncodingStore.open(job.request.store), job.request.allow_private_addresses
+    done = encode_shard(store, shard, encoders, advance, allow_private=allow_private)
     get_run_logger().info(
         "%s: %d rows, %d new, %d rejected", done.source, done.rows, done.samples, done.rejected.total()
     )

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
-from llmdiff.image_files import save_png
+from llmdiff.image_files import public_name, save_png
 from llmdiff.image_grid import image_grid
 from llmdiff.sampling import Sampling, draw, to_images
 from pipelines.requests.generate import GenerateRequest
@@ -93,11 +93,12 @@ def describe(source: Source, adapted: bool, sampling: Sampling, pipe: Any) -> di
         "guidance": sampling.guidance,
         "scheduler": type(pipe.scheduler).__name__,
         "dtype": sampling.dtype,
-        "base": source.diffusion,
+        "base": public_name(source.diffusion),
         "llmdiff": __version__,
     }
     if adapted:
-        settings |= {"adapter": source.adapter, "scale": sampling.scale, "LLM": source.llm}
+        llm = source.llm and public_name(source.llm)
+        settings |= {"adapter": public_name(source.adapter), "scale": sampling.scale, "LLM": llm}
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -21,6 +21,9 @@ class DataRequest(Request):
     """Column of the pictures; in a tar an ending such as jpg. Default: the known one that is there."""
     every_caption: Annotated[bool, CommandLine(flag="--every-caption")] = False
     """Whether a row has a caption in each of its columns of captions that is filled, not in the first one alone."""
+    allow_private_addresses: Annotated[bool, CommandLine(flag="--allow-private-addresses")] = False
+    """Download pictures from this machine and its network, too, where URLs in the data lead there. Only for data that
+    you trust: whoever wrote them chooses what is asked."""
 
     @property
     def columns(self) -> Columns:

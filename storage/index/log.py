@@ -63,12 +63,16 @@ class DeltaLog:
                 yield "flipped", f"_delta_log/{name}", "the CRC-32C is not the one that was noted"
 
     def checksums(self, version: int) -> dict[str, int]:
-        """Return the CRC-32C of the files that the entries up to a version add."""
+        """Return the CRC-32C of the files that the entries up to a version add; ValueError where one is no entry."""
         found: dict[str, int] = {}
         for number in range(version + 1):
-            actions = [json.loads(line) for line in self.entry(number).read_bytes().splitlines()]
-            for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
-                found |= json.loads(info.get(CHECKSUMS, "{}"))
+            entry = self.entry(number)
+            try:
+                actions = [json.loads(line) for line in entry.read_bytes().splitlines()]
+                for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
+                    found |= json.loads(info.get(CHECKSUMS, "{}"))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"{entry}: expected an entry of the log, found another one: {error}") from error
         return found
 
     def remove_torn(self) -> bool:

@@ -116,7 +116,10 @@ class Table:
     def committed(self, name: str) -> bool:
         """Return whether a commit of this name ever went in."""
         with self._lock:
-            return self._newest().transaction_version(name) is not None
+            try:
+                return self._newest().transaction_version(name) is not None
+            except DeltaError as error:
+                raise ValueError(f"{self.folder}: expected a log of Delta's, found another one: {error}") from error
 
     def wrote(self, file: str) -> bool:
         """Return whether a commit or a rewrite that went in wrote this file."""

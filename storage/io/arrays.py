@@ -22,12 +22,15 @@ from zarr.codecs import Crc32cCodec
 
 from storage.hashing import checksum
 from storage.io.files import naming
+from storage.io.names import array_folder
 from storage.io.paths import StorePath
 from storage.io.raw_shards import OuterShardWriter
 
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
+MOST_BYTES = 4 * 1024**3
+"""Of one sample's rows of an array: what an index says is more is damage, and no memory is taken for it."""
 
 PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
 _CONFIGURING = threading.Lock()
@@ -152,12 +155,12 @@ def shape_name(shape: tuple[int, ...]) -> str:
 
 def open_array(shard: StorePath, name: str) -> zarr.Array[Any]:
     """Open an array of a shard; ValueError where it is not there, OSError where an object store does not answer."""
-    path = shard / name
+    path = array_folder(shard, name)
     try:
         with path.naming(), nullcontext() if path.is_remote else rust_pipeline():
             store, key = path.zarr_location()
             return zarr.open_array(store, path=key, mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # Zarr raises many kinds over a description that is none; each means the same here
         if path.is_remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: expected a Zarr array, found none ({error})") from error
@@ -185,14 +188,28 @@ def bands_of(array: zarr.Array[Any]) -> int:
 
 def read_rows(array: zarr.Array[Any], start: int, stop: int) -> np.ndarray:
     """Read rows ``start`` to ``stop`` of an array; errors as of `open_array`, where files are damaged or too short."""
-    if stop > array.shape[0]:
-        raise ValueError(f"{_where(array)}: expected {stop} rows, found {array.shape[0]}")
+    check_ranges(array, np.array([start]), np.array([stop]))
     try:
         return np.asarray(array[start:stop])
     except BaseError as error:
         raise OSError(f"{_where(array)}: {error}") from error
     except (RuntimeError, IndexError, OSError) as error:
         raise ValueError(f"{_where(array)}: rows {start} to {stop}: {error}") from error
+
+
+def check_ranges(array: zarr.Array[Any], starts: np.ndarray, stops: np.ndarray) -> None:
+    """Raise ValueError where one of some ranges of rows, int64 ``(n,)``, is not in an array, or too large to be read.
+
+    It is for numbers out of an index, before any memory is taken for what they promise.
+    """
+    if (beyond := stops[stops > array.shape[0]]).size:
+        raise ValueError(f"{_where(array)}: expected {beyond[0]} rows, found {array.shape[0]}")
+    row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
+    wrong = (starts < 0) | (stops <= starts) | (stops - starts > MOST_BYTES // max(1, row_bytes))
+    if wrong.any():
+        first, last = int(starts[wrong][0]), int(stops[wrong][0])
+        found = f"{first} to {last}, of {row_bytes} bytes each"
+        raise ValueError(f"{_where(array)}: expected rows of one sample, found {found}: the store is damaged")
 
 
 def read_ranges(array: zarr.Array[Any], starts: Sequence[int], stops: Sequence[int], gap: int) -> list[np.ndarray]:

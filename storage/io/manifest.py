@@ -37,7 +37,7 @@ def read_manifest(folder: StorePath) -> dict[str, dict[str, int]]:
         manifest = json.loads(data)
         files: dict[str, dict[str, int]] = manifest["files"]
         expected = int(manifest["crc32c"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"expected a list of files, found {error!r}") from error
     if (found := checksum(canonical_json(files).encode())) != expected:
         raise ValueError(f"expected CRC-32C {expected:08x}, found {found:08x}")

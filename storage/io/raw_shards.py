@@ -101,10 +101,10 @@ class RawFiles:
         self.outer_rows = int(array.shards[0])
         self.row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
         self.name = str(array.store_path)
-        folder = array.store_path.store.root / array.store_path.path
-        numbers = range(-(-self.rows // self.outer_rows))
-        keys = [array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1))) for number in numbers]
-        self._paths = [str(folder / key) for key in keys]
+        self._folder = array.store_path.store.root / array.store_path.path
+        self._key_of = array.metadata.encode_chunk_key
+        self._others = (0,) * (array.ndim - 1)
+        self._paths: dict[int, str] = {}  # as they are asked for: an array may say that it has any number
         self._open_file = open_file
 
     def read(self, start: int, into: memoryview) -> None:
@@ -131,9 +131,9 @@ class RawFiles:
             self._file(int(number)).will_need(chunks[chunks // per_file == number] % per_file)
 
     def _file(self, number: int) -> OuterShard:
-        return self._open_file(
-            self._paths[number], self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes
-        )
+        if (path := self._paths.get(number)) is None:
+            path = self._paths[number] = str(self._folder / self._key_of((number, *self._others)))
+        return self._open_file(path, self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes)
 
 
 class OuterShard:
@@ -147,7 +147,8 @@ class OuterShard:
         size = 16 * chunks  # place and size of each, uint64
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
-            index = os.pread(self._descriptor, size + 4, os.fstat(self._descriptor).st_size - size - 4)
+            before = os.fstat(self._descriptor).st_size - size - 4
+            index = b"" if before < 0 else os.pread(self._descriptor, size + 4, before)
         except OSError as error:
             raise ValueError(f"{path}: can't be read, the store is damaged: {error.strerror}") from error
         if len(index) != size + 4 or checksum(index[:-4]) != int.from_bytes(index[-4:], "little"):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.io.arrays import bands_of, check_row, open_array, read_rows, split_bands
+from storage.io.names import shard_folder
 from storage.store import EncodingStore
 
 SAMPLES_A_FILE = 1000
@@ -65,7 +66,7 @@ def _read(store: EncodingStore, samples: pa.Table) -> Iterator[dict[str, Any]]:
 
     def read(shard: str, name: str, first: int, count: int, expected: int) -> np.ndarray:
         if (shard, name) not in arrays:
-            arrays[shard, name] = open_array(store.path / "shards" / shard, name)
+            arrays[shard, name] = open_array(shard_folder(store.path, shard), name)
         rows = read_rows(arrays[shard, name], first, first + count)
         check_row(rows, expected, f"{shard}/{name}: row {first}")
         return split_bands(rows, bands_of(arrays[shard, name])) if name.startswith("encodings/") else rows[0]

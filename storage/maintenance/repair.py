@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.transaction import rewrite
+from storage.io.names import shard_folder
 from storage.maintenance.stored_rows import stored_rows
 from storage.schema import CONTENT_COLUMNS, ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
 from storage.store import EncodingStore
@@ -64,7 +65,7 @@ def _salvage(store: EncodingStore, damaged: set[str], name: str) -> dict[Any, di
     try:
         for shard, stored in stored_rows(store).items():
             for rows in stored if shard in damaged else ():
-                for key, row in rows.read(store.path / "shards" / shard):
+                for key, row in rows.read(shard_folder(store.path, shard)):
                     if row is not None and key not in moved:
                         moved[key] = _move(staged, key, row)
         staged.publish()

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.io.names import shard_folder
 from storage.io.paths import tree_size
 from storage.schema import ShardInfo
 from storage.store import EncodingStore
@@ -65,7 +66,7 @@ def list_shards(store: EncodingStore) -> list[ShardInfo]:
             encodings=encodings_of.get(name, 0),
             tokens=tokens_of.get(name, 0),
             latents=latents_of.get(name, 0),
-            bytes=tree_size(store.path / "shards" / name),
+            bytes=tree_size(shard_folder(store.path, name)),
         )
         for name in sorted(encodings_of.keys() | latents_of.keys())
     ]

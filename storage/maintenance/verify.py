@@ -9,6 +9,7 @@ from dataclasses import replace
 from storage.hashing import Fingerprint, checksum
 from storage.index.table import written_by
 from storage.io.manifest import MANIFEST, read_manifest
+from storage.io.names import shard_folder
 from storage.io.paths import StorePath
 from storage.maintenance.files import data_files
 from storage.maintenance.stored_rows import StoredRows, stored_rows
@@ -40,7 +41,7 @@ def _check_shard(root: StorePath, shard: str, stored: list[StoredRows]) -> list[
     """Return problems of a shard's files, each with the rows lost by it; and rows lost though the files look well."""
     problems = [replace(problem, shard=shard) for problem in _check_files(root, shard)]
     for rows in stored:
-        lost = tuple(key for key, row in rows.read(root / "shards" / shard) if row is None)
+        lost = tuple(key for key, row in rows.read(shard_folder(root, shard)) if row is None)
         if not lost:
             continue
         path = f"shards/{shard}/{rows.name}"
@@ -61,7 +62,7 @@ def _is_about(problem: str, array: str) -> bool:
 
 
 def _check_files(root: StorePath, shard: str) -> Iterator[Problem]:
-    folder, path = root / "shards" / shard, f"shards/{shard}"
+    folder, path = shard_folder(root, shard), f"shards/{shard}"
     sizes = folder.file_sizes()
     if not sizes:
         yield Problem("missing", path, "expected a folder, found none")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from storage.hashing import checksum
-from storage.io.arrays import TOKENS_PER_CHUNK, check_row, open_array, read_ranges
+from storage.io.arrays import TOKENS_PER_CHUNK, check_ranges, check_row, open_array, read_ranges
+from storage.io.names import shard_folder
 from storage.io.paths import StorePath
 from storage.io.raw_shards import OuterShard, RawFiles, is_raw
 from storage.reading.sample_index import ArrayRows, SampleIndex
@@ -55,7 +56,13 @@ class ArrayReader:
             for array, _, first, stop in self._by_array(rows, samples):
                 if array.files is not None:
                     with suppress(ValueError):  # which reading them raises
+                        check_ranges(array.array, first, stop)
                         array.files.will_need(first, stop)
+
+    def check_ranges(self, rows: ArrayRows, samples: np.ndarray) -> None:
+        """Raise ValueError where rows of some samples are not in their array; see `storage.io.arrays.check_ranges`."""
+        for array, _, first, stop in self._by_array(rows, samples):
+            check_ranges(array.array, first, stop)
 
     def read_blocks(self, samples: np.ndarray) -> Blocks:
         """Read through Zarr what does not lie in raw files, not compared with its checksums yet."""
@@ -106,5 +113,5 @@ class ArrayReader:
             yield self._open(*rows.places[code]), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
 
     def _open_array(self, shard: str, name: str) -> OpenArray:
-        array = open_array(self.root / "shards" / shard, name)
+        array = open_array(shard_folder(self.root, shard), name)
         return OpenArray(array, RawFiles(array, self._open_file) if is_raw(array) else None)

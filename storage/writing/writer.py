@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from types import TracebackType
 
 import numpy as np
 
+from storage.io import names
 from storage.locks.base import LockedError
 from storage.schema import Reject, Repeat, Sample
 from storage.store import EncodingStore
 from storage.writing.commit import ShardRows, commit_shard
 from storage.writing.orphans import clear_abandoned, clear_uncommitted
 from storage.writing.staging import StagedArrays
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class ShardWriter:
@@ -40,7 +38,7 @@ class ShardWriter:
         self.store = store
         self.name = uuid.uuid4().hex if shard_id is None else shard_id
         self.fingerprint = fingerprint
-        if not NAME.fullmatch(self.name):
+        if not names.SHARD.fullmatch(self.name):
             raise ValueError(f"shard id: expected letters, digits, '.', '_' and '-', at most 128, found {shard_id!r}")
         self.folder = store.path / "shards" / self.name
         self._lock = store.locks.lock(self.name)

@@ -50,10 +50,10 @@ def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
         "guidance": "3.0",
         "scheduler": "UniPCMultistepScheduler",
         "dtype": "float32",
-        "base": source.diffusion,
-        "adapter": source.adapter,
+        "base": Path(source.diffusion).name,
+        "adapter": Path(source.adapter).name,
         "scale": "0.7",
-        "LLM": source.llm,
+        "LLM": source.llm and Path(source.llm).name,
         "llmdiff": llmdiff.__version__,
     }
     (base,) = drawn(source, False, PROMPTS[:1], tmp_path / "base", sampling, 2)

@@ -33,7 +33,7 @@ def run(store: EncodingStore, data: Path, encoders: EncoderSet, columns: Columns
     unread = {}
     for shard in shards_of(listed.files, columns):
         try:
-            reports.append(encode_shard(store, shard, encoders))
+            reports.append(encode_shard(store, shard, encoders, allow_private=True))
         except ValueError as error:
             unread[shard.name] = str(error)
     for report in reports:

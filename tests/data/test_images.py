@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from llmdiff.data.budget import Budget
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
 from tests.data.pictures import encoded, picture
@@ -24,7 +27,7 @@ def test_the_centred_square_is_kept() -> None:
     assert crop == Crop(width=40, height=20, left=10, top=0)
 
 
-@pytest.mark.parametrize(("width", "height"), [(41, 401), (401, 41), (7, 7), (1, 1), (64, 65), (1271, 8)])
+@pytest.mark.parametrize(("width", "height"), [(41, 401), (401, 41), (7, 7), (1, 1), (64, 65), (399, 8)])
 @pytest.mark.parametrize("size", [8, 64])
 def test_any_aspect_ratio_gives_the_square(width: int, height: int, size: int) -> None:
     square, crop = load_image(encoded(picture(width, height)), size)
@@ -110,10 +113,47 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int)
 
 
 def test_a_strip_that_would_grow_to_too_many_pixels_is_refused() -> None:
-    strip = encoded(Image.new("L", (4000, 8)))
-    with pytest.raises(BadRow, match="found 4000x8, 2048000 when its shorter side is 64"):
-        load_image(strip, 64, max_pixels=1_000_000)
-    load_image(strip, 8, max_pixels=1_000_000)
+    strip = encoded(Image.new("L", (400, 8)))
+    with pytest.raises(BadRow, match="found 400x8, 204800 when its shorter side is 64"):
+        load_image(strip, 64, max_pixels=100_000)
+    load_image(strip, 8, max_pixels=100_000)
+
+
+@pytest.mark.parametrize(("width", "height"), [(780_000, 128), (8, 401)])
+def test_a_strip_of_which_nothing_would_be_kept_is_refused_before_it_is_decoded(width: int, height: int) -> None:
+    bomb = encoded(Image.new("L", (width, height)))
+    tracemalloc.start()
+    with pytest.raises(BadRow, match=f"at most 50 times the shorter, found {width}x{height} pixels") as caught:
+        load_image(bomb, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.reason == "extreme_aspect"
+    assert peak < 10**6
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"qoif" + bytes(20)])
+def test_formats_that_are_not_named_are_not_read(start: bytes) -> None:
+    """Pillow hands PostScript to another program."""
+    with pytest.raises(BadRow, match="expected a picture, found bytes that begin") as caught:
+        load_image(start, 8)
+    assert caught.value.reason == "broken_image"
+
+
+def test_pictures_wait_for_room() -> None:
+    budget, entered = Budget(10), []
+
+    def take(amount: int) -> None:
+        with budget.take(amount):
+            entered.append(amount)
+
+    with ThreadPoolExecutor(2) as threads:
+        with budget.take(8):
+            small, large = threads.submit(take, 2), threads.submit(take, 100)
+            small.result(timeout=10)
+            assert not large.done()
+            entered.append(8)
+        large.result(timeout=10)
+    assert entered == [2, 8, 100]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

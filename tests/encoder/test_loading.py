@@ -131,6 +131,22 @@ def test_a_model_with_code_of_its_own(folder: Path) -> None:
         Encoder.from_pretrained(folder)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("blocks", [200_000, 0, -1])
+def test_a_configuration_of_more_blocks_than_there_are(folder: Path, blocks: int) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": blocks}))
+    with pytest.raises(ValueError, match=rf"num_hidden_layers: expected 1 to 1000 blocks, found {blocks}"):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_configuration_that_is_deep(folder: Path) -> None:
+    (folder / "config.json").write_text('{"a": ' * 100_000)
+    with pytest.raises(ValueError, match="cannot read its config: ") as caught:
+        Encoder.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("model_type", ["t5", "clip_text_model", "vit"])
 def test_a_model_that_is_no_decoder_only_llm(model_type: str, folder: Path) -> None:
     transformers.AutoConfig.for_model(model_type).save_pretrained(folder)

@@ -17,6 +17,7 @@ from llmdiff.data.sources import open_source
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
+from pipelines.cli.doctor import tar_fix
 from pipelines.cli.main import error_line, main
 from pipelines.cli.settings_help import encoder_settings
 from pipelines.flows.retrain import retrain_flow
@@ -208,6 +209,16 @@ def test_doctor_says_what_this_machine_can_do(capsys: pytest.CaptureFixture[str]
     text = succeeds(capsys, "doctor")
     for name in ("python", "packages", "kernels", "cpu", "gpu", "triton", "deepspeed", "disk", "prefect", "mlflow"):
         assert f" {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [((3, 11, 13), False), ((3, 11, 14), True), ((3, 12, 11), False), ((3, 13, 6), True), ((3, 14, 0), True)],
+)
+def test_doctor_says_which_python_refuses_hostile_tars(version: tuple[int, int, int], safe: bool) -> None:
+    text = tar_fix(*version)
+    assert text.startswith("its tarfile refuses hostile tars" if safe else "its tarfile hangs on hostile tars")
+    assert ("update to 3.11.14 " in text) == (version == (3, 11, 13))
 
 
 def test_doctor_finds_a_server_that_does_not_answer(

@@ -39,6 +39,40 @@ def test_a_value_that_is_no_yaml_names_its_assignment() -> None:
         read_settings(None, ["g=[1"])
 
 
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB, "of at most 10000 values, found 3.2"),
+        ("a: &a [*a]", "found values in values without end"),
+        ("a: &a {b: *a}", "found values in values without end"),
+        ("[" * 100_000, "found values in values without end"),
+        ('{"a": ' * 30_000, "found values in values without end"),
+        ("g: [" + "1, " * 20_000 + "1]", "of at most 10000 values, found 2e"),
+        ("g: [" + "1, " * 200_000 + "1]", "expected settings of at most 262144 bytes, found 600006"),
+        ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+    ],
+    ids=["aliases", "list in itself", "mapping in itself", "depth", "deep JSON", "values", "bytes", "code"],
+)
+@pytest.mark.timeout(60)
+def test_settings_that_would_fill_memory_end_in_a_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(ValueError, match="x.yaml: expected ") as caught:
+        read_settings(tmp_path / "x.yaml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_alias_of_settings_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: &a {x: 1}\nb: *a\n")
+    assert read_settings(tmp_path / "x.yaml") == {"a": {"x": 1}, "b": {"x": 1}}
+
+
 def test_an_unknown_key_and_a_wrong_value_make_one_line() -> None:
     class Inner(BaseModel):
         model_config = ConfigDict(extra="forbid")

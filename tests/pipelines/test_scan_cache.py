@@ -57,6 +57,7 @@ OTHERS: dict[str, Any] = {
     "vae_dtype": "bfloat16",
     "bucket_step": 32,
     "flip": True,
+    "allow_private_addresses": True,
     "caption_columns": ["title"],
     "image_column": "jpg",
     "every_caption": True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from llmdiff.data.buckets import Buckets
-from llmdiff.data.encode.reading import ROWS_AT_ONCE, cores
+from llmdiff.data.encode.reading import BYTES_AT_ONCE, ROWS_AT_ONCE, bytes_of, cores
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.in_order import in_order
 from llmdiff.data.rejects import BadRow
@@ -82,7 +82,9 @@ def preview(
         def look(item: tuple[SourceShard, int, Row | BadRow]) -> Future[str | BadRow | None]:
             return pool.submit(_look, item[2], size, min_side, buckets)
 
-        for (shard, number, row), picture in in_order(look, islice(_rows(shards, found), rows), ROWS_AT_ONCE):
+        first = islice(_rows(shards, found), rows)
+        in_turn = in_order(look, first, ROWS_AT_ONCE, lambda item: bytes_of(item[2]), BYTES_AT_ONCE)
+        for (shard, number, row), picture in in_turn:
             _add(found, shard, number, row, picture)
     found.seconds = time.perf_counter() - start
     return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +16,16 @@ import numpy as np
 from llmdiff.data.encode.encoder_set import EncoderSet, LatentEncoding
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.encode.repeats import ReadRow, tell_repeats
-from llmdiff.data.fetch import fetch_pictures
+from llmdiff.data.fetch import NumberedRow, with_pictures
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.in_order import in_order
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row
 from storage import EncodingStore, caption_hash, content_hash
 
-ROWS_AT_ONCE = 256
-"""Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead."""
+ROWS_AT_ONCE, BYTES_AT_ONCE = 256, 256 * 1024**2
+"""Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead. Of
+rows that hold more bytes than that, a chunk has fewer; some four times as many bytes are in memory."""
 CHUNKS_AHEAD, STEPS_AHEAD = 1, 2
 """Chunks of rows that are read, and steps whose pictures lie side by side, before they are asked for."""
 
@@ -86,6 +87,8 @@ class ShardReader:
 
     store: EncodingStore
     encoders: EncoderSet
+    allow_private: bool = False
+    """Whether pictures' URLs may lead to this machine and its network."""
     stopped: threading.Event = field(default_factory=threading.Event)
     planned: set[str] = field(default_factory=set)
     """Keys of latents that an earlier step makes."""
@@ -93,10 +96,11 @@ class ShardReader:
     """The newest picture, by its hash: it is decoded once for rows of one picture that follow each other."""
 
     @contextmanager
-    def steps(self, rows: Iterable[tuple[int, Row | BadRow]]) -> Iterator[Iterator[Step]]:
+    def steps(self, rows: Iterable[NumberedRow]) -> Iterator[Iterator[Step]]:
         """Give the steps of numbered rows, in a ``with`` block at whose end every thread has ended."""
         decoders = ThreadPoolExecutor(self.encoders.threads or cores(), "decode")
-        chunks = ahead(self._chunks(rows), CHUNKS_AHEAD, "read")
+        read = self._chunks(rows)
+        chunks = ahead(read, CHUNKS_AHEAD, "read")
         steps = ahead(self._steps(chunks, decoders), STEPS_AHEAD, "lay")
         try:
             yield steps
@@ -105,13 +109,14 @@ class ShardReader:
             decoders.shutdown(wait=False, cancel_futures=True)
             steps.close()
             chunks.close()
+            read.close()
             decoders.shutdown()
 
-    def _chunks(self, rows: Iterable[tuple[int, Row | BadRow]]) -> Iterator[Chunk]:
+    def _chunks(self, rows: Iterable[NumberedRow]) -> Generator[Chunk, None, None]:
         """Read rows, look up what the store has of them."""
-        iterator = iter(rows)
-        while chunk := list(islice(iterator, ROWS_AT_ONCE)):
-            read = [(number, row, _hash(row)) for number, row in fetch_pictures(chunk, self.stopped.is_set)]
+        fetched = with_pictures(rows, self.stopped.is_set, allow_private=self.allow_private)
+        for chunk in in_chunks(fetched, ROWS_AT_ONCE, BYTES_AT_ONCE):
+            read = [(number, row, _hash(row)) for number, row in chunk]
             snapshot = self.store.snapshot()
             found = tell_repeats(snapshot, self.encoders.fingerprint, read)
             captions = {caption_hash(row.caption) for _, row, _ in found if isinstance(row, Row)}
@@ -130,7 +135,8 @@ class ShardReader:
             return self._decode(decoders, item[2], item[3])
 
         items = ((chunk, *row) for chunk in chunks for row in chunk.rows)
-        for chunk, rows in groupby(in_order(start, items, ROWS_AT_ONCE), key=lambda found: found[0][0]):
+        in_turn = in_order(start, items, ROWS_AT_ONCE, lambda item: bytes_of(item[2]), BYTES_AT_ONCE)
+        for chunk, rows in groupby(in_turn, key=lambda found: found[0][0]):
             yield from self._steps_of(chunk, ((number, row, decoded) for (_, number, row, _), decoded in rows))
 
     def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, ReadRow, Decoded]]) -> Iterator[Step]:
@@ -173,6 +179,27 @@ class ShardReader:
     def _latents(self) -> LatentEncoding:
         assert self.encoders.latents is not None  # `encode_shard` looked
         return self.encoders.latents
+
+
+def in_chunks(rows: Iterable[NumberedRow], count: int, most: int) -> Iterator[list[NumberedRow]]:
+    """Cut rows into lists of `count`, or of fewer where a list has `most` bytes."""
+    chunk: list[NumberedRow] = []
+    size = 0
+    for numbered in rows:
+        chunk.append(numbered)
+        size += bytes_of(numbered[1])
+        if len(chunk) == count or size >= most:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def bytes_of(row: ReadRow) -> int:
+    """Return about how many bytes a row holds."""
+    if not isinstance(row, Row):
+        return 0
+    return len(row.caption) + (len(row.image) if isinstance(row.image, bytes) else 0)
 
 
 def decode(data: bytes, of_image: str, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:

@@ -25,7 +25,12 @@ WRITES_BEHIND = 2
 
 
 def encode_shard(
-    store: EncodingStore, source: SourceShard, encoders: EncoderSet, progress: Callable[[int], None] = lambda rows: None
+    store: EncodingStore,
+    source: SourceShard,
+    encoders: EncoderSet,
+    progress: Callable[[int], None] = lambda rows: None,
+    *,
+    allow_private: bool = False,
 ) -> ShardReport:
     """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
 
@@ -40,6 +45,8 @@ def encode_shard(
         source: the shard.
         encoders: what `prepare` returned for this store.
         progress: called with the number of rows done.
+        allow_private: whether URLs of pictures may lead to this machine and its network. Rows that were refused for
+            that are then tried again.
 
     Raises:
         ValueError: the shard can't be read, or has pictures and the encoders no autoencoder. No row of it is committed
@@ -53,7 +60,8 @@ def encode_shard(
     snapshot = store.snapshot()
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
     repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
-    bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
+    again = (*TRY_AGAIN, *("private_address",) * allow_private)
+    bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=again)
     known = samples | repeated | bad
     count = source.count if known else known_row_count(source)
     report = ShardReport(
@@ -68,7 +76,10 @@ def encode_shard(
         new = ((number, row) for number, row in source.rows() if number not in known)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             rows = RowWriter(writer, source, encoders, report)
-            with ShardReader(store, encoders).steps(new) as steps, Behind(WRITES_BEHIND, "write") as behind:
+            with (
+                ShardReader(store, encoders, allow_private).steps(new) as steps,
+                Behind(WRITES_BEHIND, "write") as behind,
+            ):
                 encoder = StepEncoder(encoders, rows, behind)
                 for step in steps:
                     encoder.encode(step)

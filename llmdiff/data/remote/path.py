@@ -101,6 +101,12 @@ class RemotePath:
         known = self._known
         return self.place.facts(self.key) if known is None or not (known.is_folder or known.facts) else known.facts
 
+    @property
+    def listed_size(self) -> int | None:
+        """Bytes of the file, as a listing has them; None where none was made, or it does not say."""
+        facts = None if self._known is None else self._known.facts
+        return None if facts is None else facts.size
+
     @cached_property
     def children(self) -> dict[str, RemotePath]:
         """What lies directly in the folder, by name, as it was when this was first asked; nothing of a file."""

@@ -12,9 +12,13 @@ from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
+from llmdiff.data.sources.limits import most_rows
+from llmdiff.data.sources.opening import size_of
 from llmdiff.data.sources.rows import Row
 from llmdiff.data.sources.streamed import StreamedFile
 
+BYTES_OF_TEXT = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+"""Types of text, as types of bytes: whether these are UTF-8 is looked at row by row."""
 MAGIC = b"ARROW1"
 """What a file with a footer begins with; a stream does not."""
 
@@ -42,14 +46,23 @@ class ArrowShard(StreamedFile, ColumnarShard):
         self.tell_count(number + 1)
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        for batch in self._whole_batches():
-            chosen = batch.select(columns)
+        for chosen in self._whole_batches(columns):
             yield from (chosen.slice(i, self.batch_rows) for i in range(0, len(chosen), self.batch_rows))
 
-    def _whole_batches(self) -> Iterator[pa.RecordBatch]:
+    def _whole_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All batches, or some columns of them, checked: over wrong ones Arrow itself would end the program."""
+        most, rows = most_rows(size_of(self.file)), 0
         with self._reader() as (_, batches):
             try:
-                yield from batches
+                for batch in batches:
+                    rows += batch.num_rows
+                    if rows > most:
+                        raise pa.ArrowInvalid(f"expected at most {most} rows in a file of its size, found {rows}")
+                    chosen = batch if columns is None else batch.select(columns)
+                    for column in chosen.columns if columns is not None else ():
+                        as_bytes = BYTES_OF_TEXT.get(column.type)
+                        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
+                    yield chosen
             except ConnectionError:
                 raise
             except (pa.ArrowException, OSError) as error:

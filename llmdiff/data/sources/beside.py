@@ -9,6 +9,7 @@ from typing import Any
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import RemotePath
+from llmdiff.data.sources.limits import check_size
 
 
 def read_below(folder: RemotePath, name: str) -> bytes:
@@ -18,7 +19,10 @@ def read_below(folder: RemotePath, name: str) -> bytes:
     """
     file = folder / _below(folder, name)
     try:
+        check_size(file.listed_size or 0, repr(name))
         return file.read_bytes()
+    except BadRow:
+        raise
     except ConnectionError:
         raise
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.limits import MAX_BYTES
 from llmdiff.data.sources.rows import URL_COLUMNS, Pair, Row, checked, hash_file, hash_rows, pairs
 
 
@@ -26,7 +27,8 @@ class ColumnarShard(ABC):
     file: DataPath
     name: str
     columns: Columns = KNOWN
-    batch_rows: int = 64
+    batch_rows: int = 1
+    """Rows that are read at a time: a file of kilobytes may hold cells of gigabytes, each of them packed."""
 
     @property
     @abstractmethod
@@ -127,14 +129,29 @@ def text_columns(shard: ColumnarShard) -> list[str]:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """A cell's value, of a list each; Arrow does not check what it calls a string, so one may be no UTF-8."""
+    """A cell's value, of a list each; why it has none, where it is too large, or text that is no UTF-8."""
+    if (size := _bytes_of(scalar)) > MAX_BYTES:
+        return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found a cell of {size} bytes")
     if _is_list(scalar.type) and scalar.is_valid:
         return [_value(item) for item in scalar.values]
     try:
         found = scalar.as_py()
         return tuple(found) if isinstance(found, list) else found  # of a map, say: one caption, which is no text
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # Arrow does not check what it calls a string
         return BadRow("not_utf8", f"expected UTF-8 text, found {error.object!r:.80}")
+
+
+def _bytes_of(scalar: pa.Scalar) -> int:
+    """How many bytes a cell of text, bytes, lists or structs of them has, before it becomes an object of Python's."""
+    if not scalar.is_valid:
+        return 0
+    if isinstance(scalar, (pa.DictionaryScalar, pa.ExtensionScalar)):
+        return _bytes_of(scalar.value)
+    if isinstance(scalar, pa.StructScalar):
+        return sum(_bytes_of(scalar[i]) for i in range(len(scalar)))
+    if isinstance(scalar, pa.ListScalar):
+        return sum(map(_bytes_of, scalar.values))  # the array's own size counts once what a dictionary repeats
+    return int(scalar.as_buffer().size) if isinstance(scalar, pa.BinaryScalar) else 0
 
 
 def _count_pairs(captions: pa.Array) -> int:

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
 from llmdiff.data.remote.http import without_secrets
+from llmdiff.data.sources.limits import MAX_TEXT_BYTES
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
+ROWS_AT_A_TIME = 4
+"""Few, for a file of kilobytes may hold cells of gigabytes."""
 MAGIC = b"PAR1"
 """What a Parquet file begins with."""
 
@@ -45,15 +48,20 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
             if STATUS not in names:
                 return
             known = (STATUS, MESSAGE, column(names, URL_COLUMNS), column(names, CAPTION_COLUMNS))
-            rows = file.read(columns=[name for name in known if name in names])
+            for rows in file.iter_batches(ROWS_AT_A_TIME, columns=[name for name in known if name in names]):
+                yield from map(_failed, rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist())
     except ConnectionError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
-    for row in rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist():
-        url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
-        why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
-        yield BadRow("not_fetched", why), row.get(column(row, CAPTION_COLUMNS) or "")
+
+
+def _failed(row: dict[str, Any]) -> tuple[BadRow, Any]:
+    url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
+    why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
+    caption = row.get(column(row, CAPTION_COLUMNS) or "")
+    is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # and of no use here
+    return BadRow("not_fetched", why), None if is_long else caption
 
 
 def _is_there(table: DataPath) -> bool:

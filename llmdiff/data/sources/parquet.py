@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from llmdiff.cached import cached_attribute
 from llmdiff.data.sources.columnar import ColumnarShard
-from llmdiff.data.sources.opening import arrow_source
+from llmdiff.data.sources.limits import most_rows
+from llmdiff.data.sources.opening import arrow_source, size_of
 
 
 class ParquetShard(ColumnarShard):
@@ -27,6 +28,9 @@ class ParquetShard(ColumnarShard):
     def _footer(self) -> tuple[pa.Schema, pq.FileMetaData]:
         """The file's columns, and what else its end says."""
         with self._open() as table:
+            rows, most = table.metadata.num_rows, most_rows(size_of(self.file))
+            if not 0 <= rows <= most:
+                raise ValueError(f"{self.file}: expected at most {most} rows in a file of its size, found {rows}")
             return table.schema_arrow, table.metadata
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
-from llmdiff.data.sources.opening import arrow_source
+from llmdiff.data.sources.limits import MAX_BYTES, check_text
+from llmdiff.data.sources.opening import arrow_source, size_of
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
 
 MARKS = {
@@ -24,6 +25,10 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """What a file begins with that is not UTF-8 and says so; the longer ones first."""
+MAX_RATIO = 100
+"""How many times its packed size a text may have, where it has more than `MAX_BYTES`; real ones have some twenty."""
+UNPACKED_AT_ONCE = 4 * 1024**2
+"""Bytes."""
 SNIFFED = 64
 """Lines of a JSON lines file whose keys are its columns."""
 
@@ -171,6 +176,7 @@ def _from_json(line: bytes) -> Record:
 
 def json_record(data: bytes) -> dict[str, Any]:
     """A JSON object by lower-case names; BadRow where it is none."""
+    check_text(data)
     try:
         record = json.loads(text(data))
     except BadRow:
@@ -216,12 +222,23 @@ def _read(file: DataPath) -> bytes:
         if (packed := file.suffix.lower()) in PACKED:
             how = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[packed]
             with pa.input_stream(arrow_source(file), compression=how) as data:
-                return as_utf8(data.read(), file)
+                return as_utf8(_unpacked(data, file), file)
         return as_utf8(file.read_bytes(), file)
     except ConnectionError:
         raise
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unpacked(data: pa.NativeFile, file: DataPath) -> bytes:
+    """What a packed text holds; ValueError where that is so much more than it is itself that it can be no text."""
+    packed, found = size_of(file), bytearray()
+    most = max(MAX_BYTES, MAX_RATIO * packed)
+    while part := data.read(UNPACKED_AT_ONCE):
+        found += part
+        if len(found) > most:
+            raise ValueError(f"{file}: expected at most {most} bytes of text in {packed} bytes, found more")
+    return bytes(found)
 
 
 def as_utf8(data: bytes, file: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.beside import read_below
+from llmdiff.data.sources.limits import check_size, check_text
 
 URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")
@@ -190,6 +192,7 @@ def _caption(value: Any) -> str:
         raise value
     if not isinstance(value, (str, bytes)):
         raise BadRow("no_caption", f"expected text, found {type(value).__name__}")
+    check_text(value)
     caption = text(value)
     if "\0" in caption:
         raise BadRow("not_utf8", f"expected text, found a NUL: {caption!r:.80}")
@@ -204,6 +207,7 @@ def _picture(value: Any, folder: DataPath | None) -> bytes | Url:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
+        check_size(len(value), "a picture")
         return value
     if isinstance(value, str) and "://" in value:
         return Url(text(value))
@@ -221,6 +225,10 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         if not file.is_relative_to(folder.resolve()):
             linked = ", a link that leads out of it" if ".." not in name and not Path(name).is_absolute() else ""
             raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}{linked}")
+        about = file.stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise BadRow("no_image", f"{name}: expected a file, found a pipe, a socket or a device")
+        check_size(about.st_size, repr(name))
         return file.read_bytes()
     except OSError as error:
         raise BadRow("no_image", f"{name}: {error.strerror}") from error

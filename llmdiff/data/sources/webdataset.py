@@ -18,15 +18,17 @@ from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
+from llmdiff.data.sources.limits import MAX_BYTES, MAX_TEXT_BYTES, check_size
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.records import as_utf8, json_record
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
+from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
 
-MAX_BYTES = 64 * 1024**2
-"""A larger member is refused unread: a sparse one may claim any size."""
+MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
+"""The most samples whose further members may still come, and the most bytes of theirs."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
-DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError)
+DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError, RecursionError)
 """What reading a file raises that is no tar, or not a whole one."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
@@ -66,7 +68,8 @@ class TarShard(StreamedFile):
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
-            found.update(_kind(info.name) for info in tar if not info.isdir() and _member(info, self._pictures) is None)
+            members = (info for info in infos(tar) if not info.isdir())
+            found.update(_kind(info.name) for info in members if _member(info, self._pictures) is None)
         return _counted(found)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -110,12 +113,13 @@ class TarShard(StreamedFile):
         packing = PACKINGS.get(kind_of(self.file))
         try:
             if packing is None:
-                with self.file.open("rb") as data, tarfile.open(fileobj=data, mode="r:") as tar:
+                with self.file.open("rb") as data, tarfile.open(fileobj=data, mode="r:", tarinfo=CheckedInfo) as tar:
                     yield tar
                     _check_end(tar)
             else:
                 with pa.input_stream(arrow_source(self.file), compression=packing) as unpacked:
-                    with tarfile.open(fileobj=unpacked, mode="r|") as tar:
+                    data_to_end: Any = EndingFile(unpacked)
+                    with tarfile.open(fileobj=data_to_end, mode="r|", tarinfo=CheckedInfo) as tar:
                         yield tar
                         _check_end_of_stream(tar)
         except (ConnectionError, ColumnError):
@@ -143,7 +147,7 @@ def _samples(
     """
     open_: dict[str, dict[str, Content]] = {}
     try:
-        for info in tar:
+        for info in infos(tar):
             if (member := _member(info, pictures)) is None:
                 passed_over.update([_kind(info.name)] * (not info.isdir()))
                 continue
@@ -154,12 +158,20 @@ def _samples(
                 yield member.key, sample
                 sample = open_[member.key] = {}
             sample[member.kind] = _content(tar, member, member.kind in read)
+            while len(open_) > MAX_OPEN or (len(open_) > 1 and _held(open_) > MAX_OPEN_BYTES):
+                first = next(iter(open_))
+                yield first, open_.pop(first)
     except ConnectionError:
         raise
     except DAMAGED:
         yield from open_.items()
         raise
     yield from open_.items()
+
+
+def _held(samples: dict[str, dict[str, Content]]) -> int:
+    """How many bytes are held of some samples."""
+    return sum(len(found) for sample in samples.values() for found in sample.values() if isinstance(found, bytes))
 
 
 def _related(key: str, other: str) -> bool:
@@ -175,9 +187,10 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return BadRow(reason, f"{info.name!r}: expected a file, found a link or a device, which is not followed")
     if not read:
         return b""
-    if info.size > MAX_BYTES:
-        found = f"{info.name!r} of {info.size} bytes"
-        return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found {found}")
+    try:
+        check_size(info.size, repr(info.name), MAX_BYTES if member.kind in PICTURES else MAX_TEXT_BYTES)
+    except BadRow as bad:  # a sparse one may claim any size
+        return bad
     file = tar.extractfile(info)
     assert file is not None  # it is a regular file
     try:
