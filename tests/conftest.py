@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ os.environ.update(
 
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
+    os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-")
     kinds.note_starts()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +73,10 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ.pop("LLMDIFF_CACHE"), ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +15,11 @@ from storage.hashing import caption_hash
 from storage.io.paths import StorePath
 from storage.reading.arrays import ArrayReader
 from storage.reading.batch import Batch, BatchFiller, PlannedBatch
-from storage.reading.epoch import Batches, Entries
+from storage.reading.entries import Drawn, Entries
+from storage.reading.epoch import Batches
 from storage.reading.prefetch import Prefetcher
 from storage.reading.sample_index import SampleIndex
-from storage.reading.shuffle import BlockShuffle, share
+from storage.reading.shuffle import BlockShuffle
 from storage.store import EncodingStore
 
 UNDRAWN: dict[str, Any] = {"caption_choice": "all", "flip_words": None, "repeats": {}}
@@ -140,7 +140,7 @@ class EncodingDataset(IterableDataset[Batch]):
             by_picture=config.caption_choice == "one",
             flip_words=config.flip_words if config.flip else None,
         )
-        self.entries = Entries.of(self.index, config.repeats)
+        self.entries = Entries(self.index, config.repeats)
         self.batches = Batches(
             entries=self.entries,
             shuffle=config.shuffle,
@@ -230,15 +230,16 @@ class EncodingDataset(IterableDataset[Batch]):
 
     def _plan(self, epoch: int, start: int, seen: tuple[int, ...]) -> Iterator[PlannedBatch]:
         """Yield which samples this rank's batches hold."""
-        rank, ranks, drawn = self.config.rank, self.config.world_size, self.entries.draw(self.config.seed, epoch)
-        for batch in islice(self.batches.of_epoch(epoch, seen), start, None):
-            mine = share(batch.lanes, rank, ranks)
-            entries = batch.entries[mine if len(mine) else [rank % len(batch.entries)]]
+        drawn = Drawn(self.index, self.config.seed, epoch)
+        for batch in self.batches.of_epoch(epoch, seen, start):
+            places, borrowed = batch.share(self.config.rank, self.config.world_size)
+            found = self.entries.of_shape(batch.shape, places)
+            samples = drawn.samples(found)
             yield PlannedBatch(
-                ids=drawn.sample[entries],
-                mirrored=None if drawn.mirrored is None else drawn.mirrored[entries],
-                repeats=self.entries.repeat[entries].tolist() if self.config.repeats else None,
-                borrowed=not len(mine),
+                ids=samples,
+                mirrored=drawn.mirrored(found, samples),
+                repeats=found.repeat.tolist() if self.config.repeats else None,
+                borrowed=borrowed,
                 seen=batch.seen,
             )
 
@@ -247,6 +248,6 @@ def order_of(data: EncodingDataset) -> dict[str, Any]:
     """Return what decides which samples come when, as a state says it."""
     order = {"version": data.version, "fingerprint": data.config.fingerprint, **vars(data.shuffle)}
     drawing = data.config.drawing
-    if not data.index.may_flip.any():  # then the words change nothing
+    if not data.index.any_may_flip:  # then the words change nothing
         drawing["flip_words"] = None
     return order | drawing
