@@ -33,7 +33,7 @@ def build(store: EncodingStore, wanted: Wanted, folder: Path) -> dict[str, Any]:
     layout, shapes = _count(store, wanted.fingerprint)
     records = new_array(folder, "records", len(layout), wanted.dtype)
     maker, sorter = RecordMaker(wanted, layout, shapes), Sorter(layout, records)
-    for batch in store.snapshot().batches(wanted.columns, trainable(wanted.fingerprint)):
+    for batch in store.snapshot().batches(maker.columns, trainable(wanted.fingerprint)):
         sorter.add(maker.records(batch))
     sorter.sort()
     if wanted.pooled is not None:

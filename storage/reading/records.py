@@ -63,12 +63,6 @@ class Wanted:
         fields += [("crop", "<i4", (4,))] * (self.pooled is not None) + [("picture", HASH)] * self.by_picture
         return np.dtype(fields)
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the table that records are made from."""
-        besides = {"crop": self.pooled is not None, "latent_key": self.by_picture, "caption": bool(self.flip_words)}
-        return [*COLUMNS, *(name for name, wanted in besides.items() if wanted)]
-
 
 class RecordMaker:
     """Makes records from batches of the table."""
@@ -80,8 +74,16 @@ class RecordMaker:
         self.encoding_shards, self.latent_shards = Names(), Names()
         self.any_may_flip = False
         self._is_pair = np.array([is_pair(name) for name in shapes])
+        self._looks_for_words = bool(wanted.flip_words) and bool(self._is_pair.any())
         words = "|".join(re.escape(unicodedata.normalize("NFC", word)) for word in wanted.flip_words or ())
         self._has_word = rf"(?i)(?:^|[^\pL\pN_])(?:{words})(?:$|[^\pL\pN_])"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the table that records are made from."""
+        wanted = self.wanted
+        besides = {"crop": wanted.pooled is not None, "latent_key": wanted.by_picture, "caption": self._looks_for_words}
+        return [*COLUMNS, *(name for name, asked in besides.items() if asked)]
 
     def records(self, batch: pa.RecordBatch) -> np.ndarray:
         """Return a batch's records, in its order."""
@@ -111,7 +113,7 @@ class RecordMaker:
         if self.wanted.flip_words is None:
             return np.zeros(len(shape), bool)
         pairs: np.ndarray = self._is_pair[shape]
-        if not self.wanted.flip_words or not pairs.any():
+        if not self._looks_for_words or not pairs.any():
             return pairs
         captions = pc.utf8_normalize(batch["caption"], "NFC")
         return pairs & ~np.asarray(pc.match_substring_regex(captions, self._has_word))
