@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.stream import stream
 from storage.index.table import Table, TableVersion
 from storage.schema import (
     CONTENT_COLUMNS,
@@ -57,10 +56,6 @@ class Snapshot:
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
         return self.index.read(self.at, columns, filters)
-
-    def batches(self, columns: Sequence[str], rows: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the index a few rows at a time; see `storage.index.stream`."""
-        return stream(self.index, self.at, columns, rows)
 
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:
         """Return where the encodings of these captions lie; those that are not in the store are left out."""
