@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.reading.names import Names
@@ -44,19 +45,18 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
         rows["hash"], rows["sample"] = part["hash"], np.arange(start, start + len(part))
         samples.add(rows)
     encodings, shards = Spill(temporary / "encodings", encoding, len(records)), Names()
-    for batch in store.snapshot().batches(COLUMNS, pc.field("fingerprint") == fingerprint):
-        rows = np.empty(len(batch), encoding)
-        rows["hash"] = hash_numbers(batch["caption_hash"])
-        rows["place"] = shards.numbers(batch["encoding_shard"])
+    for group in store.snapshot().stream(COLUMNS, fingerprint):  # in order: of equal ones the first counts
+        there = group.filter(pc.is_valid(group["encoding_shard"])).combine_chunks()
+        rows = np.empty(len(there), encoding)
+        rows["hash"] = hash_numbers(_whole(there["caption_hash"]))
+        rows["place"] = shards.numbers(_whole(there["encoding_shard"]))
         for name, column in (("first", "first_token"), ("count", "token_count"), ("checksum", "encoding_checksum")):
-            rows[name] = batch[column].to_numpy()
+            rows[name] = there[column].to_numpy()
         encodings.add(rows)
     missing, first = 0, len(records)
     for of_samples, of_encodings in zip(samples.parts(), encodings.parts(), strict=True):
         found, places = _look_up(of_encodings["hash"], of_samples["hash"])
-        there = of_encodings[places[found]]
-        for name in records.dtype[kind].names:
-            records[kind][name][of_samples["sample"][found]] = there[name]
+        records[kind][of_samples["sample"][found]] = of_encodings[list(records.dtype[kind].names)][places[found]]
         missing += int((~found).sum())
         first = int(of_samples["sample"][~found].min(initial=first))
     shutil.rmtree(temporary)
@@ -67,6 +67,10 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
             "encode again with --diffusion of that base"
         )
     return shards.values
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks else column.combine_chunks()
 
 
 def _look_up(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
