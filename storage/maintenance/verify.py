@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 
 from storage.hashing import Fingerprint, checksum
+from storage.index.batches import batches
+from storage.index.names import Names
 from storage.index.table import written_by
 from storage.io.manifest import MANIFEST, read_manifest
 from storage.io.paths import StorePath
@@ -15,8 +20,18 @@ from storage.maintenance.stored_rows import StoredRows, stored_rows
 from storage.schema import Problem
 from storage.store import EncodingStore
 
+Stored = tuple[str, list[StoredRows]]
+"""A shard, and what the index names of it."""
 
-def verify(store: EncodingStore, progress: Callable[[int, int], None] = lambda done, shards: None) -> list[Problem]:
+Checked = tuple[str, list[Problem]]
+"""A shard, and what is wrong with it."""
+
+
+def verify(
+    store: EncodingStore,
+    progress: Callable[[int, int], None] = lambda done, shards: None,
+    check: Callable[[StorePath, Iterable[Stored]], Iterator[Checked]] | None = None,
+) -> list[Problem]:
     """Return all problems of the version that the store shows, and the files that no version names.
 
     What a killed writer left is no problem: nothing shows it, and the next writer or `gc` removes it.
@@ -24,16 +39,52 @@ def verify(store: EncodingStore, progress: Callable[[int, int], None] = lambda d
     Args:
         store: to read.
         progress: called with (shards done, shards in all) after each.
+        check: checks shards, in any order, where that is not done in this process; see `check_shards`.
     """
     problems = list(_check_tables(store))
     if problems:  # what the index would say about the shards can't be trusted
         return problems
-    problems = list(_check_fingerprints(store))
-    shards = stored_rows(store)
-    for done, (shard, stored) in enumerate(shards.items(), 1):
-        problems += _check_shard(store.path, shard, stored)
-        progress(done, len(shards))
-    return problems + list(_find_orphans(store))
+    shards, fingerprints = _named(store)
+    problems = list(_check_fingerprints(store, fingerprints))
+    found: dict[str, list[Problem]] = {}
+    for done, (shard, of_shard) in enumerate((check or check_shards)(store.path, stored_rows(store)), 1):
+        if of_shard:
+            found[shard] = of_shard
+        progress(done, shards)
+    return [*problems, *(problem for _, of_shard in sorted(found.items()) for problem in of_shard), *_find_orphans(store)]
+
+
+def check_shards(root: StorePath, shards: Iterable[Stored]) -> Iterator[Checked]:
+    """Check some shards of the store at a path, one after the other."""
+    for shard in shards:
+        yield check_shard(root, shard)
+
+
+def check_in_processes(count: int, root: StorePath, shards: Iterable[Stored]) -> Iterator[Checked]:
+    """Check some shards in so many processes of this machine."""
+    left = iter(shards)
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(check_shard, root, shard) for shard in islice(left, 2 * count)}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            waiting |= {pool.submit(check_shard, root, shard) for shard in islice(left, len(done))}
+            yield from (future.result() for future in done)
+
+
+def check_shard(root: StorePath, stored: Stored) -> Checked:
+    """Return what is wrong with a shard's files and with the rows that the index names of it."""
+    shard, rows = stored
+    return shard, _check_shard(root, shard, rows)
+
+
+def _named(store: EncodingStore) -> tuple[int, list[str]]:
+    """Return the number of shards, and the fingerprints, that the version names."""
+    shards, fingerprints = Names(), Names()
+    columns = {"fingerprint": fingerprints, "encoding_shard": shards, "latent_shard": shards}
+    for batch in batches(store.index, store.snapshot().at.files, list(columns)):
+        for column, names in columns.items():
+            names.numbers(batch[column].drop_null())
+    return len(shards), fingerprints.values
 
 
 def _check_shard(root: StorePath, shard: str, stored: list[StoredRows]) -> list[Problem]:
@@ -101,8 +152,7 @@ def _check_tables(store: EncodingStore) -> Iterator[Problem]:
         yield Problem(kind, f"{table.folder.name}/{path}", detail)
 
 
-def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
-    named = store.snapshot().read(["fingerprint"])["fingerprint"].unique().drop_null().to_pylist()
+def _check_fingerprints(store: EncodingStore, named: list[str]) -> Iterator[Problem]:
     described = [path for path in (store.path / "fingerprints").children() if path.name.endswith(".json")]
     for fingerprint in sorted(set(named) - {path.stem for path in described}):
         yield Problem("missing", f"fingerprints/{fingerprint}.json", "expected what the fingerprint stands for")

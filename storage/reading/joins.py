@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.reading.names import Names
+from storage.index.names import Names
 from storage.reading.sorting import in_parts
 from storage.reading.spill import HASH, Spill, hash_numbers, same
 from storage.store import EncodingStore

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.io.arrays import is_pair
-from storage.reading.names import Names
+from storage.index.names import Names
 from storage.reading.sorting import COLUMNS as SORTED_BY
 from storage.reading.sorting import Layout
 from storage.reading.spill import HASH, hash_numbers

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.reading.grouping import places_by_number
-from storage.reading.names import Names
+from storage.index.names import Names
 
 GROUP_ROWS = 1 << 20
 """Samples that are sorted together, about; and rows of a source that are a bucket."""
