@@ -29,3 +29,11 @@ class Names:
         numbers = np.empty(used.max(initial=-1) + 1, np.int64)
         numbers[used] = pc.index_in(texts, value_set=self._known).to_numpy()
         return numbers[places]
+
+    def find(self, column: pa.DictionaryArray) -> np.ndarray:
+        """Return the number of each row's text, int64 ``(n,)``: -1 for one that has none. A column without nulls."""
+        places = column.indices.to_numpy()
+        if not len(places):
+            return np.empty(0, np.int64)
+        known = pc.index_in(column.dictionary.cast(pa.string()), value_set=self._known)
+        return np.asarray(pc.fill_null(known, -1).to_numpy()[places], np.int64)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from storage.index.names import Names
 from storage.reading.sorting import in_parts
-from storage.reading.spill import HASH, Spill, hash_numbers, same
+from storage.reading.hashes import HASH, HashParts, hash_numbers, same
 from storage.store import EncodingStore
 
 SAMPLE = np.dtype([("hash", HASH), ("sample", "<i8")])
@@ -39,12 +39,12 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
     encoding = np.dtype([("hash", HASH), *[(name, records.dtype[kind][name]) for name in records.dtype[kind].names]])
     temporary = folder / "join"
     temporary.mkdir()
-    samples = Spill(temporary / "samples", SAMPLE, len(records))
+    samples = HashParts(temporary / "samples", SAMPLE, len(records))
     for start, part in in_parts(records):
         rows = np.empty(len(part), SAMPLE)
         rows["hash"], rows["sample"] = part["hash"], np.arange(start, start + len(part))
         samples.add(rows)
-    encodings, shards = Spill(temporary / "encodings", encoding, len(records)), Names()
+    encodings, shards = HashParts(temporary / "encodings", encoding, len(records)), Names()
     for group in store.snapshot().stream(COLUMNS, fingerprint):  # in order: of equal ones the first counts
         there = group.filter(pc.is_valid(group["encoding_shard"])).combine_chunks()
         rows = np.empty(len(there), encoding)
@@ -54,7 +54,7 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
             rows[name] = there[column].to_numpy()
         encodings.add(rows)
     missing, first = 0, len(records)
-    for of_samples, of_encodings in zip(samples.parts(), encodings.parts(), strict=True):
+    for of_samples, of_encodings in zip(samples.arrays(), encodings.arrays(), strict=True):
         found, places = _look_up(of_encodings["hash"], of_samples["hash"])
         records[kind][of_samples["sample"][found]] = of_encodings[list(records.dtype[kind].names)][places[found]]
         missing += int((~found).sum())

@@ -9,7 +9,7 @@ import numpy as np
 
 from storage.reading.cache import new_array
 from storage.reading.sorting import GROUP_ROWS, in_parts
-from storage.reading.spill import HASH, Spill, same
+from storage.reading.hashes import HASH, HashParts, same
 
 KEY = np.dtype([("hash", HASH), ("sample", "<i8")])
 
@@ -40,13 +40,13 @@ def group_by_picture(keys: np.ndarray, folder: Path) -> Pictures:
         folder: also for temporary files.
     """
     count = len(keys)
-    spill = Spill(folder / "pictures", KEY, count)
+    parts = HashParts(folder / "pictures", KEY, count)
     for start, part in in_parts(keys):
         rows = np.empty(len(part), KEY)
         rows["hash"], rows["sample"] = part, np.arange(start, start + len(part))
-        spill.add(rows)
+        parts.add(rows)
     leader, size, rank = (new_array(folder, name, count, "<i8") for name in ("leader", "size", "rank"))
-    for rows in spill.parts():
+    for rows in parts.arrays():
         begins = np.flatnonzero(~same(rows["hash"]))
         sizes = np.diff(np.append(begins, len(rows)))
         leader[rows["sample"]] = np.repeat(rows["sample"][begins], sizes)

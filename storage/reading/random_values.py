@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from storage.reading.grouping import places_by_number
+from storage.io.grouping import places_by_number
 
 CHUNK = 4096
 """Numbers made at once."""

@@ -15,7 +15,7 @@ from storage.io.arrays import is_pair
 from storage.index.names import Names
 from storage.reading.sorting import COLUMNS as SORTED_BY
 from storage.reading.sorting import Layout
-from storage.reading.spill import HASH, hash_numbers
+from storage.reading.hashes import HASH, hash_numbers
 
 COLUMNS = (
     *SORTED_BY,

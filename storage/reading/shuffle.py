@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from storage.reading.grouping import places_by_number
+from storage.io.grouping import places_by_number
 from storage.reading.random_values import RandomValues
 
 ROUNDS_KEPT = 4

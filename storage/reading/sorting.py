@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from storage.reading.grouping import places_by_number
+from storage.io.grouping import places_by_number
 from storage.index.names import Names
 
 GROUP_ROWS = 1 << 20

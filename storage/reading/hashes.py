@@ -1,4 +1,4 @@
-"""Rows sorted by a hash with little memory: dealt to files by the hash's first bits, each of which fits into memory."""
+"""Hashes as numbers, and records sorted by their hash with little memory."""
 
 from __future__ import annotations
 
@@ -12,47 +12,29 @@ import numpy as np
 import pyarrow as pa
 
 from storage.hashing import HASH_BYTES, content_hash
-from storage.reading.grouping import places_by_number
+from storage.io.array_parts import ArrayParts
 
-PART_ROWS = 1 << 20
-"""Rows of a file, about."""
 HASH = np.dtype((">u8", (2,)))
 """A hash as two numbers that sort as its bytes do."""
 HEXADECIMAL = re.compile(rf"[0-9a-f]{{{2 * HASH_BYTES}}}")
 
 
-class Spill:
-    """Rows with a field ``hash`` on the disk, in parts of neighbouring hashes."""
+class HashParts:
+    """Records with a field ``hash`` of `HASH`, in parts of neighbouring hashes."""
 
     def __init__(self, folder: Path, dtype: np.dtype, rows: int) -> None:
-        """Open the files.
-
-        Args:
-            folder: to be made.
-            dtype: of the rows; ``hash`` is of `HASH`.
-            rows: how many there will be, about.
-        """
-        self.dtype = dtype
-        self._bits = max(0, (rows - 1) // PART_ROWS).bit_length()
-        folder.mkdir()
-        self._paths = [folder / str(part) for part in range(1 << self._bits)]
-        self._files = [path.open("wb") for path in self._paths]
+        """Make a folder for their files; see `ArrayParts`."""
+        self._parts = ArrayParts(folder, dtype, rows)
 
     def add(self, rows: np.ndarray) -> None:
-        """Write rows to their parts."""
-        if not self._bits:
-            self._files[0].write(rows.tobytes())
-            return
-        parts = (rows["hash"][:, 0] >> np.uint64(64 - self._bits)).astype(np.int64)
-        for part, places in places_by_number(parts):
-            self._files[part].write(rows[places].tobytes())
+        """Write records to their parts."""
+        first, bits = rows["hash"][:, 0], self._parts.bits
+        parts = (first >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(rows), np.int64)
+        self._parts.add(rows, parts)
 
-    def parts(self) -> Iterator[np.ndarray]:
-        """Yield the rows of each part, sorted by hash; equal ones in the order in which they came."""
-        for path, file in zip(self._paths, self._files, strict=True):
-            file.close()
-            rows = np.fromfile(path, self.dtype)
-            path.unlink()
+    def arrays(self) -> Iterator[np.ndarray]:
+        """Yield the records of each part, sorted by hash; equal ones in the order in which they came."""
+        for rows in self._parts.arrays():
             yield rows[np.lexsort((rows["hash"][:, 1], rows["hash"][:, 0]))]
 
 

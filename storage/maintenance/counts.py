@@ -1,0 +1,196 @@
+"""What a version of a store holds, counted by shard with little memory, and kept for the next time.
+
+Counting reads numbers and names of few values alone, no hash and no caption. A machine keeps the counts of the newest
+version that it was asked for below `storage.reading.cache.cache_folder`. Of a later version that has the same files and
+more, only the files that are new are read: what they name in shards that were counted was counted with those.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.hashing import canonical_json, checksum, content_hash
+from storage.index.batches import batches
+from storage.index.names import Names
+from storage.io.array_parts import ArrayParts
+from storage.io.files import write_file
+from storage.io.grouping import places_by_number
+from storage.reading.cache import cache_folder
+from storage.store import EncodingStore
+
+FORMAT = 1
+ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
+LATENTS = ("latent_shard", "latent_shape", "latent_index")
+PLACE = np.dtype([("group", "<i8"), ("first", "<i8"), ("count", "<i8")])
+"""Which shard and array, which row of it, and how many rows."""
+
+
+@dataclass
+class ShardCounts:
+    """What lies in a shard as the version names it."""
+
+    samples: dict[str, int] = field(default_factory=dict)
+    """Committed with it, by fingerprint."""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """By fingerprint."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of the encodings, by fingerprint."""
+    latents: dict[str, int] = field(default_factory=dict)
+    """By shape."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """Of ``encodings``, of ``latents``, and of ``all`` its files."""
+
+
+@dataclass
+class Counts:
+    """What a version holds."""
+
+    shards: dict[str, ShardCounts] = field(default_factory=dict)
+    """Those that it names, by name."""
+    sources: set[str] = field(default_factory=set)
+    """Names of the sources that samples are of."""
+    files: tuple[str, ...] = ()
+    """Of the index, that were counted."""
+
+    def total(self, what: str) -> Counter[str]:
+        """Return the sum of one kind of counts over the shards."""
+        total: Counter[str] = Counter()
+        for shard in self.shards.values():
+            total.update(getattr(shard, what))
+        return total
+
+
+def counts_of(store: EncodingStore) -> Counts:
+    """Count what the version holds that the store shows."""
+    at = store.snapshot().at
+    path = cache_folder() / "counts" / f"{store.id}.json"
+    known = _recall(path, store, at.number)
+    if known is None or not set(known.files) <= set(at.files):
+        known = Counts()
+    new = sorted(set(at.files) - set(known.files))
+    if new:
+        _count(store, new, known)
+    known.files = at.files
+    for name in sorted(known.shards):
+        if not known.shards[name].bytes:
+            known.shards[name].bytes = _bytes(store, name)
+    if store.pinned is None:
+        _keep(path, store, at.number, known)
+    return known
+
+
+def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
+    """Add what files of the index name in shards that were not counted yet."""
+    before = frozenset(counts.shards)
+    with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
+        rows = sum(store.index.folder.file_sizes()[name] for name in files) // 100  # of the index, 100 bytes at least
+        encodings = Places(Path(folder, "encodings"), rows, before)
+        latents = Places(Path(folder, "latents"), rows, before)
+        for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
+            _count_samples(batch, counts)
+            encodings.add(batch.select(ENCODINGS))
+            latents.add(batch.select([*LATENTS]))
+        for shard, fingerprint, number, tokens in encodings.distinct():
+            of_shard = counts.shards.setdefault(shard, ShardCounts())
+            of_shard.encodings[fingerprint], of_shard.tokens[fingerprint] = number, tokens
+        for shard, shape, number, _ in latents.distinct():
+            counts.shards.setdefault(shard, ShardCounts()).latents[shape] = number
+
+
+def _count_samples(batch: pa.RecordBatch, counts: Counts) -> None:
+    rows = batch.filter(pc.is_valid(batch["source"]))
+    sources, shards, fingerprints = Names(), Names(), Names()
+    sources.numbers(rows["source"])
+    counts.sources.update(sources.values)
+    pair = shards.numbers(rows["shard"]) << 32 | fingerprints.numbers(rows["fingerprint"])
+    for code, places in places_by_number(pair):
+        of_shard = counts.shards.setdefault(shards.values[code >> 32], ShardCounts()).samples
+        fingerprint = fingerprints.values[code & (1 << 32) - 1]
+        of_shard[fingerprint] = of_shard.get(fingerprint, 0) + len(places)
+
+
+class Places:
+    """Which rows of arrays are named, each once."""
+
+    def __init__(self, folder: Path, rows: int, without: frozenset[str]) -> None:
+        """Keep what `add` brings in a folder to be made; leave out what lies in some shards."""
+        self.without = without
+        self._shards, self._arrays = Names(), Names()
+        self._parts = ArrayParts(folder, PLACE, rows)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows: columns of shard, array, first row and, where that is not 1, number of rows."""
+        there = batch.filter(pc.is_valid(batch.column(0)))
+        if self.without:
+            known = pa.array(sorted(self.without), pa.string())
+            there = there.filter(pc.invert(pc.is_in(there.column(0).cast(pa.string()), value_set=known)))
+        shard, array = self._shards.numbers(there.column(0)), self._arrays.numbers(there.column(1))
+        rows = np.ones(there.num_rows, PLACE)
+        rows["group"], rows["first"] = shard << 32 | array, there.column(2).to_numpy()
+        if there.num_columns > 3:
+            rows["count"] = there.column(3).to_numpy()
+        self._parts.add(rows, shard & (1 << self._parts.bits) - 1)
+
+    def distinct(self) -> Iterator[tuple[str, str, int, int]]:
+        """Yield shard, array, how many places are named there, and their rows together."""
+        for rows in self._parts.arrays():
+            rows = rows[np.lexsort((rows["first"], rows["group"]))]
+            new = (np.diff(rows["group"], prepend=-1) != 0) | (np.diff(rows["first"], prepend=-1) != 0)
+            rows = rows[new]
+            begins = np.flatnonzero(np.diff(rows["group"], prepend=-1))
+            numbers = np.diff(np.append(begins, len(rows)))
+            sums = np.add.reduceat(rows["count"], begins) if len(begins) else begins
+            for group, number, total in zip(
+                rows["group"][begins].tolist(), numbers.tolist(), sums.tolist(), strict=True
+            ):
+                yield self._shards.values[group >> 32], self._arrays.values[group & (1 << 32) - 1], number, total
+
+
+def _bytes(store: EncodingStore, shard: str) -> dict[str, int]:
+    """Return the bytes of a shard's files; none where they are gone."""
+    sizes = (store.path / "shards" / shard).file_sizes()
+    found = {kind: sum(n for name, n in sizes.items() if name.startswith(f"{kind}/")) for kind in ("encodings", "latents")}
+    return {**found, "all": sum(sizes.values())} if sizes else {}
+
+
+def _version(store: EncodingStore, number: int) -> str | None:
+    """Return what stands for a version: a copy of the store has other ones after it was made; None where nothing does."""
+    with suppress(FileNotFoundError):
+        return content_hash(store.index.log.entry(number).read_bytes())
+    return None
+
+
+def _recall(path: Path, store: EncodingStore, number: int) -> Counts | None:
+    """Return the counts that were kept of this version or an earlier one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_bytes())
+        expected = kept.pop("crc32c")
+        if checksum(canonical_json(kept).encode()) != expected or kept["format"] != FORMAT:
+            return None
+        if kept["number"] <= number and kept["version"] == _version(store, kept["number"]):
+            shards = {name: ShardCounts(**values) for name, values in kept["shards"].items()}
+            return Counts(shards, set(kept["sources"]), tuple(kept["files"]))
+    return None
+
+
+def _keep(path: Path, store: EncodingStore, number: int, counts: Counts) -> None:
+    """Keep the counts of the newest version, where there is room."""
+    if (version := _version(store, number)) is None:
+        return
+    shards = {name: asdict(shard) for name, shard in counts.shards.items()}
+    kept = {"format": FORMAT, "number": number, "version": version, "files": list(counts.files)}
+    kept |= {"shards": shards, "sources": sorted(counts.sources)}
+    kept["crc32c"] = checksum(canonical_json(kept).encode())
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(kept).encode())
