@@ -90,6 +90,10 @@ class Layout:
         names, hashes = counted.names.numbers(batch["source"]), counted.hashes.numbers(batch["source_hash"])
         return self.ranks[np.searchsorted(self.codes, names * len(counted.hashes) + hashes)]
 
+    def groups_of(self, source: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return the group that each sample is sorted in, int64 ``(n,)``."""
+        return np.searchsorted(self.first_keys, _bucket_key(source, row >> ROW_BITS), "right") - 1
+
 
 class Sorter:
     """Writes samples in any order into an array, and sorts them there by ``source``, ``row`` and ``hash``."""
@@ -101,8 +105,7 @@ class Sorter:
 
     def add(self, rows: np.ndarray) -> None:
         """Write rows of `out`'s dtype to their groups."""
-        keys = _bucket_key(rows["source"].astype(np.int64), rows["row"] >> ROW_BITS)
-        groups = np.searchsorted(self.layout.first_keys, keys, "right") - 1
+        groups = self.layout.groups_of(rows["source"].astype(np.int64), rows["row"])
         for group, places in places_by_number(groups):
             self._write(group, rows[places])
 
