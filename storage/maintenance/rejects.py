@@ -36,6 +36,12 @@ def open_rejects(store: EncodingStore) -> Iterator[pa.RecordBatch]:
             yield still.cast(REJECTS)
 
 
+def listed_rejects(store: EncodingStore) -> pa.Table:
+    """Return `open_rejects`, ordered by source and row."""
+    rows = pa.Table.from_batches(open_rejects(store), REJECTS)
+    return rows.sort_by([(name, "ascending") for name in ("source", "source_hash", "row", "fingerprint")])
+
+
 def count_rows(table: Table, version: TableVersion) -> int:
     """Return how many rows a version has, from the files' footers."""
     total = 0
