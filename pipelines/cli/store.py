@@ -144,6 +144,7 @@ def gc(
     if as_json:
         names = {"dropped_fingerprint": drop_fingerprint, "dropped_samples": dropped, "dry_run": dry_run}
         found = {"kept_versions": collected.kept_versions, "removed": collected.paths, "bytes": collected.bytes}
+        found["left_alone"] = collected.left_alone
         print_json({"path": path, "version": store.version, **names, **found})
         return
     would = "would be " if dry_run else ""
@@ -152,6 +153,8 @@ def gc(
         print(f"{would}taken out: {dropped} samples of {drop_fingerprint}{later}")
     for name in collected.paths:
         print(name)
+    for name in collected.left_alone:
+        print(f"left alone: {name}: no version names it, and it does not look like the store's own", file=sys.stderr)
     print(f"{would}removed: {len(collected.paths)} files and shards, {collected.bytes} bytes")
     kept = "all" if collected.kept_versions is None else ", ".join(map(str, collected.kept_versions))
     print(f"versions kept: {kept}")

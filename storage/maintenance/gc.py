@@ -18,6 +18,7 @@ from storage.io.paths import StorePath, remove_all, tree_size
 from storage.maintenance.files import data_files
 from storage.store import EncodingStore
 from storage.writing.orphans import clear_abandoned, rewriting, uncommitted_files
+from storage.writing.removable import check_own_folders, is_removable
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Collected:
     bytes: int
     kept_versions: tuple[int, ...] | None
     """None where all are kept."""
+    left_alone: tuple[str, ...] = ()
+    """What no kept version names and is not removed, for it does not look like the store's own."""
 
 
 def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
@@ -69,15 +72,17 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
         dry_run: remove nothing, only report.
 
     Raises:
-        ValueError: there is no such version to keep.
+        ValueError: there is no such version to keep; a folder of the store is a link that leads out of it.
     """
+    check_own_folders(store)
     with store.locks.removing():
         kept = None if keep is None else tuple(sorted({*keep, store.index.newest().number}))
-        unnamed = list(_unnamed_files(store, kept))
+        found = list(_unnamed_files(store, kept))
+        unnamed = [path for path in found if is_removable(store, path)]
         left = [lock.name for lock in store.locks.abandoned(forget=False)]
         paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))}, key=str)
-        names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
-        collected = Collected(names, sum(map(_size, paths)), kept)
+        alone = sorted(set(found) - set(unnamed), key=str)
+        collected = Collected(_names(paths), sum(map(_size, paths)), kept, _names(alone))
         if not dry_run:
             remove_all(paths)
             for path in store.locks.leftovers():
@@ -115,6 +120,10 @@ def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
         for column in batch.columns:
             names.numbers(column.drop_null())
     return set(names.values)
+
+
+def _names(paths: Iterable[StorePath]) -> tuple[str, ...]:
+    return tuple(f"{path.parent.name}/{path.name}" for path in paths)
 
 
 def _size(path: StorePath) -> int:
