@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
 from common.store_rows import StoreResults
+
 from storage import EncodingStore
 from storage.index.transaction import append
 from storage.io.paths import tree_size

@@ -93,7 +93,9 @@ class Table:
         paths = [str(self.folder / name) for name in version.files]
         return pq.read_table(paths, partitioning=None, **options).unify_dictionaries()
 
-    def stream(self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+    def stream(
+        self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None
+    ) -> Iterator[pa.Table]:
         """Yield columns of a version a row group at a time, file after file in the version's order; no empty ones.
 
         With `fingerprint`, rows of that encoder alone: row groups whose statistics exclude it are not read. Columns of

@@ -159,12 +159,16 @@ class Places:
 def _bytes(store: EncodingStore, shard: str) -> dict[str, int]:
     """Return the bytes of a shard's files; none where they are gone."""
     sizes = (store.path / "shards" / shard).file_sizes()
-    found = {kind: sum(n for name, n in sizes.items() if name.startswith(f"{kind}/")) for kind in ("encodings", "latents")}
+    found = {kind: _below(sizes, f"{kind}/") for kind in ("encodings", "latents")}
     return {**found, "all": sum(sizes.values())} if sizes else {}
 
 
+def _below(sizes: dict[str, int], folder: str) -> int:
+    return sum(size for name, size in sizes.items() if name.startswith(folder))
+
+
 def _version(store: EncodingStore, number: int) -> str | None:
-    """Return what stands for a version: a copy of the store has other ones after it was made; None where nothing does."""
+    """Return what stands for a version, which a copy of the store does not share once it went on; None without any."""
     with suppress(FileNotFoundError):
         return content_hash(store.index.log.entry(number).read_bytes())
     return None

@@ -21,8 +21,8 @@ ORDER = ("source", "source_hash", "row", "caption_hash")
 def ordered_samples(store: EncodingStore, fingerprint: str) -> Iterator[pa.Table]:
     """Yield an encoder's samples, all columns of the index, ordered by source and row.
 
-    The index is read twice: the first time to count what lies where in that order; the second time its rows are dealt to
-    files in the folder for temporary ones, each of which is then sorted in memory.
+    The index is read twice: the first time to count what lies where in that order; the second time its rows are dealt
+    to files in the folder for temporary ones, each of which is then sorted in memory.
     """
     counted = SourceCount()
     for batch in _samples(store, list(COLUMNS), fingerprint):

@@ -57,9 +57,7 @@ class StoredRows:
                 yield self.keys[i], row if intact else None
 
 
-def stored_rows(
-    store: EncodingStore, shards: Collection[str] | None = None
-) -> Iterator[tuple[str, list[StoredRows]]]:
+def stored_rows(store: EncodingStore, shards: Collection[str] | None = None) -> Iterator[tuple[str, list[StoredRows]]]:
     """Yield all that the store's version names, a shard at a time, in no particular order.
 
     The index is read once, and its rows are dealt to files in the folder for temporary ones: of each, the rows of some

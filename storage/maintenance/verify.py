@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 
-from storage.hashing import Fingerprint, checksum
+from storage.hashing import Fingerprint
 from storage.index.batches import batches
 from storage.index.names import Names
 from storage.index.table import written_by
@@ -41,7 +41,11 @@ def verify(
         if of_shard:
             found[shard] = of_shard
         progress(done, shards)
-    return [*problems, *(problem for _, of_shard in sorted(found.items()) for problem in of_shard), *_find_orphans(store)]
+    return [
+        *problems,
+        *(problem for _, of_shard in sorted(found.items()) for problem in of_shard),
+        *_find_orphans(store),
+    ]
 
 
 def _named(store: EncodingStore) -> tuple[int, list[str]]:

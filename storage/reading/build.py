@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.batches import batches
+from storage.index.names import Names
 from storage.reading.cache import new_array
 from storage.reading.joins import join
-from storage.index.names import Names
 from storage.reading.pictures import Pictures, group_by_picture
 from storage.reading.records import NO_CROP, RecordMaker, Wanted
 from storage.reading.sorting import COLUMNS as SORTED_BY

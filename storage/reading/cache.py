@@ -115,7 +115,9 @@ def _make(folder: Path, make: Make) -> CachedArrays:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     if (made := _open(folder)) is None:
-        raise OSError(f"{folder}: expected what was written there a moment ago, found other bytes: is the disk damaged?")
+        raise OSError(
+            f"{folder}: expected what was written there a moment ago, found other bytes: is the disk damaged?"
+        )
     return made
 
 

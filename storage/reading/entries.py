@@ -114,9 +114,7 @@ def _rounds(times: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return round, starts[run], stops[run]
 
 
-def _runs_of(
-    index: SampleIndex, shape: int, rounds: np.ndarray, starts: np.ndarray, stops: np.ndarray
-) -> Runs:
+def _runs_of(index: SampleIndex, shape: int, rounds: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Runs:
     """Return the part of each run that is of a shape."""
     first, last = index.places_in_shape(shape, starts), index.places_in_shape(shape, stops)
     start = np.concatenate([[0], np.cumsum(last - first)])

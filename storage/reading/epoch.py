@@ -35,7 +35,7 @@ class GlobalBatch(NamedTuple):
     """The order of its shape's entries."""
 
     def share(self, rank: int, ranks: int) -> tuple[np.ndarray, bool]:
-        """Return a rank's entries among those of the shape, int64; and whether they are another rank's, for it has none."""
+        """Return a rank's entries among those of the shape, int64; and whether it has none and borrows another's."""
         lanes, steps = self.order.places(self.first, self.last)
         mine = share(lanes, rank, ranks)
         borrowed = not len(mine)

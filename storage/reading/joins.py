@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.names import Names
-from storage.reading.sorting import in_parts
 from storage.reading.hashes import HASH, HashParts, hash_numbers, same
+from storage.reading.sorting import in_parts
 from storage.store import EncodingStore
 
 SAMPLE = np.dtype([("hash", HASH), ("sample", "<i8")])

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.io.arrays import is_pair
 from storage.index.names import Names
+from storage.io.arrays import is_pair
+from storage.reading.hashes import HASH, hash_numbers
 from storage.reading.sorting import COLUMNS as SORTED_BY
 from storage.reading.sorting import Layout
-from storage.reading.hashes import HASH, hash_numbers
 
 COLUMNS = (
     *SORTED_BY,

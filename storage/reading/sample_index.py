@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from storage.hashing import HASH_BYTES, content_hash
+from storage.hashing import content_hash
 from storage.reading.build import build
 from storage.reading.cache import CachedArrays, cached
 from storage.reading.pictures import Pictures

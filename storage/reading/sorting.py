@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from storage.io.grouping import places_by_number
 from storage.index.names import Names
+from storage.io.grouping import places_by_number
 
 GROUP_ROWS = 1 << 20
 """Samples that are sorted together, about; and rows of a source that are a bucket."""

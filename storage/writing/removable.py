@@ -18,7 +18,9 @@ def check_own_folders(store: EncodingStore) -> None:
     for folder in folders:
         if not lies_inside(store.path, folder):
             found = Path(str(folder)).resolve()
-            raise ValueError(f"{folder}: expected a folder inside the store, found a link to {found}: nothing is removed")
+            raise ValueError(
+                f"{folder}: expected a folder inside the store, found a link to {found}: nothing is removed"
+            )
 
 
 def lies_inside(root: StorePath, path: StorePath) -> bool:

@@ -106,4 +106,6 @@ def test_only_what_looks_like_a_shard_is_removed_as_one(
     assert (shards / "a" / "notes.txt").read_text() == (shards / "notes").read_text() == "mine"
     assert (shards / "holiday" / "beach.png").exists()
     assert (foreign / "holiday" / "beach.png").exists()
-    assert collect(store, keep=[]).left_alone == tuple(f"shards/{name}" for name in ("a", "elsewhere", "holiday", "notes"))
+    assert collect(store, keep=[]).left_alone == tuple(
+        f"shards/{name}" for name in ("a", "elsewhere", "holiday", "notes")
+    )
