@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from queue import Queue
 from threading import Event, Thread
@@ -32,7 +32,7 @@ def batches(
 
 def _read_ahead(
     table: Table, files: Sequence[str], columns: Sequence[str], fingerprint: str | None, threads: int
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     left, ready, ended = iter(files), Queue[pa.Table | BaseException | None](AHEAD), Event()
 
     def read() -> None:

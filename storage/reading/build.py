@@ -6,12 +6,10 @@ near its place. Then the records are sorted, joined with other encoders' encodin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.batches import batches
@@ -22,6 +20,7 @@ from storage.reading.pictures import Pictures, group_by_picture
 from storage.reading.records import NO_CROP, RecordMaker, Wanted
 from storage.reading.sorting import COLUMNS as SORTED_BY
 from storage.reading.sorting import GROUP_ROWS, Layout, Sorter, SourceCount, in_parts
+from storage.reading.trainable import trainable_rows
 from storage.store import EncodingStore
 
 
@@ -35,7 +34,7 @@ def build(store: EncodingStore, wanted: Wanted, folder: Path) -> dict[str, Any]:
     layout, shapes = _count(store, wanted.fingerprint)
     records = new_array(folder, "records", len(layout), wanted.dtype)
     maker, sorter = RecordMaker(wanted, layout, shapes), Sorter(layout, records)
-    for batch in _trainable(store, maker.columns, wanted.fingerprint):
+    for batch in trainable_rows(store, wanted.fingerprint, maker.columns):
         sorter.add(maker.records(batch))
     sorter.sort()
     if wanted.pooled is not None:
@@ -55,21 +54,13 @@ def build(store: EncodingStore, wanted: Wanted, folder: Path) -> dict[str, Any]:
 def _count(store: EncodingStore, fingerprint: str) -> tuple[Layout, list[str]]:
     """Return where the samples will lie, and the shapes of their latents, sorted."""
     sources, shapes = SourceCount(), Names()
-    for batch in _trainable(store, [*SORTED_BY, "latent_shard", "latent_shape"], fingerprint):
+    for batch in trainable_rows(store, fingerprint, [*SORTED_BY, "latent_shape"]):
         sources.add(batch)
         shapes.numbers(batch["latent_shape"])
     layout = sources.layout()
     if not len(layout):
         raise ValueError(_no_samples(store, fingerprint))
     return layout, sorted(shapes.values)
-
-
-def _trainable(store: EncodingStore, columns: Sequence[str], fingerprint: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that training reads, an encoder's samples with pictures; in no particular order."""
-    for batch in batches(store.index, store.snapshot().at.files, columns, fingerprint):
-        kept = batch.filter(pc.and_(pc.is_valid(batch["source"]), pc.is_valid(batch["latent_shard"])))
-        if kept.num_rows:
-            yield kept
 
 
 def _no_samples(store: EncodingStore, fingerprint: str) -> str:

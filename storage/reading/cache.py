@@ -107,7 +107,10 @@ def _make(folder: Path, make: Make) -> CachedArrays:
     new.mkdir()
     try:
         facts = make(new)
-        contents = {"facts": facts, "parts": {path.name: _checksums(path) for path in sorted(new.glob("*.npy"))}}
+        contents: dict[str, Any] = {
+            "facts": facts,
+            "parts": {path.name: _checksums(path) for path in sorted(new.glob("*.npy"))},
+        }
         contents["crc32c"] = checksum(canonical_json(contents).encode())
         (new / CONTENTS).write_text(json.dumps(contents))
         shutil.rmtree(folder, ignore_errors=True)

@@ -36,7 +36,7 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
     Raises:
         ValueError: a caption has no such encoding.
     """
-    encoding = np.dtype([("hash", HASH), *[(name, records.dtype[kind][name]) for name in records.dtype[kind].names]])
+    encoding = np.dtype([("hash", HASH), ("rows", records.dtype[kind])])
     temporary = folder / "join"
     temporary.mkdir()
     samples = HashParts(temporary / "samples", SAMPLE, len(records))
@@ -49,14 +49,14 @@ def join(store: EncodingStore, fingerprint: str, kind: str, records: np.ndarray,
         there = group.filter(pc.is_valid(group["encoding_shard"])).combine_chunks()
         rows = np.empty(len(there), encoding)
         rows["hash"] = hash_numbers(_whole(there["caption_hash"]))
-        rows["place"] = shards.numbers(_whole(there["encoding_shard"]))
+        rows["rows"]["place"] = shards.numbers(_whole(there["encoding_shard"]))
         for name, column in (("first", "first_token"), ("count", "token_count"), ("checksum", "encoding_checksum")):
-            rows[name] = there[column].to_numpy()
+            rows["rows"][name] = there[column].to_numpy()
         encodings.add(rows)
     missing, first = 0, len(records)
     for of_samples, of_encodings in zip(samples.arrays(), encodings.arrays(), strict=True):
         found, places = _look_up(of_encodings["hash"], of_samples["hash"])
-        records[kind][of_samples["sample"][found]] = of_encodings[list(records.dtype[kind].names)][places[found]]
+        records[kind][of_samples["sample"][found]] = of_encodings["rows"][places[found]]
         missing += int((~found).sum())
         first = int(of_samples["sample"][~found].min(initial=first))
     shutil.rmtree(temporary)

@@ -6,9 +6,10 @@ machine (`storage.reading.build`) and mapped from its files; a process keeps lit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ class SampleIndex:
             return units
         return np.searchsorted(self._by_shape[self._shape_ends[shape] : self._shape_ends[shape + 1]], units)
 
-    def _rows(self, facts: dict, field: str, array: str, names: list[str] | None = None) -> ArrayRows:
+    def _rows(self, facts: Mapping[str, Any], field: str, array: str, names: list[str] | None = None) -> ArrayRows:
         rows = self._records[field]
         columns = {name: rows[name] for name in ("place", "first", "count", "checksum")}
         return ArrayRows(array=array, shards=facts["shards"][field], names=names or [array], **columns)

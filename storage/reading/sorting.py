@@ -7,7 +7,7 @@ each such bucket begins in the sorted file. Small buckets are sorted together, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -35,10 +35,10 @@ class SourceCount:
         source = self.names.numbers(batch["source"]), self.hashes.numbers(batch["source_hash"])
         keys = np.stack([*source, batch["row"].to_numpy() >> ROW_BITS])
         if (keys == keys[:, :1]).all():
-            self._buckets[tuple(keys[:, 0].tolist())] += batch.num_rows
+            self._buckets[_bucket(keys[:, 0].tolist())] += batch.num_rows
             return
         for key, count in zip(*_distinct(keys), strict=True):
-            self._buckets[tuple(key)] += count
+            self._buckets[_bucket(key)] += count
 
     def layout(self) -> Layout:
         """Return where the sorted samples will lie."""
@@ -137,6 +137,11 @@ def _order(source: np.ndarray, row: np.ndarray) -> np.ndarray:
     if (int(source.max()) - first + 1) * rows < 1 << 62:
         return np.argsort((source - first) * rows + row)
     return np.lexsort((row, source))
+
+
+def _bucket(numbers: Sequence[int]) -> tuple[int, int, int]:
+    name, of, part = numbers
+    return name, of, part
 
 
 def _bucket_key(source: np.ndarray, part: np.ndarray) -> np.ndarray:

@@ -37,13 +37,12 @@ def shards_of(files: Iterable[tuple[DataPath, str]], columns: Columns = KNOWN) -
 
 def known_row_count(shard: SourceShard) -> int | None:
     """Return how many rows a shard has; None where that takes reading all of it. ValueError where it is unreadable."""
-    if isinstance(shard, Streamed) and not shard.is_counted:
-        if shard.is_streamed:
-            return None
-        if isinstance(shard, TarShard):
+    if isinstance(shard, TarShard) and not shard.is_counted:
+        if not shard.is_streamed:
             shard.check_beginning()
-            return None
-    return shard.count
+        return None
+    uncounted = isinstance(shard, Streamed) and shard.is_streamed and not shard.is_counted
+    return None if uncounted else shard.count
 
 
 def expected_row_count(shard: SourceShard) -> int | None:
