@@ -1,8 +1,9 @@
 """What a version of a store holds, counted by shard with little memory, and kept for the next time.
 
 Counting reads numbers and names of few values alone, no hash and no caption. A machine keeps the counts of the newest
-version that it was asked for below `storage.reading.cache.cache_folder`. Of a later version that has the same files and
-more, only the files that are new are read: what they name in shards that were counted was counted with those.
+version that it was asked for below `storage.io.cache_folder.cache_folder`. Of a later version only the files that are
+new are read, unless rows were taken out since; and of those only the rows of commits that were not counted, for
+compaction brings others in. What such rows name in shards that were counted was counted with those.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from storage.hashing import canonical_json, checksum, content_hash
 from storage.index.batches import batches
 from storage.index.names import Names
 from storage.io.array_parts import ArrayParts
+from storage.io.cache_folder import cache_folder
 from storage.io.files import write_file
 from storage.io.grouping import places_by_number
-from storage.reading.cache import cache_folder
 from storage.store import EncodingStore
 
 FORMAT = 1
@@ -61,6 +62,8 @@ class Counts:
     """Names of the sources that samples are of."""
     files: tuple[str, ...] = ()
     """Of the index, that were counted."""
+    number: int = 0
+    """Of the version."""
 
     def total(self, what: str) -> Counter[str]:
         """Return the sum of one kind of counts over the shards."""
@@ -75,7 +78,7 @@ def counts_of(store: EncodingStore) -> Counts:
     at = store.snapshot().at
     path = cache_folder() / "counts" / f"{store.id}.json"
     known = _recall(path, store, at.number)
-    if known is None or not set(known.files) <= set(at.files):
+    if known is None or not (set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)):
         known = Counts()
     new = sorted(set(at.files) - set(known.files))
     if new:
@@ -97,14 +100,34 @@ def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
         encodings = Places(Path(folder, "encodings"), rows, before)
         latents = Places(Path(folder, "latents"), rows, before)
         for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
-            _count_samples(batch, counts)
-            encodings.add(batch.select(ENCODINGS))
-            latents.add(batch.select([*LATENTS]))
+            rows = _without(batch, "shard", before)
+            _count_samples(rows, counts)
+            encodings.add(rows.select(ENCODINGS))
+            latents.add(rows.select(LATENTS))
         for shard, fingerprint, number, tokens in encodings.distinct():
             of_shard = counts.shards.setdefault(shard, ShardCounts())
             of_shard.encodings[fingerprint], of_shard.tokens[fingerprint] = number, tokens
         for shard, shape, number, _ in latents.distinct():
             counts.shards.setdefault(shard, ShardCounts()).latents[shape] = number
+
+
+def _without(batch: pa.RecordBatch, column: str, names: frozenset[str]) -> pa.RecordBatch:
+    """Return the rows that have none of some names in a column."""
+    if not names:
+        return batch
+    known = pa.array(sorted(names), pa.string())
+    return batch.filter(pc.invert(pc.is_in(batch[column].cast(pa.string()), value_set=known)))
+
+
+def _is_all_kept(store: EncodingStore, first: int, last: int) -> bool:
+    """Return whether no row was taken out between two versions: what files lost, other files got by compaction."""
+    with suppress(FileNotFoundError):
+        for number in range(first + 1, last + 1):
+            actions = [json.loads(line) for line in store.index.log.entry(number).read_bytes().splitlines()]
+            if any(action["remove"].get("dataChange", True) for action in actions if "remove" in action):
+                return False
+        return True
+    return False
 
 
 def _count_samples(batch: pa.RecordBatch, counts: Counts) -> None:
@@ -130,10 +153,7 @@ class Places:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add rows: columns of shard, array, first row and, where that is not 1, number of rows."""
-        there = batch.filter(pc.is_valid(batch.column(0)))
-        if self.without:
-            known = pa.array(sorted(self.without), pa.string())
-            there = there.filter(pc.invert(pc.is_in(there.column(0).cast(pa.string()), value_set=known)))
+        there = _without(batch.filter(pc.is_valid(batch.column(0))), batch.schema.names[0], self.without)
         shard, array = self._shards.numbers(there.column(0)), self._arrays.numbers(there.column(1))
         rows = np.ones(there.num_rows, PLACE)
         rows["group"], rows["first"] = shard << 32 | array, there.column(2).to_numpy()
@@ -183,7 +203,7 @@ def _recall(path: Path, store: EncodingStore, number: int) -> Counts | None:
             return None
         if kept["number"] <= number and kept["version"] == _version(store, kept["number"]):
             shards = {name: ShardCounts(**values) for name, values in kept["shards"].items()}
-            return Counts(shards, set(kept["sources"]), tuple(kept["files"]))
+            return Counts(shards, set(kept["sources"]), tuple(kept["files"]), kept["number"])
     return None
 
 

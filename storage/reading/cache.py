@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from storage.hashing import canonical_json, checksum, content_hash
+from storage.io.cache_folder import VARIABLE, cache_folder
 
 logger = logging.getLogger(__name__)
-VARIABLE = "LLMDIFF_CACHE"
 CONTENTS = "contents.json"
 PART = 8 * 1024 * 1024
 """Bytes that have a checksum of their own: several are compared at once."""
@@ -49,14 +49,6 @@ class CachedArrays:
 Make = Callable[[Path], dict[str, Any]]
 """Writes arrays into a folder, each made by `new_array`; returns the facts."""
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-def cache_folder() -> Path:
-    """Return the folder of derived files: ``LLMDIFF_CACHE``, or ``llmdiff`` in the user's cache folder."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llmdiff"
 
 
 def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
-from storage import EncodingStore, content_hash
+from storage import EncodingStore, ShardWriter, content_hash
 from storage.index.batches import batches
 from storage.maintenance.gc import drop
 from storage.maintenance.summary import list_shards, summarise
@@ -65,6 +66,20 @@ def test_only_files_that_are_new_are_read(store: EncodingStore, cache: Path, rea
     assert summarise(store)["sources"] == 2
 
 
+def test_compaction_brings_nothing_new(store: EncodingStore, cache: Path, read: list[int]) -> None:
+    """Delta's own; with commits before and after it since the last counting."""
+    (llm, _) = store.fingerprints()
+    before = summarise(store)
+    synthetic.encode(store, llm, "c")
+    DeltaTable(str(store.index.folder)).optimize.compact()
+    synthetic.encode(store, llm, "d")
+    assert len(store.index.newest().files) == 2
+    found = summarise(EncodingStore.open(store.path))
+    assert (before["samples"], found["samples"], found["sources"]) == (36, 72, 4)
+    check(EncodingStore.open(store.path), cache)
+    assert read == [2, 2, 2]
+
+
 def test_a_copy_that_went_another_way_is_counted_by_itself(store: EncodingStore, cache: Path, tmp_path: Path) -> None:
     (llm, _) = store.fingerprints()
     copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / "copy"))
@@ -87,8 +102,6 @@ def test_what_was_kept_and_is_damaged_is_made_anew(store: EncodingStore, cache: 
 
 def test_refused_rows_that_are_samples_or_repeats_by_now_are_not_counted(store: EncodingStore, cache: Path) -> None:
     assert summarise(store)["rejects"] == {"empty_caption": 4}
-    from storage import ShardWriter
-
     (llm, _) = store.fingerprints()
     text = synthetic.caption("a", 6)
     with ShardWriter(store, None, llm) as writer:
