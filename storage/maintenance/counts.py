@@ -32,8 +32,10 @@ from storage.store import EncodingStore
 FORMAT = 1
 ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
 LATENTS = ("latent_shard", "latent_shape", "latent_index")
-PLACE = np.dtype([("group", "<i8"), ("first", "<i8"), ("count", "<i8")])
-"""Which shard and array, which row of it, and how many rows."""
+ARRAY_BITS, FIRST_BITS = 10, 32
+"""Of the numbers that stand for an array's name and a row of it, below that of the shard."""
+PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
+"""Which shard, array and row of it, as one number; and how many rows."""
 
 
 @dataclass
@@ -155,8 +157,9 @@ class Places:
         """Add rows: columns of shard, array, first row and, where that is not 1, number of rows."""
         there = _without(batch.filter(pc.is_valid(batch.column(0))), batch.schema.names[0], self.without)
         shard, array = self._shards.numbers(there.column(0)), self._arrays.numbers(there.column(1))
+        assert len(self._arrays) <= 1 << ARRAY_BITS and len(self._shards) <= 1 << 63 - ARRAY_BITS - FIRST_BITS
         rows = np.ones(there.num_rows, PLACE)
-        rows["group"], rows["first"] = shard << 32 | array, there.column(2).to_numpy()
+        rows["place"] = (shard << ARRAY_BITS | array) << FIRST_BITS | there.column(2).to_numpy()
         if there.num_columns > 3:
             rows["count"] = there.column(3).to_numpy()
         self._parts.add(rows, shard & (1 << self._parts.bits) - 1)
@@ -164,16 +167,15 @@ class Places:
     def distinct(self) -> Iterator[tuple[str, str, int, int]]:
         """Yield shard, array, how many places are named there, and their rows together."""
         for rows in self._parts.arrays():
-            rows = rows[np.lexsort((rows["first"], rows["group"]))]
-            new = (np.diff(rows["group"], prepend=-1) != 0) | (np.diff(rows["first"], prepend=-1) != 0)
-            rows = rows[new]
-            begins = np.flatnonzero(np.diff(rows["group"], prepend=-1))
+            rows = rows[np.argsort(rows["place"])]
+            rows = rows[np.diff(rows["place"], prepend=-1) != 0]
+            group = rows["place"] >> FIRST_BITS
+            begins = np.flatnonzero(np.diff(group, prepend=-1))
             numbers = np.diff(np.append(begins, len(rows)))
             sums = np.add.reduceat(rows["count"], begins) if len(begins) else begins
-            for group, number, total in zip(
-                rows["group"][begins].tolist(), numbers.tolist(), sums.tolist(), strict=True
-            ):
-                yield self._shards.values[group >> 32], self._arrays.values[group & (1 << 32) - 1], number, total
+            for code, number, total in zip(group[begins].tolist(), numbers.tolist(), sums.tolist(), strict=True):
+                array = self._arrays.values[code & (1 << ARRAY_BITS) - 1]
+                yield self._shards.values[code >> ARRAY_BITS], array, number, total
 
 
 def _bytes(store: EncodingStore, shard: str) -> dict[str, int]:
