@@ -64,13 +64,17 @@ def report(folder: Path, path: str, fingerprint: str, rows: int, results: StoreR
     environment = {**os.environ, "LLMDIFF_CACHE": str(folder / f"cache-{rows}")}
     (first,) = probes("train", path, fingerprint, environment, 1)
     results.add("open a version to train on, the first time", first["seconds"], "s", goal="< 60", **common)
-    results.add("memory of making the training index", first["peak_rss"] / 1e6, "MB", goal="< 1000", **common)
+    results.add("making the training index, processor time", first["processor"], "s", **common)
+    results.add("memory of making the training index", first["peak"] / 1e6, "MB", goal="< 1000", **common)
     results.add("training index", tree_size_of(environment["LLMDIFF_CACHE"]) / rows, "bytes a row", **common)
     for again in probes("train", path, fingerprint, environment, 2):
         results.add("open a version to train on again", again["seconds"], "s", goal="< 3", **common)
         results.add("own memory of a training process for it", again["own"] / 1e6, "MB", goal="< 1000", **common)
     (info,) = probes("info", path, fingerprint, environment, 1)
-    results.add("llmdiff store info", info["seconds"], "s", goal="< 3", **common)
+    results.add("llmdiff store info, the first time", info["seconds"], "s", **common)
+    results.add("llmdiff store info, processor time", info["processor"], "s", **common)
+    (info,) = probes("info", path, fingerprint, environment, 1)
+    results.add("llmdiff store info again", info["seconds"], "s", goal="< 3", **common)
     results.add("own memory of store info", info["own"] / 1e6, "MB", **common)
 
 

@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 
 
 def main() -> None:
     what, path, fingerprint = sys.argv[1:]
     run = {"train": opened_to_train, "info": summarised}[what](path, fingerprint)
-    before = own_memory()
-    start = time.perf_counter()
-    kept = run()
-    seconds = time.perf_counter() - start
+    before, anonymous = own_memory(), anonymous_memory()
+    start, processor = time.perf_counter(), time.process_time()
+    with Peak() as peak:
+        kept = run()
+    found = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
     print("opened", flush=True)
     sys.stdin.readline()
-    print(json.dumps({"seconds": seconds, "own": own_memory() - before, "peak_rss": peak_rss() - before}))
+    print(json.dumps({**found, "own": own_memory() - before, "peak": peak.bytes - anonymous}))
     del kept
 
 
@@ -33,7 +35,7 @@ def opened_to_train(path: str, fingerprint: str) -> Callable[[], object]:
 
     def run() -> object:
         data = EncodingDataset(path, DatasetConfig(fingerprint=fingerprint, batch_size=32))
-        plan = data._plan(0, 0, data.entries.each_seen(0))
+        plan = data.plan(0)
         return data, list(islice(plan, 100)), plan
 
     return run
@@ -53,11 +55,29 @@ def own_memory() -> int:
     return sum(map(int, found)) * 1024
 
 
-def peak_rss() -> int:
-    """Bytes at most."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+def anonymous_memory() -> int:
+    """Bytes that are of no file: those that a mapped file takes are the page cache's, and all processes share them."""
+    found = re.search(r"RssAnon:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024
+
+
+class Peak:
+    """The most anonymous memory in a block, looked at 50 times a second."""
+
+    def __enter__(self) -> Peak:
+        self.bytes, self._ended = 0, Event()
+        self._thread = Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.02):
+            self.bytes = max(self.bytes, anonymous_memory())
 
 
 if __name__ == "__main__":

@@ -157,7 +157,8 @@ class Places:
         """Add rows: columns of shard, array, first row and, where that is not 1, number of rows."""
         there = _without(batch.filter(pc.is_valid(batch.column(0))), batch.schema.names[0], self.without)
         shard, array = self._shards.numbers(there.column(0)), self._arrays.numbers(there.column(1))
-        assert len(self._arrays) <= 1 << ARRAY_BITS and len(self._shards) <= 1 << 63 - ARRAY_BITS - FIRST_BITS
+        assert len(self._arrays) <= 1 << ARRAY_BITS
+        assert len(self._shards) <= 1 << 63 - ARRAY_BITS - FIRST_BITS
         rows = np.ones(there.num_rows, PLACE)
         rows["place"] = (shard << ARRAY_BITS | array) << FIRST_BITS | there.column(2).to_numpy()
         if there.num_columns > 3:

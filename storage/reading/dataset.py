@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -16,7 +18,7 @@ from storage.io.paths import StorePath
 from storage.reading.arrays import ArrayReader
 from storage.reading.batch import Batch, BatchFiller, PlannedBatch
 from storage.reading.entries import Drawn, Entries
-from storage.reading.epoch import Batches
+from storage.reading.epoch import Batches, GlobalBatch
 from storage.reading.prefetch import Prefetcher
 from storage.reading.sample_index import SampleIndex
 from storage.reading.shuffle import BlockShuffle
@@ -24,6 +26,8 @@ from storage.store import EncodingStore
 
 UNDRAWN: dict[str, Any] = {"caption_choice": "all", "flip_words": None, "repeats": {}}
 """What a state says that does not say so."""
+PLANNED_TOGETHER = 64
+"""Batches whose samples are looked up at once."""
 NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
 
 
@@ -192,7 +196,7 @@ class EncodingDataset(IterableDataset[Batch]):
         seen = self.entries.each_seen(position)
         if start < 0 or (start and any(seen)):
             raise ValueError(f"expected a batch from 0 or a position, found {start} and {position}")
-        return self._prefetcher.batches(self._plan(epoch, start, seen))
+        return self._prefetcher.batches(self.plan(epoch, start, seen))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the epoch that the dataset is in."""
@@ -228,18 +232,33 @@ class EncodingDataset(IterableDataset[Batch]):
             raise ValueError(f"state: expected position {sum(seen)}, as seen says, found {state['position']}")
         self._epoch, self._seen = epoch, seen
 
-    def _plan(self, epoch: int, start: int, seen: tuple[int, ...]) -> Iterator[PlannedBatch]:
-        """Yield which samples this rank's batches hold."""
+    def plan(self, epoch: int, start: int = 0, seen: tuple[int, ...] | None = None) -> Iterator[PlannedBatch]:
+        """Yield which samples this rank's batches of an epoch hold, after `start` batches, or after some samples."""
+        seen = self.entries.each_seen(0) if seen is None else seen
         drawn = Drawn(self.index, self.config.seed, epoch)
-        for batch in self.batches.of_epoch(epoch, seen, start):
-            places, borrowed = batch.share(self.config.rank, self.config.world_size)
-            found = self.entries.of_shape(batch.shape, places)
-            samples = drawn.samples(found)
+        batches = self.batches.of_epoch(epoch, seen, start)
+        while group := list(islice(batches, PLANNED_TOGETHER)):
+            planned: dict[int, PlannedBatch] = {}
+            for shape in {batch.shape for batch in group}:
+                numbers = [number for number, batch in enumerate(group) if batch.shape == shape]
+                planned |= zip(numbers, self._plan_of_shape([group[number] for number in numbers], drawn), strict=True)
+            yield from (planned[number] for number in range(len(group)))
+
+    def _plan_of_shape(self, batches: list[GlobalBatch], drawn: Drawn) -> Iterator[PlannedBatch]:
+        """Yield which samples this rank's batches of one shape hold; all are looked up at once."""
+        shares = [batch.share(self.config.rank, self.config.world_size) for batch in batches]
+        lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
+        found = self.entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
+        samples = drawn.samples(found)
+        mirrored = drawn.mirrored(found, samples)
+        stop = 0
+        for batch, mine in zip(batches, shares, strict=True):
+            some = slice(stop, stop := stop + len(mine.lanes))
             yield PlannedBatch(
-                ids=samples,
-                mirrored=drawn.mirrored(found, samples),
-                repeats=found.repeat.tolist() if self.config.repeats else None,
-                borrowed=borrowed,
+                ids=samples[some],
+                mirrored=None if mirrored is None else mirrored[some],
+                repeats=found.repeat[some].tolist() if self.config.repeats else None,
+                borrowed=mine.borrowed,
                 seen=batch.seen,
             )
 

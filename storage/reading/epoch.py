@@ -20,6 +20,17 @@ TURNS = 3
 """Purpose of the random numbers that mix the batches of several shapes."""
 
 
+class Share(NamedTuple):
+    """A rank's entries of a batch, as places in the order of their shape; see `EpochOrder`."""
+
+    lanes: np.ndarray
+    """int64 ``(n,)``"""
+    steps: np.ndarray
+    """int64 ``(n,)``"""
+    borrowed: bool
+    """Whether the rank has none, and holds one of another's."""
+
+
 class GlobalBatch(NamedTuple):
     """A batch over all ranks."""
 
@@ -34,14 +45,14 @@ class GlobalBatch(NamedTuple):
     order: EpochOrder
     """The order of its shape's entries."""
 
-    def share(self, rank: int, ranks: int) -> tuple[np.ndarray, bool]:
-        """Return a rank's entries among those of the shape, int64; and whether it has none and borrows another's."""
+    def share(self, rank: int, ranks: int) -> Share:
+        """Return which of its entries are a rank's."""
         lanes, steps = self.order.places(self.first, self.last)
         mine = share(lanes, rank, ranks)
         borrowed = not len(mine)
         if borrowed:
             mine = np.array([rank % len(lanes)])
-        return self.order.samples(lanes[mine], steps[mine]), borrowed
+        return Share(lanes[mine], steps[mine], borrowed)
 
 
 class Turns(NamedTuple):

@@ -57,6 +57,7 @@ class EpochOrder:
         blocks = np.array([len(self._block_at[lane :: self._lanes]) for lane in range(self._lanes)], np.int64)
         self._lengths = blocks * self._size
         self._lengths[self._short_lane] -= self._missing
+        self._shortest = int(self._lengths.min())  # in all steps before it each lane has a sample
         self._group = lru_cache(ROUNDS_KEPT * self._lanes)(self._make_group)
 
     def part(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,11 +84,15 @@ class EpochOrder:
 
     def _before(self, step: int) -> int:
         """Return how many samples come before a step of the lanes."""
+        if step <= self._shortest:
+            return step * self._lanes
         return int(np.minimum(self._lengths, step).sum())
 
     def _step_of(self, place: int) -> int:
         """Return the step that a place in the order is of: the last one that begins there or before."""
-        low, high = 0, int(self._lengths.max(initial=0))
+        if place < self._shortest * self._lanes:
+            return place // self._lanes
+        low, high = self._shortest, int(self._lengths.max(initial=0))
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._before(middle) <= place else (low, middle - 1)

@@ -37,13 +37,15 @@ def noted_rows(tar: DataPath) -> int | None:
 
 
 def _beside(tar: DataPath, name: str) -> bytes:
-    """Return the bytes of a file beside a tar; FileNotFoundError without asking a place that lists nothing."""
+    """Return the bytes of a file beside a tar; FileNotFoundError where finding out would take asking a place."""
     file = tar.with_name(name)
     if isinstance(file, Path):
         size = file.stat().st_size
     else:
-        known = tar.parent.holds(name) and file.facts  # type: ignore[union-attr]
-        size = known.size if known else MAX_BYTES + 1
+        folder = file.parent
+        listed = folder.is_listed or not file.place.can_list
+        facts = file.facts if listed and folder.holds(name) else None
+        size = MAX_BYTES + 1 if facts is None else facts.size
     if size > MAX_BYTES:
         raise FileNotFoundError(str(file))
     return file.read_bytes()
