@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from queue import Queue
@@ -13,7 +14,7 @@ from storage.index.table import Table
 
 ROWS = 1 << 16
 """Of a batch, at most."""
-THREADS = 2
+THREADS = min(4, os.cpu_count() or 1)
 """That read; more of them on a disk wait for the one that takes the batches."""
 THREADS_REMOTE = 8
 AHEAD = 4

@@ -1,7 +1,8 @@
 """Files that are derived from a store once a machine, and mapped into the memory of all processes that read it.
 
 They lie below ``LLMDIFF_CACHE``, or in the user's cache folder. What is there was made whole, for a folder gets its
-name once it is finished. Its checksums are compared whenever it is opened; what is damaged is made again.
+name once it is finished. Its checksums are compared when it is first opened after the machine was started, and
+whenever a file was written to since; what is damaged is made again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -105,14 +106,14 @@ def _make(folder: Path, make: Make) -> CachedArrays:
         }
         contents["crc32c"] = checksum(canonical_json(contents).encode())
         (new / CONTENTS).write_text(json.dumps(contents))
+        with suppress(OSError):
+            (new / _stamp()).write_text(_facts(new, contents["parts"]))
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     if (made := _open(folder)) is None:
-        raise OSError(
-            f"{folder}: expected what was written there a moment ago, found other bytes: is the disk damaged?"
-        )
+        raise OSError(f"{folder}: expected what was written there a moment ago, found other bytes")
     return made
 
 
@@ -121,12 +122,14 @@ def _open(folder: Path) -> CachedArrays | None:
     try:
         contents = json.loads((folder / CONTENTS).read_bytes())
         expected = contents.pop("crc32c")
-        whole = checksum(canonical_json(contents).encode()) == expected and all(
-            _checksums(folder / name) == parts for name, parts in contents["parts"].items()
+        parts = contents["parts"]
+        whole = checksum(canonical_json(contents).encode()) == expected and (
+            _was_checked(folder, parts) or all(_checksums(folder / name) == found for name, found in parts.items())
         )
         if whole:
-            arrays = {Path(name).stem: _mapped(folder / name) for name in contents["parts"]}
+            arrays = {Path(name).stem: _mapped(folder / name) for name in parts}
             with suppress(OSError):
+                (folder / _stamp()).write_text(_facts(folder, parts))
                 os.utime(folder / CONTENTS)
             return CachedArrays(arrays, contents["facts"])
     except FileNotFoundError:
@@ -135,6 +138,24 @@ def _open(folder: Path) -> CachedArrays | None:
         pass
     logger.warning("%s: not as it was made; it is made again", folder)
     return None
+
+
+def _was_checked(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether files were compared with their checksums since the machine started, and not written to since."""
+    with suppress(OSError):
+        return (folder / _stamp()).read_text() == _facts(folder, names)
+    return False
+
+
+def _facts(folder: Path, names: Iterable[str]) -> str:
+    """Return what is another one where a file was written to, cut or put in another's place."""
+    found = {name: (folder / name).stat() for name in sorted(names)}
+    return json.dumps({name: [each.st_size, each.st_mtime_ns, each.st_ino] for name, each in found.items()})
+
+
+def _stamp() -> str:
+    """Return the name of the file that says what was compared on this machine since it was started."""
+    return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -111,11 +111,11 @@ class Batches:
         A batch comes at a random moment of the part of the epoch that it is of its shape, which is a function of seed,
         epoch, shape and where it begins: the batches that are left come in the order that they had before.
         """
-        first, last = (np.concatenate([each[cut] for each in edges]) for cut in (slice(None, -1), slice(1, None)))
         batches = [max(0, len(each) - 1) for each in edges]
-        shape = np.repeat(np.arange(len(edges)), batches)
         if len(edges) == 1:
-            return Turns(shape, first, last)
+            return Turns(np.broadcast_to(np.int64(0), batches[0]), edges[0][:-1], edges[0][1:])
+        first, last = (np.concatenate([each[cut] for each in edges]) for cut in (slice(None, -1), slice(1, None)))
+        shape = np.repeat(np.arange(len(edges)), batches)
         random = [
             RandomValues(self.shuffle.seed, epoch, TURNS, number).take(each[:-1]) for number, each in enumerate(edges)
         ]

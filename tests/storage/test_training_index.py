@@ -115,6 +115,23 @@ def test_what_is_damaged_is_made_again(store: EncodingStore, made: list[str], fo
     assert len(made) == 2
 
 
+def test_checksums_are_compared_once_after_the_machine_was_started(
+    store: EncodingStore, made: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows(opened(store))
+    (records,) = folder.glob("*/records.npy")
+    before = records.stat()
+    flip(records)
+    os.utime(records, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk's own fault leaves it
+    monkeypatch.setattr(cache, "_stamp", lambda: "checked-another")
+    assert rows(opened(store)) == expected
+    assert len(made) == 2
+    compared: list[Path] = []
+    monkeypatch.setattr(cache, "_checksums", compared.append)
+    assert rows(opened(store)) == expected
+    assert compared == []
+
+
 def test_what_was_broken_off_leaves_nothing_and_is_made_again(
     store: EncodingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
