@@ -17,7 +17,7 @@ ROWS = 1 << 16
 THREADS = min(4, os.cpu_count() or 1)
 """That read; more of them on a disk wait for the one that takes the batches."""
 THREADS_REMOTE = 8
-AHEAD = 4
+AHEAD = 2
 """Row groups that are read before they are asked for."""
 
 
