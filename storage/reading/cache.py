@@ -49,7 +49,8 @@ class CachedArrays:
 
 Make = Callable[[Path], dict[str, Any]]
 """Writes arrays into a folder, each made by `new_array`; returns the facts."""
-READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+"""Errors of a folder that may not be written to, or where files can't be locked."""
 
 
 def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:
@@ -71,7 +72,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:
         with _locked(folder):
             return _open(folder) or _make(folder, make)
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if error.errno not in UNUSABLE:
             raise
         logger.warning("%s; each process makes its own index in %s", error, tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as own:  # the mapped files live on without their names
