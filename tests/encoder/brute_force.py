@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 
+def in_float64(model: Any) -> Any:
+    """A copy in float64, or the model itself where it is."""
+    return model if model.dtype == torch.float64 else copy.deepcopy(model).double()
+
+
 @torch.no_grad()
 def scores(model: Any, ids: list[int], word_path: str) -> tuple[Tensor, Tensor, Tensor]:
     """(x^T, S, W) of one caption: float64 (token, hidden), (block, token, hidden), (block, token, hidden)."""
-    model = copy.deepcopy(model).double()
+    model = in_float64(model)
     calls = record(model, torch.tensor([ids]))
     sentence = torch.stack([output[0] - x[0] for x, _, _, output in calls])
     if word_path == "block":
@@ -28,7 +33,7 @@ def scores(model: Any, ids: list[int], word_path: str) -> tuple[Tensor, Tensor, 
 @torch.no_grad()
 def states(model: Any, ids: list[int]) -> Tensor:
     """One caption's embedding, every block's output, and the last one after the final norm: (T + 2, token, hidden)."""
-    model = copy.deepcopy(model).double()
+    model = in_float64(model)
     calls = record(model, torch.tensor([ids]))
     end = model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False)[0]
     return torch.stack([calls[0][0][0], *(output[0] for *_, output in calls), end[0]])

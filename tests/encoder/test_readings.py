@@ -65,9 +65,10 @@ class Truth(NamedTuple):
 def test_every_reading_matches_brute_force(name: str) -> None:
     for dtype, tolerance in TOLERANCE.items():
         model = build(name, getattr(torch, dtype))
-        truths = [Truth.of(model, tokenizer(), caption) for caption in CAPTIONS]
+        exact_model, words = brute_force.in_float64(model), tokenizer()
+        truths = [Truth.of(exact_model, words, caption) for caption in CAPTIONS]
         for settings in CASES:
-            encoder = Encoder(model, tokenizer(), EncoderConfig(token_budget=30, **settings))
+            encoder = Encoder(model, words, EncoderConfig(token_budget=30, **settings))
             for encoding, truth in zip(encoder(CAPTIONS), truths, strict=True):
                 exact = truth.read(encoder)
                 assert encoding.shape == exact.shape
@@ -79,9 +80,9 @@ def test_every_reading_of_a_real_llm_matches_brute_force(smollm2: Path) -> None:
     """SmolLM2's trained weights, whose channels and tokens differ in size by a hundred thousand."""
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
     words = transformers.AutoTokenizer.from_pretrained(smollm2)
-    captions = ["a red circle left of a blue square", "two dogs"]
+    captions = ["a red circle", "two dogs"]
     truths = [Truth.of(model, words, caption) for caption in captions]
-    for settings in [*CASES, {"reading": "layers:10,20,30"}]:
+    for settings in [*CASES[:2], *CASES[-3:], {"reading": "layers:10,20,30"}, {"reading": "last"}]:
         encoder = Encoder(model, words, EncoderConfig(**settings))
         for encoding, truth in zip(encoder(captions), truths, strict=True):
             for row, exact in zip(encoding.flatten(0, -2), truth.read(encoder).flatten(0, -2), strict=True):

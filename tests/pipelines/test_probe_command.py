@@ -15,7 +15,7 @@ from tests.docs.test_commands import check
 from tests.encoder.tiny_models import llama, scramble
 from tests.pipelines.test_cli import fails, succeeds
 
-SIZES = ("--captions", "80", "--tests", "20", "--steps", "10", "--reach", "1")
+SIZES = ("--captions", "40", "--tests", "10", "--steps", "2", "--reach", "1")
 CHOSEN = ("--llm", LLAMA, "--reading", "last", "--reading", "layer:2", "--template", PROMPT, "--template", "{caption}")
 
 
@@ -23,7 +23,7 @@ def test_a_table_ends_in_commands_that_the_program_takes(capsys: pytest.CaptureF
     out = succeeds(capsys, "probe", *map(str, CHOSEN), "--diffusion", str(DIFFUSION), *SIZES)
     assert out.count("on top: natural") == 3
     assert out.index(f"template {PROMPT!r}") < out.index("template '{caption}'") < out.index("its own text features")
-    assert "Shares of 20 captions of held-out pairs" in out
+    assert "Shares of 10 captions of held-out pairs" in out
     encode, train = (line.strip() for line in out.splitlines() if line.startswith("  llmdiff"))
     import shlex
 
@@ -51,7 +51,7 @@ def test_json_has_every_figure_and_is_the_same_again(capsys: pytest.CaptureFixtu
         assert found["mean"] == pytest.approx(sum(shares) / 4)
         assert found["relation"] <= found["binding"]
     assert sum(row["in_reach"] is not None for row in first["rows"]) == 1
-    assert first["request"]["captions"] == 80
+    assert first["request"]["captions"] == 40
     assert "--set max_tokens=60" in first["recommended"]["commands"][0]
 
 

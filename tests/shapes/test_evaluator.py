@@ -14,7 +14,7 @@ from llmdiff.shapes.scene import INVERSE, Scene, Thing, sample_scene
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     rng = np.random.default_rng(11)
-    return [sample_scene(rng, 1 + i % 3, held_out=i % 2 == 1 and i % 3 > 0) for i in range(240)]
+    return [sample_scene(rng, 1 + i % 3, held_out=i % 2 == 1 and i % 3 > 0) for i in range(120)]
 
 
 def test_every_fact_holds_in_true_pictures(scenes) -> None:

@@ -107,7 +107,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     options=OPTIONS,
     ranks=st.integers(1, 4),
@@ -159,7 +159,7 @@ def expected_entries(rows: dict[tuple[str, int], Place], options: Any) -> list[A
     return [(name, n) for name, source in names for n in range(options["repeats"].get(source, 1))]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(options=OPTIONS, stop=st.integers(0, 40))
 def test_a_state_goes_on_with_the_batches_that_would_have_come(stored: Any, options: Any, stop: int) -> None:
     store, _ = stored

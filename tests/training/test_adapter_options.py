@@ -23,6 +23,8 @@ from tests.adapter import tiny
 from tests.training import training_run
 from tests.training.test_runs import train
 
+pytestmark = pytest.mark.process
+
 BANDS = 2
 ALL = {"band_gates": True, "refiner": 1, "standardise": True}
 STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
@@ -122,7 +124,6 @@ def test_other_stages_of_zero_train_the_same(whole: TrainConfig, stage: int) -> 
     assert training_run.losses(other) == pytest.approx(training_run.losses(whole), rel=1e-5)
 
 
-@pytest.mark.process
 def test_two_processes_with_zero_3_train_the_same_from_the_start(whole: TrainConfig, tmp_path: Path) -> None:
     """Each of them has a part of every parameter, however small."""
     deepspeed = tmp_path / "deepspeed.json"

@@ -29,6 +29,8 @@ from tests.adapter import tiny
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.training import training_run
 
+pytestmark = pytest.mark.process
+
 SHAPES = [(4, 8, 8)] * 7 + [(4, 6, 10)] * 5 + [(4, 10, 7)]
 """Of each picture: no shape's number is one that batches of 4 divide."""
 SOURCES = ("10_cats/", "512_pictures/", "a/2_dogs/[0:4]", "3_tables/a.parquet")
@@ -93,7 +95,6 @@ def test_resumed_at_any_step_the_losses_are_the_same(whole: TrainConfig, root: P
     assert (Path(run.output) / result).read_bytes() == (Path(whole.output) / result).read_bytes()
 
 
-@pytest.mark.process
 def test_two_processes_that_share_one_last_picture_see_the_same_losses(whole: TrainConfig, root: Path) -> None:
     run = config(root, "two", batch_size=2)
     training_run.run_ranks(run, 2)

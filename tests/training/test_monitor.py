@@ -182,6 +182,7 @@ def test_an_ablation_has_one_path_and_no_shares() -> None:
     assert shares == {}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_looking_changes_no_loss(
     root: Path, stage: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -21,7 +21,7 @@ from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 from tests.adapter import tiny
 from tests.training.training_run import bits
 
-IMAGES, STEPS, RATE = 8, 400, 1e-2
+IMAGES, STEPS, RATE = 8, 300, 1e-2
 CAPTIONS = tuple(f"image {i}" for i in range(IMAGES))
 
 

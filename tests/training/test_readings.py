@@ -48,6 +48,7 @@ def encode(folder: Path, encoder: Encoder) -> str:
     return fingerprint
 
 
+@pytest.mark.process
 def test_chosen_layers_of_the_tokens_after_a_chat_are_trained_and_drawn_with(tmp_path: Path, llm: Path) -> None:
     settings = EncoderConfig(dtype="float32", reading="layers:0,2,-1", template="chat", template_keep="after")
     encoder = Encoder.from_pretrained(llm, settings, device="cpu")

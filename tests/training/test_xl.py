@@ -36,6 +36,8 @@ from tests.data.pictures import encoded, picture, write_parquet
 from tests.encoder import tiny_models
 from tests.training import training_run
 
+pytestmark = pytest.mark.process
+
 PROMPTS = ("a red circle", "the small green triangle")
 SIZES = [(90, 70), (64, 128), (80, 80), (300, 200)]
 
@@ -204,7 +206,6 @@ def test_the_pooled_embedding_of_a_neighbours_caption_comes_with_it(root: Path, 
     assert torch.equal(swapped(batch).crops, batch.crops)
 
 
-@pytest.mark.process
 def test_killed_and_resumed_the_run_is_the_same(root: Path) -> None:
     whole, killed = config(root, "whole"), config(root, "killed")
     worker = training_run.start_worker(killed, command=["-c", KILLED])
