@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +151,6 @@ INDEX = pa.schema(
 )
 """A row a sample. Rows without a source name encodings and latents that no sample of their shard uses, such as the
 empty caption's. ``shard`` is the shard that the row was committed with."""
-
-
-def trainable(fingerprint: str) -> pc.Expression:
-    """Return the filter of the rows that training reads: an encoder's samples with pictures."""
-    has_picture = pc.field("latent_shard").is_valid() & pc.field("source").is_valid()
-    return (pc.field("fingerprint") == fingerprint) & has_picture
 
 
 CONTENT_COLUMNS = ("image_hash", "caption_hash")

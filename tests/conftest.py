@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=MEMORY)
     gc.disable()  # until all is imported
+    os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-")
     kinds.note_starts()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -83,6 +84,7 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ.pop("LLMDIFF_CACHE"), ignore_errors=True)
     if IN_MEMORY in config.stash:
         shutil.rmtree(config.stash[IN_MEMORY], ignore_errors=True)
 

@@ -20,7 +20,6 @@ from common.page_cache import PIECE, PIECES_AT_ONCE, evict, read_directly, warm
 from common.store_prompts import LATENT, Prompts, make_store
 from common.store_rows import StoreResults
 from storage.reading.dataset import DatasetConfig, EncodingDataset
-from storage.reading.shuffle import batch_bounds, share
 
 BATCH = 32
 
@@ -80,9 +79,7 @@ def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., 
 
 def batches_of(data: EncodingDataset) -> list[np.ndarray]:
     """Samples of each batch of its first epoch, in the order of the sources' rows."""
-    order, lanes = data.shuffle.order(data.samples_per_epoch, 0)
-    bounds = batch_bounds(data.samples_per_epoch, 0, data.config.batch_size, 1, data.config.drop_last)
-    return [order[a:b][share(lanes[a:b], 0, 1)] for a, b in bounds]
+    return [planned.ids for planned in data.plan(0)]
 
 
 def write_memmap(folder: Path, prompts: Prompts) -> None:

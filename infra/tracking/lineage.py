@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from llmdiff.model_folders import weights_hash
 from storage import EncodingStore
-from storage.schema import trainable
+from storage.reading.trainable import trainable_rows
 
 LONGEST_PROFILE = 16_000_000  # bytes; MLflow's limit is 16 MiB
 
@@ -37,12 +39,12 @@ def data_files(store: str, version: int | None, fingerprint: str, store_id: str 
     opened = EncodingStore.open(store, version)
     if store_id not in ("", opened.id):
         raise ValueError(f"{store}: expected the store {store_id}, found the store {opened.id}")
-    rows = opened.snapshot().read(["source", "source_hash", "row"], trainable(fingerprint))
-    counts = rows.group_by(["source", "source_hash"]).aggregate([("row", "count")]).to_pylist()
-    return sorted(
-        (DataFile(str(each["source"]), each["source_hash"], each["row_count"]) for each in counts),
-        key=lambda file: (file.source, file.hash),
-    )
+    rows: Counter[tuple[str, str]] = Counter()
+    for batch in trainable_rows(opened, fingerprint, ["source", "source_hash"]):
+        counts = pa.Table.from_batches([batch]).group_by(batch.schema.names).aggregate([([], "count_all")])
+        for source, of, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            rows[source, of] += count
+    return [DataFile(source, of, count) for (source, of), count in sorted(rows.items())]
 
 
 def data_tags(files: list[DataFile]) -> dict[str, str]:

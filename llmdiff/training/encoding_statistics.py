@@ -12,7 +12,7 @@ from llmdiff.adapter.phi import Standardisation
 from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.training.stored_encodings import iterate_encodings
 from storage import EncodingStore
-from storage.schema import trainable
+from storage.reading.trainable import trainable_rows
 
 SAMPLE = 2048
 """Captions that the statistics are of, at most."""
@@ -36,6 +36,8 @@ def store_statistics(store: EncodingStore, fingerprint: str, captions: int = SAM
 
 def sampled_captions(store: EncodingStore, fingerprint: str, count: int) -> list[str]:
     """Return the smallest hashes of captions that training reads: as good as drawn at random, and always the same."""
-    rows = store.snapshot().read(["caption_hash"], trainable(fingerprint))
-    hashes = pc.unique(rows["caption_hash"].cast(pa.string()))
-    return sorted(hashes.take(pc.bottom_k_unstable(hashes, k=count)).to_pylist())
+    smallest = pa.array([], pa.string())
+    for batch in trainable_rows(store, fingerprint, ["caption_hash"]):
+        hashes = pa.concat_arrays([smallest, batch["caption_hash"]]).unique()
+        smallest = hashes.take(pc.bottom_k_unstable(hashes, k=count))
+    return sorted(smallest.to_pylist())

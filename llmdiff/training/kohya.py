@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmdiff.data.sources.kohya import folder_repeats
 from llmdiff.training.config import TrainConfig
 from storage import EncodingStore
-from storage.schema import trainable
+from storage.reading.trainable import trainable_rows
 
 
 def read_repeats(config: TrainConfig) -> dict[str, int]:
@@ -15,7 +15,8 @@ def read_repeats(config: TrainConfig) -> dict[str, int]:
         ValueError: no source's name has a number, or one has 0.
     """
     store = EncodingStore.open(config.store, version=config.store_version)
-    sources = store.snapshot().read(["source"], trainable(config.fingerprint))["source"].unique().to_pylist()
+    batches = trainable_rows(store, config.fingerprint, ["source"])
+    sources = {source for batch in batches for source in batch["source"].unique().to_pylist()}
     repeats = folder_repeats(sources)
     if not repeats:
         found = ", ".join(sorted(sources)[:5])

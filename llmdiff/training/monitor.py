@@ -185,9 +185,11 @@ def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
     limit = int(description.get("max_tokens") or 0)
     if description.get("kind") != "llm" or not limit or "template_keep" in description:
         return 0.0, 0
-    filters = (pc.field("fingerprint") == fingerprint) & pc.field("source").is_valid()
-    counts = store.snapshot().read(["token_count"], filters)["token_count"]
-    return (pc.mean(pc.greater_equal(counts, limit)).as_py() or 0.0), limit
+    samples = at_limit = 0
+    for batch in store.snapshot().stream(["token_count", "source"], fingerprint):
+        counts = batch.filter(pc.is_valid(batch["source"]))["token_count"]
+        samples, at_limit = samples + len(counts), at_limit + (pc.sum(pc.greater_equal(counts, limit)).as_py() or 0)
+    return at_limit / max(1, samples), limit
 
 
 def swapped(batch: Batch) -> Batch:

@@ -11,6 +11,7 @@ from torch import Tensor
 from llmdiff.data.remote.parallel import each
 from storage import EncodingStore, caption_hash
 from storage.io.arrays import bands_of, check_row, open_array, read_rows, split_bands
+from storage.io.names import shard_folder
 from storage.schema import EncodingRef
 
 
@@ -31,7 +32,7 @@ def iterate_encodings(store: EncodingStore, fingerprint: str, hashes: Sequence[s
         ValueError: one is not as it was committed.
     """
     name = f"encodings/{fingerprint}"
-    array_of = cache(lambda shard: open_array(store.path / "shards" / shard, name))
+    array_of = cache(lambda shard: open_array(shard_folder(store.path, shard), name))
 
     def read(ref: EncodingRef) -> Tensor:
         array = array_of(ref.shard)

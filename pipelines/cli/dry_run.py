@@ -12,8 +12,9 @@ from tqdm import tqdm
 from llmdiff.data.buckets import Buckets
 from llmdiff.data.encode.preview import Preview, preview
 from llmdiff.data.encode.reading import cores
-from llmdiff.data.sources import SourceShard, known_row_count, list_data, shards_of
+from llmdiff.data.sources import SourceShard, expected_row_count, known_row_count, list_data, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
+from llmdiff.data.sources.streamed import Streamed
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_models, check_pictures
@@ -149,10 +150,16 @@ def plan_of(shard: SourceShard) -> ShardPlan:
     """Return what a run would find in a shard, or why it can't be read."""
     try:
         return ShardPlan(
-            name=shard.name, rows=known_row_count(shard), pictures=shard.has_pictures, columns=shard.columns_read
+            name=shard.name, rows=row_count(shard), pictures=shard.has_pictures, columns=shard.columns_read
         )
     except ValueError as error:
         return ShardPlan(name=shard.name, unreadable=str(error))
+
+
+def row_count(shard: SourceShard) -> int | None:
+    """Return the rows of a shard, as far as that does not take fetching it; a tar of a disk is gone through."""
+    rows = expected_row_count(shard)
+    return shard.count if rows is None and not (isinstance(shard, Streamed) and shard.is_streamed) else rows
 
 
 def refusal(request: EncodeRequest, pictures: bool, rows: bool) -> str | None:

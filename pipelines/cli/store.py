@@ -22,6 +22,7 @@ from pipelines.requests.encode import EncodeRequest
 
 if TYPE_CHECKING:
     from pipelines.flows.repair import RepairResult
+    from pipelines.runtime.verifying import Check
     from storage import EncodingStore, Problem
 
 store_app = typer.Typer(
@@ -70,16 +71,22 @@ def verify(
     given: dict[str, Any],
     path: StorePath,
     repair: Annotated[bool, typer.Option("--repair", help="Repair it: needs --data and encode's options.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Check the shards on a Ray cluster, which reaches the store likewise."),
+    ] = None,
     captions: Annotated[Path | None, typer.Option(help="Text file of captions without pictures.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file of the encoder's settings.")] = None,
     set_: Set = [],  # noqa: B006 typer copies it
     as_json: Json = False,
 ) -> None:
-    """Check every checksum; exit code 1 where something is wrong.
+    """Check every checksum; exit code 1 where something is wrong. With --processes or --ray, many shards at once.
 
     With --repair, what is whole of a damaged shard moves to a new one, and what is lost is encoded again, as
     `llmdiff encode` with the same options would. Exit code 0 then means: checked again, all right, nothing missing.
     """
+    from pipelines.runtime.verifying import checking
+
     if repair:
         if given["data"] is None:
             raise ValueError("--repair: expected --data and the other options of `llmdiff encode`, found no --data")
@@ -87,14 +94,15 @@ def verify(
         settings, lines = encode_options(given, captions, config, set_)
         request = checked({**given, "store": path, "settings": settings, "captions": lines}, EncodeRequest, "repair")
         start_engine(tracking=False)
+    check = checking(given["processes"], ray)
     store = open_store(path)
-    problems = verified(store)
+    problems = verified(store, check)
     answer = {"path": path, "version": store.version, "problems": problem_values(problems), "repair": None}
     if not as_json:
         print_problems(problems)
     well = not problems
     if repair and problems:
-        repaired, left = repair_and_verify(problems, request)
+        repaired, left = repair_and_verify(problems, request, check)
         answer["repair"] = {**repaired.values(), "version": store.version, "problems": problem_values(left)}
         if not as_json:
             print(repaired)
@@ -136,6 +144,7 @@ def gc(
     if as_json:
         names = {"dropped_fingerprint": drop_fingerprint, "dropped_samples": dropped, "dry_run": dry_run}
         found = {"kept_versions": collected.kept_versions, "removed": collected.paths, "bytes": collected.bytes}
+        found["left_alone"] = collected.left_alone
         print_json({"path": path, "version": store.version, **names, **found})
         return
     would = "would be " if dry_run else ""
@@ -144,6 +153,8 @@ def gc(
         print(f"{would}taken out: {dropped} samples of {drop_fingerprint}{later}")
     for name in collected.paths:
         print(name)
+    for name in collected.left_alone:
+        print(f"left alone: {name}: no version names it, and it does not look like the store's own", file=sys.stderr)
     print(f"{would}removed: {len(collected.paths)} files and shards, {collected.bytes} bytes")
     kept = "all" if collected.kept_versions is None else ", ".join(map(str, collected.kept_versions))
     print(f"versions kept: {kept}")
@@ -178,7 +189,9 @@ def rejects(
     as_json: Json = False,
 ) -> None:
     """List the rows that were refused: file, row, reason, what was found."""
-    rows = [row for row in open_store(path).rejects().to_pylist() if reason in (None, row["reason"])]
+    from storage.maintenance.rejects import listed_rejects
+
+    rows = [row for row in listed_rejects(open_store(path)).to_pylist() if reason in (None, row["reason"])]
     if as_json:
         columns = ("source", "source_hash", "row", "reason", "detail", "fingerprint")
         print_json({"path": path, "rejects": [{name: row[name] for name in columns} for row in rows]})
@@ -187,7 +200,7 @@ def rejects(
         print(f"{row['source']} row {row['row']}: {row['reason']}: {row['detail']}")
 
 
-def verified(store: EncodingStore) -> list[Problem]:
+def verified(store: EncodingStore, check: Check) -> list[Problem]:
     """Return the store's problems, with a bar over its shards."""
     from pipelines.runtime.progress import progress
     from storage.maintenance.verify import verify
@@ -198,7 +211,7 @@ def verified(store: EncodingStore) -> list[Problem]:
             work.total = shards
             work.reach(done)
 
-        return verify(store, show)
+        return verify(store, show, check)
 
 
 def open_store(path: str, version: int | None = None) -> EncodingStore:
@@ -208,12 +221,14 @@ def open_store(path: str, version: int | None = None) -> EncodingStore:
     return EncodingStore.open(path, version)
 
 
-def repair_and_verify(problems: Sequence[Problem], request: EncodeRequest) -> tuple[RepairResult, list[Problem]]:
+def repair_and_verify(
+    problems: Sequence[Problem], request: EncodeRequest, check: Check
+) -> tuple[RepairResult, list[Problem]]:
     """Repair, and read everything again."""
     from pipelines.flows.repair import repair_and_encode
 
     repaired = repair_and_encode(problems, request)
-    return repaired, verified(open_store(request.store))
+    return repaired, verified(open_store(request.store), check)
 
 
 def print_problems(problems: Sequence[Problem]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
@@ -79,16 +79,16 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     recall_counts(shards)
     pictures = any(each(_has_pictures, shards, is_remote(request.data)))
     job = make_job(request, pictures)
-    total, broken = count_rows(request, shards)
+    to_do, broken = count_rows(request, shards)
     unnamed = {} if found.unfinished else unnamed_pictures(listed.pictures, shards)
     announce(shards, listed.passed_over | unnamed | broken)
-    check_pictures(request, pictures, total != 0)
+    check_pictures(request, pictures, to_do.total != 0)
     encode = limited(encode_source, request.limit)
-    with progress("encode", total, "row") as work, workers(request.ray, request.processes) as run:
+    with progress("encode", to_do.total, to_do.unit) as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [request.captions or []])
         fingerprint = prepared()
         work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(run, encode, job, shards, fingerprint)
+        reports, unreadable = encode_all(run, encode, job, shards, fingerprint, to_do.sizes)
     loaded_encoders.cache_clear()
     if unreadable and not reports and request.readiness is None:
         raise ValueError("; ".join(unreadable.values()))
@@ -128,7 +128,12 @@ def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
 
 
 def encode_all(
-    run: Workers, encode: Task[..., ShardReport], job: EncodeJob, shards: list[SourceShard], fingerprint: str
+    run: Workers,
+    encode: Task[..., ShardReport],
+    job: EncodeJob,
+    shards: list[SourceShard],
+    fingerprint: str,
+    sizes: Mapping[str, int],
 ) -> tuple[list[ShardReport], dict[str, str]]:
     """Return what became of the shards, in order, and why some can't be read; tasks elsewhere can't move the bar."""
     remote = job.request.ray is not None or job.request.processes > 1
@@ -143,6 +148,7 @@ def encode_all(
                     unreadable[shard.name] = printable(str(error))
                 else:
                     advance(reports[shard.name].rows * remote)
+                advance(sizes.get(shard.name, 0), in_bytes=True)
     finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
         request, found = job.request, sources_of(reports.values())
         note_sources(EncodingStore.open(request.store), request.data, fingerprint, found, request.columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmdiff.data.sources import SourceShard, known_row_count
+from llmdiff.data.sources import SourceShard, expected_row_count
 
 
 def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], shown: int) -> list[str]:
@@ -18,7 +18,7 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
     lines, with_pictures, uncounted = [], 0, 0
     for shard in shards:
         try:
-            row_count = known_row_count(shard)
+            row_count = expected_row_count(shard)
             rows[shard.has_pictures] += row_count or 0
             uncounted += row_count is None
             with_pictures += shard.has_pictures

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OFTEN, SELDOM = 3.0, 30.0
 """Seconds between two lines of the log: at least, where another tenth of the work is done, and at most."""
+BYTES = "B"
+"""The unit of work whose units can't be counted before."""
 
 
 class Progress:
@@ -32,7 +34,14 @@ class Progress:
         interval = 0.2 if sys.stderr.isatty() else 10.0
         by_worker = "PREFECT__FLOW_RUN_ID" in os.environ  # the log's lines are enough there
         self.bar: tqdm[Any] = tqdm(
-            desc=what, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, leave=True, disable=by_worker
+            desc=what,
+            total=total,
+            unit=unit,
+            unit_scale=unit == BYTES,
+            mininterval=interval,
+            dynamic_ncols=True,
+            leave=True,
+            disable=by_worker,
         )
 
     def count_from(self, done: int) -> None:
@@ -81,13 +90,18 @@ class Progress:
         """From 0 to 100; 0 where nobody knows how much there is to do."""
         return min(100.0, 100 * max(0, self.done if done is None else done) / self.total) if self.total else 0.0
 
+    def amount(self, count: float) -> str:
+        """A number of units in words, without their name unless they are bytes."""
+        return f"{tqdm.format_sizeof(count)}B" if self.unit == BYTES else str(count)
+
     def line(self) -> str:
         """All of it in words."""
-        of = f" of {self.total}" if self.total else ""
-        parts = [f"{self.what}: {self.done}{of} {self.unit}s" + f" ({self.percent():.0f} %)" * bool(self.total)]
+        of = f" of {self.amount(self.total)}" if self.total else ""
+        unit = "" if self.unit == BYTES else f" {self.unit}s"
+        parts = [f"{self.what}: {self.amount(self.done)}{of}{unit}" + f" ({self.percent():.0f} %)" * bool(self.total)]
         pace = (self.done - self.first) / max(1e-9, self.reached_at - self.began)
         if pace > 0:
-            parts.append(f"{pace:.3g} a second")
+            parts.append(f"{self.amount(pace) if self.unit == BYTES else f'{pace:.3g}'} a second")
         if pace > 0 and self.total and self.done < self.total:
             parts.append(f"{tqdm.format_interval((self.total - self.done) / pace)} left")
         return ", ".join([*parts, self.note] if self.note else parts)
@@ -106,7 +120,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
     Args:
         what: in a word.
         total: of units; None where that is not known yet.
-        unit: in the singular.
+        unit: in the singular, or `BYTES`.
     """
     work = Progress(what, total, unit)
     token = _current.set(work)
@@ -118,13 +132,14 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
         work.bar.close()
 
 
-def advance(count: int) -> None:
+def advance(count: int, in_bytes: bool = False) -> None:
     """So much more of the current work is done; does nothing where there is none (on another machine, in a test).
 
-    What is tried again counts twice, but never past the total.
+    Nor where the work is counted in bytes and this is not, or the other way round. What is tried again counts twice,
+    but never past the total.
     """
     work = _current.get()
-    if work is not None:
+    if work is not None and in_bytes == (work.unit == BYTES):
         done = work.done + count
         work.reach(done if work.total is None else min(done, work.total))
 

@@ -7,23 +7,37 @@ the folder of runs. It saves time alone: without it, a shard that the store know
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.environment import home
 from llmdiff.data.encode import ShardReport
 from llmdiff.data.rejects import printable
-from llmdiff.data.remote import is_remote
+from llmdiff.data.remote import DataPath, RemotePath, is_remote
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources import SourceShard, known_row_count
+from llmdiff.data.sources import SourceShard, expected_row_count
 from llmdiff.data.sources.streamed import Streamed
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.progress import BYTES
 from storage.io.files import write_file
 
 
-def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int | None, dict[str, str]]:
-    """Return the rows of all shards, and why some can't be read; None where that takes fetching one.
+@dataclass(frozen=True)
+class Work:
+    """How much there is to read, as a bar counts it."""
+
+    total: int | None
+    """Of the unit; None where nobody knows it."""
+    unit: str = "row"
+    """``row``, or `BYTES`, where a shard's rows can't be told without reading it through."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of bytes, how many each shard has, by name."""
+
+
+def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[Work, dict[str, str]]:
+    """Return how much there is to do, and why some shards can't be read; nothing is read through or fetched for it.
 
     ValueError where none can be read, before anything is loaded.
     """
@@ -35,7 +49,27 @@ def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[int |
             rows.append(counted)
     if broken and not rows and request.readiness is None:
         raise ValueError("; ".join(broken.values()))
-    return None if None in rows else sum(filter(None, rows)), broken
+    if None not in rows:
+        return Work(sum(filter(None, rows))), broken
+    sizes = _sizes([shard for shard in shards if shard.name not in broken])
+    return Work(None) if sizes is None else Work(sum(sizes.values()), BYTES, sizes), broken
+
+
+def _sizes(shards: Sequence[SourceShard]) -> dict[str, int] | None:
+    """Return the bytes of each shard's file; None where one has no file of its own, or its place does not say."""
+    with suppress(OSError, ValueError, AttributeError):
+        return {shard.name: _size(shard.file) for shard in shards}  # type: ignore[attr-defined]
+    return None
+
+
+def _size(file: DataPath) -> int:
+    """Return the bytes of a file; ValueError where its place would have to be asked for it."""
+    if isinstance(file, RemotePath):
+        facts = file.facts if file.place.can_list else None
+        if facts is None:
+            raise ValueError(f"{file}: its size is not known")
+        return facts.size
+    return file.stat().st_size
 
 
 def recall_counts(shards: Sequence[SourceShard]) -> None:
@@ -86,8 +120,8 @@ def _read() -> dict[str, int]:
 
 
 def _rows(shard: SourceShard) -> int | None | ValueError:
-    """Return a shard's number of rows, if known, or why the shard is unreadable; it says so again in its turn."""
+    """Return a shard's rows, if known or noted, or why it is unreadable, which it says again in its turn."""
     try:
-        return known_row_count(shard)
+        return expected_row_count(shard)
     except ValueError as error:
         return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from storage.io.paths import StorePath
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}")
+"""Names of locks, and so of shards and jobs: none leads to another folder. A file of another name is no lock."""
 
 
 class LockedError(ValueError):

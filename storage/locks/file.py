@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from storage.io.files import lock_now, naming, sync
 from storage.io.paths import LocalPath, StorePath
-from storage.locks.base import owner
+from storage.locks.base import NAME, owner
 
 
 class FileLock:
@@ -82,7 +82,7 @@ class FileLocks:
         return FileLock(self.folder, name)
 
     def held(self) -> list[str]:
-        return sorted(path.stem for path in self.folder.glob("*.lock"))
+        return sorted(path.stem for path in self.folder.glob("*.lock") if NAME.fullmatch(path.stem))
 
     def abandoned(self, forget: bool = True) -> Iterator[FileLock]:
         """Leave locks of other machines alone: not every network file system shows whether they are held."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from storage.io.objects import ObjectPath
 from storage.io.paths import StorePath
-from storage.locks.base import LockedError, owner
+from storage.locks.base import NAME, LockedError, owner
 
 RENEW_AFTER = 600.0
 """Seconds after which a writer at work says again that it lives."""
@@ -64,7 +64,8 @@ class LeaseLocks:
         return LeaseLock(self.folder, name)
 
     def held(self) -> list[str]:
-        return sorted(path.stem for path in self.folder.children() if path.name.endswith(".lock"))
+        names = (path.stem for path in self.folder.children() if path.name.endswith(".lock"))
+        return sorted(name for name in names if NAME.fullmatch(name))
 
     def abandoned(self, forget: bool = True) -> Iterator[LeaseLock]:
         names = self.held()

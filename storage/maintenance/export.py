@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.io.arrays import bands_of, check_row, open_array, read_rows, split_bands
 from storage.io.names import shard_folder
+from storage.maintenance.ordered import ordered_samples
 from storage.store import EncodingStore
 
 SAMPLES_A_FILE = 1000
@@ -47,17 +48,28 @@ def export(
     root = Path(folder)
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root}: expected a new or empty folder to export to")
-    samples = store.samples(fingerprint)
-    if not len(samples):
-        raise ValueError(f"{store.path}: no samples of fingerprint {fingerprint} to export")
-    root.mkdir(parents=True, exist_ok=True)
     description = store.fingerprints().get(fingerprint, {})
-    paths = []
-    for start in range(0, len(samples), samples_a_file):
-        path = root / f"samples-{start // samples_a_file:05d}.{format}"
-        FORMATS[format](path, list(_read(store, samples.slice(start, samples_a_file))), description)
+    paths: list[Path] = []
+    for samples in _parts(ordered_samples(store, fingerprint), samples_a_file):
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / f"samples-{len(paths):05d}.{format}"
+        FORMATS[format](path, list(_read(store, samples)), description)
         paths.append(path)
+    if not paths:
+        raise ValueError(f"{store.path}: no samples of fingerprint {fingerprint} to export")
     return paths
+
+
+def _parts(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of so many each, but for the last."""
+    left: pa.Table | None = None
+    for table in tables:
+        left = table if left is None else pa.concat_tables([left, table])
+        while len(left) >= rows:
+            yield left.slice(0, rows)
+            left = left.slice(rows)
+    if left is not None and len(left):
+        yield left
 
 
 def _read(store: EncodingStore, samples: pa.Table) -> Iterator[dict[str, Any]]:

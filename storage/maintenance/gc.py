@@ -10,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.index.batches import batches
+from storage.index.names import Names
 from storage.index.table import written_by
 from storage.index.transaction import rewrite
 from storage.io.paths import StorePath, remove_all, tree_size
 from storage.maintenance.files import data_files
 from storage.store import EncodingStore
 from storage.writing.orphans import clear_abandoned, rewriting, uncommitted_files
+from storage.writing.removable import check_own_folders, is_removable
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Collected:
     bytes: int
     kept_versions: tuple[int, ...] | None
     """None where all are kept."""
+    left_alone: tuple[str, ...] = ()
+    """What no kept version names and is not removed, for it does not look like the store's own."""
 
 
 def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
@@ -67,15 +72,17 @@ def collect(store: EncodingStore, keep: Iterable[int] | None = None, dry_run: bo
         dry_run: remove nothing, only report.
 
     Raises:
-        ValueError: there is no such version to keep.
+        ValueError: there is no such version to keep; a folder of the store is a link that leads out of it.
     """
+    check_own_folders(store)
     with store.locks.removing():
         kept = None if keep is None else tuple(sorted({*keep, store.index.newest().number}))
-        unnamed = list(_unnamed_files(store, kept))
+        found = list(_unnamed_files(store, kept))
+        unnamed = [path for path in found if is_removable(store, path)]
         left = [lock.name for lock in store.locks.abandoned(forget=False)]
         paths = sorted({*unnamed, *(path for name in left for path in uncommitted_files(store, name))}, key=str)
-        names = tuple(f"{path.parent.name}/{path.name}" for path in paths)
-        collected = Collected(names, sum(map(_size, paths)), kept)
+        alone = sorted(set(found) - set(unnamed), key=str)
+        collected = Collected(_names(paths), sum(map(_size, paths)), kept, _names(alone))
         if not dry_run:
             remove_all(paths)
             for path in store.locks.leftovers():
@@ -108,11 +115,15 @@ def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]
 
 
 def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
-    names: set[str] = set()
-    for file in files:
-        for column in ("encoding_shard", "latent_shard"):
-            names |= set(store.index.read_file(file, [column])[column].unique().drop_null().to_pylist())
-    return names
+    names = Names()
+    for batch in batches(store.index, sorted(files), ["encoding_shard", "latent_shard"]):
+        for column in batch.columns:
+            names.numbers(column.drop_null())
+    return set(names.values)
+
+
+def _names(paths: Iterable[StorePath]) -> tuple[str, ...]:
+    return tuple(f"{path.parent.name}/{path.name}" for path in paths)
 
 
 def _size(path: StorePath) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,8 @@ def _salvage(store: EncodingStore, damaged: set[str], name: str) -> dict[Any, di
     staged = StagedArrays(store, name)
     moved: dict[Any, dict[str, Any]] = {}
     try:
-        for shard, stored in stored_rows(store).items():
-            for rows in stored if shard in damaged else ():
+        for shard, stored in sorted(stored_rows(store, damaged), key=itemgetter(0)):
+            for rows in stored:
                 for key, row in rows.read(shard_folder(store.path, shard)):
                     if row is not None and key not in moved:
                         moved[key] = _move(staged, key, row)

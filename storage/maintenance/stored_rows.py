@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import checksum
+from storage.index.batches import batches
+from storage.index.names import Names
 from storage.io.arrays import open_array, read_rows
 from storage.io.paths import StorePath
+from storage.io.table_parts import TableParts
 from storage.schema import ENCODING_COLUMNS, LATENT_COLUMNS
 from storage.store import EncodingStore
 
 BYTES_AT_ONCE = 64 * 1024 * 1024
 """Read from an array at once."""
+INDEX_BYTES_A_PART = 64 * 1024 * 1024
+"""Bytes of the index, which is compressed, whose rows are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,46 @@ class StoredRows:
                 yield self.keys[i], row if intact else None
 
 
-def stored_rows(store: EncodingStore) -> dict[str, list[StoredRows]]:
-    """Return all that the store's version names, by shard."""
-    snapshot = store.snapshot()
-    encodings = snapshot.read(ENCODING_COLUMNS, pc.field("encoding_shard").is_valid())
-    latents = snapshot.read(LATENT_COLUMNS, pc.field("latent_shard").is_valid())
-    found: dict[str, list[StoredRows]] = {}
+def stored_rows(store: EncodingStore, shards: Collection[str] | None = None) -> Iterator[tuple[str, list[StoredRows]]]:
+    """Yield all that the store's version names, a shard at a time, in no particular order.
+
+    The index is read once, and its rows are dealt to files in the folder for temporary ones: of each, the rows of some
+    shards fit into memory.
+
+    Args:
+        store: to read.
+        shards: which ones; None for all.
+    """
+    files = store.snapshot().at.files
+    sizes = store.index.folder.file_sizes()
+    parts = 1 + sum(sizes[name] for name in files) // INDEX_BYTES_A_PART
+    with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
+        encodings, latents = TableParts(Path(folder, "encodings"), parts), TableParts(Path(folder, "latents"), parts)
+        names = Names()
+        for batch in batches(store.index, files, [*ENCODING_COLUMNS, *LATENT_COLUMNS]):
+            for kind, columns, shard in (
+                (encodings, ENCODING_COLUMNS, "encoding_shard"),
+                (latents, LATENT_COLUMNS, "latent_shard"),
+            ):
+                rows = batch.select(columns).filter(_wanted(batch[shard], shards))
+                if rows.num_rows:
+                    kind.add(rows, names.numbers(rows[shard]) % parts)
+        for of_encodings, of_latents in zip(encodings.tables(), latents.tables(), strict=True):
+            found: dict[str, list[StoredRows]] = {}
+            _add_encodings(found, of_encodings)
+            _add_latents(found, of_latents)
+            yield from sorted(found.items())
+
+
+def _wanted(column: pa.Array, shards: Collection[str] | None) -> pa.Array:
+    if shards is None:
+        return pc.is_valid(column)
+    return pc.is_in(column.cast(pa.string()), value_set=pa.array(sorted(shards), pa.string()))
+
+
+def _add_encodings(found: dict[str, list[StoredRows]], encodings: pa.Table | None) -> None:
+    if encodings is None:
+        return
     for (shard, fingerprint), rows in _by(encodings, "encoding_shard", "fingerprint", order="first_token"):
         stored = StoredRows(
             name=f"encodings/{fingerprint}",
@@ -65,6 +106,11 @@ def stored_rows(store: EncodingStore) -> dict[str, list[StoredRows]]:
             checksum=rows["encoding_checksum"].to_numpy(),
         )
         found.setdefault(shard, []).append(stored)
+
+
+def _add_latents(found: dict[str, list[StoredRows]], latents: pa.Table | None) -> None:
+    if latents is None:
+        return
     for (shard, shape), rows in _by(latents, "latent_shard", "latent_shape", order="latent_index"):
         stored = StoredRows(
             name=f"latents/{shape}",
@@ -74,15 +120,18 @@ def stored_rows(store: EncodingStore) -> dict[str, list[StoredRows]]:
             checksum=rows["latent_checksum"].to_numpy(),
         )
         found.setdefault(shard, []).append(stored)
-    return dict(sorted(found.items()))
 
 
 def _by(table: pa.Table, *keys: str, order: str) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
     """Yield a table's distinct rows by the values of two columns, sorted by a third."""
     table = table.group_by(table.column_names).aggregate([])
-    for group in table.select(keys).group_by(keys).aggregate([]).to_pylist():
-        mask = pc.and_(*(pc.equal(table[key], group[key]) for key in keys))
-        yield tuple(group[key] for key in keys), table.filter(mask).sort_by(order)
+    table = table.sort_by([(name, "ascending") for name in (*keys, order)]).combine_chunks()
+    groups = [table[key].combine_chunks().dictionary_encode().indices.to_numpy() for key in keys]
+    changes = np.any([np.diff(group, prepend=-1) != 0 for group in groups], axis=0)
+    edges = [*np.flatnonzero(changes).tolist(), len(table)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        rows = table.slice(start, stop - start)
+        yield tuple(rows[key][0].as_py() for key in keys), rows
 
 
 def _runs(first: np.ndarray, count: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 
-from storage.hashing import Fingerprint, checksum
+from storage.hashing import Fingerprint
+from storage.index.batches import batches
+from storage.index.names import Names
 from storage.index.table import written_by
-from storage.io.manifest import MANIFEST, read_manifest
-from storage.io.names import shard_folder
 from storage.io.paths import StorePath
+from storage.maintenance.check_shard import Checked, Stored, check_shards
 from storage.maintenance.files import data_files
-from storage.maintenance.stored_rows import StoredRows, stored_rows
+from storage.maintenance.stored_rows import stored_rows
 from storage.schema import Problem
 from storage.store import EncodingStore
 
 
-def verify(store: EncodingStore, progress: Callable[[int, int], None] = lambda done, shards: None) -> list[Problem]:
+def verify(
+    store: EncodingStore,
+    progress: Callable[[int, int], None] = lambda done, shards: None,
+    check: Callable[[StorePath, Iterable[Stored]], Iterator[Checked]] = check_shards,
+) -> list[Problem]:
     """Return all problems of the version that the store shows, and the files that no version names.
 
     What a killed writer left is no problem: nothing shows it, and the next writer or `gc` removes it.
@@ -25,70 +29,33 @@ def verify(store: EncodingStore, progress: Callable[[int, int], None] = lambda d
     Args:
         store: to read.
         progress: called with (shards done, shards in all) after each.
+        check: checks shards, in any order; see `check_shards` and `check_in_processes`.
     """
     problems = list(_check_tables(store))
     if problems:  # what the index would say about the shards can't be trusted
         return problems
-    problems = list(_check_fingerprints(store))
-    shards = stored_rows(store)
-    for done, (shard, stored) in enumerate(shards.items(), 1):
-        problems += _check_shard(store.path, shard, stored)
-        progress(done, len(shards))
-    return problems + list(_find_orphans(store))
+    shards, fingerprints = _named(store)
+    problems = list(_check_fingerprints(store, fingerprints))
+    found: dict[str, list[Problem]] = {}
+    for done, (shard, of_shard) in enumerate(check(store.path, stored_rows(store)), 1):
+        if of_shard:
+            found[shard] = of_shard
+        progress(done, shards)
+    return [
+        *problems,
+        *(problem for _, of_shard in sorted(found.items()) for problem in of_shard),
+        *_find_orphans(store),
+    ]
 
 
-def _check_shard(root: StorePath, shard: str, stored: list[StoredRows]) -> list[Problem]:
-    """Return problems of a shard's files, each with the rows lost by it; and rows lost though the files look well."""
-    problems = [replace(problem, shard=shard) for problem in _check_files(root, shard)]
-    for rows in stored:
-        lost = tuple(key for key, row in rows.read(shard_folder(root, shard)) if row is None)
-        if not lost:
-            continue
-        path = f"shards/{shard}/{rows.name}"
-        blamed = next((i for i, problem in enumerate(problems) if _is_about(problem.path, path)), None)
-        if blamed is None:
-            blamed = len(problems)
-            problems.append(Problem("mismatch", path, "rows are not those that the index names", shard))
-        if rows.name.startswith("encodings/"):
-            problems[blamed] = replace(problems[blamed], encodings=problems[blamed].encodings + lost)
-        else:
-            problems[blamed] = replace(problems[blamed], latents=problems[blamed].latents + lost)
-    return problems
-
-
-def _is_about(problem: str, array: str) -> bool:
-    """Return whether one path is the other, or inside it."""
-    return f"{problem}/".startswith(f"{array}/") or f"{array}/".startswith(f"{problem}/")
-
-
-def _check_files(root: StorePath, shard: str) -> Iterator[Problem]:
-    folder, path = shard_folder(root, shard), f"shards/{shard}"
-    sizes = folder.file_sizes()
-    if not sizes:
-        yield Problem("missing", path, "expected a folder, found none")
-        return
-    try:
-        expected = read_manifest(folder)
-    except FileNotFoundError:
-        yield Problem("missing", f"{path}/{MANIFEST}", "expected the shard's list of files, found none")
-        return
-    except ValueError as error:
-        yield Problem("flipped", f"{path}/{MANIFEST}", str(error))
-        return
-    for name, entry in expected.items():
-        yield from _check_file(folder / name, f"{path}/{name}", sizes.get(name), entry)
-    for name in sorted(sizes.keys() - expected.keys() - {MANIFEST}):
-        yield Problem("orphan", f"{path}/{name}", "a file that the shard was not committed with")
-
-
-def _check_file(path: StorePath, name: str, size: int | None, entry: dict[str, int]) -> Iterator[Problem]:
-    if size is None:
-        yield Problem("missing", name, f"expected {entry['size']} bytes, found no file")
-    elif size != entry["size"]:
-        kind = "truncated" if size < entry["size"] else "flipped"
-        yield Problem(kind, name, f"expected {entry['size']} bytes, found {size}")
-    elif (found := checksum(path.read_bytes())) != entry["crc32c"]:
-        yield Problem("flipped", name, f"expected CRC-32C {entry['crc32c']:08x}, found {found:08x}")
+def _named(store: EncodingStore) -> tuple[int, list[str]]:
+    """Return the number of shards, and the fingerprints, that the version names."""
+    shards, fingerprints = Names(), Names()
+    columns = {"fingerprint": fingerprints, "encoding_shard": shards, "latent_shard": shards}
+    for batch in batches(store.index, store.snapshot().at.files, list(columns)):
+        for column, names in columns.items():
+            names.numbers(batch[column].drop_null())
+    return len(shards), fingerprints.values
 
 
 def _check_tables(store: EncodingStore) -> Iterator[Problem]:
@@ -102,8 +69,7 @@ def _check_tables(store: EncodingStore) -> Iterator[Problem]:
         yield Problem(kind, f"{table.folder.name}/{path}", detail)
 
 
-def _check_fingerprints(store: EncodingStore) -> Iterator[Problem]:
-    named = store.snapshot().read(["fingerprint"])["fingerprint"].unique().drop_null().to_pylist()
+def _check_fingerprints(store: EncodingStore, named: list[str]) -> Iterator[Problem]:
     described = [path for path in (store.path / "fingerprints").children() if path.name.endswith(".json")]
     for fingerprint in sorted(set(named) - {path.stem for path in described}):
         yield Problem("missing", f"fingerprints/{fingerprint}.json", "expected what the fingerprint stands for")

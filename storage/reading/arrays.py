@@ -48,7 +48,7 @@ class ArrayReader:
 
     def array_of(self, rows: ArrayRows, sample: int) -> Any:
         """Return the Zarr array that a sample's rows lie in."""
-        return self._open(*rows.places[rows.place[sample]]).array
+        return self._open(*rows.place_of(int(rows.place[sample]))).array
 
     def will_need(self, samples: np.ndarray) -> None:
         """Have the disk begin to read some samples, where they lie in raw files."""
@@ -88,10 +88,10 @@ class ArrayReader:
             ValueError: a row is not the one that was committed.
         """
         starts = np.arange(len(ids)) * out[0].nbytes
-        stops = starts + rows.count[ids] * row_bytes
+        stops = starts + rows.count[ids].astype(np.int64) * row_bytes
         of_sample = ids, rows.place[ids], rows.first[ids], rows.checksum[ids], starts, stops
         columns = [column.tolist() for column in of_sample]
-        opened = {place: self._open(*rows.places[place]).files for place in set(columns[1])}
+        opened = {place: self._open(*rows.place_of(place)).files for place in set(columns[1])}
         memory = out.data.cast("B")
         for sample, place, first, expected, start, stop in zip(*columns, strict=True):
             into = memory[start:stop]
@@ -100,8 +100,9 @@ class ArrayReader:
             else:
                 files.read(first, into)
             if checksum(into) != expected:
-                where = "/".join([str(self.root), "shards", *rows.places[place]])
-                check_row(into, expected, f"{where}: row {first}, caption {self.index.hashes[sample].decode()}")
+                where = "/".join([str(self.root), "shards", *rows.place_of(place)])
+                caption = self.index.caption_hashes(np.array([sample]))[0]
+                check_row(into, expected, f"{where}: row {first}, caption {caption}")
 
     def _by_array(
         self, rows: ArrayRows, samples: np.ndarray
@@ -110,7 +111,7 @@ class ArrayReader:
         codes = rows.place[samples]
         for code in np.unique(codes):
             ids = samples[codes == code]
-            yield self._open(*rows.places[code]), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
+            yield self._open(*rows.place_of(int(code))), ids, rows.first[ids], rows.first[ids] + rows.count[ids]
 
     def _open_array(self, shard: str, name: str) -> OpenArray:
         array = open_array(shard_folder(self.root, shard), name)

@@ -96,8 +96,8 @@ class BatchFiller:
             repeats=planned.repeats,
             borrowed=planned.borrowed,
             pooled=None if index.pooled is None else self._padded(index.pooled, ids, blocks)[0][:, 0],
-            crops=None if index.crops is None else torch.from_numpy(index.crops[ids]),
-            caption_hashes=index.hashes[ids].astype(str).tolist(),
+            crops=None if index.crops is None else torch.from_numpy(index.crops[ids].astype(np.int64)),
+            caption_hashes=index.caption_hashes(ids),
             rows=list(zip(index.sources[index.source[ids]].tolist(), index.row[ids].tolist(), strict=True)),
             position=planned.position,
             seen=planned.seen,
@@ -106,7 +106,7 @@ class BatchFiller:
     def _padded(self, rows: ArrayRows, ids: np.ndarray, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """Return ``(token, width)`` bits of each sample, bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
         self.reader.check_ranges(rows, ids)
-        counts = rows.count[ids]
+        counts = rows.count[ids].astype(np.int64)
         shape = (len(ids), int(counts.max()), *self.reader.array_of(rows, ids[0]).shape[1:])
         padded = self._buffers[rows.array].empty(shape, np.uint16)
         mask = np.arange(shape[1]) < counts[:, None]

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -16,14 +17,17 @@ from storage.hashing import caption_hash
 from storage.io.paths import StorePath
 from storage.reading.arrays import ArrayReader
 from storage.reading.batch import Batch, BatchFiller, PlannedBatch
-from storage.reading.epoch import Batches, Entries
+from storage.reading.entries import Drawn, Entries
+from storage.reading.epoch import Batches, GlobalBatch
 from storage.reading.prefetch import Prefetcher
 from storage.reading.sample_index import SampleIndex
-from storage.reading.shuffle import BlockShuffle, share
+from storage.reading.shuffle import BlockShuffle
 from storage.store import EncodingStore
 
 UNDRAWN: dict[str, Any] = {"caption_choice": "all", "flip_words": None, "repeats": {}}
 """What a state says that does not say so."""
+PLANNED_TOGETHER = 64
+"""Batches whose samples are looked up at once."""
 NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
 
 
@@ -140,7 +144,7 @@ class EncodingDataset(IterableDataset[Batch]):
             by_picture=config.caption_choice == "one",
             flip_words=config.flip_words if config.flip else None,
         )
-        self.entries = Entries.of(self.index, config.repeats)
+        self.entries = Entries(self.index, config.repeats)
         self.batches = Batches(
             entries=self.entries,
             shuffle=config.shuffle,
@@ -192,7 +196,7 @@ class EncodingDataset(IterableDataset[Batch]):
         seen = self.entries.each_seen(position)
         if start < 0 or (start and any(seen)):
             raise ValueError(f"expected a batch from 0 or a position, found {start} and {position}")
-        return self._prefetcher.batches(self._plan(epoch, start, seen))
+        return self._prefetcher.batches(self.plan(epoch, start, seen))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the epoch that the dataset is in."""
@@ -228,17 +232,33 @@ class EncodingDataset(IterableDataset[Batch]):
             raise ValueError(f"state: expected position {sum(seen)}, as seen says, found {state['position']}")
         self._epoch, self._seen = epoch, seen
 
-    def _plan(self, epoch: int, start: int, seen: tuple[int, ...]) -> Iterator[PlannedBatch]:
-        """Yield which samples this rank's batches hold."""
-        rank, ranks, drawn = self.config.rank, self.config.world_size, self.entries.draw(self.config.seed, epoch)
-        for batch in islice(self.batches.of_epoch(epoch, seen), start, None):
-            mine = share(batch.lanes, rank, ranks)
-            entries = batch.entries[mine if len(mine) else [rank % len(batch.entries)]]
+    def plan(self, epoch: int, start: int = 0, seen: tuple[int, ...] | None = None) -> Iterator[PlannedBatch]:
+        """Yield which samples this rank's batches of an epoch hold, after `start` batches, or after some samples."""
+        seen = self.entries.each_seen(0) if seen is None else seen
+        drawn = Drawn(self.index, self.config.seed, epoch)
+        batches = self.batches.of_epoch(epoch, seen, start)
+        while group := list(islice(batches, PLANNED_TOGETHER)):
+            planned: dict[int, PlannedBatch] = {}
+            for shape in {batch.shape for batch in group}:
+                numbers = [number for number, batch in enumerate(group) if batch.shape == shape]
+                planned |= zip(numbers, self._plan_of_shape([group[number] for number in numbers], drawn), strict=True)
+            yield from (planned[number] for number in range(len(group)))
+
+    def _plan_of_shape(self, batches: list[GlobalBatch], drawn: Drawn) -> Iterator[PlannedBatch]:
+        """Yield which samples this rank's batches of one shape hold; all are looked up at once."""
+        shares = [batch.share(self.config.rank, self.config.world_size) for batch in batches]
+        lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
+        found = self.entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
+        samples = drawn.samples(found)
+        mirrored = drawn.mirrored(found, samples)
+        stop = 0
+        for batch, mine in zip(batches, shares, strict=True):
+            some = slice(stop, stop := stop + len(mine.lanes))
             yield PlannedBatch(
-                ids=drawn.sample[entries],
-                mirrored=None if drawn.mirrored is None else drawn.mirrored[entries],
-                repeats=self.entries.repeat[entries].tolist() if self.config.repeats else None,
-                borrowed=not len(mine),
+                ids=samples[some],
+                mirrored=None if mirrored is None else mirrored[some],
+                repeats=found.repeat[some].tolist() if self.config.repeats else None,
+                borrowed=mine.borrowed,
                 seen=batch.seen,
             )
 
@@ -247,6 +267,6 @@ def order_of(data: EncodingDataset) -> dict[str, Any]:
     """Return what decides which samples come when, as a state says it."""
     order = {"version": data.version, "fingerprint": data.config.fingerprint, **vars(data.shuffle)}
     drawing = data.config.drawing
-    if not data.index.may_flip.any():  # then the words change nothing
+    if not data.index.any_may_flip:  # then the words change nothing
         drawing["flip_words"] = None
     return order | drawing

@@ -1,129 +1,69 @@
-"""What an epoch goes through, and in what batches: each of one shape of latents, and the same whatever the ranks.
+"""How an epoch's entries become batches: each of one shape of latents, and the same whatever the ranks.
 
-An entry is a sample or, where one of a picture's captions is drawn, a picture; one that is to come several times an
-epoch is as many entries. The entries of each shape are shuffled for themselves (`BlockShuffle`) and cut into global
-batches. Batches of several shapes are mixed so that each shape is spread over the whole epoch.
+The entries of each shape are shuffled for themselves (`BlockShuffle`) and cut into global batches. Batches of several
+shapes are mixed so that each shape is spread over the whole epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from storage.reading.sample_index import SampleIndex
-from storage.reading.shuffle import BlockShuffle, batch_bounds, random_stream
+from storage.reading.entries import Entries
+from storage.reading.random_values import RandomValues
+from storage.reading.shuffle import BlockShuffle, EpochOrder, batch_edges, share
 
-CAPTIONS, FLIPS, TURNS = 1, 2, 3
-"""Purposes of an epoch's random numbers, beside the order of the entries."""
-
-
-class Drawn(NamedTuple):
-    """What is drawn for each entry in an epoch."""
-
-    sample: np.ndarray
-    """int64 ``(n,)``, into the sample index."""
-    mirrored: np.ndarray | None
-    """bool ``(n,)``; None where no picture may be mirrored."""
+TURNS = 3
+"""Purpose of the random numbers that mix the batches of several shapes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entries:
-    """What an epoch goes through, as columns of ``n`` entries."""
+class Share(NamedTuple):
+    """A rank's entries of a batch, as places in the order of their shape; see `EpochOrder`."""
 
-    first: np.ndarray
-    """int64 ``(n,)``, into `samples`: the entry's first one."""
-    count: np.ndarray
-    """int64 ``(n,)``, how many of `samples` one is drawn from."""
-    samples: np.ndarray
-    """int64, into the sample index."""
-    repeat: np.ndarray
-    """int64 ``(n,)``, how often the entry's sample or picture came before in the epoch."""
-    shapes: list[str]
-    """Shapes of latents; see `SampleIndex.shapes`."""
-    shape: np.ndarray
-    """int64 ``(n,)``, into `shapes`."""
-    may_flip: np.ndarray
-    """bool, of each sample of the index."""
-
-    @classmethod
-    def of(cls, index: SampleIndex, repeats: Mapping[str, int]) -> Entries:
-        """Return the index's pictures where it knows them, else its samples; `repeats` by name of the source."""
-        samples, first = np.arange(len(index)), np.arange(len(index))
-        if index.picture is not None:
-            samples = np.argsort(index.picture, kind="stable")
-            first = np.flatnonzero(np.diff(index.picture[samples], prepend=-1))
-        count = np.diff(first, append=len(index))
-        times = np.array([repeats.get(name, 1) for name in index.sources])
-        which, repeat = repeated(times[index.source[samples[first]]])
-        return cls(
-            first=first[which],
-            count=count[which],
-            samples=samples,
-            repeat=repeat,
-            shapes=index.shapes,
-            shape=index.shape[samples[first[which]]],
-            may_flip=index.may_flip,
-        )
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    @cached_property
-    def by_shape(self) -> list[np.ndarray]:
-        """The entries of each shape, int64 each."""
-        return [np.flatnonzero(self.shape == shape) for shape in range(len(self.shapes))]
-
-    def each_seen(self, seen: int | Sequence[int]) -> tuple[int, ...]:
-        """Return how many of each shape were seen: 0 of all, a number of the only shape, or one of each.
-
-        Raises:
-            ValueError: there are not as many shapes, or not as many entries of one.
-        """
-        most = list(map(len, self.by_shape))
-        if seen == 0:
-            return (0,) * len(most)
-        found = (seen,) if isinstance(seen, int) else tuple(map(int, seen))
-        if len(found) != len(most) or not all(0 <= n <= limit for n, limit in zip(found, most, strict=True)):
-            shapes = " and ".join(f"0 to {limit} of {name}" for limit, name in zip(most, self.shapes, strict=True))
-            raise ValueError(f"position: expected {shapes}, found {seen}")
-        return found
-
-    def draw(self, seed: int, epoch: int) -> Drawn:
-        """Draw an epoch's captions and orientations: functions of seed, epoch and entry alone."""
-        place = self.first
-        if self.count.max() > 1:
-            drawn = random_stream(seed, epoch, CAPTIONS).random_raw(len(self)) % self.count.astype(np.uint64)
-            place = place + drawn.astype(np.int64)
-        sample = self.samples[place]
-        if not self.may_flip.any():
-            return Drawn(sample, None)
-        heads = random_stream(seed, epoch, FLIPS).random_raw(len(self)) >> np.uint64(63)
-        return Drawn(sample, (heads == 1) & self.may_flip[sample])
-
-
-def repeated(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers that come so many times, and how often each came before: one round after the other.
-
-    So the repeats of one lie far apart, in other blocks of the shuffle.
-    """
-    rounds = [np.flatnonzero(times > before) for before in range(times.max())]
-    lengths = [len(each) for each in rounds]
-    return np.concatenate(rounds), np.repeat(np.arange(len(rounds)), lengths)
+    lanes: np.ndarray
+    """int64 ``(n,)``"""
+    steps: np.ndarray
+    """int64 ``(n,)``"""
+    borrowed: bool
+    """Whether the rank has none, and holds one of another's."""
 
 
 class GlobalBatch(NamedTuple):
     """A batch over all ranks."""
 
-    entries: np.ndarray
-    """int64 ``(batch,)``"""
-    lanes: np.ndarray
-    """int64 ``(batch,)``, by which the ranks share it; see `BlockShuffle`."""
+    shape: int
+    """Of its latents, by number."""
+    first: int
+    """Where it begins in the order of its shape's entries."""
+    last: int
+    """Where it ends there."""
     seen: tuple[int, ...]
     """Entries of each shape that the epoch has gone through after it."""
+    order: EpochOrder
+    """The order of its shape's entries."""
+
+    def share(self, rank: int, ranks: int) -> Share:
+        """Return which of its entries are a rank's."""
+        lanes, steps = self.order.places(self.first, self.last)
+        mine = share(lanes, rank, ranks)
+        borrowed = not len(mine)
+        if borrowed:
+            mine = np.array([rank % len(lanes)])
+        return Share(lanes[mine], steps[mine], borrowed)
+
+
+class Turns(NamedTuple):
+    """Batches in the order in which they come."""
+
+    shape: np.ndarray
+    """int64 ``(batch,)``"""
+    first: np.ndarray
+    """int64 ``(batch,)``"""
+    last: np.ndarray
+    """int64 ``(batch,)``"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,39 +80,46 @@ class Batches:
 
     def left(self, seen: Sequence[int]) -> int:
         """Return how many batches come after some entries of each shape."""
-        return sum(len(bounds) for bounds in self._bounds(seen))
+        return sum(max(0, len(edges) - 1) for edges in self._edges(seen))
 
-    def of_epoch(self, epoch: int, seen: Sequence[int]) -> Iterator[GlobalBatch]:
-        """Yield an epoch's batches after some entries of each shape."""
-        orders = [self.shuffle.order(len(each), epoch, shape) for shape, each in enumerate(self.entries.by_shape)]
+    def of_epoch(self, epoch: int, seen: Sequence[int], start: int = 0) -> Iterator[GlobalBatch]:
+        """Yield an epoch's batches after some entries of each shape, but for the first `start` of them."""
+        orders = [self.shuffle.order(count, epoch, shape) for shape, count in enumerate(self.entries.counts)]
         after = list(seen)
-        for shape, first, last in self._turns(epoch, self._bounds(seen)):
-            (order, lanes), after[shape] = orders[shape], last
-            entries = self.entries.by_shape[shape][order[first:last]]
-            yield GlobalBatch(entries, lanes[first:last], tuple(after))
+        turns = self._turns(epoch, self._edges(seen))
+        for i in range(len(turns.shape)):
+            shape, first, last = (int(column[i]) for column in turns)
+            after[shape] = last
+            if i >= start:
+                yield GlobalBatch(shape, first, last, tuple(after), orders[shape])
 
-    def _bounds(self, seen: Sequence[int]) -> list[list[tuple[int, int]]]:
+    def _edges(self, seen: Sequence[int]) -> list[np.ndarray]:
         """Return where each shape's batches begin and end.
 
         Of several shapes, what is left of one is a batch of its own, however few: where they end does not depend on
         the ranks.
         """
-        ranks = self.ranks if len(self.entries.shapes) == 1 else 1
+        ranks = self.ranks if len(self.entries.counts) == 1 else 1
         return [
-            batch_bounds(len(each), start, self.global_batch, ranks, self.drop_last)
-            for each, start in zip(self.entries.by_shape, seen, strict=True)
+            batch_edges(count, start, self.global_batch, ranks, self.drop_last)
+            for count, start in zip(self.entries.counts, seen, strict=True)
         ]
 
-    def _turns(self, epoch: int, bounds: list[list[tuple[int, int]]]) -> list[tuple[int, int, int]]:
-        """Return shape, begin and end of each batch in the order in which they come.
+    def _turns(self, epoch: int, edges: list[np.ndarray]) -> Turns:
+        """Return the batches in the order in which they come.
 
         A batch comes at a random moment of the part of the epoch that it is of its shape, which is a function of seed,
         epoch, shape and where it begins: the batches that are left come in the order that they had before.
         """
-        if len(bounds) == 1:
-            return [(0, *each) for each in bounds[0]]
-        timed = []
-        for shape, (entries, of_shape) in enumerate(zip(self.entries.by_shape, bounds, strict=True)):
-            random = random_stream(self.shuffle.seed, epoch, TURNS, shape).random_raw(len(entries)) / 2.0**64
-            timed += [((a + random[a] * (b - a)) / len(entries), shape, a, b) for a, b in of_shape]
-        return [(shape, a, b) for _, shape, a, b in sorted(timed)]
+        batches = [max(0, len(each) - 1) for each in edges]
+        if len(edges) == 1:
+            return Turns(np.broadcast_to(np.int64(0), batches[0]), edges[0][:-1], edges[0][1:])
+        first, last = (np.concatenate([each[cut] for each in edges]) for cut in (slice(None, -1), slice(1, None)))
+        shape = np.repeat(np.arange(len(edges)), batches)
+        random = [
+            RandomValues(self.shuffle.seed, epoch, TURNS, number).take(each[:-1]) for number, each in enumerate(edges)
+        ]
+        counts = np.repeat(self.entries.counts, batches)
+        moment = (first + np.concatenate(random) / 2.0**64 * (last - first)) / counts
+        order = np.lexsort((last, first, shape, moment))
+        return Turns(shape[order], first[order], last[order])

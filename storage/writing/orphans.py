@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from storage.io.paths import StorePath, remove_all
 from storage.locks.base import LockedError
 from storage.store import EncodingStore
+from storage.writing.removable import is_removable, lies_inside
 
 
 def clear_abandoned(store: EncodingStore) -> None:
-    """Remove what writers that died left half-written."""
+    """Remove what writers that died left half-written; nothing where their locks lie outside the store."""
+    if not lies_inside(store.path, store.path / "writing"):
+        return
     for lock in store.locks.abandoned():
         clear_uncommitted(store, lock.name)
 
@@ -22,11 +25,11 @@ def clear_uncommitted(store: EncodingStore, name: str) -> None:
 
 
 def uncommitted_files(store: EncodingStore, name: str) -> list[StorePath]:
-    """Return files and folders of a shard's name that no commit names."""
+    """Return files and folders of a shard's name that no commit names; what is not the store's own is left out."""
     paths = [path for table in store.tables for path in table.uncommitted_files(name)]
     if not store.index.committed(name):
         paths.append(store.path / "shards" / name)
-    return [path for path in paths if path.exists() or path.children()]
+    return [path for path in paths if (path.exists() or path.children()) and is_removable(store, path)]
 
 
 @contextmanager

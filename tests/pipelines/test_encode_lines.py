@@ -26,7 +26,8 @@ def test_shards_rows_columns_and_what_is_not_read_are_told(tmp_path: Path) -> No
     (tmp_path / "2.csv").write_text("caption\n")
     (tmp_path / "3.parquet").write_bytes(b"no such thing")
     assert lines(tmp_path) == [
-        "found 5 shards, 2 of them with pictures: 3 rows of a picture and a caption, 2 captions alone",
+        "found 5 shards, 2 of them with pictures: 2 rows of a picture and a caption, 2 captions alone",
+        "not counted before they are read: rows of 1 shards",
         "columns of 1 shards: prompt",
         "columns of 1 shards: file_name, text",
         "not read: pictures: 1 that no row of the table beside them names: other.png",

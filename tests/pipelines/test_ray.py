@@ -24,6 +24,7 @@ from storage.maintenance.verify import verify
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.object_store import BUCKET, object_store
 from tests.pipelines.conftest import Server, World
+from tests.storage import synthetic
 from tests.stores import contents, left_behind
 
 SHARDS, ROWS = 5, 6
@@ -167,6 +168,17 @@ def test_workers_write_one_store_in_a_bucket(
     # a picture of two shards is encoded with the neighbours of whichever comes first, and rounded by their number
     assert contents(EncodingStore.open(url), "latent_checksum") == contents(alone, "latent_checksum")
     assert EncodingStore.open(url).locks.held() == []
+
+
+def test_workers_check_a_store(cluster: str, tmp_path: Path) -> None:
+    from pipelines.runtime.verifying import checking
+
+    store, llm = synthetic.make_store(tmp_path / "store")
+    for source in ("a", "b", "c"):
+        synthetic.encode(store, llm, source, shard=source)
+    assert verify(store, check=checking(ray=cluster)) == []
+    shutil.rmtree(store.path / "shards" / "b")
+    assert verify(store, check=checking(ray=cluster)) == verify(store) != []
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from storage import EncodingStore, caption_hash
+from storage.maintenance.check_shard import check_in_processes
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
@@ -145,3 +147,27 @@ def test_what_an_interrupted_writer_left_is_no_problem(store):
     (store.path / "writing/left.lock").write_text("{}")  # of another machine
     (store.path / "shards/left").mkdir()
     assert verify(store) == []
+
+
+@pytest.mark.process
+def test_several_processes_find_what_one_does(store):
+    flip(chunk(store, "encodings"), 0)
+    shutil.rmtree(store.path / "shards/b")
+    expected, done = verify(store), []
+    found = verify(store, lambda *numbers: done.append(numbers), partial(check_in_processes, 2))
+    assert [problem.kind for problem in found] == ["flipped", "missing"]
+    assert found == expected
+    assert done == [(1, 2), (2, 2)]
+
+
+def test_little_memory_finds_the_same(store, monkeypatch):
+    """The rows of each shard in a part of their own."""
+    flip(chunk(store, "encodings"), 0)
+    flip(chunk(store, "latents"), 0)
+    expected, infos = verify(store), list_shards(store)
+    monkeypatch.setattr("storage.maintenance.stored_rows.INDEX_BYTES_A_PART", 1)
+    monkeypatch.setattr("storage.io.array_parts.PART_ROWS", 1)
+    monkeypatch.setattr("storage.index.batches.ROWS", 3)
+    monkeypatch.setenv("LLMDIFF_CACHE", str(store.path.parent / "cache"))
+    assert verify(store) == expected
+    assert list_shards(store) == infos

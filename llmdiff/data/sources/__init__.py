@@ -13,7 +13,7 @@ from llmdiff.lazy import lazy
 if TYPE_CHECKING:
     from llmdiff.data.sources.arrow import ArrowShard
     from llmdiff.data.sources.columns import Columns
-    from llmdiff.data.sources.files import known_row_count, open_source, shards_of
+    from llmdiff.data.sources.files import expected_row_count, known_row_count, open_source, shards_of
     from llmdiff.data.sources.kinds import METADATA_FILES
     from llmdiff.data.sources.listing import Listing, check_data, list_data
     from llmdiff.data.sources.parquet import ParquetShard
@@ -42,6 +42,7 @@ __all__ = [
     "UnreadableShard",
     "Url",
     "check_data",
+    "expected_row_count",
     "list_data",
     "open_source",
     "read_text",
@@ -54,7 +55,7 @@ __all__ = [
 _HOMES = {
     "arrow": ("ArrowShard",),
     "columns": ("Columns",),
-    "files": ("open_source", "known_row_count", "shards_of"),
+    "files": ("open_source", "expected_row_count", "known_row_count", "shards_of"),
     "kinds": ("METADATA_FILES",),
     "listing": ("Listing", "check_data", "list_data"),
     "parquet": ("ParquetShard",),

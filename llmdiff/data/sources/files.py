@@ -10,6 +10,7 @@ from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.kinds import TARS, kind_of
 from llmdiff.data.sources.listing import list_data
 from llmdiff.data.sources.parquet import ParquetShard
+from llmdiff.data.sources.row_index import noted_rows
 from llmdiff.data.sources.rows import SourceShard
 from llmdiff.data.sources.sidecars import sidecar_shards
 from llmdiff.data.sources.streamed import Streamed
@@ -35,9 +36,22 @@ def shards_of(files: Iterable[tuple[DataPath, str]], columns: Columns = KNOWN) -
 
 
 def known_row_count(shard: SourceShard) -> int | None:
-    """Return how many rows a shard has; None where that takes fetching all of it. ValueError where it is unreadable."""
+    """Return how many rows a shard has; None where that takes reading all of it. ValueError where it is unreadable."""
+    if isinstance(shard, TarShard) and not shard.is_counted:
+        if not shard.is_streamed:
+            shard.check_beginning()
+        return None
     uncounted = isinstance(shard, Streamed) and shard.is_streamed and not shard.is_counted
     return None if uncounted else shard.count
+
+
+def expected_row_count(shard: SourceShard) -> int | None:
+    """Return how many rows a shard has as far as that is known, or noted beside it: right for a bar, not for a choice.
+
+    None where neither is; ValueError where it is unreadable.
+    """
+    rows = known_row_count(shard)
+    return noted_rows(shard.file) if rows is None and isinstance(shard, TarShard) else rows
 
 
 def _shards(file: DataPath, name: str, columns: Columns) -> Iterable[SourceShard]:

@@ -22,10 +22,11 @@ from llmdiff.data.sources.leftovers import Leftovers
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.readiness import TEMPORARY
 from llmdiff.data.sources.records import columns_of, names_in, read_records
+from llmdiff.data.sources.row_index import INDEX_NAMES
 from llmdiff.data.sources.rows import PATH_COLUMNS, column
 from llmdiff.data.sources.sidecars import captions_by_stem
 
-NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", *INDEX_NAMES)
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
 """What makes a folder an encoding store, whose own tables are no data."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -64,6 +64,11 @@ class TarShard(StreamedFile):
     def count(self) -> int:
         return sum(1 for _ in pairs(self._records((*TEXTS, "json"), Counter())))
 
+    def check_beginning(self) -> None:
+        """Raise ValueError where the file does not begin as a tar; what follows its first samples is not read."""
+        with closing(self._records((), Counter())) as records:
+            next(records, None)
+
     @cached_attribute
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
@@ -83,7 +88,7 @@ class TarShard(StreamedFile):
             yield number, checked(pair)
         self.__dict__.update(count=number + 1, unread=_counted(passed_over))
 
-    def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Iterator[tuple[Any, Any]]:
+    def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Generator[tuple[Any, Any], None, None]:
         """Each sample's picture and caption, of which members of some kinds are read; then what was not fetched."""
         samples = 0
         try:

@@ -1,0 +1,224 @@
+"""What a version of a store holds, counted by shard with little memory, and kept for the next time.
+
+Counting reads numbers and names of few values alone, no hash and no caption. A machine keeps the counts of the newest
+version that it was asked for below `storage.io.cache_folder.cache_folder`. Of a later version only the files that are
+new are read, unless rows were taken out since; and of those only the rows of commits that were not counted, for
+compaction brings others in. What such rows name in shards that were counted was counted with those.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.hashing import canonical_json, checksum, content_hash
+from storage.index.batches import batches
+from storage.index.names import Names
+from storage.io.array_parts import ArrayParts
+from storage.io.cache_folder import cache_folder
+from storage.io.files import write_file
+from storage.io.grouping import places_by_number
+from storage.io.names import shard_folder
+from storage.store import EncodingStore
+
+FORMAT = 1
+ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
+LATENTS = ("latent_shard", "latent_shape", "latent_index")
+ARRAY_BITS, FIRST_BITS = 10, 32
+"""Of the numbers that stand for an array's name and a row of it, below that of the shard."""
+PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
+"""Which shard, array and row of it, as one number; and how many rows."""
+
+
+@dataclass
+class ShardCounts:
+    """What lies in a shard as the version names it."""
+
+    samples: dict[str, int] = field(default_factory=dict)
+    """Committed with it, by fingerprint."""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """By fingerprint."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of the encodings, by fingerprint."""
+    latents: dict[str, int] = field(default_factory=dict)
+    """By shape."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """Of ``encodings``, of ``latents``, and of ``all`` its files."""
+
+
+@dataclass
+class Counts:
+    """What a version holds."""
+
+    shards: dict[str, ShardCounts] = field(default_factory=dict)
+    """Those that it names, by name."""
+    sources: set[str] = field(default_factory=set)
+    """Names of the sources that samples are of."""
+    files: tuple[str, ...] = ()
+    """Of the index, that were counted."""
+    number: int = 0
+    """Of the version."""
+
+    def total(self, what: str) -> Counter[str]:
+        """Return the sum of one kind of counts over the shards."""
+        total: Counter[str] = Counter()
+        for shard in self.shards.values():
+            total.update(getattr(shard, what))
+        return total
+
+
+def counts_of(store: EncodingStore) -> Counts:
+    """Count what the version holds that the store shows."""
+    at = store.snapshot().at
+    path = cache_folder() / "counts" / f"{store.id}.json"
+    known = _recall(path, store, at.number)
+    if known is None or not (set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)):
+        known = Counts()
+    new = sorted(set(at.files) - set(known.files))
+    if new:
+        _count(store, new, known)
+    known.files = at.files
+    for name in sorted(known.shards):
+        if not known.shards[name].bytes:
+            known.shards[name].bytes = _bytes(store, name)
+    if store.pinned is None:
+        _keep(path, store, at.number, known)
+    return known
+
+
+def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
+    """Add what files of the index name in shards that were not counted yet."""
+    before = frozenset(counts.shards)
+    with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
+        rows = sum(store.index.folder.file_sizes()[name] for name in files) // 100  # of the index, 100 bytes at least
+        encodings = Places(Path(folder, "encodings"), rows, before)
+        latents = Places(Path(folder, "latents"), rows, before)
+        for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
+            rows = _without(batch, "shard", before)
+            _count_samples(rows, counts)
+            encodings.add(rows.select(ENCODINGS))
+            latents.add(rows.select(LATENTS))
+        for shard, fingerprint, number, tokens in encodings.distinct():
+            of_shard = counts.shards.setdefault(shard, ShardCounts())
+            of_shard.encodings[fingerprint], of_shard.tokens[fingerprint] = number, tokens
+        for shard, shape, number, _ in latents.distinct():
+            counts.shards.setdefault(shard, ShardCounts()).latents[shape] = number
+
+
+def _without(batch: pa.RecordBatch, column: str, names: frozenset[str]) -> pa.RecordBatch:
+    """Return the rows that have none of some names in a column."""
+    if not names:
+        return batch
+    known = pa.array(sorted(names), pa.string())
+    return batch.filter(pc.invert(pc.is_in(batch[column].cast(pa.string()), value_set=known)))
+
+
+def _is_all_kept(store: EncodingStore, first: int, last: int) -> bool:
+    """Return whether no row was taken out between two versions: what files lost, other files got by compaction."""
+    with suppress(FileNotFoundError):
+        for number in range(first + 1, last + 1):
+            actions = [json.loads(line) for line in store.index.log.entry(number).read_bytes().splitlines()]
+            if any(action["remove"].get("dataChange", True) for action in actions if "remove" in action):
+                return False
+        return True
+    return False
+
+
+def _count_samples(batch: pa.RecordBatch, counts: Counts) -> None:
+    rows = batch.filter(pc.is_valid(batch["source"]))
+    sources, shards, fingerprints = Names(), Names(), Names()
+    sources.numbers(rows["source"])
+    counts.sources.update(sources.values)
+    pair = shards.numbers(rows["shard"]) << 32 | fingerprints.numbers(rows["fingerprint"])
+    for code, places in places_by_number(pair):
+        of_shard = counts.shards.setdefault(shards.values[code >> 32], ShardCounts()).samples
+        fingerprint = fingerprints.values[code & (1 << 32) - 1]
+        of_shard[fingerprint] = of_shard.get(fingerprint, 0) + len(places)
+
+
+class Places:
+    """Which rows of arrays are named, each once."""
+
+    def __init__(self, folder: Path, rows: int, without: frozenset[str]) -> None:
+        """Keep what `add` brings in a folder to be made; leave out what lies in some shards."""
+        self.without = without
+        self._shards, self._arrays = Names(), Names()
+        self._parts = ArrayParts(folder, PLACE, rows)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows: columns of shard, array, first row and, where that is not 1, number of rows."""
+        there = _without(batch.filter(pc.is_valid(batch.column(0))), batch.schema.names[0], self.without)
+        shard, array = self._shards.numbers(there.column(0)), self._arrays.numbers(there.column(1))
+        assert len(self._arrays) <= 1 << ARRAY_BITS
+        assert len(self._shards) <= 1 << 63 - ARRAY_BITS - FIRST_BITS
+        rows = np.ones(there.num_rows, PLACE)
+        rows["place"] = (shard << ARRAY_BITS | array) << FIRST_BITS | there.column(2).to_numpy()
+        if there.num_columns > 3:
+            rows["count"] = there.column(3).to_numpy()
+        self._parts.add(rows, shard & (1 << self._parts.bits) - 1)
+
+    def distinct(self) -> Iterator[tuple[str, str, int, int]]:
+        """Yield shard, array, how many places are named there, and their rows together."""
+        for rows in self._parts.arrays():
+            rows = rows[np.argsort(rows["place"])]
+            rows = rows[np.diff(rows["place"], prepend=-1) != 0]
+            group = rows["place"] >> FIRST_BITS
+            begins = np.flatnonzero(np.diff(group, prepend=-1))
+            numbers = np.diff(np.append(begins, len(rows)))
+            sums = np.add.reduceat(rows["count"], begins) if len(begins) else begins
+            for code, number, total in zip(group[begins].tolist(), numbers.tolist(), sums.tolist(), strict=True):
+                array = self._arrays.values[code & (1 << ARRAY_BITS) - 1]
+                yield self._shards.values[code >> ARRAY_BITS], array, number, total
+
+
+def _bytes(store: EncodingStore, shard: str) -> dict[str, int]:
+    """Return the bytes of a shard's files; none where they are gone."""
+    sizes = shard_folder(store.path, shard).file_sizes()
+    found = {kind: _below(sizes, f"{kind}/") for kind in ("encodings", "latents")}
+    return {**found, "all": sum(sizes.values())} if sizes else {}
+
+
+def _below(sizes: dict[str, int], folder: str) -> int:
+    return sum(size for name, size in sizes.items() if name.startswith(folder))
+
+
+def _version(store: EncodingStore, number: int) -> str | None:
+    """Return what stands for a version, which a copy of the store does not share once it went on; None without any."""
+    with suppress(FileNotFoundError):
+        return content_hash(store.index.log.entry(number).read_bytes())
+    return None
+
+
+def _recall(path: Path, store: EncodingStore, number: int) -> Counts | None:
+    """Return the counts that were kept of this version or an earlier one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_bytes())
+        expected = kept.pop("crc32c")
+        if checksum(canonical_json(kept).encode()) != expected or kept["format"] != FORMAT:
+            return None
+        if kept["number"] <= number and kept["version"] == _version(store, kept["number"]):
+            shards = {name: ShardCounts(**values) for name, values in kept["shards"].items()}
+            return Counts(shards, set(kept["sources"]), tuple(kept["files"]), kept["number"])
+    return None
+
+
+def _keep(path: Path, store: EncodingStore, number: int, counts: Counts) -> None:
+    """Keep the counts of the newest version, where there is room."""
+    if (version := _version(store, number)) is None:
+        return
+    shards = {name: asdict(shard) for name, shard in counts.shards.items()}
+    kept = {"format": FORMAT, "number": number, "version": version, "files": list(counts.files)}
+    kept |= {"shards": shards, "sources": sorted(counts.sources)}
+    kept["crc32c"] = checksum(canonical_json(kept).encode())
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(kept).encode())

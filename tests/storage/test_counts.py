@@ -1,0 +1,111 @@
+"""Counts of a version go on from those that were kept of an earlier one, and are the same as if made anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from storage import EncodingStore, ShardWriter, content_hash
+from storage.index.batches import batches
+from storage.maintenance.gc import drop
+from storage.maintenance.summary import list_shards, summarise
+from tests.storage import synthetic
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files of the index each counting read."""
+    found: list[int] = []
+
+    def note(table: Any, files: Any, *arguments: Any) -> Any:
+        found.append(len(files))
+        return batches(table, files, *arguments)
+
+    monkeypatch.setattr("storage.maintenance.counts.batches", note)
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EncodingStore:
+    store, llm = synthetic.make_store(tmp_path / "store")
+    base = store.register_fingerprint(synthetic.BASE)
+    for source in ("a", "b"):
+        synthetic.encode(store, llm, source, shard=source, base=base)
+    return store
+
+
+def check(store: EncodingStore, cache: Path) -> None:
+    """With what was kept, and without."""
+    found = list_shards(store), summarise(store)
+    shutil.rmtree(cache)
+    assert (list_shards(store), summarise(store)) == found
+
+
+def test_only_files_that_are_new_are_read(store: EncodingStore, cache: Path, read: list[int]) -> None:
+    (llm, _) = store.fingerprints()
+    assert summarise(store)["samples"] == 36
+    assert summarise(EncodingStore.open(store.path)) == summarise(store)
+    assert read == [2]
+    synthetic.encode(store, llm, "c")  # some of its captions are encoded in a
+    check(store, cache)
+    assert read == [2, 1, 3]
+    assert summarise(EncodingStore.open(store.path, version=1))["samples"] == 18
+    drop(store, source_hash=content_hash(b"a"))
+    check(store, cache)
+    assert summarise(store)["sources"] == 2
+
+
+def test_compaction_brings_nothing_new(store: EncodingStore, cache: Path, read: list[int]) -> None:
+    """Delta's own; with commits before and after it since the last counting."""
+    (llm, _) = store.fingerprints()
+    before = summarise(store)
+    synthetic.encode(store, llm, "c")
+    DeltaTable(str(store.index.folder)).optimize.compact()
+    synthetic.encode(store, llm, "d")
+    assert len(store.index.newest().files) == 2
+    found = summarise(EncodingStore.open(store.path))
+    assert (before["samples"], found["samples"], found["sources"]) == (36, 72, 4)
+    check(EncodingStore.open(store.path), cache)
+    assert read == [2, 2, 2]
+
+
+def test_a_copy_that_went_another_way_is_counted_by_itself(store: EncodingStore, cache: Path, tmp_path: Path) -> None:
+    (llm, _) = store.fingerprints()
+    copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / "copy"))
+    assert copy.id == store.id
+    for each, rows in ((store, range(10)), (copy, range(30))):
+        synthetic.encode(each, llm, "c", rows, shard="of-one-name")
+        found = summarise(each)["samples"]
+        assert found == 36 + len(synthetic.expected_rows("c", rows))
+
+
+@pytest.mark.parametrize("damage", ["[1]", "{}", "cut", "other"])
+def test_what_was_kept_and_is_damaged_is_made_anew(store: EncodingStore, cache: Path, damage: str) -> None:
+    before = summarise(store)
+    (kept,) = (cache / "counts").iterdir()
+    text = kept.read_text()
+    wrong = json.dumps({**json.loads(text), "sources": ["x"]})
+    kept.write_text({"cut": text[:100], "other": wrong}.get(damage, damage))
+    assert summarise(EncodingStore.open(store.path)) == before
+
+
+def test_refused_rows_that_are_samples_or_repeats_by_now_are_not_counted(store: EncodingStore, cache: Path) -> None:
+    assert summarise(store)["rejects"] == {"empty_caption": 4}
+    (llm, _) = store.fingerprints()
+    text = synthetic.caption("a", 6)
+    with ShardWriter(store, None, llm) as writer:
+        writer.add_encoding(synthetic.caption_hash(text), synthetic.encoding(text))
+        writer.add_latent(synthetic.latent_key("a", 6), synthetic.latent("a/6"))
+        writer.add_sample(synthetic.sample(llm, "a", 6, text))
+    assert summarise(store)["rejects"] == {"empty_caption": 3} == {"empty_caption": len(store.rejects())}
