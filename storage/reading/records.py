@@ -22,7 +22,7 @@ COLUMNS = (
     *("caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum"),
     *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
 )
-ROWS_OF_ARRAY = [("place", "<u4"), ("first", "<i8"), ("count", "<u4"), ("checksum", "<u4")]
+ROWS_OF_ARRAY = [("place", "<u4"), ("first", "<i8"), ("count", "<i4"), ("checksum", "<u4")]
 """Where a sample's rows of an array lie: in which array, which rows, and their CRC-32C."""
 RECORD = [
     ("hash", HASH),

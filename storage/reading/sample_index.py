@@ -39,7 +39,7 @@ class ArrayRows:
     first: np.ndarray
     """int64 ``(n,)``"""
     count: np.ndarray
-    """uint32 ``(n,)``"""
+    """int32 ``(n,)``"""
     checksum: np.ndarray
     """uint32 ``(n,)``"""
 
