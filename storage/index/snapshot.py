@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,6 +56,10 @@ class Snapshot:
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
         return self.index.read(self.at, columns, filters)
+
+    def stream(self, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+        """Yield columns of the index a row group at a time; see `Table.stream`."""
+        return self.index.stream(self.at, columns, fingerprint)
 
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:
         """Return where the encodings of these captions lie; those that are not in the store are left out."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -91,6 +92,33 @@ class Table:
             return pa.concat_tables(self._read_files(version.files, **options)).unify_dictionaries()
         paths = [str(self.folder / name) for name in version.files]
         return pq.read_table(paths, partitioning=None, **options).unify_dictionaries()
+
+    def stream(self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+        """Yield columns of a version a row group at a time, file after file in the version's order; no empty ones.
+
+        With `fingerprint`, rows of that encoder alone: row groups whose statistics exclude it are not read. Columns of
+        few values come as dictionaries.
+        """
+        for file in version.files:
+            yield from self.stream_file(file, columns, fingerprint)
+
+    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+        """Yield columns of one of the table's files likewise."""
+        wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
+        with self.open_file(file, wanted) as opened:
+            for group in range(opened.num_row_groups):
+                if fingerprint is not None and not _may_hold(opened.metadata.row_group(group), fingerprint):
+                    continue
+                rows = opened.read_row_group(group, wanted, use_threads=False)
+                if fingerprint is not None:
+                    rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
+                if len(rows):
+                    yield rows
+
+    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
+        """Open one of the table's files to read some of its columns."""
+        source = (self.folder / file).arrow_source()
+        return pq.ParquetFile(source, read_dictionary=_of_few_values(columns), page_checksum_verification=True)
 
     def cached(self, version: TableVersion, columns: Sequence[str]) -> pa.Table:
         """Read likewise, and keep it in memory for look-ups: a later version reads only the files new to it."""
@@ -192,6 +220,15 @@ class Table:
 def written_by(file: str) -> str:
     """Return the name of the commit, or of the rewrite, that a file was written for."""
     return file.removesuffix(".parquet").partition("~")[0]
+
+
+def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
+    """Return whether a row group may have rows of an encoder, as far as its statistics tell."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    statistics = next(column.statistics for column in columns if column.path_in_schema == "fingerprint")
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= fingerprint <= statistics.max)
 
 
 def _of_few_values(columns: Iterable[str]) -> list[str]:
