@@ -67,7 +67,7 @@ class ShardWriter:
                 commit_shard(self.store, self._rows)
         finally:
             self.staged.discard()
-            clear_uncommitted(self.store, self.name)
+            clear_uncommitted(self.store, self.name, rewrote=False)
             self._lock.release()
 
     def add_encoding(self, caption_hash: str, bits: np.ndarray, fingerprint: str | None = None) -> None:
