@@ -130,6 +130,11 @@ class EncodingStore:
         return [self.index, self.reject_table, *[self.repeat_table] * self.is_up_to_date]
 
     @property
+    def key_indexes(self) -> list[KeyIndex]:
+        """The look-ups of its tables."""
+        return [self.index_keys, self.reject_keys, *[self.repeat_keys] * self.is_up_to_date]
+
+    @property
     def version(self) -> int:
         """The version shown: the pinned one, or the newest."""
         return self.snapshot().version

@@ -70,16 +70,18 @@ class DeltaLog:
         if (self.sidecars / following).exists() and not (self.log / following).exists():
             raise ValueError(f"{self.log / following}: expected an entry of the log, whose checksum is there; found none")
 
-    def sync(self, version: int) -> None:
-        """Bring an entry to the disk, and then its checksum."""
+    def sync(self, version: int, ours: bool = False) -> None:
+        """Bring an entry to the disk, unless it is `ours`, which is there, and then its checksum."""
         entry = self.entry(version)
-        entry.sync()
-        self.log.sync()
         sidecar = self.sidecars / entry.name
+        if sidecar.exists():
+            return
+        if not ours:
+            entry.sync()
+            self.log.sync()
         with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
             self.sidecars.make_folder()
-            if not sidecar.exists():
-                sidecar.write(_sidecar(entry))
+            sidecar.write(_sidecar(entry))
 
     def checkpoint(self) -> None:
         """Sum up the log, so that opening the table reads one file; any later commit may do it as well."""

@@ -187,13 +187,13 @@ class Table:
             if expected is not None and found != expected:
                 yield "flipped", name, f"expected CRC-32C {expected:08x}, found {found:08x}"
 
-    def finish_commit(self, base: int, checkpoint_every: int) -> int:
+    def finish_commit(self, base: int, ours: int, checkpoint_every: int) -> int:
         """Bring the entries after version `base` to the disk, sum the log up now and then; return the newest one."""
         with self._lock:
             state = self._newest()
             version = state.version
             for entry in range(base + 1, version + 1):
-                self.log.sync(entry)
+                self.log.sync(entry, entry == ours)
             every = max(checkpoint_every, version // 100)  # their sizes grow with it: all together stay small
             if version // every > base // every:
                 self.log.checkpoint()

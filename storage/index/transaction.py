@@ -142,14 +142,14 @@ class Transaction:
         keys = [self.name, *sorted(set(depends_on))]
         checksums = {name: file.crc32c or 0 for name, file in self.added.items()}
         try:
-            self._write(entry_of(self.actions, keys, checksums))
-            return self.table.finish_commit(self.base.number, CHECKPOINT_EVERY)
+            version = self._write(entry_of(self.actions, keys, checksums))
+            return self.table.finish_commit(self.base.number, version, CHECKPOINT_EVERY)
         except LostRaceError:
             raise
         except (OSError, ValueError) as error:
             raise OSError(f"{self.table.folder}: could not commit {self.name}: {error}") from error
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> int:
         """Write the entry as the first version after `base` that is free, past those that it does not clash with."""
         ours = parse_entry(data)
         version = self.base.number + 1
@@ -158,3 +158,4 @@ class Transaction:
             if others is not None and clash(others, ours):
                 raise LostRaceError(f"{self.table.folder}: could not commit {self.name}: another came first, {version}")
             version += others is not None
+        return version

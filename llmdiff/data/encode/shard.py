@@ -68,7 +68,7 @@ def encode_shard(
         new = ((number, row) for number, row in source.rows() if number not in known)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             rows = RowWriter(writer, source, encoders, report)
-            with ShardReader(store, encoders).steps(new) as steps, Behind(WRITES_BEHIND, "write") as behind:
+            with ShardReader(snapshot, encoders).steps(new) as steps, Behind(WRITES_BEHIND, "write") as behind:
                 encoder = StepEncoder(encoders, rows, behind)
                 for step in steps:
                     encoder.encode(step)
