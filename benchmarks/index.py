@@ -1,7 +1,7 @@
 """The store's index as it grows: commits, look-ups, opening, memory and size, compaction included.
 
-``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures at each size in processes of
-their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
+``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures each size in processes
+of their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
 request; ``--commits`` makes so many commits of one row; ``--writers`` has so many commit at once. Rows are added to
 ``results/index.csv``; ``--plot`` draws it.
 """
@@ -9,6 +9,7 @@ request; ``--commits`` makes so many commits of one row; ``--writers`` has so ma
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -25,17 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from common.index_plot import plot_index
 from common.index_rows import SHARD_ROWS, commit, grow
 from common.measure import append_row, device_name
 from common.page_cache import evict
+
 from storage import EncodingStore
 from storage.io.paths import store_path, tree_size
 
 HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "store-index.png"
-MEASURED_COMMITS = 8
+SMALL_COMMITS, MEASURED_COMMITS = 8, 8
+LARGE_COMMIT = 131_072
+"""Rows."""
 GOALS = {"look 256 captions up": "< 0.2", "look 10,000 captions up": "< 2", "a commit": "< 0.3"}
 
 
@@ -52,7 +55,7 @@ def main() -> None:
             elif arguments.writers:
                 measure_writers(f"{root}/writers", where, arguments.writers)
             else:
-                measure_growth(EncodingStore.create(f"{root}/grown"), where, sorted(arguments.rows), arguments.train)
+                measure_growth(f"{root}/grown", where, sorted(arguments.rows), arguments.train)
 
 
 def parse() -> argparse.Namespace:
@@ -81,58 +84,66 @@ def place(s3: bool, folder: Path) -> Iterator[tuple[str, str]]:
         yield "S3, 2 ms a request", f"s3://{bucket}/index"
 
 
-def measure_growth(store: EncodingStore, where: str, sizes: list[int], train: bool) -> None:
-    """One store, probed at each size."""
-    fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
-    shard = 0
-    compacting: list[float] = []
-    for rows in sizes:
-        shards = -(-rows // SHARD_ROWS)
-        while shard < shards - MEASURED_COMMITS:
+def measure_growth(path: str, where: str, sizes: list[int], train: bool) -> None:
+    """One store, probed at each size; beyond a million rows it grows by large commits, for the time that takes."""
+    fingerprint = EncodingStore.create(path).register_fingerprint({"kind": "benchmark", "bands": 1})
+    shard = rows = 0
+    seconds: list[float] = []
+    for size in sizes:
+        store = EncodingStore.open(path)
+        while rows < size - (MEASURED_COMMITS + SMALL_COMMITS) * SHARD_ROWS:
+            many = LARGE_COMMIT if size > 1_000_000 else SHARD_ROWS
             start = time.perf_counter()
+            grow(store, fingerprint, shard, many)
+            seconds += [time.perf_counter() - start] * (many == SHARD_ROWS)
+            shard, rows = shard + 1, rows + many
+        for _ in range(SMALL_COMMITS):
             grow(store, fingerprint, shard)
-            compacting.append(time.perf_counter() - start)
-            shard += 1
+            shard, rows = shard + 1, rows + SHARD_ROWS
         taken = []
         for _ in range(MEASURED_COMMITS):
             taken.append(commit(store, fingerprint, shard))
-            shard += 1
-        note = {"where": where, "rows": shard * SHARD_ROWS, "files": len(store.index.newest().files)}
+            shard, rows = shard + 1, rows + SHARD_ROWS
+        entries = store.index.newest().entries
+        note = {"where": where, "rows": rows, "files": len(entries)}
         add_commits(taken, f"{SHARD_ROWS} rows", {"commits": shard, **note})
-        mean = statistics.mean(compacting)
-        add("a commit with its share of compaction", mean, "s", of=f"{SHARD_ROWS} rows", commits=shard, **note)
-        live = sum(file.size for file in store.index.newest().entries)
-        add("index", live / note["rows"], "bytes a row", **note)
+        if size <= 1_000_000:
+            mean = statistics.mean(seconds)
+            add("a commit with its share of compaction", mean, "s", of=f"{SHARD_ROWS} rows", commits=shard, **note)
+        add("index", sum(file.size for file in entries) / rows, "bytes a row", **note)
         cache = tree_size(store_path(os.environ["XDG_CACHE_HOME"]))
-        add("cache of a machine", cache / note["rows"], "bytes a row", **note)
-        probe_all(store, fingerprint, shard, note, train)
+        add("cache of a machine", cache / rows, "bytes a row", **note)
+        del store  # it maps files of the cache, which could not be thrown out of the page cache
+        gc.collect()
+        probe_all(path, fingerprint, shard, note, train)
 
 
 def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any]) -> None:
     """Add the median and the slowest of some commits."""
     seconds, cpu = zip(*taken, strict=True)
     add("a commit", statistics.median(seconds), "s", of=of, cpu=statistics.median(cpu), **note)
+    add("a commit", min(seconds), "s", of=f"{of}, the fastest of {len(taken)}", cpu=min(cpu), **note)
     add("a commit", max(seconds), "s", of=f"{of}, the slowest of {len(taken)}", cpu=max(cpu), **note)
 
 
-def probe_all(store: EncodingStore, fingerprint: str, shards: int, note: dict[str, Any], train: bool) -> None:
-    local = not store.path.is_remote
+def probe_all(path: str, fingerprint: str, shards: int, note: dict[str, Any], train: bool) -> None:
     cache = Path(os.environ["XDG_CACHE_HOME"])
-    states = {"warm": lambda: None, "cold": lambda: evict_all(*[Path(str(store.path))] * local, cache)}
+    folders = [cache] if "://" in path else [Path(path), cache]
+    states = {"warm": lambda: None, "cold": lambda: evict_all(*folders)}
     for state, prepare in states.items():
         prepare()
-        add_lookups(state, probe("lookup", store, fingerprint, str(shards)), note)
+        add_lookups(state, probe("lookup", path, fingerprint, str(shards)), note)
     shutil.rmtree(cache, ignore_errors=True)
-    add_lookups("no cache yet", probe("lookup", store, fingerprint, str(shards)), note)
+    add_lookups("no cache yet", probe("lookup", path, fingerprint, str(shards)), note)
     for state in states if train else ():
         states[state]()
-        found = probe("dataset", store, fingerprint)
+        found = probe("dataset", path, fingerprint)
         add("open a version to train on", found["open"], "s", cache=state, **note)
         add("memory of opening to train on", found["memory"] / 1e6, "MB", cache=state, **note)
 
 
 def evict_all(*folders: Path) -> None:
-    """Throw files out of the page cache, tried a few times: who reads them meanwhile, such as a kernel's thread, stops."""
+    """Throw files out of the page cache, tried a few times, for the kernel may hold some."""
     os.sync()
     for attempt in range(5):
         try:
@@ -157,9 +168,9 @@ def add_lookups(state: str, found: dict[str, float], note: dict[str, Any]) -> No
     add("peak memory of looking up", found["peak"] / 1e6, "MB", cache=state, of="mapped pages included", **note)
 
 
-def probe(what: str, store: EncodingStore, *more: str) -> dict[str, float]:
+def probe(what: str, *more: str) -> dict[str, float]:
     """What a fresh process measures."""
-    command = [sys.executable, str(HERE / "common" / "index_probe.py"), what, str(store.path), *more]
+    command = [sys.executable, str(HERE / "common" / "index_probe.py"), what, *more]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     return dict(json.loads(output))

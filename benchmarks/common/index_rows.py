@@ -60,7 +60,7 @@ def grow(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_R
 
 
 def commit(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> tuple[float, float]:
-    """Commit a shard's rows as `ShardWriter` does, and compact; return the seconds of the commit, and its CPU seconds."""
+    """Commit a shard's rows as `ShardWriter` does, and compact; return seconds and CPU seconds of the commit."""
     found = shard_columns(fingerprint, shard, rows).to_pylist()
     added = ShardRows(found[0]["shard"])
     for row in found:

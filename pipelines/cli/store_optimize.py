@@ -42,5 +42,7 @@ def optimize(
         return
     for table in tables:
         would = "would be " if dry_run and table.merged else ""
-        done = f"{table.merged} {would}merged into {table.into}, {table.rows} rows" if table.merged else "left as they are"
+        done = (
+            f"{table.merged} {would}merged into {table.into}, {table.rows} rows" if table.merged else "left as they are"
+        )
         print(f"{table.table}: {table.files} files, {done}")

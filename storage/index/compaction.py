@@ -21,7 +21,7 @@ SMALL, LARGE = 1 << 17, 1 << 21
 """Rows from which on a file is no longer small, and from which on it is large."""
 MERGED_AT_ONCE = {range(SMALL): 32, range(SMALL, LARGE): 16}
 """Of so many files of one size, by rows, one is made."""
-LARGEST = 1 << 22
+LARGEST = 1 << 21
 """Rows that `plan` makes no file larger than."""
 
 

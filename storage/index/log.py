@@ -68,7 +68,9 @@ class DeltaLog:
         """Raise ValueError where an entry after this one was there, for its checksum is."""
         following = entry_name(version + 1)
         if (self.sidecars / following).exists() and not (self.log / following).exists():
-            raise ValueError(f"{self.log / following}: expected an entry of the log, whose checksum is there; found none")
+            raise ValueError(
+                f"{self.log / following}: expected an entry of the log, whose checksum is there; found none"
+            )
 
     def sync(self, version: int, ours: bool = False) -> None:
         """Bring an entry to the disk, unless it is `ours`, which is there, and then its checksum."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -114,7 +115,14 @@ class KeyIndex:
                 left, order = left[rest], order[rest]
         which = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
         names = parts[0][1].values if parts else {}
-        return Found(which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names})
+        return Found(
+            which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names}
+        )
+
+    def prepare(self, version: TableVersion) -> None:
+        """Have all that look-ups in a version read in memory or mapped: no file is asked for afterwards."""
+        for name in self.lookups:
+            self._of_version(version, name)
 
     def make(self, file: DataFile) -> None:
         """Make a large file's keys for all look-ups, ahead of who asks."""
@@ -123,8 +131,15 @@ class KeyIndex:
                 for name in self.lookups:
                     self._load(file, name)
 
+    def forget(self, files: Iterable[DataFile]) -> None:
+        """Take the keys of files that others took the place of out of the cache; who has them open keeps them."""
+        for file in files:
+            for name in self.lookups:
+                with suppress(OSError):
+                    self._path(file, name).unlink(missing_ok=True)
+
     def _of_version(self, version: TableVersion, name: str) -> list[Keys]:
-        """Return the keys of all files, those of most rows first; of the others in memory, those of this version stay."""
+        """Return the keys of all files, those of most rows first."""
         with self._lock:
             there = {file.name for file in version.entries}
             if len(self._keys) > 2 * len(self.lookups) * max(64, len(there)):
@@ -145,22 +160,34 @@ class KeyIndex:
 
     def _cached(self, file: DataFile, lookup: Lookup) -> Keys:
         """Return the keys of a large file from the cache, after making them there if need be."""
-        facts = {"format": FORMAT, "file": file.name, "size": file.size, "written": file.written, "key": list(lookup.key)}
-        folder = cache_folder() / self.table.id
-        path = folder / f"{file.name}.{lookup.name}.keys"
+        facts = {
+            "format": FORMAT,
+            "file": file.name,
+            "size": file.size,
+            "written": file.written,
+            "key": list(lookup.key),
+        }
+        path = self._path(file, lookup.name)
         if (keys := Keys.load(path, facts)) is not None:
             return keys
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with _alone(path):
                 if (keys := Keys.load(path, facts)) is None:
                     self._build(file, lookup).save(path, facts)
-                    self._remove_unused(folder)
+                    self._remove_unused(path.parent)
                     keys = Keys.load(path, facts)
         except OSError as error:
             logger.warning("%s: kept in memory, for there is no room or right to write it: %s", path, error)
             keys = None
         return keys if keys is not None else self._build(file, lookup)
+
+    def _path(self, file: DataFile, name: str) -> Path:
+        return cache_folder() / self._table_id / f"{file.name}.{name}.keys"
+
+    @cached_property
+    def _table_id(self) -> str:
+        return self.table.id
 
     def _build(self, file: DataFile, lookup: Lookup) -> Keys:
         return lookup.keys_of(self.table.stream_file(file.name, lookup.columns))
@@ -169,9 +196,9 @@ class KeyIndex:
         there = {file.name for file in self.table.newest().entries}
         for path in folder.iterdir():
             with suppress(OSError):
-                if path.name.partition(".parquet")[0] + ".parquet" not in there:
-                    if time.time() - path.stat().st_mtime > UNUSED_AFTER:
-                        path.unlink()
+                unused = path.suffix == ".keys" and path.name.partition(".parquet")[0] + ".parquet" not in there
+                if unused and time.time() - path.stat().st_mtime > UNUSED_AFTER:
+                    path.unlink()
 
 
 def cache_folder() -> Path:
@@ -182,7 +209,7 @@ def cache_folder() -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Let one process at a time make a file."""
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path.with_name("lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

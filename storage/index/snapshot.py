@@ -35,9 +35,7 @@ OF_INDEX = (
 )
 OF_REJECTS = (Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row", "reason"), unique=False),)
 OF_REPEATS = (
-    Lookup(
-        name="rows", key=ROW_COLUMNS[:2], values=("row",), digest=("fingerprint", *CONTENT_COLUMNS), unique=False
-    ),
+    Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row",), digest=("fingerprint", *CONTENT_COLUMNS), unique=False),
 )
 
 
@@ -74,6 +72,13 @@ class Snapshot:
         """The version of the repeats; None in a store that an earlier version of the program wrote last."""
         return None if self.repeat_keys is None else self.repeat_keys.table.newest()
 
+    def prepare(self) -> None:
+        """Have all that look-ups read in memory or mapped, so that no file that is merged and removed is missed."""
+        self.keys.prepare(self.at)
+        self.reject_keys.prepare(self.rejects_at)
+        if self.repeat_keys is not None and self.repeats_at is not None:
+            self.repeat_keys.prepare(self.repeats_at)
+
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
         return self.index.read(self.at, columns, filters)
@@ -85,7 +90,9 @@ class Snapshot:
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:
         """Return where the encodings of these captions lie; those that are not in the store are left out."""
         hashes = list(dict.fromkeys(caption_hashes))
-        found = self.keys.find(self.at, "encodings", digests([_all(fingerprint, hashes), pa.array(hashes, pa.string())]))
+        found = self.keys.find(
+            self.at, "encodings", digests([_all(fingerprint, hashes), pa.array(hashes, pa.string())])
+        )
         return {hashes[which]: EncodingRef(*ref) for which, *ref in _rows(found, ENCODING_COLUMNS[2:])}
 
     def latents(self, latent_keys: Iterable[str]) -> dict[str, LatentRef]:
@@ -118,7 +125,9 @@ class Snapshot:
     def contents(self, fingerprint: str, wanted: Collection[Content]) -> set[Content]:
         """Return which of these pictures with captions are samples of an encoder."""
         contents = list(wanted)
-        columns = [pa.array(column, pa.string()) for column in zip(*contents, strict=True)] or [pa.array([], pa.string())]
+        columns = [pa.array(column, pa.string()) for column in zip(*contents, strict=True)] or [
+            pa.array([], pa.string())
+        ]
         found = self.keys.find(self.at, "contents", digests([_all(fingerprint, contents), *columns]))
         return {contents[which] for which in found.which}
 

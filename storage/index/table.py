@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from storage.hashing import checksum
-from storage.index.data_file import check_bytes
 from storage.index.delta import DataFile, create_table
 from storage.index.log import REQUESTS_AT_ONCE, DeltaLog
 from storage.index.state import LogState
+from storage.index.table_files import OF_FEW_VALUES, TableFiles
 from storage.io.paths import StorePath
 
-OF_FEW_VALUES = {
-    "fingerprint",
-    "encoding_shard",
-    "latent_shard",
-    "latent_shape",
-    "source",
-    "source_hash",
-    "shard",
-    "reason",
-}
-"""Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 LOOKED_AT_ONE_BY_ONE = 1000
 """Files of a version whose being there is asked for one by one; of more, the folder is listed."""
 
@@ -55,18 +42,16 @@ class TableVersion:
         return sum(file.rows for file in self.entries)
 
 
-class Table:
+class Table(TableFiles):
     """One of the store's three tables; safe to use from several threads and processes."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.log = DeltaLog(folder)
         self.schema = schema
         self._lock = threading.RLock()
         self._state: LogState | None = None
         self._version: TableVersion | None = None
-        self._checksums: dict[str, int | None] = {}
-        """Of each file that a version which was looked at names; None where it was compared, or nothing says it."""
 
     def create(self) -> None:
         """Make an empty table; leave one that is there as it is."""
@@ -117,7 +102,9 @@ class Table:
             tables = list(pool.map(lambda file: self.read_file(file, **options), version.files))
         return pa.concat_tables(tables).unify_dictionaries()
 
-    def stream(self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+    def stream(
+        self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None
+    ) -> Iterator[pa.Table]:
         """Yield columns of a version a row group at a time, file after file in the version's order; no empty ones.
 
         With `fingerprint`, rows of that encoder alone: row groups whose statistics exclude it are not read. Columns of
@@ -125,35 +112,6 @@ class Table:
         """
         for file in version.files:
             yield from self.stream_file(file, columns, fingerprint)
-
-    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
-        """Yield columns of one of the table's files likewise."""
-        wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
-        with self.open_file(file, wanted) as opened:
-            for group in range(opened.num_row_groups):
-                if fingerprint is not None and not _may_hold(opened.metadata.row_group(group), fingerprint):
-                    continue
-                rows = opened.read_row_group(group, wanted, use_threads=False)
-                if fingerprint is not None:
-                    rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
-                if len(rows):
-                    yield rows
-
-    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
-        """Open one of the table's files to read some of its columns; ValueError where its bytes are not as committed."""
-        return pq.ParquetFile(
-            self._checked(file), read_dictionary=_of_few_values(columns), page_checksum_verification=True
-        )
-
-    def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
-        """Read columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
-        options = {"partitioning": None, "use_threads": False, "page_checksum_verification": True, **options}
-        options = {"columns": list(columns), "read_dictionary": _of_few_values(columns), **options}
-        return pq.read_table(self._checked(file), **options)
-
-    def parquet_files(self) -> list[StorePath]:
-        """Return all files of rows in the table's folder, whether or not a version names them."""
-        return [path for path in self.folder.children() if path.name.endswith(".parquet")]
 
     def committed(self, name: str) -> bool:
         """Return whether a commit of this name ever went in."""
@@ -194,7 +152,8 @@ class Table:
             version = state.version
             for entry in range(base + 1, version + 1):
                 self.log.sync(entry, entry == ours)
-            every = max(checkpoint_every, version // 100)  # their sizes grow with it: all together stay small
+            doublings = max(0, (version // (100 * checkpoint_every)).bit_length() - 1)
+            every = checkpoint_every << doublings  # their sizes grow with the log, so they come less often
             if version // every > base // every:
                 self.log.checkpoint()
         return version
@@ -220,8 +179,7 @@ class Table:
     def _seen(self, state: LogState) -> TableVersion:
         """Return the version that a state is at, and keep its files' checksums in mind."""
         version = TableVersion(state.version, tuple(file for _, file in sorted(state.files.items())))
-        for file in version.entries:
-            self._checksums.setdefault(file.name, file.crc32c)
+        self.note(version.entries)
         return version
 
     def _gone(self, files: Sequence[str]) -> list[str]:
@@ -231,16 +189,6 @@ class Table:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
             there = pool.map(lambda file: (self.folder / file).exists(), files)
             return list(itertools.compress(files, (not each for each in there)))
-
-    def _checked(self, file: str) -> str | pa.BufferReader:
-        """Return what to read a file from, after a look at all its bytes the first time."""
-        expected = self._checksums.get(file)
-        path = self.folder / file
-        if expected is None:
-            return path.arrow_source()
-        fetched = check_bytes(path, expected)
-        self._checksums[file] = None
-        return path.arrow_source() if fetched is None else fetched
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         few = pa.dictionary(pa.int32(), pa.string())
@@ -253,16 +201,3 @@ class Table:
 def written_by(file: str) -> str:
     """Return the name of the commit, or of the rewrite, that a file was written for."""
     return file.removesuffix(".parquet").partition("~")[0]
-
-
-def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
-    """Return whether a row group may have rows of an encoder, as far as its statistics tell."""
-    columns = (group.column(i) for i in range(group.num_columns))
-    statistics = next(column.statistics for column in columns if column.path_in_schema == "fingerprint")
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= fingerprint <= statistics.max)
-
-
-def _of_few_values(columns: Iterable[str]) -> list[str]:
-    return [column for column in columns if column in OF_FEW_VALUES]

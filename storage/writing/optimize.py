@@ -92,11 +92,16 @@ def compact(store: EncodingStore) -> None:
                 if files := due(index.table.newest()):
                     _merge(store, index, files)
     except (OSError, ValueError) as error:
-        logger.warning("%s: its tables could not be compacted, which the next commit tries again: %s", store.path, error)
+        logger.warning(
+            "%s: its tables could not be compacted, which the next commit tries again: %s", store.path, error
+        )
 
 
 def _merge(
-    store: EncodingStore, index: KeyIndex, files: Sequence[DataFile], progress: Callable[[int], None] = lambda rows: None
+    store: EncodingStore,
+    index: KeyIndex,
+    files: Sequence[DataFile],
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> bool:
     """Merge files; say whether they were still there."""
     name = f"{JOB}-{uuid.uuid4().hex}"
@@ -110,6 +115,7 @@ def _merge(
 
     try:
         index.make(merge(index.table, name, files, store.locks.committing, alive))
+        index.forget(files)
     except LostRaceError as error:
         logger.info("%s", error)
         return False

@@ -158,7 +158,10 @@ class TestOnADisk(DeltaContract):
         base = table.newest()
         append(table, "second", lambda version: (rows(2), []))
         Path(str(table.log.entry(2))).write_bytes(b"{broken")
-        with pytest.raises(OSError, match="could not commit third") as failed, Transaction(table, "third", base) as third:
+        with (
+            pytest.raises(OSError, match="could not commit third") as failed,
+            Transaction(table, "third", base) as third,
+        ):
             add_and_commit(third, 3)
         assert not isinstance(failed.value, LostRaceError)
 

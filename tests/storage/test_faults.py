@@ -215,7 +215,8 @@ def test_full_disk_while_optimizing(small_disk):
 def test_writers_at_once_with_whoever_optimizes(store):
     (llm,) = store.fingerprints()
     processes = [
-        writer_process.start(writer_process.encode_and_optimize, store.path, llm, *sources) for sources in ("bcd", "efg")
+        writer_process.start(writer_process.encode_and_optimize, store.path, llm, *sources)
+        for sources in ("bcd", "efg")
     ]
     pinned = EncodingStore.open(store.path, version=1)
     while any(process.is_alive() for process in processes):

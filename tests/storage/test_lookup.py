@@ -33,7 +33,10 @@ def test_a_key_is_the_same_however_a_column_is_kept() -> None:
 
 def test_the_order_of_columns_and_their_absence_matter() -> None:
     x, y = content_hash(b"x"), content_hash(b"y")
-    keys = [digests([strings(*each)[i : i + 1] for i in range(2)]) for each in ((x, y), (y, x), (x, None), (None, x), (x, x))]
+    keys = [
+        digests([strings(*each)[i : i + 1] for i in range(2)])
+        for each in ((x, y), (y, x), (x, None), (None, x), (x, x))
+    ]
     assert len({pairs(key)[0] for key in keys}) == len(keys)
 
 
@@ -92,7 +95,9 @@ def test_the_cache_answers_as_the_table_does_whatever_becomes_of_it(tmp_path: Pa
         for place in range(0, len(whole), max(1, len(whole) // 12)):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
             found = answers(EncodingStore.open(store.path))
-            assert all(set(one) <= set(other) for one, other in zip(found, expected, strict=True)), "never another answer"
+            assert all(set(one) <= set(other) for one, other in zip(found, expected, strict=True)), (
+                "never another answer"
+            )
             for one, other in zip(found[:2], expected[:2], strict=True):
                 assert all(other[key] == place for key, place in one.items())
         path.write_bytes(whole[: len(whole) // 2])

@@ -51,6 +51,7 @@ def encode_shard(
     if source.has_pictures and encoders.latents is None:
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     snapshot = store.snapshot()
+    snapshot.prepare()
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
     repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
     bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=TRY_AGAIN)
