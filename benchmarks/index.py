@@ -2,8 +2,8 @@
 
 ``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures each size in processes
 of their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
-request; ``--commits`` makes so many commits of one row; ``--writers`` has so many commit at once. Rows are added to
-``results/index.csv``; ``--plot`` draws it.
+request; ``--commits`` commits to stores that had so many commits; ``--writers`` has so many commit at once. Rows are
+added to ``results/index.csv``; ``--plot`` draws it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from common.index_plot import plot_index
-from common.index_rows import SHARD_ROWS, commit, grow
+from common.index_rows import SHARD_ROWS, age, commit, grow
 from common.measure import append_row, device_name
 from common.page_cache import evict
 
@@ -50,11 +50,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         with place(arguments.s3, Path(folder)) as (where, root):
-            if arguments.commits:
-                measure_commits(EncodingStore.create(f"{root}/commits"), where, arguments.commits)
-            elif arguments.writers:
+            for commits in arguments.commits:
+                measure_commits(root, where, commits)
+            if arguments.writers:
                 measure_writers(f"{root}/writers", where, arguments.writers)
-            else:
+            if not arguments.commits and not arguments.writers:
                 measure_growth(f"{root}/grown", where, sorted(arguments.rows), arguments.train)
 
 
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000_000, 3_000_000], help="sizes to measure at")
     parser.add_argument("--train", action="store_true", help="open each size to train on, too")
-    parser.add_argument("--commits", type=int, default=0, help="instead, so many commits of one row")
+    parser.add_argument("--commits", nargs="+", type=int, default=[], help="instead, after so many commits")
     parser.add_argument("--writers", type=int, default=0, help="instead, so many writers at once")
     parser.add_argument("--s3", action="store_true", help="in an object store on loopback, 2 ms a request")
     parser.add_argument("--folder", type=Path, default=None, help="for the store; default: the temporary folder")
@@ -176,15 +176,16 @@ def probe(what: str, *more: str) -> dict[str, float]:
     return dict(json.loads(output))
 
 
-def measure_commits(store: EncodingStore, where: str, count: int) -> None:
-    """Commits of one row, of a hundred the median and the slowest at each tenfold number."""
+def measure_commits(root: str, where: str, commits: int) -> None:
+    """Commits of 4,096 rows to a store that had so many before, which were merged since."""
+    store = EncodingStore.create(f"{root}/commits-{commits}")
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
-    taken: list[tuple[float, float]] = []
-    for number in range(1, count + 1):
-        taken.append(commit(store, fingerprint, number, rows=1))
-        if number >= 100 and (number in {100, 1000, 10_000, 30_000, 100_000} or number == count):
-            note = {"where": where, "rows": number, "files": len(store.index.newest().files), "commits": number}
-            add_commits(taken[-100:], "1 row", note)
+    age(store, commits)
+    store = EncodingStore.open(store.path)
+    commit(store, fingerprint, 0)
+    taken = [commit(store, fingerprint, number) for number in range(1, 25)]
+    note = {"where": where, "rows": 25 * SHARD_ROWS, "files": len(store.index.newest().files), "commits": store.version}
+    add_commits(taken, f"{SHARD_ROWS} rows, after so many commits", note)
 
 
 def measure_writers(path: str, where: str, writers: int, each: int = 10) -> None:

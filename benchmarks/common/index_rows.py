@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
 import pyarrow as pa
 
 from storage import EncodingStore, Sample, content_hash
+from storage.index.delta import DataFile, add_action, entry_of, now, remove_action
 from storage.index.transaction import append
 from storage.schema import INDEX, EncodingRef, LatentRef
 from storage.writing.commit import ShardRows, commit_shard
@@ -57,6 +59,23 @@ def grow(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_R
     with store.locks.committing():
         append(store.index, table["shard"][0].as_py(), lambda version: (table, [f"{fingerprint}/contents"]))
     compact(store)
+
+
+def age(store: EncodingStore, commits: int) -> None:
+    """Give the index the log that so many commits leave, whose files were merged since and are not there."""
+    log, held = store.index.log, []
+    for version in range(store.version + 1, commits + 1):
+        file = DataFile(f"old-{content_hash(str(version).encode())}.parquet", 1, 1000, now(), 0)
+        stats = json.dumps({"numRecords": 1})
+        actions = [add_action(file, stats)] if len(held) < 31 else [remove_action(each, False) for each in held]
+        held = [*held, file] if len(held) < 31 else []
+        log.entry(version).write_bytes(entry_of(actions, [file.name.removesuffix(".parquet"), "encoder/contents"], {}))
+        if version % 10_000 == 0:
+            log.checkpoint()
+    if held:
+        removed = entry_of([remove_action(each, False) for each in held], ["merged"], {})
+        log.entry(commits + 1).write_bytes(removed)
+    log.checkpoint()
 
 
 def commit(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> tuple[float, float]:
