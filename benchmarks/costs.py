@@ -97,7 +97,7 @@ class Costs:
         self.cache_row = float(index_rows("cache of a machine")[-1]["value"])
         self.lookup = growth("look a shard up", "cpu", cache="warm")
         self.lookup_memory = growth("memory of looking up", cache="warm")
-        self.commit = growth("a commit", of=f"{SHARD_ROWS} rows, the fastest of 8")
+        self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
         self.open = slope("open a version to train on", cache="cold")
         self.train_memory = slope("peak memory of opening to train on")
 

@@ -188,8 +188,8 @@ def measure_commits(root: str, where: str, commits: int) -> None:
     add_commits(taken, f"{SHARD_ROWS} rows, after so many commits", note)
 
 
-def measure_writers(path: str, where: str, writers: int, each: int = 10) -> None:
-    """Writers that commit different shards at once, each with a store object of its own."""
+def measure_writers(path: str, where: str, writers: int, each: int = 2) -> None:
+    """Writers that commit different shards at once, each with a store object of its own, in one process."""
     store = EncodingStore.create(path)
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
     waits: list[tuple[float, float]] = []
