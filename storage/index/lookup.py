@@ -51,6 +51,9 @@ class Lookup:
     runs: bool = False
     """Whether the one value, a number, is kept as runs of neighbours: `values` and ``count``."""
 
+    group: str = ""
+    """Of a small file, the keys of one group's look-ups are made from one read: they are asked together."""
+
     @property
     def columns(self) -> list[str]:
         """All that are read for it."""
@@ -102,7 +105,7 @@ class KeyIndex:
         lookup = self.lookups[name]
         order = np.argsort(wanted.upper)
         left, parts = wanted[order], []
-        for keys in self._of_version(version, name):
+        for keys in self._of_version(version, name) if len(left) else ():
             if not len(left):
                 break
             which, rows = keys.find(left)
@@ -153,9 +156,10 @@ class KeyIndex:
         if file.rows >= KEY_FILE_ROWS:
             self._keys[file.name, name] = self._cached(file, self.lookups[name])
             return
-        columns = list(dict.fromkeys(column for lookup in self.lookups.values() for column in lookup.columns))
+        together = [lookup for lookup in self.lookups.values() if lookup.group == self.lookups[name].group]
+        columns = list(dict.fromkeys(column for lookup in together for column in lookup.columns))
         rows = list(self.table.stream_file(file.name, columns))
-        for lookup in self.lookups.values():
+        for lookup in together:
             self._keys[file.name, lookup.name] = lookup.keys_of(rows)
 
     def _cached(self, file: DataFile, lookup: Lookup) -> Keys:

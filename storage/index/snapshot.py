@@ -30,8 +30,16 @@ ROW_COLUMNS = ("fingerprint", "source_hash", "row")
 OF_INDEX = (
     Lookup(name="encodings", key=ENCODING_COLUMNS[:2], values=ENCODING_COLUMNS[2:], only_with="encoding_shard"),
     Lookup(name="latents", key=LATENT_COLUMNS[:1], values=LATENT_COLUMNS[1:], only_with="latent_shard"),
-    Lookup(name="contents", key=("fingerprint", *CONTENT_COLUMNS), only_with="source"),
-    Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row",), only_with="source_hash", unique=False, runs=True),
+    Lookup(name="contents", key=("fingerprint", *CONTENT_COLUMNS), only_with="source", group="commit"),
+    Lookup(
+        name="rows",
+        key=ROW_COLUMNS[:2],
+        values=("row",),
+        only_with="source_hash",
+        unique=False,
+        runs=True,
+        group="commit",
+    ),
 )
 OF_REJECTS = (Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row", "reason"), unique=False),)
 OF_REPEATS = (
