@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from common.measured import measured, slope
+from common.measured import growth, index_rows, measured, slope
 from common.words import count, duration, number, size
 
 PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
@@ -22,8 +22,8 @@ FILES_OF_A_SHARD = 9
 """Beside its arrays' data: six descriptions of groups and arrays, the manifest among them; the index's three."""
 FILE_BYTES = 128 * 1024**2
 LATENT_BYTES = 2 * 4 * 64 * 64
-ROWS_AT_ONCE, LOOKUPS_AT_ONCE = 256, 2
-"""`llmdiff.data.encode.shard` asks the index for 256 captions at once, and for their pictures."""
+SHARD_ROWS = 4096
+"""Of the commits and look-ups that were measured."""
 CLOSE_TO, NEVER = 1.0, 1e15
 
 
@@ -93,9 +93,11 @@ class Costs:
         self.vae = measured("train.csv", "value", what="autoencoder's encoder")
         self.step = measured("train.csv", "value", what="training step, forward and backward")
         self.overhead = measured("store.csv", "value", name="overhead with index and manifests", prompts="DPG-Bench")
-        self.index_row = measured("store.csv", "value", name="index", captions="1000000")
-        self.lookup = slope("look 10,000 captions up again")
-        self.lookup_memory = slope("peak memory of looking up")
+        self.index_row = float(index_rows("index")[-1]["value"])
+        self.cache_row = float(index_rows("cache of a machine")[-1]["value"])
+        self.lookup = growth("look a shard up", "cpu", cache="warm")
+        self.lookup_memory = growth("memory of looking up", cache="warm")
+        self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
         self.open = slope("open a version to train on", cache="cold")
         self.train_memory = slope("peak memory of opening to train on")
 
@@ -121,15 +123,12 @@ class Costs:
         return self.shards(n) * (FILES_OF_A_SHARD + data)
 
     def commit_seconds(self, n: float) -> float:
-        """All commits one after the other, as the index takes them; each is slower by the files before it."""
-        few = measured("store.csv", "value", name="a commit of 4096 rows", captions="100000")
-        many = measured("store.csv", "value", name="a commit of 4096 rows", captions="1000000")
-        growth = (many - few) / ((25 + 245) / 2 - (3 + 25) / 2)  # medians of the commits from 3 to 25 and to 245 files
-        return self.shards(n) * (few - growth * 14) + growth * self.shards(n) ** 2 / 2
+        """All commits one after the other, as the index takes them; each is slower by the rows before it."""
+        return self.shards(n) * (self.commit[0] + self.commit[1] * n / 2)
 
     def lookup_seconds(self, n: float) -> float:
-        """Of one worker, for the rows that it takes at once."""
-        return LOOKUPS_AT_ONCE * self.lookup[1] * n
+        """Of one worker, for `SHARD_ROWS` rows: what the store has of their captions and pictures."""
+        return self.lookup[0] + self.lookup[1] * n
 
     def encoder_memory(self, n: float) -> float:
         """Bytes of one worker."""
@@ -162,6 +161,7 @@ def costs_table(at: Assumptions) -> str:
         ("encodings", lambda c, n: size(c.encodings(n))),
         ("latents, 512²", lambda c, n: size(n * LATENT_BYTES)),
         ("index", lambda c, n: size(n * c.index_row)),
+        ("its cache, on each machine that encodes", lambda c, n: size(n * c.cache_row)),
         ("encode, GPU hours", lambda c, n: number(c.encode_seconds(n) / 3600)),
         ("encode, dollars", lambda c, n: number(c.encode_seconds(n) / 3600 * at.price)),
         (f"encode in a day, machines of {at.gpus:g}", lambda c, n: number(machines(c.encode_seconds(n), 1, at))),
@@ -197,7 +197,7 @@ def index_table(at: Assumptions) -> str:
     cost = Costs(llms()[0], at)
     lines = [f"| however large the shards | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
     values: list[tuple[str, Callable[[float], str]]] = [
-        ("look-ups for 256 rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
+        (f"look-ups for {SHARD_ROWS:,} rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
         ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
         ("open to train on", lambda n: duration(cost.open_seconds(n))),
         ("memory of each training process", lambda n: size(cost.trainer_memory(n))),
@@ -212,9 +212,7 @@ def walls_table(at: Assumptions) -> str:
     large = Costs(llms()[0], Assumptions(**{**vars(at), "rows": 65536}))
     gpus = at.machines * at.gpus
     used: dict[str, Callable[[float], float]] = {
-        "look-ups take a worker as long as its GPU": lambda n: (
-            cost.lookup_seconds(n) / cost.encode_seconds(ROWS_AT_ONCE)
-        ),
+        "look-ups take a worker as long as its GPU": lambda n: cost.lookup_seconds(n) / cost.encode_seconds(SHARD_ROWS),
         f"training processes fill a machine of {at.memory:,.0f} GB": lambda n: (
             at.gpus * cost.trainer_memory(n) / memory
         ),
@@ -227,7 +225,7 @@ def walls_table(at: Assumptions) -> str:
         ),
         "verify takes one process a day": lambda n: cost.verify_seconds(n) / 86400,
     }
-    found = sorted((crossing(share), what) for what, share in used.items())
+    found = sorted((n, what) for what, share in used.items() if (n := crossing(share)) < NEVER / 2)
     return "\n".join(["| what | at captions |", "| --- | --- |", *(f"| {what} | {count(n)} |" for n, what in found)])
 
 

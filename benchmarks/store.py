@@ -1,4 +1,4 @@
-"""The encoding store against what others do: bytes a caption, reading an epoch, writing, and the index as it grows.
+"""The encoding store against what others do: bytes a caption, reading an epoch, writing. Its index: `index.py`.
 
 Real prompts with real token lengths (GPT-2's tokenizer at width 2,048, Llama 2's at 4,096); the encodings are normal
 values rounded to bfloat16. Peers are measured in the same run, in turns, on the same bytes; times are wall-clock. A
@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import layouts
-from common.index_growth import SHARD_ROWS, measure_index
-from common.prompts import read_prompts
+from common.index_rows import SHARD_ROWS
 from common.store_prompts import LATENT, REPEATS, TOKENIZERS, Prompts, load_prompts, make_store, samples_of, write_shard
 from common.store_reading import measure_reading
 from common.store_rows import StoreResults, timed
@@ -52,15 +51,12 @@ def main() -> None:
                     if name in sections:
                         with temporary(folder) as place:
                             sections[name](prompts, place, arguments, results)
-        if "index" in arguments.only:
-            plot = None if arguments.no_append else arguments.plot
-            measure_index(folder, read_prompts(arguments.data), arguments.rows, plot, results)
     results.print_table()
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sections = ["bytes", "read", "write", "index"]
+    sections = ["bytes", "read", "write"]
     parser.add_argument("--only", nargs="+", choices=sections, default=sections)
     parser.add_argument("--width", nargs="+", type=int, choices=list(TOKENIZERS), default=list(TOKENIZERS))
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement with a warm cache")
@@ -69,18 +65,15 @@ def parse() -> argparse.Namespace:
         "--padded", type=int, default=64, help="captions written in the padded layouts, all of one size"
     )
     parser.add_argument("--kohya", type=int, default=256, help="captions read as kohya writes them, 4 or 8 MB each")
-    parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="sizes of the index")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
     )
     parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure (about 12 GB)")
-    parser.add_argument("--plot", type=Path, default=Path("docs/store-index.png"))
     parser.add_argument("--quick", action="store_true", help="small and few, for a look; adds no rows to the CSV file")
-    parser.add_argument("--no-append", action="store_true", help="add no rows to the CSV file, and no plot")
+    parser.add_argument("--no-append", action="store_true", help="add no rows to the CSV file")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.cold_rounds, arguments.padded, arguments.kohya = 3, 2, 8, 32
-        arguments.rows = [row for row in arguments.rows if row <= 100_000]
         arguments.no_append = True
     return arguments
 

@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 
 from storage.hashing import Fingerprint
-from storage.index.snapshot import Snapshot
+from storage.index.lookup import KeyIndex
+from storage.index.snapshot import OF_INDEX, OF_REJECTS, OF_REPEATS, Snapshot
 from storage.index.table import Table, TableVersion
 from storage.io.names import shard_folder
 from storage.io.paths import StorePath, store_path, tree_size
@@ -52,6 +53,9 @@ class EncodingStore:
         self.index = Table(self.path / "index", INDEX)
         self.reject_table = Table(self.path / "rejects", REJECTS)
         self.repeat_table = Table(self.path / "repeats", REPEATS)
+        self.index_keys = KeyIndex(self.index, OF_INDEX)
+        self.reject_keys = KeyIndex(self.reject_table, OF_REJECTS)
+        self.repeat_keys = KeyIndex(self.repeat_table, OF_REPEATS)
         self._up_to_date = False
         self.pinned: TableVersion | None = None if version is None else self.index.at(version)
 
@@ -127,6 +131,11 @@ class EncodingStore:
         return [self.index, self.reject_table, *[self.repeat_table] * self.is_up_to_date]
 
     @property
+    def key_indexes(self) -> list[KeyIndex]:
+        """The look-ups of its tables."""
+        return [self.index_keys, self.reject_keys, *[self.repeat_keys] * self.is_up_to_date]
+
+    @property
     def version(self) -> int:
         """The version shown: the pinned one, or the newest."""
         return self.snapshot().version
@@ -137,8 +146,8 @@ class EncodingStore:
 
     def snapshot_at(self, version: TableVersion) -> Snapshot:
         """Return a version of the index with its look-ups."""
-        repeats = self.repeat_table if self.is_up_to_date else None
-        return Snapshot(self.index, self.reject_table, repeats, version)
+        repeats = self.repeat_keys if self.is_up_to_date else None
+        return Snapshot(self.index_keys, self.reject_keys, repeats, version)
 
     def register_fingerprint(self, description: dict[str, Any]) -> Fingerprint:
         """Store what an encoder is, once, and return the hash that stands for it."""

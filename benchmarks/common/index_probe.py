@@ -1,6 +1,6 @@
-"""Run in a fresh process by ``store.py``: opens a store's index and prints what it took, as JSON.
+"""Run in a fresh process by ``index.py``: opens a store's index and prints what it took, as JSON.
 
-python index_probe.py lookup <store> <fingerprint> <file of caption hashes>
+python index_probe.py lookup <store> <fingerprint> <shards in it>
 python index_probe.py dataset <store> <fingerprint>
 """
 
@@ -10,51 +10,88 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from storage import EncodingStore
+import numpy as np
+
+from common.index_rows import SHARD_ROWS, hashes
+from storage import EncodingStore, content_hash
 
 
 def main() -> None:
-    what, path, fingerprint, *hashes = sys.argv[1:]
-    found = {"lookup": probe_lookup, "dataset": probe_dataset}[what](Path(path), fingerprint, *hashes)
-    print(json.dumps({**found, "peak_rss": peak_rss()}))
+    what, path, fingerprint, *shards = sys.argv[1:]
+    found = {"lookup": probe_lookup, "dataset": probe_dataset}[what](path, fingerprint, *map(int, shards))
+    print(json.dumps(found))
 
 
-def probe_lookup(path: Path, fingerprint: str, hashes: str) -> dict[str, float]:
-    """Seconds to open, to see the newest snapshot, to look captions up the first time and again, to open a version."""
-    wanted = json.loads(Path(hashes).read_text())
-    times = [time.perf_counter()]
+def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
+    """Seconds to open, and of look-ups, half of which find something; the most memory, and what of it is ours."""
+    some = [hashes(int(i), "caption_hash") for i in np.random.default_rng(1).permutation(shards)[:40]]
+    there = [each for shard in some for each in shard[:125]]
+    wanted = [*there, *(content_hash(each.encode()) for each in there)]
+    np.random.default_rng(2).shuffle(wanted)
+    before = memory("RssAnon")
+    found = {}
+    start = time.perf_counter()
     store = EncodingStore.open(path)
+    store.snapshot()
+    found["open"] = time.perf_counter() - start
+
+    def look_up(captions: list[str]) -> None:
+        assert store.snapshot().encodings(fingerprint, captions)
+
+    found |= timed("256", lambda: look_up(wanted[:256]))
+    found |= timed("10000", lambda: look_up(wanted))
+    assert len(store.snapshot().encodings(fingerprint, wanted)) == len(there)
+    shard = int(shards // 2)
+    found |= timed("shard", lambda: look_up_shard(store, fingerprint, shard))
+    found["memory"] = memory("RssAnon") - before
+    found["peak"] = memory("VmHWM")
+    start = time.perf_counter()
+    EncodingStore.open(path, store.version)
+    found["pinned"] = time.perf_counter() - start
+    return found
+
+
+def look_up_shard(store: EncodingStore, fingerprint: str, shard: int) -> None:
+    """All that encoding asks of a shard's rows that are there."""
     snapshot = store.snapshot()
-    times.append(time.perf_counter())
-    for _ in range(2):
-        found = store.snapshot().encodings(fingerprint, wanted)
-        times.append(time.perf_counter())
-        assert len(found) == len(wanted)
-    peak = peak_rss()
-    times.append(time.perf_counter())
-    EncodingStore.open(path, snapshot.version)
-    times.append(time.perf_counter())
-    opened, first, again, _, pinned = (b - a for a, b in zip(times, times[1:], strict=False))
-    return {"open": opened, "first": first, "again": again, "pinned": pinned, "lookup_rss": peak}
+    captions, images, latents = (hashes(shard, name) for name in ("caption_hash", "image_hash", "latent_key"))
+    known = snapshot.known_rows(fingerprint, content_hash(f"source {shard}".encode()))
+    contents = snapshot.contents(fingerprint, set(zip(images, captions, strict=True)))
+    found = [contents, snapshot.latents(latents), snapshot.encodings(fingerprint, captions)]
+    assert len(known) >= SHARD_ROWS
+    assert [len(each) for each in found] == [SHARD_ROWS] * 3
 
 
-def probe_dataset(path: Path, fingerprint: str) -> dict[str, float]:
+def probe_dataset(path: str, fingerprint: str) -> dict[str, float]:
     """Seconds to open a version to train on, and the memory before it, most of which is PyTorch's."""
     from storage.reading.dataset import DatasetConfig, EncodingDataset
 
-    before = peak_rss()
+    before, ours = memory("VmHWM"), memory("RssAnon")
     start = time.perf_counter()
     data = EncodingDataset(path, DatasetConfig(fingerprint=fingerprint, batch_size=32))
     opened = time.perf_counter() - start
     data.shuffle.order(data.samples_per_epoch, 0)
-    return {"open": opened, "rss_before": before}
+    return {"open": opened, "before": before, "memory": memory("RssAnon") - ours, "peak": memory("VmHWM")}
 
 
-def peak_rss() -> int:
-    """Bytes; of this program alone, where getrusage would count the one that started it too."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+def timed(what: str, run: Callable[[], None]) -> dict[str, float]:
+    """Seconds of the first time, and of the best of five more; and CPU seconds of each."""
+    found: dict[str, float] = {}
+    for number in range(6):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        key = what if number else f"first {what}"
+        taken = {key: time.perf_counter() - wall, f"{key} cpu": time.process_time() - cpu}
+        found |= {name: min(value, found.get(name, value)) for name, value in taken.items()}
+    return found
+
+
+def memory(what: str) -> int:
+    """Bytes: ``VmHWM`` is the most there was, pages of mapped files included; ``RssAnon`` what is the process's own."""
+    found = re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024
 

@@ -22,6 +22,23 @@ def measured(file: str, column: str, **keys: str) -> float:
     return float(found[-1][column])
 
 
+def growth(name: str, column: str = "value", **keys: str) -> tuple[float, float]:
+    """What a figure of ``index.csv`` is at no rows, on a disk, and how it grows with each; never less than 0."""
+    found = {int(row["rows"]): float(row[column]) for row in index_rows(name, **keys)}
+    few, many = sorted(found)[-2:]
+    slope = max(0.0, (found[many] - found[few]) / (many - few))
+    return max(0.0, found[many] - slope * many), slope
+
+
+def index_rows(name: str, **keys: str) -> list[dict[str, str]]:
+    """The rows of a figure of ``index.csv``, on a disk, the newest last."""
+    keys = {"where": "disk", "name": name, **keys}
+    found = [row for row in rows_of("index.csv") if all(row[key] == value for key, value in keys.items())]
+    if not found:
+        raise ValueError(f"{RESULTS / 'index.csv'}: expected a row with {keys}, found none")
+    return found
+
+
 def slope(name: str, **keys: str) -> tuple[float, float]:
     """What a figure of the index is at no rows, and by how much it grows with each; from the two largest indexes."""
     at = {rows: measured("store.csv", "value", name=name, captions=str(rows), **keys) for rows in (10**5, 10**6)}

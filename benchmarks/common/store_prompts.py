@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.index_growth import SHARD_ROWS
+from common.index_rows import SHARD_ROWS
 from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 

@@ -22,6 +22,7 @@ from pipelines.cli.registry import registry_app
 from pipelines.cli.retrain import retrain_app
 from pipelines.cli.store import store_app
 from pipelines.cli.store_drop import drop_app
+from pipelines.cli.store_optimize import optimize_app
 from pipelines.cli.study import study_app
 from pipelines.cli.train import train_app
 
@@ -49,6 +50,7 @@ for group in (
 ):
     app.add_typer(group)
 store_app.add_typer(drop_app)
+store_app.add_typer(optimize_app)
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
 

@@ -1,7 +1,7 @@
-"""The log of a Delta table where power may be lost: entries are brought to the disk, noted, checked, and mended.
+"""The log of a Delta table: its entries and checkpoints, on the disk when a commit returns, checked and mended.
 
-Delta names an entry and a checkpoint before they are on the disk, and has no checksum of an entry. Beside the log lies
-one for each entry, written once the entry is on the disk.
+A table made by an earlier version of the program may have an entry that was named before it was on the disk, and Delta
+has no checksum of an entry. Beside the log lies one for each entry, written once the entry is on the disk.
 """
 
 from __future__ import annotations
@@ -9,48 +9,102 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from storage.hashing import checksum
-from storage.index.delta import CHECKSUMS, checkpoint_prefix, entry_name
+from storage.index.delta import Action, checkpoint_name, create_checkpoint, entry_name, noted_checksums, parse_entry
 from storage.io.paths import StorePath, remove_all
 
 logger = logging.getLogger(__name__)
 SIDECARS = "checksums"
 """Folder of the log entries' checksums."""
+REQUESTS_AT_ONCE = 16
+"""Files asked of an object store at once, for there each is a wait."""
+CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 class DeltaLog:
     """The log of the table in a folder."""
 
     def __init__(self, folder: StorePath) -> None:
+        self.folder = folder
         self.log = folder / "_delta_log"
         self.sidecars = folder / SIDECARS
 
-    def sync(self, version: int) -> None:
-        """Bring an entry to the disk, and then its checksum."""
+    def read(self, version: int) -> list[Action] | None:
+        """Return an entry; None where there is none, ValueError where it is not one."""
         entry = self.entry(version)
-        entry.sync()
-        self.log.sync()
+        try:
+            with refusing(entry):
+                return parse_entry(entry.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_from(self, versions: Sequence[int]) -> list[list[Action]]:
+        """Return the entries of consecutive versions, up to the first that is not there."""
+        found: Iterable[list[Action] | None] = map(self.read, versions)
+        if self.folder.is_remote and len(versions) > 1:
+            with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+                found = list(pool.map(self.read, versions))
+        entries = []
+        for entry in found:
+            if entry is None:
+                break
+            entries.append(entry)
+        return entries
+
+    def write(self, version: int, data: bytes) -> bool:
+        """Write an entry, on the disk before it has its name; False where another one is there."""
+        entry = self.entry(version)
+        return entry.create(data) or entry.read_bytes() == data  # a server's answer to the first try may have been lost
+
+    def check_newest(self, version: int) -> None:
+        """Raise ValueError where an entry after this one was there, for its checksum is."""
+        following = entry_name(version + 1)
+        if (self.sidecars / following).exists() and not (self.log / following).exists():
+            raise ValueError(
+                f"{self.log / following}: expected an entry of the log, whose checksum is there; found none"
+            )
+
+    def sync(self, version: int, ours: bool = False) -> None:
+        """Bring an entry to the disk, unless it is `ours`, which is there, and then its checksum."""
+        entry = self.entry(version)
         sidecar = self.sidecars / entry.name
+        if sidecar.exists():
+            return
+        if not ours:
+            entry.sync()
+            self.log.sync()
         with contextlib.suppress(OSError):  # the commit is in, whether or not its checksum finds room
             self.sidecars.make_folder()
-            if not sidecar.exists():
-                sidecar.write(_sidecar(entry))
+            sidecar.write(_sidecar(entry))
 
-    def checkpoint(self, delta: DeltaTable) -> None:
+    def checkpoint(self) -> None:
         """Sum up the log, so that opening the table reads one file; any later commit may do it as well."""
         with contextlib.suppress(OSError, DeltaError):
-            delta.create_checkpoint()
-            prefix = checkpoint_prefix(delta.version())
-            made = [path for path in self.log.children() if path.name.startswith(prefix)]
-            for path in (*made, self.log / "_last_checkpoint", self.log):
+            made = checkpoint_name(create_checkpoint(str(self.folder)))
+            for path in (self.log / made, self.log / "_last_checkpoint", self.log):
                 path.sync()
+
+    def checkpoint_before(self, version: int | None) -> int | None:
+        """Return the version of the newest checkpoint, up to a version; ValueError where Delta's hint is wrong."""
+        try:
+            hint = int(json.loads((self.log / "_last_checkpoint").read_bytes())["version"])
+        except FileNotFoundError:
+            hint = None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{self.log / '_last_checkpoint'}: expected a version, found {error!r}") from error
+        if hint is not None and (version is None or hint <= version):
+            return hint
+        matches = (CHECKPOINT.fullmatch(path.name) for path in self.log.children())
+        found = [int(match[1]) for match in matches if match]
+        return max((number for number in found if version is None or number <= version), default=None)
 
     def check(self) -> Iterator[tuple[str, str, str]]:
         """Yield kind, file and what was found of entries that are not as they were committed; open no version."""
@@ -65,14 +119,10 @@ class DeltaLog:
     def checksums(self, version: int) -> dict[str, int]:
         """Return the CRC-32C of the files that the entries up to a version add; ValueError where one is no entry."""
         found: dict[str, int] = {}
-        for number in range(version + 1):
-            entry = self.entry(number)
-            try:
-                actions = [json.loads(line) for line in entry.read_bytes().splitlines()]
+        for number, actions in enumerate(self.read_from(range(version + 1))):
+            with refusing(self.entry(number)):
                 for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
-                    found |= json.loads(info.get(CHECKSUMS, "{}"))
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{entry}: expected an entry of the log, found another one: {error}") from error
+                    found |= noted_checksums(info)
         return found
 
     def remove_torn(self) -> bool:
@@ -96,9 +146,20 @@ class DeltaLog:
         return self.log / entry_name(version)
 
 
+@contextlib.contextmanager
+def refusing(path: StorePath) -> Iterator[None]:
+    """Raise ValueError that names a file of the log where what it says has not the form that it should have."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: expected an entry of the log, found another one: {error!r}") from error
+
+
 def _json_files(paths: list[StorePath]) -> dict[str, StorePath]:
     """Return those by name, in the order of the paths."""
-    return {path.name: path for path in paths if path.name.endswith(".json")}
+    return {path.name: path for path in paths if path.name.endswith(".json") and path.name[0].isdigit()}
 
 
 def _sidecar(entry: StorePath) -> bytes:
@@ -108,7 +169,7 @@ def _sidecar(entry: StorePath) -> bytes:
 def _is_whole(entry: StorePath) -> bool:
     """Return whether an entry of the log is one: lines of JSON."""
     try:
-        return bool([json.loads(line) for line in entry.read_bytes().splitlines()])
+        return bool(parse_entry(entry.read_bytes()))
     except ValueError:
         return False
 

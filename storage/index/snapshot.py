@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.index.keys import Digests, digests
+from storage.index.lookup import Found, KeyIndex, Lookup
 from storage.index.table import Table, TableVersion
 from storage.schema import (
     CONTENT_COLUMNS,
@@ -24,6 +27,24 @@ from storage.schema import (
 )
 
 ROW_COLUMNS = ("fingerprint", "source_hash", "row")
+OF_INDEX = (
+    Lookup(name="encodings", key=ENCODING_COLUMNS[:2], values=ENCODING_COLUMNS[2:], only_with="encoding_shard"),
+    Lookup(name="latents", key=LATENT_COLUMNS[:1], values=LATENT_COLUMNS[1:], only_with="latent_shard"),
+    Lookup(name="contents", key=("fingerprint", *CONTENT_COLUMNS), only_with="source", group="commit"),
+    Lookup(
+        name="rows",
+        key=ROW_COLUMNS[:2],
+        values=("row",),
+        only_with="source_hash",
+        unique=False,
+        runs=True,
+        group="commit",
+    ),
+)
+OF_REJECTS = (Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row", "reason"), unique=False),)
+OF_REPEATS = (
+    Lookup(name="rows", key=ROW_COLUMNS[:2], values=("row",), digest=("fingerprint", *CONTENT_COLUMNS), unique=False),
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +54,10 @@ class Snapshot:
     Rejects and repeats have no version that a run pins: those count that there are when they are first asked for.
     """
 
-    index: Table
-    reject_table: Table
-    repeat_table: Table | None
+    keys: KeyIndex
+    """Of the index."""
+    reject_keys: KeyIndex
+    repeat_keys: KeyIndex | None
     at: TableVersion
 
     @property
@@ -43,15 +65,27 @@ class Snapshot:
         """The version's number."""
         return self.at.number
 
+    @property
+    def index(self) -> Table:
+        """The index."""
+        return self.keys.table
+
     @cached_property
     def rejects_at(self) -> TableVersion:
         """The version of the rejects."""
-        return self.reject_table.newest()
+        return self.reject_keys.table.newest()
 
     @cached_property
     def repeats_at(self) -> TableVersion | None:
         """The version of the repeats; None in a store that an earlier version of the program wrote last."""
-        return None if self.repeat_table is None else self.repeat_table.newest()
+        return None if self.repeat_keys is None else self.repeat_keys.table.newest()
+
+    def prepare(self) -> None:
+        """Have all that look-ups read in memory or mapped, so that no file that is merged and removed is missed."""
+        self.keys.prepare(self.at)
+        self.reject_keys.prepare(self.rejects_at)
+        if self.repeat_keys is not None and self.repeats_at is not None:
+            self.repeat_keys.prepare(self.repeats_at)
 
     def read(self, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of the index; see `Table.read`."""
@@ -63,46 +97,47 @@ class Snapshot:
 
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:
         """Return where the encodings of these captions lie; those that are not in the store are left out."""
-        table = self.index.cached(self.at, ENCODING_COLUMNS)
-        mask = pc.and_(pc.equal(table["fingerprint"], fingerprint), _is_in(table["caption_hash"], caption_hashes))
-        rows = _columns(table.filter(mask))
-        return {key: EncodingRef(*ref) for _, key, *ref in zip(*(rows[name] for name in ENCODING_COLUMNS), strict=True)}
+        hashes = list(dict.fromkeys(caption_hashes))
+        found = self.keys.find(
+            self.at, "encodings", digests([_all(fingerprint, hashes), pa.array(hashes, pa.string())])
+        )
+        return {hashes[which]: EncodingRef(*ref) for which, *ref in _rows(found, ENCODING_COLUMNS[2:])}
 
     def latents(self, latent_keys: Iterable[str]) -> dict[str, LatentRef]:
         """Return where these latents lie; those that are not in the store are left out."""
-        table = self.index.cached(self.at, LATENT_COLUMNS)
-        rows = _columns(table.filter(_is_in(table["latent_key"], latent_keys)))
-        refs = zip(*(rows[name] for name in LATENT_COLUMNS), strict=True)
-        return {key: LatentRef(shard, index, shape, crc) for key, shard, shape, index, crc in refs}
+        keys = list(dict.fromkeys(latent_keys))
+        found = self.keys.find(self.at, "latents", digests([pa.array(keys, pa.string())]))
+        refs = _rows(found, LATENT_COLUMNS[1:])
+        return {keys[which]: LatentRef(shard, index, shape, crc) for which, shard, shape, index, crc in refs}
 
     def sample_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source, known by its content's hash, that were committed under an encoder."""
-        return rows_of(self.index, self.at, fingerprint, source_hash)
+        found = self.keys.find(self.at, "rows", _of_source(fingerprint, source_hash))
+        runs = _rows(found, ("row", "count"))
+        return {row for _, first, count in runs for row in range(first, first + count)}
 
     def reject_rows(self, fingerprint: str, source_hash: str, besides: Iterable[str] = ()) -> set[int]:
         """Return the rows of a source that were rejected under an encoder; leave those of some reasons out."""
-        return reject_rows(self.reject_table, self.rejects_at, fingerprint, source_hash, besides)
+        return reject_rows(self.reject_keys, self.rejects_at, fingerprint, source_hash, besides)
 
     def repeat_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source that hold what a sample holds, which is in this version still."""
-        if self.repeat_table is None or self.repeats_at is None:
+        if self.repeat_keys is None or self.repeats_at is None:
             return set()
-        rows = self.repeat_table.cached(self.repeats_at, (*ROW_COLUMNS, *CONTENT_COLUMNS))
-        found = rows.filter(_is_of(rows, fingerprint, source_hash)).to_pylist()
-        contents = {row["row"]: (row["image_hash"], row["caption_hash"]) for row in found}
-        known = self.contents(fingerprint, set(contents.values()))
-        return {row for row, content in contents.items() if content in known}
+        repeats = self.repeat_keys.find(self.repeats_at, "rows", _of_source(fingerprint, source_hash)).values
+        if not repeats:
+            return set()
+        known = self.keys.find(self.at, "contents", Digests(repeats["upper"], repeats["lower"])).which
+        return set(repeats["row"][known].tolist())
 
     def contents(self, fingerprint: str, wanted: Collection[Content]) -> set[Content]:
-        """Return which of these pictures with captions are samples of an encoder; each call reads the whole index."""
-        if not wanted:
-            return set()
-        table = self.index.cached(self.at, ("fingerprint", "source", *CONTENT_COLUMNS))
-        images, captions = zip(*wanted, strict=True)
-        telling = _is_in(table["caption_hash"], captions) if None in images else _is_in(table["image_hash"], images)
-        rows = table.filter(telling)
-        rows = rows.filter(pc.and_(pc.equal(rows["fingerprint"], fingerprint), pc.is_valid(rows["source"])))
-        return set(zip(*(rows[name].to_pylist() for name in CONTENT_COLUMNS), strict=True)) & set(wanted)
+        """Return which of these pictures with captions are samples of an encoder."""
+        contents = list(wanted)
+        columns = [pa.array(column, pa.string()) for column in zip(*contents, strict=True)] or [
+            pa.array([], pa.string())
+        ]
+        found = self.keys.find(self.at, "contents", digests([_all(fingerprint, contents), *columns]))
+        return {contents[which] for which in found.which}
 
     def known_rows(self, fingerprint: str, source_hash: str) -> set[int]:
         """Return the rows of a source that were committed or rejected, or that hold what a sample holds."""
@@ -119,7 +154,7 @@ class Snapshot:
 
     def rejects(self) -> pa.Table:
         """Return all refused rows but those that are samples or repeats by now, ordered by source and row."""
-        rows = self.reject_table.read(self.rejects_at, REJECTS.names).cast(REJECTS)
+        rows = self.reject_keys.table.read(self.rejects_at, REJECTS.names).cast(REJECTS)
         if not len(rows):
             return rows
         of_row = [REJECTS.field(name) for name in ROW_COLUMNS]
@@ -130,39 +165,39 @@ class Snapshot:
 
     def repeats(self) -> pa.Table:
         """Return the rows of the data that hold what a sample held when they were found, in no particular order."""
-        if self.repeat_table is None or self.repeats_at is None:
+        if self.repeat_keys is None or self.repeats_at is None:
             return REPEATS.empty_table()
-        return self.repeat_table.read(self.repeats_at, REPEATS.names).cast(REPEATS)
+        return self.repeat_keys.table.read(self.repeats_at, REPEATS.names).cast(REPEATS)
 
 
 def reject_rows(
-    table: Table, version: TableVersion, fingerprint: str, source_hash: str, besides: Iterable[str] = ()
+    keys: KeyIndex, version: TableVersion, fingerprint: str, source_hash: str, besides: Iterable[str] = ()
 ) -> set[int]:
     """Return what `Snapshot.reject_rows` does, at a version of the table of rejects."""
-    rejects = table.cached(version, (*ROW_COLUMNS, "reason"))
-    return _rows_of(rejects.filter(pc.invert(_is_in(rejects["reason"], besides))), fingerprint, source_hash)
+    left_out = set(besides)
+    found = _rows(keys.find(version, "rows", _of_source(fingerprint, source_hash)), ("row", "reason"))
+    return {row for _, row, reason in found if reason not in left_out}
 
 
-def rows_of(table: Table, version: TableVersion, fingerprint: str, source_hash: str) -> set[int]:
-    """Return the rows of a source that a version of a table names under an encoder."""
-    return _rows_of(table.cached(version, ROW_COLUMNS), fingerprint, source_hash)
+def repeat_rows(keys: KeyIndex, version: TableVersion, fingerprint: str, source_hash: str) -> set[int]:
+    """Return the rows of a source that a version of the table of repeats names under an encoder."""
+    return {row for _, row in _rows(keys.find(version, "rows", _of_source(fingerprint, source_hash)), ("row",))}
 
 
 def _sorted(rows: pa.Table, *columns: str) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in columns])
 
 
-def _columns(table: pa.Table) -> dict[str, list[Any]]:
-    return {name: table[name].to_pylist() for name in table.column_names}
+def _all(value: str, of: Collection[Any]) -> pa.DictionaryArray:
+    """Return a column of one value, as long as something else."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(of), np.int32)), pa.array([value], pa.string()))
 
 
-def _is_in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
-    return pc.is_in(column, value_set=pa.array(sorted(set(values)), pa.string()))
+def _of_source(fingerprint: str, source_hash: str) -> Digests:
+    return digests([pa.array([fingerprint], pa.string()), pa.array([source_hash], pa.string())])
 
 
-def _rows_of(table: pa.Table, fingerprint: str, source_hash: str) -> set[int]:
-    return set(table.filter(_is_of(table, fingerprint, source_hash))["row"].to_pylist())
-
-
-def _is_of(table: pa.Table, fingerprint: str, source_hash: str) -> pa.ChunkedArray:
-    return pc.and_(pc.equal(table["fingerprint"], fingerprint), pc.equal(table["source_hash"], source_hash))
+def _rows(found: Found, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield which key was found, and its values."""
+    if len(found.which):
+        yield from zip(found.which.tolist(), *(found.values[name].tolist() for name in columns), strict=True)

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from storage.hashing import checksum
-from storage.index.delta import create_table, file_names
-from storage.index.log import DeltaLog
+from storage.index.delta import DataFile, create_table
+from storage.index.log import REQUESTS_AT_ONCE, DeltaLog
+from storage.index.state import LogState
+from storage.index.table_files import OF_FEW_VALUES, TableFiles
 from storage.io.paths import StorePath
 
-OF_FEW_VALUES = {
-    "fingerprint",
-    "encoding_shard",
-    "latent_shard",
-    "latent_shape",
-    "source",
-    "source_hash",
-    "shard",
-    "reason",
-}
-"""Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
-REQUESTS_AT_ONCE = 16
-"""Files asked of an object store at once, for there each is a wait."""
+LOOKED_AT_ONE_BY_ONE = 1000
+"""Files of a version whose being there is asked for one by one; of more, the folder is listed."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +28,30 @@ class TableVersion:
     """A version of a table: what a reader that opened it sees for ever."""
 
     number: int
-    files: tuple[str, ...]
+    entries: tuple[DataFile, ...]
+    """Its files, sorted by name."""
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(file.name for file in self.entries)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(file.rows for file in self.entries)
 
 
-class Table:
+class Table(TableFiles):
     """One of the store's three tables; safe to use from several threads and processes."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.log = DeltaLog(folder)
         self.schema = schema
-        self._lock = threading.Lock()
-        self._delta: DeltaTable | None = None
-        self._cache: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
+        self._lock = threading.RLock()
+        self._state: LogState | None = None
+        self._version: TableVersion | None = None
 
     def create(self) -> None:
         """Make an empty table; leave one that is there as it is."""
@@ -66,32 +66,41 @@ class Table:
     def id(self) -> str:
         """The random UUID that Delta gave the table when it was made; a copy of the table has it, too."""
         with self._lock:
-            return str(self._newest().metadata().id)
+            return str(self._newest().id)
 
     def newest(self) -> TableVersion:
-        """Return the newest version."""
+        """Return the newest version; ValueError where the log can't be read, or its newest entry was lost."""
         with self._lock:
-            delta = self._newest()
-            return TableVersion(delta.version(), file_names(delta))
+            state = self._newest()
+            if self._version is None or self._version.number != state.version:
+                self._version = self._seen(state)
+            return self._version
 
     def at(self, number: int) -> TableVersion:
         """Return a version; ValueError where the table has no such version or files of it are gone."""
+        try:
+            state = LogState.load(self.log, number)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: version {number}: {error}") from error
+        if state.version != number:
+            with self._lock:
+                newest = self._newest().version
+            raise ValueError(f"{self.folder}: expected version {number}, found versions 0 to {newest}")
         with self._lock:
-            found = TableVersion(number, file_names(self._at(number)))
-        there = {path.name for path in self.parquet_files()}
-        for name in sorted(set(found.files) - there):
-            raise ValueError(f"{self.folder}: version {number} is not kept any more: {name} is gone")
+            found = self._seen(state)
+        if gone := self._gone(found.files):
+            raise ValueError(f"{self.folder}: version {number} is not kept any more: {gone[0]} is gone")
         return found
 
     def read(self, version: TableVersion, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of a version, its rows in no particular order; columns of few values come as dictionaries."""
         if not version.files:
             return self._empty(columns)
-        options = {"columns": list(columns), "filters": filters, "read_dictionary": _of_few_values(columns)}
-        if self.folder.is_remote:
-            return pa.concat_tables(self._read_files(version.files, **options)).unify_dictionaries()
-        paths = [str(self.folder / name) for name in version.files]
-        return pq.read_table(paths, partitioning=None, **options).unify_dictionaries()
+        options = {"columns": columns, "filters": filters}
+        at_once = REQUESTS_AT_ONCE if self.folder.is_remote else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            tables = list(pool.map(lambda file: self.read_file(file, **options), version.files))
+        return pa.concat_tables(tables).unify_dictionaries()
 
     def stream(
         self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None
@@ -104,115 +113,82 @@ class Table:
         for file in version.files:
             yield from self.stream_file(file, columns, fingerprint)
 
-    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
-        """Yield columns of one of the table's files likewise."""
-        wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
-        with self.open_file(file, wanted) as opened:
-            for group in range(opened.num_row_groups):
-                if fingerprint is not None and not _may_hold(opened.metadata.row_group(group), fingerprint):
-                    continue
-                rows = opened.read_row_group(group, wanted, use_threads=False)
-                if fingerprint is not None:
-                    rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
-                if len(rows):
-                    yield rows
-
-    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
-        """Open one of the table's files to read some of its columns."""
-        source = (self.folder / file).arrow_source()
-        return pq.ParquetFile(source, read_dictionary=_of_few_values(columns), page_checksum_verification=True)
-
-    def cached(self, version: TableVersion, columns: Sequence[str]) -> pa.Table:
-        """Read likewise, and keep it in memory for look-ups: a later version reads only the files new to it."""
-        columns = tuple(columns)
-        options = {"columns": columns, "read_dictionary": _of_few_values(columns)}
-        with self._lock:
-            known = {name: self._cache[name, columns] for name in version.files if (name, columns) in self._cache}
-            new = [name for name in version.files if name not in known]
-            tables = known | dict(zip(new, self._read_files(new, **options), strict=True))
-            self._cache = {key: table for key, table in self._cache.items() if key[1] != columns}
-            self._cache.update({(name, columns): table for name, table in tables.items()})
-        return pa.concat_tables(tables.values()) if tables else self._empty(columns)
-
-    def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
-        """Read columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
-        source = (self.folder / file).arrow_source()
-        return pq.read_table(source, columns=list(columns), partitioning=None, use_threads=False, **options)
-
-    def parquet_files(self) -> list[StorePath]:
-        """Return all files of rows in the table's folder, whether or not a version names them."""
-        return [path for path in self.folder.children() if path.name.endswith(".parquet")]
-
     def committed(self, name: str) -> bool:
         """Return whether a commit of this name ever went in."""
         with self._lock:
-            try:
-                return self._newest().transaction_version(name) is not None
-            except DeltaError as error:
-                raise ValueError(f"{self.folder}: expected a log of Delta's, found another one: {error}") from error
+            return self._newest().committed(name)
 
     def wrote(self, file: str) -> bool:
         """Return whether a commit or a rewrite that went in wrote this file."""
         return self.committed(written_by(file))
 
-    def uncommitted_files(self, name: str) -> list[StorePath]:
-        """Return the files of a commit or a rewrite of this name, if it did not go in."""
-        if self.committed(name):
-            return []
-        return [path for path in self.parquet_files() if written_by(path.name) == name]
+    def uncommitted_files(self, name: str, rewrote: bool = True) -> list[StorePath]:
+        """Return the files of a commit or a rewrite of this name, if it did not go in; a commit alone has one file."""
+        if rewrote:
+            found = [path for path in self.parquet_files() if written_by(path.name) == name]
+        else:
+            found = [path for path in [self.folder / f"{name}.parquet"] if path.exists()]
+        return [] if not found or self.committed(name) else found
 
     def check_files(self, version: TableVersion) -> Iterator[tuple[str, str, str]]:
         """Yield kind, name and what was found of a version's files that are not as they were committed."""
-        checksums = self.log.checksums(version.number)
-        for name in version.files:
+        checksums = {file.name: file.crc32c for file in version.entries}
+        if None in checksums.values():  # of before the files' own entries said it, and the log was summed up since
+            noted = self.log.checksums(version.number)
+            checksums = {name: noted.get(name) for name in checksums}
+        for name, expected in checksums.items():
             try:
                 found = checksum((self.folder / name).read_bytes())
             except FileNotFoundError:
                 yield "missing", name, "expected a file of the table, found none"
                 continue
-            if name in checksums and found != checksums[name]:
-                yield "flipped", name, f"expected CRC-32C {checksums[name]:08x}, found {found:08x}"
+            if expected is not None and found != expected:
+                yield "flipped", name, f"expected CRC-32C {expected:08x}, found {found:08x}"
 
-    def finish_commit(self, base: int, checkpoint_every: int) -> int:
+    def finish_commit(self, base: int, ours: int, checkpoint_every: int) -> int:
         """Bring the entries after version `base` to the disk, sum the log up now and then; return the newest one."""
         with self._lock:
-            delta = self._newest()
-            version = int(delta.version())
+            state = self._newest()
+            version = state.version
             for entry in range(base + 1, version + 1):
-                self.log.sync(entry)
-            if version // checkpoint_every > base // checkpoint_every:
-                self.log.checkpoint(delta)
+                self.log.sync(entry, entry == ours)
+            doublings = max(0, (version // (100 * checkpoint_every)).bit_length() - 1)
+            every = checkpoint_every << doublings  # their sizes grow with the log, so they come less often
+            if version // every > base // every:
+                self.log.checkpoint()
         return version
 
-    def _read_files(self, files: Sequence[str], **options: Any) -> Iterator[pa.Table]:
-        at_once = REQUESTS_AT_ONCE if self.folder.is_remote else 1
-        with ThreadPoolExecutor(at_once) as pool:
-            yield from pool.map(lambda file: self.read_file(file, **options), files)
-
-    def _newest(self) -> DeltaTable:
+    def _newest(self) -> LogState:
         try:
-            if self._delta is None:
-                self._delta = self._open()
+            if self._state is None:
+                self._state = self._load()
             else:
-                self._delta.update_incremental()
-        except DeltaError as error:
+                self._state.advance()
+        except ValueError as error:
             raise ValueError(f"{self.folder}: expected a Delta table, found none that can be read: {error}") from error
-        return self._delta
+        return self._state
 
-    def _open(self) -> DeltaTable:
+    def _load(self) -> LogState:
         try:
-            return DeltaTable(str(self.folder))
-        except DeltaError:
+            return LogState.load(self.log)
+        except ValueError:
             if not self.folder.loses_power or not self.log.remove_torn():
                 raise
-            return DeltaTable(str(self.folder))
+            return LogState.load(self.log)
 
-    def _at(self, number: int) -> DeltaTable:
-        try:
-            return DeltaTable(str(self.folder), version=number)
-        except DeltaError as error:
-            newest = self._newest().version()
-            raise ValueError(f"{self.folder}: expected version {number}, found versions 0 to {newest}") from error
+    def _seen(self, state: LogState) -> TableVersion:
+        """Return the version that a state is at, and keep its files' checksums in mind."""
+        version = TableVersion(state.version, tuple(file for _, file in sorted(state.files.items())))
+        self.note(version.entries)
+        return version
+
+    def _gone(self, files: Sequence[str]) -> list[str]:
+        """Return those of a version's files that are not there."""
+        if len(files) > LOOKED_AT_ONE_BY_ONE:
+            return sorted(set(files) - {path.name for path in self.parquet_files()})
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
+            there = pool.map(lambda file: (self.folder / file).exists(), files)
+            return list(itertools.compress(files, (not each for each in there)))
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         few = pa.dictionary(pa.int32(), pa.string())
@@ -225,16 +201,3 @@ class Table:
 def written_by(file: str) -> str:
     """Return the name of the commit, or of the rewrite, that a file was written for."""
     return file.removesuffix(".parquet").partition("~")[0]
-
-
-def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
-    """Return whether a row group may have rows of an encoder, as far as its statistics tell."""
-    columns = (group.column(i) for i in range(group.num_columns))
-    statistics = next(column.statistics for column in columns if column.path_in_schema == "fingerprint")
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= fingerprint <= statistics.max)
-
-
-def _of_few_values(columns: Iterable[str]) -> list[str]:
-    return [column for column in columns if column in OF_FEW_VALUES]

@@ -8,21 +8,22 @@ still missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from deltalake.exceptions import DeltaError
 
-from storage.hashing import checksum
-from storage.index.delta import add_action, lost_the_race, remove_action, write_entry
+from storage.index.data_file import write_rows
+from storage.index.delta import Action, DataFile, add_action, clash, entry_of, parse_entry, remove_action
 from storage.index.table import Table, TableVersion
 
 CHECKPOINT_EVERY = 100
 ATTEMPTS = 100
+LONGEST_WAIT = 5.0
+"""Seconds, before a commit that lost is tried again; others wait another time, by chance."""
 
 Build = Callable[[TableVersion], tuple[pa.Table, Iterable[str]] | None]
 """From the newest version, the rows to append and the names of what they depend on; None to commit nothing."""
@@ -37,45 +38,81 @@ def append(table: Table, name: str, build: Build) -> int | None:
 
     On any exception nothing is visible. OSError where the disk is full or read-only.
     """
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         base = table.newest()
         if (built := build(base)) is None:
             return None
         rows, depends_on = built
         with suppress(LostRaceError), Transaction(table, name, base) as transaction:
-            transaction.add(f"{name}.parquet", rows)
+            transaction.add(f"{name}.parquet", [rows])
             return transaction.commit(depends_on)
+        time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.02 * 1.5**attempt)))  # noqa: S311
     raise OSError(f"{table.folder}: could not commit {name}: other writers came first {ATTEMPTS} times")
 
 
 def rewrite(table: Table, name: str, change: Callable[[pa.Table], pa.Table]) -> int | None:
-    """Replace the newest version's rows by what `change` makes of each file's, as one commit.
+    """Replace the newest version's rows by what `change` makes of them, as one commit.
 
     Earlier versions stay as they were. Return the new version; None if nothing changed.
+
+    Args:
+        table: to change.
+        name: of the commit.
+        change: called once with each row group of each file.
     """
     base = table.newest()
     with Transaction(table, name, base) as transaction:
-        for file in base.files:
-            before = table.read_file(file, table.schema.names)
-            after = change(before)
-            if after.equals(before):
+        for file in base.entries:
+            changed = _changed(table, file.name, change)
+            if (first := next(changed, None)) is None:
                 continue
             transaction.remove(file)
-            if len(after):
-                transaction.add(f"{name}~{len(transaction.added)}.parquet", after)
+            transaction.add(f"{name}~{len(transaction.added)}.parquet", _with_first(first, changed))
         return transaction.commit() if transaction.actions else None
+
+
+def _changed(table: Table, file: str, change: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """Yield a file's rows as they are to be; nothing where none changes."""
+    same = 0
+    for before in table.stream_file(file, table.schema.names):
+        before = before.cast(table.schema)
+        if (after := change(before)).equals(before):
+            same += 1
+            continue
+        break
+    else:
+        return
+    rest = table.stream_file(file, table.schema.names)
+    yield from (group for _, group in zip(range(same), rest, strict=False))
+    next(rest)
+    yield after
+    for group in rest:
+        yield change(group.cast(table.schema))
+
+
+def _with_first(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    yield from rest
 
 
 class Transaction:
     """Files to add to a table and to remove from it: one entry of its log, or, after an exception, nothing."""
 
-    def __init__(self, table: Table, name: str, base: TableVersion) -> None:
+    def __init__(self, table: Table, name: str, base: TableVersion, data_change: bool = True) -> None:
+        """Begin one.
+
+        Args:
+            table: to commit to.
+            name: never used before.
+            base: the version that it is made from.
+            data_change: whether the version that it makes has other rows than `base`.
+        """
         self.table = table
         self.name = name
         self.base = base
-        self.actions: list[Any] = []
-        self.added: dict[str, int] = {}
-        """CRC-32C of each file written."""
+        self.data_change = data_change
+        self.actions: list[Action] = []
+        self.added: dict[str, DataFile] = {}
 
     def __enter__(self) -> Transaction:
         return self
@@ -87,30 +124,38 @@ class Transaction:
             for file in self.added:
                 (self.table.folder / file).remove()
 
-    def add(self, file: str, rows: pa.Table) -> None:
-        """Write a file of rows, which nothing names before `commit`."""
-        data = _parquet(rows.cast(self.table.schema))
-        self.added[file] = checksum(data)
-        (self.table.folder / file).write(data)
-        self.actions.append(add_action(file, len(rows), len(data)))
+    def add(self, name: str, tables: Iterable[pa.Table]) -> None:
+        """Write a file of rows, which nothing names before `commit`; no file, where there are none."""
+        file, stats = write_rows(self.table.folder / name, self.table.schema, tables)
+        if not file.rows:
+            (self.table.folder / name).remove()
+            return
+        self.added[name] = file
+        self.actions.append(add_action(file, stats, self.data_change))
 
-    def remove(self, file: str) -> None:
+    def remove(self, file: DataFile) -> None:
         """Take a file out of the versions to come."""
-        self.actions.append(remove_action(file, (self.table.folder / file).file_size()))
+        self.actions.append(remove_action(file, self.data_change))
 
     def commit(self, depends_on: Iterable[str] = ()) -> int:
         """Write the entry; return the version that shows it. LostRaceError where one that it depends on came first."""
         keys = [self.name, *sorted(set(depends_on))]
+        checksums = {name: file.crc32c or 0 for name, file in self.added.items()}
         try:
-            write_entry(str(self.table.folder), self.base.number, self.actions, self.table.schema, keys, self.added)
-            return self.table.finish_commit(self.base.number, CHECKPOINT_EVERY)
-        except (DeltaError, OSError) as error:
-            kind = LostRaceError if lost_the_race(error) else OSError
-            raise kind(f"{self.table.folder}: could not commit {self.name}: {error}") from error
+            version = self._write(entry_of(self.actions, keys, checksums))
+            return self.table.finish_commit(self.base.number, version, CHECKPOINT_EVERY)
+        except LostRaceError:
+            raise
+        except (OSError, ValueError) as error:
+            raise OSError(f"{self.table.folder}: could not commit {self.name}: {error}") from error
 
-
-def _parquet(rows: pa.Table) -> bytes:
-    """Return Parquet bytes with a checksum on each page."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    def _write(self, data: bytes) -> int:
+        """Write the entry as the first version after `base` that is free, past those that it does not clash with."""
+        ours = parse_entry(data)
+        version = self.base.number + 1
+        while not self.table.log.write(version, data):
+            others = self.table.log.read(version)
+            if others is not None and clash(others, ours):
+                raise LostRaceError(f"{self.table.folder}: could not commit {self.name}: another came first, {version}")
+            version += others is not None
+        return version

@@ -26,6 +26,23 @@ def write_file(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def create_file(path: Path, data: bytes) -> bool:
+    """Write a file whole unless there is one; it gets its name once it is on the disk, which one alone can give it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with naming(path), part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Put a path's name into an error that comes without one, such as a full disk's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,20 @@ class ObjectPath:
 
     def discard(self, staging: Path) -> None:
         files.remove(staging)
+
+    def staging_file(self) -> Path:
+        """Return a temporary file."""
+        descriptor, name = tempfile.mkstemp(prefix="llmdiff-")
+        os.close(descriptor)
+        return Path(name)
+
+    def publish_file(self, staging: Path) -> None:
+        """Upload it, and remove it here."""
+        try:
+            with self.naming():
+                obstore.put(self.client, self.key, staging)
+        finally:
+            staging.unlink(missing_ok=True)
 
     def arrow_source(self) -> pa.BufferReader:
         return pa.BufferReader(self.read_bytes())

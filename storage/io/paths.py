@@ -48,6 +48,9 @@ class StorePath(Protocol):
     def write(self, data: bytes) -> None:
         """Write a file whole or not at all."""
 
+    def create(self, data: bytes) -> bool:
+        """Write a file whole unless there is one: of several that try at once, one gets True."""
+
     def remove(self) -> None:
         """Remove a file or a folder, if it is there."""
 
@@ -78,6 +81,12 @@ class StorePath(Protocol):
     def discard(self, staging: Path) -> None:
         """Remove the staging folder, where it is another one than this."""
 
+    def staging_file(self) -> Path:
+        """Return the local file in which to write what `publish_file` makes this file hold."""
+
+    def publish_file(self, staging: Path) -> None:
+        """Bring a staging file here, for good."""
+
     def arrow_source(self) -> str | pa.BufferReader:
         """Return what pyarrow reads this file from."""
 
@@ -99,6 +108,9 @@ class LocalPath(PosixPath):
 
     def write(self, data: bytes) -> None:
         files.write_file(self, data)
+
+    def create(self, data: bytes) -> bool:
+        return files.create_file(self, data)
 
     def remove(self) -> None:
         files.remove(self)
@@ -131,6 +143,15 @@ class LocalPath(PosixPath):
 
     def discard(self, staging: Path) -> None:
         """Do nothing: it is this folder."""
+
+    def staging_file(self) -> Path:
+        """Return the file itself: nothing names it before the commit."""
+        return self
+
+    def publish_file(self, staging: Path) -> None:
+        with files.naming(self):
+            files.sync(staging)
+            files.sync(staging.parent)
 
     def arrow_source(self) -> str:
         return str(self)

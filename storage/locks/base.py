@@ -60,7 +60,7 @@ class WriterLocks(Protocol):
         """Return files of locks that were never acquired."""
 
     def committing(self) -> AbstractContextManager[None]:
-        """Return what is held while a commit names data; many at once, but never while `removing` is held."""
+        """Return what is held while a commit names data; never while `removing` is held; on a disk by one at a time."""
 
     def removing(self) -> AbstractContextManager[None]:
         """Return what is held while files that nothing names are removed, or rows are replaced."""

@@ -103,18 +103,19 @@ class FileLocks:
 
     @contextmanager
     def committing(self) -> Iterator[None]:
-        with self._locked(fcntl.LOCK_SH):
+        """Wait for one's turn: of commits at once each would have to look at what the one before it brought."""
+        with self._locked("commit", fcntl.LOCK_SH), self._locked("turn", fcntl.LOCK_EX):
             yield
 
     @contextmanager
     def removing(self) -> Iterator[None]:
         """Wait for the commits under way."""
-        with self._locked(fcntl.LOCK_EX):
+        with self._locked("commit", fcntl.LOCK_EX):
             yield
 
     @contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
-        descriptor = os.open(self.folder / "commit", os.O_RDWR | os.O_CREAT, 0o644)
+    def _locked(self, name: str, kind: int) -> Iterator[None]:
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, kind)
             yield

@@ -79,7 +79,7 @@ class Counts:
 def counts_of(store: EncodingStore) -> Counts:
     """Count what the version holds that the store shows."""
     at = store.snapshot().at
-    path = cache_folder() / "counts" / f"{store.id}.json"
+    path = cache_folder() / "counts" / f"{content_hash(store.id.encode())}.json"
     known = _recall(path, store, at.number)
     if known is None or not (set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)):
         known = Counts()
@@ -99,7 +99,8 @@ def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
     """Add what files of the index name in shards that were not counted yet."""
     before = frozenset(counts.shards)
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
-        rows = sum(store.index.folder.file_sizes()[name] for name in files) // 100  # of the index, 100 bytes at least
+        sizes = store.index.folder.file_sizes()
+        rows = sum(sizes.get(name, 0) for name in files) // 100  # of the index, 100 bytes at least
         encodings = Places(Path(folder, "encodings"), rows, before)
         latents = Places(Path(folder, "latents"), rows, before)
         for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
@@ -124,12 +125,10 @@ def _without(batch: pa.RecordBatch, column: str, names: frozenset[str]) -> pa.Re
 
 def _is_all_kept(store: EncodingStore, first: int, last: int) -> bool:
     """Return whether no row was taken out between two versions: what files lost, other files got by compaction."""
-    with suppress(FileNotFoundError):
-        for number in range(first + 1, last + 1):
-            actions = [json.loads(line) for line in store.index.log.entry(number).read_bytes().splitlines()]
-            if any(action["remove"].get("dataChange", True) for action in actions if "remove" in action):
-                return False
-        return True
+    with suppress(ValueError, TypeError, AttributeError):
+        entries = store.index.log.read_from(range(first + 1, last + 1))
+        removed = (action["remove"] for actions in entries for action in actions if "remove" in action)
+        return len(entries) == last - first and not any(action.get("dataChange", True) for action in removed)
     return False
 
 

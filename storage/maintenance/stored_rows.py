@@ -69,7 +69,7 @@ def stored_rows(store: EncodingStore, shards: Collection[str] | None = None) -> 
     """
     files = store.snapshot().at.files
     sizes = store.index.folder.file_sizes()
-    parts = 1 + sum(sizes[name] for name in files) // INDEX_BYTES_A_PART
+    parts = 1 + sum(sizes.get(name, 0) for name in files) // INDEX_BYTES_A_PART
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
         encodings, latents = TableParts(Path(folder, "encodings"), parts), TableParts(Path(folder, "latents"), parts)
         names = Names()

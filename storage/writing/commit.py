@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.index.snapshot import Snapshot, reject_rows, rows_of
+from storage.index.snapshot import Snapshot, reject_rows, repeat_rows
 from storage.index.table import TableVersion
 from storage.index.transaction import append
 from storage.schema import INDEX, REJECTS, REPEATS, Content, EncodingRef, LatentRef, Reject, Repeat, Sample
@@ -58,7 +58,7 @@ class ShardCommit:
     def build_rejects(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
         """Return the new rows of the table of rejects and the names of what they depend on; see `Build`."""
         sources = {key[:2] for key in self.rows.rejects}
-        known = {source: reject_rows(self.store.reject_table, version, *source) for source in sources}
+        known = {source: reject_rows(self.store.reject_keys, version, *source) for source in sources}
         new = [reject for key, reject in self.rows.rejects.items() if key[2] not in known[key[:2]]]
         return self._table([dict(vars(reject)) for reject in new], REJECTS, known)
 
@@ -74,7 +74,7 @@ class ShardCommit:
         self.rows.left_out = len(self.rows.samples) - len(samples)
         encodings, latents = self._encodings_of(snapshot, samples), self._latents_of(snapshot, samples)
         rows = [sample_columns(sample, encodings, latents) for sample in samples]
-        depends_on = [*known, *((fingerprint, "contents") for fingerprint in {key[0] for key in known})]
+        depends_on = [(fingerprint, "contents") for fingerprint in {key[0] for key in known}]
         return self._table(rows + self._unmentioned(snapshot, samples), INDEX, depends_on)
 
     def build_repeats(self, version: TableVersion) -> tuple[pa.Table, Iterable[str]] | None:
@@ -83,8 +83,8 @@ class ShardCommit:
             (sample.fingerprint, sample.source_hash, sample.row, sample.caption_hash): repeat_of(sample)
             for sample in self.repeated
         }
-        table = self.store.repeat_table
-        known = {source: rows_of(table, version, *source) for source in {key[:2] for key in repeats}}
+        keys = self.store.repeat_keys
+        known = {source: repeat_rows(keys, version, *source) for source in {key[:2] for key in repeats}}
         new = [repeat for key, repeat in repeats.items() if key[2] not in known[key[:2]]]
         return self._table([dict(vars(repeat)) for repeat in new], REPEATS, known)
 

@@ -19,17 +19,21 @@ def clear_abandoned(store: EncodingStore) -> None:
         clear_uncommitted(store, lock.name)
 
 
-def clear_uncommitted(store: EncodingStore, name: str) -> None:
-    """Remove each file of a shard's name that no commit names; the caller holds the shard's lock."""
-    remove_all(uncommitted_files(store, name))
+def clear_uncommitted(store: EncodingStore, name: str, rewrote: bool = True) -> None:
+    """Remove each file of a shard's name that no commit names; the caller holds the shard's lock.
+
+    `rewrote` says whether it may be the name of a rewrite, to find whose files the tables' folders are listed.
+    """
+    remove_all(uncommitted_files(store, name, rewrote))
 
 
-def uncommitted_files(store: EncodingStore, name: str) -> list[StorePath]:
+def uncommitted_files(store: EncodingStore, name: str, rewrote: bool = True) -> list[StorePath]:
     """Return files and folders of a shard's name that no commit names; what is not the store's own is left out."""
-    paths = [path for table in store.tables for path in table.uncommitted_files(name)]
-    if not store.index.committed(name):
-        paths.append(store.path / "shards" / name)
-    return [path for path in paths if (path.exists() or path.children()) and is_removable(store, path)]
+    paths = [path for table in store.tables for path in table.uncommitted_files(name, rewrote)]
+    shard = store.path / "shards" / name
+    if (shard.exists() or shard.children()) and not store.index.committed(name):
+        paths.append(shard)
+    return [path for path in paths if is_removable(store, path)]
 
 
 @contextmanager

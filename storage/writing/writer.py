@@ -12,6 +12,7 @@ from storage.locks.base import LockedError
 from storage.schema import Reject, Repeat, Sample
 from storage.store import EncodingStore
 from storage.writing.commit import ShardRows, commit_shard
+from storage.writing.optimize import compact
 from storage.writing.orphans import clear_abandoned, clear_uncommitted
 from storage.writing.staging import StagedArrays
 
@@ -65,8 +66,10 @@ class ShardWriter:
                 commit_shard(self.store, self._rows)
         finally:
             self.staged.discard()
-            clear_uncommitted(self.store, self.name)
+            clear_uncommitted(self.store, self.name, rewrote=False)
             self._lock.release()
+        if error is None:
+            compact(self.store)
 
     def add_encoding(self, caption_hash: str, bits: np.ndarray, fingerprint: str | None = None) -> None:
         """Add a caption's encoding, unless the shard has it; in the order of the source's rows it reads back fastest.

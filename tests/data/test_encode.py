@@ -63,6 +63,19 @@ def test_a_second_run_encodes_nothing_even_under_another_name(
     assert store.version == version
 
 
+def test_a_shard_is_looked_up_on_one_snapshot_and_a_known_one_is_not_read(
+    store: EncodingStore, encoders: EncoderSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shard,) = open_source(write_parquet(tmp_path / "a.parquet", ROWS))
+    looked, snapshot = [], EncodingStore.snapshot
+    monkeypatch.setattr(EncodingStore, "snapshot", lambda store: looked.append(store) or snapshot(store))
+    assert encode_shard(store, shard, encoders).samples == 4
+    assert len(looked) == 1
+    monkeypatch.setattr(type(shard), "rows", None)
+    assert encode_shard(store, shard, encoders).known == 4
+    assert len(looked) == 2
+
+
 def test_a_changed_shard_encodes_only_what_is_new(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
     encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     more = [*ROWS, (encoded(picture(seed=9)), "a large purple cross"), (PNG[0], "the other caption")]

@@ -151,7 +151,7 @@ def test_reading_goes_no_further_ahead_than_it_may(
             read.append(number)
             yield number, row
 
-    with ShardReader(store, encoders).steps(many()) as steps:
+    with ShardReader(store.snapshot(), encoders).steps(many()) as steps:
         next(steps)
         deadline = time.monotonic() + 20
         while len(read) < 3 * ROWS_AT_ONCE and time.monotonic() < deadline:

@@ -188,6 +188,26 @@ def test_a_writer_clears_what_a_dead_one_left_and_adds_to_the_store(store: Path)
     assert end.value.code == 0
 
 
+def test_one_command_brings_its_tables_to_todays_form(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checksums and statistics in the log, and few files; no row, and no earlier version, is another one."""
+    newest = EXPECTED["versions"][-1]
+    with pytest.raises(SystemExit) as end:
+        main(["store", "optimize", str(store), "--json"])
+    assert end.value.code == 0
+    tables = {table["table"]: table for table in json.loads(capsys.readouterr().out)["tables"]}
+    assert tables["index"]["merged"] == tables["index"]["files"] > 1
+    opened = EncodingStore.open(store)
+    assert opened.version == newest["version"] + 1
+    for table in opened.tables:
+        assert [file.crc32c for file in table.newest().entries if file.crc32c is None] == []
+        assert len(table.newest().files) <= 1
+    assert contents.store_contents(EncodingStore.open(store, newest["version"])) == newest
+    assert {**contents.store_contents(opened), "version": newest["version"]} == newest
+    with pytest.raises(SystemExit) as end:
+        main(["store", "verify", str(store)])
+    assert end.value.code == 0
+
+
 def test_a_job_is_free_once_its_holder_died_and_taken_while_it_lives(store: Path) -> None:
     file = store / "turns" / "retrain.lock"
     with file.open("rb+") as held:

@@ -18,7 +18,7 @@ from storage.maintenance.verify import verify
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, Server, World
 from tests.storage import synthetic
 
-COMMANDS = ("info", "ls", "verify", "gc", "export", "rejects")
+COMMANDS = ("info", "ls", "verify", "gc", "optimize", "export", "rejects")
 
 
 class Done:
@@ -104,6 +104,21 @@ def test_every_command_answers_in_json_alone(
 def test_a_store_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--out", tmp_path / "out"] if command == "export" else []
     assert Done(capsys, command, tmp_path / "gone", *more).error == f"{tmp_path / 'gone'}: no such store"
+
+
+def test_optimize(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = Done(capsys, "optimize", path, "--dry-run").lines
+    assert planned == [
+        "index: 3 files, 3 would be merged into 1, 41 rows",
+        "rejects: 2 files, 2 would be merged into 1, 4 rows",
+        "repeats: 0 files, left as they are",
+    ]
+    assert EncodingStore.open(path).version == 3
+    done = Done(capsys, "optimize", path)
+    assert done.lines == [line.replace("would be ", "") for line in planned]
+    assert "optimize" in done.err
+    assert Done(capsys, "optimize", path).lines[0] == "index: 1 files, left as they are"
+    assert Done(capsys, "verify", path).code == 0
 
 
 def test_info_of_a_version(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

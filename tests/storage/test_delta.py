@@ -1,4 +1,4 @@
-"""What the index relies on in delta-rs and no documentation promises: a new version that breaks it is told here."""
+"""The store's part of the Delta protocol, beside the real library: each reads what the other wrote."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
+from deltalake import DeltaTable, write_deltalake
 
 from storage.index import delta, transaction
 from storage.index.table import Table
@@ -30,15 +29,7 @@ class DeltaContract:
         table.create()
         return table
 
-    def test_a_lost_race_is_known_by_its_words(self, table: Table) -> None:
-        """Two writers looked at one version, and depend on the same name: the second one's commit fails."""
-        base = table.newest()
-        append(table, "first", lambda version: (rows(1), ["source"]))
-        with pytest.raises(CommitFailedError) as lost:
-            write(table, base.number, "second", ["source"])
-        assert delta.lost_the_race(lost.value), f"delta-rs has other words now: {lost.value}"
-
-    def test_a_lost_race_is_lost_for_a_transaction_too(self, table: Table) -> None:
+    def test_who_depends_on_the_same_name_loses(self, table: Table) -> None:
         base = table.newest()
         append(table, "first", lambda version: (rows(1), ["source"]))
         with (
@@ -49,19 +40,11 @@ class DeltaContract:
         assert values(table) == [1]
         assert [path.name for path in table.parquet_files()] == ["first.parquet"]
 
-    def test_giving_up_after_many_tries_is_known_by_its_words(self, table: Table) -> None:
-        base = table.newest()
-        append(table, "first", lambda version: (rows(1), []))
-        with pytest.raises(CommitFailedError) as lost:
-            write(table, base.number, "second", [], max_commit_retries=0)
-        assert "Failed to commit transaction: " in str(lost.value), f"delta-rs has other words now: {lost.value}"
-        assert delta.lost_the_race(lost.value)
-
     def test_writers_that_depend_on_nothing_common_do_not_clash(self, table: Table) -> None:
         base = table.newest()
         append(table, "first", lambda version: (rows(1), ["one source"]))
         with Transaction(table, "second", base) as second:
-            second.add("second.parquet", rows(2))
+            second.add("second.parquet", [rows(2)])
             assert second.commit(["another source"]) == 2
         assert values(table) == [1, 2]
 
@@ -104,7 +87,7 @@ class DeltaContract:
         base = table.newest()
         rewrite(table, "drop", lambda rows: rows.slice(0, 0))
         late = Transaction(table, "late", base)
-        late.remove("first.parquet")
+        late.remove(base.entries[0])
         with pytest.raises(LostRaceError, match="could not commit late"):
             late.commit()
         assert values(table) == []
@@ -128,13 +111,41 @@ class DeltaContract:
 
     def test_a_checkpoint_has_its_name_and_nothing_is_removed(self, table: Table, monkeypatch) -> None:
         monkeypatch.setattr(transaction, "CHECKPOINT_EVERY", 2)
-        for number in range(4):
+        for number in range(5):
             append(table, str(number), lambda version, number=number: (rows(number), []))
         names = [path.name for path in table.log.log.children()]
-        assert "_last_checkpoint" in names
-        assert any(name.startswith(delta.checkpoint_prefix(4)) for name in names)
-        assert {delta.entry_name(number) for number in range(5)} <= set(names)
-        assert Table(table.folder, SCHEMA).at(1).files == ("0.parquet",)
+        assert {"_last_checkpoint", delta.checkpoint_name(2), delta.checkpoint_name(4)} <= set(names)
+        assert {delta.entry_name(number) for number in range(6)} <= set(names)
+        opened = Table(table.folder, SCHEMA)
+        assert opened.newest() == table.newest()
+        assert opened.at(1).files == ("0.parquet",)
+        assert [opened.committed(name) for name in ("0", "4", "5")] == [True, True, False]
+        assert {file.crc32c is None for file in opened.newest().entries} == {False}
+
+    def test_each_reads_what_the_other_wrote(self, table: Table) -> None:
+        """delta-rs, with its statistics; and a table that it committed to itself."""
+        append(table, "first", lambda version: (rows(1), ["source"]))
+        rewrite(table, "second", lambda rows: rows.slice(0, 0))
+        append(table, "third~0", lambda version: (rows(3), []))
+        theirs = DeltaTable(str(table.folder))
+        assert (theirs.version(), delta.file_names(theirs)) == (table.newest().number, table.newest().files)
+        assert pa.table(theirs.get_add_actions(flatten=True))["num_records"].to_pylist() == [1]
+        assert theirs.transaction_version("first") == theirs.transaction_version("source") == 1
+        write_deltalake(theirs, rows(4, 5), mode="append")
+        theirs.create_checkpoint()
+        assert values(table) == values(Table(table.folder, SCHEMA)) == [3, 4, 5]
+        assert [file.rows for file in table.newest().entries if file.name != "third~0.parquet"] == [2]
+
+    def test_the_newest_entry_was_deleted(self, table: Table) -> None:
+        """Its checksum is there still: nobody gets fewer rows in silence, and nobody commits in its place."""
+        append(table, "first", lambda version: (rows(1), []))
+        append(table, "second", lambda version: (rows(2), []))
+        table.log.entry(2).remove()
+        opened = Table(table.folder, SCHEMA)
+        with pytest.raises(ValueError, match=r"00002\.json: expected an entry of the log, whose checksum is there"):
+            opened.newest()
+        assert opened.at(1).files == ("first.parquet",)
+        assert [found[:2] for found in opened.log.check()] == [("missing", "_delta_log/00000000000000000002.json")]
 
 
 class TestOnADisk(DeltaContract):
@@ -146,11 +157,23 @@ class TestOnADisk(DeltaContract):
         append(table, "first", lambda version: (rows(1), []))
         base = table.newest()
         append(table, "second", lambda version: (rows(2), []))
-        entry = Path(str(table.log.entry(2)))
-        entry.write_bytes(b"{broken")
-        with pytest.raises(Exception, match=".") as failed:
-            write(table, base.number, "third", ["source"])
-        assert not delta.lost_the_race(failed.value), str(failed.value)
+        Path(str(table.log.entry(2))).write_bytes(b"{broken")
+        with (
+            pytest.raises(OSError, match="could not commit third") as failed,
+            Transaction(table, "third", base) as third,
+        ):
+            add_and_commit(third, 3)
+        assert not isinstance(failed.value, LostRaceError)
+
+    def test_a_file_that_is_not_as_committed_is_not_read(self, table: Table) -> None:
+        """One bit of any byte."""
+        append(table, "first", lambda version: (rows(1), []))
+        path = Path(str(table.folder), "first.parquet")
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match=r"first\.parquet: expected CRC-32C"):
+                values(Table(table.folder, SCHEMA))
 
     def test_delta_writes_no_checkpoint_by_itself(self, table: Table) -> None:
         for number in range(12):  # by default it would after ten
@@ -189,7 +212,7 @@ class TestInAnObjectStore(DeltaContract):
 
 
 def add_and_commit(transaction: Transaction, value: int, meanwhile: Callable[[], None] = lambda: None) -> None:
-    transaction.add(f"{transaction.name}.parquet", rows(value))
+    transaction.add(f"{transaction.name}.parquet", [rows(value)])
     meanwhile()
     transaction.commit(["source"])
 
@@ -207,8 +230,3 @@ def rows(*values: int) -> pa.Table:
 
 def values(table: Table) -> list[int]:
     return sorted(table.read(table.newest(), ["row"])["row"].to_pylist())
-
-
-def write(table: Table, base: int, name: str, depends_on: list[str], **properties: int) -> None:
-    """An entry that adds no file, written as if version `base` were the newest."""
-    delta.write_entry(str(table.folder), base, [], SCHEMA, [name, *depends_on], {}, **properties)

@@ -16,6 +16,7 @@ from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards, summarise
 from storage.maintenance.verify import verify
+from storage.writing.optimize import optimize
 from tests.small_disk import mounted
 from tests.storage import synthetic, writer_process
 
@@ -178,6 +179,53 @@ def test_killed_while_repairing(store, tmp_path):
         shutil.rmtree(copy.path)
         number += 11
     assert code == 0
+
+
+def test_killed_while_optimizing(store, tmp_path):
+    """The files are as before or merged, no row is gone or there twice, and a second attempt ends well."""
+    (llm,) = store.fingerprints()
+    synthetic.encode(store, llm, "b")
+    merged, number, code = set(), 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
+        code = writer_process.run(writer_process.die_while_optimizing, copy.path, number)
+        assert code in (-signal.SIGKILL, 0)
+        merged.add(len(copy.index.newest().files))
+        assert synthetic.rows_of(copy, llm) == synthetic.expected_rows("a") + synthetic.expected_rows("b")
+        check_and_finish(copy, "b")
+        optimize(copy)
+        assert len(copy.index.newest().files) == 1
+        check_and_finish(copy, "b")
+        shutil.rmtree(copy.path)
+        number += 13
+    assert merged == {1, 2}
+
+
+def test_full_disk_while_optimizing(small_disk):
+    store, llm = synthetic.make_store(small_disk / "store")
+    synthetic.encode(store, llm, "a", range(10))
+    synthetic.encode(store, llm, "a")
+    filled = small_disk / "filled"
+    assert writer_process.run(writer_process.optimize_on_full_disk, store.path, filled) == 7
+    filled.unlink()
+    assert store.version == 2
+    check_and_finish(store, "b")
+
+
+def test_writers_at_once_with_whoever_optimizes(store):
+    (llm,) = store.fingerprints()
+    processes = [
+        writer_process.start(writer_process.encode_and_optimize, store.path, llm, *sources)
+        for sources in ("bcd", "efg")
+    ]
+    pinned = EncodingStore.open(store.path, version=1)
+    while any(process.is_alive() for process in processes):
+        assert synthetic.rows_of(pinned, llm) == synthetic.expected_rows("a")
+        assert collect(store).paths == ()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert synthetic.rows_of(store, llm) == [row for source in "abcdefg" for row in synthetic.expected_rows(source)]
+    assert len(store.index.newest().files) < 7
+    assert verify(store) == []
 
 
 def test_many_writers_at_once(store):

@@ -18,6 +18,7 @@ from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
+from storage.writing.optimize import optimize
 from tests.storage import synthetic, writer_process
 
 CONTEXT = get_context("spawn")  # a fork server may have been started without the object store's address
@@ -91,6 +92,23 @@ def test_a_writer_at_work_renews_its_lease(store, monkeypatch):
         after = json.loads(lock.read_bytes())
     assert after["since"] > before["since"]
     assert after["pid"] == os.getpid()
+
+
+def test_killed_before_the_commit_of_merged_files(store, s3_url, monkeypatch):
+    (llm,) = store.fingerprints()
+    synthetic.encode(store, llm, "b")
+    expected = synthetic.expected_rows("a") + synthetic.expected_rows("b")
+    process = start(writer_process.die_before_merging, s3_url)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (store.version, len(store.index.parquet_files()), verify(store)) == (2, 3, [])
+    assert synthetic.rows_of(store, llm) == expected
+    monkeypatch.setattr("storage.locks.lease.STALE_AFTER", 0.0)
+    assert len(collect(store).paths) == 1
+    optimize(store)
+    assert (store.version, len(store.index.newest().files)) == (3, 1)
+    assert synthetic.rows_of(store, llm) == synthetic.rows_of(EncodingStore.open(s3_url, version=2), llm) == expected
+    assert verify(store) == []
 
 
 def test_damage_is_found_and_mended(store):

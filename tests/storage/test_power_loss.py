@@ -20,6 +20,7 @@ from storage.index import transaction
 from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
 from storage.maintenance.verify import verify
+from storage.writing.optimize import optimize
 from tests.storage import synthetic, writer_process
 
 ROWS = range(8)
@@ -243,6 +244,20 @@ def test_while_dropping(store, cuts):
         assert rows_of(cut) in (expected("a", "b"), expected("b"))
         drop(cut, source_hash=content_hash(b"a"))
         check(path, "b")
+
+
+def test_while_optimizing(store, cuts):
+    (llm,) = store.fingerprints()
+    synthetic.encode(store, llm, "b", ROWS, shard="b")
+    with cuts(store.path) as made_cuts:
+        optimize(store)
+    for path in made_cuts.copies:
+        cut = EncodingStore.open(path)
+        assert verify(cut) == []
+        assert rows_of(cut) == expected("a", "b")
+        optimize(cut)
+        assert len(cut.index.newest().files) == 1
+        check(path, "a", "b")
 
 
 @pytest.mark.process

@@ -16,6 +16,7 @@ from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
+from storage.writing.optimize import optimize
 from tests.storage import synthetic, writer_process
 
 pytestmark = pytest.mark.process
@@ -120,6 +121,19 @@ class History(RuleBasedStateMachine):
         of_source = None if name is None else content_hash(name.encode())
         drop(self.store, fingerprint=self.encoders[encoder], source_hash=of_source)
         self.forget([encoder], name)
+        self.note()
+
+    @rule()
+    def optimize(self):
+        """Another version of the same rows."""
+        optimize(self.store)
+        self.note()
+        assert [table.merged for table in optimize(self.store, dry_run=True)] == [0, 0, 0]
+
+    @rule(number=st.integers(0, 150))
+    def optimize_and_be_killed(self, number):
+        code = writer_process.run(writer_process.die_while_optimizing, self.path, number)
+        assert code in (0, -signal.SIGKILL)
         self.note()
 
     @rule()

@@ -9,15 +9,18 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from storage import EncodingStore
+from storage.locks.base import LockedError
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import summarise
 from storage.maintenance.verify import verify
+from storage.writing.optimize import optimize
 from storage.writing.writer import ShardWriter
 from tests.storage import synthetic
 
@@ -62,6 +65,40 @@ def die_while_repairing(path: Path, number: int) -> None:
     problems = verify(store)
     die_at(path, number)
     repair(store, problems)
+
+
+def die_while_optimizing(path: Path, number: int) -> None:
+    """Merges a store's files, and is killed likewise."""
+    store = EncodingStore.open(path)
+    die_at(path, number)
+    optimize(store)
+
+
+def die_before_merging(path: str) -> None:
+    """Is killed when the merged file is there and the commit would begin."""
+    store = EncodingStore.open(path)
+    store.locks.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    optimize(store)
+
+
+def optimize_on_full_disk(path: Path, filled: Path) -> None:
+    """Merges a store's files where there is no room; exits with 7 on the OSError that must come."""
+    with suppress(OSError), filled.open("wb", buffering=0) as file:
+        while file.write(bytes(64)):
+            pass
+    try:
+        optimize(EncodingStore.open(path))
+    except OSError as error:
+        os._exit(7 if str(path) in str(error) else 8)
+
+
+def encode_and_optimize(path: Path, fingerprint: str, *sources: str) -> None:
+    """Encodes sources one after the other, and merges after each what another process does not merge."""
+    store = EncodingStore.open(path)
+    for source in sources:
+        synthetic.encode(store, fingerprint, source)
+        with suppress(LockedError):
+            optimize(store)
 
 
 def die_at(path: Path, number: int) -> None:

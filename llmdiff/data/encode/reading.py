@@ -21,7 +21,8 @@ from llmdiff.data.images import Crop, load_image
 from llmdiff.data.in_order import in_order
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Row
-from storage import EncodingStore, caption_hash, content_hash
+from storage import caption_hash, content_hash
+from storage.index.snapshot import Snapshot
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 256, 256 * 1024**2
 """Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead. Of
@@ -64,7 +65,7 @@ class Step(NamedTuple):
 
 @dataclass(eq=False)
 class Chunk:
-    """Rows that are looked up in the store together, for that reads the whole index."""
+    """Rows that are looked up in the store together."""
 
     rows: list[tuple[int, ReadRow, str]]
     """With the hash of the picture's bytes; empty where there is none. Of a repeat only what it holds."""
@@ -85,7 +86,9 @@ class ShardReader:
     core decodes pictures, at most `ROWS_AT_ONCE` ahead. One thread lays the pictures of a step side by side.
     """
 
-    store: EncodingStore
+    snapshot: Snapshot
+    """What the store held before the shard: its rows are looked up there, which asks no disk or server for anything
+    new; what others commit meanwhile is seen when the shard is committed."""
     encoders: EncoderSet
     allow_private: bool = False
     """Whether pictures' URLs may lead to this machine and its network."""
@@ -117,15 +120,14 @@ class ShardReader:
         fetched = with_pictures(rows, self.stopped.is_set, allow_private=self.allow_private)
         for chunk in in_chunks(fetched, ROWS_AT_ONCE, BYTES_AT_ONCE):
             read = [(number, row, _hash(row)) for number, row in chunk]
-            snapshot = self.store.snapshot()
-            found = tell_repeats(snapshot, self.encoders.fingerprint, read)
+            found = tell_repeats(self.snapshot, self.encoders.fingerprint, read)
             captions = {caption_hash(row.caption) for _, row, _ in found if isinstance(row, Row)}
             keys = {self._latents.key(of_image) for _, _, of_image in found if of_image}
             of = [each.fingerprint for each in self.encoders.of_captions]
             yield Chunk(
                 rows=found,
-                latents=set(snapshot.latents(keys)) if keys else set(),
-                encodings={fingerprint: set(snapshot.encodings(fingerprint, captions)) for fingerprint in of},
+                latents=set(self.snapshot.latents(keys)) if keys else set(),
+                encodings={fingerprint: set(self.snapshot.encodings(fingerprint, captions)) for fingerprint in of},
             )
 
     def _steps(self, chunks: Iterable[Chunk], decoders: ThreadPoolExecutor) -> Iterator[Step]:

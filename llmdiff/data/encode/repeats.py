@@ -28,7 +28,7 @@ def tell_repeats(
 ) -> list[tuple[int, ReadRow, str]]:
     """Put in the place of each row that holds what a sample of an encoder holds that content alone.
 
-    One look-up of the whole index is made for all the rows.
+    One look-up is made for all the rows.
 
     Args:
         snapshot: of the store.

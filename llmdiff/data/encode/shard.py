@@ -58,6 +58,7 @@ def encode_shard(
     if source.has_pictures and encoders.latents is None:
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     snapshot = store.snapshot()
+    snapshot.prepare()
     samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
     repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
     again = (*TRY_AGAIN, *("private_address",) * allow_private)
@@ -77,7 +78,7 @@ def encode_shard(
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             rows = RowWriter(writer, source, encoders, report)
             with (
-                ShardReader(store, encoders, allow_private).steps(new) as steps,
+                ShardReader(snapshot, encoders, allow_private).steps(new) as steps,
                 Behind(WRITES_BEHIND, "write") as behind,
             ):
                 encoder = StepEncoder(encoders, rows, behind)

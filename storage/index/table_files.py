@@ -1,0 +1,92 @@
+"""The Parquet files of a table, read after a look at their checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.index.data_file import check_bytes
+from storage.index.delta import DataFile
+from storage.io.paths import StorePath
+
+OF_FEW_VALUES = {
+    "fingerprint",
+    "encoding_shard",
+    "latent_shard",
+    "latent_shape",
+    "source",
+    "source_hash",
+    "shard",
+    "reason",
+}
+"""Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
+
+
+class TableFiles:
+    """The files in a table's folder, by name."""
+
+    def __init__(self, folder: StorePath) -> None:
+        self.folder = folder
+        self._crcs: dict[str, int | None] = {}
+        """Of files that versions name; None where it was compared already, or nothing says it."""
+
+    def note(self, files: Iterable[DataFile]) -> None:
+        """Keep the checksums of files in mind, to compare each before the file is first read."""
+        for file in files:
+            self._crcs.setdefault(file.name, file.crc32c)
+
+    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
+        """Yield columns of one of the table's files likewise."""
+        wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
+        with self.open_file(file, wanted) as opened:
+            for group in range(opened.num_row_groups):
+                if fingerprint is not None and not _may_hold(opened.metadata.row_group(group), fingerprint):
+                    continue
+                rows = opened.read_row_group(group, wanted, use_threads=False)
+                if fingerprint is not None:
+                    rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
+                if len(rows):
+                    yield rows
+
+    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
+        """Open one of the table's files to read columns of it; ValueError where its bytes are not as committed."""
+        return pq.ParquetFile(
+            self._checked(file), read_dictionary=_of_few_values(columns), page_checksum_verification=True
+        )
+
+    def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
+        """Read columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
+        options = {"partitioning": None, "use_threads": False, "page_checksum_verification": True, **options}
+        options = {"columns": list(columns), "read_dictionary": _of_few_values(columns), **options}
+        return pq.read_table(self._checked(file), **options)
+
+    def parquet_files(self) -> list[StorePath]:
+        """Return all files of rows in the table's folder, whether or not a version names them."""
+        return [path for path in self.folder.children() if path.name.endswith(".parquet")]
+
+    def _checked(self, file: str) -> str | pa.BufferReader:
+        """Return what to read a file from, after a look at all its bytes the first time."""
+        expected = self._crcs.get(file)
+        path = self.folder / file
+        if expected is None:
+            return path.arrow_source()
+        fetched = check_bytes(path, expected)
+        self._crcs[file] = None
+        return path.arrow_source() if fetched is None else fetched
+
+
+def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
+    """Return whether a row group may have rows of an encoder, as far as its statistics tell."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    statistics = next(column.statistics for column in columns if column.path_in_schema == "fingerprint")
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= fingerprint <= statistics.max)
+
+
+def _of_few_values(columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if column in OF_FEW_VALUES]
