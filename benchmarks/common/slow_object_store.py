@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 from llmdiff.tcp_ports import free_port
@@ -24,22 +25,26 @@ def slow_object_store(log: Path, seconds: float) -> Iterator[tuple[dict[str, str
 
 @contextmanager
 def delayed(behind: int, seconds: float) -> Iterator[int]:
-    """Give a port that passes on what is sent to another one, each piece that is sent so much later."""
+    """Give a port that passes on what is sent to another one, each piece that is sent so much later.
+
+    It is a process of its own: the Delta library holds Python's lock while it waits for an answer.
+    """
     port = free_port()
-    with socket.create_server(("127.0.0.1", port), backlog=256) as server:
-        threading.Thread(target=_accept, args=(server, behind, seconds), daemon=True).start()
+    process = get_context("spawn").Process(target=_serve, args=(port, behind, seconds), daemon=True)
+    process.start()
+    try:
         yield port
+    finally:
+        process.terminate()
 
 
-def _accept(server: socket.socket, behind: int, seconds: float) -> None:
-    while True:
-        try:
+def _serve(port: int, behind: int, seconds: float) -> None:
+    with socket.create_server(("127.0.0.1", port), backlog=256) as server:
+        while True:
             client, _ = server.accept()
-        except OSError:
-            return
-        there = socket.create_connection(("127.0.0.1", behind))
-        for source, target, wait in ((client, there, seconds), (there, client, 0.0)):
-            threading.Thread(target=_pass_on, args=(source, target, wait), daemon=True).start()
+            there = socket.create_connection(("127.0.0.1", behind))
+            for source, target, wait in ((client, there, seconds), (there, client, 0.0)):
+                threading.Thread(target=_pass_on, args=(source, target, wait), daemon=True).start()
 
 
 def _pass_on(source: socket.socket, target: socket.socket, seconds: float) -> None:

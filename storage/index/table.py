@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from storage.hashing import checksum
 from storage.index.delta import DataFile, create_table
-from storage.index.log import REQUESTS_AT_ONCE, DeltaLog
+from storage.index.log import DeltaLog
 from storage.index.state import LogState
-from storage.index.table_files import OF_FEW_VALUES, TableFiles
+from storage.index.table_files import TableFiles
 from storage.io.paths import StorePath
-
-LOOKED_AT_ONE_BY_ONE = 1000
-"""Files of a version whose being there is asked for one by one; of more, the folder is listed."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +40,8 @@ class Table(TableFiles):
     """One of the store's three tables; safe to use from several threads and processes."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
-        super().__init__(folder)
+        super().__init__(folder, schema)
         self.log = DeltaLog(folder)
-        self.schema = schema
         self._lock = threading.RLock()
         self._state: LogState | None = None
         self._version: TableVersion | None = None
@@ -88,19 +81,13 @@ class Table(TableFiles):
             raise ValueError(f"{self.folder}: expected version {number}, found versions 0 to {newest}")
         with self._lock:
             found = self._seen(state)
-        if gone := self._gone(found.files):
+        if gone := self.missing(found.files):
             raise ValueError(f"{self.folder}: version {number} is not kept any more: {gone[0]} is gone")
         return found
 
     def read(self, version: TableVersion, columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of a version, its rows in no particular order; columns of few values come as dictionaries."""
-        if not version.files:
-            return self._empty(columns)
-        options = {"columns": columns, "filters": filters}
-        at_once = REQUESTS_AT_ONCE if self.folder.is_remote else 1
-        with ThreadPoolExecutor(at_once) as pool:
-            tables = list(pool.map(lambda file: self.read_file(file, **options), version.files))
-        return pa.concat_tables(tables).unify_dictionaries()
+        return self.read_files(version.files, columns, filters)
 
     def stream(
         self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None
@@ -136,14 +123,7 @@ class Table(TableFiles):
         if None in checksums.values():  # of before the files' own entries said it, and the log was summed up since
             noted = self.log.checksums(version.number)
             checksums = {name: noted.get(name) for name in checksums}
-        for name, expected in checksums.items():
-            try:
-                found = checksum((self.folder / name).read_bytes())
-            except FileNotFoundError:
-                yield "missing", name, "expected a file of the table, found none"
-                continue
-            if expected is not None and found != expected:
-                yield "flipped", name, f"expected CRC-32C {expected:08x}, found {found:08x}"
+        yield from self.compare(checksums)
 
     def finish_commit(self, base: int, ours: int, checkpoint_every: int) -> int:
         """Bring the entries after version `base` to the disk, sum the log up now and then; return the newest one."""
@@ -181,21 +161,6 @@ class Table(TableFiles):
         version = TableVersion(state.version, tuple(file for _, file in sorted(state.files.items())))
         self.note(version.entries)
         return version
-
-    def _gone(self, files: Sequence[str]) -> list[str]:
-        """Return those of a version's files that are not there."""
-        if len(files) > LOOKED_AT_ONE_BY_ONE:
-            return sorted(set(files) - {path.name for path in self.parquet_files()})
-        with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
-            there = pool.map(lambda file: (self.folder / file).exists(), files)
-            return list(itertools.compress(files, (not each for each in there)))
-
-    def _empty(self, columns: Sequence[str]) -> pa.Table:
-        few = pa.dictionary(pa.int32(), pa.string())
-        fields = [self.schema.field(column) for column in columns]
-        return pa.schema(
-            [field.with_type(few) if field.name in OF_FEW_VALUES else field for field in fields]
-        ).empty_table()
 
 
 def written_by(file: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage.hashing import checksum
 from storage.index.data_file import check_bytes
 from storage.index.delta import DataFile
+from storage.index.log import REQUESTS_AT_ONCE
 from storage.io.paths import StorePath
 
 OF_FEW_VALUES = {
@@ -26,11 +30,16 @@ OF_FEW_VALUES = {
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 
 
+LOOKED_AT_ONE_BY_ONE = 1000
+"""Files of a version whose being there is asked for one by one; of more, the folder is listed."""
+
+
 class TableFiles:
     """The files in a table's folder, by name."""
 
-    def __init__(self, folder: StorePath) -> None:
+    def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
         self.folder = folder
+        self.schema = schema
         self._crcs: dict[str, int | None] = {}
         """Of files that versions name; None where it was compared already, or nothing says it."""
 
@@ -38,6 +47,16 @@ class TableFiles:
         """Keep the checksums of files in mind, to compare each before the file is first read."""
         for file in files:
             self._crcs.setdefault(file.name, file.crc32c)
+
+    def read_files(self, files: Sequence[str], columns: Sequence[str], filters: Any = None) -> pa.Table:
+        """Read columns of files, their rows in no particular order; columns of few values come as dictionaries."""
+        if not files:
+            return self._empty(columns)
+        options = {"columns": columns, "filters": filters}
+        at_once = REQUESTS_AT_ONCE if self.folder.is_remote else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            tables = list(pool.map(lambda file: self.read_file(file, **options), files))
+        return pa.concat_tables(tables).unify_dictionaries()
 
     def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
         """Yield columns of one of the table's files likewise."""
@@ -68,6 +87,25 @@ class TableFiles:
         """Return all files of rows in the table's folder, whether or not a version names them."""
         return [path for path in self.folder.children() if path.name.endswith(".parquet")]
 
+    def compare(self, checksums: Mapping[str, int | None]) -> Iterator[tuple[str, str, str]]:
+        """Yield kind, name and what was found of files that are not as they were committed."""
+        for name, expected in checksums.items():
+            try:
+                found = checksum((self.folder / name).read_bytes())
+            except FileNotFoundError:
+                yield "missing", name, "expected a file of the table, found none"
+                continue
+            if expected is not None and found != expected:
+                yield "flipped", name, f"expected CRC-32C {expected:08x}, found {found:08x}"
+
+    def missing(self, files: Sequence[str]) -> list[str]:
+        """Return those of some files that are not there."""
+        if len(files) > LOOKED_AT_ONE_BY_ONE:
+            return sorted(set(files) - {path.name for path in self.parquet_files()})
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
+            there = pool.map(lambda file: (self.folder / file).exists(), files)
+            return list(itertools.compress(files, (not each for each in there)))
+
     def _checked(self, file: str) -> str | pa.BufferReader:
         """Return what to read a file from, after a look at all its bytes the first time."""
         expected = self._crcs.get(file)
@@ -77,6 +115,13 @@ class TableFiles:
         fetched = check_bytes(path, expected)
         self._crcs[file] = None
         return path.arrow_source() if fetched is None else fetched
+
+    def _empty(self, columns: Sequence[str]) -> pa.Table:
+        few = pa.dictionary(pa.int32(), pa.string())
+        fields = [self.schema.field(column) for column in columns]
+        return pa.schema(
+            [field.with_type(few) if field.name in OF_FEW_VALUES else field for field in fields]
+        ).empty_table()
 
 
 def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
