@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from storage import EncodingStore, caption_hash
+from storage.index import lookup
 from storage.index.transaction import rewrite
-from storage.maintenance.summary import list_shards
+from storage.maintenance.summary import list_shards, summarise
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.writing.orphans import rewriting
@@ -107,3 +108,45 @@ def test_a_manifest_that_is_deep_is_a_problem_of_its_shard(tmp_path: Path) -> No
     (manifest,) = (tmp_path / "store" / "shards").glob("*/manifest.json")
     manifest.write_text("[" * 100_000)
     assert any("manifest.json" in problem.path for problem in verify(store))
+
+
+LINES = {
+    "no checksums": '{"commitInfo": {"checksums": null}}',
+    "checksums of another kind": '{"commitInfo": {"checksums": "[1]"}}',
+    "no file": '{"add": null}',
+    "a file without a name": '{"add": {"size": 1, "modificationTime": 1}}',
+    "a name that is a number": '{"add": {"path": 5, "size": 1, "modificationTime": 1}}',
+    "an endless size": '{"add": {"path": "a.parquet", "size": 1e999, "modificationTime": 1}}',
+    "a commit without a name": '{"txn": {}}',
+    "a list": '{"remove": []}',
+    "brackets": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_log_made_by_hand_ends_in_a_line(tmp_path: Path, line: str) -> None:
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a")
+    entry = tmp_path / "store" / "index" / "_delta_log" / f"{1:020d}.json"
+    entry.write_text(f"{entry.read_text()}\n{line}")
+    with pytest.raises(ValueError, match=r"01\.json: ") as caught:
+        EncodingStore.open(tmp_path / "store").snapshot()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "long" * 1000])
+def test_no_id_leads_out_of_the_cache(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path / "cache" / "folder"))
+    monkeypatch.setattr(lookup, "KEY_FILE_ROWS", 0)
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a")
+    for file in (tmp_path / "store" / "store.json", tmp_path / "store" / "index" / "_delta_log" / f"{0:020d}.json"):
+        assert store.id in file.read_text()
+        file.write_text(file.read_text().replace(store.id, name))
+    opened = EncodingStore.open(tmp_path / "store")
+    assert opened.id == opened.index.id == name
+    assert summarise(opened)["samples"] == 18
+    assert len(opened.snapshot().encodings(llm, [caption_hash(synthetic.caption("a", 1))])) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "store"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"folder"}
+    assert {"counts", "index"} <= {path.name for path in (tmp_path / "cache" / "folder").iterdir()}
