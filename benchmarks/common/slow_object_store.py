@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from llmdiff.tcp_ports import free_port
@@ -29,17 +30,20 @@ def delayed(behind: int, seconds: float) -> Iterator[int]:
 
     It is a process of its own: the Delta library holds Python's lock while it waits for an answer.
     """
-    port = free_port()
-    process = get_context("spawn").Process(target=_serve, args=(port, behind, seconds), daemon=True)
+    context = get_context("spawn")
+    port, listens = free_port(), context.Event()
+    process = context.Process(target=_serve, args=(port, behind, seconds, listens), daemon=True)
     process.start()
     try:
+        assert listens.wait(60), "the server in between does not start"
         yield port
     finally:
         process.terminate()
 
 
-def _serve(port: int, behind: int, seconds: float) -> None:
+def _serve(port: int, behind: int, seconds: float, listens: Event) -> None:
     with socket.create_server(("127.0.0.1", port), backlog=256) as server:
+        listens.set()
         while True:
             client, _ = server.accept()
             there = socket.create_connection(("127.0.0.1", behind))
