@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
+from threading import Thread
 
 from storage.hashing import checksum
 from storage.io.manifest import MANIFEST, read_manifest
@@ -29,14 +32,17 @@ def check_shards(root: StorePath, shards: Iterable[Stored]) -> Iterator[Checked]
 
 
 def check_in_processes(count: int, root: StorePath, shards: Iterable[Stored]) -> Iterator[Checked]:
-    """Check some shards in so many processes of this machine."""
+    """Check some shards in so many processes of this machine, which end with this one, however it ends."""
     left = iter(shards)
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
         waiting = {pool.submit(check_shard, root, shard) for shard in islice(left, 2 * count)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             waiting |= {pool.submit(check_shard, root, shard) for shard in islice(left, len(done))}
             yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def check_shard(root: StorePath, stored: Stored) -> Checked:
@@ -97,3 +103,16 @@ def _check_file(path: StorePath, name: str, size: int | None, entry: dict[str, i
         yield Problem(kind, name, f"expected {entry['size']} bytes, found {size}")
     elif (found := checksum(path.read_bytes())) != entry["crc32c"]:
         yield Problem("flipped", name, f"expected CRC-32C {entry['crc32c']:08x}, found {found:08x}")
+
+
+def _begin() -> None:
+    """Make a new process ready: Ctrl-C is for the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

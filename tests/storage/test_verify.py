@@ -1,11 +1,15 @@
 """Damage is found, named, and mended without losing what is whole."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from storage import EncodingStore, caption_hash
@@ -158,6 +162,33 @@ def test_several_processes_find_what_one_does(store):
     assert [problem.kind for problem in found] == ["flipped", "missing"]
     assert found == expected
     assert done == [(1, 2), (2, 2)]
+
+
+CHECKS = """
+import multiprocessing, time
+from storage.io.paths import store_path
+from storage.maintenance.check_shard import check_in_processes
+
+def shards():
+    yield "a", []
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    list(check_in_processes(1, store_path("nowhere"), shards()))
+"""
+
+
+@pytest.mark.process
+def test_the_processes_end_with_one_that_is_killed(tmp_path):
+    (tmp_path / "checks.py").write_text(CHECKS)
+    command = [sys.executable, str(tmp_path / "checks.py")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as checks:
+        child = psutil.Process(int(checks.stdout.readline()))
+        assert child.is_running()
+        checks.kill()
+        child.wait(20)
 
 
 def test_little_memory_finds_the_same(store, monkeypatch):
