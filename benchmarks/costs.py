@@ -98,8 +98,10 @@ class Costs:
         self.lookup = growth("look a shard up", "cpu", cache="warm")
         self.lookup_memory = growth("memory of looking up", cache="warm")
         self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
-        self.open = slope("open a version to train on", cache="cold")
-        self.train_memory = slope("peak memory of opening to train on")
+        self.train_row = measured("store.csv", "value", name="training index")
+        self.make = slope("making the training index, processor time")
+        self.open = slope("open a version to train on again")
+        self.train_memory = slope("own memory of a training process for it")
 
     def encode_seconds(self, n: float) -> float:
         tokens = self.llm.tokens * self.llm.tflop * self.llm.ratio / (self.at.bf16 * self.at.share)
@@ -135,10 +137,15 @@ class Costs:
         return 1e6 * (self.lookup_memory[0] + self.lookup_memory[1] * n)
 
     def trainer_memory(self, n: float) -> float:
-        """Bytes of one process."""
+        """Bytes of one process, for the index."""
         return 1e6 * (self.train_memory[0] + self.train_memory[1] * n)
 
+    def make_seconds(self, n: float) -> float:
+        """Of the processor, the first time on a machine."""
+        return self.make[0] + self.make[1] * n
+
     def open_seconds(self, n: float) -> float:
+        """Every other time."""
         return self.open[0] + self.open[1] * n
 
     def verify_seconds(self, n: float) -> float:
@@ -162,6 +169,7 @@ def costs_table(at: Assumptions) -> str:
         ("latents, 512²", lambda c, n: size(n * LATENT_BYTES)),
         ("index", lambda c, n: size(n * c.index_row)),
         ("its cache, on each machine that encodes", lambda c, n: size(n * c.cache_row)),
+        ("the training index, on each machine that trains", lambda c, n: size(n * c.train_row)),
         ("encode, GPU hours", lambda c, n: number(c.encode_seconds(n) / 3600)),
         ("encode, dollars", lambda c, n: number(c.encode_seconds(n) / 3600 * at.price)),
         (f"encode in a day, machines of {at.gpus:g}", lambda c, n: number(machines(c.encode_seconds(n), 1, at))),
@@ -199,8 +207,9 @@ def index_table(at: Assumptions) -> str:
     values: list[tuple[str, Callable[[float], str]]] = [
         (f"look-ups for {SHARD_ROWS:,} rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
         ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
-        ("open to train on", lambda n: duration(cost.open_seconds(n))),
-        ("memory of each training process", lambda n: size(cost.trainer_memory(n))),
+        ("make the training index, once a machine, of one processor", lambda n: duration(cost.make_seconds(n))),
+        ("open to train on after that", lambda n: duration(cost.open_seconds(n))),
+        ("own memory of each training process for the index", lambda n: size(cost.trainer_memory(n))),
         (f"verify, at {at.disk:g} GB/s", lambda n: duration(cost.verify_seconds(n))),
     ]
     return "\n".join([*lines, *(f"| {what} | {' | '.join(map(of, SCALES.values()))} |" for what, of in values)])

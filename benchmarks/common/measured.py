@@ -39,8 +39,9 @@ def index_rows(name: str, **keys: str) -> list[dict[str, str]]:
     return found
 
 
-def slope(name: str, **keys: str) -> tuple[float, float]:
-    """What a figure of the index is at no rows, and by how much it grows with each; from the two largest indexes."""
-    at = {rows: measured("store.csv", "value", name=name, captions=str(rows), **keys) for rows in (10**5, 10**6)}
-    growth = (at[10**6] - at[10**5]) / (10**6 - 10**5)
-    return at[10**6] - growth * 10**6, growth
+def slope(name: str) -> tuple[float, float]:
+    """What a figure of ``store.csv`` is at no rows, and its growth with each; from the two largest indexes."""
+    at = {int(row["captions"]): float(row["value"]) for row in rows_of("store.csv") if row["name"] == name}
+    few, many = sorted(at)[-2:]
+    growth = (at[many] - at[few]) / (many - few)
+    return max(0.0, at[many] - growth * many), growth

@@ -18,7 +18,10 @@ def number(value: float) -> str:
 
 def count(value: float) -> str:
     """Captions, in words."""
-    return f"{value / 1e6:.2g} M" if value < 1e8 else f"{value / 1e6:,.0f} M" if value < 1e9 else f"{value / 1e9:.2g} B"
+    if 1e8 <= value < 1e9:
+        return f"{value / 1e6:,.0f} M"
+    name, unit = ("M", 1e6) if value < 1e8 else ("B", 1e9)
+    return f"{float(f'{value / unit:.2g}'):,g} {name}"
 
 
 def duration(seconds: float) -> str:
