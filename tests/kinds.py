@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind")
 PORT_PROBES = (tcp_ports.__file__, "urllib3/util/connection.py")
 """What looks for a free port, and what asks when it is imported whether there is IPv6."""
-PROBES = ("cc", "clang", "uname")
-"""How the programs end that DeepSpeed asks about the machine when it is first used."""
+PROBES = ("cc", "clang", "uname", "file")
+"""How the programs end that DeepSpeed and Prefect ask about the machine when they are first used."""
 _started: list[str] | None = None
 """What the unit test at work has started; None while something else is at work."""
 
