@@ -76,7 +76,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	for script in $(filter-out %/gpu.py %/pack_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out %/gpu.py %/gpu_pages.py %/pack_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 # The generated pages first; then any warning of mkdocs, such as a link to nothing, is an error.
 docs: $(VENV)/.installed
