@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmdiff.extras import missing_extra
-from llmdiff.startup import collect_seldom
+from llmdiff.startup import collect_seldom, wait_without_spinning
 from pipelines.cli.demo import demo_app
 from pipelines.cli.doctor import doctor_app
 from pipelines.cli.encode import encode_app
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script: an error is one line and exit code 1; ``--debug`` shows where it came from."""
     if arguments is None:
         collect_seldom()
+        wait_without_spinning()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = ["--debug", *(a for a in given if a != "--debug")] if debug else given  # wherever it was written
