@@ -26,7 +26,7 @@ help:
 	@echo "make wheel  the light core from its wheel, in an environment of its own"
 	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
-	@echo "make bench  the benchmarks"
+	@echo "make bench  the benchmarks; benchmarks/gpu.py measures what needs a GPU, benchmarks/pack_gpu.py packs it for another machine"
 	@echo "make docs   the documentation as a site: site/index.html"
 
 demo: $(VENV)/.installed
@@ -81,7 +81,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out %/gpu.py %/gpu_pages.py %/pack_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 # The generated pages first; then any warning of mkdocs, such as a link to nothing, is an error.
 docs: $(VENV)/.installed

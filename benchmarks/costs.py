@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from common.gpu_figures import basis, gpu_row, shares
 from common.measured import growth, index_rows, measured, slope
 from common.words import count, duration, number, size
 
@@ -39,7 +40,7 @@ class Assumptions:
     gpu: str = assumed("H100 SXM", "its name")
     bf16: float = assumed(989.0, "peak TFLOP/s in bf16, dense, as published: the LLM and training")
     tf32: float = assumed(494.0, "peak TFLOP/s in TF32, dense, as published: the autoencoder")
-    share: float = assumed(0.3, "of the peak that is reached")
+    share: float = assumed(0.3, "of the peak that is reached, where none was measured on the GPU of that name")
     price: float = assumed(3.0, "dollars for an hour of one GPU")
     gpus: float = assumed(8, "GPUs of a machine, each with a process of its own")
     memory: float = assumed(1000.0, "GB of main memory of a machine")
@@ -66,7 +67,9 @@ def llms() -> list[LLM]:
     """The recipes'."""
     of_pass = {"what": "LLM, one plain forward pass"}
     phi = measured("encode.csv", "ratio_p50", shape="phi-1.5", dtype="bfloat16", word_path="block")
+    on_gpu = gpu_row("encode.csv", shape="vicuna-7b", word_path="block")
     vicuna = measured("encode.csv", "ratio_p50", shape="vicuna-7b", blocks="2 of 32", word_path="block")
+    vicuna = vicuna if on_gpu is None else float(on_gpu["ratio_p50"])
     return [
         LLM(
             name="Phi-1.5",
@@ -92,6 +95,8 @@ class Costs:
         self.llm, self.at = llm, at
         self.vae = measured("train.csv", "value", what="autoencoder's encoder")
         self.step = measured("train.csv", "value", what="training step, forward and backward")
+        self.measured = shares(self.step, self.vae, {llm.name: llm.tflop})
+        self.shares = self.measured if self.measured and self.measured.device == at.gpu else None
         self.overhead = measured("store.csv", "value", name="overhead with index and manifests", prompts="DPG-Bench")
         self.index_row = float(index_rows("index")[-1]["value"])
         self.cache_row = float(index_rows("cache of a machine")[-1]["value"])
@@ -104,11 +109,18 @@ class Costs:
         self.train_memory = slope("own memory of a training process for it")
 
     def encode_seconds(self, n: float) -> float:
-        tokens = self.llm.tokens * self.llm.tflop * self.llm.ratio / (self.at.bf16 * self.at.share)
-        return n * (tokens + self.vae / (self.at.tf32 * self.at.share))
+        return n * (self.text_seconds() + self.vae / (self.at.tf32 * self.share("autoencoder")))
+
+    def text_seconds(self) -> float:
+        """Of a caption."""
+        return self.llm.tokens * self.llm.tflop * self.llm.ratio / (self.at.bf16 * self.share(self.llm.name))
 
     def images_a_second(self) -> float:
-        return self.at.bf16 * self.at.share / self.step
+        return self.at.bf16 * self.share("training") / self.step
+
+    def share(self, of: str) -> float:
+        """Of the peak: measured, or else assumed."""
+        return self.at.share if self.shares is None else self.shares.of.get(of, self.at.share)
 
     def encodings(self, n: float) -> float:
         return n * self.llm.tokens * self.llm.width * 2 * (1 + self.overhead)
@@ -160,7 +172,7 @@ def machines(gpu_seconds: float, days: float, at: Assumptions) -> int:
 def costs_table(at: Assumptions) -> str:
     """Hours, machines and bytes."""
     lines = [
-        f"| {at.gpu}, {at.share:g} of the peak | LLM | {' | '.join(SCALES)} |",
+        f"| {at.gpu}, {basis(Costs(llms()[0], at).shares, at.share)} | LLM | {' | '.join(SCALES)} |",
         "| --- | --- |" + " --- |" * len(SCALES),
     ]
     costs = [Costs(llm, at) for llm in llms()]
@@ -247,6 +259,12 @@ def crossing(share: Callable[[float], float]) -> float:
     return high
 
 
+def defaults() -> Assumptions:
+    """Of the GPU that was measured, where one was."""
+    found = Costs(llms()[0], Assumptions()).measured
+    return Assumptions() if found is None else Assumptions(gpu=found.device, bf16=found.peak, tf32=found.peak / 2)
+
+
 def tables(at: Assumptions) -> str:
     """All of them."""
     listed = "\n".join(f"| `--{f.name}` | {getattr(at, f.name)} | {f.metadata['help']} |" for f in fields(at))
@@ -270,9 +288,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    start = defaults()
     for entry in fields(Assumptions):
         kind = str if isinstance(entry.default, str) else float
-        parser.add_argument(f"--{entry.name}", type=kind, default=entry.default, help=entry.metadata["help"])
+        parser.add_argument(
+            f"--{entry.name}", type=kind, default=getattr(start, entry.name), help=entry.metadata["help"]
+        )
     given = vars(parser.parse_args())
     write = given.pop("write")
     made = tables(Assumptions(**given))

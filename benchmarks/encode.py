@@ -1,7 +1,8 @@
 """What encoding costs: against one plain forward pass of the same tokens, and against the obvious implementation.
 
-Random weights in the real shapes, the real tokenizers, real prompts. Fewer blocks than the real model where memory or
-time ask for it; the row says how many. Every ratio is taken within one run, round by round.
+Random weights in the real shapes, the real tokenizers, real prompts; made ones and the embedded LLMs' tokenizers where
+the folder of data is missing. Fewer blocks than the real model where memory or time ask for it; the row says how many.
+Every ratio is taken within one run, round by round.
 
     python benchmarks/encode.py --shape phi-1.5 --blocks 4
     python benchmarks/encode.py --shape vicuna-7b --blocks 2 --word-path isolated
@@ -20,15 +21,13 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common.encode_pictures import CASES, measure_pictures
-from common.measure import append_row, device_name, interleaved, peak_bytes, quantiles, versions
-from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
-from common.vae_dtype import measure_dtype
+from common.measure import RESULTS, append_row, device_name, interleaved, peak_bytes, quantiles, versions
+from common.prompts import prompts_of, tokenizer_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
@@ -38,34 +37,38 @@ from llmdiff.encoder.batching import batches_by_tokens
 from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.tokens import padding_id, tokenise
 
-SHAPES: dict[str, tuple[Any, Callable[[Path], Any], int]] = {  # configuration, tokenizer, blocks of the real model
-    "phi-1.5": (PhiConfig(), gpt2_tokenizer, 24),
-    "vicuna-7b": (LlamaConfig(), llama2_tokenizer, 32),
-}
+SHAPES: dict[str, Callable[[], Any]] = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}
+QUICK = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
 GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for isolated
 CPU_BLOCKS = {"phi-1.5": 6, "vicuna-7b": 2}
 PARTS = ["text", "pictures", "dtype"]
+ALL = 2697  # prompts of the two lists
 BATCH = 32  # captions in a batch of the obvious implementation
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.ERROR)
-    arguments = parse()
-    if not arguments.data.is_dir():
-        print(f"{arguments.data}: no such folder; nothing measured (see --data)")
-        return
+    arguments = parse(argv)
     for shape in arguments.shape if "text" in arguments.part else ():
         measure_shape(shape, arguments)
+    photos = arguments.data / "photos"
+    if not photos.is_dir():
+        print(f"{photos}: no such folder; no pictures measured (see --data)")
+        return
     if "pictures" in arguments.part:
-        measure_pictures(arguments.data / "photos", arguments.case, arguments.rounds)
+        from common.encode_pictures import CASES, measure_pictures  # with the store's packages, which text needs not
+
+        measure_pictures(photos, arguments.case or list(CASES), arguments.rounds)
     if "dtype" in arguments.part:
-        measure_dtype(arguments.data / "photos", torch.device(arguments.device))
+        from common.vae_dtype import measure_dtype
+
+        measure_dtype(photos, torch.device(arguments.device))
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--case", nargs="+", help="of pictures; default: all")
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])
     parser.add_argument("--blocks", type=int, help="transformer blocks (all on a GPU, a few on a CPU)")
@@ -83,7 +86,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
-    return parser.parse_args()
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of encode.csv")
+    parser.add_argument("--quick", action="store_true", help="small models, to try the script")
+    return parser.parse_args(argv)
 
 
 def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
@@ -91,16 +96,15 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     torch.set_num_threads(arguments.threads)
-    configuration, make_tokenizer, real_blocks = SHAPES[shape]
+    configuration = SHAPES[shape]()
+    real_blocks = configuration.num_hidden_layers
     blocks = arguments.blocks or (real_blocks if on_gpu else CPU_BLOCKS[shape])
-    configuration.num_hidden_layers = blocks
+    configuration.update({"num_hidden_layers": blocks, **(QUICK if arguments.quick else {})})
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(configuration, dtype=getattr(torch, arguments.dtype)).eval()
-    tokenizer = make_tokenizer(arguments.data)
-    prompts = read_prompts(arguments.data)
-    count = arguments.captions or (len(prompts) if on_gpu else 128)
-    captions = prompts[:: max(1, len(prompts) // count)][:count]
+    tokenizer = tokenizer_of(shape, arguments.data)
+    captions, prompts = prompts_of(arguments.data, arguments.captions or (ALL if on_gpu else 128))
     budget = arguments.token_budget or (16384 if on_gpu else 2048)
     for word_path in arguments.word_path:
         with tempfile.TemporaryDirectory() as cache:
@@ -110,14 +114,15 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
             row = {
                 "device": device_name(device),
                 "versions": versions(),
-                "shape": shape,
+                "shape": f"small {shape}" if arguments.quick else shape,
                 "blocks": f"{blocks} of {real_blocks}",
                 "dtype": arguments.dtype,
                 "word_path": word_path,
                 "captions": len(captions),
                 "max_tokens": arguments.max_tokens,
             }
-            append_row("encode", {**row, **measure(encoder, captions, arguments.rounds, device, shape)})
+            measured = measure(encoder, captions, arguments.rounds, device, shape)
+            append_row("encode", {**row, **measured, "prompts": prompts}, arguments.results)
 
 
 def measure(encoder: Encoder, captions: list[str], rounds: int, device: torch.device, shape: str) -> dict[str, Any]:

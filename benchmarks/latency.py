@@ -11,31 +11,30 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common.measure import RESULTS, append_row, device_name, peak_bytes, quantiles, versions
-from common.real_training import SHAPES, make_unet
+from common.models import SHAPES, make_unet
+from common.prompts import scene_caption
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextConfig, CLIPTextModel, LlamaConfig, PhiConfig
 
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.shapes import PHI
-from llmdiff.shapes.captions import caption
-from llmdiff.shapes.shards import random_scene
 
 BATCHES = (1, 8)
 CLIP_TOKENS = 77
-LLMS = {"phi-1.5": PhiConfig(), "vicuna-7b": LlamaConfig()}
+LLMS = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}
 STEPS = 30  # of a picture, over which an encoding's time is spread
 
 
-def main() -> None:
-    bench = Bench(parse())
+def main(argv: Sequence[str] | None = None) -> None:
+    bench = Bench(parse(argv))
     with torch.inference_mode():
         clip = measure_clip(bench)
         llms = {name: measure_llm(bench, name) for name in bench.llms}
@@ -46,7 +45,7 @@ def main() -> None:
             bench.add(f"share of a picture of {STEPS} steps, encoded by {name}", batch, share, "of the time")
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", nargs="+", choices=list(LLMS), default=["phi-1.5"])
     parser.add_argument("--blocks", type=int, help="transformer blocks of the LLM; default: all")
@@ -56,7 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of latency.csv")
     parser.add_argument("--quick", action="store_true", help="small models")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 class Bench:
@@ -74,7 +73,7 @@ class Bench:
         self.results: Path = arguments.results
         torch.set_num_threads(arguments.threads)
         rng = np.random.default_rng(0)
-        self.captions = [caption(random_scene(rng), "natural", rng) for _ in range(max(BATCHES))]
+        self.captions = [scene_caption(rng) for _ in range(max(BATCHES))]
 
     def add(self, what: str, batch: int, value: float, unit: str, **more: Any) -> None:
         """A row; figures of small models are no benchmark and are named so."""
@@ -143,7 +142,7 @@ def measure_clip(bench: Bench) -> dict[int, float]:
 
 def measure_llm(bench: Bench, name: str) -> dict[int, float]:
     """The score difference of a whole LLM; the tokenizer is the embedded Phi's, whose tokens are as good as any."""
-    config = LLMS[name]
+    config = LLMS[name]()
     if bench.quick:
         config.update({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4})
     config.num_hidden_layers = bench.blocks or config.num_hidden_layers
@@ -159,7 +158,7 @@ def measure_llm(bench: Bench, name: str) -> dict[int, float]:
 def measure_steps(bench: Bench) -> dict[int, float]:
     """A guided sampling step of the base, and with the adapter; the base's median seconds."""
     unet = make_unet(bench.quick, bench.dtype, bench.device)
-    width = 64 if bench.quick else LLMS["phi-1.5"].hidden_size
+    width = 64 if bench.quick else LLMS["phi-1.5"]().hidden_size
     adapter = LLMAdapter.for_unet(unet, AdapterSettings(), encoding_dim=width).to(bench.device, bench.dtype)
     latents = torch.randn(2 * max(BATCHES), 4, bench.side, bench.side, device=bench.device, dtype=bench.dtype)
     text = torch.randn(2 * max(BATCHES), CLIP_TOKENS, 768, device=bench.device, dtype=bench.dtype)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from common.measure import interleaved, quantiles
-from common.real_training import SHAPES, make_unet
+from common.models import SHAPES, make_unet
 from common.train_bench import TOKENS, WIDTH, Bench, ratio_of
-from common.train_online import measure_gpu, measure_online
-from common.train_runs import measure_memory, measure_scaling, measure_steps, measure_wait
+from common.train_online import STEPS, measure_gpu, measure_online
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,8 +29,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 
 
-def main() -> None:
-    arguments = parse()
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(dir=arguments.work, prefix="llmdiff-train-") as work:
         bench = Bench(arguments, Path(work))
@@ -38,7 +38,7 @@ def main() -> None:
             MEASURES[name](bench)
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--quick", action="store_true")
@@ -46,8 +46,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of what is measured in this process, on a CPU")
     parser.add_argument("--blocks", type=int, default=24, help="of the LLM in the online step; fewer save memory")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with prompts and tokenizers")
+    parser.add_argument("--batch", nargs="+", type=int, default=[8, 32], help="of a GPU's step")
+    parser.add_argument("--step", nargs="+", choices=list(STEPS), default=list(STEPS), help="ways to take it")
+    parser.add_argument("--results", type=Path, help="folder of train.csv")
     parser.add_argument("--work", type=Path, help="folder for 4 GB of temporary files")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 # The U-Net's forward pass with the adapter and without
@@ -133,14 +136,19 @@ def tera(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e12
 
 
+def of_runs(name: str) -> Callable[[Bench], None]:
+    """A measurement of real runs, whose store needs packages that the others do without."""
+    return lambda bench: getattr(import_module("common.train_runs"), name)(bench)
+
+
 MEASURES: dict[str, Callable[[Bench], None]] = {
     "flops": measure_flops,
     "forward": measure_forward,
     "online": measure_online,
-    "wait": measure_wait,
-    "steps": measure_steps,
-    "memory": measure_memory,
-    "scaling": measure_scaling,
+    "wait": of_runs("measure_wait"),
+    "steps": of_runs("measure_steps"),
+    "memory": of_runs("measure_memory"),
+    "scaling": of_runs("measure_scaling"),
     "gpu": measure_gpu,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 SELDOM = 100_000, 50, 100
 """Python's own are 700, 10 and 10."""
@@ -14,3 +15,10 @@ def collect_seldom() -> None:
     A program calls this when it starts; a library leaves the choice to the program.
     """
     gc.set_threshold(*SELDOM)
+
+
+def wait_without_spinning() -> None:
+    """Have OpenMP's threads sleep while they wait for one another: where other programs use the cores, spinning costs
+    three times the processor time of the work itself. A program calls this before it imports torch.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

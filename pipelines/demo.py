@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 
 from infra.service.messages import page_commands
 from infra.tracking.registry import fetch_adapter
+from llmdiff.data.encode.reading import cores
 from llmdiff.encoder import EncoderConfig
 from llmdiff.evaluation import Evaluation, Prompt, evaluate, held_out_prompts
 from llmdiff.sampling import load_pipeline
@@ -33,6 +37,12 @@ from pipelines.requests.register import RegisterRequest
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.shapes_benchmark import ENCODER, PROCESSES, SAMPLING, TRAINING
+from pipelines.runtime.side_by_side import side_by_side
+
+BATCH = 50
+"""Pictures drawn at once."""
+LOADING = threading.Lock()
+"""Held while models are loaded, which uses settings of the whole process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +67,7 @@ FULL = DemoSizes(
         "draw": 15,
         "encode": 45,
         "encode control": 10,
-        "train": 260,
-        "train control": 260,
+        "train both": 340,
         "register": 5,
         "evaluate": 120,
         "report": 5,
@@ -72,8 +81,7 @@ QUICK = DemoSizes(
         "draw": 2,
         "encode": 20,
         "encode control": 8,
-        "train": 30,
-        "train control": 30,
+        "train both": 40,
         "register": 5,
         "evaluate": 15,
         "report": 5,
@@ -102,10 +110,13 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
         encoded = _encode(out, "llm")
     with clock.stage("encode control"):
         _encode(out, "base")
-    with clock.stage("train"):
-        trained = _train(out, "adapter", "llm", sizes.training)
-    with clock.stage("train control"):
-        control = _train(out, "control", "base", sizes.training)
+    with clock.stage("train both"):
+        trained, control = side_by_side(
+            [
+                lambda: _train(out, "adapter", "llm", sizes.training),
+                lambda: _train(out, "control", "base", sizes.training),
+            ]
+        )
     with clock.stage("register"):
         asked = RegisterRequest(adapter=trained.adapter, run_id=trained.run_id, llm=str(LLAMA))
         registered = register_flow(**dict(asked))
@@ -128,16 +139,45 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
 
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
-    """Evaluate the base model and each adapter on the same prompts and seeds."""
-    pipes: dict[str, Any] = {"base": load_pipeline(DIFFUSION)}
-    for name, folder in adapters.items():
-        encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
-        pipes[name] = load_pipeline(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
+    """Evaluate the base model and each adapter on the same prompts and seeds, a core a part of the prompts."""
+    count = min(cores(), math.ceil(len(prompts) / BATCH))
+    size = BATCH * math.ceil(len(prompts) / BATCH / count)  # batches are the same whatever the cores
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    with progress("evaluate", (1 + len(adapters)) * len(prompts), "picture"), one_thread_a_core():
+        found = side_by_side([partial(_compare, part, adapters) for part in parts])
+    return {name: Evaluation.joined([part[name] for part in found]) for name in found[0]}
+
+
+def _compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
+    """Do the same with some of the prompts, in a thread of its own."""
+    torch.set_num_threads(1)
+    with LOADING:
+        pipes: dict[str, Any] = {"base": load_pipeline(DIFFUSION)}
+        for name, folder in adapters.items():
+            encoder = json.loads((folder / "adapter_config.json").read_text())["encoder"]
+            pipes[name] = load_pipeline(DIFFUSION, folder, str(LLAMA) if encoder == "llm" else None)
     evaluations = {}
-    with progress("evaluate", len(pipes) * len(prompts), "picture"), torch.no_grad():
+    with torch.no_grad():
         for name, pipe in pipes.items():
-            evaluations[name] = evaluate(pipe, prompts, SAMPLING, progress=advance)
+            evaluations[name] = evaluate(pipe, prompts, SAMPLING, batch_size=BATCH, progress=_advance)
     return evaluations
+
+
+def _advance(count: int) -> None:
+    """Pass progress on, one thread at a time."""
+    with LOADING:
+        advance(count)
+
+
+@contextmanager
+def one_thread_a_core() -> Iterator[None]:
+    """Let each of several threads compute alone: torch's own threads wait for one another after each operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Clock:
@@ -192,20 +232,22 @@ def _encode(out: Path, encoder: EncoderKind) -> EncodeResult:
 
 
 def _train(out: Path, name: str, encoder: EncoderKind, settings: TrainSettings) -> TrainResult:
+    """One of two runs side by side: one process, of the batch that several would share, on half of the cores."""
+    alone = {"batch_size": PROCESSES * settings.batch_size, "threads": max(1, cores() // 2)}
     request = TrainRequest(
         store=str(out / "store"),
         diffusion=str(DIFFUSION),
         output=str(out / name),
         encoder=encoder,
-        processes=PROCESSES,
-        settings=settings,
+        processes=1,
+        settings=settings.model_copy(update=alone),
     )
     return train_flow(**dict(request))
 
 
 def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings) -> dict[str, str]:
     length = encoded.tokens / max(1, encoded.captions)
-    batch = f"{PROCESSES} x {settings.batch_size}"
+    batch = PROCESSES * settings.batch_size
     return {
         "data": f"{encoded.rows} drawn pictures with natural captions, {sum(encoded.rejected.values())} rejected",
         "encode": f"{encoded.captions} captions of {length:.1f} tokens on average through the frozen LLM, "

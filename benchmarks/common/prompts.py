@@ -1,4 +1,4 @@
-"""Real prompts and real tokenizers, read from a folder beside the project (they are other people's)."""
+"""Real prompts and real tokenizers, read from a folder beside the project (they are other people's); others without."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import GPT2Tokenizer, LlamaTokenizer
+import numpy as np
+from transformers import AutoTokenizer, GPT2Tokenizer, LlamaTokenizer
 from transformers.tokenization_utils_base import generate_merges
+
+from llmdiff.shapes import LLAMA, PHI
+from llmdiff.shapes.captions import caption
+from llmdiff.shapes.scene import sample_scene
+
+MADE = "captions made of drawn scenes"
+REAL = "PartiPrompts, DPG-Bench"
 
 
 def read_prompts(folder: Path) -> list[str]:
@@ -19,6 +27,41 @@ def read_prompts(folder: Path) -> list[str]:
         short = [row["Prompt"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     with (folder / "prompts" / "dpg_bench.jsonl").open() as file:
         return short + [json.loads(line)["text"] for line in file]
+
+
+def prompts_of(folder: Path, count: int) -> tuple[list[str], str]:
+    """So many prompts, spread over the real ones; made ones where the folder is missing. And which they are."""
+    if not folder.is_dir():
+        return made_captions(count), MADE
+    prompts = read_prompts(folder)
+    return prompts[:: max(1, len(prompts) // count)][:count], REAL
+
+
+def made_captions(count: int) -> list[str]:
+    """Captions as long as the real prompts: three in five of 12 words on average (PartiPrompts), the others of 84."""
+    rng = np.random.default_rng(0)
+    ranges = [(6, 19) if rng.random() < 0.6 else (50, 119) for _ in range(count)]
+    return [words(int(rng.integers(*bounds)), rng) for bounds in ranges]
+
+
+def words(count: int, rng: np.random.Generator) -> str:
+    """So many words about drawn scenes."""
+    found: list[str] = []
+    while len(found) < count:
+        found += scene_caption(rng).split()
+    return " ".join(found[:count])
+
+
+def scene_caption(rng: np.random.Generator) -> str:
+    """The caption of a drawn scene of two things."""
+    return caption(sample_scene(rng, 2), "natural", rng)
+
+
+def tokenizer_of(llm: str, folder: Path) -> Any:
+    """The real one of an LLM, or the embedded LLM's of its family where the folder is missing."""
+    if not folder.is_dir():
+        return AutoTokenizer.from_pretrained(PHI if llm == "phi-1.5" else LLAMA)
+    return (gpt2_tokenizer if llm == "phi-1.5" else llama2_tokenizer)(folder)
 
 
 def gpt2_tokenizer(folder: Path) -> Any:

@@ -1,11 +1,10 @@
-"""Stable Diffusion 1.5's real U-Net with random weights, stores made for it, and real training processes on them."""
+"""Stores made for Stable Diffusion 1.5's U-Net, and real training processes on them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -17,30 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 
+from common.models import SCHEDULE, make_unet
 from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command, launch_environment
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
-from storage.reading.dataset import Batch
 
-ROOT = Path(__file__).parents[2]
-SHAPES = runpy.run_path(str(ROOT / "tests" / "real_shapes.py"))  # the real configurations that the tests use
-SMALL = {"block_out_channels": (32, 64, 64, 64), "norm_num_groups": 8}  # over the real one, to try the script
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 WORKER = "llmdiff.training.worker"
-
-
-def make_unet(quick: bool, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
-    """The U-Net, frozen; 860 M parameters, 3.4 GB in float32. With `quick` a small one of the same layout."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**{**SHAPES["UNET"], **(SMALL if quick else {})})
-    unet = torch.nn.Module.to(unet, dtype).to_empty(device=device)  # diffusers' own `to` warns
-    torch.manual_seed(0)
-    SHAPES["fill"](unet)
-    return unet.requires_grad_(False).eval()
 
 
 def save_base(folder: Path, quick: bool) -> Path:
@@ -70,20 +55,6 @@ def random_bits(rng: np.random.Generator, tokens: int, width: int) -> np.ndarray
     """bfloat16 bits of normal numbers."""
     values = torch.from_numpy(rng.standard_normal((tokens, width), np.float32))
     return values.bfloat16().view(torch.uint16).numpy()
-
-
-def make_batch(size: int, side: int, width: int, tokens: int) -> Batch:
-    """A batch in memory, as the reader gives it."""
-    return Batch(
-        encodings=torch.randn(size, tokens, width).bfloat16(),
-        mask=torch.ones(size, tokens, dtype=torch.bool),
-        base_encodings=None,
-        base_mask=None,
-        latents=torch.randn(size, 4, side, side).half(),
-        caption_hashes=[str(i) for i in range(size)],
-        rows=[("made", i) for i in range(size)],
-        position=size,
-    )
 
 
 # Training processes

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from common.measure import append_row, device_name, quantiles
-from common.real_training import make_store, save_base
+from common.measure import RESULTS, append_row, device_name, quantiles
 from llmdiff.training import TrainConfig
 
 WIDTH, TOKENS = 2048, 77  # Phi-1.5's hidden size; as long as CLIP's context
@@ -28,7 +27,10 @@ class Bench:
         self.quick: bool = arguments.quick
         self.rounds: int = arguments.rounds
         self.blocks: int = arguments.blocks
+        self.batches: list[int] = arguments.batch
+        self.steps: list[str] = arguments.step
         self.data: Path = arguments.data
+        self.results: Path | None = arguments.results or (None if self.quick else RESULTS)
         self.work = work
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.name = "a small U-Net" if self.quick else "SD 1.5"
@@ -48,13 +50,15 @@ class Bench:
             "ratio": ratio,
             "goal": goal,
         }
-        if self.quick:
+        if self.results is None:
             print(", ".join(f"{key} {row[key]}" for key in list(row)[3:] if row[key] != ""), flush=True)
         else:
-            append_row("train", row)
+            append_row("train", row, self.results)
 
     def run(self, name: str, **settings: Any) -> TrainConfig:
         """The configuration of a real run; the base and the store are made when first asked for."""
+        from common.real_training import make_store, save_base  # with the store's packages, which other parts need not
+
         side = settings.pop("side", 16)
         base = self.work / "base"
         if not base.exists():

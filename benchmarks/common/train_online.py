@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 from transformers import AutoModelForCausalLM, PhiConfig
 
 from common.measure import interleaved, peak_bytes, quantiles
-from common.prompts import gpt2_tokenizer, read_prompts
-from common.real_training import SCHEDULE, SHAPES, make_batch, make_unet
+from common.measured import measured
+from common.models import SCHEDULE, make_batch, make_unet, make_vae
+from common.peaks import published_peak
+from common.prompts import MADE, REAL, prompts_of, tokenizer_of
 from common.train_bench import CAPTION, GB, WIDTH, Bench, ratio_of
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.adapter.padding import pad
@@ -17,19 +21,18 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.training import TrainConfig
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
-from storage.reading.dataset import Batch
+
+if TYPE_CHECKING:
+    from storage.reading.dataset import Batch
 
 
 def measure_online(bench: Bench) -> None:
     """The same step from cached tensors, and with the LLM's and the autoencoder's passes in it."""
-    if not bench.data.is_dir():
-        print(f"{bench.data}: no such folder; the online step is not measured (see --data)")
-        return
     on_gpu = bench.device.type == "cuda"
     size, side = (8, 64) if on_gpu else (1, 8 if bench.quick else 32)
     dtype = torch.bfloat16 if on_gpu else torch.float32
     encoder = make_encoder(bench, dtype)
-    latent_encoder = LatentEncoder(make_vae(bench))
+    latent_encoder = LatentEncoder(make_vae(bench.quick, bench.device))
     captions = typical_captions(bench, size)
     images = np.random.default_rng(0).integers(0, 256, (size, 8 * side, 8 * side, 3), np.uint8)
     step = Step(bench, dtype, gradient_checkpointing=False)
@@ -46,7 +49,8 @@ def measure_online(bench: Bench) -> None:
         "latents online": lambda: step(made.__class__(**{**vars(cached), "latents": latent_encoder(images)})),
     }
     times = interleaved(runs, bench.device, bench.rounds)
-    llm = f"Phi-1.5's shape with {bench.blocks} of 24 blocks, {CAPTION} tokens a caption"
+    prompts = REAL if bench.data.is_dir() else MADE
+    llm = f"Phi-1.5's shape with {bench.blocks} of 24 blocks, {CAPTION} tokens a caption of {prompts}"
     reduced = "" if on_gpu else ", CPU at reduced batch and size"
     setting = f"{bench.name}, batch {size}, {8 * side}² pixels, {dtype}, LLM of {llm}"
     bench.add("step from cached tensors", setting + reduced, quantiles(times["cached"])[1], "s")
@@ -58,8 +62,8 @@ def measure_online(bench: Bench) -> None:
 
 def typical_captions(bench: Bench, count: int) -> list[str]:
     """Real prompts of about the mean length."""
-    prompts = read_prompts(bench.data)
-    lengths = np.array([len(ids) + 1 for ids in gpt2_tokenizer(bench.data)(prompts)["input_ids"]])
+    prompts, _ = prompts_of(bench.data, 1000)
+    lengths = np.array([len(ids) + 1 for ids in tokenizer_of("phi-1.5", bench.data)(prompts)["input_ids"]])
     return [prompts[i] for i in np.argsort(abs(lengths - CAPTION), kind="stable")[:count]]
 
 
@@ -71,19 +75,13 @@ def make_encoder(bench: Bench, dtype: torch.dtype) -> Encoder:
     torch.manual_seed(0)
     with bench.device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    return Encoder(model, gpt2_tokenizer(bench.data), EncoderConfig(dtype=str(dtype).removeprefix("torch.")))
-
-
-def make_vae(bench: Bench) -> AutoencoderKL:
-    small = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4} if bench.quick else {}
-    torch.manual_seed(0)
-    return AutoencoderKL(**{**SHAPES["VAE"], **small}).to(bench.device).requires_grad_(False).eval()
+    return Encoder(model, tokenizer_of("phi-1.5", bench.data), EncoderConfig(dtype=str(dtype).removeprefix("torch.")))
 
 
 class Step:
     """A training step in this process: the library's objective, AdamW; no DeepSpeed."""
 
-    def __init__(self, bench: Bench, dtype: torch.dtype, gradient_checkpointing: bool) -> None:
+    def __init__(self, bench: Bench, dtype: torch.dtype, gradient_checkpointing: bool, compiled: bool = False) -> None:
         self.device = bench.device
         width = 64 if bench.quick else WIDTH
         unet = make_unet(bench.quick, dtype, bench.device)
@@ -92,6 +90,8 @@ class Step:
             unet.train()
         adapter = LLMAdapter.for_unet(unet, AdapterSettings(), encoding_dim=width).to(bench.device)
         adapter.install(unet)
+        if compiled:
+            unet.compile_repeated_blocks(disable=bench.quick)
         precision = "fp32" if dtype == torch.float32 else "bf16"
         config = TrainConfig(store="", fingerprint="", base="", output="", steps=1, precision=precision)
         unconditional = UnconditionalEmbedding(torch.zeros(1, width).bfloat16(), None)
@@ -106,23 +106,36 @@ class Step:
         self.optimiser.zero_grad()
 
 
+STEPS = {"plain": (False, False), "recomputed": (True, False), "compiled": (False, True)}
+"""Whether activations are computed anew in the backward pass, and whether the U-Net's blocks are compiled."""
+
+
 def measure_gpu(bench: Bench) -> None:
-    """Images a second and memory at 512², bf16."""
+    """Images a second and memory at 512², bf16, and how much of the GPU's peak that is."""
     if bench.device.type != "cuda" and not bench.quick:
         print("No GPU is at hand: images a second at 512² in bf16 are NOT measured.")
         bench.add("images a second on a GPU", "not measured: no GPU at hand", "", "images/s")
         return
+    for size in bench.batches:
+        for name in bench.steps:
+            measure_rate(bench, size, name)
+
+
+def measure_rate(bench: Bench, size: int, name: str) -> None:
+    """The rows of one batch size and one way to take a step."""
     side, width = (8, 64) if bench.quick else (64, WIDTH)
-    for size in (8, 32):
-        for recomputed in (False, True):
-            step = Step(bench, torch.bfloat16, recomputed)
-            batch = make_batch(size, side, width, 28)
-            step(batch)
-            peak = peak_bytes(lambda step=step, batch=batch: step(batch), bench.device)
-            times = interleaved({"step": lambda step=step, batch=batch: step(batch)}, bench.device, bench.rounds)
-            setting = (
-                f"{bench.name}, {8 * side}², bf16, batch {size}, {'with' if recomputed else 'without'} checkpointing"
-            )
-            bench.add("images a second", setting, size / quantiles(times["step"])[1], "images/s")
-            bench.add("peak memory", setting, peak / GB, "GB")
-            del step
+    recomputed, compiled = STEPS[name]
+    step = Step(bench, torch.bfloat16, recomputed, compiled)
+    batch = make_batch(size, side, width, 28)
+    step(batch)
+    peak = peak_bytes(lambda: step(batch), bench.device)
+    rate = size / quantiles(interleaved({"step": lambda: step(batch)}, bench.device, bench.rounds)["step"])[1]
+    how = f"{'with' if recomputed else 'without'} checkpointing{', blocks compiled' if compiled else ''}"
+    setting = f"{bench.name}, {8 * side}², bf16, batch {size}, {how}"
+    bench.add("images a second", setting, rate, "images/s")
+    bench.add("peak memory", setting, peak / GB, "GB")
+    if not bench.quick and (limit := published_peak(torch.cuda.get_device_name())) is not None:
+        tera = rate * measured("train.csv", "value", what="training step, forward and backward")
+        bench.add(
+            "speed of training", f"{setting}; the GPU's published {limit:g} TFLOP/s", tera, "TFLOP/s", tera / limit
+        )

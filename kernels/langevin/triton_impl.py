@@ -14,6 +14,8 @@ from torch import Tensor
 from kernels.langevin.reference import TokenRows
 
 MAX_BLOCK = 2048  # channels a program; wider rows take several programs
+LANE_CHANNELS = 8  # of a lane: 128 bits of 16-bit numbers
+LANES = 64 if torch.version.hip else 32  # of a warp
 
 
 @triton.jit
@@ -40,7 +42,26 @@ def box_muller(b_first, b_second):
     uniform = ((b_first >> 8) + 1).to(tl.float32) * 5.9604644775390625e-08  # 2^-24: (0, 1]
     angle = (b_second >> 8).to(tl.float32) * 3.7450702829239286e-07  # 2 pi 2^-24
     radius = tl.sqrt(-2.0 * tl.log(uniform))
-    return radius * tl.cos(angle), radius * tl.sin(angle)
+    b_sin, b_cos = sin_cos(angle)
+    return radius * b_cos, radius * b_sin
+
+
+@triton.jit
+def sin_cos(b_angle):
+    """Sine and cosine of a float32 block of angles in [0, 2 pi], within 2^-23 (absolute).
+
+    `tl.sin` reduces any angle, by a table in memory and a stack; this one subtracts quarter turns in two parts (Cody
+    and Waite, 1980) and takes Cephes' polynomials between -pi/4 and pi/4.
+    """
+    quarter = (b_angle * 0.6366197723675814 + 0.5).to(tl.int32)  # 2 / pi: 0 to 4
+    turned = quarter.to(tl.float32)
+    x = (b_angle - turned * 1.5707855224609375) - turned * 1.0804334124e-05  # the first product has 19 bits: exact
+    x2 = x * x
+    b_sin = x + x * x2 * (-1.6666654611e-1 + x2 * (8.3321608736e-3 - x2 * 1.9515295891e-4))
+    b_cos = 1.0 - 0.5 * x2 + x2 * x2 * (4.166664568298827e-2 + x2 * (-1.388731625493765e-3 + x2 * 2.443315711809948e-5))
+    odd = (quarter & 1) == 1
+    low, high = tl.where(odd, b_cos, b_sin), tl.where(odd, b_sin, b_cos)
+    return tl.where((quarter & 2) == 2, -low, low), tl.where(((quarter + 1) & 2) == 2, -high, high)
 
 
 @triton.jit
@@ -167,6 +188,11 @@ def langevin_step(
             HAS_SOURCE=rows.source is not None,
             HAS_NOISE=h > 0.0,
             ACCUMULATE=accumulate,
-            num_warps=4 if width <= 1024 else 8,
+            num_warps=warps(width, LANES),
         )
     return out
+
+
+def warps(width: int, lanes: int) -> int:
+    """Return the warps of a program of so many channels, so that each lane reads 128 bits of an operand at once."""
+    return max(1, width // (LANE_CHANNELS * lanes))

@@ -28,6 +28,13 @@ class Evaluation:
     pictures: Sequence[Any] | np.ndarray
     scores: Scores
 
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Return one evaluation of all prompts from those of parts of them, whose pictures are arrays."""
+        scores = {column: np.concatenate([part.scores[column] for part in parts]) for column in parts[0].scores}
+        prompts = [prompt for part in parts for prompt in part.prompts]
+        return cls(prompts, np.concatenate([part.pictures for part in parts]), scores)
+
     def sample(self, column: str, category: str | None = None) -> np.ndarray:
         """The mean score of each unit, ``(unit,)`` in ascending order of units; None is over all categories."""
         rows = [i for i, prompt in enumerate(self.prompts) if category in (None, prompt.category)]

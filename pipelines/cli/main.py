@@ -11,7 +11,7 @@ import typer
 from infra.ending import well_ended
 from infra.environment import isolate_process
 from llmdiff.extras import missing_extra
-from llmdiff.startup import collect_seldom
+from llmdiff.startup import collect_seldom, wait_without_spinning
 from pipelines.cli.demo import demo_app
 from pipelines.cli.doctor import doctor_app
 from pipelines.cli.encode import encode_app
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script: an error is one line and exit code 1; ``--debug`` shows where it came from."""
     if arguments is None:
         collect_seldom()
+        wait_without_spinning()
         isolate_process()
         with well_ended(advice(sys.argv[1:])):
             run(sys.argv[1:])

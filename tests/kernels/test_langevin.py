@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import triton.language as tl
 from kernels.langevin import TokenRows, gaussian, langevin_step, reference, triton_impl
 from kernels.langevin.ops import MAX_BLOCKS
 from kernels.langevin.reference import philox
-from kernels.langevin.triton_impl import langevin_kernel, row_offset
+from kernels.langevin.triton_impl import langevin_kernel, row_offset, sin_cos
 from tests.kernels.allocations import Allocations
 
 ROOT = Path(__file__).parents[2]
@@ -224,47 +225,23 @@ def test_a_launch_past_two_to_the_31_elements(rows: int, hidden: int, bands: int
         assert out.item() == (rows - 1) * found[stride]
 
 
-COMPILE = """
-import re
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from kernels.langevin.triton_impl import langevin_kernel
-
-def kind(name):
-    pointers = {"p_c": "*fp32", "p_out": "*bf16", "p_source": "*i32", "p_position": "*i32", "p_caption": "*i64"}
-    if name.startswith("p_"):
-        return pointers.get(name, "*bf16")
-    return "constexpr" if name.isupper() else {"g": "fp32", "sigma": "fp32", "seed": "i64"}.get(name, "i32")
-
-signature = {name: kind(name) for name in langevin_kernel.arg_names}
-for on in (False, True):
-    switches = dict.fromkeys(["HAS_ALSO", "HAS_MINUS", "HAS_SOURCE", "HAS_NOISE", "ACCUMULATE"], on)
-    source = ASTSource(langevin_kernel, signature, constexprs={"BLOCK": 2048, "GROUP_BITS": 20, **switches})
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-    print(compiled.asm["ptx"].count("mul.wide.u32"), len(compiled.asm["cubin"]))
-    print(*sorted(re.findall(r"tt.addptr %(p_\\w+), %\\w+ : !tt.ptr<\\w+>, i64", compiled.asm["ttir"])))
-    print(*sorted(re.findall(r"tt.addptr %(p_\\w+), %\\w+ : !tt.ptr<\\w+>, i32", compiled.asm["ttir"])))
-"""
+@triton.jit
+def sin_cos_kernel(p_angle, p_sin, p_cos, BLOCK: tl.constexpr):
+    o_angle = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b_sin, b_cos = sin_cos(tl.load(p_angle + o_angle))
+    tl.store(p_sin + o_angle, b_sin)
+    tl.store(p_cos + o_angle, b_cos)
 
 
-@pytest.mark.process
-def test_the_kernel_compiles_for_a_gpu_and_off_switches_cost_nothing(tmp_path) -> None:
-    """Compiled to machine code for an H100, which needs no GPU; without noise no Philox multiplication is left.
-
-    Offsets that a stride goes into are of 64 bits; of 32 bits are those into vectors of one number a row.
-    """
-    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    env.pop("TRITON_INTERPRET", None)
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    (products_off, size_off), (products_on, size_on) = (map(int, lines[i].split()) for i in (0, 3))
-    assert lines[1].split() == ["p_out", "p_plus"]
-    assert lines[4].split() == ["p_also", "p_c", "p_minus", "p_out", "p_plus"]
-    assert lines[5].split() == ["p_caption", "p_position", "p_source"]
-    assert products_off < 10 <= 20 <= products_on
-    assert size_off < size_on / 2
+def test_sine_and_cosine_of_the_kernel_at_every_quarter_turn() -> None:
+    """65,536 of the 2^24 angles that noise has, and all those beside a multiple of an eighth of a turn."""
+    words = [torch.arange(0, 1 << 24, 1 << 8) + 77, *(eighth * (1 << 21) + torch.arange(-4, 4) for eighth in range(9))]
+    angle = torch.cat(words).clamp(0, (1 << 24) - 1).to(torch.float32) * (2.0**-24 * 2.0 * math.pi)
+    angle = torch.nn.functional.pad(angle, (0, -len(angle) % 4096))
+    found = {function: torch.empty_like(angle) for function in (torch.sin, torch.cos)}
+    sin_cos_kernel[(len(angle) // 4096,)](angle, *found.values(), BLOCK=4096)
+    for function, values in found.items():
+        torch.testing.assert_close(values.double(), function(angle.double()), rtol=0, atol=2.0**-23)
 
 
 @pytest.mark.process

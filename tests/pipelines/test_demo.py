@@ -16,7 +16,7 @@ def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process,
     assert report["registry"]["alias"] == "candidate"
     assert report["store"]["captions"] <= 81
     assert report["store"]["bytes_per_caption"] > 0
-    assert {"encode", "train", "evaluate"} <= set(report["seconds"])
+    assert {"encode", "train_both", "evaluate"} <= set(report["seconds"])
     for model in ("base", "adapter", "control"):
         assert set(report[model]) == {"template", "natural", "unseen_wording"}
     page = (out / "report.html").read_text()
