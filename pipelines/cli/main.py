@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmdiff.extras import missing_extra
 from llmdiff.startup import collect_seldom
+from pipelines.cli.app import app_app
 from pipelines.cli.demo import demo_app
 from pipelines.cli.doctor import doctor_app
 from pipelines.cli.encode import encode_app
@@ -22,6 +22,7 @@ from pipelines.cli.store import store_app
 from pipelines.cli.store_drop import drop_app
 from pipelines.cli.study import study_app
 from pipelines.cli.train import train_app
+from pipelines.runtime.error_line import error_line
 
 app = typer.Typer(
     help="A decoder-only LLM as the text encoder of a latent diffusion model: from captions to pictures.",
@@ -37,6 +38,7 @@ for group in (
     encode_app,
     train_app,
     generate_app,
+    app_app,
     evaluate_app,
     retrain_app,
     registry_app,
@@ -71,14 +73,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)
         sys.exit(1)
-
-
-def error_line(error: Exception) -> str:
-    """Return an error in one line; the kinds that are nobody's plain words keep their name."""
-    text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError) and (advice := missing_extra(error)) is not None:
-        return advice
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    known = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "LaunchError"
-    return text if known and text else f"{type(error).__name__}: {text}"
