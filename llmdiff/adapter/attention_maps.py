@@ -20,7 +20,7 @@ NEW, ORIGINAL = "new", "original"
 
 @dataclass
 class AttentionMaps:
-    """Maps of the last picture of every batch that a U-Net draws, with guidance its prompt's and not the empty one's."""
+    """Maps of the last picture of every batch that a U-Net draws; with guidance, its prompt's."""
 
     size: tuple[int, int]
     """Height and width of the maps: those of the latents."""

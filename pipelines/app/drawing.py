@@ -1,4 +1,4 @@
-"""Pictures for the page: prompts by columns, each picture from its own seed's noise, as `llmdiff generate` draws them."""
+"""Pictures for the page: prompts by columns, each from its own seed's noise, as `llmdiff generate` draws them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields that say what is drawn, which several tabs read: the models at the top, the settings beside the pictures."""
+"""The fields that say what is drawn, which several tabs read: the models, and the settings."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ class Models:
         self._pipes: dict[tuple[str, str], tuple[Any, Any]] = {}
         """By base and dtype: the pipeline, and the scheduler that it came with."""
         self._encoders: dict[tuple[str, str], Any] = {}
+        self._latent_encoders: dict[str, Any] = {}
         self._adapters: dict[tuple[str, ...], Loaded] = {}
 
     @contextmanager
@@ -57,6 +58,14 @@ class Models:
         if key not in self._encoders:
             self._encoders[key] = Encoder.from_pretrained(source.llm or "", encoder_settings(config))
         return self._encoders[key]
+
+    def latent_encoder(self, diffusion: str) -> Any:
+        """Return a base's autoencoder; hold `lock` while it decodes."""
+        from llmdiff.diffusion.latents import LatentEncoder
+
+        if diffusion not in self._latent_encoders:
+            self._latent_encoders[diffusion] = LatentEncoder.from_pretrained(diffusion)
+        return self._latent_encoders[diffusion]
 
     def _pipe(self, diffusion: str, sampling: Sampling) -> tuple[Any, Any]:
         from pipelines.runtime.progress import quieten_loading

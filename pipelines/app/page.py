@@ -8,8 +8,10 @@ import gradio as gr
 
 from pipelines.app.fields import ModelFields, filled
 from pipelines.app.models import Models
+from pipelines.app.run_tab import run_tab
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.sources import choices
+from pipelines.app.store_tab import store_tab
 from pipelines.app.try_tab import try_tab
 from pipelines.app.why_tab import why_tab
 from pipelines.requests.app import AppRequest
@@ -29,14 +31,26 @@ def build_page(request: AppRequest) -> gr.Blocks:
             fields = try_tab(models, stops, chosen)
         with gr.Tab("See why"):
             why_tab(models, stops, chosen, fields)
+        with gr.Tab("The store"):
+            store = store_tab(models, chosen)
+        with gr.Tab("A run"):
+            run_tab(models)
 
         @shown
         def on_load() -> list[Any]:
-            return filled(choices(request), request.llm, request.diffusion)
+            found = choices(request)
+            first = found.stores[0] if found.stores else None
+            return [*filled(found, request.llm, request.diffusion), gr.update(choices=found.stores, value=first)]
 
-        page.load(on_load, None, chosen.all, api_name=False)
-        page.unload(lambda event: stops.forget(event.session_hash))
+        page.load(on_load, None, [*chosen.all, store], api_name=False)
+        page.unload(stops.on_close)
     return page
+
+
+CSS = """
+#base img, #adapted img {width: 100%; height: 100%; object-fit: contain; image-rendering: auto}
+#history .grid-wrap {max-height: 160px}
+"""
 
 
 def theme() -> Any:

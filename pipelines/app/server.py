@@ -41,7 +41,7 @@ def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:
     from fastapi import FastAPI
 
     from pipelines.app.guard import Guard, own_names
-    from pipelines.app.page import build_page, theme
+    from pipelines.app.page import CSS, build_page, theme
 
     page = build_page(request).queue(api_open=False)
     app = gr.mount_gradio_app(
@@ -53,6 +53,7 @@ def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:
         run_history=False,
         ssr_mode=False,
         theme=theme(),
+        css=CSS,
     )
     return Guard(app, own_names())
 

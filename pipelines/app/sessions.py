@@ -30,10 +30,14 @@ class Stops:
         if (flag := self._flags.get(session or "")) is not None:
             flag.set()
 
-    def forget(self, session: str | None) -> None:
-        """Stop what a session draws, for its page was closed."""
-        self.stop(session)
-        self._flags.pop(session or "", None)
+    def on_stop(self, request: gr.Request) -> None:
+        """Stop what the session of a request draws."""
+        self.stop(request.session_hash)
+
+    def on_close(self, request: gr.Request) -> None:
+        """Stop what a session draws whose page was closed."""
+        self.stop(request.session_hash)
+        self._flags.pop(request.session_hash or "", None)
 
 
 def shown(action: Callable[..., Any]) -> Callable[..., Any]:

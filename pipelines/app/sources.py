@@ -1,4 +1,4 @@
-"""What there is to choose among: the registry's versions, adapter folders, models and stores below the folder of runs."""
+"""What there is to choose among: versions in the registry, adapter folders, models and stores."""
 
 from __future__ import annotations
 

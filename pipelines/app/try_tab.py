@@ -15,6 +15,13 @@ from pipelines.app.sessions import Stops, shown
 PROGRESS = gr.Progress()
 MODELS = "models"
 """Name of the queue of what needs the models: one at a time."""
+PICTURE: dict[str, Any] = {
+    "format": "png",
+    "type": "pil",
+    "interactive": False,
+    "buttons": ["download", "fullscreen"],
+}
+"""Of each picture: a PNG, which holds its settings."""
 KEPT = 60
 """Drawings that a session's history holds."""
 Drawing = dict[str, Any]
@@ -31,28 +38,33 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
                 stop = gr.Button("Stop", variant="stop", elem_id="stop")
         with gr.Column(scale=4):
             with gr.Row():
-                base = gr.Image(label="Base", format="png", type="pil", interactive=False, elem_id="base")
-                adapted = gr.Image(label="Adapter", format="png", type="pil", interactive=False, elem_id="adapted")
+                base = gr.Image(label="Base", height=400, elem_id="base", **PICTURE)
+                adapted = gr.Image(label="Adapter", height=400, elem_id="adapted", **PICTURE)
             grid = gr.Gallery(label="All prompts: base, adapter", columns=2, format="png", visible=False)
             scales = gr.Gallery(
                 label="Adapter scale", columns=len(STRIP), format="png", visible=False, elem_id="scales"
             )
             history = gr.Gallery(
-                label="History: click to see it again", columns=8, format="png", allow_preview=False, elem_id="history"
+                label="History: click one to see it again",
+                columns=10,
+                height=160,
+                format="png",
+                allow_preview=False,
+                fit_columns=False,
+                buttons=[],
+                elem_id="history",
             )
     drawings = gr.State([])
 
     @shown
-    def on_draw(
-        past: list[Drawing], *values: Any, request: gr.Request = None, progress: gr.Progress = PROGRESS
-    ) -> list[Any]:
+    def on_draw(request: gr.Request, past: list[Drawing], progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
         asked = request_of(values)
         rows = draw_columns(models, asked, (BASE, asked.scale), reporter(progress), stops.begin(request.session_hash))
         past = [*({"images": row, "fields": of_row(values, i)} for i, row in enumerate(rows)), *past][:KEPT]
         return [*rows[0], grid_of(rows), gr.update(visible=False), past, gr.update(value=thumbnails(past))]
 
     @shown
-    def on_strip(*values: Any, request: gr.Request = None, progress: gr.Progress = PROGRESS) -> Any:
+    def on_strip(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> Any:
         asked = request_of(values)
         asked = asked.model_copy(update={"prompts": asked.prompts[:1]})
         (row,) = draw_columns(models, asked, STRIP, reporter(progress), stops.begin(request.session_hash))
@@ -63,7 +75,7 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
     outputs = [base, adapted, grid, scales, drawings, history]
     draw.click(on_draw, [drawings, *inputs], outputs, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
     strip.click(on_strip, inputs, scales, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
-    stop.click(lambda request: stops.stop(request.session_hash), queue=False, api_name=False)
+    stop.click(stops.on_stop, queue=False, api_name=False)
     history.select(again, drawings, [*fields.all, base, adapted], api_name=False)
     return fields
 
@@ -85,9 +97,7 @@ def grid_of(rows: list[list[Image.Image]]) -> Any:
     """Return the update of the grid, which is there for several prompts alone."""
     labels = ("base", "adapter")
     pictures = [
-        (image, f"{label}: {image.info['prompt']}")
-        for row in rows
-        for label, image in zip(labels, row, strict=True)
+        (image, f"{label}: {image.info['prompt']}") for row in rows for label, image in zip(labels, row, strict=True)
     ]
     return gr.update(value=pictures if len(rows) > 1 else None, visible=len(rows) > 1)
 

@@ -67,13 +67,19 @@ def reasons(models: Models, request: GenerateRequest, show: OnStep, stop: thread
 def read_tokens(models: Models, pipe: Any, source: Source, prompt: str) -> tuple[list[str], list[str]]:
     """Return the tokens that the new path reads of a prompt, and those that the original path reads."""
     ids = pipe.tokenizer(prompt, truncation=True, max_length=pipe.tokenizer.model_max_length).input_ids
-    of_base = [str(token) for token in pipe.tokenizer.convert_ids_to_tokens(ids)]
+    of_base = in_words(pipe.tokenizer, ids)
     if not source.llm:
         return of_base, of_base
     encoder = models.encoder(source)
     (tokens,) = tokenise(encoder.tokenizer, [normalise(prompt)], encoder.config, encoder.llm.vocabulary)
-    own = [str(token) for token in encoder.tokenizer.convert_ids_to_tokens(tokens.ids[tokens.keep])]
+    own = in_words(encoder.tokenizer, tokens.ids[tokens.keep])
     return own, of_base if adapter_of(pipe).config.base_tokens else own
+
+
+def in_words(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Return the text of each token; of one that is a space alone, or no text, its name."""
+    names = tokenizer.convert_ids_to_tokens(ids)
+    return [tokenizer.decode([i]).strip() or str(name) for i, name in zip(ids, names, strict=True)]
 
 
 def labelled(picture: Image.Image, maps: AttentionMaps, path: str, tokens: list[str]) -> Labelled:

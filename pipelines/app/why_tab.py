@@ -9,7 +9,7 @@ import gradio as gr
 from pipelines.app.fields import DrawFields, ModelFields, request_of
 from pipelines.app.models import Models
 from pipelines.app.sessions import Stops, shown
-from pipelines.app.try_tab import MODELS, PROGRESS, reporter
+from pipelines.app.try_tab import MODELS, PICTURE, PROGRESS, reporter
 
 
 def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawFields) -> None:
@@ -21,14 +21,14 @@ def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawField
     )
     show = gr.Button("Show why", variant="primary", elem_id="show-why")
     with gr.Row():
-        heat = gr.Image(label="Scores, token by block", format="png", type="pil", interactive=False, elem_id="heat")
-        picture = gr.Image(label="Picture", format="png", type="pil", interactive=False)
+        heat = gr.Image(label="Scores, token by block", elem_id="heat", **PICTURE)
+        picture = gr.Image(label="Picture", **PICTURE)
     with gr.Row():
         new = gr.Gallery(label="New path", columns=4, format="png", elem_id="new-path", object_fit="contain")
         original = gr.Gallery(label="Original path", columns=4, format="png", object_fit="contain")
 
     @shown
-    def on_show(*values: Any, request: gr.Request = None, progress: gr.Progress = PROGRESS) -> list[Any]:
+    def on_show(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
         from pipelines.app.why import reasons
 
         found = reasons(models, request_of(values), reporter(progress), stops.begin(request.session_hash))

@@ -22,8 +22,8 @@ app_app = typer.Typer()
 def app(given: dict[str, Any]) -> None:
     """Serve a page: try an adapter beside its base, see why, browse the store, watch a run.
 
-    Without options it finds what `llmdiff demo` and training left below the folder of runs. LLMDIFF_APP_LOGIN=user:password
-    makes it ask for a login.
+    Without options it finds what `llmdiff demo` and training left below the folder of runs.
+    LLMDIFF_APP_LOGIN=user:password makes it ask for a login.
     """
     request = checked(given, AppRequest, "app")
     require("gradio")
