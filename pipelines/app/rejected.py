@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from itertools import pairwise
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -54,7 +55,7 @@ def opened(data: bytes, what: str) -> Image.Image:
 
 def columns_of(options: list[str]) -> Columns:
     """Return the columns that a data set's name chooses, see `llmdiff.data.encode.data_name`."""
-    pairs = list(zip(options, [*options[1:], ""], strict=True))
+    pairs = list(pairwise([*options, ""]))
     captions = tuple(value for name, value in pairs if name == CAPTION_OPTION)
     image = next((value for name, value in pairs if name == IMAGE_OPTION), None)
     return Columns(captions=captions, every="--every-caption" in options, image=image)

@@ -25,6 +25,9 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
             number = gr.Number(1, label="Page", precision=0, minimum=1)
             look = gr.Button("Look", variant="primary", elem_id="look")
         count = gr.Textbox(label="Found", interactive=False, elem_id="found")
+        table = gr.Dataframe(
+            headers=["caption", "source", "row", "tokens", "crop"], wrap=True, interactive=False, elem_id="sample-table"
+        )
         samples = gr.Gallery(label="Samples, decoded from their latents", columns=6, format="png", elem_id="samples")
     with gr.Tab("Nearest captions"):
         with gr.Row():
@@ -51,14 +54,15 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
 
         opened = open_store(path)
         known = fingerprints(opened)
-        encoder = encoder if encoder in known else (known or [""])[0]
+        if encoder not in known:
+            encoder = next((name for name in [encoder_of(adapter), *known] if name in known), "")
         found = find_samples(opened.snapshot(), text or "", encoder)
         first = PAGE * (max(1, page or 1) - 1)
         rows = found.slice(first, PAGE).to_pylist()
-        said = (
-            f"{len(found)} samples of version {opened.version}; {first + bool(rows)} to {first + len(rows)} are shown"
-        )
-        return [pictures(models, opened, rows, adapter, diffusion), said, gr.update(choices=known, value=encoder)]
+        said = f"{len(found)} samples of version {opened.version}; shown: {first + bool(rows)} to {first + len(rows)}"
+        listed = [[row["caption"], row["source"], row["row"], row["token_count"], str(row["crop"])] for row in rows]
+        drawn = pictures(models, opened, rows, adapter, diffusion)
+        return [drawn, listed, said, gr.update(choices=known, value=encoder)]
 
     @shown
     def on_near(path: str, text: str, adapter: str, llm: str, diffusion: str) -> Any:
@@ -98,7 +102,9 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
         return counted(open_store(path))
 
     inputs = [store, words, fingerprint, number, chosen.adapter, chosen.diffusion]
-    gr.on([look.click, words.submit, number.submit], on_look, inputs, [samples, count, fingerprint], api_name=False)
+    gr.on(
+        [look.click, words.submit, number.submit], on_look, inputs, [samples, table, count, fingerprint], api_name=False
+    )
     gr.on(
         [near.click, prompt.submit],
         on_near,
@@ -151,6 +157,16 @@ def base_of(adapter: str, diffusion: str) -> str:
     from llmdiff.adapter.config import read_config
 
     return read_config(fetch_adapter(adapter)).base_model
+
+
+def encoder_of(adapter: str) -> str:
+    """Return the fingerprint of the encoder that an adapter was trained with; empty where none is chosen."""
+    if not adapter:
+        return ""
+    from infra.tracking.registry import fetch_adapter
+    from llmdiff.adapter.config import read_config
+
+    return read_config(fetch_adapter(adapter)).encoder_fingerprint
 
 
 def chosen_or_none(value: str | None) -> str | None:
