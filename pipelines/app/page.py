@@ -48,7 +48,7 @@ def build_page(request: AppRequest) -> gr.Blocks:
 
 
 CSS = """
-#base img, #adapted img {width: 100%; height: 100%; object-fit: contain; image-rendering: auto}
+#base img, #adapted img, #reason img {width: 100%; height: 100%; object-fit: contain; image-rendering: auto}
 #history .grid-wrap {max-height: 160px}
 """
 

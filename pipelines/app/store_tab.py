@@ -21,14 +21,19 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
     with gr.Tab("Samples"):
         with gr.Row():
             words = gr.Textbox(label="Words of the caption", elem_id="words")
-            fingerprint = gr.Dropdown(label="Encoder", allow_custom_value=True)
-            number = gr.Number(1, label="Page", precision=0, minimum=1)
+            fingerprint = gr.Dropdown(label="Encoder", allow_custom_value=True, scale=2)
+            number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=80)
             look = gr.Button("Look", variant="primary", elem_id="look")
         count = gr.Textbox(label="Found", interactive=False, elem_id="found")
-        table = gr.Dataframe(
-            headers=["caption", "source", "row", "tokens", "crop"], wrap=True, interactive=False, elem_id="sample-table"
-        )
         samples = gr.Gallery(label="Samples, decoded from their latents", columns=6, format="png", elem_id="samples")
+        table = gr.Dataframe(
+            headers=["caption", "source", "row", "tokens", "crop"],
+            column_widths=["46%", "26%", "8%", "8%", "12%"],
+            max_height=300,
+            wrap=True,
+            interactive=False,
+            elem_id="sample-table",
+        )
     with gr.Tab("Nearest captions"):
         with gr.Row():
             prompt = gr.Textbox(label="Prompt", elem_id="near-prompt")

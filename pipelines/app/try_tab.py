@@ -42,7 +42,7 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
                 adapted = gr.Image(label="Adapter", height=400, elem_id="adapted", **PICTURE)
             grid = gr.Gallery(label="All prompts: base, adapter", columns=2, format="png", visible=False)
             scales = gr.Gallery(
-                label="Adapter scale", columns=len(STRIP), format="png", visible=False, elem_id="scales"
+                label="Adapter scale", height=190, columns=len(STRIP), format="png", visible=False, elem_id="scales"
             )
             history = gr.Gallery(
                 label="History: click one to see it again",

@@ -21,8 +21,8 @@ def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawField
     )
     show = gr.Button("Show why", variant="primary", elem_id="show-why")
     with gr.Row():
-        heat = gr.Image(label="Scores, token by block", elem_id="heat", **PICTURE)
-        picture = gr.Image(label="Picture", **PICTURE)
+        heat = gr.Image(label="Scores, token by block", height=360, elem_id="heat", **PICTURE)
+        picture = gr.Image(label="Picture", height=360, elem_id="reason", **PICTURE)
     with gr.Row():
         new = gr.Gallery(label="New path", columns=4, format="png", elem_id="new-path", object_fit="contain")
         original = gr.Gallery(label="Original path", columns=4, format="png", object_fit="contain")

@@ -88,6 +88,7 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
         page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.add(request.url.partition("://")[2].partition("/")[0]))
         page.goto(address)
+        page.get_by_role("button", name="Login").wait_for()
         for box, text in zip(page.locator("input").all(), LOGIN, strict=True):
             box.fill(text)
         page.get_by_role("button", name="Login").click()
