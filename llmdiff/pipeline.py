@@ -14,6 +14,7 @@ from torch import nn
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.config import read_config
 from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
+from llmdiff.adapter.hub import adapter_folder
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
@@ -34,13 +35,14 @@ class Adapted:
         llm: str | os.PathLike[str] | TextEncoder | None = None,
         **options: Any,
     ) -> Any:
-        """Loads a base model, an adapter folder and the LLM (folder, name or ready `Encoder`) it was trained with.
+        """Loads a base model, an adapter (folder or hub name) and the LLM (folder, name, `Encoder`) of its training.
 
         `options` go to diffusers' ``from_pretrained``; without a `dtype` all is float32. No LLM is needed by an adapter
         trained on the base's own text features. A base of SDXL's shape gives an `LLMDiffXLPipeline`. ValueError where
         the LLM is another than in training, or an adapter can't go into the base.
         """
         if adapter is not None:
+            adapter = adapter_folder(adapter)
             read_config(adapter)  # before anything heavy is loaded
         unet = options["unet"].config if "unet" in options else unet_config(os.fspath(base))
         if (xl := is_xl(unet)) != issubclass(cls, StableDiffusionXLPipeline):
@@ -85,7 +87,8 @@ def load_adapter(
 ) -> LLMAdapter:
     """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts.
 
-    `adapter` is a folder; or another pipeline with the same U-Net, whose adapter this one is to know of.
+    `adapter` is a folder, or a name on the hub (``hf:owner/name``); or another pipeline with the same U-Net, whose
+    adapter this one is to know of.
 
     An LLM loaded here is where the pipeline is, and follows it; a ready `Encoder` stays where it is. ValueError, with
     the reason, for a U-Net that the adapter can't go into, and for an LLM other than in training.
@@ -123,6 +126,7 @@ def read(
     adapter: str | os.PathLike[str], pipe: DiffusionPipeline, llm: str | os.PathLike[str] | TextEncoder | None
 ) -> Loaded:
     """Reads an adapter folder into a pipeline's U-Net."""
+    adapter = adapter_folder(adapter)
     config = read_config(adapter)
     encoder, following = find_encoder(pipe, config, llm)
     check_encoder(adapter, config, encoder)

@@ -19,6 +19,7 @@ from infra.environment import home
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
 from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
+from llmdiff.adapter.hub import adapter_folder
 
 FILES = ("adapter.safetensors", "adapter_config.json")
 INSIDE = "artifacts/adapter"
@@ -134,14 +135,15 @@ def found(model: str | None) -> str:
 def fetch_adapter(uri: str) -> Path:
     """Return the folder of an adapter: a folder as it is, or the files of a version's ``models:/`` address.
 
-    A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs.
+    A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs. A name on the
+    hub is one that `llmdiff.adapter.hub.adapter_folder` takes.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: the registry has no such model, version or alias.
     """
     if not uri.startswith(SCHEME):
-        folder = Path(uri)
+        folder = adapter_folder(uri)
         if not folder.is_dir():
             raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {CANDIDATE}")
         return folder

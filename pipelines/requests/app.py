@@ -11,7 +11,8 @@ class AppRequest(Request):
     """Serve a page to try an adapter, see why it draws what it draws, browse the store, and watch a run."""
 
     adapter: str | None = None
-    """Adapter folder, or a version in the registry; default: the registry's candidate, else the newest folder."""
+    """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`); default: the registry's
+    candidate, else the newest folder."""
     llm: str | None = None
     """Folder or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
