@@ -79,12 +79,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         path = urlsplit(self.path).path
+        if path == "/api/validate-yaml":  # of a model card
+            return self.answer({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             self.hub.private = json.loads(body).get("private")
             return self.answer({"url": f"{self.hub.url}/{REPO}", "id": REPO, "name": REPO})
         if path.startswith(f"/api/models/{REPO}/preupload/"):
             names = [file["path"] for file in json.loads(body)["files"]]
-            return self.answer({"files": [{"path": name, "uploadMode": "regular"} for name in names]})
+            return self.answer(
+                {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+            )
         if path.startswith(f"/api/models/{REPO}/commit/"):
             lines = [json.loads(line) for line in body.splitlines()]
             new = {

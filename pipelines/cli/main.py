@@ -16,6 +16,7 @@ from pipelines.cli.encode import encode_app
 from pipelines.cli.evaluate import evaluate_app
 from pipelines.cli.generate import generate_app
 from pipelines.cli.probe import probe_app
+from pipelines.cli.push import push_app
 from pipelines.cli.registry import registry_app
 from pipelines.cli.retrain import retrain_app
 from pipelines.cli.store import store_app
@@ -42,6 +43,7 @@ for group in (
     evaluate_app,
     retrain_app,
     registry_app,
+    push_app,
     doctor_app,
 ):
     app.add_typer(group)

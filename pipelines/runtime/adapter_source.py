@@ -34,6 +34,8 @@ def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Sou
         llm = None
     elif llm is None and (llm := adapter_tags(adapter).get("llm") or named_llm(config)) is None:
         raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
+    if not (diffusion or config.base_model):
+        raise ValueError(f"{adapter}: does not name its base model: expected --diffusion, its folder or name")
     return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -10,46 +9,32 @@ import pytest
 
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.adapter.hub import adapter_folder, hub_parts
-from tests.hub_models import REPO, ModelHub, model_hub, sha
-
-
-@pytest.fixture(scope="module")
-def http_server() -> Iterator[ModelHub]:
-    with model_hub() as found:
-        yield found
+from tests.hub_models import REPO, ModelHub, sha
 
 
 @pytest.fixture
-def hub(http_server: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHub:
-    """The module's server as HF_ENDPOINT makes it the hub of a new process, with a cache of the test's own."""
-    server = http_server
-    server.__init__(server.url)  # type: ignore[misc]
-    constants = huggingface_hub.constants
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    server.commits = [{CONFIG: b"{}", WEIGHTS: bytes([i]), "evil.py": b"1", "x.bin": b"2"} for i in range(2)]
-    return server
+def filled(hub: ModelHub) -> ModelHub:
+    """Two commits, with more than an adapter's files."""
+    hub.commits = [{CONFIG: b"{}", WEIGHTS: bytes([i]), "evil.py": b"1", "x.bin": b"2"} for i in range(2)]
+    return hub
 
 
-def test_a_name_gives_the_two_files_of_one_commit_once(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_gives_the_two_files_of_one_commit_once(filled: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = adapter_folder(REPO)
     assert sorted(path.name for path in newest.iterdir()) == [WEIGHTS, CONFIG]
     assert (newest / WEIGHTS).read_bytes() == b"\1"
     assert (adapter_folder(f"hf:{REPO}@{sha(0)}") / WEIGHTS).read_bytes() == b"\0"
     assert adapter_folder(f"hf:{REPO}") == newest
-    assert sorted(hub.asked) == [WEIGHTS, WEIGHTS, CONFIG]  # both commits have the same configuration
+    assert sorted(filled.asked) == [WEIGHTS, WEIGHTS, CONFIG]  # both commits have the same configuration
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert adapter_folder(REPO) == newest
 
 
-def test_what_the_hub_has_not_is_named(hub: ModelHub) -> None:
+def test_what_the_hub_has_not_is_named(filled: ModelHub) -> None:
     for name in ("hf:ada/other", f"{REPO}@v2"):
         with pytest.raises(FileNotFoundError, match=f"{name}: no such adapter folder; .*from the hub: "):
             adapter_folder(name)
-    hub.commits = [{CONFIG: b"{}"}]
+    filled.commits = [{CONFIG: b"{}"}]
     with pytest.raises(FileNotFoundError, match="from the hub: .*404"):
         adapter_folder(REPO)
 
