@@ -13,6 +13,9 @@ from pipelines.requests.app import AppRequest
 LOGIN = "LLMDIFF_APP_LOGIN"
 """Variable that makes the page ask for a login: ``user:password``."""
 
+GRACE = 1
+"""Seconds that requests under way get when the page is ended."""
+
 
 def serve(request: AppRequest) -> None:
     """Serve the page until the process is ended.
@@ -28,7 +31,13 @@ def serve(request: AppRequest) -> None:
     name = "127.0.0.1" if request.host == "0.0.0.0" else request.host
     print(f"The page: http://{name}:{request.port}/ (Ctrl-C ends it)", flush=True)
     warn_of_open_door(request.host, login)
-    uvicorn.run(app, host=request.host, port=request.port, log_level="warning")
+    uvicorn.run(
+        app,
+        host=request.host,
+        port=request.port,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE,  # open pages keep a connection each
+    )
 
 
 def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:

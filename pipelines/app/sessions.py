@@ -48,7 +48,8 @@ def shown(action: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return action(*args, **kwargs)
         except StoppedError:
-            raise gr.Error("Nothing more is drawn.", title="Stopped", print_exception=False) from None
+            gr.Info("Stopped: nothing more is drawn.")
+            return gr.skip()  # of all outputs
         except Exception as error:
             raise gr.Error(html.escape(error_line(error)), print_exception=False) from error
 

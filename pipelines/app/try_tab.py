@@ -76,14 +76,14 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
     draw.click(on_draw, [drawings, *inputs], outputs, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
     strip.click(on_strip, inputs, scales, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
     stop.click(stops.on_stop, queue=False, api_name=False)
-    history.select(again, drawings, [*fields.all, base, adapted], api_name=False)
+    history.select(again, drawings, [*fields.all, base, adapted, grid, scales], api_name=False)
     return fields
 
 
 def again(past: list[Drawing], event: gr.SelectData) -> list[Any]:
-    """Return an earlier drawing's fields and pictures."""
+    """Return an earlier drawing's fields and pictures; what was drawn with others is hidden."""
     drawing = past[event.index]
-    return [*drawing["fields"], *drawing["images"]]
+    return [*drawing["fields"], *drawing["images"], gr.update(visible=False), gr.update(visible=False)]
 
 
 def of_row(values: tuple[Any, ...], row: int) -> list[Any]:
