@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmdiff.named_files import check_named_files
+from llmdiff.safetensors_files import check_safetensors
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
 BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
@@ -50,6 +53,7 @@ def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
     what = f"LLM folder {folder}"
     if not (folder / "config.json").is_file():
         raise ValueError(f"{what}: no config.json; expected a folder that save_pretrained wrote")
+    check_named_files(folder)
     _check_tokenizer(folder, what)
     _check_weights(folder, what)
 
@@ -94,6 +98,7 @@ def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: boo
             raise FileNotFoundError(
                 f"{what}: no {needed}; {other}expected a Stable Diffusion that save_pretrained wrote"
             )
+        check_named_files(folder / part)
         if has_weights and weights:
             _check_weights(folder / part, what)
 
@@ -112,20 +117,6 @@ def check_unet(config: Mapping[str, Any], what: str = "the U-Net") -> None:
     blocks = ("down_block_types", "mid_block_type", "up_block_types")
     if all(name in config and "CrossAttn" not in str(config[name]) for name in blocks):
         raise ValueError(f"{what} has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
-
-
-def check_safetensors(file: Path) -> None:
-    """ValueError where a file is not as long as its header says: a copy broken off, or a pointer to the real file."""
-    size = file.stat().st_size
-    with file.open("rb") as data:
-        length = int.from_bytes(data.read(8), "little")
-        header = data.read(length) if 8 + length <= size else b""
-    try:
-        ends = [about["data_offsets"][1] for name, about in json.loads(header).items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
-    if size < (expected := 8 + length + max(ends, default=0)):
-        raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file is cut short")
 
 
 def variant_of(folder: Path) -> str | None:

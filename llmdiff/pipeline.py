@@ -12,13 +12,14 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from torch import nn
 
 from llmdiff.adapter import AdapterConfig, LLMAdapter
-from llmdiff.adapter.config import read_config
 from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
+from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
 from llmdiff.model_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
+from llmdiff.named_files import check_pipeline_files
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig
@@ -39,11 +40,11 @@ class Adapted:
 
         `options` go to diffusers' ``from_pretrained``; without a `dtype` all is float32. No LLM is needed by an adapter
         trained on the base's own text features. A base of SDXL's shape gives an `LLMDiffXLPipeline`. ValueError where
-        the LLM is another than in training, or an adapter can't go into the base.
+        the LLM is another than in training, an adapter can't go into the base, or one of its files is damaged.
         """
         if adapter is not None:
             adapter = adapter_folder(adapter)
-            read_config(adapter)  # before anything heavy is loaded
+            check_adapter(adapter)  # before anything heavy is loaded
         unet = options["unet"].config if "unet" in options else unet_config(os.fspath(base))
         if (xl := is_xl(unet)) != issubclass(cls, StableDiffusionXLPipeline):
             kind = LLMDiffXLPipeline if xl else LLMDiffPipeline
@@ -52,6 +53,7 @@ class Adapted:
             options.pop("safety_checker", None)  # it has none
         parts = [part for part in BASE_PARTS if xl or part not in XL_PARTS]
         check_base(base, *(part for part in parts if part not in options))
+        check_pipeline_files(base)  # parts such as a safety checker, too
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
         options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
         pipe: Any = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
@@ -91,7 +93,7 @@ def load_adapter(
     adapter this one is to know of.
 
     An LLM loaded here is where the pipeline is, and follows it; a ready `Encoder` stays where it is. ValueError, with
-    the reason, for a U-Net that the adapter can't go into, and for an LLM other than in training.
+    the reason, for a U-Net that the adapter can't go into, for an LLM other than in training, and for a damaged file.
     """
     check_pipeline(pipe)
     if "llm_adapter" in vars(pipe):
@@ -127,11 +129,11 @@ def read(
 ) -> Loaded:
     """Reads an adapter folder into a pipeline's U-Net."""
     adapter = adapter_folder(adapter)
-    config = read_config(adapter)
-    encoder, following = find_encoder(pipe, config, llm)
-    check_encoder(adapter, config, encoder)
     unet = not_compiled(pipe.unet)
-    weights = LLMAdapter.load(adapter, unet).to(execution_device(pipe), unet.dtype)
+    weights = LLMAdapter.load(adapter, unet)  # before the LLM, which is heavier
+    encoder, following = find_encoder(pipe, weights.config, llm)
+    check_encoder(adapter, weights.config, encoder)
+    weights = weights.to(execution_device(pipe), unet.dtype)
     loaded = Loaded(unet, weights.eval().requires_grad_(False), encoder, following)
     loaded.install()
     return loaded

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,14 +31,14 @@ os.environ.update(
 )
 
 
+IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
-if (
-    MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
-):  # a store syncs each of its files, which takes a disk long
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+"""Where temporary folders go if there is so much room: a store syncs each of its files, which a disk takes long for."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=MEMORY)
     gc.disable()  # until all is imported
     kinds.note_starts()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
@@ -80,6 +81,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if IN_MEMORY in config.stash:
+        shutil.rmtree(config.stash[IN_MEMORY], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,7 @@ def measure_steps(bench: Bench) -> None:
     config = bench.run("resumed", steps=2, checkpoint_every=1)
     setting = f"{bench.name}, worker process, fp32, ZeRO {config.zero_stage}, batch 1, latents 16x16, 2 threads"
     with Training(config) as run:
-        run.wait_until((Path(config.output) / "checkpoints" / "step-00000001" / "state.json").exists)
+        run.wait_until((Path(config.output) / "checkpoints" / "step-00000001" / "manifest.json").exists)
         bench.add("training step", setting, run.step_seconds(run.rows()[0]), "s")
         bench.add("training step, peak memory with loading and saving", setting, run.peak() / GB, "GB", "", "<= 24 GB")
     with Training(config) as run:

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mlflow.entities.model_registry import ModelVersion
@@ -19,9 +19,10 @@ from infra.environment import home
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
 from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
+from llmdiff.adapter.files import FILES, check_whole
 from llmdiff.adapter.hub import adapter_folder
+from llmdiff.manifest import MANIFEST, write_manifest
 
-FILES = ("adapter.safetensors", "adapter_config.json")
 INSIDE = "artifacts/adapter"
 """Where they are in an MLflow model."""
 CHAMPION = "champion"
@@ -42,7 +43,7 @@ class Registered(NamedTuple):
 def register_adapter(
     folder: Path, *, run_id: str | None = None, name: str = MODEL, alias: str = "candidate", tags: dict[str, str]
 ) -> Registered:
-    """Store an adapter folder's two files in an MLflow model, a new version of `name`, and point the alias at it.
+    """Store an adapter folder's files in an MLflow model, a new version of `name`, and point the alias at it.
 
     Args:
         folder: holds ``adapter.safetensors`` and ``adapter_config.json``.
@@ -50,12 +51,12 @@ def register_adapter(
         name: registered model, made if it is missing.
         alias: moved to the new version.
         tags: more tags than the lineage, or other ones; ``llm`` is where the LLM is found.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one is damaged.
     """
-    for file in FILES:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(
-                f"{folder / file}: no such file; expected an adapter folder with {' and '.join(FILES)}"
-            )
+    check_whole(folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     if run_id is None:
         with tracked_run("register", {}, {}) as run:
@@ -113,9 +114,7 @@ def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
     needed = importlib.metadata.requires("llmdiff") or []  # the light core; MLflow adds itself
     with tempfile.TemporaryDirectory() as temporary:
         adapter = Path(temporary) / "adapter"
-        adapter.mkdir()
-        for name in FILES:
-            shutil.copy2(folder / name, adapter)
+        copy_adapter(folder, adapter)
         save_pyfunc(
             model,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -127,6 +126,16 @@ def save_model(folder: Path, model: Path, parts: dict[str, str]) -> None:
         )
 
 
+def copy_adapter(folder: Path, copy: Path) -> None:
+    """Copy an adapter's files, and list the copies once they are found to be as the folder's own manifest says."""
+    copy.mkdir()
+    for name in (*FILES, MANIFEST):
+        if (folder / name).exists():  # earlier versions wrote no manifest
+            shutil.copy2(folder / name, copy)
+    check_whole(copy)
+    write_manifest(copy, FILES)
+
+
 def found(model: str | None) -> str:
     """Return where a folder or a hub name is found from any working directory."""
     return str(Path(model).resolve()) if model and Path(model).exists() else model or ""
@@ -135,12 +144,12 @@ def found(model: str | None) -> str:
 def fetch_adapter(uri: str) -> Path:
     """Return the folder of an adapter: a folder as it is, or the files of a version's ``models:/`` address.
 
-    A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs. A name on the
-    hub is one that `llmdiff.adapter.hub.adapter_folder` takes.
+    A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs; again only
+    where the copy there was damaged since. A name on the hub is one that `llmdiff.adapter.hub.adapter_folder` takes.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: the registry has no such model, version or alias.
+        ValueError: the registry has no such model, version or alias, or its files are damaged.
     """
     if not uri.startswith(SCHEME):
         folder = adapter_folder(uri)
@@ -151,16 +160,35 @@ def fetch_adapter(uri: str) -> Path:
     source = client().get_model_version_download_uri(version.name, version.version)
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     folder = home() / "adapters" / f"{version.name}-{version.version}-{digest}"
-    if not folder.is_dir():
+    if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             fetched = _download(source, part)
+            _check_fetched(uri, fetched)
+            if folder.is_dir() and not _is_whole(folder):
+                folder.rename(part / "damaged")
             if not folder.is_dir():  # unless another process was faster
                 fetched.replace(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_whole(folder)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_fetched(uri: str, folder: Path) -> None:
+    """Raise ValueError naming the version where its files are not as they were registered."""
+    try:
+        check_whole(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{uri}: what the registry holds is damaged: {error}") from error
 
 
 def adapter_tags(uri: str) -> dict[str, str]:
@@ -236,8 +264,10 @@ def _download(source: str, folder: Path) -> Path:
     """Fetch an adapter's files; versions made before they were MLflow models have them at the top."""
     repository = get_artifact_repository(source)
     is_model = any(file.path == "MLmodel" for file in repository.list_artifacts())
-    for file in FILES:
-        repository.download_artifacts(f"{INSIDE}/{file}" if is_model else file, str(folder))
+    inside = INSIDE if is_model else None
+    there = {PurePosixPath(file.path).name for file in repository.list_artifacts(inside)}
+    for file in (*FILES, *({MANIFEST} & there)):
+        repository.download_artifacts(f"{inside}/{file}" if inside else file, str(folder))
     return folder / INSIDE if is_model else folder
 
 

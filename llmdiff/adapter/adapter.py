@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,15 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from llmdiff.adapter.attention import AdapterProcessor, LayerAdapter, LayerShape, cross_attention_shapes
-from llmdiff.adapter.config import CONFIG, STATISTICS, WEIGHTS, AdapterConfig, AdapterSettings, read_config
+from llmdiff.adapter.config import STATISTICS, WEIGHTS, AdapterConfig, AdapterSettings, read_config
+from llmdiff.adapter.files import check_whole, write_files
 from llmdiff.adapter.padding import lead
 from llmdiff.adapter.phi import Phi
 from llmdiff.adapter.refiner import Refiner
+from llmdiff.manifest import MANIFEST
+from llmdiff.safetensors_files import tensor_shapes
+
+logger = logging.getLogger(__name__)
 
 
 class LLMAdapter(nn.Module):
@@ -145,46 +151,59 @@ class LLMAdapter(nn.Module):
         state: dict[str, Tensor] | None = None,
         dtype: torch.dtype = torch.float16,
     ) -> Path:
-        """Writes ``adapter.safetensors`` and ``adapter_config.json``; `state` in place of its own weights (an EMA).
+        """Writes ``adapter.safetensors``, ``adapter_config.json`` and, last, ``manifest.json`` with their checksums.
+
+        `state` is written in place of its own weights (an EMA).
 
         Matrices are written in `dtype`, which is what a file's size depends on; all else, and `STATISTICS`, is float32.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             name: as_written(tensor, torch.float32 if name in STATISTICS else dtype)
             for name, tensor in (state or self.state()).items()
         }
-        (folder / f"{WEIGHTS}.part").write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
-        (folder / f"{CONFIG}.part").write_text(self.config.model_dump_json(indent=2) + "\n")
-        for name in (WEIGHTS, CONFIG):
-            (folder / f"{name}.part").replace(folder / name)
+        write_files(folder, to_bytes(tensors, metadata={"format": "pt"}), self.config)
         return folder
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], unet: UNet2DConditionModel) -> LLMAdapter:
-        """Reads what `save` wrote, for `unet`; ValueError where the adapter was made for another shape of U-Net."""
-        folder = Path(folder)
+        """Reads what `save` wrote, for `unet`.
+
+        Raises:
+            FileNotFoundError: no weights or no configuration.
+            ValueError: a file is damaged, or the adapter was made for another shape of U-Net.
+        """
+        folder, shapes = Path(folder), cross_attention_shapes(unet)
+        if not check_whole(folder):
+            logger.warning("%s: no %s, as earlier versions wrote adapters: sizes alone were checked", folder, MANIFEST)
         config = read_config(folder)
+        check_tensors(folder, shapes, config)
         try:
             tensors = load_file(folder / WEIGHTS)
         except SafetensorError as error:
             raise ValueError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
-        adapter = cls(cross_attention_shapes(unet), config)
-        expected = {name: tensor.shape for name, tensor in adapter.state().items()}
-        if odd := sorted(expected.keys() ^ tensors.keys()):
-            where = "missing" if odd[0] in expected else "not in this U-Net"
-            raise ValueError(
-                f"{folder / WEIGHTS}: made for another U-Net (trained on {config.base_model or 'an unnamed base'}); "
-                f"expected {len(expected)} tensors, found {len(tensors)}; {odd[0]} is {where}"
-            )
-        for name, shape in expected.items():
-            if tensors[name].shape != shape:
-                raise ValueError(
-                    f"{folder / WEIGHTS}: {name}: expected {tuple(shape)}, found {tuple(tensors[name].shape)}"
-                )
+        adapter = cls(shapes, config)
         adapter.load_state(tensors)
         return adapter
+
+
+def check_tensors(folder: Path, shapes: Mapping[str, LayerShape], config: AdapterConfig) -> None:
+    """ValueError where an adapter's file has other tensors than its configuration and a U-Net of `shapes` ask for.
+
+    Nothing is allocated for it: not what a configuration claims, nor what the file holds.
+    """
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in LLMAdapter(shapes, config).state().items()}
+    found = tensor_shapes(folder / WEIGHTS)
+    if odd := sorted(expected.keys() ^ found.keys()):
+        where = "missing" if odd[0] in expected else "not in this U-Net"
+        raise ValueError(
+            f"{folder / WEIGHTS}: made for another U-Net (trained on {config.base_model or 'an unnamed base'}); "
+            f"expected {len(expected)} tensors, found {len(found)}; {odd[0]} is {where}"
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(f"{folder / WEIGHTS}: {name}: expected {shape}, found {found[name]}")
 
 
 def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
 STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
 """Names of the tensors among the weights that are measured and not trained."""
+WIDEST = 2**24
+"""No model is so wide; with such numbers torch could not even work out what a tensor takes."""
 LATER = ("band_gates", "refiner", "standardise")
 """Settings that are left out where they are neutral: so what was written before there were any compares equal."""
 
@@ -55,13 +57,13 @@ class AdapterSettings(BaseModel):
 class AdapterConfig(AdapterSettings):
     """The settings, the widths they meet, and the lineage of the weights."""
 
-    encoding_dim: int = Field(gt=0)
+    encoding_dim: int = Field(gt=0, lt=WIDEST)
     """Width of the encodings: the LLM's hidden size."""
-    context_dim: int = Field(gt=0)
+    context_dim: int = Field(gt=0, lt=WIDEST)
     """Width that the U-Net's cross-attention reads; `phi` projects to it."""
-    bands: int = Field(default=1, gt=0)
+    bands: int = Field(default=1, gt=0, lt=WIDEST)
     """Depth bands in an encoding."""
-    base_tokens: int = Field(default=0, ge=0)
+    base_tokens: int = Field(default=0, ge=0, lt=WIDEST)
     """Tokens of the base model's own text features, which lead the context where `base_context` is "clip"."""
     encoder: Literal["llm", "base"] = "llm"
     """Who made the encodings: a decoder-only LLM, or the base model's own text encoder (a control run)."""
@@ -105,5 +107,5 @@ def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
         raise FileNotFoundError(f"{path}: not found; expected an adapter folder with {CONFIG} and {WEIGHTS}")
     try:
         return AdapterConfig(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not an adapter configuration: {error}") from error

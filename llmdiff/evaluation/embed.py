@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llmdiff.model_folders import first_line
+from llmdiff.named_files import check_named_files
 
 
 class Texts(NamedTuple):
@@ -78,6 +79,7 @@ def load_embedder(name: str, with_text: bool = True) -> Embedder:
 
     where = "" if Path(name).is_dir() else "no folder of that name here; from the hub: "
     try:
+        check_named_files(name)
         model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
         if with_text and not hasattr(model, "get_text_features"):
             raise ValueError(f"expected a CLIP or a SigLIP, found a {model.config.model_type}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -58,6 +59,27 @@ def check_alike(config: TrainConfig, device: torch.device) -> None:
             f"{config.output}: not the same configuration on every host: expected a folder that all hosts share, "
             "started with the same options"
         )
+
+
+def from_first(find: Callable[[], str], device: torch.device) -> str:
+    """Return, on every process, what `find` returns on the first one; its ValueError is raised on every process."""
+    text, failed = "", False
+    if dist.get_rank() == 0:
+        try:
+            text = find()
+        except ValueError as error:
+            text, failed = str(error), True
+    if dist.get_world_size() > 1:
+        sent = list(f"{text}\n".encode())
+        about = torch.tensor([len(sent), failed], device=device)
+        dist.broadcast(about, 0)
+        length, failed = about.tolist()
+        data = torch.tensor(sent if dist.get_rank() == 0 else [0] * length, dtype=torch.uint8, device=device)
+        dist.broadcast(data, 0)
+        text = bytes(data.tolist()).decode().removesuffix("\n")
+    if failed:
+        raise ValueError(text)
+    return text
 
 
 def gathered(module: torch.nn.Module) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmdiff.adapter.config import check_bands
 from llmdiff.training.config import CONFIG, TrainConfig
 from llmdiff.training.kohya import read_repeats
-from llmdiff.training.state import complete, read_state
+from llmdiff.training.whole import newest_state
 from storage import EncodingStore, caption_hash
 
 OLDER = "request.json"
@@ -49,8 +49,8 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
     if config.kohya_repeats:
         read_repeats(config)  # raises where there are none
     config.check_same(config.path)
-    for last in complete(folder / "checkpoints")[-1:]:
-        read_state(last).check_batch(config, config.processes)
+    if (state := newest_state(folder / "checkpoints")) is not None:
+        state.check_batch(config, config.processes)
     return config
 
 

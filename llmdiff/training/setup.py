@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
-from llmdiff.training.checkpoint import EMA_FOLDER, load_adapter, load_moments, newest, save
+from llmdiff.training.checkpoint import load_adapter, load_moments, newest, save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import EMA
@@ -24,7 +24,7 @@ from llmdiff.training.micro_conditioning import MicroConditioning, check_conditi
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.resolve import check_resolved, check_store
-from llmdiff.training.state import State, read_state
+from llmdiff.training.state import EMA_FOLDER, State, read_state
 from llmdiff.training.stored_encodings import read_encodings
 from llmdiff.training.validation import Validation, cut_samples
 from llmdiff.training.warm_start import load_initial_checkpoint
@@ -113,12 +113,12 @@ class Run:
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Run:
-    """Opens the store, loads the U-Net, builds adapter and engine, and gives them the newest checkpoint's state."""
+    """Opens the store, loads the U-Net, builds adapter and engine, and goes on from the newest whole checkpoint."""
     check_resolved(config, dist.get_world_size())
     store = EncodingStore.open(config.store, version=config.store_version)
     check_store(config, store)
     data = open_data(config)
-    found = newest(Path(config.output) / "checkpoints")
+    found = newest(Path(config.output) / "checkpoints", device)
     state = start_state(config) if found is None else read_state(found)
     unconditional = read_unconditional(config, store)
     check_conditions(config, unet_config(config.base), unconditional.base, unconditional.pooled)

@@ -1,4 +1,4 @@
-"""Where a run stands: the ``state.json`` that ends a checkpoint. Needs no torch, so a flow can look."""
+"""Where a run stands: the ``state.json`` of a checkpoint. Needs no torch, so a flow can look."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from llmdiff.manifest import MANIFEST
 from llmdiff.training.config import TrainConfig
 
-STATE = "state.json"
+STATE, OPTIMIZER, EMA_FOLDER = "state.json", "optimizer.safetensors", "ema"
 
 
 class State(BaseModel):
@@ -54,13 +55,24 @@ class State(BaseModel):
 
 
 def read_state(path: Path) -> State:
-    """Return the state of a checkpoint; ValueError where another version of the program wrote it."""
+    """Return the state of a checkpoint; ValueError where it is none, or not of the step that the folder names."""
     try:
-        return State(**json.loads((path / STATE).read_text()))
-    except ValueError as error:
+        state = State(**json.loads((path / STATE).read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path / STATE}: not a checkpoint of this version: {error}") from error
+    if folder_name(state.step) != path.name:
+        raise ValueError(f"{path / STATE}: expected the state of {path.name}, found step {state.step}")
+    return state
+
+
+def folder_name(step: int) -> str:
+    """Return what a step's checkpoint is called."""
+    return f"step-{step:08d}"
 
 
 def complete(folder: Path) -> list[Path]:
-    """Return the complete checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
+    """Return the checkpoints that were saved to their end, oldest first; what happened to them since is not looked at.
+
+    One that lacks either its state or its manifest has lost it since; earlier versions wrote no manifest.
+    """
+    return sorted({file.parent for name in (STATE, MANIFEST) for file in folder.glob(f"step-*/{name}")})

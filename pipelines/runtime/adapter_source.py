@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.tracking.registry import adapter_tags, fetch_adapter
-from llmdiff.adapter.config import AdapterConfig, read_config
+from llmdiff.adapter.config import AdapterConfig
+from llmdiff.adapter.files import check_adapter
 from llmdiff.sampling import Sampling, load_pipeline
 from pipelines.runtime.progress import quieten_loading
 
@@ -29,7 +30,7 @@ class Source(BaseModel):
 def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
     """Return the adapter's files on this machine, and the models that go with it."""
     folder = fetch_adapter(adapter)
-    config = read_config(folder)
+    config = check_adapter(folder)
     if config.encoder == "base":
         llm = None
     elif llm is None and (llm := adapter_tags(adapter).get("llm") or named_llm(config)) is None:

@@ -16,7 +16,9 @@ from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
+from llmdiff.manifest import MANIFEST
 from llmdiff.model_folders import first_line
+from llmdiff.named_files import check_pipeline_files
 from llmdiff.sampling import Sampling, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading
@@ -93,6 +95,7 @@ def identity(model: str) -> str:
     folder = Path(model)
     if folder.is_dir():
         files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
+        files = [file for file in files if file.name != MANIFEST]  # which earlier adapters have not
         listed = "\n".join(f"{file.relative_to(folder)} {hash_file(file)}" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
     return f"{model}@{hub_revision(model, INDEX) or _newest_revision(model)}"
@@ -119,6 +122,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
     quieten_loading()
     dtype = getattr(torch, sampling.dtype)
     try:
+        check_pipeline_files(spec)
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(spec, dtype=dtype, **LOADING)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"baseline {spec}: cannot be loaded: {first_line(error)}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infra.tracking.registry import fetch_adapter, pinned_address
 from infra.tracking.registry_names import SCHEME
-from llmdiff.adapter.config import read_config
+from llmdiff.adapter.files import check_adapter
 from llmdiff.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def check_start(config: TrainConfig) -> None:
         return
     from llmdiff.training.warm_start import SETTINGS, check_initial_checkpoint
 
-    initial = read_config(Path(config.start_from))
+    initial = check_adapter(Path(config.start_from))
     if (trained_on := initial.training.get("store_id")) and trained_on != config.store_id:
         logger.warning(
             "%s was trained on the store %s at %s; this run reads the store %s at %s",

@@ -12,7 +12,8 @@ from huggingface_hub.utils import validate_repo_id
 from infra.environment import home
 from infra.tracking.lineage import data_files, data_tags
 from infra.tracking.registry import adapter_tags, fetch_adapter
-from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, read_config
+from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig
+from llmdiff.adapter.files import check_adapter, config_bytes
 from llmdiff.adapter.hub import NAME
 from pipelines.reports.model_card import model_card, read_scores
 from pipelines.requests.push import PushRequest
@@ -28,13 +29,13 @@ def write_shared(request: PushRequest) -> Path:
 
     Raises:
         FileNotFoundError: there is no such adapter, picture or report.
-        ValueError: the repository's name can't be one, or the report holds no scores.
+        ValueError: the repository's name can't be one, the report holds no scores, or the adapter is damaged.
     """
     validate_repo_id(request.repo)
     if NAME.fullmatch(request.repo) is None:
         raise ValueError(f"repository: expected owner/name, found {request.repo!r}")
     source = fetch_adapter(request.adapter)
-    config = read_config(source)
+    config = check_adapter(source)
     scores = read_scores(request.evaluation) if request.evaluation else None
     grid = Path(request.grid) if request.grid else newest_samples(source)
     llm = request.llm or adapter_tags(request.adapter).get("llm") or config.llm
@@ -44,7 +45,7 @@ def write_shared(request: PushRequest) -> Path:
     if grid is not None:
         shutil.copyfile(grid, folder / GRID)
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
-    write_file(folder / CONFIG, (public.model_dump_json(indent=2) + "\n").encode())
+    write_file(folder / CONFIG, config_bytes(public))
     card = model_card(
         public, request.repo, request.license, lineage(config), GRID if grid is not None else None, scores
     )

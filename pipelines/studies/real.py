@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate, share, survived
 from llmdiff.studies.readings import Reading
-from llmdiff.training.checkpoint import EMA_FOLDER
+from llmdiff.training.state import EMA_FOLDER
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled, sentences
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel

@@ -24,6 +24,7 @@ from infra.tracking.registry import Registered, fetch_adapter, find_version, reg
 from infra.tracking.run import client
 from llmdiff.tcp_ports import free_port
 from tests.adapter import tiny
+from tests.damage import flip
 from tests.infra.tiny_adapter import make_adapter, make_base
 
 PROMPTS = ["a red circle", "a blue square"]
@@ -61,17 +62,21 @@ def test_the_champion_turns_prompts_into_the_pictures_that_the_pipeline_draws(re
 
 
 @pytest.mark.process
-def test_it_has_a_signature_an_example_and_no_pickle(registered: Registered) -> None:
+def test_it_has_a_signature_an_example_no_pickle_and_checksums(registered: Registered) -> None:
     info = mlflow.models.get_model_info(registered.uri)
     assert [column.type.name for column in info.signature.inputs] == ["string"]
     assert [column.name for column in info.signature.outputs] == ["prompt", "seed", "image"]
     assert {param.name: param.default for param in info.signature.params} == {"seed": 0, "steps": 30, "guidance": 5.0}
     assert info.saved_input_example_info is not None
     source = client().get_model_version_download_uri(registered.name, str(registered.version))
+    flip(Path(source.removeprefix("file://"), "artifacts", "adapter", "adapter.safetensors"))
+    with pytest.raises(ValueError, match=r"adapter\.safetensors: damaged: expected CRC-32"):
+        mlflow.pyfunc.load_model(registered.uri)
     files = sorted(str(p.relative_to(source[7:])) for p in Path(source.removeprefix("file://")).rglob("*.*"))
     assert [f for f in files if f.startswith("artifacts/")] == [
         "artifacts/adapter/adapter.safetensors",
         "artifacts/adapter/adapter_config.json",
+        "artifacts/adapter/manifest.json",
     ]
     assert {Path(file).suffix for file in files} <= {"", ".py", ".txt", ".yaml", ".json", ".safetensors"}
 

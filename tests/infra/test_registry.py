@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
+from safetensors.numpy import save
 
 from infra.tracking.coverage import recorded_files, unseen_files
 from infra.tracking.lineage import DataFile, data_files, files_in
@@ -20,19 +22,24 @@ from infra.tracking.registry import (
     set_champion,
 )
 from infra.tracking.run import client, tracked_run
+from llmdiff.manifest import write_manifest
 from pipelines.reports.lineage import chain
 from storage import EncodingStore
 from storage.maintenance.left_rows import LEFT, drop_rows
+from tests.damage import flip
 from tests.infra.tiny_adapter import make_store
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("tracking")]  # git says which version of the code it is
+
+NAMES = ("adapter.safetensors", "adapter_config.json")
+WEIGHTS, BETTER = (save({"x": np.full(4, value, np.float32)}) for value in (1, 2))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter.safetensors").write_bytes(b"weights")
+    (adapter / "adapter.safetensors").write_bytes(WEIGHTS)
     config = {
         "encoder": "llm",
         "encoder_fingerprint": "f00",
@@ -63,8 +70,8 @@ def test_an_adapter_becomes_a_version_with_its_lineage_and_comes_back(folder: Pa
         "data_files": "not read: s: no such store",
     }
     back = fetch_adapter(first.uri)
-    assert sorted(path.name for path in back.iterdir()) == ["adapter.safetensors", "adapter_config.json"]
-    assert (back / "adapter.safetensors").read_bytes() == b"weights"
+    assert sorted(path.name for path in back.iterdir()) == [*NAMES, "manifest.json"]
+    assert (back / "adapter.safetensors").read_bytes() == WEIGHTS
     assert fetch_adapter(first.uri) == back
     assert [path.name for path in back.parent.iterdir()] == [back.name]
     assert client().get_model_version("llmdiff-adapter", "1").run_id == run.run_id
@@ -72,11 +79,11 @@ def test_an_adapter_becomes_a_version_with_its_lineage_and_comes_back(folder: Pa
 
 def test_the_alias_moves_to_the_newest_and_versions_stay(folder: Path) -> None:
     register_adapter(folder, tags={})
-    (folder / "adapter.safetensors").write_bytes(b"better")
+    (folder / "adapter.safetensors").write_bytes(BETTER)
     second = register_adapter(folder, tags={})
     assert second.version == 2
-    assert (fetch_adapter(second.uri) / "adapter.safetensors").read_bytes() == b"better"
-    assert (fetch_adapter("models:/llmdiff-adapter/1") / "adapter.safetensors").read_bytes() == b"weights"
+    assert (fetch_adapter(second.uri) / "adapter.safetensors").read_bytes() == BETTER
+    assert (fetch_adapter("models:/llmdiff-adapter/1") / "adapter.safetensors").read_bytes() == WEIGHTS
 
 
 def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
@@ -88,27 +95,49 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected models:/<name>@<alias>"):
         fetch_adapter("models:/llmdiff-adapter")
     (folder / "adapter.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="adapter.safetensors: no such file"):
+    with pytest.raises(FileNotFoundError, match="adapter.safetensors: not found"):
         register_adapter(folder, tags={})
 
 
 def test_a_version_of_before_they_were_models_is_fetched(folder: Path) -> None:
     with tracked_run("train", {}, {}) as run:
-        for name in ("adapter.safetensors", "adapter_config.json"):
+        for name in NAMES:
             client().log_artifact(run.run_id, str(folder / name), "adapter")
     client().create_registered_model(MODEL)
     client().create_model_version(MODEL, f"{run.artifacts}/adapter", run.run_id)
-    assert (fetch_adapter(f"models:/{MODEL}/1") / "adapter.safetensors").read_bytes() == b"weights"
+    assert (fetch_adapter(f"models:/{MODEL}/1") / "adapter.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_damaged_adapter_becomes_no_version(folder: Path) -> None:
+    write_manifest(folder, NAMES)
+    flip(folder / "adapter.safetensors")
+    with pytest.raises(ValueError, match=r"adapter\.safetensors: damaged: expected CRC-32"):
+        register_adapter(folder, tags={})
+    assert client().search_registered_models() == []
+
+
+def test_a_damaged_copy_is_fetched_again_and_a_damaged_version_is_refused(folder: Path) -> None:
+    version = register_adapter(folder, tags={})
+    copy = fetch_adapter(version.uri)
+    flip(copy / "adapter.safetensors")
+    assert fetch_adapter(version.uri) == copy
+    assert (copy / "adapter.safetensors").read_bytes() == WEIGHTS
+    source = client().get_model_version_download_uri(version.name, str(version.version)).removeprefix("file://")
+    for there in (copy, Path(source, "artifacts", "adapter")):
+        flip(there / "adapter.safetensors")
+    expected = rf"^{version.uri}: what the registry holds is damaged: .*adapter\.safetensors: damaged: expected CRC-32"
+    with pytest.raises(ValueError, match=expected):
+        fetch_adapter(version.uri)
 
 
 def test_two_versions_of_one_run_keep_their_own_files(folder: Path) -> None:
     with tracked_run("train", {}, {}) as run:
         pass
     register_adapter(folder, run_id=run.run_id, tags={})
-    (folder / "adapter.safetensors").write_bytes(b"better")
+    (folder / "adapter.safetensors").write_bytes(BETTER)
     register_adapter(folder, run_id=run.run_id, tags={})
     contents = [(fetch_adapter(f"models:/{MODEL}/{i}") / "adapter.safetensors").read_bytes() for i in (1, 2)]
-    assert contents == [b"weights", b"better"]
+    assert contents == [WEIGHTS, BETTER]
 
 
 def test_the_data_files_that_training_read_are_an_input_of_the_run(folder: Path, tmp_path: Path) -> None:

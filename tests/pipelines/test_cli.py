@@ -22,6 +22,8 @@ from pipelines.cli.settings_help import encoder_settings
 from pipelines.flows.retrain import retrain_flow
 from storage import EncodingStore, ShardWriter
 from storage.maintenance.verify import verify
+from tests.adapter import tiny
+from tests.damage import flip
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Deployed, Server, World
 from tests.small_disk import mounted
@@ -513,6 +515,11 @@ class TestGenerate:
     ) -> None:
         line = fails(capsys, "generate", "--prompt", "x", "--adapter", tmp_path)
         assert line.startswith(f"{tmp_path / 'adapter_config.json'}: not found; expected an adapter folder with ")
+
+    def test_a_damaged_adapter(self, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        flip(tiny.adapter(tiny.unet()).save(tmp_path) / "adapter.safetensors")
+        line = fails(capsys, "generate", "--prompt", "x", "--adapter", tmp_path)
+        assert line.startswith(f"{tmp_path / 'adapter.safetensors'}: damaged: expected CRC-32 ")
 
     def test_prompts_of_a_file_make_a_sheet(
         self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 
-from llmdiff.adapter.config import CONFIG, AdapterConfig
+from llmdiff.adapter.config import AdapterConfig
+from llmdiff.adapter.files import write_files
 from llmdiff.training.config import TrainConfig
 from pipelines.runtime.init_checkpoint import check_start
 
@@ -18,7 +20,7 @@ def test_a_start_from_an_adapter_of_another_store_is_told(
 ) -> None:
     """At the same path: its weights are of use, and they know other data."""
     about = {"encoder_fingerprint": "f", "base_model": "b", "store": "s", "training": {"store_id": trained_on}}
-    (tmp_path / CONFIG).write_text(AdapterConfig(encoding_dim=8, context_dim=8, **about).model_dump_json())
+    write_files(tmp_path, save({}), AdapterConfig(encoding_dim=8, context_dim=8, **about))
     paths = {"store": "s", "base": "b", "output": "o", "start_from": str(tmp_path)}
     with caplog.at_level(logging.WARNING):
         check_start(TrainConfig(**paths, store_id="one", fingerprint="f", steps=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,8 +198,7 @@ def test_a_run_from_an_adapter_is_another_run_and_needs_the_same_encodings(
     assert (warm.start_from, warm.parent) == (str(parent), "")
     assert warm.output != resolve(deployed.store, world, encoder="llm").output
     about = json.loads((parent / "adapter_config.json").read_text())
-    other = tmp_path / "other"
-    other.mkdir()
+    other = shutil.copytree(parent, tmp_path / "other", ignore=shutil.ignore_patterns("manifest.json"))
     (other / "adapter_config.json").write_text(json.dumps({**about, "encoder_fingerprint": "f00"}))
     with pytest.raises(
         ValueError, match=r"other: can't start from it: expected encoder_fingerprint '\w+', .* found 'f00'"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from llmdiff.training.state import complete, read_state
+
 
 def steps_in(output: Path) -> list[int]:
     """Return the steps of the rows of the metrics that are written whole."""
@@ -19,5 +21,5 @@ def last_step(output: Path) -> int:
 
 def saved_step(output: Path) -> int:
     """Return the step of the newest checkpoint; 0 where there is none."""
-    states = sorted(output.glob("checkpoints/step-*/state.json"))
-    return int(json.loads(states[-1].read_text())["step"]) if states else 0
+    saved = complete(output / "checkpoints")
+    return read_state(saved[-1]).step if saved else 0

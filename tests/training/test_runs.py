@@ -79,6 +79,7 @@ def test_checkpoints_hold_what_is_trained_and_nothing_frozen(finished: TrainConf
     folder = Path(finished.output) / "checkpoints"
     assert [path.name for path in complete(folder)] == ["step-00000008", "step-00000012"]
     names = {"adapter.safetensors", "adapter_config.json", "ema", "optimizer.safetensors", "state.json"}
+    names.add("manifest.json")
     assert {path.name for path in (folder / "step-00000012").iterdir()} == names
     unet = load_unet(finished.base)
     adapter = tiny.adapter(unet)
@@ -134,7 +135,7 @@ points = [  # step reached in each life, resuming from what the last one saved
     ("after it, before the checkpoint", metrics.MetricLogger, "advance", 4),
     ("while the weights are saved", checkpoint, "write_adapter", 2),
     ("before the checkpoint counts", checkpoint, "write_last", 1),
-    ("before the old ones are removed", checkpoint, "complete", 3),
+    ("before the old ones are removed", checkpoint, "complete", 2),
     ("between two checkpoints", metrics.MetricLogger, "advance", 3),
     ("while the result is saved", LLMAdapter, "save", 2),
 ]
@@ -199,6 +200,40 @@ def test_a_checkpoint_cut_short_counts_for_nothing(finished: TrainConfig, root: 
     torn.write_text(torn.read_text()[:-20])  # a row half written
     train(config)
     assert training_run.rows(config) == training_run.rows(finished)
+
+
+def test_a_damaged_checkpoint_is_left_and_the_losses_are_the_same(
+    finished: TrainConfig, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = damaged(finished, root / "damaged", "optimizer.safetensors")
+    train(config)
+    (line,) = [line for line in caplog.messages if "checkpoint left" in line]
+    assert "step-00000012/optimizer.safetensors: damaged: expected CRC-32" in line
+    assert line.endswith("; going on from step-00000008")
+    assert training_run.rows(config) == training_run.rows(finished)
+    result = "adapter/adapter.safetensors"
+    assert (Path(config.output) / result).read_bytes() == (Path(finished.output) / result).read_bytes()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(
+    finished: TrainConfig, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = damaged(finished, root / "damaged", "state.json", "ema/adapter.safetensors")
+    said = refusal(training_run.resolved(config).path, capsys)
+    assert "expected a checkpoint that is whole, found step-00000008, step-00000012, all damaged: " in said
+    assert re.search(r"step-00000012/state.json: .*; .*step-00000008/ema/adapter.safetensors: damaged: ", said)
+    assert training_run.rows(config) == training_run.rows(finished)
+
+
+def damaged(run: TrainConfig, output: Path, *names: str) -> TrainConfig:
+    """A copy of a run without its result, with a flipped byte in a file of each of its newest checkpoints."""
+    shutil.copytree(run.output, output)
+    shutil.rmtree(output / "adapter")
+    for name, path in zip(names, reversed(complete(output / "checkpoints")), strict=False):
+        data = bytearray((path / name).read_bytes())
+        data[-2] ^= 1
+        (path / name).write_bytes(data)
+    return run.model_copy(update={"output": str(output)})
 
 
 LOADED = """
@@ -353,8 +388,9 @@ def test_two_hosts_see_the_same_losses_and_one_goes_on_when_they_end(
 def test_a_run_of_one_process_goes_on_with_two_that_leave_out_the_same_steps(root: Path) -> None:
     training_run.own_store(root, broken=True)
     train(one := training_run.config(root, "one"))
-    both = from_step_8(one, root / "both").model_copy(update={"batch_size": 2, "zero_stage": 3})
-    training_run.run_ranks(both, 2)
+    both = damaged(one, root / "both", "adapter.safetensors")  # both go on from the one before it
+    both = both.model_copy(update={"batch_size": 2, "zero_stage": 3})
+    assert training_run.run_ranks(both, 2).count("going on from step-00000008") == 1
     assert [row["step"] for row in training_run.rows(both)] == [1, 2, 3, 5, 6, 7, 8, 9, 10, 12]
     assert training_run.losses(both) == pytest.approx(training_run.losses(one), rel=1e-4)
 

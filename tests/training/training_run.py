@@ -132,13 +132,14 @@ sys.exit(any([os.waitpid(rank, 0)[1] for rank in ranks]))
 """
 
 
-def run_ranks(run: TrainConfig, processes: int) -> None:
-    """A run on several processes without the launcher, all out of one that has imported what they need."""
+def run_ranks(run: TrainConfig, processes: int) -> str:
+    """A run on several processes without the launcher, all out of one that has imported what they need; its output."""
     path = resolved(run, processes).path
     place = {"WORLD_SIZE": str(processes), "LOCAL_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
     started = start_python("-c", RANKS, str(path), **place, MASTER_PORT=str(free_port()))
     printed, _ = started.communicate(timeout=200)
     assert started.returncode == 0, printed
+    return printed
 
 
 def start_python(*arguments: str, enter: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:

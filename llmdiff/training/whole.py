@@ -1,0 +1,76 @@
+"""The checkpoint that a run goes on from: the newest one that is whole. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from llmdiff.adapter.config import CONFIG, WEIGHTS
+from llmdiff.manifest import MANIFEST, check_files, read_manifest
+from llmdiff.safetensors_files import check_safetensors
+from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state
+
+TENSORS = (WEIGHTS, f"{EMA_FOLDER}/{WEIGHTS}", OPTIMIZER)
+FILES = (*TENSORS, CONFIG, f"{EMA_FOLDER}/{CONFIG}", f"{EMA_FOLDER}/{MANIFEST}", STATE)
+"""All that a checkpoint's manifest lists."""
+
+logger = logging.getLogger(__name__)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, and log a line for each that is left; None where none was saved.
+
+    Raises:
+        ValueError: checkpoints were saved, and all are damaged.
+    """
+    left: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            check_checkpoint(path)
+        except (OSError, ValueError) as error:
+            left.append(str(error))
+            continue
+        report(left, f"going on from {path.name}")
+        return path
+    if damaged := complete(folder):
+        names = ", ".join(path.name for path in damaged)
+        raise ValueError(
+            f"{folder}: expected a checkpoint that is whole, found {names}, all damaged: {'; '.join(left)}: put back a "
+            "copy of one, or begin again with --restart"
+        )
+    report(left, "beginning at step 0")
+    return None
+
+
+def report(left: list[str], then: str) -> None:
+    """Log why each checkpoint was left, as `infra.tracking.run` looks for it."""
+    for reason in left:
+        logger.warning("training warning: checkpoint left: %s; %s", reason, then)
+
+
+def newest_state(folder: Path) -> State | None:
+    """Return the state of the newest checkpoint whose state is as it was written; all else is left unread."""
+    for path in reversed(complete(folder)):
+        with suppress(OSError, ValueError):
+            check_files(path, (STATE,))
+            return read_state(path)
+    return None
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise ValueError, naming the file, where a checkpoint is damaged or was not saved to its end.
+
+    Earlier versions wrote no checksums: then each file of weights is as long as its header says.
+    """
+    if not ((path / STATE).exists() or (path / MANIFEST).exists()):
+        raise ValueError(f"{path}: cut short while it was saved")
+    if (listed := read_manifest(path)) is not None:
+        check_files(path, dict.fromkeys((*FILES, *listed)))
+    elif (path / EMA_FOLDER / MANIFEST).exists():  # which is of this version, too
+        raise ValueError(f"{path / MANIFEST}: damaged: expected the list of its files, found no such file")
+    else:
+        for name in TENSORS:
+            check_safetensors(path / name)
+        logger.warning("%s: no %s, as earlier versions wrote checkpoints: sizes alone were checked", path, MANIFEST)
+    read_state(path)
