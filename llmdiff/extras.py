@@ -21,6 +21,7 @@ PACKAGES = {  # by import name: what people call it, and the smallest extra that
     "prefect": ("Prefect", "pipelines"),
     "scipy": ("SciPy", "pipelines"),
     "torchmetrics": ("TorchMetrics", "pipelines"),
+    "gradio": ("Gradio", "app"),
     "prefect_ray": ("prefect-ray", "ray"),
     "ray": ("Ray", "ray"),
     "gguf": ("gguf", "gguf"),

@@ -14,6 +14,7 @@ from torch import nn
 from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.files import check_adapter
+from llmdiff.adapter.hub import adapter_folder
 from llmdiff.adapter.prompts import Loaded, TextEncoder
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.xl import text_encoder_of
@@ -35,13 +36,14 @@ class Adapted:
         llm: str | os.PathLike[str] | TextEncoder | None = None,
         **options: Any,
     ) -> Any:
-        """Loads a base model, an adapter folder and the LLM (folder, name or ready `Encoder`) it was trained with.
+        """Loads a base model, an adapter (folder or hub name) and the LLM (folder, name, `Encoder`) of its training.
 
         `options` go to diffusers' ``from_pretrained``; without a `dtype` all is float32. No LLM is needed by an adapter
         trained on the base's own text features. A base of SDXL's shape gives an `LLMDiffXLPipeline`. ValueError where
         the LLM is another than in training, an adapter can't go into the base, or one of its files is damaged.
         """
         if adapter is not None:
+            adapter = adapter_folder(adapter)
             check_adapter(adapter)  # before anything heavy is loaded
         unet = options["unet"].config if "unet" in options else unet_config(os.fspath(base))
         if (xl := is_xl(unet)) != issubclass(cls, StableDiffusionXLPipeline):
@@ -87,7 +89,8 @@ def load_adapter(
 ) -> LLMAdapter:
     """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts.
 
-    `adapter` is a folder; or another pipeline with the same U-Net, whose adapter this one is to know of.
+    `adapter` is a folder, or a name on the hub (``hf:owner/name``); or another pipeline with the same U-Net, whose
+    adapter this one is to know of.
 
     An LLM loaded here is where the pipeline is, and follows it; a ready `Encoder` stays where it is. ValueError, with
     the reason, for a U-Net that the adapter can't go into, for an LLM other than in training, and for a damaged file.
@@ -125,6 +128,7 @@ def read(
     adapter: str | os.PathLike[str], pipe: DiffusionPipeline, llm: str | os.PathLike[str] | TextEncoder | None
 ) -> Loaded:
     """Reads an adapter folder into a pipeline's U-Net."""
+    adapter = adapter_folder(adapter)
     unet = not_compiled(pipe.unet)
     weights = LLMAdapter.load(adapter, unet)  # before the LLM, which is heavier
     encoder, following = find_encoder(pipe, weights.config, llm)

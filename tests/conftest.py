@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import kinds, real_llm
+from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
 
 # Before torch, transformers, Prefect or MLflow are imported: several test processes share few cores.
@@ -133,6 +134,27 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3_url(s3_server: str) -> str:
     """A prefix that nothing lies under."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}/store"
+
+
+@pytest.fixture(scope="module")
+def hub_server() -> Iterator[ModelHub]:
+    with model_hub() as found:
+        yield found
+
+
+@pytest.fixture
+def hub(hub_server: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHub:
+    """An empty hub of models, as HF_ENDPOINT makes it a new process's, and a cache of the test's own."""
+    import huggingface_hub
+
+    hub_server.__init__(hub_server.url)  # type: ignore[misc]
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub_server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return hub_server
 
 
 @pytest.fixture(scope="session")

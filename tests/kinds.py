@@ -20,7 +20,7 @@ import pytest
 from llmdiff import tcp_ports
 
 KINDS = ("unit", "process", "service")
-SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "s3_server", "server", "service"})
+SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "hub_server", "s3_server", "server", "service"})
 PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process_run"})
 SHARED = ("service", "deployed", "server", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
 """Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""

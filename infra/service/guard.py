@@ -24,7 +24,7 @@ class Guard:
     An address in numbers is let through: only a name can be made to lead somewhere else (DNS rebinding).
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: frozenset[str] = frozenset()) -> None:
         self.app = app
         self.hosts = hosts
         self.origins = origins

@@ -21,6 +21,7 @@ from infra.tracking.lineage import data_files, data_input, data_tags, origin_tag
 from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 from llmdiff.adapter.files import FILES, check_whole
+from llmdiff.adapter.hub import adapter_folder
 from llmdiff.manifest import MANIFEST, write_manifest
 
 INSIDE = "artifacts/adapter"
@@ -145,14 +146,14 @@ def fetch_adapter(uri: str) -> Path:
     """Return the folder of an adapter: a folder as it is, or the files of a version's ``models:/`` address.
 
     A version's files never change, so they are fetched once, into ``adapters/`` below the folder of runs; again only
-    where the copy there was damaged since.
+    where the copy there was damaged since. A name on the hub is one that `llmdiff.adapter.hub.adapter_folder` takes.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: the registry has no such model, version or alias, or its files are damaged.
     """
     if not uri.startswith(SCHEME):
-        folder = Path(uri)
+        folder = adapter_folder(uri)
         if not folder.is_dir():
             raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {CANDIDATE}")
         return folder

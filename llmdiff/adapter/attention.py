@@ -178,6 +178,13 @@ class AdapterProcessor:
         if processor is not self:  # given back by who had asked for all processors
             self.original = processor
 
+    def split(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the original and the new path read of a context, ``(batch, token, channel)`` each."""
+        own = context[:, self.base_tokens :]
+        if self.layer.gate is not None:
+            own = self.layer.gate(own)
+        return context[:, : self.base_tokens, : self.base_width] if self.base_tokens else own, own
+
     def __call__(
         self,
         attn: Attention,
@@ -187,17 +194,14 @@ class AdapterProcessor:
     ) -> Tensor:
         if not isinstance(encoder_hidden_states, Tensor):
             raise ValueError("expected one context, found several: an adapter and an IP-Adapter can't share a U-Net")
-        base = encoder_hidden_states[:, : self.base_tokens, : self.base_width]
-        context = encoder_hidden_states[:, self.base_tokens :]
-        if self.layer.gate is not None:
-            context = self.layer.gate(context)
+        base, context = self.split(encoder_hidden_states)
         bias = padding_bias(context)  # (b, 1, t)
         base_bias = None
         if attention_mask is not None:
             base_bias, given = attention_mask[..., : self.base_tokens], attention_mask[..., self.base_tokens :]
             bias = bias + given
         if self.base_tokens == 0:
-            base, base_bias = context, bias
+            base_bias = bias
         original = None
         if self.use_original or self.scale == 0:
             original = self.original(attn, hidden_states, encoder_hidden_states=base, attention_mask=base_bias)

@@ -43,8 +43,8 @@ class TrainSettings(BaseModel):
     """With an SDXL base: which of the pooled embeddings in the store, if there are several."""
 
     start_from: str | None = None
-    """An adapter folder, or a version in the registry, whose weights training goes on from, with a fresh optimiser and
-    schedule; None begins anew."""
+    """An adapter folder, version in the registry, or name on the hub, whose weights training goes on from, with a fresh
+    optimiser and schedule; None begins anew."""
 
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps; or set `epochs`. The train flow takes 1000 where neither is set."""

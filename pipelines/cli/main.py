@@ -10,14 +10,15 @@ import typer
 
 from infra.ending import well_ended
 from infra.environment import isolate_process
-from llmdiff.extras import missing_extra
 from llmdiff.startup import collect_seldom, wait_without_spinning
+from pipelines.cli.app import app_app
 from pipelines.cli.demo import demo_app
 from pipelines.cli.doctor import doctor_app
 from pipelines.cli.encode import encode_app
 from pipelines.cli.evaluate import evaluate_app
 from pipelines.cli.generate import generate_app
 from pipelines.cli.probe import probe_app
+from pipelines.cli.push import push_app
 from pipelines.cli.registry import registry_app
 from pipelines.cli.retrain import retrain_app
 from pipelines.cli.store import store_app
@@ -25,6 +26,7 @@ from pipelines.cli.store_drop import drop_app
 from pipelines.cli.store_optimize import optimize_app
 from pipelines.cli.study import study_app
 from pipelines.cli.train import train_app
+from pipelines.runtime.error_line import error_line
 
 RESUMED = ("demo", "encode", "retrain", "study", "train")
 """Commands that go on where they were cut short."""
@@ -43,9 +45,11 @@ for group in (
     encode_app,
     train_app,
     generate_app,
+    app_app,
     evaluate_app,
     retrain_app,
     registry_app,
+    push_app,
     doctor_app,
 ):
     app.add_typer(group)
@@ -94,14 +98,3 @@ def advice(arguments: Sequence[str]) -> str:
     """Return how to go on with a command that is ended."""
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     return "the same command goes on" if command in RESUMED else "run the same command again"
-
-
-def error_line(error: Exception) -> str:
-    """Return an error in one line; the kinds that are nobody's plain words keep their name."""
-    text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError) and (advice := missing_extra(error)) is not None:
-        return advice
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    known = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "LaunchError"
-    return text if known and text else f"{type(error).__name__}: {text}"

@@ -15,7 +15,7 @@ class EvaluateRequest(Request):
     """Score an adapter's pictures and baselines' of the same prompts, from the same seeds."""
 
     adapter: Annotated[str, CommandLine(argument=True)] = CANDIDATE
-    """Adapter folder, or a version in the registry."""
+    """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`)."""
     prompts: OptionalPathText = None
     """A txt, csv, tsv or jsonl file, or a folder of txt; default: held-out scenes of the synthetic shapes benchmark."""
     baselines: Annotated[list[str] | None, CommandLine(flag="--baseline", metavar="[NAME=]MODEL")] = None

@@ -15,7 +15,7 @@ class GenerateRequest(Request):
     prompts: list[str]
     """What to draw."""
     adapter: str = CANDIDATE
-    """Adapter folder, or a version in the registry."""
+    """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`)."""
     llm: str | None = None
     """Folder or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from prefect import task
@@ -9,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.tracking.registry import adapter_tags, fetch_adapter
+from llmdiff.adapter.config import AdapterConfig
 from llmdiff.adapter.files import check_adapter
 from llmdiff.sampling import Sampling, load_pipeline
 from pipelines.runtime.progress import quieten_loading
@@ -31,9 +33,16 @@ def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Sou
     config = check_adapter(folder)
     if config.encoder == "base":
         llm = None
-    elif llm is None and (llm := adapter_tags(adapter).get("llm")) is None:
+    elif llm is None and (llm := adapter_tags(adapter).get("llm") or named_llm(config)) is None:
         raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
+    if not (diffusion or config.base_model):
+        raise ValueError(f"{adapter}: does not name its base model: expected --diffusion, its folder or name")
     return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
+
+
+def named_llm(config: AdapterConfig) -> str | None:
+    """Return the LLM that an adapter names, where that is a name on the hub."""
+    return config.llm if re.fullmatch(r"[\w.-]+/[\w.-]+", config.llm) else None
 
 
 def load_source(source: Source, adapted: bool, sampling: Sampling) -> Any:

@@ -1,0 +1,44 @@
+"""The tab See why: the LLM's scores, token by block, and what each place of the picture attended to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from pipelines.app.fields import DrawFields, ModelFields, request_of
+from pipelines.app.models import Models
+from pipelines.app.sessions import Stops, shown
+from pipelines.app.try_tab import MODELS, PICTURE, PROGRESS, reporter
+
+
+def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawFields) -> None:
+    """Make the tab in the block that is open."""
+    gr.Markdown(
+        "Of the first prompt under **Try**, with its settings. The scores are the norms of what each block of the LLM "
+        "adds to a token: in its sentence, alone, and the difference of both. Each map is a token's share of the "
+        "attention at every place, averaged over heads, layers and steps, from 0 (dark) to its own largest (bright)."
+    )
+    show = gr.Button("Show why", variant="primary", elem_id="show-why")
+    with gr.Row():
+        heat = gr.Image(label="Scores, token by block", height=360, elem_id="heat", **PICTURE)
+        picture = gr.Image(label="Picture", height=360, elem_id="reason", **PICTURE)
+    with gr.Row():
+        new = gr.Gallery(label="New path", columns=4, format="png", elem_id="new-path", object_fit="contain")
+        original = gr.Gallery(label="Original path", columns=4, format="png", object_fit="contain")
+
+    @shown
+    def on_show(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
+        from pipelines.app.why import reasons
+
+        found = reasons(models, request_of(values), reporter(progress), stops.begin(request.session_hash))
+        return [found.heat_map, found.picture, found.new, found.original]
+
+    show.click(
+        on_show,
+        [*chosen.all, *fields.all],
+        [heat, picture, new, original],
+        concurrency_id=MODELS,
+        concurrency_limit=1,
+        api_name=False,
+    )

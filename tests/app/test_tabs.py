@@ -1,0 +1,155 @@
+"""What is behind the tabs: fields, reasons, the store, a run."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
+
+import gradio as gr
+
+from pipelines.app import run_view, store_view
+from pipelines.app.fields import OWN_SCHEDULER, RECORDED, request_of
+from pipelines.app.models import Models
+from pipelines.app.rejected import list_rejects, rejected_picture
+from pipelines.app.sessions import Stops, shown
+from pipelines.app.sources import choices
+from pipelines.app.try_tab import of_row
+from pipelines.app.why import reasons
+from pipelines.requests.app import AppRequest
+from pipelines.requests.generate import GenerateRequest
+from storage import EncodingStore
+from tests.app.conftest import MARKUP
+
+VALUES: tuple[Any, ...] = ("x", RECORDED, "base", " a \n\nb", "not", 4, 7, 2.0, 0.5, OWN_SCHEDULER)
+
+
+def test_fields_become_the_request_of_the_command() -> None:
+    expected = {"adapter": "x", "diffusion": "base", "prompts": ["a", "b"], "negative": "not"}
+    more = {"seed": 4, "steps": 7, "guidance": 2.0, "scale": 0.5}
+    assert request_of(VALUES) == GenerateRequest(**expected, **more)
+    assert request_of((*VALUES[:3], *of_row(VALUES, 1))) == GenerateRequest(
+        **{**expected, **more, "prompts": ["b"], "seed": 5}
+    )
+    with pytest.raises(ValueError, match="generate: steps: .*greater than or equal to 1, found 0"):
+        request_of((*VALUES[:6], 0, *VALUES[7:]))
+    with pytest.raises(ValueError, match="adapter: expected a folder or a version, found none"):
+        request_of((None, *VALUES[1:]))
+
+
+def test_errors_are_the_commands_own_line_as_text() -> None:
+    @shown
+    def action() -> None:
+        raise ValueError(f"{MARKUP}: expected\nnone")
+
+    with pytest.raises(gr.Error) as error:
+        action()
+    assert error.value.message == "&lt;img src=x onerror=window.hacked=1&gt;: expected none"
+
+
+def test_a_stop_is_of_its_session_alone() -> None:
+    stops = Stops()
+    mine, theirs = stops.begin("mine"), stops.begin("theirs")
+    stops.stop("mine")
+    assert (mine.is_set(), theirs.is_set(), stops.begin("mine").is_set()) == (True, False, False)
+
+
+def test_choices_are_what_the_demonstration_left(at_demo: Path) -> None:
+    found = choices(AppRequest())
+    folder = str(at_demo / "demo" / "adapter" / "adapter")
+    assert found.adapters == ["models:/llmdiff-adapter@candidate", "models:/llmdiff-adapter/1", folder]
+    assert found.stores == [str(at_demo / "demo" / "store")]
+    assert choices(AppRequest(adapter="mine", store="there")).adapters[0] == "mine"
+
+
+def test_without_runs_there_is_little_to_choose() -> None:
+    found = choices(AppRequest())
+    assert (found.adapters, found.stores) == ([], [])
+    assert run_view.list_runs() == []
+
+
+def test_reasons_have_a_map_for_each_token_of_both_paths(at_demo: Path) -> None:
+    request = GenerateRequest(prompts=["a red circle"], adapter=choices(AppRequest()).adapters[0], steps=2)
+    found = reasons(Models(), request, lambda done, total: None, threading.Event())
+    labels = [label.split(" ")[1] for _, label in found.new]
+    assert labels[:3] == ["a", "red", "circle"]
+    shares = [float(label.rpartition("· ")[2].rstrip("%")) for _, label in found.new]
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
+    assert [label.split(" ")[:2] for _, label in found.original] == [label.split(" ")[:2] for _, label in found.new]
+    assert {image.size for image, _ in found.new} == {found.picture.size}
+    assert found.heat_map is not None
+
+
+def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
+    store = EncodingStore.open(at_demo / "demo" / "store")
+    (fingerprint,) = store_view.fingerprints(store)
+    every = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()
+    assert len(every) == 21
+    assert [row["row"] for row in every if row["source"].startswith("shapes")] == list(range(20))
+    (odd,) = store_view.find_samples(store.snapshot(), "ONERROR <img").to_pylist()
+    assert store_view.describe_sample(odd).startswith(f"{MARKUP}\nodd.parquet row 0 · ")
+    pictures = store_view.decode_pictures(
+        store,
+        [next(row for row in every if row["source"].startswith("shapes") and row["row"] == 7)],
+        Models().latent_encoder(choices(AppRequest()).bases[0]),
+    )
+    (picture,) = pictures.values()
+    drawn = pq.read_table(next((at_demo / "demo" / "data").glob("shapes-*")))["image"][7].as_py()["bytes"]
+    difference = np.asarray(picture, float) - np.asarray(Image.open(io.BytesIO(drawn)), float)
+    assert np.abs(difference).mean() < 8
+    rows = {row[0]: row[1:] for row in store_view.sources(store)}
+    assert rows["odd.parquet"][0] == 1
+    assert rows["odd.parquet"][4] == 2
+    assert all(row[-1] > 0 for row in rows.values())
+
+
+def test_the_nearest_caption_to_one_that_is_stored_is_itself(at_demo: Path) -> None:
+    import torch
+
+    store = EncodingStore.open(at_demo / "demo" / "store")
+    (fingerprint,) = store_view.fingerprints(store)
+    row = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()[3]
+    encoding = torch.from_numpy(store.encoding(fingerprint, row["caption_hash"])).view(torch.bfloat16)
+    found = store_view.nearest(store, fingerprint, encoding, count=3)
+    assert found[0] == (pytest.approx(1.0, abs=1e-3), row)
+    assert [cosine for cosine, _ in found] == sorted((cosine for cosine, _ in found), reverse=True)
+    with pytest.raises(ValueError, match="no caption under other, the adapter's encoder"):
+        store_view.nearest(store, "other", encoding)
+
+
+def test_rejects_show_the_picture_where_it_can_be_read(at_demo: Path) -> None:
+    store = EncodingStore.open(at_demo / "demo" / "store")
+    small, broken = list_rejects(store)
+    assert (small[1], broken[1]) == (1, 2)
+    assert rejected_picture(store, small[4], 1, small[5]).size == (8, 8)
+    with pytest.raises(ValueError, match=r"odd.parquet row 2: the picture can't be decoded"):
+        rejected_picture(store, broken[4], 2, broken[5])
+    with pytest.raises(ValueError, match="does not know which data"):
+        rejected_picture(store, "another", 2, broken[5])
+
+
+def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
+    ((name, status, run),) = run_view.list_runs()
+    assert (name, status) == (MARKUP, "finished")
+    assert run_view.summary(run) == "finished, step 10 of 20; loss 0.1000; 25% of the time waiting for data"
+    loss = run_view.curve(run, {"loss": "all", **run_view.BANDS})
+    assert [tuple(row) for row in loss.values][:2] == [(5, 0.2, "all"), (10, 0.1, "all")]
+    assert set(loss["series"]) == {"all", "cleanest", "cleaner", "noisier"}
+    figure = run_view.weights(run)
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "down_blocks.0.attn2",
+        "up_blocks.1.attn2",
+    ]
+    files = run_view.sample_files(run)
+    ((_, label),) = run_view.validation_pictures(files, Models().latent_encoder(run_view.base_model(run)))
+    assert label == f"step 10: {MARKUP}"
+    assert run_view.address(run) is None
