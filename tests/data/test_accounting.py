@@ -221,6 +221,18 @@ def test_every_row_is_known_new_or_refused(store: EncodingStore, encoders: Encod
         assert report.rows == found == shard.count == sum(done) == len(list(shard.rows()))
 
 
+def test_a_picture_is_named_by_its_path_from_the_root_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = Path("data")
+    data.mkdir()
+    (data / "0.png").write_bytes(PNG[0])
+    rows = [{"file_name": str(tmp_path / "data/0.png"), "text": "a"}, {"file_name": "1.png", "text": "b"}]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    listed = list_data(data)
+    (shard,) = shards_of(listed.files)
+    assert unnamed_pictures(listed.pictures, [shard]) == {}
+
+
 def test_pictures_that_no_row_names_are_counted(tmp_path: Path) -> None:
     for name in ("0.png", "1.png", "below/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -58,11 +58,16 @@ def unnamed_pictures(pictures: dict[DataPath, list[str]], shards: Iterable[Sourc
     """
     if not pictures:
         return {}
-    named = {os.path.normpath(str(path)) for shard in shards for path in _named(shard)}
+    named = {_place(path) for shard in shards for path in _named(shard)}
     here = ((folder, name) for folder, names in pictures.items() for name in names)
-    left = [printable(name) for folder, name in here if os.path.normpath(str(folder / name)) not in named]
+    left = [printable(name) for folder, name in here if _place(folder / name) not in named]
     examples = ", ".join(left[:SHOWN]) + ", …" * (len(left) > SHOWN)
     return {"pictures": f"{len(left)} that no row of the table beside them names: {examples}"} if left else {}
+
+
+def _place(path: DataPath) -> str:
+    """Return a path by which one is known that is named relative to a folder or from the root."""
+    return os.path.normpath(Path.cwd() / str(path))
 
 
 def _named(shard: SourceShard) -> Iterator[DataPath]:

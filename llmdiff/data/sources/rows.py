@@ -231,7 +231,7 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         check_size(about.st_size, repr(name))
         return file.read_bytes()
     except OSError as error:
-        raise BadRow("no_image", f"{name}: {error.strerror}") from error
+        raise BadRow("no_image", f"{name}: {error.strerror} below {folder}") from error
     except RuntimeError as error:  # links in a circle
         raise BadRow("no_image", f"{name}: {error}") from error
     except BadRow:
