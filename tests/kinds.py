@@ -25,7 +25,7 @@ PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process
 SHARED = ("service", "deployed", "server", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
 """Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
 LONGEST = (
-    *("server", "deployed", "service", "two_process_run", "legacy_commands"),
+    *("server", "deployed", "service", "second server", "two_process_run", "legacy_commands"),
     *("stopped_run", "test_overfit", "test_power_loss"),
 )
 """The groups and modules that come first, for they take longest."""
@@ -54,7 +54,12 @@ def kind_of(item: pytest.Item) -> str:
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run."""
+    """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
+
+    A module may name its own, and have a server of its own with it: the longest group is what all others wait for.
+    """
+    if (own := item.get_closest_marker("xdist_group")) is not None:
+        return str(own.args[0])
     fixtures = fixtures_of(item)
     return next((name for name in SHARED if name in fixtures), None)
 

@@ -105,7 +105,7 @@ def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch,
         return result
 
     monkeypatch.setattr(module, "generate_flow", record)
-    monkeypatch.setattr(cli, "start_engine", lambda: None)
+    monkeypatch.setattr(cli, "start_engine", lambda **_: None)
     options = {"seed": 3, "steps": 4, "guidance": 2.5, "scale": 0.5, "count": 2, "batch": 8}
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     given += ["--scheduler", "dpm++", "--dtype", "bfloat16", "--negative", "blurred"]

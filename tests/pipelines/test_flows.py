@@ -235,10 +235,10 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
 
     encode_shard, faults = encode.encode_shard, [errno.EIO, errno.ETIMEDOUT]
 
-    def faulty(*arguments: Any) -> Any:
+    def faulty(*arguments: Any, **options: Any) -> Any:
         if faults:
             raise OSError(faults.pop(), "a fault")
-        return encode_shard(*arguments)
+        return encode_shard(*arguments, **options)
 
     monkeypatch.setattr(encode, "encode_shard", faulty)
     monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))

@@ -27,6 +27,7 @@ from tests.pipelines.conftest import Server, World
 from tests.storage import synthetic
 from tests.stores import contents, left_behind
 
+pytestmark = pytest.mark.xdist_group("second server")
 SHARDS, ROWS = 5, 6
 SLOW_ROWS = 258
 """More than are read at once: the pictures behind URLs are asked for when the rows before them are half-written."""
@@ -116,7 +117,7 @@ def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.Temp
 
     path = str(tmp_path_factory.mktemp("alone") / "store")
     with temporary_settings({PREFECT_API_URL: server.url}):
-        encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm)
+        encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm, allow_private_addresses=True)
     return EncodingStore.open(path)
 
 
@@ -144,7 +145,13 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
 
     pictures.asked = kill
     result = encode_flow(
-        data=data, store=str(store), diffusion=world.diffusion, llm=world.llm, ray=cluster, limit="gpu"
+        data=data,
+        store=str(store),
+        diffusion=world.diffusion,
+        llm=world.llm,
+        allow_private_addresses=True,
+        ray=cluster,
+        limit="gpu",
     )
     assert len(killed) == 1
     assert any(name.startswith("slow") for name in half_written)
@@ -163,7 +170,9 @@ def test_workers_write_one_store_in_a_bucket(
 
     pictures.asked = lambda process: None
     url = f"s3://{BUCKET}/store"
-    result = encode_flow(data=data, store=url, diffusion=world.diffusion, llm=world.llm, ray=cluster)
+    result = encode_flow(
+        data=data, store=url, diffusion=world.diffusion, llm=world.llm, allow_private_addresses=True, ray=cluster
+    )
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
     # a picture of two shards is encoded with the neighbours of whichever comes first, and rounded by their number
     assert contents(EncodingStore.open(url), "latent_checksum") == contents(alone, "latent_checksum")
@@ -196,7 +205,14 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
 
     pictures.asked = interrupt
     with pytest.raises(KeyboardInterrupt):
-        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, ray=cluster)
+        encode_flow(
+            data=data,
+            store=str(tmp_path / "store"),
+            diffusion=world.diffusion,
+            llm=world.llm,
+            allow_private_addresses=True,
+            ray=cluster,
+        )
     store = EncodingStore.open(tmp_path / "store")
     assert verify(store) == []
     assert left_behind(store) == []
@@ -214,7 +230,14 @@ def test_what_can_not_run_on_ray_is_refused_at_once(
     from pipelines.runtime.executors import server_url
 
     with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
-        encode_flow(data=data, store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, limit="none")
+        encode_flow(
+            data=data,
+            store=str(tmp_path / "store"),
+            diffusion=world.diffusion,
+            llm=world.llm,
+            allow_private_addresses=True,
+            limit="none",
+        )
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(ValueError, match="expected PREFECT_API_URL"),

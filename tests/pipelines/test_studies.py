@@ -24,7 +24,7 @@ from pipelines.studies.page import write_docs, write_paper
 from pipelines.studies.scoring import StudyModel, drawn, load
 from pipelines.studies.workspace import BASE, Sizes, Variant, Workspace
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("second server")]
 TINY = Sizes(pictures=32, scenes=1, captions=2)
 
 
