@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from common.crossing import NEVER, crossing
 from common.gpu_figures import basis, gpu_row, shares
 from common.measured import growth, index_rows, measured, slope
 from common.words import count, duration, number, size
@@ -25,7 +26,6 @@ FILE_BYTES = 128 * 1024**2
 LATENT_BYTES = 2 * 4 * 64 * 64
 SHARD_ROWS = 4096
 """Of the commits and look-ups that were measured."""
-CLOSE_TO, NEVER = 1.0, 1e15
 
 
 def assumed(value: float | str, meaning: str) -> float | str:
@@ -248,15 +248,6 @@ def walls_table(at: Assumptions) -> str:
     }
     found = sorted((n, what) for what, share in used.items() if (n := crossing(share)) < NEVER / 2)
     return "\n".join(["| what | at captions |", "| --- | --- |", *(f"| {what} | {count(n)} |" for n, what in found)])
-
-
-def crossing(share: Callable[[float], float]) -> float:
-    """Where a growing share of what there is reaches all of it."""
-    low, high = CLOSE_TO, NEVER
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if share(middle) < 1 else (low, middle)
-    return high
 
 
 def defaults() -> Assumptions:
