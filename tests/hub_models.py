@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_servers import serving
 
 REPO = "ada/shapes-adapter"
 
@@ -38,16 +39,9 @@ def sha(commit: int) -> str:
 
 @contextmanager
 def model_hub() -> Iterator[ModelHub]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.hub = ModelHub(f"http://127.0.0.1:{server.server_address[1]}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(_Handler) as (server, address):
+        server.hub = ModelHub(address)  # type: ignore[attr-defined]
         yield server.hub  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -10,6 +10,9 @@ from pipelines.app.fields import RECORDED, ModelFields
 from pipelines.app.models import Models
 from pipelines.app.sessions import shown
 from pipelines.app.try_tab import MODELS, PICTURE
+
+if TYPE_CHECKING:
+    from llmdiff.adapter.config import AdapterConfig
 
 SOURCE_HEADERS = ["source", "samples", "captions", "tokens", "latents", "rejects", "bytes"]
 Found = list[dict[str, Any]]
@@ -158,20 +161,20 @@ def base_of(adapter: str, diffusion: str) -> str:
         return given
     if not adapter:
         raise ValueError("base model: expected one, to decode the latents with, found none")
-    from infra.tracking.registry import fetch_adapter
-    from llmdiff.adapter.config import read_config
-
-    return read_config(fetch_adapter(adapter)).base_model
+    return config_of(adapter).base_model
 
 
 def encoder_of(adapter: str) -> str:
     """Return the fingerprint of the encoder that an adapter was trained with; empty where none is chosen."""
-    if not adapter:
-        return ""
+    return config_of(adapter).encoder_fingerprint if adapter else ""
+
+
+def config_of(adapter: str) -> AdapterConfig:
+    """Return the configuration of an adapter's folder or registered version."""
     from infra.tracking.registry import fetch_adapter
     from llmdiff.adapter.config import read_config
 
-    return read_config(fetch_adapter(adapter)).encoder_fingerprint
+    return read_config(fetch_adapter(adapter))
 
 
 def chosen_or_none(value: str | None) -> str | None:

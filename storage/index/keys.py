@@ -6,7 +6,6 @@ mixed with the row's values, so that a bit that flipped in either makes the key 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -17,17 +16,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from storage.hashing import HASH_BYTES, checksum
+from storage.hashing import checksum
+from storage.index.hash_numbers import hash_numbers
 
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
     np.uint64,
 )
 """Multipliers: what they multiply can be had back, and no two sums of two are alike but by chance."""
-NIBBLES = np.full(256, 255, np.uint8)
-NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 FACTS = b"llmdiff"
 """Name of what a file says of itself, in its schema's metadata."""
 
@@ -55,32 +52,9 @@ class Digests:
 
 def digests(columns: Iterable[pa.Array | pa.ChunkedArray]) -> Digests:
     """Return the keys of rows: of one to three columns of hashes or other strings, null where there is none."""
-    parts = [_halves(column) for column in columns]
+    parts = [hash_numbers(column).astype(np.uint64).T for column in columns]
     upper, lower = (sum((part[i] * ODD[k + i] for k, part in enumerate(parts)), np.uint64(0)) for i in range(2))
     return Digests(np.asarray(upper), np.asarray(lower))
-
-
-def _halves(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return strings as uint64 ``(2, n)``: hashes as they are, others as their hash, null as zeros."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_dictionary(array.type):
-        known = np.concatenate([_halves(array.dictionary.cast(pa.string())), np.zeros((2, 1), np.uint64)], axis=1)
-        return known[:, pc.fill_null(array.indices, known.shape[1] - 1).to_numpy(zero_copy_only=False)]
-    width = 2 * HASH_BYTES
-    found = np.zeros((len(array), HASH_BYTES), np.uint8)
-    there = pc.is_valid(array).to_numpy(zero_copy_only=False)
-    is_long = pc.fill_null(pc.equal(pc.binary_length(array), width), False).to_numpy(zero_copy_only=False)
-    text = array.filter(pa.array(is_long)).cast(pa.binary(width))
-    letters = np.frombuffer(text.buffers()[1] or b"", np.uint8, len(text) * width, text.offset * width)
-    nibbles = NIBBLES[letters].reshape(-1, width)
-    is_hash = is_long.copy()
-    is_hash[is_long] = (nibbles != 255).all(axis=1)
-    nibbles = nibbles[is_hash[is_long]]
-    found[is_hash] = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
-    for row in np.flatnonzero(there & ~is_hash):
-        digest = hashlib.blake2b(array[int(row)].as_py().encode(), digest_size=HASH_BYTES).digest()
-        found[row] = np.frombuffer(digest, np.uint8)
-    return found.view(">u8").astype(np.uint64).T
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ a look-up costs a few binary searches a file, and the files are few, for the tab
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from storage.index.delta import DataFile
 from storage.index.keys import Digests, Keys, digests
 from storage.index.table import Table, TableVersion
 from storage.io.cache_folder import cache_folder
+from storage.io.files import locked
 
 logger = logging.getLogger(__name__)
 KEY_FILE_ROWS = 1 << 17
@@ -178,7 +177,7 @@ class KeyIndex:
             return keys
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(path):
+            with locked(path.with_name("lock")):
                 if (keys := Keys.load(path, facts)) is None:
                     self._build(file, lookup).save(path, facts)
                     self._remove_unused(path.parent)
@@ -206,17 +205,6 @@ class KeyIndex:
                 unused = path.suffix == ".keys" and path.name.partition(".parquet")[0] + ".parquet" not in there
                 if unused and time.time() - path.stat().st_mtime > UNUSED_AFTER:
                     path.unlink()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time make a file."""
-    descriptor = os.open(path.with_name("lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _numbers(column: pa.ChunkedArray, words: dict[str, int]) -> np.ndarray:

@@ -13,34 +13,34 @@ from pathlib import Path
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; it gets its name once it is on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with naming(path), part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _part(path, data) as part:
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     sync(path.parent)
 
 
 def create_file(path: Path, data: bytes) -> bool:
     """Write a file whole unless there is one; it gets its name once it is on the disk, which one alone can give it."""
+    try:
+        with _part(path, data) as part:
+            path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    sync(path.parent)
+    return True
+
+
+@contextmanager
+def _part(path: Path, data: bytes) -> Iterator[Path]:
+    """Give a file's bytes, on the disk, under another name beside its own, which is gone afterwards."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with naming(path), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
+        yield part
     finally:
         part.unlink(missing_ok=True)
-    sync(path.parent)
-    return True
 
 
 @contextmanager
@@ -61,6 +61,14 @@ def lock_now(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, made if it is not there; the kernel frees it however the process ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync(path: Path) -> None:

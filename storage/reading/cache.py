@@ -8,7 +8,6 @@ whenever a file was written to since; what is damaged is made again.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -16,9 +15,9 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import DTypeLike
 
 from storage.hashing import canonical_json, checksum, content_hash
 from storage.io.cache_folder import VARIABLE, cache_folder
+from storage.io.files import locked
 
 logger = logging.getLogger(__name__)
 CONTENTS = "contents.json"
@@ -69,7 +69,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder.with_name(f"{folder.name}.lock")):
             return _open(folder) or _make(folder, make)
     except OSError as error:
         if error.errno not in UNUSABLE:
@@ -174,14 +174,6 @@ def _checksum(path: Path, start: int) -> int:
     with path.open("rb") as file:
         file.seek(start)
         return checksum(file.read(PART))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the right to make a folder; the kernel frees it however its process ends."""
-    with folder.with_name(f"{folder.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_unused(parent: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.index.hash_numbers import HASH, hash_numbers
 from storage.index.names import Names
-from storage.reading.hashes import HASH, HashParts, hash_numbers, same
+from storage.reading.hashes import HashParts, same
 from storage.reading.sorting import in_parts
 from storage.store import EncodingStore
 

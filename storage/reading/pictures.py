@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.index.hash_numbers import HASH
 from storage.reading.cache import new_array
-from storage.reading.hashes import HASH, HashParts, same
+from storage.reading.hashes import HashParts, same
 from storage.reading.sorting import GROUP_ROWS, in_parts
 
 KEY = np.dtype([("hash", HASH), ("sample", "<i8")])

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.index.hash_numbers import HASH, hash_numbers
 from storage.index.names import Names
 from storage.io.arrays import is_pair
-from storage.reading.hashes import HASH, hash_numbers
 from storage.reading.sorting import COLUMNS as SORTED_BY
 from storage.reading.sorting import Layout
 

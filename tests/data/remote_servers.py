@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.http_servers import serving
 
 REPO, COMMIT = "owner/photos", "c0ffee" + "0" * 34
 PAGE = 3
@@ -53,16 +55,9 @@ class FileServer:
 
 @contextmanager
 def file_server(root: Path) -> Iterator[FileServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.found = FileServer(f"http://127.0.0.1:{server.server_address[1]}", root)  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(_Handler) as (server, address):
+        server.found = FileServer(address, root)  # type: ignore[attr-defined]
         yield server.found  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import open_source
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture
+from tests.http_servers import serving
 
 PNG = encoded(picture())
 
@@ -90,14 +90,9 @@ def http_server() -> Iterator[Site]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Site(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler) as (_, address):
+        found = Site(address)
+        yield found
 
 
 @pytest.mark.parametrize("path", ["/a.png", "/moved/a.png"])

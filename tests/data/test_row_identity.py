@@ -6,9 +6,8 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +24,7 @@ from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
 from tests.data.data_set_run import CAPTIONS, PNG, Run, contents, run
 from tests.data.pictures import write_parquet
+from tests.http_servers import serving
 
 
 @pytest.fixture
@@ -277,8 +277,5 @@ def http_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str
 
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with serving(Pictures) as (_, address):
+        yield address, asked

@@ -108,16 +108,22 @@ def data(world: World, pictures: Pictures, tmp_path_factory: pytest.TempPathFact
     return str(folder)
 
 
+def encode(world: World, data: str, store: str | Path, **options: Any) -> Any:
+    """What the flow makes of the data, whose URLs lead to this machine."""
+    from pipelines.flows.encode import encode_flow
+
+    models = {"diffusion": world.diffusion, "llm": world.llm}
+    return encode_flow(data=data, store=str(store), allow_private_addresses=True, **models, **options)
+
+
 @pytest.fixture(scope="module")
 def alone(world: World, data: str, server: Server, tmp_path_factory: pytest.TempPathFactory) -> EncodingStore:
     """What one process makes of the data."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from pipelines.flows.encode import encode_flow
-
     path = str(tmp_path_factory.mktemp("alone") / "store")
     with temporary_settings({PREFECT_API_URL: server.url}):
-        encode_flow(data=data, store=path, diffusion=world.diffusion, llm=world.llm, allow_private_addresses=True)
+        encode(world, data, path)
     return EncodingStore.open(path)
 
 
@@ -130,8 +136,6 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
     in_process: Server,
     tmp_path: Path,
 ) -> None:
-    from pipelines.flows.encode import encode_flow
-
     killed, half_written, slots = [], [], []
     in_process.post("/concurrency_limits/", tag="gpu", concurrency_limit=3)
     store = tmp_path / "store"
@@ -144,15 +148,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
             os.kill(process, signal.SIGKILL)
 
     pictures.asked = kill
-    result = encode_flow(
-        data=data,
-        store=str(store),
-        diffusion=world.diffusion,
-        llm=world.llm,
-        allow_private_addresses=True,
-        ray=cluster,
-        limit="gpu",
-    )
+    result = encode(world, data, store, ray=cluster, limit="gpu")
     assert len(killed) == 1
     assert any(name.startswith("slow") for name in half_written)
     assert slots[0] >= 1
@@ -166,13 +162,9 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
 def test_workers_write_one_store_in_a_bucket(
     cluster: str, pictures: Pictures, data: str, alone: EncodingStore, world: World, in_process: Server
 ) -> None:
-    from pipelines.flows.encode import encode_flow
-
     pictures.asked = lambda process: None
     url = f"s3://{BUCKET}/store"
-    result = encode_flow(
-        data=data, store=url, diffusion=world.diffusion, llm=world.llm, allow_private_addresses=True, ray=cluster
-    )
+    result = encode(world, data, url, ray=cluster)
     assert (result.store, len(result.shards)) == (url, SHARDS + 1)
     # a picture of two shards is encoded with the neighbours of whichever comes first, and rounded by their number
     assert contents(EncodingStore.open(url), "latent_checksum") == contents(alone, "latent_checksum")
@@ -193,8 +185,6 @@ def test_workers_check_a_store(cluster: str, tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
     cluster: str, pictures: Pictures, data: str, world: World, in_process: Server, tmp_path: Path
 ) -> None:
-    from pipelines.flows.encode import encode_flow
-
     asked = []
 
     def interrupt(process: int) -> None:
@@ -205,14 +195,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
 
     pictures.asked = interrupt
     with pytest.raises(KeyboardInterrupt):
-        encode_flow(
-            data=data,
-            store=str(tmp_path / "store"),
-            diffusion=world.diffusion,
-            llm=world.llm,
-            allow_private_addresses=True,
-            ray=cluster,
-        )
+        encode(world, data, tmp_path / "store", ray=cluster)
     store = EncodingStore.open(tmp_path / "store")
     assert verify(store) == []
     assert left_behind(store) == []
@@ -226,18 +209,10 @@ def test_what_can_not_run_on_ray_is_refused_at_once(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from pipelines.flows.encode import encode_flow
     from pipelines.runtime.executors import server_url
 
     with pytest.raises(ValueError, match="limit: expected the tag of a concurrency limit, found no 'none'"):
-        encode_flow(
-            data=data,
-            store=str(tmp_path / "store"),
-            diffusion=world.diffusion,
-            llm=world.llm,
-            allow_private_addresses=True,
-            limit="none",
-        )
+        encode(world, data, tmp_path / "store", limit="none")
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(ValueError, match="expected PREFECT_API_URL"),

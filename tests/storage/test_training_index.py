@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import EncodingStore, ShardWriter, caption_hash
+from storage.index.hash_numbers import hash_numbers
 from storage.index.transaction import append
 from storage.reading import cache, sample_index
 from storage.reading.dataset import DatasetConfig, EncodingDataset
-from storage.reading.hashes import hash_numbers
 from storage.schema import INDEX
 from tests.storage import synthetic, test_epochs
 
@@ -166,7 +166,7 @@ def test_where_nothing_may_be_written_a_process_makes_its_own(
         raise OSError(30, "Read-only file system", str(path))
 
     with monkeypatch.context() as context:
-        context.setattr(cache, "_locked", refuse)
+        context.setattr(cache, "locked", refuse)
         data = opened(store)
     assert "Read-only file system" in caplog.text
     assert list(folder.iterdir()) == []
