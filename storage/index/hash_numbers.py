@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from binascii import unhexlify
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from storage.hashing import HASH_BYTES, content_hash
 
 HASH = np.dtype((">u8", (2,)))
 """A hash as two numbers that sort as its bytes do."""
-HEXADECIMAL = re.compile(rb"[0-9a-f]*")
 NIBBLES = np.full(256, 255, np.uint8)
 NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
@@ -26,12 +25,13 @@ def hash_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
         return known[pc.fill_null(array.indices, len(known) - 1).to_numpy(zero_copy_only=False)]
     width = 2 * HASH_BYTES
     is_long = pc.fill_null(pc.equal(pc.binary_length(array), width), False).to_numpy(zero_copy_only=False)
-    text = array.filter(pa.array(is_long)).cast(pa.binary(width))
-    letters = np.frombuffer(text.buffers()[1] or b"", np.uint8, len(text) * width, text.offset * width)
-    if is_long.all() and HEXADECIMAL.fullmatch(letters.data):
-        return np.frombuffer(unhexlify(letters.data), HASH.base).reshape(-1, 2)
+    if is_long.all():
+        digits = _letters(array).tobytes()
+        with suppress(ValueError):  # where some are no hashes
+            if digits == digits.lower():
+                return np.frombuffer(unhexlify(digits), HASH.base).reshape(-1, 2)
+    nibbles = NIBBLES[_letters(array.filter(pa.array(is_long)))].reshape(-1, width)
     found = np.zeros((len(array), HASH_BYTES), np.uint8)
-    nibbles = NIBBLES[letters].reshape(-1, width)
     is_hash = is_long.copy()
     is_hash[is_long] = (nibbles != 255).all(axis=1)
     nibbles = nibbles[is_hash[is_long]]
@@ -40,3 +40,10 @@ def hash_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
         digest = bytes.fromhex(content_hash(array[int(row)].as_py().encode()))
         found[row] = np.frombuffer(digest, np.uint8)
     return found.view(HASH.base)
+
+
+def _letters(texts: pa.Array) -> np.ndarray:
+    """Return the bytes of texts as long as hashes, uint8 ``(2 * HASH_BYTES * n,)``."""
+    width = 2 * HASH_BYTES
+    text = texts.cast(pa.binary(width))
+    return np.frombuffer(text.buffers()[1] or b"", np.uint8, len(text) * width, text.offset * width)
