@@ -1,11 +1,15 @@
-"""The three nodes: an adapter with its LLM, a prompt's conditioning, and the adapter in a MODEL."""
+"""The three nodes: an adapter with its LLM, a prompt's conditioning, and the adapter in a MODEL.
+
+What takes seconds to import is imported when a node first runs: ComfyUI starts as fast as without them.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .patch import patched
-from .prompts import Adapter, Conditioning
+if TYPE_CHECKING:
+    from .prompts import Adapter, Conditioning
 
 ADAPTER = "LLMDIFF_ADAPTER"
 
@@ -31,10 +35,9 @@ class LoadAdapter:
 
     def load(self, adapter: str, llm: str) -> tuple[Adapter]:
         """Load them; errors as those of `Adapter.load`."""
-        for name, value in (("adapter", adapter), ("llm", llm)):
-            if not value.strip():
-                raise ValueError(f"{name}: expected a folder or a name on the hub, found nothing")
-        return (Adapter.load(adapter.strip(), llm.strip()),)
+        from .prompts import Adapter
+
+        return (Adapter.load(name_of("adapter", adapter), name_of("llm", llm)),)
 
 
 class EncodePrompt:
@@ -83,7 +86,16 @@ class ApplyAdapter:
 
     def apply(self, model: Any, adapter: Adapter, scale: float) -> tuple[Any]:
         """Patch a clone of it; errors as those of `patched`."""
+        from .patch import patched
+
         return (patched(model, adapter, scale),)
+
+
+def name_of(what: str, text: str) -> str:
+    """Return a folder or a name on the hub as it is meant; ValueError where there is nothing."""
+    if not (name := text.strip()):
+        raise ValueError(f"{what}: expected a folder or a name on the hub, found nothing")
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 NODE_CLASS_MAPPINGS = {

@@ -3,7 +3,7 @@
 Without a checkout, or without a package that it imports, the tests that need it skip. To run them::
 
     git clone --depth 1 https://github.com/comfyanonymous/ComfyUI ~/comfyui
-    pip install --no-deps --target ~/comfyui-packages av boltons torchsde torchvision trampoline
+    pip install --no-deps --target ~/comfyui-packages av boltons torchsde trampoline
     LLMDIFF_COMFYUI=~/comfyui PYTHONPATH=~/comfyui-packages python -m pytest tests/integrations
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
 
 from integrations.comfyui.nodes import ApplyAdapter, EncodePrompt, LoadAdapter
 from integrations.comfyui.prompts import Adapter
@@ -96,11 +96,20 @@ def in_diffusers(
     return seen
 
 
-def in_comfyui(ui: Any, model: Any, folder: Path, llm: Path, noise: Any, clip: Any = (None, None), scale: float = 1.0):
+def in_comfyui(
+    ui: Any,
+    model: Any,
+    folder: Path,
+    llm: Path,
+    noise: torch.Tensor,
+    clip: Any = (None, None),
+    scale: float = 1.0,
+    texts: tuple[str, str] = (PROMPT, NEGATIVE),
+) -> list[Any]:
+    """Latents after each of two Euler steps, by the three nodes."""
     (adapter,) = LoadAdapter().load(str(folder), str(llm))
-    positive, negative = (
-        EncodePrompt().encode(adapter, text, features)[0]
-        for text, features in zip((PROMPT, NEGATIVE), clip, strict=True)
+    (positive,), (negative,) = (
+        EncodePrompt().encode(adapter, text, features) for text, features in zip(texts, clip, strict=True)
     )
     (patched,) = ApplyAdapter().apply(model, adapter, scale)
     return comfyui.sample(ui.comfy, patched, noise, positive, negative)
@@ -128,16 +137,21 @@ def test_latents_are_those_of_the_pipeline_after_each_step(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3, msg=f"step {after}")
 
 
-def test_latents_of_sdxl_with_its_pooled_embedding_and_sizes(ui: Any, llm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zeroed", [False, True], ids=["encoded", "zeroed"])
+def test_latents_of_sdxl_with_its_pooled_embedding_and_sizes(ui: Any, llm: Path, tmp_path: Path, zeroed: bool) -> None:
     unet, pipe = tiny.unet(**XL), tiny.xl_pipeline()
     pipe.register_modules(unet=unet)
     folder = make_adapter(tmp_path / "adapter", unet, llm, base_context="clip")
     sizes = {"width": 64, "height": 64, "crop_w": 0, "crop_h": 0, "target_width": 64, "target_height": 64}
     text, pooled = XLTextEncoder.of(pipe), PooledTextEncoder.of(pipe)
-    clip = [[[text([words])[0][None], {"pooled_output": pooled([words])[0], **sizes}]] for words in (PROMPT, NEGATIVE)]
+    texts = PROMPT, "" if zeroed else NEGATIVE
+    clip = [[[text([words])[0][None], {"pooled_output": pooled([words])[0], **sizes}]] for words in texts]
+    if zeroed:
+        clip[1][0][0] = torch.ones_like(clip[1][0][0])
+        (clip[1],) = ui.nodes.ConditioningZeroOut().zero_out(clip[1])
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = in_comfyui(ui, comfyui.model_of(ui.comfy, unet), folder, llm, noise, clip)
-    expected = in_diffusers(pipe, folder, llm, noise)
+    found = in_comfyui(ui, comfyui.model_of(ui.comfy, unet), folder, llm, noise, clip, texts=texts)
+    expected = in_diffusers(pipe, folder, llm, noise, negative_prompt=None if zeroed else NEGATIVE)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
@@ -152,7 +166,34 @@ def test_weights_follow_a_model_that_is_stored_in_half_and_computed_in_float32(
     torch.testing.assert_close(found, in_diffusers(pipe, folder, llm, noise), rtol=0, atol=1e-3)
 
 
-def test_a_lora_and_another_node_s_attention_work_beside_it(ui: Any, llm: Path, tmp_path: Path) -> None:
+def test_a_controlnet_reads_the_text_of_the_base(
+    ui: Any, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet, parts = tiny.unet(**SD), tiny.pipeline()
+    net = tiny.controlnet(unet, (16, 32, 96, 256))
+    parts.register_modules(unet=unet)
+    folder = make_adapter(tmp_path / "adapter", unet, llm)
+    adapter = Adapter.load(folder, str(llm))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    # ComfyUI tells what a file is by the sizes that it knows.
+    config = {**comfyui.unet_config(unet), "num_heads": SD["attention_head_dim"]}
+    monkeypatch.setattr(ui.comfy.model_detection, "unet_config_from_diffusers_unet", lambda weights: config)
+    control = ui.comfy.controlnet.load_controlnet_state_dict(dict(net.state_dict()))
+    texts = zip((PROMPT, NEGATIVE), conditionings(parts), strict=True)
+    given = [adapter.conditioning(text, features) for text, features in texts]
+    (patched,) = ApplyAdapter().apply(comfyui.model_of(ui.comfy, unet), adapter, 1.0)
+    without = comfyui.sample(ui.comfy, patched, noise, *given)
+    given = ui.nodes.ControlNetApplyAdvanced().apply_controlnet(*given, control, hint, 1.0, 0.0, 1.0)
+    found = comfyui.sample(ui.comfy, patched, noise, *given)
+    pipe = StableDiffusionControlNetPipeline(**parts.components, controlnet=net, requires_safety_checker=False)
+    torch.testing.assert_close(
+        found, in_diffusers(pipe, folder, llm, noise, image=hint.movedim(-1, 1)), rtol=0, atol=1e-3
+    )
+    assert (found[0] - without[0]).abs().max() > 0.1
+
+
+def test_a_lora_and_attention_of_another_node_work_beside_it(ui: Any, llm: Path, tmp_path: Path) -> None:
     from comfy.ldm.modules.attention import optimized_attention
 
     def usual(query: Any, key: Any, value: Any, options: dict[str, Any]) -> Any:
