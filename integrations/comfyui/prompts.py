@@ -87,31 +87,37 @@ class Adapter:
         Raises:
             ValueError: `clip` is not what the adapter reads, or is missing.
         """
+        for features, besides in clip or []:
+            self.check_clip(features, besides)
+        if clip is None and self.config.base_tokens:
+            raise ValueError(
+                f"{self.folder}: the adapter reads the base model's own text features besides the LLM's: connect CLIP "
+                "Text Encode of the same text to `clip`"
+            )
         self.bring()
         (encoding,) = self.encoder([text])  # ([k,] t, d)
         if clip is None:
-            if self.config.base_tokens:
-                raise ValueError(
-                    f"{self.folder}: the adapter reads the base model's own text features besides the LLM's: connect "
-                    "CLIP Text Encode of the same text to `clip`"
-                )
             return [[self.context(encoding, None), {MARK: self.checksum}]]
         return [
             [self.context(encoding, features), {**besides, "cross_attn_controlnet": features, MARK: self.checksum}]
-            for features, besides in map(self.checked, clip)
+            for features, besides in clip
         ]
 
-    def checked(self, pair: list[Any]) -> list[Any]:
-        """Return a pair of `clip`; ValueError where it is an adapter's, or of another base model."""
-        features, besides = pair
+    def check_clip(self, features: Tensor, besides: dict[str, Any]) -> None:
+        """Raise ValueError where a pair of `clip` is an adapter's, of another base model, or of too long a text."""
         if MARK in besides:
             raise ValueError("clip: expected the conditioning of CLIP Text Encode, found one of an LLMDiff adapter")
-        if features.shape[-1] != (width := self.config.context_dim):
+        tokens, width = features.shape[1:]
+        if width != (expected := self.config.context_dim):
             raise ValueError(
-                f"{self.folder}: the adapter goes with a base model whose text features are {width} wide, found "
-                f"{features.shape[-1]} (trained on {self.config.base_model or 'an unnamed base'})"
+                f"{self.folder}: the adapter goes with a base model whose text features are {expected} wide, found "
+                f"{width} (trained on {self.config.base_model or 'an unnamed base'})"
             )
-        return pair
+        if self.config.base_tokens not in (0, tokens):
+            raise ValueError(
+                f"{self.folder}: the adapter reads {self.config.base_tokens} tokens of the base model's own text "
+                f"features, found {tokens}: give CLIP Text Encode a shorter text"
+            )
 
     def context(self, encoding: Tensor, features: Tensor | None) -> Tensor:
         """Return ``(batch, token, channel)`` float32 of an encoding ``([band,] token, hidden)`` and text features."""
