@@ -78,12 +78,19 @@ def torchvision() -> Iterator[None]:
             del sys.modules[name]
 
 
-def model_of(comfy: Any, unet: UNet2DConditionModel, stored: torch.dtype = torch.float32) -> Any:
-    """The MODEL of a U-Net of diffusers: ComfyUI's own U-Net, with its weights; computed in float32."""
-    is_xl = unet.config.addition_embed_type is not None
-    kind = comfy.supported_models.SDXL if is_xl else comfy.supported_models.SD15
+def model_of(
+    comfy: Any,
+    unet: UNet2DConditionModel,
+    stored: torch.dtype = torch.float32,
+    computed: torch.dtype = torch.float32,
+) -> Any:
+    """The MODEL of a U-Net of diffusers: ComfyUI's own U-Net, with its weights, in the dtypes that are named."""
+    kinds = comfy.supported_models
+    kind = kinds.SD20 if unet.config.use_linear_projection else kinds.SD15
+    if unet.config.addition_embed_type is not None:
+        kind = kinds.SDXL
     config = kind(unet_config(unet))
-    config.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
+    config.set_inference_dtype(stored, None if stored == computed else computed)
     model = config.get_model({})
     names, weights = comfy.utils.unet_to_diffusers(config.unet_config), unet.state_dict()
     model.diffusion_model.load_state_dict({names[name]: tensor.to(stored) for name, tensor in weights.items()})

@@ -27,6 +27,7 @@ PROMPT, NEGATIVE = "a red circle to the left of a blue square", "a green triangl
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 SD = {"block_out_channels": (32, 64), "attention_head_dim": 8, "norm_num_groups": 32}
 """ComfyUI has 32 groups and, for a Stable Diffusion 1, 8 heads."""
+SD2 = {**SD, "block_out_channels": (64, 128), "attention_head_dim": (1, 2), "use_linear_projection": True}
 XL = {
     **tiny.SDXL_CHANGES,
     "block_out_channels": (64, 128),
@@ -37,6 +38,7 @@ XL = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "llm": {},
+    "sd2": {},
     "clip": {"base_context": "clip"},
     "new": {"paths": "new", "base_context": "clip"},
     "gates": {"band_gates": True, "refiner": 1, "standardise": True, "base_context": "clip"},
@@ -125,7 +127,7 @@ def conditionings(pipe: Any) -> list[Any]:
 def test_latents_are_those_of_the_pipeline_after_each_step(
     ui: Any, llm: Path, tmp_path: Path, kind: str, scale: float
 ) -> None:
-    unet = tiny.unet(**SD)
+    unet = tiny.unet(**(SD2 if kind == "sd2" else SD))
     folder = make_adapter(tmp_path / "adapter", unet, llm, **KINDS[kind])
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     model, pipe = comfyui.model_of(ui.comfy, unet), tiny.pipeline()
@@ -217,13 +219,28 @@ def test_a_lora_and_attention_of_another_node_work_beside_it(ui: Any, llm: Path,
     assert set(calls) == {("middle", 0)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_follow_a_model_that_computes_in_half_precision(
+    ui: Any, parts: SimpleNamespace, dtype: torch.dtype
+) -> None:
+    adapter = parts.adapters[0]
+    (whole,) = ApplyAdapter().apply(parts.model, adapter, 1.0)
+    expected = draw(ui, parts, whole, adapter)
+    half = comfyui.model_of(ui.comfy, parts.unet, dtype, dtype)
+    (patched,) = ApplyAdapter().apply(half, adapter, 1.0)
+    found = draw(ui, parts, patched, adapter)
+    second = patched.model_options["transformer_options"]["patches"]["attn2_patch"][0]
+    assert {parameter.dtype for parameter in second.layers.parameters()} == {dtype}
+    assert 0 < (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 @pytest.fixture
 def parts(ui: Any, llm: Path, tmp_path: Path) -> SimpleNamespace:
     """A MODEL, and two adapters for it."""
     unet = tiny.unet(**SD)
     adapters = [Adapter.load(make_adapter(tmp_path / f"{seed}", unet, llm, seed), str(llm)) for seed in (0, 1)]
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return SimpleNamespace(model=comfyui.model_of(ui.comfy, unet), adapters=adapters, noise=noise)
+    return SimpleNamespace(unet=unet, model=comfyui.model_of(ui.comfy, unet), adapters=adapters, noise=noise)
 
 
 def draw(ui: Any, parts: SimpleNamespace, model: Any, adapter: Adapter) -> torch.Tensor:
@@ -247,6 +264,17 @@ def test_clones_with_adapters_do_not_mix_and_the_model_stays_as_it_is(ui: Any, p
     assert torch.equal(draw(ui, parts, clone, parts.adapters[0]), one)
     assert torch.equal(draw(ui, parts, second, parts.adapters[1]), other)
     assert torch.equal(comfyui.sample(ui.comfy, parts.model, parts.noise, plain, plain)[-1], before)
+
+
+def test_conditionings_are_combined_and_set_to_areas(ui: Any, parts: SimpleNamespace) -> None:
+    adapter = parts.adapters[0]
+    (model,) = ApplyAdapter().apply(parts.model, adapter, 1.0)
+    positive, negative = adapter.conditioning(PROMPT), adapter.conditioning("")
+    expected = comfyui.sample(ui.comfy, model, parts.noise, positive, negative)
+    (area,) = ui.nodes.ConditioningSetArea().append(positive, 64, 64, 0, 0, 1.0)
+    (both,) = ui.nodes.ConditioningCombine().combine(positive, area)
+    found = comfyui.sample(ui.comfy, model, parts.noise, both, negative)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 def test_prompts_with_and_without_share_a_batch_where_comfyui_repeats_the_shorter(
