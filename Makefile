@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := kernels storage llmdiff infra pipelines
+CODE := kernels storage llmdiff infra pipelines integrations
 # Twice two cores: tests of services and of processes that die wait most of their time. Unit tests never wait.
 WORKERS ?= 4
 FAST_WORKERS ?= 2

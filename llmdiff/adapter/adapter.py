@@ -167,13 +167,20 @@ class LLMAdapter(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], unet: UNet2DConditionModel) -> LLMAdapter:
-        """Reads what `save` wrote, for `unet`.
+        """Reads what `save` wrote, for `unet`; errors as `load_for`."""
+        return cls.load_for(folder, cross_attention_shapes(unet))
+
+    @classmethod
+    def load_for(cls, folder: str | os.PathLike[str], shapes: Mapping[str, LayerShape]) -> LLMAdapter:
+        """Reads what `save` wrote, for cross-attentions of the given shapes by their path in diffusers.
+
+        Without any, `phi` and the refiner alone are read, which is all that `context` takes.
 
         Raises:
             FileNotFoundError: no weights or no configuration.
             ValueError: a file is damaged, or the adapter was made for another shape of U-Net.
         """
-        folder, shapes = Path(folder), cross_attention_shapes(unet)
+        folder = Path(folder)
         if not check_whole(folder):
             logger.warning("%s: no %s, as earlier versions wrote adapters: sizes alone were checked", folder, MANIFEST)
         config = read_config(folder)
@@ -190,11 +197,14 @@ class LLMAdapter(nn.Module):
 def check_tensors(folder: Path, shapes: Mapping[str, LayerShape], config: AdapterConfig) -> None:
     """ValueError where an adapter's file has other tensors than its configuration and a U-Net of `shapes` ask for.
 
-    Nothing is allocated for it: not what a configuration claims, nor what the file holds.
+    Without shapes the layers' tensors are not looked at. Nothing is allocated for it: not what a configuration claims,
+    nor what the file holds.
     """
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in LLMAdapter(shapes, config).state().items()}
     found = tensor_shapes(folder / WEIGHTS)
+    if not shapes:
+        found = {name: shape for name, shape in found.items() if name.startswith(("phi.", "refiner."))}
     if odd := sorted(expected.keys() ^ found.keys()):
         where = "missing" if odd[0] in expected else "not in this U-Net"
         raise ValueError(

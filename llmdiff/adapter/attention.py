@@ -128,6 +128,14 @@ class LayerAdapter(nn.Module):
         self.a = nn.Parameter(torch.tensor(start), requires_grad=config.learn_weights)
         self.b = nn.Parameter(torch.zeros(2), requires_grad=config.learn_weights)
         self.gate = BandGate(config.bands) if config.band_gates else None
+        self.base_tokens, self.base_width = config.base_tokens, config.context_dim
+
+    def split(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the original and the new path read of a context, ``(batch, token, channel)`` each."""
+        own = context[:, self.base_tokens :]
+        if self.gate is not None:
+            own = self.gate(own)
+        return context[:, : self.base_tokens, : self.base_width] if self.base_tokens else own, own
 
     def weights(self, scale: float = 1.0) -> Tensor:
         """Return ``(a1 e^b1, a2 e^b2)``; a `scale` below 1 leads back to ``(1, 0)``, the original attention alone."""
@@ -160,7 +168,7 @@ class AdapterProcessor:
         self.layer = layer
         self.original = original
         self.scale = 1.0
-        self.base_tokens, self.base_width = config.base_tokens, config.context_dim
+        self.base_tokens = config.base_tokens
         self.use_original = config.paths != "new"
 
     def install(self, attn: Attention) -> None:
@@ -178,13 +186,6 @@ class AdapterProcessor:
         if processor is not self:  # given back by who had asked for all processors
             self.original = processor
 
-    def split(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the original and the new path read of a context, ``(batch, token, channel)`` each."""
-        own = context[:, self.base_tokens :]
-        if self.layer.gate is not None:
-            own = self.layer.gate(own)
-        return context[:, : self.base_tokens, : self.base_width] if self.base_tokens else own, own
-
     def __call__(
         self,
         attn: Attention,
@@ -194,7 +195,7 @@ class AdapterProcessor:
     ) -> Tensor:
         if not isinstance(encoder_hidden_states, Tensor):
             raise ValueError("expected one context, found several: an adapter and an IP-Adapter can't share a U-Net")
-        base, context = self.split(encoder_hidden_states)
+        base, context = self.layer.split(encoder_hidden_states)
         bias = padding_bias(context)  # (b, 1, t)
         base_bias = None
         if attention_mask is not None:

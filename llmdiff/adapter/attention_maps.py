@@ -87,7 +87,7 @@ def _record(
     maps: AttentionMaps, processor: AdapterProcessor, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     hidden = (args[0] if args else kwargs["hidden_states"])[-1]  # (l, d)
-    base, context = processor.split(kwargs["encoder_hidden_states"][-1:])
+    base, context = processor.layer.split(kwargs["encoder_hidden_states"][-1:])
     if processor.use_original or processor.scale == 0:
         query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(base[0]), attn.heads)
         bias = padding_bias(base)[0, 0] if processor.base_tokens == 0 else base.new_zeros(base.shape[1])

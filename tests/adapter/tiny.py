@@ -124,9 +124,9 @@ def xl_pipeline(**options: Any) -> StableDiffusionXLPipeline:
     return quiet(StableDiffusionXLPipeline(vae(), *texts, one, two, unet(**SDXL_CHANGES), schedule(), **options))
 
 
-def controlnet(model: UNet2DConditionModel) -> ControlNetModel:
+def controlnet(model: UNet2DConditionModel, channels: tuple[int, ...] = (8, 16, 16, 16)) -> ControlNetModel:
     """One that has something to say, and reads the text."""
-    net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 16, 16, 16))
+    net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=channels)
     torch.manual_seed(5)
     for parameter in net.parameters():
         if not parameter.any():

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")] + sorted(
-    DOCS.rglob("*.md")
-)
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "integrations/comfyui/README.md")
+PAGES = [ROOT / name for name in TOP] + sorted(DOCS.rglob("*.md"))
 HISTORY = ROOT / "CHANGELOG.md"
 """It names what is gone, too."""
 

@@ -11,7 +11,7 @@ import yaml
 from tests.docs.pages import DOCS, HISTORY, PAGES, ROOT, anchors, links, name_of, slug, spans
 
 FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
-CODE = ("kernels", "storage", "llmdiff", "infra", "pipelines", "benchmarks")
+CODE = ("kernels", "storage", "llmdiff", "infra", "pipelines", "integrations", "benchmarks")
 LEFT_BY_RUNS = ("runs/", "site/")
 
 
