@@ -60,6 +60,13 @@ class TrainSettings(BaseModel):
     """AdamW's, for weight matrices alone: none on scalars, norms and biases."""
     warmup: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
+    layout_steps: int = Field(default=0, ge=0)
+    """Steps of layout pre-training before the first one: `phi` and the refiner learn to tell a picture's layout from
+    its caption, without the U-Net. None with `start_from`."""
+    layout_batch_size: int = Field(default=64, gt=0)
+    """Samples of such a step, over all processes."""
+    layout_learning_rate: float = Field(default=1e-3, gt=0)
+    """AdamW's in them, at its highest."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of samples that see the empty caption, for classifier-free guidance."""
     timestep_exponent: float = Field(default=1.0, gt=0)

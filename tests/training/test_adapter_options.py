@@ -1,4 +1,4 @@
-"""Training with gates over bands, a refiner and standardised inputs: statistics, resuming, ZeRO, warm starts."""
+"""Training with gates, a refiner, standardised inputs and layout pre-training: statistics, resuming, ZeRO, warm starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
 
 
 def all_three(root: Path, output: str, **changes: Any) -> TrainConfig:
-    return training_run.config(root, output, **{"adapter": ALL, "steps": 4, "checkpoint_every": 2, **changes})
+    layout = {"layout_steps": 4, "layout_batch_size": 4}
+    return training_run.config(root, output, **{"adapter": ALL, "steps": 4, "checkpoint_every": 2, **layout, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +106,12 @@ def test_a_run_trains_gates_and_refiner_and_keeps_the_statistics(whole: TrainCon
     assert ALL.items() <= adapter.config.model_dump().items()
 
 
-def test_resumed_it_ends_as_if_it_had_not_stopped_and_reads_no_statistics(
+def test_resumed_it_ends_as_if_it_had_not_stopped_and_reads_no_statistics_nor_pretrains(
     whole: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed = half_done(whole, "resumed")
     monkeypatch.delattr(setup, "set_statistics")
+    monkeypatch.delattr(setup, "pretrain_layout")
     train(resumed)
     for name in ("adapter", "adapter-raw"):
         one, other = weights(whole, name), weights(resumed, name)
@@ -146,7 +148,9 @@ def test_mixed_precision_and_recomputed_activations(whole: TrainConfig) -> None:
     assert training_run.losses(low) == pytest.approx(training_run.losses(whole)[:2], rel=0.1)
 
 
-def test_a_warm_run_takes_the_statistics_of_its_parent(whole: TrainConfig, tmp_path: Path) -> None:
+def test_a_warm_run_takes_the_statistics_of_its_parent_and_does_not_pretrain(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = shutil.copytree(Path(whole.output) / "adapter", tmp_path / "parent")
     adapter = LLMAdapter.load(parent, load_unet(whole.base))
     assert adapter.phi.standardisation is not None
@@ -154,6 +158,7 @@ def test_a_warm_run_takes_the_statistics_of_its_parent(whole: TrainConfig, tmp_p
     adapter.phi.standardisation.set(mean, 2 * mean)
     adapter.save(parent)
     warm = whole.model_copy(update={"output": str(tmp_path / "warm"), "start_from": str(parent), "steps": 1})
+    monkeypatch.delattr(setup, "pretrain_layout")
     train(warm)
     assert torch.equal(weights(warm)[STATISTICS[0]], mean)
 
