@@ -27,7 +27,7 @@ from llmdiff.training.objective import Objective, plain_attention, sample_genera
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch, EncodingDataset
 
-LONGEST, PATCH = 8, 2  # cells of a layout's longer side, and numbers along a cell's side
+LONGEST = 16  # places along a layout's longer side, at most
 BLOCKS, WIDENING = 2, 2
 CLIP = 1.0  # norm of the gradient
 RISE = 0.1  # share of the steps in which the rate rises
@@ -79,9 +79,8 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
 def layout_of(latents: Tensor) -> Tensor:
     """Return latents ``(batch, channel, height, width)`` as few numbers as a layout has, each a mean of its place."""
     height, width = latents.shape[-2:]
-    cells = min(LONGEST / max(height, width), 1 / PATCH)
-    size = [PATCH * max(1, round(side * cells)) for side in (height, width)]
-    return F.adaptive_avg_pool2d(latents, size)
+    scale = min(1.0, LONGEST / max(height, width))
+    return F.adaptive_avg_pool2d(latents, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
@@ -104,7 +103,7 @@ def endless(data: EncodingDataset) -> Generator[tuple[int, Batch]]:
 
 
 class LayoutDecoder(nn.Module):
-    """Predicts a layout from a context: for each of its cells a query, which reads the context's tokens twice."""
+    """Predicts a layout from a context: for each of its places a query, which reads the context's tokens twice."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ class LayoutDecoder(nn.Module):
         self.context_norm = Float32LayerNorm(width)
         self.blocks = nn.ModuleList(DecoderBlock(width) for _ in range(BLOCKS))
         self.norm = Float32LayerNorm(width)
-        self.out = nn.Linear(width, channels * PATCH**2)
+        self.out = nn.Linear(width, channels)
 
     def forward(self, context: Tensor, size: torch.Size) -> Tensor:
         """Read a context ``(batch, token, [band *] width)``, whose padding is rows of zeros.
@@ -123,14 +122,12 @@ class LayoutDecoder(nn.Module):
         """
         hidden = (context == 0).all(-1)  # (b, t)
         tokens = self.context_norm(context.unflatten(-1, (-1, self.width)).mean(2))  # (b, t, d)
-        rows, columns = (side // PATCH for side in size)
-        places = get_2d_sincos_pos_embed(self.width, (rows, columns), output_type="pt", device=context.device)
-        x = self.place(places.float()).expand(len(context), -1, -1)  # (b, cell, d)
+        places = get_2d_sincos_pos_embed(self.width, tuple(size), output_type="pt", device=context.device)
+        x = self.place(places.float()).expand(len(context), -1, -1)  # (b, h w, d)
         bias = (hidden * MASKED).to(x.dtype).unsqueeze(1)  # (b, 1, t)
         for block in self.blocks:
             x = block(x, tokens, bias)
-        cells = self.out(self.norm(x)).transpose(1, 2).unflatten(-1, (rows, columns))
-        return F.pixel_shuffle(cells, PATCH)
+        return self.out(self.norm(x)).transpose(1, 2).unflatten(-1, tuple(size))
 
 
 class DecoderBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Training with gates, a refiner, standardised inputs and layout pre-training: statistics, resuming, ZeRO, warm starts."""
+"""Training with gates, a refiner, standardised inputs, layout pre-training: statistics, resuming, ZeRO, warm starts."""
 
 from __future__ import annotations
 
