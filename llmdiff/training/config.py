@@ -19,7 +19,7 @@ from pydantic import (
 
 from llmdiff.adapter.config import AdapterSettings
 
-CONFIG = "config.json"
+CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
 OWNED: tuple[str, ...] = (

@@ -7,9 +7,11 @@ through the U-Net costs; it is thrown away when it has taught `phi` and the refi
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +24,7 @@ from tqdm import tqdm
 from llmdiff.adapter.attention import MASKED, LayerShape, MultiHeadAttention
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import heads_of
+from llmdiff.training.config import LAYOUT_LOG
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ RISE = 0.1  # share of the steps in which the rate rises
 def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.device) -> None:
     """Train `phi` and the refiner of an adapter on all processes alike, in place; `data` is this process's share.
 
-    Steps whose gradient is not finite are left out.
+    The first process writes rows to `LAYOUT_LOG` in the run's folder. Steps whose gradient is not finite are left out.
     """
     config, adapter = objective.config, objective.adapter
     decoder = LayoutDecoder(adapter.config.context_dim, objective.frozen[0].config.in_channels).to(device)
@@ -46,15 +49,14 @@ def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.d
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.layout_learning_rate, total_steps=config.layout_steps, pct_start=RISE, cycle_momentum=False
     )
-    batches, speaks = endless(data), dist.get_rank() == 0
+    batches, first, steps = endless(data), dist.get_rank() == 0, config.layout_steps
     with (
         closing(batches),
         plain_attention(device),
-        tqdm(
-            range(config.layout_steps), "layout", unit="step", file=sys.stdout, mininterval=1, disable=not speaks
-        ) as bar,
+        (Path(config.output) / LAYOUT_LOG).open("w") if first else nullcontext() as log,
+        tqdm(desc="layout", total=steps, unit="step", file=sys.stdout, mininterval=1, disable=not first) as bar,
     ):
-        for _ in bar:
+        for step in range(1, steps + 1):
             epoch, batch = next(batches)
             loss = layout_loss(objective, decoder, batch, epoch, device)
             optimiser.zero_grad()
@@ -63,8 +65,10 @@ def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.d
             if nn.utils.clip_grad_norm_(trained, CLIP).isfinite():
                 optimiser.step()
             schedule.step()
-            if bar.n % config.log_every == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            bar.update()
+            if log is not None and (step % config.log_every == 0 or step == steps):
+                log.write(json.dumps({"step": step, "steps": steps, "layout_loss": loss.item()}) + "\n")
+                log.flush()
 
 
 def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoch: int, device: torch.device) -> Tensor:

@@ -23,7 +23,7 @@ ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
 ADAPTER, RATE = (("standardise", True), ("refiner", 2)), 1e-3
 LAYOUT_RATE = 2e-3
-"""Those settings: of `AdapterSettings`, and the learning rates of training and of as many steps of layout pre-training."""
+"""Those settings: of `AdapterSettings`, the learning rate, and that of as many steps of layout pre-training before."""
 UNTAUGHT = "without layout pre-training"
 
 Curves = dict[int, dict[str, Shares]]
