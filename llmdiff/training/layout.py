@@ -72,10 +72,10 @@ def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.d
 
 
 def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoch: int, device: torch.device) -> Tensor:
-    """Return the mean squared error of a batch's layouts, some of them under the empty caption as in training."""
+    """Return the mean squared error of a batch's layouts; no caption is dropped."""
     generators = sample_generators(objective.config.seed, epoch, batch, device)
-    drawn = torch.cat([torch.rand(1, generator=generator, device=device) for generator in generators])
-    context = objective.context(batch, drawn < objective.config.caption_dropout, generators)  # (b, t, [k] d)
+    dropped = torch.zeros(len(batch.latents), dtype=torch.bool, device=device)
+    context = objective.context(batch, dropped, generators)  # (b, t, [k] d)
     layouts = layout_of(batch.latents.to(device, torch.float32))  # (b, c, h, w)
     return F.mse_loss(decoder(context, layouts.shape[-2:]), layouts)
 

@@ -21,9 +21,8 @@ from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace,
 matplotlib.use("Agg")
 ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
-ADAPTER, RATE = (("standardise", True), ("refiner", 2)), 1e-3
-LAYOUT_RATE = 2e-3
-"""Those settings: of `AdapterSettings`, the learning rate, and that of as many steps of layout pre-training before."""
+ADAPTER, RATE, LAYOUT = (("standardise", True), ("refiner", 2)), 1e-3, 2
+"""Those settings: of `AdapterSettings`, the learning rate, and steps of layout pre-training for each step."""
 UNTAUGHT = "without layout pre-training"
 
 Curves = dict[int, dict[str, Shares]]
@@ -63,8 +62,7 @@ def adapted(name: str, reading: Reading, steps: int) -> Variant:
         "learning_rate": RATE,
         "checkpoint_every": half,
         "keep_checkpoints": math.ceil(steps / half),
-        "layout_steps": steps,
-        "layout_learning_rate": LAYOUT_RATE,
+        "layout_steps": LAYOUT * steps,
     }
     return Variant(name=f"{name}, {ADAPTED}", reading=reading, adapter=ADAPTER, training=tuple(training.items()))
 

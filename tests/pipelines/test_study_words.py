@@ -151,10 +151,8 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     assert trained.adapter.standardise
     assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (500, 2, 1)
     assert (trained.learning_rate, workspace.training(paper, 1).learning_rate) == (1e-3, 2.5e-3)
-    assert trained.layout_steps == 1000
-    assert workspace.training(untaught, 1) == trained.model_copy(
-        update={"layout_steps": 0, "layout_learning_rate": workspace.training(paper, 1).layout_learning_rate}
-    )
+    assert trained.layout_steps == 2000
+    assert workspace.training(untaught, 1) == trained.model_copy(update={"layout_steps": 0})
     levels = {paper.name: 0.2, last.name: 0.5}
     curves = {
         500: {last.name: shares(0.1)},
