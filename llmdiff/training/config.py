@@ -7,11 +7,19 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from llmdiff.adapter.config import AdapterSettings
 
-CONFIG = "config.json"
+CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
 OWNED: tuple[str, ...] = (
@@ -27,6 +35,10 @@ OWNED += ("optimizer", "scheduler", "bf16", "fp16")
 FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output", "skip_limit"}
 FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm", "llm_revision"}
 FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing", "processes", "hosts"}
+
+
+LAYOUT = ("layout_steps", "layout_batch_size", "layout_learning_rate")
+"""Settings that are left out where there are no such steps: what was written before there were any compares equal."""
 
 
 class TrainSettings(BaseModel):
@@ -60,6 +72,13 @@ class TrainSettings(BaseModel):
     """AdamW's, for weight matrices alone: none on scalars, norms and biases."""
     warmup: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
+    layout_steps: int = Field(default=0, ge=0)
+    """Steps of layout pre-training before the first one: `phi` and the refiner learn to tell a picture's layout from
+    its caption, without the U-Net. None with `start_from`."""
+    layout_batch_size: int = Field(default=64, gt=0)
+    """Samples of such a step, over all processes."""
+    layout_learning_rate: float = Field(default=1e-3, gt=0)
+    """AdamW's in them, at its highest."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of samples that see the empty caption, for classifier-free guidance."""
     timestep_exponent: float = Field(default=1.0, gt=0)
@@ -112,6 +131,11 @@ class TrainSettings(BaseModel):
     """Sampling steps of a validation sample."""
     validation_guidance: float = 5.0
     """Classifier-free guidance scale of a validation sample."""
+
+    @model_serializer(mode="wrap")
+    def leave_out_neutral(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return what is written of the settings: `LAYOUT` only where it does something."""
+        return {key: value for key, value in write(self).items() if self.layout_steps or key not in LAYOUT}
 
     @model_validator(mode="after")
     def check_settings(self) -> Self:
@@ -200,6 +224,8 @@ class TrainConfig(TrainSettings):
         before, now = json.loads(path.read_text()), json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
             before["store"] = now["store"]  # it was moved, or is a copy
+        neutral = {key: TrainSettings.model_fields[key].default for key in LAYOUT}
+        before, now = neutral | before, neutral | now
         if changed := sorted(key for key in now.keys() - FREE if key in before and before[key] != now[key]):
             key = changed[0]
             raise ValueError(

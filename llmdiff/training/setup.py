@@ -19,6 +19,7 @@ from llmdiff.training.distributed import gathered, wrap
 from llmdiff.training.ema import EMA
 from llmdiff.training.encoding_statistics import set_statistics
 from llmdiff.training.kohya import read_repeats
+from llmdiff.training.layout import pretrain_layout
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
@@ -139,16 +140,19 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         load_initial_checkpoint(adapter, config.start_from, unet)
     elif found is None and adapter.phi.standardisation is not None:
         set_statistics(adapter.phi.standardisation, store, config.fingerprint, device)
+    adapter.to(device)
+    std = noise_std(config, store)
+    objective = Objective(
+        adapter, unet, load_noise_schedule(config.base), unconditional, config, std, micro_conditioning
+    )
+    if found is None and config.start_from is None and config.layout_steps:
+        pretrain_layout(objective, open_layout_data(config), device)
     ema = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))
         ema.load(load_adapter(found / EMA_FOLDER))
     ema.to(device)
-    adapter.to(device).install(unet)
-    std = noise_std(config, store)
-    objective = Objective(
-        adapter, unet, load_noise_schedule(config.base), unconditional, config, std, micro_conditioning
-    )
+    adapter.install(unet)
     engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
@@ -185,6 +189,12 @@ def open_data(config: TrainConfig) -> EncodingDataset:
         read_ahead=max(1, 8 // config.accumulate),
     )
     return EncodingDataset(config.store, data)
+
+
+def open_layout_data(config: TrainConfig) -> EncodingDataset:
+    """This process's share of the samples of layout pre-training."""
+    share = max(1, config.layout_batch_size // dist.get_world_size())
+    return open_data(config.model_copy(update={"batch_size": share, "accumulate": 1}))
 
 
 def start_state(config: TrainConfig) -> State:

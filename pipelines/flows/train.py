@@ -17,7 +17,7 @@ from infra.launch.hostfile import Topology, topology_of
 from infra.launch.run import RUN_ID, run_training
 from infra.tracking.run import RowReader, TrackedRun, WarningReader, tracked_run
 from llmdiff.data.sources.kohya import in_words
-from llmdiff.training.config import TrainConfig
+from llmdiff.training.config import LAYOUT_LOG, TrainConfig
 from llmdiff.training.kohya import read_repeats
 from llmdiff.training.lock import locked
 from pipelines.requests.train import TrainRequest
@@ -90,21 +90,25 @@ def announce_repeats(config: TrainConfig) -> None:
 def follow_training(config: TrainConfig, output: Path, topology: Topology) -> str:
     """Do the same in a folder that nobody else follows."""
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
+    layouts = RowReader(output / LAYOUT_LOG)
     tags = {name: str(getattr(config, name)) for name in ("store", "store_id", "store_version", "fingerprint")}
     with tracked_run(f"train {output.name}", config.model_dump(mode="json"), tags) as run:
         show_mlflow_run("train-mlflow-run", run.run_id)
         with progress("train", config.steps, "step") as work:
-            run_training(output, topology, poll=lambda: follow(reader, warnings, run, work))
+            run_training(output, topology, poll=lambda: follow(reader, layouts, warnings, run, work))
         if not (output / "adapter" / "adapter.safetensors").exists():
             raise LaunchError(f"{output}: training ended early with its state saved: run it again to go on")
         run.keep(config.path)
         return run.run_id
 
 
-def follow(reader: RowReader, warnings: WarningReader, run: TrackedRun, work: Progress) -> None:
-    """Pass new rows of ``metrics.jsonl`` on to MLflow and to whoever watches, and new warnings."""
+def follow(reader: RowReader, layouts: RowReader, warnings: WarningReader, run: TrackedRun, work: Progress) -> None:
+    """Pass new rows of ``metrics.jsonl`` and ``layout.jsonl`` on to MLflow and to whoever watches, and new warnings."""
     for warning in warnings.read():
         work.warn(warning)
+    if rows := layouts.read():
+        run.follow(rows)
+        work.reach(0, "layout step {step} of {steps}, loss {layout_loss:.4f}".format(**rows[-1]))
     rows = reader.read()
     if rows:
         run.follow(rows)

@@ -21,8 +21,9 @@ from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace,
 matplotlib.use("Agg")
 ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
-ADAPTER, RATE = (("standardise", True), ("refiner", 2)), 1e-3
-"""Those settings: of `AdapterSettings`, and the learning rate."""
+ADAPTER, RATE, LAYOUT = (("standardise", True), ("refiner", 2)), 1e-3, 2
+"""Those settings: of `AdapterSettings`, the learning rate, and steps of layout pre-training for each step."""
+UNTAUGHT = "without layout pre-training"
 
 Curves = dict[int, dict[str, Shares]]
 """Verdicts by steps of training and variant, the last step's with the base's."""
@@ -49,6 +50,7 @@ def variants(workspace: Workspace) -> list[Variant]:
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
         replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
         replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
+        without_layout(adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps)),
         adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps),
     ]
 
@@ -56,8 +58,19 @@ def variants(workspace: Workspace) -> list[Variant]:
 def adapted(name: str, reading: Reading, steps: int) -> Variant:
     """Return a reading under settings for LLMs as they come; what is scored on the way is kept."""
     half = marks(steps)[0]
-    training = (("learning_rate", RATE), ("checkpoint_every", half), ("keep_checkpoints", math.ceil(steps / half)))
-    return Variant(name=f"{name}, {ADAPTED}", reading=reading, adapter=ADAPTER, training=training)
+    training = {
+        "learning_rate": RATE,
+        "checkpoint_every": half,
+        "keep_checkpoints": math.ceil(steps / half),
+        "layout_steps": LAYOUT * steps,
+    }
+    return Variant(name=f"{name}, {ADAPTED}", reading=reading, adapter=ADAPTER, training=tuple(training.items()))
+
+
+def without_layout(variant: Variant) -> Variant:
+    """Return a variant that learns from the U-Net alone."""
+    training = tuple(item for item in variant.training if not item[0].startswith("layout"))
+    return replace(variant, name=f"{variant.name}, {UNTAUGHT}", training=training)
 
 
 def marks(steps: int) -> list[int]:

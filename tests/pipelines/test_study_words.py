@@ -143,14 +143,16 @@ def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
 
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
-    _, paper, adapted, clip, last = real.variants(workspace)
-    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, clip, last)] == [1, 1, 1, 2]
+    _, paper, adapted, clip, untaught, last = real.variants(workspace)
+    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, clip, untaught, last)] == [1, 1, 1, 2, 2]
     assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
     trained = workspace.training(last, 1)
     assert trained.adapter.refiner == 2
     assert trained.adapter.standardise
     assert (trained.checkpoint_every, trained.keep_checkpoints, trained.seed) == (500, 2, 1)
     assert (trained.learning_rate, workspace.training(paper, 1).learning_rate) == (1e-3, 2.5e-3)
+    assert trained.layout_steps == 2000
+    assert workspace.training(untaught, 1) == trained.model_copy(update={"layout_steps": 0})
     levels = {paper.name: 0.2, last.name: 0.5}
     curves = {
         500: {last.name: shares(0.1)},

@@ -1,4 +1,4 @@
-"""Training with gates over bands, a refiner and standardised inputs: statistics, resuming, ZeRO, warm starts."""
+"""Training with gates, a refiner, standardised inputs, layout pre-training: statistics, resuming, ZeRO, warm starts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, setup
+from llmdiff.training.config import LAYOUT
 from llmdiff.training.encoding_statistics import sampled_captions, store_statistics
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, caption_hash
@@ -31,7 +32,8 @@ STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
 
 
 def all_three(root: Path, output: str, **changes: Any) -> TrainConfig:
-    return training_run.config(root, output, **{"adapter": ALL, "steps": 4, "checkpoint_every": 2, **changes})
+    layout = {"layout_steps": 4, "layout_batch_size": 4}
+    return training_run.config(root, output, **{"adapter": ALL, "steps": 4, "checkpoint_every": 2, **layout, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +107,12 @@ def test_a_run_trains_gates_and_refiner_and_keeps_the_statistics(whole: TrainCon
     assert ALL.items() <= adapter.config.model_dump().items()
 
 
-def test_resumed_it_ends_as_if_it_had_not_stopped_and_reads_no_statistics(
+def test_resumed_it_ends_as_if_it_had_not_stopped_and_reads_no_statistics_nor_pretrains(
     whole: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed = half_done(whole, "resumed")
     monkeypatch.delattr(setup, "set_statistics")
+    monkeypatch.delattr(setup, "pretrain_layout")
     train(resumed)
     for name in ("adapter", "adapter-raw"):
         one, other = weights(whole, name), weights(resumed, name)
@@ -146,7 +149,9 @@ def test_mixed_precision_and_recomputed_activations(whole: TrainConfig) -> None:
     assert training_run.losses(low) == pytest.approx(training_run.losses(whole)[:2], rel=0.1)
 
 
-def test_a_warm_run_takes_the_statistics_of_its_parent(whole: TrainConfig, tmp_path: Path) -> None:
+def test_a_warm_run_takes_the_statistics_of_its_parent_and_does_not_pretrain(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = shutil.copytree(Path(whole.output) / "adapter", tmp_path / "parent")
     adapter = LLMAdapter.load(parent, load_unet(whole.base))
     assert adapter.phi.standardisation is not None
@@ -154,6 +159,7 @@ def test_a_warm_run_takes_the_statistics_of_its_parent(whole: TrainConfig, tmp_p
     adapter.phi.standardisation.set(mean, 2 * mean)
     adapter.save(parent)
     warm = whole.model_copy(update={"output": str(tmp_path / "warm"), "start_from": str(parent), "steps": 1})
+    monkeypatch.delattr(setup, "pretrain_layout")
     train(warm)
     assert torch.equal(weights(warm)[STATISTICS[0]], mean)
 
@@ -184,3 +190,6 @@ def test_a_run_of_before_these_settings_goes_on(root: Path) -> None:
     other = config.model_copy(update={"adapter": type(config.adapter)(standardise=True)})
     with pytest.raises(ValueError, match="the run began with adapter"):
         resolve(other)
+    assert not set(LAYOUT) & set(json.loads(path.read_text()))
+    with pytest.raises(ValueError, match="the run began with layout_steps 0, found 5"):
+        resolve(config.model_copy(update={"layout_steps": 5}))

@@ -1,0 +1,151 @@
+"""Layout pre-training: `phi` and the refiner learn to tell a picture's layout, before the U-Net is asked for anything.
+
+At the noisiest timestep nothing is left of a picture, and the best prediction of it is the mean of all pictures that go
+with its caption. A small decoder makes that prediction from the adapter's context alone, at a part of what a step
+through the U-Net costs; it is thrown away when it has taught `phi` and the refiner what things are, and where.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from llmdiff.adapter.attention import MASKED, LayerShape, MultiHeadAttention
+from llmdiff.adapter.phi import Float32LayerNorm
+from llmdiff.adapter.refiner import heads_of
+from llmdiff.training.config import LAYOUT_LOG
+from llmdiff.training.objective import Objective, plain_attention, sample_generators
+
+if TYPE_CHECKING:
+    from storage.reading.dataset import Batch, EncodingDataset
+
+LONGEST = 16  # places along a layout's longer side, at most
+BLOCKS, WIDENING = 2, 2
+CLIP = 1.0  # norm of the gradient
+RISE = 0.1  # share of the steps in which the rate rises
+
+
+def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.device) -> None:
+    """Train `phi` and the refiner of an adapter on all processes alike, in place; `data` is this process's share.
+
+    The first process writes rows to `LAYOUT_LOG` in the run's folder. Steps whose gradient is not finite are left out.
+    """
+    config, adapter = objective.config, objective.adapter
+    decoder = LayoutDecoder(adapter.config.context_dim, objective.frozen[0].config.in_channels).to(device)
+    modules = nn.ModuleList(module for module in (adapter.phi, adapter.refiner, decoder) if module is not None)
+    trained = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.layout_learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.layout_learning_rate, total_steps=config.layout_steps, pct_start=RISE, cycle_momentum=False
+    )
+    batches, first, steps = endless(data), dist.get_rank() == 0, config.layout_steps
+    with (
+        closing(batches),
+        plain_attention(device),
+        (Path(config.output) / LAYOUT_LOG).open("w") if first else nullcontext() as log,
+        tqdm(desc="layout", total=steps, unit="step", file=sys.stdout, mininterval=1, disable=not first) as bar,
+    ):
+        for step in range(1, steps + 1):
+            epoch, batch = next(batches)
+            loss = layout_loss(objective, decoder, batch, epoch, device)
+            optimiser.zero_grad()
+            loss.backward()
+            average_gradients(trained)
+            if nn.utils.clip_grad_norm_(trained, CLIP).isfinite():
+                optimiser.step()
+            schedule.step()
+            bar.update()
+            if log is not None and (step % config.log_every == 0 or step == steps):
+                log.write(json.dumps({"step": step, "steps": steps, "layout_loss": loss.item()}) + "\n")
+                log.flush()
+
+
+def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoch: int, device: torch.device) -> Tensor:
+    """Return the mean squared error of a batch's layouts; no caption is dropped."""
+    generators = sample_generators(objective.config.seed, epoch, batch, device)
+    dropped = torch.zeros(len(batch.latents), dtype=torch.bool, device=device)
+    context = objective.context(batch, dropped, generators)  # (b, t, [k] d)
+    layouts = layout_of(batch.latents.to(device, torch.float32))  # (b, c, h, w)
+    return F.mse_loss(decoder(context, layouts.shape[-2:]), layouts)
+
+
+def layout_of(latents: Tensor) -> Tensor:
+    """Return latents ``(batch, channel, height, width)`` as few numbers as a layout has, each a mean of its place."""
+    height, width = latents.shape[-2:]
+    scale = min(1.0, LONGEST / max(height, width))
+    return F.adaptive_avg_pool2d(latents, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients."""
+    if (processes := dist.get_world_size()) == 1:
+        return
+    for parameter in parameters:
+        assert parameter.grad is not None
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= processes
+
+
+def endless(data: EncodingDataset) -> Generator[tuple[int, Batch]]:
+    """Yield epochs' batches, with their epochs' numbers, for ever."""
+    epoch = 0
+    while True:
+        for batch in data.epoch(epoch):
+            yield epoch, batch
+        epoch += 1
+
+
+class LayoutDecoder(nn.Module):
+    """Predicts a layout from a context: for each of its places a query, which reads the context's tokens twice."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.width = width
+        self.place = nn.Linear(width, width)
+        self.context_norm = Float32LayerNorm(width)
+        self.blocks = nn.ModuleList(DecoderBlock(width) for _ in range(BLOCKS))
+        self.norm = Float32LayerNorm(width)
+        self.out = nn.Linear(width, channels)
+
+    def forward(self, context: Tensor, size: torch.Size) -> Tensor:
+        """Read a context ``(batch, token, [band *] width)``, whose padding is rows of zeros.
+
+        Return a layout ``(batch, channel, height, width)`` of that size. Of several bands it reads the mean, with which
+        gates begin.
+        """
+        hidden = (context == 0).all(-1)  # (b, t)
+        tokens = self.context_norm(context.unflatten(-1, (-1, self.width)).mean(2))  # (b, t, d)
+        places = get_2d_sincos_pos_embed(self.width, tuple(size), output_type="pt", device=context.device)
+        x = self.place(places.float()).expand(len(context), -1, -1)  # (b, h w, d)
+        bias = (hidden * MASKED).to(x.dtype).unsqueeze(1)  # (b, 1, t)
+        for block in self.blocks:
+            x = block(x, tokens, bias)
+        return self.out(self.norm(x)).transpose(1, 2).unflatten(-1, tuple(size))
+
+
+class DecoderBlock(nn.Module):
+    """Attention to the context and an MLP, each on normalised queries and added to them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = Float32LayerNorm(width), Float32LayerNorm(width)
+        self.attention = MultiHeadAttention(
+            LayerShape(query_dim=width, inner_dim=width, context_dim=width, out_dim=width, heads=heads_of(width))
+        )
+        self.mlp_in = nn.Linear(width, WIDENING * width)
+        self.mlp_out = nn.Linear(WIDENING * width, width)
+
+    def forward(self, x: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), tokens, bias)
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
