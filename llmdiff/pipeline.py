@@ -16,9 +16,11 @@ from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
 from llmdiff.adapter.prompts import Loaded, TextEncoder
+from llmdiff.base_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
+from llmdiff.checkpoint_file import checkpoint_path
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
+from llmdiff.diffusion.components import load_components
 from llmdiff.diffusion.xl import text_encoder_of
-from llmdiff.model_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
 from llmdiff.named_files import check_pipeline_files
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ class Adapted:
     ) -> Any:
         """Loads a base model, an adapter (folder or hub name) and the LLM (folder, name, `Encoder`) of its training.
 
-        `options` go to diffusers' ``from_pretrained``; without a `dtype` all is float32. No LLM is needed by an adapter
-        trained on the base's own text features. A base of SDXL's shape gives an `LLMDiffXLPipeline`. ValueError where
-        the LLM is another than in training, an adapter can't go into the base, or one of its files is damaged.
+        The base is a folder, a hub name, or a single-file checkpoint (``.safetensors``). `options` go to diffusers'
+        ``from_pretrained``, or of a single file to the pipeline itself; without a `dtype` all is float32. No LLM is
+        needed by an adapter trained on the base's own text features. A base of SDXL's shape gives an
+        `LLMDiffXLPipeline`. ValueError where the LLM is another than in training, an adapter can't go into the base,
+        or one of its files is damaged.
         """
         if adapter is not None:
             adapter = adapter_folder(adapter)
@@ -51,15 +55,30 @@ class Adapted:
             return kind.from_pretrained(base, adapter, llm, **options)
         if xl:
             options.pop("safety_checker", None)  # it has none
-        parts = [part for part in BASE_PARTS if xl or part not in XL_PARTS]
-        check_base(base, *(part for part in parts if part not in options))
-        check_pipeline_files(base)  # parts such as a safety checker, too
+        parts = [part for part in BASE_PARTS if (xl or part not in XL_PARTS) and part not in options]
+        check_base(base, *parts)
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
-        options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
-        pipe: Any = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
+        pipe: Any
+        if checkpoint_path(base) is not None:
+            pipe = cls(**{**load_components(os.fspath(base), parts, dtype), **options})
+        else:
+            check_pipeline_files(base)  # parts such as a safety checker, too
+            options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
+            pipe = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
         if adapter is not None:
             load_adapter(pipe, adapter, llm)
         return pipe
+
+    @classmethod
+    def from_single_file(
+        cls,
+        file: str | os.PathLike[str],
+        adapter: str | os.PathLike[str] | None = None,
+        llm: str | os.PathLike[str] | TextEncoder | None = None,
+        **options: Any,
+    ) -> Any:
+        """`from_pretrained`, under diffusers' name for it."""
+        return cls.from_pretrained(file, adapter, llm, **options)
 
     def __call__(self, *args: Any, adapter_scale: float | None = None, **kwargs: Any) -> Any:
         """As diffusers' pipeline; `adapter_scale` from 1, as trained, to 0, the original attention alone."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from llmdiff.devices import device
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -149,7 +151,7 @@ def load_pipeline(
     """Load a base model, with an adapter and its LLM in it or as it is, ready to draw.
 
     Args:
-        diffusion: the base model's folder or name.
+        diffusion: the base model's folder, name or single file.
         adapter: its folder; None is the base model alone.
         llm: folder, name or ready encoder of the LLM that the adapter was trained with.
         dtype: of the base model and the adapter.
@@ -166,12 +168,11 @@ def load_pipeline(
 def prepare(pipe: Any, scheduler: Scheduler | None = None) -> Any:
     """Give a pipeline the wanted sampler, take its progress bar away, and move it to the GPU if there is one."""
     import diffusers
-    import torch
 
     if scheduler is not None:
         pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(device())
 
 
 def denoise(

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
+from llmdiff.data.sources.rows import hash_file
 from llmdiff.model_folders import weights_hash
 from storage import EncodingStore
 from storage.reading.trainable import trainable_rows
@@ -105,9 +106,17 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
     if base := config.get("base_model"):
         found |= {
             "base_revision": hub_revision(base, "unet/config.json"),
-            "base_content": weights_hash(Path(base) / "unet"),
+            "base_content": base_content(Path(base)),
         }
     return {**tags, **{key: value for key, value in found.items() if value}}
+
+
+def base_content(base: Path) -> str:
+    """A hash of a base's U-Net, of a single file of all that it holds; empty for what is not on this machine.
+
+    The same base as a folder and as a file has two.
+    """
+    return hash_file(base) if base.is_file() else weights_hash(base / "unet")
 
 
 def hub_revision(model: str | None, file: str = "config.json") -> str:

@@ -1,4 +1,4 @@
-"""Reads the parts of a Stable Diffusion folder (or hub name) that training needs, and no others."""
+"""Reads the parts of a Stable Diffusion that training needs, and no others: of a folder, a hub name, a single file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmdiff.base_folders import check_base, variant_of
+from llmdiff.base_kinds import TIME_IDS, check_kind, check_unet
+from llmdiff.checkpoint_file import checkpoint_path, read_checkpoint
 from llmdiff.diffusion.fields import check_fields
-from llmdiff.model_folders import BASE_PARTS, TIME_IDS, check_base, check_unet, first_line, variant_of
+from llmdiff.diffusion.single_file import config_folder, index_of, load_model
+from llmdiff.model_folders import first_line
 
 T = TypeVar("T")
 
@@ -30,25 +34,40 @@ LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available
 
 def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """The frozen U-Net, in evaluation mode and without gradients."""
-    unet = read_part(base, "unet", UNet2DConditionModel.from_pretrained, dtype=dtype, **LOADING)
+    unet = read_model(base, "unet", UNet2DConditionModel, dtype=dtype, **LOADING)
     return unet.requires_grad_(False).eval()
 
 
 def unet_config(base: str) -> dict[str, Any]:
     """The configuration of a base's U-Net; ValueError, by name, for a base that an adapter can't be trained on."""
-    config: dict[str, Any] = read_part(base, "unet", UNet2DConditionModel.load_config, weights=False)
+    try:
+        config: dict[str, Any] = read_config(base, "unet", UNet2DConditionModel.load_config)
+    except ValueError:
+        check_hub_kind(base)
+        raise
     check_fields("unet", config, base)
+    check_kind(f"diffusion model {base}", {}, config)
     what = f"diffusion model {base}: its U-Net"
     check_unet(config, what)
     channels = config.get("in_channels", 4), config.get("out_channels", 4)
     if channels[0] != channels[1]:
-        raise ValueError(
-            f"{what} has in_channels {channels[0]} and out_channels {channels[1]}, expected the same: "
-            "it reads a picture besides the noise"
-        )
-    if is_xl(config) and pooled_width(config) <= 0:
-        raise ValueError(f"{what} reads no pooled embedding and {TIME_IDS} time ids, as SDXL's does")
+        raise ValueError(f"{what} has in_channels {channels[0]} and out_channels {channels[1]}, expected the same")
+    if is_xl(config):
+        check_hub_kind(base)  # a refiner's U-Net has SDXL's form
+        if pooled_width(config) <= 0:
+            raise ValueError(f"{what} reads no pooled embedding and {TIME_IDS} time ids, as SDXL's does")
     return config
+
+
+def check_hub_kind(base: str) -> None:
+    """ValueError for a hub name whose ``model_index.json`` says that it is no base; nothing where that can't be had."""
+    if Path(base).exists():
+        return  # and was looked at
+    try:
+        index = read_index(base)
+    except ValueError:
+        return
+    check_kind(f"diffusion model {base}", index, {})
 
 
 def is_xl(unet: Mapping[str, Any]) -> bool:
@@ -75,7 +94,7 @@ def latent_size(base: str) -> int:
 
 def schedule_config(base: str) -> dict[str, Any]:
     """The configuration of a base's noise schedule; ValueError where it predicts what training has no target for."""
-    config: dict[str, Any] = read_part(base, "scheduler", DDPMScheduler.load_config)
+    config: dict[str, Any] = read_config(base, "scheduler", DDPMScheduler.load_config)
     check_fields("scheduler", config, base)
     check_prediction_type(config.get("prediction_type", "epsilon"), f"diffusion model {base}: scheduler/")
     return config
@@ -95,34 +114,48 @@ def load_noise_schedule(base: str) -> DDPMScheduler:
         return DDPMScheduler.from_config(config)
 
 
-def read_part(base: str, part: str, load: Callable[..., T], weights: bool = True, **options: Any) -> T:
-    """A part of a base model as `load` gives it; ValueError or FileNotFoundError in one line that names both.
+def read_model(base: str, part: str, kind: Any, **options: Any) -> Any:
+    """A part of a base model with weights; ValueError or FileNotFoundError in one line that names both.
 
     A part whose files lack some of its weights is refused: the libraries would leave these random, or without values.
 
-    `load` is a class's ``from_pretrained``, or its ``load_config`` and then `weights` False; it gets the `options`.
+    `kind` is the model's class, and the `options` are of its ``from_pretrained``; a single file heeds `dtype` of them.
     """
-    check_base(base, part, weights=weights)
-    if weights and BASE_PARTS[part][1] and (variant := variant_of(Path(base) / part)) is not None:
-        options["variant"] = variant
-    if not (weights and BASE_PARTS[part][1]):
-        with naming(base, part):
-            return load(base, subfolder=part, **options)
+    check_base(base, part)
     with naming(base, part):
-        loaded: Any = load(base, subfolder=part, output_loading_info=True, **options)
-    model: T = loaded[0]
-    report = loaded[1]
-    if missing := sorted(report["missing_keys"]):
+        if (file := checkpoint_path(base)) is not None:
+            model, missing = load_model(read_checkpoint(file), part, kind, options.get("dtype"))
+        else:
+            variant = variant_of(Path(base) / part)
+            variants = {} if variant is None else {"variant": variant}
+            found = kind.from_pretrained(base, subfolder=part, output_loading_info=True, **variants, **options)
+            model, missing = found[0], sorted(found[1]["missing_keys"])
+    if missing:
         raise ValueError(
             f"diffusion model {base}: its {part} lacks {len(missing)} of the model's weights: {', '.join(missing[:3])}"
         )
     return model
 
 
+def read_config(base: str, part: str, load: Callable[..., T]) -> T:
+    """A part's configuration, or a part without weights, as `load` gives it; errors as `read_model`.
+
+    `load` is a class's ``load_config`` or ``from_pretrained``.
+    """
+    check_base(base, part, weights=False)
+    with naming(base, part):
+        if (file := checkpoint_path(base)) is None:
+            return load(base, subfolder=part)
+        with config_folder(read_checkpoint(file), part) as folder:
+            return load(folder, subfolder=part)
+
+
 def read_index(base: str) -> dict[str, Any]:
-    """The ``model_index.json`` of a base model; ValueError where there is none."""
+    """The ``model_index.json`` of a base model; ValueError where there is none, and empty for a single file."""
     from diffusers import DiffusionPipeline  # which imports the autoencoders, and training is to load none
 
+    if (file := checkpoint_path(base)) is not None:
+        return index_of(read_checkpoint(file))
     with naming(base, "model_index.json"):
         index: dict[str, Any] = DiffusionPipeline.load_config(base)
         return index
@@ -134,7 +167,7 @@ def naming(base: str, part: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        where = "" if Path(base).is_dir() else "no folder of that name here; from the hub: "
+        where = "" if Path(base).exists() else "no folder of that name here; from the hub: "
         raise ValueError(f"diffusion model {base}: {where}cannot read its {part}: {first_line(error)}") from error
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from llmdiff.diffusion.base import LOADING, read_part
+from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
 from llmdiff.encoder.batching import Budget, run_in_batches
@@ -48,9 +48,9 @@ class LatentEncoder:
         dtype: torch.dtype = torch.float32,
         at_once: int = AT_ONCE,
     ) -> LatentEncoder:
-        """Return the autoencoder of a Stable Diffusion folder or name."""
+        """Return the autoencoder of a Stable Diffusion: folder, name or single file."""
         check_autoencoder(base)
-        vae = read_part(base, "vae", AutoencoderKL.from_pretrained, dtype=dtype, **LOADING)
+        vae = read_model(base, "vae", AutoencoderKL, dtype=dtype, **LOADING)
         return cls(vae.requires_grad_(False).eval().to(device), at_once)
 
     @property
@@ -104,7 +104,7 @@ class LatentEncoder:
 
 def check_autoencoder(base: str) -> None:
     """Raise ValueError, by file and field, for an autoencoder's configuration that gives no latents; see `FIELDS`."""
-    check_fields("vae", read_part(base, "vae", AutoencoderKL.load_config, weights=False), base)
+    check_fields("vae", read_config(base, "vae", AutoencoderKL.load_config), base)
 
 
 def decode_samples(path: Path, latent_encoder: LatentEncoder) -> list[tuple[str, Image.Image]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmdiff.diffusion.base import read_part
+from llmdiff.diffusion.base import read_config, read_model
 from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.tokens import BadCaption
 
@@ -101,9 +101,9 @@ class BaseTextEncoder(CaptionEncoder):
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> BaseTextEncoder:
-        """Return the text encoder of a Stable Diffusion folder or name."""
-        text_encoder = read_part(base, "text_encoder", CLIPTextModel.from_pretrained, use_safetensors=True)
-        tokenizer = read_part(base, "tokenizer", CLIPTokenizer.from_pretrained)
+        """Return the text encoder of a Stable Diffusion: folder, name or single file."""
+        tokenizer = read_config(base, "tokenizer", CLIPTokenizer.from_pretrained)
+        text_encoder = read_model(base, "text_encoder", CLIPTextModel, use_safetensors=True)
         return cls(text_encoder.float().eval().to(device), tokenizer)
 
     @property

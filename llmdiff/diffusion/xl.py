@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llmdiff.diffusion.base import is_xl, read_index, read_part, unet_config
+from llmdiff.base_kinds import check_kind
+from llmdiff.diffusion.base import is_xl, read_config, read_index, read_model, unet_config
 from llmdiff.diffusion.text import BaseTextEncoder, CaptionEncoder, content_hash
 from llmdiff.encoder.content_hash import tokenizer_identity
 
@@ -48,18 +49,14 @@ class XLTextEncoder(CaptionEncoder):
 
     @classmethod
     def from_pretrained(cls, base: str, device: str | torch.device = "cpu") -> Self:
-        """Return the text encoders that it needs of an SDXL folder or name; ValueError for SDXL's refiner."""
+        """Return the text encoders that it needs of an SDXL; ValueError for SDXL's refiner."""
         index = read_index(base)
-        if index.get("requires_aesthetics_score"):
-            raise ValueError(
-                f"diffusion model {base}: expected a base, found a refiner (requires_aesthetics_score in its "
-                "model_index.json): its U-Net reads a score in place of the target size"
-            )
+        check_kind(f"diffusion model {base}", index, {})
+        tokenizers = [read_config(base, f"tokenizer{suffix}", CLIPTokenizer.from_pretrained) for suffix in cls.classes]
         text_encoders = [
-            read_part(base, f"text_encoder{suffix}", kind.from_pretrained, use_safetensors=True)
+            read_model(base, f"text_encoder{suffix}", kind, use_safetensors=True)
             for suffix, kind in cls.classes.items()
         ]
-        tokenizers = [read_part(base, f"tokenizer{suffix}", CLIPTokenizer.from_pretrained) for suffix in cls.classes]
         models = [model.float().eval().to(device) for model in text_encoders]
         return cls(models, tokenizers, index.get("force_zeros_for_empty_prompt", True))
 
@@ -122,7 +119,7 @@ class PooledTextEncoder(XLTextEncoder):
 
 
 def load_text_encoder(base: str, device: str | torch.device = "cpu") -> CaptionEncoder:
-    """Return the text encoder, or both of them, of a base folder or name."""
+    """Return the text encoder, or both of them, of a base: folder, name or single file."""
     kind = XLTextEncoder if is_xl(unet_config(base)) else BaseTextEncoder
     return kind.from_pretrained(base, device)
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
 
+from llmdiff.devices import device
 from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_blocks, check_decoder_only, check_positions
 from llmdiff.encoder.quantization import METHODS, quantization_of
@@ -56,7 +57,7 @@ class Placement:
     @property
     def one_device(self) -> torch.device:
         """Where all of an LLM goes that is not spread out."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device(self.device or device())
 
 
 def check_loading(name_or_folder: str | Path, settings: EncoderConfig) -> None:

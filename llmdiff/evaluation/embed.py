@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from llmdiff.devices import device
 from llmdiff.model_folders import first_line
 from llmdiff.named_files import check_named_files
 
@@ -28,7 +29,7 @@ class Embedder:
     """A model with its tokenizer and picture processor; float32, on a GPU where there is one."""
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any | None) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device())
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = tokenizer

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
+from llmdiff.devices import device
 from llmdiff.evaluation.prompts import Prompt
 from llmdiff.image_files import public_name, save_png
 from llmdiff.sampling import Sampling, draw, to_uint8
@@ -84,5 +84,4 @@ class Gallery:
 
 def machine() -> dict[str, Any]:
     """Return what pixels depend on besides models and settings: the kind of device, and the libraries."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {"device": device, "libraries": {name: version(name) for name in LIBRARIES}}
+    return {"device": device(), "libraries": {name: version(name) for name in LIBRARIES}}

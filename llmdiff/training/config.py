@@ -166,7 +166,7 @@ class TrainConfig(TrainSettings):
     llm_revision: str = ""
     """The LLM's commit on the hub."""
     base: str
-    """Folder or name of the base diffusion model."""
+    """Folder, name or single file of the base diffusion model."""
     parent: str = ""
     """Address of the registered version that `start_from` is the folder of, for the adapter's lineage."""
     output: str

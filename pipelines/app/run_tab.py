@@ -21,7 +21,7 @@ def run_tab(models: Models) -> None:
         look = gr.Button("Look", variant="primary", elem_id="look-run")
         follow = gr.Checkbox(label=f"Follow: look every {EVERY:g} s")
     state = gr.Textbox(label="State", interactive=False, elem_id="run-state")
-    link = gr.Textbox(label="Its page on MLflow", interactive=False, buttons=["copy"])
+    link = gr.HTML(elem_id="run-link")
     with gr.Row():
         loss = gr.LinePlot(x="step", y="value", color="series", title="Loss by timestep band", elem_id="loss")
         norm = gr.LinePlot(x="step", y="value", color="series", title="Gradient norm")
@@ -53,7 +53,7 @@ def run_tab(models: Models) -> None:
                 samples = run_view.validation_pictures(files, models.latent_encoder(run_view.base_model(run_id)))
         return [
             run_view.summary(run_id),
-            run_view.address(run_id) or "none: runs are kept in a file; `make serve` serves them",
+            run_view.link(run_view.address(run_id)),
             run_view.curve(run_id, {"loss": "all", **run_view.BANDS}),
             run_view.curve(run_id, {"grad_norm": "gradient norm"}),
             run_view.curve(run_id, {"data_wait_share": "waiting"}),

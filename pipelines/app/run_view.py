@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -91,6 +93,15 @@ def summary(run_id: str) -> str:
 def address(run_id: str) -> str | None:
     """Return the address of the run's page on the MLflow server; None where tracking is in a file."""
     return run_page(run_id)
+
+
+def link(address: str | None) -> str:
+    """Return a link to a run's page, as markup: the address is text in it, whatever it holds, and without a login."""
+    if address is None:
+        return "Its page on MLflow: none, for runs are kept in a file; <code>make serve</code> serves them."
+    parts = urlsplit(address)
+    shown = html.escape(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    return f'Its page on MLflow: <a href="{shown}" target="_blank" rel="noopener noreferrer">{shown}</a>'
 
 
 def base_model(run_id: str) -> str:

@@ -16,7 +16,7 @@ class AppRequest(Request):
     llm: str | None = None
     """Folder or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
-    """Folder or name of the base model; default: the one that the adapter was trained on."""
+    """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     store: OptionalPathText = None
     """Encoding store to browse; default: the one that the adapter was trained on."""
     host: str = "127.0.0.1"

@@ -18,7 +18,7 @@ class EncodeRequest(DataRequest):
     store: str
     """Folder of the encoding store, or s3://bucket/prefix; made if it is missing."""
     diffusion: str | None = None
-    """Folder or name of the Stable Diffusion model, whose autoencoder makes the latents; captions alone need none."""
+    """Folder, name or single file of a Stable Diffusion, whose autoencoder makes latents; captions alone need none."""
     llm: str | None = None
     """Folder, GGUF file or name of the decoder-only LLM."""
     encoder: EncoderKind = "llm"

@@ -30,7 +30,7 @@ class EvaluateRequest(Request):
     llm: str | None = None
     """Folder or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
-    """Folder or name of the base model; default: the one that the adapter was trained on."""
+    """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     output: OptionalPathText = None
     """Folder for report and scores; default: one below the folder of runs."""
     pictures: OptionalPathText = None

@@ -16,7 +16,7 @@ class ProbeRequest(Request):
     llm: str | None = None
     """Folder, GGUF file or name of the decoder-only LLM."""
     diffusion: str | None = None
-    """Folder or name of a Stable Diffusion model, whose own text features are probed, beside the LLM or alone."""
+    """Folder, name or single file of a Stable Diffusion, whose own text features are probed, beside an LLM or alone."""
     readings: Annotated[list[str], CommandLine(flag="--reading", metavar="READING")] = []
     """What to read of the LLM; may be given several times. Default: score, score_norm, norm_mean, mean, last, layer:-2,
     and the layers at half and two thirds of its depth. All share a pass of the LLM, which is what takes the time."""

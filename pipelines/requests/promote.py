@@ -65,4 +65,4 @@ class PromoteRequest(Request):
     llm: str | None = None
     """Folder or name of the LLM; default: as registered with each version."""
     diffusion: str | None = None
-    """Folder or name of the base model; default: the one that each version was trained on."""
+    """Folder, name or single file of the base model; default: the one that each version was trained on."""

@@ -24,7 +24,7 @@ class RetrainRequest(DataRequest):
     store: str
     """Folder of the encoding store, or s3://bucket/prefix."""
     diffusion: str
-    """Folder or name of the Stable Diffusion model."""
+    """Folder, name or single file of the Stable Diffusion model."""
     llm: str | None = None
     """Folder, GGUF file or name of the decoder-only LLM."""
     encoder: EncoderKind = "llm"

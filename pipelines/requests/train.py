@@ -15,7 +15,7 @@ class TrainRequest(Request):
     store: str
     """Folder of the encoding store, or s3://bucket/prefix."""
     diffusion: str
-    """Folder or name of the Stable Diffusion model, which stays frozen."""
+    """Folder, name or single file of the Stable Diffusion model, which stays frozen."""
     output: OptionalPathText = None
     """Folder of the run; default: one for these settings. An unfinished one goes on."""
     restart: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmdiff.base_folders import check_base
 from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.loading import Placement, check_loading
@@ -9,8 +10,9 @@ from pipelines.requests.encode import EncodeRequest
 
 
 def check_models(request: EncodeRequest, pictures: bool) -> None:
-    """Raise ValueError for a model that a request lacks, with or without pictures in its data, or an LLM that can't be
-    loaded as asked for; FileNotFoundError or ModuleNotFoundError where it, or a package for it, is not there.
+    """Raise ValueError for a model that a request lacks, with or without pictures in its data, for one that is no base,
+    or an LLM that can't be loaded as asked for; FileNotFoundError or ModuleNotFoundError where one, or a package for
+    it, is not there.
     """
     if pictures and request.diffusion is None:
         raise ValueError(
@@ -20,6 +22,8 @@ def check_models(request: EncodeRequest, pictures: bool) -> None:
         raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
     if request.encoder == "llm" and request.llm is None:
         raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
+    if request.diffusion is not None:
+        check_base(request.diffusion)
     if request.encoder == "base" and (given := changed(request.settings)):
         raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
     if request.encoder == "llm" and request.llm is not None:

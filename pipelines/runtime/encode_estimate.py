@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from llmdiff.data.buckets import Buckets, check_step, default_step
-from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_part, unet_config
+from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_config, unet_config
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
@@ -79,7 +79,7 @@ def latent_of(request: EncodeRequest) -> LatentSize:
     ValueError where none fits.
     """
     assert request.diffusion is not None
-    vae = read_part(request.diffusion, "vae", AutoencoderKL.load_config, weights=False)
+    vae = read_config(request.diffusion, "vae", AutoencoderKL.load_config)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     size = request.size or latent_size(request.diffusion) * factor
     if size % factor:
@@ -101,8 +101,8 @@ def buckets_of(request: EncodeRequest, latent: LatentSize | None) -> Buckets | N
 def _of_base(diffusion: str) -> CaptionSize:
     """The base's own features: as many tokens for every caption."""
     parts = ("text_encoder", "text_encoder_2") if is_xl(unet_config(diffusion)) else ("text_encoder",)
-    width = sum(read_part(diffusion, part, CLIPTextConfig.from_pretrained, weights=False).hidden_size for part in parts)
-    tokens = read_part(diffusion, "tokenizer", CLIPTokenizer.from_pretrained).model_max_length
+    width = sum(read_config(diffusion, part, CLIPTextConfig.from_pretrained).hidden_size for part in parts)
+    tokens = read_config(diffusion, "tokenizer", CLIPTokenizer.from_pretrained).model_max_length
     size = BYTES * (tokens * width + _pooled(diffusion))
     return CaptionSize(tokens=tokens, width=width, truncated=0, rejected=Counter(), bytes=size)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
+from llmdiff.base_folders import XL_PARTS, check_base
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
 from llmdiff.data.encode.reading import cores
 from llmdiff.devices import device
@@ -16,7 +17,6 @@ from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder
-from llmdiff.model_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_models
 from pipelines.runtime.progress import quieten_loading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ from infra.tracking.lineage import hub_revision
 from infra.tracking.registry import find_version
 from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG
+from llmdiff.checkpoint_file import folder_beside
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
 from llmdiff.manifest import MANIFEST
 from llmdiff.model_folders import first_line
-from llmdiff.named_files import check_pipeline_files
-from llmdiff.sampling import Sampling, prepare
+from llmdiff.named_files import SUFFIX, check_pipeline_files
+from llmdiff.sampling import Sampling, load_pipeline, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading
 
@@ -91,14 +93,22 @@ def run_of(adapter: str) -> str | None:
 
 @lru_cache
 def identity(model: str) -> str:
-    """Return a hash of a folder's files, or a hub model's name and commit."""
+    """Return a hash of a folder's files, or of a single file's and its configurations'; or a hub name and commit."""
     folder = Path(model)
     if folder.is_dir():
-        files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
-        files = [file for file in files if file.name != MANIFEST]  # which earlier adapters have not
-        listed = "\n".join(f"{file.relative_to(folder)} {hash_file(file)}" for file in files)
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return _listed(folder, folder.rglob("*"))
+    if folder.is_file():
+        beside = [file for file in folder_beside(folder).rglob("*") if file.suffix != SUFFIX]
+        return _listed(folder.parent, [folder, *beside])
     return f"{model}@{hub_revision(model, INDEX) or _newest_revision(model)}"
+
+
+def _listed(folder: Path, files: Iterable[Path]) -> str:
+    """Return a hash of those files that pixels depend on."""
+    read = sorted(file for file in files if file.suffix in READ and file.is_file())
+    read = [file for file in read if file.name != MANIFEST]  # which earlier adapters have not
+    listed = "\n".join(f"{file.relative_to(folder)} {hash_file(file)}" for file in read)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _newest_revision(model: str) -> str:
@@ -120,6 +130,8 @@ def _load(spec: str, sampling: Sampling) -> Any:
     from llmdiff.diffusion.base import LOADING
 
     quieten_loading()
+    if Path(spec).is_file():
+        return load_pipeline(spec, dtype=sampling.dtype, scheduler=sampling.scheduler)
     dtype = getattr(torch, sampling.dtype)
     try:
         check_pipeline_files(spec)

@@ -9,7 +9,14 @@ import pytest
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from tests.adapter import tiny
+from tests.adapter.single_files import save_single
 from tests.encoder import tiny_models as models
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base as a single file, its configurations beside it but for the noise schedule."""
+    return save_single(tmp_path_factory.mktemp("single") / "base", tiny.pipeline(), without=("scheduler",))
 
 
 @pytest.fixture(scope="session")

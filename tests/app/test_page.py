@@ -118,6 +118,7 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
         page.get_by_role("tab", name="A run").click()
         page.click("#list-runs")
         page.wait_for_selector("#weights img")
+        page.locator("#run-link").get_by_text("runs are kept in a file").wait_for()
         keep(page, "run")
 
         page.get_by_role("tab", name="Try").click()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,15 @@ def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
     ((_, label),) = run_view.validation_pictures(files, Models().latent_encoder(run_view.base_model(run)))
     assert label == f"step 10: {MARKUP}"
     assert run_view.address(run) is None
+
+
+def test_the_link_to_a_run_is_one_link_whatever_its_address_holds() -> None:
+    rest = f'mlflow:5000/#/experiments/1/runs/"{MARKUP}'
+    found: list[Any] = []
+    parser = HTMLParser(convert_charrefs=True)
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.feed(run_view.link(f"https://ada:secret@{rest}"))
+    attributes = {"href": f"https://{rest}", "target": "_blank", "rel": "noopener noreferrer"}
+    assert found == ["Its page on MLflow: ", ("a", attributes), f"https://{rest}"]
+    assert "<a" not in run_view.link(None)

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 from llmdiff import LLMDiffPipeline
+from llmdiff.base_folders import check_base
 from llmdiff.evaluation.embed import load_embedder
-from llmdiff.model_folders import check_base, check_llm
+from llmdiff.model_folders import check_llm
 from llmdiff.safetensors_files import tensor_shapes
 from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
