@@ -18,7 +18,7 @@ def recorded() -> bool:
     Without a server nobody looks at a record, and the engine that keeps it takes longer to start than a picture to
     draw.
     """
-    if "prefect" not in sys.modules:
+    if sys.modules.get("prefect") is None:
         return prefect_server() is not None
     from prefect.settings import PREFECT_API_URL
 
@@ -32,7 +32,7 @@ def in_a_run() -> bool:
 
 def flow_run_id() -> str | None:
     """Return the id of the flow's run; None where none is recorded."""
-    if "prefect" not in sys.modules:
+    if sys.modules.get("prefect") is None:
         return None
     from prefect.runtime import flow_run
 
