@@ -75,8 +75,8 @@ FIGURES = {
         name="encoding over a plain pass",
         script="encode",
         arguments=(
-            *("--part", "text", "--shape", "phi-1.5", "--blocks", "2", "--captions", "24", "--dtype", "float32"),
-            *("--rounds", "7", "--against"),
+            *("--part", "text", "--shape", "phi-1.5", "--blocks", "2", "--captions", "8", "--dtype", "float32"),
+            *("--rounds", "5", "--threads", "2", "--against"),
         ),
         file="encode.csv",
         ratio="ratio_p50",
@@ -108,7 +108,7 @@ FIGURES = {
     "adapter": Figure(
         name="adapter on over off",
         script="train",
-        arguments=("--only", "forward", "--base-context", "llm", "--rounds", "3"),
+        arguments=("--only", "forward", "--base-context", "llm", "--rounds", "2", "--threads", "2"),
         file="train.csv",
         ratio="ratio",
         spread=None,
