@@ -12,7 +12,7 @@ FAST_WORKERS ?= 2
 # What belongs to one group, and what comes first, says tests/kinds.py.
 TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop smollm2 test test-fast nightly coverage check wheel resolve format bench docs clean help
+.PHONY: demo serve stop smollm2 test test-fast nightly coverage check wheel resolve format bench bench-check docs clean help
 help:
 	@echo "make demo   the whole path on the shapes benchmark: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
@@ -27,6 +27,7 @@ help:
 	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
 	@echo "make bench  the benchmarks; benchmarks/gpu.py measures what needs a GPU, benchmarks/pack_gpu.py packs it for another machine"
+	@echo "make bench-check  whether a few ratios are still what they were on this machine, in 3 minutes"
 	@echo "make docs   the documentation as a site: site/index.html"
 
 demo: $(VENV)/.installed
@@ -81,7 +82,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	for script in $(filter-out %/gpu.py %/gpu_pages.py %/pack_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out %/check.py %/gpu.py %/gpu_pages.py %/pack_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+# Not one of the tests: what else runs on a machine moves a figure of time.
+bench-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/check.py
 
 # The generated pages first; then any warning of mkdocs, such as a link to nothing, is an error.
 docs: $(VENV)/.installed

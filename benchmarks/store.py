@@ -1,9 +1,10 @@
 """The encoding store against what others do: bytes a caption, reading an epoch, writing. Its index: `index.py`.
 
-Real prompts with real token lengths (GPT-2's tokenizer at width 2,048, Llama 2's at 4,096); the encodings are normal
-values rounded to bfloat16. Peers are measured in the same run, in turns, on the same bytes; times are wall-clock. A
-row's ratio says how many times better the store is. A cold page cache was emptied with posix_fadvise and mincore
-found at most 1 % of the files' pages in it; a virtual disk may have a cache of its own below.
+Real prompts with real token lengths (GPT-2's tokenizer at width 2,048, Llama 2's at 4,096), or made ones where the
+folder of data is missing; the encodings are normal values rounded to bfloat16. Peers are measured in the same run, in
+turns, on the same bytes; times are wall-clock. A row's ratio says how many times better the store is. A cold page cache
+was emptied with posix_fadvise and mincore found at most 1 % of the files' pages in it; a virtual disk may have a cache
+of its own below.
 
     python benchmarks/store.py
     python benchmarks/store.py --only read --width 2048 --quick
@@ -27,38 +28,39 @@ import numpy as np
 import torch
 from common import layouts
 from common.index_rows import SHARD_ROWS
-from common.store_prompts import LATENT, REPEATS, TOKENIZERS, Prompts, load_prompts, make_store, samples_of, write_shard
-from common.store_reading import measure_reading
+from common.measure import RESULTS
+from common.store_prompts import LATENT, LLMS, REPEATS, Prompts, load_prompts, make_store, samples_of, write_shard
+from common.store_reading import PEERS, measure_reading
 from common.store_rows import StoreResults, timed
 
 from storage import EncodingStore
 from storage.io.paths import store_path, tree_size
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.ERROR)
-    arguments = parse()
-    if not arguments.data.is_dir():
-        print(f"{arguments.data}: no such folder; nothing measured (see --data)")
-        return
+    arguments = parse(argv)
     torch.set_num_threads(1)
-    results = StoreResults(append=not arguments.no_append)
+    results = StoreResults(append=not arguments.no_append, folder=arguments.results)
     sections = {"bytes": measure_bytes, "read": measure_reading, "write": measure_writing}
     with temporary(arguments.folder) as folder:
         for width in arguments.width:
             for prompts in load_prompts(arguments.data, width, arguments.quick):
-                for name in arguments.only:
+                for name in arguments.only if prompts.name in arguments.prompts else ():
                     if name in sections:
                         with temporary(folder) as place:
                             sections[name](prompts, place, arguments, results)
     results.print_table()
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sections = ["bytes", "read", "write"]
     parser.add_argument("--only", nargs="+", choices=sections, default=sections)
-    parser.add_argument("--width", nargs="+", type=int, choices=list(TOKENIZERS), default=list(TOKENIZERS))
+    parser.add_argument("--width", nargs="+", type=int, choices=list(LLMS), default=list(LLMS))
+    parser.add_argument("--prompts", nargs="+", choices=list(REPEATS), default=list(REPEATS), help="collections")
+    parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="other ways to read")
+    parser.add_argument("--cache", nargs="+", choices=["warm", "cold"], default=["warm", "cold"], help="of reading")
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement with a warm cache")
     parser.add_argument("--cold-rounds", type=int, default=5, help="of each with a cold cache, and of writing")
     parser.add_argument(
@@ -66,12 +68,16 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--kohya", type=int, default=256, help="captions read as kohya writes them, 4 or 8 MB each")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder with prompts/ and tokenizers/"
+        "--data",
+        type=Path,
+        default=Path("../shared/data"),
+        help="folder with prompts/ and tokenizers/; made captions are taken where it is missing",
     )
     parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure (about 12 GB)")
     parser.add_argument("--quick", action="store_true", help="small and few, for a look; adds no rows to the CSV file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of store.csv")
     parser.add_argument("--no-append", action="store_true", help="add no rows to the CSV file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.rounds, arguments.cold_rounds, arguments.padded, arguments.kohya = 3, 2, 8, 32
         arguments.no_append = True

@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of what is measured in this process, on a CPU")
     parser.add_argument("--blocks", type=int, default=24, help="of the LLM in the online step; fewer save memory")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with prompts and tokenizers")
+    contexts = ["llm", "clip"]
+    parser.add_argument("--base-context", nargs="+", choices=contexts, default=contexts, help="of the forward pass")
     parser.add_argument("--batch", nargs="+", type=int, default=[8, 32], help="of a GPU's step")
     parser.add_argument("--step", nargs="+", choices=list(STEPS), default=list(STEPS), help="ways to take it")
     parser.add_argument("--results", type=Path, help="folder of train.csv")
@@ -66,12 +68,10 @@ def measure_forward(bench: Bench) -> None:
     clip = torch.randn(batch, TOKENS, 768, device=bench.device, dtype=dtype)
     encodings = torch.randn(batch, TOKENS, WIDTH, device=bench.device)
     mask = torch.ones(batch, TOKENS, dtype=torch.bool, device=bench.device)
-    adapters = {
-        "llm": make_adapter(unet, dtype, bench.device),
-        "clip": make_adapter(unet, dtype, bench.device, base_context="clip"),
+    adapters = {name: make_adapter(unet, dtype, bench.device, base_context=name) for name in bench.base_contexts}
+    contexts = {
+        name: adapter.context(encodings, mask, *[clip] * (name == "clip")) for name, adapter in adapters.items()
     }
-    contexts = {"llm": adapters["llm"].context(encodings, mask)}
-    contexts["clip"] = adapters["clip"].context(encodings, mask, clip)
     runs = {"off": lambda: unet(latents, 500, clip)}
     for name, adapter in adapters.items():
         runs[name] = lambda adapter=adapter, name=name: with_adapter(unet, adapter, latents, contexts[name])

@@ -1,4 +1,4 @@
-"""Prefect's own server for flows that were given none, started so that it ends with the process that needs it.
+"""Prefect's own server for flows that need one and have none, which ends with the process that needs it.
 
 Prefect starts it in the terminal's process group, where Ctrl-C ends it before the flow can report to it, and leaves it
 behind when the flow's process is killed. As a program, ``python -m infra.engine MODULE ARGUMENT...``, this runs a

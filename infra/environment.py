@@ -72,8 +72,9 @@ def tracking_uri() -> str:
 def prepare_engine(debug: bool = False) -> None:
     """Make the settings for flows run in this process: of Prefect, MLflow and the models, before any is imported.
 
-    Prefect then starts its own engine for as long as the process lives, with its records below `home`. Where the user
-    has a server (``PREFECT_API_URL``) or a Prefect home of their own, those are used. OSError where the disk is full.
+    Where a stage needs Prefect's engine and no server is set, Prefect starts its own for as long as the process lives,
+    with its records below `home`. Where the user has a server (``PREFECT_API_URL``) or a Prefect home of their own,
+    those are used. OSError where the disk is full.
     """
     defaults = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if debug else "CRITICAL",

@@ -71,6 +71,8 @@ def prefect_server() -> Setting | None:
     """Return the server that flows report to, as Prefect finds it; None where they start their own."""
     if url := os.environ.get(PREFECT_URL):
         return of_prefect(url, PREFECT_URL)
+    if url := _dotenv(Path(".env")).get(PREFECT_URL):
+        return of_prefect(url, ".env")
     for name, keys in (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect"))):
         if url := _within(_toml(Path(name)), *keys, "api", "url"):
             return of_prefect(str(url), name)
@@ -159,6 +161,15 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def _dotenv(path: Path) -> dict[str, str | None]:
+    """Return a file's variables; none where there is no such file."""
+    if not path.is_file() or importlib.util.find_spec("dotenv") is None:
+        return {}
+    from dotenv import dotenv_values  # which Prefect reads it with, and brings along
+
+    return dict(dotenv_values(path))
 
 
 def _within(tables: Any, *keys: str) -> Any:

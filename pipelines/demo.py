@@ -39,8 +39,8 @@ from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.shapes_benchmark import ENCODER, PROCESSES, SAMPLING, TRAINING
 from pipelines.runtime.side_by_side import side_by_side
 
-BATCH = 50
-"""Pictures drawn at once."""
+BATCH = 25
+"""Pictures drawn at once: with as many as 50, what a layer hands to the next no longer fits into a core's cache."""
 LOADING = threading.Lock()
 """Held while models are loaded, which uses settings of the whole process."""
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from common.index_rows import SHARD_ROWS
-from common.prompts import gpt2_tokenizer, llama2_tokenizer, read_prompts
+from common.prompts import MADE, made_captions, read_prompts, tokenizer_of
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
-TOKENIZERS = {2048: gpt2_tokenizer, 4096: llama2_tokenizer}
+LLMS = {2048: "phi-1.5", 4096: "vicuna-7b"}
+"""Whose tokenizer counts the tokens, by the width of the encodings."""
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
 REPEATS = {
     "PartiPrompts": 4,
     "DPG-Bench": 2,
+    MADE: 1,
 }  # so that an epoch takes long enough to time, and several groups of blocks
 LATENT = (4, 32, 32)  # of a picture of 256 x 256
 
@@ -53,14 +55,20 @@ class Prompts:
 
 
 def load_prompts(data: Path, width: int, quick: bool) -> Iterator[Prompts]:
-    """Both collections; repeated prompts get other texts, so that they are other captions, and other encodings."""
+    """Both collections; repeated prompts get other texts, so that they are other captions, and other encodings.
+
+    Where the folder of data is missing, one of made captions.
+    """
     random = np.random.default_rng(0)
     values = random.standard_normal((4096, width), np.float32)
     pool = (values.view(np.uint32) >> 16).astype(np.uint16)  # the upper half is a bfloat16
     latents = random.standard_normal((64, *LATENT), np.float32).astype(np.float16)
-    tokenizer = TOKENIZERS[width](data)
-    all_texts = read_prompts(data)
-    for name, texts in (("PartiPrompts", all_texts[:PARTI]), ("DPG-Bench", all_texts[PARTI:])):
+    tokenizer = tokenizer_of(LLMS[width], data)
+    collections = {MADE: made_captions(PARTI)}
+    if data.is_dir():
+        all_texts = read_prompts(data)
+        collections = {"PartiPrompts": all_texts[:PARTI], "DPG-Bench": all_texts[PARTI:]}
+    for name, texts in collections.items():
         texts = texts[:: 4 if quick else 1]
         counts = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
         texts = [f"{text} ({turn})" if turn else text for turn in range(REPEATS[name]) for text in texts]

@@ -22,6 +22,7 @@ from common.store_rows import StoreResults
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 
 BATCH = 32
+PEERS = ["memmap", "pt", "npz", "kohya"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
     batches = batches_of(EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH)))
     write_memmap(folder / "memmap", prompts)
-    runs = {
+    runs: dict[str, Reader] = {
         "memmap": Reader(
             folder / "memmap",
             len(prompts),
@@ -50,19 +51,28 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
         check_same(data.epoch(0), runs["memmap"].batches())
         runs[f"store {threads}"] = Reader(folder / "store", len(prompts), partial(data.epoch, 0))
     for files in (PtFiles(folder / "pt"), NpzFiles(folder / "npz")):
-        files.folder.mkdir()
-        for i in range(len(prompts)):
-            files.write(i, prompts.bits(i), prompts.latent(i))
-        runs |= file_readers(files, batches, collate)
-    some = np.linspace(0, len(prompts) - 1, min(arguments.kohya, len(prompts))).astype(int).tolist()
-    kohya = KohyaFiles(folder / "kohya")
-    kohya.folder.mkdir()
-    layouts.write_kohya(kohya.folder, (prompts.bits(i, 512) for i in some), [int(prompts.counts[i]) for i in some])
+        if files.folder.name in arguments.peer:
+            files.folder.mkdir()
+            for i in range(len(prompts)):
+                files.write(i, prompts.bits(i), prompts.latent(i))
+            runs |= file_readers(files, batches, collate)
+    if "kohya" in arguments.peer:
+        runs |= kohya_readers(prompts, folder / "kohya", arguments.kohya)
+    if "warm" in arguments.cache:
+        add_reading(prompts, "warm", epochs(runs, "warm", arguments.rounds), results)
+    if "cold" in arguments.cache:
+        runs["disk"] = Reader(folder / "store", len(prompts), partial(read_directly, folder / "store"))
+        add_reading(prompts, "cold", epochs(runs, "cold", arguments.cold_rounds), results)
+
+
+def kohya_readers(prompts: Prompts, folder: Path, count: int) -> dict[str, Reader]:
+    """So many captions as kohya writes them, spread over the prompts."""
+    some = np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int).tolist()
+    kohya = KohyaFiles(folder)
+    folder.mkdir()
+    layouts.write_kohya(folder, (prompts.bits(i, 512) for i in some), [int(prompts.counts[i]) for i in some])
     order = np.random.default_rng(0).permutation(len(some))
-    runs |= file_readers(kohya, [order[i : i + BATCH] for i in range(0, len(order), BATCH)], stack)
-    add_reading(prompts, "warm", epochs(runs, "warm", arguments.rounds), results)
-    runs["disk"] = Reader(folder / "store", len(prompts), partial(read_directly, folder / "store"))
-    add_reading(prompts, "cold", epochs(runs, "cold", arguments.cold_rounds), results)
+    return file_readers(kohya, [order[i : i + BATCH] for i in range(0, len(order), BATCH)], stack)
 
 
 def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., Any]) -> dict[str, Reader]:
@@ -128,6 +138,8 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
         pieces = f"{PIECES_AT_ONCE} pieces of {PIECE // 1024} KiB at once"
         peers["disk"] = ("the disk", "", f"the store's files past the page cache, {pieces}")
     for name, (peer, goal, note) in peers.items():
+        if not any(run.split()[0] == name for run in rates):
+            continue
         ours, theirs = "store 1", name
         if name in ("memmap", "disk"):
             note += "; one thread of ours"

@@ -6,11 +6,12 @@ import operator
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.measure import append_row, device_name, quantiles
+from common.measure import RESULTS, append_row, device_name, quantiles
 
 COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -18,8 +19,8 @@ COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 class StoreResults:
     """Rows of store.csv, and the table at the end."""
 
-    def __init__(self, append: bool) -> None:
-        self.append = append
+    def __init__(self, append: bool, folder: Path = RESULTS) -> None:
+        self.append, self.folder = append, folder
         self.rows: list[dict[str, Any]] = []
         self.device = device_name(torch.device("cpu"))
         names = ("zarr", "zarrs", "deltalake", "pyarrow", "numpy", "torch")
@@ -63,7 +64,7 @@ class StoreResults:
         }
         self.rows.append(row)
         if self.append:
-            append_row("store", row)
+            append_row("store", row, self.folder)
         else:
             print(", ".join(f"{key} {value}" for key, value in row.items() if key != "versions"), flush=True)
 

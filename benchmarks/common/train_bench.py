@@ -29,6 +29,7 @@ class Bench:
         self.blocks: int = arguments.blocks
         self.batches: list[int] = arguments.batch
         self.steps: list[str] = arguments.step
+        self.base_contexts: list[str] = arguments.base_context
         self.data: Path = arguments.data
         self.results: Path | None = arguments.results or (None if self.quick else RESULTS)
         self.work = work

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
+from infra.tracking.hub_cache import hub_revision
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.model_folders import weights_hash
 from storage import EncodingStore
@@ -117,20 +118,6 @@ def base_content(base: Path) -> str:
     The same base as a folder and as a file has two.
     """
     return hash_file(base) if base.is_file() else weights_hash(base / "unet")
-
-
-def hub_revision(model: str | None, file: str = "config.json") -> str:
-    """The commit of a hub model, by one of its files in this machine's cache; empty for a folder, or without one."""
-    if model is None or Path(model).exists():
-        return ""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, file)
-    except HFValidationError:  # a folder that is not there any more
-        return ""
-    return Path(found).parents[file.count("/")].name if isinstance(found, str) else ""
 
 
 def code_commit() -> str:

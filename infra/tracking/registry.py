@@ -17,11 +17,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from infra.environment import home, tracking_uri
 from infra.service.secrets import redacted
+from infra.tracking.adapter_folder import given_adapter
 from infra.tracking.lineage import data_files, data_input, data_tags, origin_tags
-from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
+from infra.tracking.registry_names import MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 from llmdiff.adapter.files import FILES, check_whole
-from llmdiff.adapter.hub import adapter_folder
 from llmdiff.manifest import MANIFEST, write_manifest
 
 INSIDE = "artifacts/adapter"
@@ -153,10 +153,7 @@ def fetch_adapter(uri: str) -> Path:
         ValueError: the registry has no such model, version or alias, or its files are damaged.
     """
     if not uri.startswith(SCHEME):
-        folder = adapter_folder(uri)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{uri}: no such adapter folder; expected one, or {CANDIDATE}")
-        return folder
+        return given_adapter(uri)
     version = find_version(uri)
     source = client().get_model_version_download_uri(version.name, version.version)
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,9 @@ def read_lines(file: Path) -> list[str]:
 
 
 def start_engine(tracking: bool = True) -> None:
-    """Make the settings for flows in this process, see `infra.environment`, and ask the servers that they use.
+    """Make the settings for stages in this process, see `infra.environment`, and ask the servers that they use.
+
+    Prefect's engine is not started here: `pipelines.runtime.stage` does it for the stages that are recorded.
 
     Args:
         tracking: whether MLflow is one of them.
@@ -70,11 +73,11 @@ def start_engine(tracking: bool = True) -> None:
     from infra.ending import exit_if_ending
     from infra.environment import prepare_engine
 
-    prepare_engine(debug="--debug" in sys.argv)
+    debug = "--debug" in sys.argv
+    prepare_engine(debug)
+    if debug:
+        logging.basicConfig(level=logging.INFO)
     from infra.servers import check_servers
 
     check_servers(tracking=tracking)
-    from infra.engine import tie_server
-
-    tie_server()
     exit_if_ending()

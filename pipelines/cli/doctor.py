@@ -152,7 +152,7 @@ def prefect_server() -> Finding:
     """Look whether a Prefect server is set, by the environment or a profile of Prefect's, and answers."""
     found = servers.prefect_server()
     if found is None:
-        return Finding("prefect", True, "no server set: flows run in this process (PREFECT_API_URL names a server)")
+        return Finding("prefect", True, "no server set: runs are not recorded (PREFECT_API_URL names a server)")
     return _answer("prefect", found)
 
 

@@ -5,34 +5,30 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import Task, task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmdiff.data.encode import ShardReport, encode_captions, encode_shard
-from llmdiff.data.encode.data_set import LeftRows, find_left, note_sources
-from llmdiff.data.encode.pipeline import ahead
-from llmdiff.data.rejects import printable
+from llmdiff.data.encode import ShardReport
+from llmdiff.data.encode.data_set import LeftRows, find_left
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.encode_checks import check_pictures
-from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
+from pipelines.runtime import known_encoders
+from pipelines.runtime.artifacts import show_table
+from pipelines.runtime.encode_known import Encoded, find_known, sources_of
 from pipelines.runtime.encode_lines import found_lines
-from pipelines.runtime.executors import Workers, absolute, absolute_model, lent_gpu, limited, may_pass, workers
-from pipelines.runtime.progress import advance, progress
-from pipelines.runtime.row_counts import count_rows, keep_counts, recall_counts
-from pipelines.runtime.stage import stage
+from pipelines.runtime.executors import absolute, absolute_model
+from pipelines.runtime.recording import run_logger
+from pipelines.runtime.row_counts import Work, count_rows, recall_counts
+from pipelines.runtime.stage import stage, task
 from storage import EncodingStore
+
+if TYPE_CHECKING:
+    from pipelines.runtime.encode_job import EncodeJob
 
 SHOWN = 10
 """Lines about what is not read."""
@@ -66,9 +62,14 @@ class EncodeResult(BaseModel):
     seconds: float
 
 
-@stage("encode")
+def needs_engine(request: EncodeRequest) -> bool:
+    """Return whether tasks run in other processes or under a limit, which Prefect sees to."""
+    return request.processes > 1 or request.ray is not None or request.limit is not None
+
+
+@stage("encode", needs_engine=needs_engine)
 def encode_flow(request: EncodeRequest) -> EncodeResult:
-    """Encode what the store does not hold yet: a second run encodes nothing.
+    """Encode what the store does not hold yet: a second run encodes nothing, and loads no model.
 
     A shard is the unit of retry, of concurrency and of commit.
     """
@@ -78,24 +79,20 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     shards = shards_of(found.whole, request.columns)
     recall_counts(shards)
     pictures = any(each(_has_pictures, shards, is_remote(request.data)))
-    job = make_job(request, pictures)
+    known = known_encoders.recall(request, pictures)
+    job = new_job(request, pictures) if known is None else None
     to_do, broken = count_rows(request, shards)
     unnamed = {} if found.unfinished else unnamed_pictures(listed.pictures, shards)
     announce(shards, listed.passed_over | unnamed | broken)
-    check_pictures(request, pictures, to_do.total != 0)
-    encode = limited(encode_source, request.limit)
-    with progress("encode", to_do.total, to_do.unit) as work, workers(request.ray, request.processes) as run:
-        ((_, prepared),) = run(prepare_store, job, [request.captions or []])
-        fingerprint = prepared()
-        work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(run, encode, job, shards, fingerprint, to_do.sizes)
-    loaded_encoders.cache_clear()
-    if unreadable and not reports and request.readiness is None:
-        raise ValueError("; ".join(unreadable.values()))
-    left = {"unreadable": unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
+    done = None if known is None else find_known(request, known, shards, to_do)
+    if done is None:
+        done = encode_new(job or new_job(request, pictures), request.captions or [], shards, to_do)
+    if done.unreadable and not done.reports and request.readiness is None:
+        raise ValueError("; ".join(done.unreadable.values()))
+    left = {"unreadable": done.unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
     left["unnamed"] = unnamed
-    result = report(job, fingerprint, reports, left, time.perf_counter() - start)
-    if request.readiness is None and not any(map(_usable, reports)):
+    result = report(request, done.fingerprint, done.reports, left, time.perf_counter() - start)
+    if request.readiness is None and not any(map(_usable, done.reports)):
         raise ValueError(nothing_usable(shown(request.data), result))
     return result
 
@@ -116,6 +113,20 @@ def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)
 
 
+def new_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
+    """Return the job of a run that loads models, which is refused first if they can't be used; heavy to import."""
+    from pipelines.runtime.encode_job import make_job
+
+    return make_job(request, pictures)
+
+
+def encode_new(job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work) -> Encoded:
+    """Load the models, and encode what the store does not know; see `pipelines.runtime.encode_new`."""
+    from pipelines.runtime.encode_new import encode_new
+
+    return encode_new(job, captions, shards, to_do)
+
+
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
     """Say what was found before anything is encoded: in the terminal, and in the run's log."""
     lines = found_lines(shards, passed_over, SHOWN)
@@ -123,91 +134,22 @@ def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:
         why = "no repeats unless training has --set kohya_repeats=true"
         lines.append(f"numbers before folders' names: {in_words(numbered)}: {why}")
     for line in lines:
-        get_run_logger().info(line)
+        run_logger().info(line)
         print(line, file=sys.stderr)
 
 
-def encode_all(
-    run: Workers,
-    encode: Task[..., ShardReport],
-    job: EncodeJob,
-    shards: list[SourceShard],
-    fingerprint: str,
-    sizes: Mapping[str, int],
-) -> tuple[list[ShardReport], dict[str, str]]:
-    """Return what became of the shards, in order, and why some can't be read; tasks elsewhere can't move the bar."""
-    remote = job.request.ray is not None or job.request.processes > 1
-    reports: dict[str, ShardReport] = {}
-    unreadable = {}
-    try:
-        with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
-            for shard, ended in run(encode, job, shards if remote else hashed_ahead):
-                try:
-                    reports[shard.name] = ended()
-                except ValueError as error:
-                    unreadable[shard.name] = printable(str(error))
-                else:
-                    advance(reports[shard.name].rows * remote)
-                advance(sizes.get(shard.name, 0), in_bytes=True)
-    finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
-        request, found = job.request, sources_of(reports.values())
-        note_sources(EncodingStore.open(request.store), request.data, fingerprint, found, request.columns)
-        keep_counts(shards, list(reports.values()))
-    return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
-
-
-def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:
-    """Yield shards with their content hashed, the next one's while one is encoded; an unreadable one says so later.
-
-    So does one whose place does not answer: in its own task, which is tried again.
-    """
-    for shard in shards:
-        with suppress(ValueError, OSError):
-            _ = shard.content_hash
-        yield shard
-
-
-@task(name="prepare store", cache_policy=NO_CACHE)
-def prepare_store(job: EncodeJob, captions: list[str]) -> str:
-    """Load the models, register them in the store, encode the captions without pictures; return the fingerprint."""
-    encoders = loaded_encoders(job.model_dump_json(), lent_gpu())
-    store = EncodingStore.open(job.request.store)
-    for one in encoders.of_captions:
-        encode_captions(store, one.fingerprint, one.encoder, captions)
-    return encoders.fingerprint
-
-
-@task(
-    name="encode shard",
-    task_run_name="encode {shard.name}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[5, 60],
-    retry_condition_fn=may_pass,
-)
-def encode_source(job: EncodeJob, shard: SourceShard) -> ShardReport:
-    """Encode one shard and commit it. Idempotent: a row that is in the store is left alone."""
-    encoders = loaded_encoders(job.model_dump_json(), lent_gpu())
-    store, allow_private = EncodingStore.open(job.request.store), job.request.allow_private_addresses
-    done = encode_shard(store, shard, encoders, advance, allow_private=allow_private)
-    get_run_logger().info(
-        "%s: %d rows, %d new, %d rejected", done.source, done.rows, done.samples, done.rejected.total()
-    )
-    return done
-
-
-@task(name="report", cache_policy=NO_CACHE)
+@task("report")
 def report(
-    job: EncodeJob,
+    request: EncodeRequest,
     fingerprint: str,
     reports: list[ShardReport],
     left: dict[str, dict[str, str]],
     seconds: float,
 ) -> EncodeResult:
     """Add the shards up, and show them as a table in the Prefect UI; `left` is what was not read, and why."""
-    store = EncodingStore.open(job.request.store)
-    found = sources_of(reports), left["unreadable"] | left["unfinished"], left["passed_over"], job.request.columns
-    report_left(gone := find_left(store, job.request.data, fingerprint, *found))
+    store = EncodingStore.open(request.store)
+    found = sources_of(reports), left["unreadable"] | left["unfinished"], left["passed_over"], request.columns
+    report_left(gone := find_left(store, request.data, fingerprint, *found))
     rejected: Counter[str] = sum((shard.rejected for shard in reports), Counter())
     totals = {
         name: sum(getattr(shard, name) for shard in reports)
@@ -217,9 +159,9 @@ def report(
         {"shard": s.source, "rows": s.rows, "known": s.known, "new": s.samples, "rejected": counted(s.rejected)}
         for s in reports
     ] + [{"shard": name, "error": reason} for reasons in left.values() for name, reason in reasons.items()]
-    create_table_artifact(rows, key="encode-shards", description=f"Shards encoded into {job.request.store}")
+    show_table(rows, key="encode-shards", title=f"Shards encoded into {request.store}")
     return EncodeResult(
-        store=job.request.store,
+        store=request.store,
         store_version=store.version,
         fingerprint=fingerprint,
         rejected=dict(rejected),
@@ -236,14 +178,9 @@ def report(
     )
 
 
-def sources_of(reports: Iterable[ShardReport]) -> dict[str, str]:
-    """Return the names of the shards that were read, by the hashes of their content."""
-    return {report.source_hash: report.source for report in reports}
-
-
 def report_left(gone: LeftRows) -> None:
     """Say in the run's log which of the store's rows were replaced or are in the data no more."""
-    logger = get_run_logger()
+    logger = run_logger()
     if gone.replaced:
         logger.info("%d rows were edited: their samples before that are out of the newest version", gone.replaced)
     if gone.count is None:

@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
@@ -21,9 +18,10 @@ from llmdiff.evaluation.metrics import split_spec
 from llmdiff.sampling import Sampling
 from pipelines.reports.json_values import finite
 from pipelines.requests.evaluate import EvaluateRequest
+from pipelines.runtime.artifacts import show_table
 from pipelines.runtime.eval_models import BASE, EvalModel, find_eval_models, model_of, run_of
 from pipelines.runtime.progress import advance, progress, quieten_loading
-from pipelines.runtime.stage import stage
+from pipelines.runtime.stage import stage, task
 from storage.io.files import write_file
 
 
@@ -71,7 +69,7 @@ def evaluate_flow(request: EvaluateRequest) -> EvaluateResult:
     return EvaluateResult(output=str(folder), report=report, run_id=run_id)
 
 
-@task(name="find prompts", cache_policy=NO_CACHE)
+@task("find prompts")
 def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Prompt]:
     """Return the prompts of a file, or of the synthetic shapes benchmark, with every seed."""
     from llmdiff.evaluation import held_out_prompts, read_prompts
@@ -81,7 +79,7 @@ def find_prompts(prompts: str | None, seeds: list[int], scenes: int) -> list[Pro
     return [prompt for seed in seeds for prompt in held_out_prompts(scenes, seed)]
 
 
-@task(name="load metrics", cache_policy=NO_CACHE)
+@task("load metrics")
 def load_metrics(metrics: list[str], references: str | None) -> None:
     """Refuse metric models and references that can't be used, before a picture is drawn."""
     from llmdiff.evaluation import load_metric
@@ -94,7 +92,7 @@ def load_metrics(metrics: list[str], references: str | None) -> None:
         reference_files(Path(references))
 
 
-@task(name="draw", task_run_name="draw {eval_model.name}", cache_policy=NO_CACHE)
+@task("draw", run_name="draw {eval_model.name}")
 def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictures: Path, batch: int) -> list[Path]:
     """Return the picture of each prompt; what was ever drawn is not drawn again."""
     from llmdiff.evaluation import Gallery
@@ -102,7 +100,7 @@ def draw(eval_model: EvalModel, prompts: list[Prompt], sampling: Sampling, pictu
     return Gallery(pictures, model_of(eval_model), sampling).draw(prompts, batch, advance)
 
 
-@task(name="score", cache_policy=NO_CACHE)
+@task("score")
 def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str], path: Path) -> Path:
     """Write the scores of every picture, as a Parquet file."""
     from llmdiff.evaluation import Evaluation, load_metric, score_pictures
@@ -116,7 +114,7 @@ def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str
     return write_scores(path, evaluations)
 
 
-@task(name="compare", cache_policy=NO_CACHE)
+@task("compare")
 def compare(scores: Path, metrics: list[str], references: str | None, about: dict[str, Any]) -> dict[str, Any]:
     """Return what ``report.json`` holds, from the table of scores; take the distances to references."""
     from llmdiff.evaluation import compare_with_references
@@ -131,7 +129,7 @@ def compare(scores: Path, metrics: list[str], references: str | None, about: dic
     return build_report(evaluations, distances, about)
 
 
-@task(name="write report", cache_policy=NO_CACHE)
+@task("write report")
 def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
     """Write ``report.json`` and ``report.html``, and the scores as a table in the Prefect UI."""
     from llmdiff.evaluation.scores_table import read_scores
@@ -145,10 +143,10 @@ def write_report(report: dict[str, Any], scores: Path, folder: Path) -> None:
         for model, entry in models.items()
     ]
     said = "\n\n".join([*report["summary"], *report["sentences"], f"{folder / 'report.html'}"])
-    create_table_artifact(rows, key="evaluation", description=said)
+    show_table(rows, key="evaluation", title=said)
 
 
-@task(name="track", cache_policy=NO_CACHE)
+@task("track")
 def track(report: dict[str, Any], folder: Path, adapter: str) -> str:
     """Make an MLflow run of every figure, its interval and the files, below the run that trained the adapter."""
     from llmdiff.evaluation.report import figures

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.environment import home
@@ -18,7 +16,7 @@ from pipelines.requests.generate import GenerateRequest
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.artifacts import show_picture
 from pipelines.runtime.progress import advance, progress
-from pipelines.runtime.stage import stage
+from pipelines.runtime.stage import stage, task
 
 
 class GenerateResult(BaseModel):
@@ -57,7 +55,7 @@ def generate_flow(request: GenerateRequest) -> GenerateResult:
     )
 
 
-@task(name="draw", task_run_name="draw into {folder}", cache_policy=NO_CACHE)
+@task("draw", run_name="draw into {folder}")
 def draw_into(
     folder: Path,
     pipe: Any,
@@ -109,7 +107,7 @@ def take_out(pipe: Any) -> None:
     unload_adapter(pipe)
 
 
-@task(name="write grid", cache_policy=NO_CACHE)
+@task("write grid")
 def write_grid(prompts: list[str], base: list[Path], adapted: list[Path], path: Path) -> Path:
     """Write the image grid: a row a prompt; base and adapter side by side."""
     from PIL import Image

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from mlflow.entities.model_registry import ModelVersion
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from infra.tracking.registry import (
     ROLLED_BACK,
@@ -21,9 +18,10 @@ from llmdiff.evaluation import Prompt
 from llmdiff.sampling import load_pipeline
 from pipelines.requests.promote import PromoteRequest, PromotionPolicy
 from pipelines.runtime.adapter_source import Source, resolve_adapter
+from pipelines.runtime.artifacts import show_text
 from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.runtime.promotion_policy import prompts_hash, prompts_of, score_of
-from pipelines.runtime.stage import stage
+from pipelines.runtime.stage import stage, task
 
 PREFIX = "promotion."
 """Beginning of the tags that hold a decision."""
@@ -107,7 +105,7 @@ def decide(policy: PromotionPolicy, of_prompts: str, eval_models: list[ModelVers
     return Decision(**facts, promoted=better, reason=reason, champion=others[0], champion_score=scores[1])
 
 
-@task(name="score version", cache_policy=NO_CACHE)
+@task("score version")
 def score_version(source: Source, policy: PromotionPolicy, prompts: list[Prompt]) -> float:
     """Return the score of the adapter's pictures of the policy's prompts."""
     quieten_loading()
@@ -115,7 +113,7 @@ def score_version(source: Source, policy: PromotionPolicy, prompts: list[Prompt]
         return score_of(policy, lambda: load_pipeline(source.diffusion, source.adapter, source.llm), prompts)
 
 
-@task(name="record decision", cache_policy=NO_CACHE)
+@task("record decision")
 def record(candidate: ModelVersion, decision: Decision) -> None:
     """Write the decision on the version, as tags, and both scores as metrics of its run."""
     api = client()
@@ -137,7 +135,7 @@ def recorded(version: ModelVersion) -> Decision | None:
     return Decision.model_validate(known) if {"metric", "promoted", "reason", "candidate"} <= known.keys() else None
 
 
-@task(name="show decision", cache_policy=NO_CACHE)
+@task("show decision")
 def show(decision: Decision) -> None:
     """Say it in the Prefect UI."""
-    create_markdown_artifact(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.reason}", "promotion")
+    show_text(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.reason}", key="promotion")

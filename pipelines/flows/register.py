@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-
 from infra.tracking.registry import Registered, register_adapter
 from pipelines.requests.register import RegisterRequest
-from pipelines.runtime.stage import stage
+from pipelines.runtime.artifacts import show_text
+from pipelines.runtime.stage import stage, task
 
 
 @stage("register")
@@ -21,7 +18,7 @@ def register_flow(request: RegisterRequest) -> Registered:
     return registered
 
 
-@task(name="register version", cache_policy=NO_CACHE)
+@task("register version")
 def register_version(request: RegisterRequest) -> Registered:
     """Store the files and make the version; see `infra.tracking.registry.register_adapter`."""
     tags = {**({"llm": request.llm} if request.llm else {}), **(request.tags or {})}
@@ -30,11 +27,11 @@ def register_version(request: RegisterRequest) -> Registered:
     )
 
 
-@task(name="show version", cache_policy=NO_CACHE)
+@task("show version")
 def show(registered: Registered) -> None:
     """Name the version in the Prefect UI."""
     text = (
         f"`{registered.name}` version {registered.version}, alias `{registered.alias}`: `{registered.uri}`; "
         f"MLflow run `{registered.run_id}`; `llmdiff lineage {registered.version}` shows what it came from"
     )
-    create_markdown_artifact(text, key="registered-adapter")
+    show_text(text, key="registered-adapter")

@@ -5,10 +5,6 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
 from infra.tracking.coverage import unseen_files
@@ -22,9 +18,11 @@ from pipelines.flows.promote import Decision, is_pending, promote_flow
 from pipelines.flows.register import register_flow
 from pipelines.flows.train import train_flow
 from pipelines.requests.retrain import RetrainRequest
+from pipelines.runtime.artifacts import show_text
 from pipelines.runtime.promotion_policy import prompts_of
+from pipelines.runtime.recording import run_logger
 from pipelines.runtime.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
-from pipelines.runtime.stage import stage
+from pipelines.runtime.stage import stage, task
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex
 
@@ -186,15 +184,15 @@ def named(files: list[str]) -> str:
 
 def ended(result: RetrainResult, began: float) -> RetrainResult:
     """Say how it ended, in the log and in the Prefect UI."""
-    get_run_logger().info(result.reason)
+    run_logger().info(result.reason)
     show(result)
     return result.model_copy(update={"seconds": time.perf_counter() - began})
 
 
-@task(name="show retrain", cache_policy=NO_CACHE)
+@task("show retrain")
 def show(result: RetrainResult) -> None:
     """Sum it up in the Prefect UI."""
     found = result.found
     files = {} if found is None else {**found.unfinished, **found.broken}
     lines = [f"{result.outcome}: {result.reason}", *(f"- `{name}`: {why}" for name, why in files.items())]
-    create_markdown_artifact("\n".join(lines), key="retrain")
+    show_text("\n".join(lines), key="retrain")

@@ -6,10 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
 from infra.launch.errors import LaunchError
@@ -21,9 +17,10 @@ from llmdiff.training.config import LAYOUT_LOG, TrainConfig
 from llmdiff.training.kohya import read_repeats
 from llmdiff.training.lock import locked
 from pipelines.requests.train import TrainRequest
-from pipelines.runtime.artifacts import mlflow_run, show_mlflow_run, show_picture
+from pipelines.runtime.artifacts import mlflow_run, show_mlflow_run, show_picture, show_text
 from pipelines.runtime.progress import Progress, progress
-from pipelines.runtime.stage import stage
+from pipelines.runtime.recording import run_logger
+from pipelines.runtime.stage import stage, task
 from pipelines.runtime.train_run import finished_run, resolve_run
 
 
@@ -62,13 +59,13 @@ def train_flow(request: TrainRequest) -> TrainResult:
     return result
 
 
-@task(name="resolve settings", cache_policy=NO_CACHE)
+@task("resolve settings")
 def resolve_config(request: TrainRequest, topology: Topology) -> TrainConfig:
     """Pin all that the run depends on; see `pipelines.runtime.train_run.resolve_run`."""
     return resolve_run(request, topology)
 
 
-@task(name="train adapter", cache_policy=NO_CACHE)
+@task("train adapter")
 def train_adapter(request: TrainRequest, config: TrainConfig, topology: Topology) -> str:
     """Run the training processes, followed by MLflow; return the MLflow run's id."""
     output = Path(config.output)
@@ -83,7 +80,7 @@ def announce_repeats(config: TrainConfig) -> None:
     """Say how often the pictures of which folders come in an epoch, where their names say it."""
     if config.kohya_repeats:
         line = f"repeats in an epoch: {in_words(read_repeats(config))}; 1 of all other sources"
-        get_run_logger().info(line)
+        run_logger().info(line)
         print(line, file=sys.stderr)
 
 
@@ -119,7 +116,7 @@ def follow(reader: RowReader, layouts: RowReader, warnings: WarningReader, run: 
         work.reach(last["step"], f"loss {last['loss']:.4f}")
 
 
-@task(name="keep samples", cache_policy=NO_CACHE)
+@task("keep samples")
 def keep_samples(config: TrainConfig, run_id: str) -> None:
     """Decode the validation samples into image grids, beside the run and in MLflow."""
     paths = sorted((Path(config.output) / "samples").glob("step-*.safetensors"))
@@ -138,7 +135,7 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
     show_picture("train-samples", f"Samples of {paths[-1].stem}", grid)
 
 
-@task(name="keep weights", cache_policy=NO_CACHE)
+@task("keep weights")
 def keep_weights(config: TrainConfig, run_id: str) -> None:
     """Plot the weights of both paths by layer, the paper's Figure 6, beside the run and in MLflow."""
     from infra.tracking.run import client
@@ -173,8 +170,8 @@ def registered_before(result: TrainResult) -> bool:
     return result.before and bool(client().search_model_versions(f"run_id='{result.run_id}'"))
 
 
-@task(name="show run", cache_policy=NO_CACHE)
+@task("show run")
 def show(result: TrainResult) -> None:
     """Sum the run up in the Prefect UI."""
     text = f"{result.steps} steps, loss {result.loss:.4f}, {result.seconds:.0f} s; {mlflow_run(result.run_id)}"
-    create_markdown_artifact(text, key="train-run")
+    show_text(text, key="train-run")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from infra.tracking.registry import adapter_tags, fetch_adapter
+from infra.tracking.adapter_folder import given_adapter
+from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import AdapterConfig
 from llmdiff.adapter.files import check_adapter
 from llmdiff.sampling import Sampling, load_pipeline
 from pipelines.runtime.progress import quieten_loading
+from pipelines.runtime.stage import task
 
 
 class Source(BaseModel):
@@ -26,18 +27,27 @@ class Source(BaseModel):
     diffusion: str
 
 
-@task(name="resolve adapter", cache_policy=NO_CACHE)
+@task("resolve adapter")
 def resolve_adapter(adapter: str, llm: str | None, diffusion: str | None) -> Source:
     """Return the adapter's files on this machine, and the models that go with it."""
-    folder = fetch_adapter(adapter)
+    folder, tags = find_adapter(adapter)
     config = check_adapter(folder)
     if config.encoder == "base":
         llm = None
-    elif llm is None and (llm := adapter_tags(adapter).get("llm") or named_llm(config)) is None:
+    elif llm is None and (llm := tags.get("llm") or named_llm(config)) is None:
         raise ValueError(f"{adapter}: trained on an LLM's encodings: expected --llm, the LLM's folder or name")
     if not (diffusion or config.base_model):
         raise ValueError(f"{adapter}: does not name its base model: expected --diffusion, its folder or name")
     return Source(adapter=str(folder), llm=llm, diffusion=diffusion or config.base_model)
+
+
+def find_adapter(adapter: str) -> tuple[Path, dict[str, str]]:
+    """Return an adapter's folder, and its tags where it is a version in the registry; MLflow is imported for those."""
+    if not adapter.startswith(SCHEME):
+        return given_adapter(adapter), {}
+    from infra.tracking.registry import adapter_tags, fetch_adapter
+
+    return fetch_adapter(adapter), adapter_tags(adapter)
 
 
 def named_llm(config: AdapterConfig) -> str | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import lru_cache
 
-from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from llmdiff.base_folders import XL_PARTS, check_base
@@ -18,8 +16,10 @@ from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime import known_encoders
 from pipelines.runtime.encode_checks import check_models
 from pipelines.runtime.progress import quieten_loading
+from pipelines.runtime.recording import run_id
 from storage import EncodingStore
 from storage.io.paths import store_path
 from storage.store import check_store_path
@@ -41,8 +41,7 @@ class EncodeJob(BaseModel):
 def make_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
     """Return the job of a request; raise ValueError for what it lacks, before anything is loaded."""
     check_models(request, pictures)
-    run = str(flow_run.id or time.time_ns())
-    return EncodeJob(request=request.model_copy(update={"captions": None}), pictures=pictures, run=run)
+    return EncodeJob(request=request.model_copy(update={"captions": None}), pictures=pictures, run=run_id())
 
 
 @lru_cache(maxsize=1)
@@ -56,6 +55,20 @@ def loaded_encoders(job_json: str, gpu: int | None = None) -> EncoderSet:
     if gpu is not None:
         use_gpu(gpu)
     job = EncodeJob.model_validate_json(job_json)
+    state = known_encoders.state_of(job.request)
+    encoders = load_encoders(job)
+    known = known_encoders.KnownEncoders(
+        state=state,
+        fingerprint=encoders.fingerprint,
+        pooled=None if encoders.pooled is None else encoders.pooled.fingerprint,
+        latents=None if encoders.latents is None else encoders.latents.fingerprint,
+    )
+    known_encoders.keep(job.request, job.pictures, known)
+    return encoders
+
+
+def load_encoders(job: EncodeJob) -> EncoderSet:
+    """Load the models of a job and register them in the store."""
     request = job.request
     threads = share_cores(request.processes)
     check_store_path(store_path(request.store))

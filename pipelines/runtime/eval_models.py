@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.tracking.lineage import hub_revision
+from infra.tracking.hub_cache import hub_revision
 from infra.tracking.registry import find_version
 from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG

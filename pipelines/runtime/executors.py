@@ -9,20 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from prefect import Task
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
-
 from llmdiff.data.remote import is_remote
 from pipelines.runtime.processes import process_number, processes
+from pipelines.runtime.stage import StageTask
 
 if TYPE_CHECKING:
     from prefect_ray import RayTaskRunner
@@ -49,7 +44,9 @@ LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 class Workers(Protocol):
     """Runs a task for each of several items."""
 
-    def __call__(self, task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+    def __call__(
+        self, task: StageTask[..., Any], job: Any, items: Iterable[T]
+    ) -> Iterator[tuple[T, Callable[[], Any]]]:
         """Each item as ``task(job, item)`` has ended, and a function that returns what it returned, or raises."""
 
 
@@ -71,6 +68,8 @@ def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
     if ray is None and count == 1:
         yield here
         return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     if ray is None:
         with temporary_settings({PREFECT_API_URL: server_url("local")}), processes(count) as in_processes:
             yield in_processes
@@ -86,7 +85,7 @@ def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
             on_ray.cancel()
 
 
-def here(task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+def here(task: StageTask[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
     """See `Workers`: one after the other, for the models are in this process once and not made for threads."""
     for item in items:
         yield item, partial(task, job, item)
@@ -100,7 +99,9 @@ class OnRay:
     waiting: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     """Items and futures by Ray's reference to the result."""
 
-    def __call__(self, task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+    def __call__(
+        self, task: StageTask[..., Any], job: Any, items: Iterable[T]
+    ) -> Iterator[tuple[T, Callable[[], Any]]]:
         import ray
 
         left = iter(items)
@@ -115,13 +116,13 @@ class OnRay:
                 item, future = self.waiting.pop(reference)
                 yield item, partial(result_of, future, getattr(item, "name", task.name))
 
-    def submit(self, task: Task[..., Any], job: Any, item: Any) -> Any:
+    def submit(self, task: StageTask[..., Any], job: Any, item: Any) -> Any:
         """The task's future. A worker keeps its process, and so its models, from task to task."""
         from prefect_ray.context import remote_options
 
         parameters = dict(inspect.signature(task.fn).bind(job, item).arguments)
         with remote_options(max_retries=DEATHS, max_calls=0, **{f"num_{unit().lower()}s": 1}):
-            return self.runner.submit(task, parameters)
+            return self.runner.submit(task.recorded, parameters)
 
     def cancel(self) -> None:
         """Interrupts the tasks that have not ended, so that they clear up; ends those that take too long for it."""
@@ -151,6 +152,9 @@ def task_runner(address: str) -> RayTaskRunner[Any]:
 
 def server_url(address: str) -> str:
     """Where tasks report to: the user's Prefect server, or this process's own for workers on this machine."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
     if given := PREFECT_API_URL.value():
         return str(given)
     if address != "local":
@@ -205,22 +209,24 @@ def result_of(future: Any, name: str) -> Any:
         raise RuntimeError(f"{name}: {' '.join(str(error).split())}") from error
 
 
-def limited(task: Task[..., Any], limit: str | None) -> Task[..., Any]:
+def limited(task: StageTask[..., T], limit: str | None) -> StageTask[..., T]:
     """The task under a concurrency limit; ValueError where the server has none of that tag."""
     if limit is None:
         return task
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(f"tag:{limit}")
         except ObjectNotFound as error:
             found = f"found no {limit!r}: `prefect concurrency-limit create {limit} <slots>` makes it"
             raise ValueError(f"limit: expected the tag of a concurrency limit, {found}") from error
-    return task.with_options(tags=[limit])
+    return replace(task, tags=(limit,))
 
 
-def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether a shard failed of what may have gone in a minute: not of what the data are, nor of a full disk."""
-    error = state.data
     return isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) not in LASTING
 
 

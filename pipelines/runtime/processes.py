@@ -14,11 +14,12 @@ from functools import partial
 from inspect import signature
 from itertools import islice
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from prefect import Task
-from prefect.context import TaskRunContext
-from prefect.task_runners import ProcessPoolTaskRunner
+from pipelines.runtime.stage import StageTask
+
+if TYPE_CHECKING:
+    from prefect.task_runners import ProcessPoolTaskRunner
 
 T = TypeVar("T")
 
@@ -43,11 +44,13 @@ class OnProcesses:
     waiting: dict[Any, Any] = field(default_factory=dict)
     """Items by their tasks' futures."""
 
-    def __call__(self, task: Task[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
+    def __call__(
+        self, task: StageTask[..., Any], job: Any, items: Iterable[T]
+    ) -> Iterator[tuple[T, Callable[[], Any]]]:
         left = iter(items)
         while True:
             for item in islice(left, self.count - len(self.waiting)):
-                self.waiting[self.runner.submit(task, signature(task.fn).bind(job, item).arguments)] = item
+                self.waiting[self.runner.submit(task.recorded, signature(task.fn).bind(job, item).arguments)] = item
             if not self.waiting:
                 return
             done = [future for future in self.waiting if future.wrapped_future.done()]
@@ -61,6 +64,8 @@ class OnProcesses:
 @contextmanager
 def processes(count: int) -> Iterator[OnProcesses]:
     """Start processes that run tasks; at the end of the block interrupt those at work, and wait until all are gone."""
+    from prefect.task_runners import ProcessPoolTaskRunner
+
     spawn = multiprocessing.get_context("spawn")
     pids, ended = spawn.Array("l", count), spawn.Event()
     runner = ProcessPoolTaskRunner(max_workers=count, initializer=begin, initargs=(pids, ended))
@@ -128,6 +133,8 @@ def process_number() -> int | None:
 
 def _on_interrupt(number: int, frame: Any) -> None:
     global _interrupted
+    from prefect.context import TaskRunContext
+
     first, _interrupted = not _interrupted, True
     if first and TaskRunContext.get() is not None:  # between two tasks there is nothing to break off
         raise Interrupted("the run has ended")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from pipelines.runtime.recording import in_a_run, run_logger
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -144,28 +146,12 @@ def advance(count: int, in_bytes: bool = False) -> None:
         work.reach(done if work.total is None else min(done, work.total))
 
 
-def in_a_run() -> bool:
-    """Whether a flow runs here. Prefect takes seconds to import, and where it is not imported yet, none does."""
-    if "prefect" not in sys.modules:
-        return False
-    from prefect.runtime import flow_run
-
-    return flow_run.id is not None
-
-
 def make_artifact(what: str) -> UUID:
     """A progress artifact at 0."""
     from prefect.artifacts import create_progress_artifact
 
     key = re.sub(r"[^a-z0-9]+", "-", f"{what}-progress".lower())
     return create_progress_artifact(0.0, key=key, description=what)  # type: ignore[return-value]
-
-
-def run_logger() -> Any:
-    """Return the logger of the flow or the task that runs."""
-    from prefect.logging import get_run_logger
-
-    return get_run_logger()
 
 
 def find_root_logger() -> Any:

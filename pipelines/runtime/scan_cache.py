@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.environment import home
-from infra.tracking.lineage import hub_revision
+from infra.tracking.hub_cache import hub_revision
 from llmdiff.data.sources import signature
 from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file

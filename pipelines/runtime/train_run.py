@@ -11,7 +11,7 @@ from typing import Any
 from infra.environment import home
 from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
-from infra.tracking.lineage import hub_revision
+from infra.tracking.hub_cache import hub_revision
 from llmdiff.base_folders import check_base
 from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked

@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
 from llmdiff.encoder import Encoder
@@ -19,6 +17,7 @@ from llmdiff.studies.estimates import Estimate, share, survived
 from llmdiff.studies.readings import Reading
 from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
 from pipelines.runtime.progress import advance, progress, quieten_loading
+from pipelines.runtime.stage import task
 from pipelines.studies.compare import CAPTIONS, MAIN, pooled
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import BASE, Shares, Workspace, remembered, stacked
@@ -69,7 +68,7 @@ def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]
     return found
 
 
-@task(name="teach student", cache_policy=NO_CACHE)
+@task("teach student")
 def teach(
     store: Path, reading: Reading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
 ) -> dict[str, float]:

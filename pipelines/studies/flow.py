@@ -7,10 +7,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from prefect.artifacts import create_markdown_artifact
-
 from infra.environment import home
 from pipelines.requests.study import SIZES, Sizes, StudyRequest
+from pipelines.runtime.artifacts import show_text
 from pipelines.runtime.stage import stage
 from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, some_llm
 from pipelines.studies.outcome import FINDING, TABLE, check_name, write_outcome
@@ -27,7 +26,7 @@ def study_flow(request: StudyRequest) -> dict[str, str]:
     folder = write_outcome(workspace, request.name, outcome, time.perf_counter() - start)
     request.save(folder)
     text = (folder / FINDING).read_text()
-    create_markdown_artifact(f"{text}\n{(folder / TABLE).read_text()}", key=artifact_key(workspace.llm, request.name))
+    show_text(f"{text}\n{(folder / TABLE).read_text()}", key=artifact_key(workspace.llm, request.name))
     return {"folder": str(folder), "finding": text}
 
 

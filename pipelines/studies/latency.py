@@ -12,9 +12,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
+from pipelines.runtime.stage import task
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import QUICK, Workspace
 
@@ -38,7 +37,7 @@ def study(workspace: Workspace) -> Outcome:
     return Outcome(rows=rows, figure=plot(rows, device), finding=findings(rows, device), facts={"device": device})
 
 
-@task(name="measure latency", cache_policy=NO_CACHE)
+@task("measure latency")
 def measure(folder: Path, small: bool) -> None:
     """Runs the benchmark in a process of its own, whose memory is measured; rows of a broken run are thrown away."""
     if not SCRIPT.is_file():

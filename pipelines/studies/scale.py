@@ -11,8 +11,6 @@ import matplotlib
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdiff.encoder import Encoder
@@ -22,6 +20,7 @@ from llmdiff.shapes.pretrain.llm import pretrain_llm
 from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import quieten_loading
+from pipelines.runtime.stage import task
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, sentences, shares_by_variant
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import BASE, Shares, Variant, Workspace, remembered
@@ -86,7 +85,7 @@ def trained_llm(workspace: Workspace, name: str) -> Path:
     return folder
 
 
-@task(name="train LLM", cache_policy=NO_CACHE)
+@task("train LLM")
 def train_llm(folder: Path, steps: int) -> str:
     """Trains it on captions and their restated facts; no picture is seen."""
     pretrain_llm(folder.parent, folder.name, steps)

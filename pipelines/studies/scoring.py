@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from llmdiff.encoder import Encoder
@@ -19,6 +17,7 @@ from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import advance, quieten_loading
+from pipelines.runtime.stage import task
 
 
 class StudyModel(BaseModel):
@@ -38,7 +37,7 @@ class StudyModel(BaseModel):
     guidance: float
 
 
-@task(name="score pictures", cache_policy=NO_CACHE)
+@task("score pictures")
 def score(model: StudyModel, prompts: list[Any]) -> dict[str, dict[str, list[float]]]:
     """Verdicts by wording and fact, a number a scene, in the prompts' order."""
     evaluation = drawn(model, prompts)

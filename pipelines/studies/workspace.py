@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from llmdiff.adapter import AdapterSettings
 from llmdiff.data.encode import encode_shard, prepare
@@ -31,6 +29,7 @@ from pipelines.requests.train import TrainRequest
 from pipelines.runtime.encode_job import picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
+from pipelines.runtime.stage import task
 from pipelines.studies.llm import EMBEDDED, StudyLLM
 from pipelines.studies.scoring import StudyModel, score
 from storage import EncodingStore
@@ -202,7 +201,7 @@ def stacked(found: list[dict[str, Any]]) -> Shares:
     }
 
 
-@task(name="draw pictures", cache_policy=NO_CACHE)
+@task("draw pictures")
 def draw_pictures(folder: Path, pictures: int) -> None:
     """Draw the training pictures with natural captions; drawn again, they are the same."""
     done = folder.with_name(f"{folder.name}.done")
@@ -211,7 +210,7 @@ def draw_pictures(folder: Path, pictures: int) -> None:
         done.touch()
 
 
-@task(name="encode with", cache_policy=NO_CACHE)
+@task("encode with")
 def encode_with(store: Path, data: Path, reading: Reading) -> str:
     """Encode what the store lacks under a reading, as the encode flow does; return the fingerprint."""
     quieten_loading()

@@ -46,6 +46,8 @@ def test_prefects_server_is_found_where_prefect_finds_it(tmp_path: Path, monkeyp
     assert prefect_server() is None
     (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://flows/api"\n')
     assert prefect_server() == Setting("http://flows/api", "prefect.toml")
+    (tmp_path / ".env").write_text("PREFECT_API_URL=http://dotted/api\n")
+    assert prefect_server() == Setting("http://dotted/api", ".env")
     monkeypatch.setenv("PREFECT_API_URL", "http://other/api")
     found = prefect_server()
     assert found is not None

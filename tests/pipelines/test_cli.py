@@ -177,7 +177,7 @@ def test_shapes_draws_data_that_the_sources_read(capsys: pytest.CaptureFixture[s
     assert (shard.count, shard.has_pictures, Path(printed[0]).is_file()) == (3, True, True)
     assert f"--llm {LLAMA}" in printed[1]
     assert printed[2].endswith(str(parameters))
-    found = retrain_flow.validate_parameters(json.loads(parameters.read_text()))
+    found = retrain_flow.flow.validate_parameters(json.loads(parameters.read_text()))
     assert (found["data"], found["encoder_settings"].template) == (str(tmp_path / "data"), PROMPT)
 
 

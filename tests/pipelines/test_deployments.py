@@ -84,7 +84,8 @@ def test_flows_are_loaded_as_parts_of_their_package_so_that_a_ray_worker_finds_t
     assert len(entrypoints) == 7
     for entrypoint in entrypoints:
         found = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False).fn
-        assert f"{found.__module__}.{found.__name__}" == entrypoint
+        assert found.__module__.startswith(("pipelines.flows.", "pipelines.studies."))
+        assert found.__name__ == entrypoint.rpartition(".")[2]
 
 
 def test_a_run_fails_with_the_error_of_its_rank(

@@ -56,7 +56,7 @@ def test_ctrl_c_in_a_terminal_ends_a_flow_and_its_server(tmp_path: Path) -> None
     """
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
     program = str(Path(sys.executable).with_name("llmdiff"))
-    asked = ["encode", "--data", str(data), "--store", str(tmp_path / "store"), "--llm", str(LLAMA)]
+    asked = ["encode", "--data", str(data), "--store", str(tmp_path / "store"), "--llm", str(LLAMA), "--processes", "2"]
     child = start(program, *asked, "--diffusion", str(DIFFUSION), cwd=hostile_folder(tmp_path), **HOSTILE)
     assert child.stdout is not None
     printed = ""

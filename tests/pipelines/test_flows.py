@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_of_two_captions_one_is_asked_for_before_any_model_is_loaded(
     (tmp_path / "a.jsonl").write_text('{"caption": "a red circle", "text": "a blue square"}')
     given = {"data": str(tmp_path / "a.jsonl"), "store": str(tmp_path / "store"), "llm": world.llm}
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "loaded_encoders", None)
+        patch.setattr(encode, "encode_new", None)
         with pytest.raises(
             ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: n"
         ):
@@ -119,10 +120,11 @@ def test_a_server_that_is_away_for_a_while_is_tried_again_and_a_run_cut_short_ke
     from llmdiff.data.remote import http
     from llmdiff.data.sources import known_row_count, open_source
     from pipelines.flows import encode
+    from pipelines.runtime import encode_new
     from pipelines.runtime.row_counts import recall_counts
 
     monkeypatch.setattr(http, "PAUSE", 0.01)
-    monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(encode_new, "encode_source", replace(encode_new.encode_source, delays=(0, 0)))
     for i in range(3):
         write_tar(tmp_path / "served" / f"{i}.tar", {"0.png": encoded(picture(seed=i)), "0.txt": "a red circle"})
     given = {"store": str(tmp_path / "store"), "diffusion": world.diffusion, "llm": world.llm}
@@ -232,16 +234,17 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.flows import encode
+    from pipelines.runtime import encode_new
 
-    encode_shard, faults = encode.encode_shard, [errno.EIO, errno.ETIMEDOUT]
+    encode_shard, faults = encode_new.encode_shard, [errno.EIO, errno.ETIMEDOUT]
 
     def faulty(*arguments: Any, **options: Any) -> Any:
         if faults:
             raise OSError(faults.pop(), "a fault")
         return encode_shard(*arguments, **options)
 
-    monkeypatch.setattr(encode, "encode_shard", faulty)
-    monkeypatch.setattr(encode, "encode_source", encode.encode_source.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(encode_new, "encode_shard", faulty)
+    monkeypatch.setattr(encode_new, "encode_source", replace(encode_new.encode_source, delays=(0, 0)))
     (tmp_path / "a.txt").write_text("a red circle\na blue square\n")
     assert encode.encode_flow(data=str(tmp_path / "a.txt"), store=str(tmp_path / "a"), llm=world.llm).samples == 2
     assert faults == []

@@ -70,12 +70,13 @@ import sys
 import time
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow
 
 from pipelines.runtime.processes import process_number, processes
+from pipelines.runtime.stage import task
 
 
-@task(retries=2)
+@task("work", delays=(0, 0))
 def work(folder, name):
     mark = Path(folder, f"{name} {process_number()}")
     mark.touch()

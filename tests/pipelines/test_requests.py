@@ -51,7 +51,7 @@ WRITTEN_OTHERWISE = {
 
 def flow_of(name: str) -> Flow[..., Any]:
     module = "pipelines.studies.flow" if name == "study" else f"pipelines.flows.{name}"
-    found: Flow[..., Any] = getattr(import_module(module), f"{name}_flow")
+    found: Flow[..., Any] = getattr(import_module(module), f"{name}_flow").flow
     return found
 
 
@@ -132,6 +132,8 @@ def test_a_stage_gives_its_function_the_request(in_process: Any) -> None:
 
     asked = RegisterRequest(adapter="a", tags={"parent": "models:/x/1"})
     assert echo_flow(**dict(asked)) == asked
+    answer = in_process.post("/flow_runs/filter", flows={"name": {"any_": ["echo"]}})
+    assert [run["parameters"]["tags"] for run in answer] == [{"parent": "models:/x/1"}]
 
 
 def test_retraining_hands_its_policy_on_as_it_is() -> None:
@@ -151,14 +153,11 @@ def test_retraining_makes_pictures_ready_as_encode_does() -> None:
 
 
 def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    from prefect.logging import disable_run_logger
-
     from pipelines.flows.encode import announce
 
     shards = [UnreadableShard(name, "made up") for name in ("10_cats/", "2024_holiday/[0:9]", "a.parquet")]
-    with disable_run_logger():
-        announce([*shards], {})
-        announce([*shards[2:]], {})
+    announce([*shards], {})
+    announce([*shards[2:]], {})
     told = capsys.readouterr().err.splitlines()
     assert told[1] == (
         "numbers before folders' names: 10_cats/ 10, 2024_holiday/[0:9] 2024: "

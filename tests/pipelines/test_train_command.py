@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from infra.launch.hostfile import Topology
-from infra.tracking.lineage import hub_revision
+from infra.tracking.hub_cache import hub_revision
 from infra.tracking.run import client, end_left_over
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import TrainSettings

@@ -1,9 +1,19 @@
-"""Encodes source shards into the store: rows in; encodings, latents, samples and rejects out."""
+"""Encodes source shards into the store: rows in; encodings, latents, samples and rejects out.
 
-from llmdiff.data.encode.captions import as_bits, encode_captions, encode_finite
-from llmdiff.data.encode.encoder_set import EncoderSet, TextEncoder, prepare
-from llmdiff.data.encode.shard import encode_shard
-from llmdiff.data.encode.shard_report import ShardReport
+Names are imported on first use: what the store knows already is found without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmdiff.lazy import lazy
+
+if TYPE_CHECKING:
+    from llmdiff.data.encode.captions import as_bits, encode_captions, encode_finite
+    from llmdiff.data.encode.encoder_set import EncoderSet, TextEncoder, prepare
+    from llmdiff.data.encode.shard import encode_shard
+    from llmdiff.data.encode.shard_report import ShardReport
 
 __all__ = [
     "EncoderSet",
@@ -15,3 +25,17 @@ __all__ = [
     "encode_shard",
     "prepare",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "EncoderSet": "llmdiff.data.encode.encoder_set",
+        "ShardReport": "llmdiff.data.encode.shard_report",
+        "TextEncoder": "llmdiff.data.encode.encoder_set",
+        "as_bits": "llmdiff.data.encode.captions",
+        "encode_captions": "llmdiff.data.encode.captions",
+        "encode_finite": "llmdiff.data.encode.captions",
+        "encode_shard": "llmdiff.data.encode.shard",
+        "prepare": "llmdiff.data.encode.encoder_set",
+    },
+)

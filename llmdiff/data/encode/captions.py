@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmdiff.data.encode.known import new_captions
 from llmdiff.data.rejects import BadRow
-from storage import EncodingStore, Reject, ShardWriter, caption_hash
+from storage import EncodingStore, Reject, ShardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,7 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
 
     One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
     """
-    texts = {caption_hash(caption): caption for caption in captions}
-    snapshot = store.snapshot()
-    known = snapshot.encodings(fingerprint, list(texts))
-    new = {key: text for key, text in texts.items() if key not in known and not snapshot.reject_rows(fingerprint, key)}
+    new = new_captions(store.snapshot(), fingerprint, captions)
     if not new:
         return 0
     written = 0

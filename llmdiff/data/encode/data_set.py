@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmdiff.data.encode.data_name import data_name
-from llmdiff.data.encode.shard import TRY_AGAIN
+from llmdiff.data.rejects import TRY_AGAIN
 from llmdiff.data.sources import Columns, list_data, shards_of
 from llmdiff.data.sources.columns import KNOWN
 from storage import EncodingStore

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.data.encode.captions import TextEncoder, encode_captions
+from llmdiff.data.encode.known import check_same_latents, lacking_captions
 from llmdiff.data.images import PIXELS
 from llmdiff.diffusion.latents import LatentEncoder
 from storage import EncodingStore, caption_hash, content_hash
@@ -136,10 +135,7 @@ def register(store: EncodingStore, encoder: TextEncoder) -> str:
 
 def complete(store: EncodingStore, fingerprint: str, beside: TextEncoding) -> None:
     """Encode with `beside` the captions of an encoder's samples that it has not encoded yet."""
-    snapshot, here = store.snapshot(), pc.field("fingerprint")
-    known = snapshot.read(["caption_hash"], here == beside.fingerprint)["caption_hash"].combine_chunks()
-    lacking = (here == fingerprint) & pc.field("source").is_valid() & ~pc.field("caption_hash").isin(known)
-    captions = snapshot.read(["caption"], lacking)["caption"].unique().to_pylist()
+    captions = lacking_captions(store.snapshot(), fingerprint, beside.fingerprint)
     if captions:
         logger.warning("%s: %d captions get a pooled embedding of this base", store.path, len(captions))
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
@@ -168,28 +164,3 @@ def prepare_latents(
         buckets=None if step is None else Buckets(size=size, step=step),
         flip=flip,
     )
-
-
-def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
-    """Raise ValueError where a store's latents are of another autoencoder or another size.
-
-    Warn where the pictures behind them were made ready in another way: they stay with their samples, which train as
-    before, and pictures that come now get latents under a fingerprint of their own.
-    """
-    for fingerprint, other in store.fingerprints().items():
-        if other.get("kind") != "vae" or other == description:
-            continue
-        old, new = ({"dtype": "float32", **each} for each in (other, description))
-        key = next((key for key in [*new, *old] if key != "pixels" and old.get(key) != new.get(key)), None)
-        if key is None:
-            logger.warning(
-                "%s: holds latents of pictures that were made ready in another way (%s: pixels %r, now %r): those with "
-                "a colour profile may have other colours; they stay with their samples, and new pictures get new "
-                "latents: encode into another store to have all alike",
-                *(store.path, fingerprint, other.get("pixels"), description["pixels"]),
-            )
-        else:
-            found = f"expected {key} {old.get(key)!r}, found {new.get(key)!r}"
-            raise ValueError(
-                f"{store.path}: its latents are of another kind ({fingerprint}): {found}: use another store"
-            )

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from llmdiff.data.encode.captions import encode_finite, shard_id
 from llmdiff.data.encode.encoder_set import EncoderSet
+from llmdiff.data.encode.known import KnownRows
 from llmdiff.data.encode.pipeline import Behind
 from llmdiff.data.encode.reading import ShardReader, Step
 from llmdiff.data.encode.row_writer import RowWriter
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources import Row, SourceShard, known_row_count
+from llmdiff.data.sources import Row, SourceShard
 from storage import EncodingStore, ShardWriter, caption_hash
 
-TRY_AGAIN = ("no_answer",)
-"""Reasons that may have gone by the next run; the others are final."""
 WRITES_BEHIND = 2
 """Results of the models that wait to be written; on a GPU they may still be in the making."""
 
@@ -59,22 +58,12 @@ def encode_shard(
         raise ValueError(f"{source.name}: expected captions alone, for there is no autoencoder; found pictures")
     snapshot = store.snapshot()
     snapshot.prepare()
-    samples = snapshot.sample_rows(encoders.fingerprint, source.content_hash)
-    repeated = snapshot.repeat_rows(encoders.fingerprint, source.content_hash)
-    again = (*TRY_AGAIN, *("private_address",) * allow_private)
-    bad = snapshot.reject_rows(encoders.fingerprint, source.content_hash, besides=again)
-    known = samples | repeated | bad
-    count = source.count if known else known_row_count(source)
-    report = ShardReport(
-        source=source.name,
-        source_hash=source.content_hash,
-        known=len(known),
-        known_bad=len(bad - samples - repeated),
-    )
+    known = KnownRows.of(snapshot, source, encoders.fingerprint, allow_private)
+    report = known.report(source)
     progress(report.known)
-    if has_new := count is None or report.known < count:
+    if has_new := not known.are_all:
         before = getattr(encoders.encoder, "truncated", 0)
-        new = ((number, row) for number, row in source.rows() if number not in known)
+        new = ((number, row) for number, row in source.rows() if number not in known.rows)
         with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
             rows = RowWriter(writer, source, encoders, report)
             with (

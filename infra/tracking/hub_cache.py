@@ -1,0 +1,19 @@
+"""Which commits of models this machine's cache of the hub has; needs no MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def hub_revision(model: str | None, file: str = "config.json") -> str:
+    """The commit of a hub model, by one of its files in this machine's cache; empty for a folder, or without one."""
+    if model is None or Path(model).exists():
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, file)
+    except HFValidationError:  # a folder that is not there any more
+        return ""
+    return Path(found).parents[file.count("/")].name if isinstance(found, str) else ""

@@ -1,0 +1,68 @@
+"""What becomes of the shards of an encode run that finds nothing new: no model is loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from llmdiff.data.encode import ShardReport
+from llmdiff.data.encode.known import report_if_known
+from llmdiff.data.rejects import printable
+from llmdiff.data.sources import SourceShard
+from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.known_encoders import KnownEncoders, has_all
+from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.row_counts import Work, keep_counts
+from storage import EncodingStore
+from storage.index.snapshot import Snapshot
+
+
+class Encoded(NamedTuple):
+    """What became of the shards of a run."""
+
+    fingerprint: str
+    """Of the captions' encoder."""
+    reports: list[ShardReport]
+    """Of those that could be read, in their order."""
+    unreadable: dict[str, str]
+    """Why the others could not."""
+
+
+def find_known(request: EncodeRequest, known: KnownEncoders, shards: list[SourceShard], to_do: Work) -> Encoded | None:
+    """Return what became of the shards where the store knows all of their rows, and no model is needed; else None."""
+    try:
+        store = EncodingStore.open(request.store)
+        snapshot = store.snapshot()
+        if not has_all(store, snapshot, known, request.captions or []):
+            return None
+        snapshot.prepare()
+        with progress("compare", to_do.total, to_do.unit):
+            return _compare(request, known, snapshot, shards, to_do)
+    except (OSError, ValueError):  # no store yet, one for other latents, no answer: encoding says so, or tries again
+        return None
+
+
+def _compare(
+    request: EncodeRequest, known: KnownEncoders, snapshot: Snapshot, shards: list[SourceShard], to_do: Work
+) -> Encoded | None:
+    """Go through the shards up to the first with a new row."""
+    reports: list[ShardReport] = []
+    unreadable = {}
+    for shard in shards:
+        try:
+            found = report_if_known(snapshot, shard, known.fingerprint, request.allow_private_addresses)
+        except ValueError as error:
+            unreadable[shard.name] = printable(str(error))
+            continue
+        if found is None:
+            return None
+        reports.append(found)
+        advance(found.rows)
+        advance(to_do.sizes.get(shard.name, 0), in_bytes=True)
+    keep_counts(shards, reports)
+    return Encoded(known.fingerprint, reports, unreadable)
+
+
+def sources_of(reports: Iterable[ShardReport]) -> dict[str, str]:
+    """Return the names of the shards that were read, by the hashes of their content."""
+    return {report.source_hash: report.source for report in reports}
