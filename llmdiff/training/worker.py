@@ -1,7 +1,7 @@
-"""The process that DeepSpeed's launcher starts: ``deepspeed --module llmdiff.training.worker --config config.json``.
+"""A training process: ``python -m llmdiff.training.worker --config config.json``, or one of several that DeepSpeed's
+launcher starts, ``deepspeed --module llmdiff.training.worker --config config.json``.
 
-It reads the one file that `llmdiff.training.resolve` and its caller left of a run, and resolves nothing itself. It also
-runs alone, where the run was resolved for one process: ``python -m llmdiff.training.worker --config config.json``.
+It reads the one file that `llmdiff.training.resolve` and its caller left of a run, and resolves nothing itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="JSON file of a resolved TrainConfig")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
     parser.add_argument("--tied", action="store_true", help="end, with the state saved, when standard input is closed")
-    parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
+    parser.add_argument("--local_rank", type=int, help="as DeepSpeed's launcher gives it: who started this ends it")
     options = parser.parse_args(arguments)
     if arguments is None:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def end_with_parent() -> None:
-    """Has the kernel send a SIGTERM when the launcher dies, which else would leave this process training."""
+    """Have the kernel send a SIGTERM when the one who started this dies, which else would leave it training."""
     PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
