@@ -60,19 +60,24 @@ def devices(count: int) -> list[str]:
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
-def launch_environment(topology: Topology) -> dict[str, str]:
-    """Return the environment of this host's processes: our own packages first, and the CPU where there is no GPU.
+def first_device() -> str:
+    """Return the name of the first device that this process may see; empty where it may see none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
-    One process alone finds in it what DeepSpeed's launcher would add for it.
+
+def launch_environment(topology: Topology) -> dict[str, str]:
+    """Return the environment of this host's processes: our own packages first; for the launcher, whether it has GPUs.
+
+    One process alone finds in it what DeepSpeed's launcher would add for it, and looks for a GPU itself.
     """
     environment = {**child_environment(), "PYTHONUNBUFFERED": "1"}
-    if not has_gpu():
-        environment.setdefault("DS_ACCELERATOR", "cpu")
     if is_alone(topology):
         address, port = master(topology)
-        environment |= {"CUDA_VISIBLE_DEVICES": devices(1)[0], "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        environment |= {"CUDA_VISIBLE_DEVICES": first_device(), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
         environment |= dict.fromkeys(("RANK", "LOCAL_RANK", "CROSS_RANK"), "0")
         environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_SIZE", "CROSS_SIZE"), "1")
+    elif not has_gpu():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
     return environment
 
 
@@ -127,7 +132,7 @@ def run_workers(
 def check_host(topology: Topology) -> None:
     """Raise ValueError where this host has too few GPUs, or the port of the first of several is taken."""
     host = topology.hosts[topology.rank or 0] if topology.hosts else Host("localhost", topology.processes)
-    if has_gpu() and (found := gpus()) < host.slots:
+    if host.slots > 1 and has_gpu() and (found := gpus()) < host.slots:  # torch takes seconds to import
         raise ValueError(f"{host.name}: expected a GPU for each of {host.slots} processes, found {found}")
     if topology.hosts and topology.rank == 0 and not is_free(topology.port):
         raise ValueError(f"{host.name}: port {topology.port} is taken: name another master port, one for all hosts")

@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 
-from llmdiff.startup import collect_seldom
+from llmdiff.startup import collect_seldom, leave
 from llmdiff.tied import end_with_input
 
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         collect_seldom()
+        leave_out_mlflow()
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:
@@ -54,6 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def leave_out_mlflow() -> None:
+    """Keep DeepSpeed's autotuner, of which nothing is used, from importing MLflow, which takes more than a second."""
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+
+
 def end_with_parent() -> None:
     """Have the kernel send a SIGTERM when the one who started this dies, which else would leave it training."""
     PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -61,4 +67,4 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
