@@ -55,7 +55,7 @@ def shapes_run(bench: Bench, count: int) -> TrainConfig:
     side = int(unet_config(str(DIFFUSION))["sample_size"])
     width = AutoConfig.from_pretrained(LLAMA).hidden_size
     paths = {"store": str(bench.work / "shapes"), "base": str(DIFFUSION), "output": str(bench.work / "shapes-run")}
-    fingerprint = make_store(bench.work / "shapes", 512, side, width, lengths)
+    fingerprint = make_store(bench.work / "shapes", 512 if bench.quick else 6000, side, width, lengths)
     settings = TRAINING.model_dump() | {"batch_size": BATCH, "steps": count, "threads": bench.threads}
     return resolve(TrainConfig(**paths, fingerprint=fingerprint, **settings))
 

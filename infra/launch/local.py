@@ -24,6 +24,8 @@ from llmdiff.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""Has the C library keep memory that a step frees for the next one: the kernel would clear its pages at each anew."""
 
 
 def launch_command(module: str, arguments: list[str], topology: Topology) -> list[str]:
@@ -70,7 +72,7 @@ def launch_environment(topology: Topology) -> dict[str, str]:
 
     One process alone finds in it what DeepSpeed's launcher would add for it, and looks for a GPU itself.
     """
-    environment = {**child_environment(), "PYTHONUNBUFFERED": "1"}
+    environment = {**KEPT_MEMORY, **child_environment(), "PYTHONUNBUFFERED": "1"}
     if is_alone(topology):
         address, port = master(topology)
         environment |= {"CUDA_VISIBLE_DEVICES": first_device(), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
