@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmdiff.base_kinds import check_unet
 from llmdiff.diffusion.fields import FILES, check_fields
-from llmdiff.model_folders import check_unet
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
