@@ -136,9 +136,9 @@ def tera(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e12
 
 
-def of_runs(name: str) -> Callable[[Bench], None]:
+def of_runs(name: str, module: str = "train_runs") -> Callable[[Bench], None]:
     """A measurement of real runs, whose store needs packages that the others do without."""
-    return lambda bench: getattr(import_module("common.train_runs"), name)(bench)
+    return lambda bench: getattr(import_module(f"common.{module}"), name)(bench)
 
 
 MEASURES: dict[str, Callable[[Bench], None]] = {
@@ -149,6 +149,7 @@ MEASURES: dict[str, Callable[[Bench], None]] = {
     "steps": of_runs("measure_steps"),
     "memory": of_runs("measure_memory"),
     "scaling": of_runs("measure_scaling"),
+    "overhead": of_runs("measure_overhead", "train_overhead"),
     "gpu": measure_gpu,
 }
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,10 +71,9 @@ class Training:
         output = Path(self.config.output)
         config = resolve(self.config.model_copy(update={"processes": self.processes}))
         arguments = ["--config", str(config.write(config.path))]
-        command = [sys.executable, "-m", WORKER, *arguments]
-        if self.processes > 1:
-            command = launch_command(WORKER, arguments, Topology(processes=self.processes))
-        environment = launch_environment() | {"OMP_NUM_THREADS": str(self.config.threads)}
+        topology = Topology(processes=self.processes)
+        command = launch_command(WORKER, arguments, topology)
+        environment = launch_environment(topology) | {"OMP_NUM_THREADS": str(self.config.threads)}
         with output.with_suffix(".log").open("wb") as log:
             self.child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         return self

@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.quick: bool = arguments.quick
         self.rounds: int = arguments.rounds
+        self.threads: int = arguments.threads
         self.blocks: int = arguments.blocks
         self.batches: list[int] = arguments.batch
         self.steps: list[str] = arguments.step

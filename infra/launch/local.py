@@ -1,4 +1,4 @@
-"""Training processes: DeepSpeed's launcher as a child, its output kept, its end passed on in both directions."""
+"""Training processes as children, one or DeepSpeed's launcher of several: output kept, the end passed on both ways."""
 
 from __future__ import annotations
 
@@ -24,21 +24,36 @@ from llmdiff.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""Has the C library keep memory that a step frees for the next one: the kernel would clear its pages at each anew."""
 
 
 def launch_command(module: str, arguments: list[str], topology: Topology) -> list[str]:
-    """Return the command of DeepSpeed's launcher for this host's processes; of several hosts, each runs its own.
+    """Return the command of this host's processes: DeepSpeed's launcher of several, and one alone as it would start it.
 
+    Alone, it saves what the launcher costs: another interpreter that imports DeepSpeed. It needs `launch_environment`.
     DeepSpeed's runner, which starts the launcher, is left out: it imports DeepSpeed once more to work out what is known
     here, and has no regard for ``CUDA_VISIBLE_DEVICES`` where it is told how many devices to use.
     """
+    if is_alone(topology):
+        return [sys.executable, "-u", "-m", module, "--local_rank=0", *arguments]
     slots = {host.name: [str(number) for number in range(host.slots)] for host in topology.hosts}
     slots = slots or {"localhost": devices(topology.processes)}
     world = base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
-    address, port = (topology.hosts[0].name, topology.port) if topology.hosts else ("127.0.0.1", free_port())
+    address, port = master(topology)
     where = [f"--world_info={world}", f"--node_rank={topology.rank or 0}"]
     where += [f"--master_addr={address}", f"--master_port={port}"]
     return [sys.executable, "-u", "-m", "infra.launch.launcher", *where, "--module", module, *arguments]
+
+
+def is_alone(topology: Topology) -> bool:
+    """Return whether a run is one process on this machine, which needs no launcher."""
+    return topology.processes == 1 and not topology.hosts
+
+
+def master(topology: Topology) -> tuple[str, int]:
+    """Return where the processes find one another: on the first host, or at a free port of this machine."""
+    return (topology.hosts[0].name, topology.port) if topology.hosts else ("127.0.0.1", free_port())
 
 
 def devices(count: int) -> list[str]:
@@ -47,10 +62,23 @@ def devices(count: int) -> list[str]:
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
-def launch_environment() -> dict[str, str]:
-    """Return the environment of the workers: our own packages first, and the CPU where there is no GPU."""
-    environment = {**child_environment(), "PYTHONUNBUFFERED": "1"}
-    if not has_gpu():
+def first_device() -> str:
+    """Return the name of the first device that this process may see; empty where it may see none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
+def launch_environment(topology: Topology) -> dict[str, str]:
+    """Return the environment of this host's processes: our own packages first; for the launcher, whether it has GPUs.
+
+    One process alone finds in it what DeepSpeed's launcher would add for it, and looks for a GPU itself.
+    """
+    environment = {**KEPT_MEMORY, **child_environment(), "PYTHONUNBUFFERED": "1"}
+    if is_alone(topology):
+        address, port = master(topology)
+        environment |= {"CUDA_VISIBLE_DEVICES": first_device(), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        environment |= dict.fromkeys(("RANK", "LOCAL_RANK", "CROSS_RANK"), "0")
+        environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_SIZE", "CROSS_SIZE"), "1")
+    elif not has_gpu():
         environment.setdefault("DS_ACCELERATOR", "cpu")
     return environment
 
@@ -58,7 +86,7 @@ def launch_environment() -> dict[str, str]:
 def run_workers(
     module: str, arguments: list[str], *, topology: Topology, log: Path, poll: Callable[[], None], interval: float = 0.5
 ) -> None:
-    """Run a module under DeepSpeed's launcher on this host until it ends, calling `poll` meanwhile.
+    """Run a module in this host's processes until they end, calling `poll` meanwhile.
 
     Args:
         module: what each process runs, as ``python -m`` would.
@@ -80,7 +108,7 @@ def run_workers(
         start = output.tell()
         child = subprocess.Popen(
             launch_command(module, arguments, topology),
-            env=launch_environment(),
+            env=launch_environment(topology),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -93,7 +121,7 @@ def run_workers(
             poll()
         finally:
             with time_to_save(GRACE_SECONDS):
-                in_time = end_workers(child, GRACE_SECONDS)
+                in_time = end_workers(child, topology, GRACE_SECONDS)
             if not in_time:
                 raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
     if child.returncode != 0:
@@ -106,7 +134,7 @@ def run_workers(
 def check_host(topology: Topology) -> None:
     """Raise ValueError where this host has too few GPUs, or the port of the first of several is taken."""
     host = topology.hosts[topology.rank or 0] if topology.hosts else Host("localhost", topology.processes)
-    if has_gpu() and (found := gpus()) < host.slots:
+    if host.slots > 1 and has_gpu() and (found := gpus()) < host.slots:  # torch takes seconds to import
         raise ValueError(f"{host.name}: expected a GPU for each of {host.slots} processes, found {found}")
     if topology.hosts and topology.rank == 0 and not is_free(topology.port):
         raise ValueError(f"{host.name}: port {topology.port} is taken: name another master port, one for all hosts")
@@ -124,15 +152,15 @@ def reason(printed: str, code: int, topology: Topology, log: Path) -> str:
     return message
 
 
-def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
-    """Ask the workers below DeepSpeed's launcher to end, wait, and kill what is left; False where that was needed.
+def end_workers(child: subprocess.Popen[bytes], topology: Topology, grace: float) -> bool:
+    """Ask the workers to end, wait, and kill what is left; return False where that was needed.
 
-    The launcher itself is not asked: it would kill the workers after 30 seconds.
+    DeepSpeed's launcher is not asked: it would kill the workers after 30 seconds.
     """
     deadline = time.monotonic() + grace
     asked: set[int] = set()
     while child.poll() is None and time.monotonic() < deadline:
-        for pid in set(workers_of(child.pid)) - asked:
+        for pid in workers_of(child.pid, topology) - asked:
             asked.add(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -142,11 +170,13 @@ def end_workers(child: subprocess.Popen[bytes], grace: float) -> bool:
     return in_time
 
 
-def workers_of(launcher: int) -> list[int]:
-    """Return the processes that DeepSpeed's launcher started."""
+def workers_of(child: int, topology: Topology) -> set[int]:
+    """Return the processes that train: the child alone, or those that DeepSpeed's launcher has started so far."""
+    if is_alone(topology):
+        return {child}
     with suppress(psutil.NoSuchProcess):
-        return [worker.pid for worker in psutil.Process(launcher).children()]
-    return []
+        return {worker.pid for worker in psutil.Process(child).children()}
+    return set()
 
 
 def end_group(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:

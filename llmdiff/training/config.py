@@ -237,7 +237,8 @@ class TrainConfig(TrainSettings):
         extra: dict[str, Any] = {} if self.deepspeed is None else json.loads(Path(self.deepspeed).read_text())
         if clash := sorted(set(OWNED) & set(extra)):
             raise ValueError(f"{self.deepspeed}: {clash[0]} follows from the run's own configuration: leave it out")
-        zero = {"stage": self.zero_stage, **DEFAULT_ZERO, **extra.pop("zero_optimization", {})}
+        alone = {"reduce_scatter": False} if self.processes == 1 and self.zero_stage in (1, 2) else {}
+        zero = {"stage": self.zero_stage, **DEFAULT_ZERO, **alone, **extra.pop("zero_optimization", {})}
         if zero["stage"] != self.zero_stage:
             raise ValueError(f"{self.deepspeed}: ZeRO stage {zero['stage']}, but zero_stage is {self.zero_stage}")
         return {
@@ -252,7 +253,8 @@ class TrainConfig(TrainSettings):
 
 
 # DeepSpeed's default buckets take 2 GB each, and an adapter has 50 M parameters. Its memory-efficient linear layer
-# (ZeRO 3) takes the place of torch's in the whole process, the frozen U-Net included.
+# (ZeRO 3) takes the place of torch's in the whole process, the frozen U-Net included. Alone, a process has nobody to
+# scatter its gradients to, and is spared copies of them: the sums are the same to the last digit.
 DEFAULT_ZERO = {
     "reduce_bucket_size": 50_000_000,
     "allgather_bucket_size": 50_000_000,

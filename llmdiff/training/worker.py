@@ -1,7 +1,7 @@
-"""The process that DeepSpeed's launcher starts: ``deepspeed --module llmdiff.training.worker --config config.json``.
+"""A training process: ``python -m llmdiff.training.worker --config config.json``, or one of several that DeepSpeed's
+launcher starts, ``deepspeed --module llmdiff.training.worker --config config.json``.
 
-It reads the one file that `llmdiff.training.resolve` and its caller left of a run, and resolves nothing itself. It also
-runs alone, where the run was resolved for one process: ``python -m llmdiff.training.worker --config config.json``.
+It reads the one file that `llmdiff.training.resolve` and its caller left of a run, and resolves nothing itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 
-from llmdiff.startup import collect_seldom
+from llmdiff.startup import collect_seldom, leave
 from llmdiff.tied import end_with_input
 
 
@@ -24,12 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="JSON file of a resolved TrainConfig")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
     parser.add_argument("--tied", action="store_true", help="end, with the state saved, when standard input is closed")
-    parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
+    parser.add_argument("--local_rank", type=int, help="as DeepSpeed's launcher gives it: who started this ends it")
     options = parser.parse_args(arguments)
     if arguments is None:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         collect_seldom()
+        leave_out_mlflow()
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:
@@ -54,11 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def leave_out_mlflow() -> None:
+    """Keep DeepSpeed's autotuner, of which nothing is used, from importing MLflow, which takes more than a second."""
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+
+
 def end_with_parent() -> None:
-    """Has the kernel send a SIGTERM when the launcher dies, which else would leave this process training."""
+    """Have the kernel send a SIGTERM when the one who started this dies, which else would leave it training."""
     PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

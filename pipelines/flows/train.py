@@ -1,4 +1,4 @@
-"""The train flow: an adapter from a pinned version of the store, in processes that DeepSpeed's launcher starts."""
+"""The train flow: an adapter from a pinned version of the store, in training processes that it starts and follows."""
 
 from __future__ import annotations
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from llmdiff.evaluation import Evaluation, gap_recovered
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.shapes.render import render_scene
 from pipelines.reports.html import DPI, png, render
 from pipelines.reports.json_values import finite
+
+if TYPE_CHECKING:
+    from llmdiff.evaluation import Evaluation
 
 matplotlib.use("Agg")
 MODELS = {"base": "base model", "adapter": "adapter on the LLM", "control": "adapter on the base's text features"}
@@ -42,6 +44,8 @@ def build_report(
         registry: facts of the registered version.
         note: what a reader must know before the figures, where they say less than they seem to.
     """
+    from llmdiff.evaluation import gap_recovered  # with torch, which the plot of a run's weights needs not
+
     base = evaluations["base"]
     scenes = {prompt.seed for prompt in base.prompts}
     recovered = {

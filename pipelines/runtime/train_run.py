@@ -19,6 +19,7 @@ from llmdiff.training.resolve import began_with, resolve
 from pipelines.requests.base import FILE
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.init_checkpoint import check_start, resolve_initial
+from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
@@ -32,18 +33,29 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
 
     Nothing is written but what ``restart`` asks to be removed.
     """
-    from llmdiff.diffusion.base import is_xl, load_noise_schedule, unet_config
-
     check_base(request.diffusion, "unet", "scheduler")
-    load_noise_schedule(request.diffusion)  # that none is refused once the processes run
+    xl = reads_pooled(request.diffusion)
     draft = draft_of(request, topology)
     folder = Path(request.output) if request.output is not None else run_folder(draft, request.encoder)
     if request.restart:
         clear(folder)
     draft = draft.model_copy(update={"output": str(folder)})
-    config = resolve(draft, request.encoder, xl=is_xl(unet_config(request.diffusion)))
+    config = resolve(draft, request.encoder, xl=xl)
     check_start(config)
     return config
+
+
+def reads_pooled(base: str) -> bool:
+    """Return whether a base is an SDXL, which reads pooled embeddings; ValueError for one that can't be trained on.
+
+    None is refused once the processes run.
+    """
+    if is_plain(base):
+        return False
+    from llmdiff.diffusion.base import is_xl, load_noise_schedule, unet_config
+
+    load_noise_schedule(base)
+    return is_xl(unet_config(base))
 
 
 def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:

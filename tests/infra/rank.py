@@ -21,6 +21,8 @@ def main() -> int:
     seen = [os.environ.get(name) for name in ("WORLD_SIZE", "DS_ACCELERATOR", "MASTER_ADDR", "AWS_SECRET_ACCESS_KEY")]
     (folder / f"rank-{rank}").write_text(" ".join(map(str, (os.getpid(), *seen))))
     print(f"rank {rank} speaks", flush=True)
+    if end == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if end == "lose":
         meet()
     if end in ("raise", "lose") and rank == "1":

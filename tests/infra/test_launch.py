@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -16,11 +18,11 @@ from infra.launch.local import run_workers
 from tests.hostile_folder import hostile_folder
 
 
-def run(folder: Path, end: str, poll: object = lambda: None, **options: object) -> None:
+def run(folder: Path, end: str, poll: object = lambda: None, processes: int = 2, **options: object) -> None:
     run_workers(
         "tests.infra.rank",
         [str(folder), end],
-        topology=Topology(processes=2),
+        topology=Topology(processes=processes),
         log=folder / "log.txt",
         poll=poll,
         **options,
@@ -46,16 +48,19 @@ def test_a_failed_rank_is_reported_in_its_own_words_and_ends_the_others(tmp_path
 
 
 @pytest.mark.process
-def test_ctrl_c_lets_every_process_save_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_lets_every_process_save_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
     monkeypatch.chdir(hostile_folder(tmp_path))
 
     def interrupt() -> None:
-        if len(pids(tmp_path)) == 2:
+        if len(pids(tmp_path)) == processes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "sleep", interrupt, interval=0.05)
-    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+        run(tmp_path, "sleep", interrupt, processes, interval=0.05)
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"][:processes]
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
     assert not [
         child
@@ -76,6 +81,31 @@ def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
     with pytest.raises(LaunchError, match="did not end within 0 s, and were killed"):
         run(tmp_path, "sleep", interrupt, interval=0.05)
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+@pytest.mark.process
+def test_one_process_needs_no_launcher_and_is_told_all_that_it_would_tell(tmp_path: Path) -> None:
+    """What the process finds in its environment and on its command line, and how its failure is told."""
+    with pytest.raises(LaunchError, match="^the training processes ended with exit code -9; their output is in "):
+        run(tmp_path, "die", processes=1)
+    (rank,) = tmp_path.glob("rank-*")
+    _, world, _, address, _ = rank.read_text().split()
+    assert (rank.name, world, address) == ("rank-0", "1", "127.0.0.1")
+    assert (tmp_path / "log.txt").read_text() == "rank 0 speaks\n"
+
+
+def test_the_launchers_variables_are_set_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this fails, look what DeepSpeed's launcher sets now, and mend `launch_environment`."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).with_name("launcher").joinpath("launch.py").read_text()
+    theirs = set(re.findall(r'current_env\["?(\w+)"?\] = (?!f"\{cores)', source))
+    found = local.launch_environment(Topology(processes=1))
+    assert theirs
+    assert theirs <= set(found)
+    assert found["CUDA_VISIBLE_DEVICES"] == "5"
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1"]), ("3,5,7", ["3", "5"]), ("GPU-a,GPU-b", None)])

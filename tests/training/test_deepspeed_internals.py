@@ -28,16 +28,17 @@ class Model(nn.Module):
         return loss
 
 
-def engine_of(stage: int) -> Any:
+def engine_of(stage: int, **zero: Any) -> Any:
     """An engine under a ZeRO stage that has made one step."""
     join()
+    torch.manual_seed(0)
     model = Model()
     groups = [{"params": [model.layer.weight]}, {"params": [model.layer.bias]}]
     optimiser = PlainAdamW(groups, 0.0, lr=1e-2) if stage == 0 else torch.optim.AdamW(groups, lr=1e-2)
     config = {
         "train_micro_batch_size_per_gpu": 2,
         # Its own linear layer would stay in `torch.nn.functional`, with other last digits in every later test.
-        "zero_optimization": {"stage": stage, "memory_efficient_linear": False},
+        "zero_optimization": {"stage": stage, "memory_efficient_linear": False, **zero},
         "zero_allow_untested_optimizer": True,
     }
     engine = deepspeed.initialize(model=model, optimizer=optimiser, config=config)[0]
@@ -98,3 +99,9 @@ def test_the_loss_scale_of_zero_can_be_set(stage: int) -> None:
     assert hasattr(engine.optimizer, "override_loss_scale"), f"{WHAT}ZeRO {stage} has no override_loss_scale"
     internals.set_loss_scale(engine, 32.0)
     assert engine.optimizer.loss_scale == 32.0, f"{WHAT}override_loss_scale of ZeRO {stage} does not set loss_scale"
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_one_process_has_the_same_step_without_scattering_gradients(stage: int) -> None:
+    one, other = (engine_of(stage, reduce_scatter=scatter).module.state_dict() for scatter in (True, False))
+    assert all(torch.equal(one[name], other[name]) for name in one)

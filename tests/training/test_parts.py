@@ -252,6 +252,13 @@ def test_shipped_deepspeed_files_go_with_a_configuration(path: Path) -> None:
     assert settings["train_micro_batch_size_per_gpu"] == 3
 
 
+@pytest.mark.parametrize(("processes", "stage"), [(1, 2), (2, 2), (1, 0), (1, 3)])
+def test_gradients_are_scattered_unless_a_process_is_alone(processes: int, stage: int) -> None:
+    config = TrainConfig(**PATHS, steps=1, zero_stage=stage, processes=processes)
+    scattered = config.for_deepspeed()["zero_optimization"].get("reduce_scatter", True)
+    assert scattered is ((processes, stage) != (1, 2))
+
+
 def test_a_deepspeed_file_may_not_contradict_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"gradient_clipping": 3.0}))

@@ -1,0 +1,53 @@
+"""Whether a base is an ordinary Stable Diffusion, told without diffusers, whose import takes seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmdiff.base_kinds import check_unet
+from llmdiff.diffusion.fields import FILES, check_fields
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+MOST_TIMESTEPS = 100_000
+
+
+def is_plain(base: str) -> bool:
+    """Return whether a base is a folder of an SD 1.x or 2.x on which training surely can begin.
+
+    Of all others, SDXL and hub names among them, False: `llmdiff.diffusion.base` tells, and says what is wrong.
+    """
+    try:
+        unet, schedule = (read_part(base, part) for part in ("unet", "scheduler"))
+        check_unet(unet)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return is_plain_unet(unet) and is_plain_schedule(schedule)
+
+
+def read_part(base: str, part: str) -> Mapping[str, Any]:
+    """Return a part's configuration; OSError or ValueError where it is none."""
+    config: Mapping[str, Any] = json.loads((Path(base) / part / FILES[part]).read_bytes())
+    check_fields(part, config, base)
+    return config
+
+
+def is_plain_unet(config: Mapping[str, Any]) -> bool:
+    """Return whether a U-Net reads the noise alone, and of conditions its context alone."""
+    same = config.get("in_channels", 4) == config.get("out_channels", 4)
+    return same and config.get("addition_embed_type") is None
+
+
+def is_plain_schedule(config: Mapping[str, Any]) -> bool:
+    """Return whether a noise schedule is one that can be built, and training has a target for what it predicts."""
+    ends = (config.get(name, 0.01) for name in ("beta_start", "beta_end"))
+    return (
+        config.get("prediction_type", "epsilon") in PREDICTIONS
+        and config.get("beta_schedule", "linear") in BETAS
+        and config.get("trained_betas") is None
+        and all(isinstance(end, float) and 0 < end < 1 for end in ends)
+        and config.get("num_train_timesteps", 1000) <= MOST_TIMESTEPS
+    )
