@@ -64,6 +64,20 @@ def group_of(item: pytest.Item) -> str | None:
     return next((name for name in SHARED if name in fixtures), None)
 
 
+def end_servers(item: pytest.Item, following: pytest.Item | None) -> None:
+    """End the session's servers after the last test of a group: they take time of the cores while nobody asks them.
+
+    Where a later group of the same process needs one, its fixture makes it anew.
+    """
+    group = group_of(item)
+    if group is None or following is None or group_of(following) == group:
+        return
+    found = item.session._fixturemanager._arg2fixturedefs
+    for fixture in (fixture for name in SERVER_FIXTURES for fixture in found.get(name, ())):
+        if fixture.scope == "session":
+            fixture.finish(item._request)  # type: ignore[attr-defined]
+
+
 def fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
