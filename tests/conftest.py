@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -113,10 +114,18 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         kinds.end_servers(item, nextitem)
 
 
+_homes = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs, tracking and flow records of a test go below its own folder."""
-    home = tmp_path / "runs"
+def own_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Runs, tracking and flow records of a test go below its own folder; one that needs no folder gets none made."""
+    if "tmp_path" in request.fixturenames:
+        home: Path = request.getfixturevalue("tmp_path") / "runs"
+    else:
+        home = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes)) / "runs"
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
