@@ -95,9 +95,7 @@ def _place(rng: np.random.Generator, things: list[Thing], relations: tuple[str, 
     high = SIDE - low
     for _ in range(40):
         centres = rng.uniform(low, high, size=(len(things), 2)).tolist()
-        placed = tuple(
-            Thing(t.colour, t.shape, t.size, x, y) for t, (x, y) in zip(things, centres, strict=True)
-        )
+        placed = tuple(Thing(t.colour, t.shape, t.size, x, y) for t, (x, y) in zip(things, centres, strict=True))
         if _apart(placed) and all(
             _holds_clearly(relation, a, b) for relation, a, b in zip(relations, placed, placed[1:], strict=False)
         ):
