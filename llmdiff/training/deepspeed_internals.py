@@ -44,7 +44,7 @@ def leave_muon_uncompiled() -> None:
 
     That would be imported with it, which takes more than a second of each process.
     """
-    compiler = importlib.import_module(COMPILER)
+    compiler: Any = importlib.import_module(COMPILER)
     compile_function = compiler.compile
     compiler.compile = lambda: lambda function: function
     try:
