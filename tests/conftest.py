@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from llmdiff.startup import collect_seldom
 from tests import kinds, real_llm
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
@@ -37,10 +39,11 @@ MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-        config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=MEMORY)
+    memory = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
+    if config.option.basetemp is None and memory is not None:
+        config.option.basetemp = config.stash[IN_MEMORY] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=memory)
     gc.disable()  # until all is imported
-    os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-")
+    os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=memory)
     kinds.note_starts()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,6 +80,7 @@ def pytest_collection_finish() -> None:
     kinds.note_engines()
     gc.collect()
     gc.freeze()
+    collect_seldom()
     gc.enable()
 
 
@@ -102,10 +106,26 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        kinds.end_servers(item, nextitem)
+
+
+_homes = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs, tracking and flow records of a test go below its own folder."""
-    home = tmp_path / "runs"
+def own_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Runs, tracking and flow records of a test go below its own folder; one that needs no folder gets none made."""
+    if "tmp_path" in request.fixturenames:
+        home: Path = request.getfixturevalue("tmp_path") / "runs"
+    else:
+        home = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes)) / "runs"
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home

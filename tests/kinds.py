@@ -7,10 +7,14 @@ joins a group of ranks, of which the first listens at a port. All others are `un
 
 from __future__ import annotations
 
+import functools
 import multiprocessing.process
+import os
+import socket
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,16 +26,25 @@ from llmdiff import tcp_ports
 KINDS = ("unit", "process", "service")
 SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "hub_server", "s3_server", "server", "service"})
 PROCESS_FIXTURES = frozenset({"hosts", "small_disk", "stopped_run", "two_process_run"})
-SHARED = ("service", "deployed", "server", "two_process_run", "stopped_run", "s3_server", "legacy_commands")
+SHARED = (
+    *("service", "deployed", "server", "two_process_run", "stopped_run", "s3_server", "legacy_commands"),
+    "empty_tracking",
+)
 """Session fixtures that take long to make: one pytest-xdist worker runs all tests that share one."""
 LONGEST = (
     *("server", "deployed", "service", "second server", "two_process_run", "legacy_commands"),
-    *("stopped_run", "test_overfit", "test_power_loss"),
+    *("stopped_run", "test_overfit", "empty_tracking", "test_power_loss", "torch.compile"),
 )
 """The groups and modules that come first, for they take longest."""
 
 ROOT = Path(__file__).resolve().parents[1]
-STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind")
+STARTS = (
+    *((os, name) for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
+    (multiprocessing.process.BaseProcess, "start"),
+    (subprocess.Popen, "__init__"),
+    (socket.socket, "bind"),
+)
+"""What starts a process or a server. An audit hook would see as much, and be called for each `id()` and import too."""
 PORT_PROBES = (tcp_ports.__file__, "urllib3/util/connection.py")
 """What looks for a free port, and what asks when it is imported whether there is IPv6."""
 PROBES = ("cc", "clang", "uname", "file")
@@ -64,6 +77,20 @@ def group_of(item: pytest.Item) -> str | None:
     return next((name for name in SHARED if name in fixtures), None)
 
 
+def end_servers(item: pytest.Item, following: pytest.Item | None) -> None:
+    """End the session's servers after the last test of a group: they take time of the cores while nobody asks them.
+
+    Where a later group of the same process needs one, its fixture makes it anew.
+    """
+    group = group_of(item)
+    if group is None or following is None or group_of(following) == group:
+        return
+    found = item.session._fixturemanager._arg2fixturedefs
+    for fixture in (fixture for name in SERVER_FIXTURES for fixture in found.get(name, ())):
+        if fixture.scope == "session":
+            fixture.finish(item._request)  # type: ignore[attr-defined]
+
+
 def fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
@@ -92,14 +119,8 @@ def nothing_started(item: pytest.Item) -> Iterator[None]:
 
 def note_starts() -> None:
     """Note from now on what this process starts while a unit test is at work."""
-    sys.addaudithook(_audit)
-    start = multiprocessing.process.BaseProcess.start
-
-    def start_and_note(self: multiprocessing.process.BaseProcess) -> None:  # a fork server's children raise no event
-        _note("multiprocessing.Process")
-        start(self)
-
-    multiprocessing.process.BaseProcess.start = start_and_note  # type: ignore[method-assign]
+    for owner, name in STARTS:
+        setattr(owner, name, _noting(getattr(owner, name), f"{owner.__name__}.{name}"))
 
 
 def note_engines() -> None:
@@ -116,14 +137,23 @@ def note_engines() -> None:
     distributed.join = join_and_note  # type: ignore[attr-defined]
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if _started is None or event not in STARTS:
-        return
-    if event == "socket.bind" and sys._getframe(1).f_code.co_filename.endswith(PORT_PROBES):
-        return  # nothing ever listens there
-    if event == "subprocess.Popen" and str(arguments[0]).endswith(PROBES):
-        return
-    _note(f"{event}{arguments[1:2]}")
+def _noting(start: Callable[..., Any], what: str) -> Callable[..., Any]:
+    @functools.wraps(start)
+    def note_and_start(*arguments: Any, **options: Any) -> Any:
+        if _started is not None and not _is_probe(what, arguments, options):
+            _note(f"{what}{arguments[1:2]}")
+        return start(*arguments, **options)
+
+    return note_and_start
+
+
+def _is_probe(what: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    if what == "socket.bind":
+        return sys._getframe(2).f_code.co_filename.endswith(PORT_PROBES)  # nothing ever listens there
+    if what == "Popen.__init__":
+        command = arguments[1] if len(arguments) > 1 else options["args"]
+        return str(command if isinstance(command, (str, os.PathLike)) else command[0]).endswith(PROBES)
+    return False
 
 
 def _note(what: str) -> None:

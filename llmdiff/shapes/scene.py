@@ -74,24 +74,28 @@ def sample_scene(rng: np.random.Generator, count: int, held_out: bool = False) -
         pairs_held_out = any(is_held_out(a.kind, b.kind) for a, b in combinations(things, 2))
         if len(kinds) < count or pairs_held_out != held_out:
             continue
-        relations = tuple(str(rng.choice(RELATIONS)) for _ in range(count - 1))
+        relations = tuple(_choose(rng, RELATIONS) for _ in range(count - 1))
         placed = _place(rng, things, relations)
         if placed is not None:
             return Scene(placed, relations)
 
 
 def _sample_thing(rng: np.random.Generator) -> Thing:
-    return Thing(str(rng.choice(COLOURS)), str(rng.choice(SHAPES)), str(rng.choice(SIZES)))
+    return Thing(_choose(rng, COLOURS), _choose(rng, SHAPES), _choose(rng, SIZES))
+
+
+def _choose(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+    """Return what `rng.choice` would, which makes an array of the names each time."""
+    return names[rng.integers(len(names))]
 
 
 def _place(rng: np.random.Generator, things: list[Thing], relations: tuple[str, ...]) -> tuple[Thing, ...] | None:
     """Return centres under which nothing overlaps and every relation holds clearly, or None where none was found."""
-    low = np.array([thing.radius + MARGIN for thing in things])
+    low = np.array([[thing.radius + MARGIN] for thing in things])
+    high = SIDE - low
     for _ in range(40):
-        centres = rng.uniform(low[:, None], SIDE - low[:, None], size=(len(things), 2))
-        placed = tuple(
-            Thing(t.colour, t.shape, t.size, float(x), float(y)) for t, (x, y) in zip(things, centres, strict=True)
-        )
+        centres = rng.uniform(low, high, size=(len(things), 2)).tolist()
+        placed = tuple(Thing(t.colour, t.shape, t.size, x, y) for t, (x, y) in zip(things, centres, strict=True))
         if _apart(placed) and all(
             _holds_clearly(relation, a, b) for relation, a, b in zip(relations, placed, placed[1:], strict=False)
         ):

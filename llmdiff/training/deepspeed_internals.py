@@ -6,6 +6,7 @@ new version changed. An engine whose optimiser is a `PlainAdamW` (ZeRO 0) has no
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 SHARED_MEMORY = "deepspeed_shm_comm"
 """The compiled all-reduce of processes on one CPU, in DeepSpeed's table of operators."""
+COMPILER, MUON = "deepspeed.runtime.compiler", "deepspeed.runtime.zero.muon.original_muon"
+"""What wraps functions for torch.compile, and the optimiser with such functions that each engine imports."""
 NORM, OVERFLOW = "_global_grad_norm", "overflow"
 """What an engine reads of an optimiser after a step: the gradient's norm, and whether the step was left out."""
 PLACED = "ds_id"
@@ -34,6 +37,20 @@ def leave_out_shared_memory() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
+
+
+def leave_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, of which an engine only asks whether ours is one, without torch's compiler.
+
+    That would be imported with it, which takes more than a second of each process.
+    """
+    compiler: Any = importlib.import_module(COMPILER)
+    compile_function = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module(MUON)
+    finally:
+        compiler.compile = compile_function
 
 
 def tell_engine(optimiser: torch.optim.Optimizer, norm: float, overflow: bool) -> None:

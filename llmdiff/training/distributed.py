@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from llmdiff.tcp_ports import free_port
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.deepspeed_internals import leave_out_shared_memory, placed
+from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
 from llmdiff.training.optimiser import PlainAdamW
 
@@ -44,6 +44,7 @@ def join() -> None:
 
     deepspeed.utils.logger.setLevel("WARNING")
     leave_out_shared_memory()
+    leave_muon_uncompiled()
     deepspeed.init_distributed(verbose=False)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

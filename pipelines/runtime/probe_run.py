@@ -45,11 +45,11 @@ def run_probe(request: ProbeRequest) -> list[Row]:
     from llmdiff.probe.probing import BASE, Probing, encode_by, encode_by_readings
 
     quieten_loading()
+    readings = chosen_readings(request, request.llm) if request.llm is not None else []
     config = ProbeConfig(captions=request.captions, tests=request.tests, steps=request.steps, seed=request.seed)
     probing = Probing(config, request.reach)
     captions = probing.captions.all
     if request.llm is not None:
-        readings = chosen_readings(request, request.llm)
         for template, encoder in encoders(request, request.llm, readings):
             with progress(f"encode {template!r}", len(captions), "caption") as work:
                 encodings = encode_by_readings(encoder, readings, captions, work.reach)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import accelerate
 import diffusers
+import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers.hooks import HookRegistry
@@ -46,8 +47,9 @@ def test_buffers_that_stay_float32_are_moved_and_not_cast() -> None:
     assert module.one.device.type == "meta", f"torch {torch.__version__} moves without Module._apply: {USED}"
 
 
+@pytest.mark.xdist_group("torch.compile")
 def test_a_compiled_module_gives_its_own_back() -> None:
     module = nn.Linear(1, 1)
-    found = internals.not_compiled(torch.compile(module))
+    found = internals.not_compiled(torch.compile(module, backend="eager"))
     assert found is module, f"torch {torch.__version__} has no {internals.COMPILED}: {USED}"
     assert internals.not_compiled(module) is module

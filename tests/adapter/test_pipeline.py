@@ -18,7 +18,7 @@ from tests.encoder import tiny_models as models
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle"]
 
 
-@pytest.fixture(params=["on-llm", "on-both", "control"])
+@pytest.fixture(scope="module", params=["on-llm", "on-both", "control"])
 def pipe(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LLMDiffPipeline:
     return quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders[request.param], folders["llama"]))
 
@@ -60,7 +60,7 @@ def test_prompt_embeddings_go_round(pipe: LLMDiffPipeline) -> None:
     np.testing.assert_allclose(images, draw(pipe, PROMPTS), atol=1e-5)
 
 
-def test_callbacks_and_other_schedulers(pipe: LLMDiffPipeline) -> None:
+def test_callbacks_and_other_schedulers(pipe: LLMDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import DPMSolverMultistepScheduler
 
     seen = []
@@ -70,7 +70,7 @@ def test_callbacks_and_other_schedulers(pipe: LLMDiffPipeline) -> None:
         pipe._guidance_scale = 0.0
         return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[-1] if step == 0 else tensors["prompt_embeds"]}
 
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    monkeypatch.setattr(pipe, "scheduler", DPMSolverMultistepScheduler.from_config(pipe.scheduler.config))
     draw(
         pipe,
         num_inference_steps=3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -326,17 +327,32 @@ def test_the_adapter_is_no_part_of_the_unets_modules_and_files(
 # torch.compile
 
 
+@pytest.fixture(scope="module")
+def shallow(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """A base of one resolution and its adapters: a third of the modules to trace, and every kind of them."""
+    root = tmp_path_factory.mktemp("shallow")
+    pipe, unet = tiny.pipeline(), tiny.unet(**tiny.SHALLOW)
+    pipe.register_modules(unet=unet)
+    pipe.save_pretrained(root / "base")
+    about = json.loads((folders["on-llm"] / "adapter_config.json").read_text())
+    facts = {name: about[name] for name in ("encoder_description", "encoder_fingerprint", "llm")}
+    tiny.adapter(unet, facts, new_weight=0.5, copy_original=False).save(root / "on-llm")
+    tiny.adapter(unet, facts, new_weight=0.5, base_context="clip").save(root / "on-both")
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.mark.xdist_group("torch.compile")
 @pytest.mark.parametrize(
     ("adapter", "order"), [("on-llm", "load, compile"), ("on-both", "load, compile"), ("on-both", "compile, load")]
 )
-def test_compiles_without_a_graph_break(folders: Folders, adapter: str, order: str) -> None:
+def test_compiles_without_a_graph_break(folders: Folders, shallow: Folders, adapter: str, order: str) -> None:
     torch.compiler.reset()
     options = {"num_inference_steps": 1}
-    whole = draw(quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders[adapter], folders["llama"])), **options)
-    pipe = quiet(StableDiffusionPipeline.from_pretrained(folders["base"]))
+    whole = draw(quiet(LLMDiffPipeline.from_pretrained(shallow["base"], shallow[adapter], folders["llama"])), **options)
+    pipe = quiet(StableDiffusionPipeline.from_pretrained(shallow["base"]))
     for step in order.split(", "):
         if step == "load":
-            load_adapter(pipe, folders[adapter], folders["llama"])
+            load_adapter(pipe, shallow[adapter], folders["llama"])
         else:
             pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
     np.testing.assert_allclose(draw(pipe, **options), whole, atol=1e-5)

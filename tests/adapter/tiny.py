@@ -43,6 +43,12 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+SHALLOW = {
+    "block_out_channels": (32,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}
+"""Changes of the tiny one: one resolution, and as many cross-attentions in the same places."""
 SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
 SDXL_CHANGES = {
     **SD2_CHANGES,

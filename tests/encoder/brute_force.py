@@ -21,12 +21,10 @@ def scores(model: Any, ids: list[int], word_path: str) -> tuple[Tensor, Tensor, 
     calls = record(model, torch.tensor([ids]))
     sentence = torch.stack([output[0] - x[0] for x, _, _, output in calls])
     if word_path == "block":
-        word = torch.stack([alone(model, i, *call) for i, call in enumerate(calls)])
+        word = torch.stack([alone(model, i, x, kwargs) for i, (x, _, kwargs, _) in enumerate(calls)])
     else:
-        tokens = [record(model, torch.tensor([[token]])) for token in ids]
-        word = torch.stack(
-            [torch.cat([token[i][3][0] - token[i][0][0] for token in tokens]) for i in range(len(calls))]
-        )
+        tokens = record(model, torch.tensor(ids)[:, None])
+        word = torch.stack([(output - x)[:, 0] for x, _, _, output in tokens])
     return calls[0][0][0], sentence, word
 
 
@@ -67,20 +65,12 @@ def standardised(values: Tensor) -> Tensor:
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def alone(model: Any, index: int, x: Tensor, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-    """The block's update of each hidden state by itself: no mask, no neighbour, its own position."""
-    layer = model.get_decoder().layers[index]
-    updates = []
-    for d in range(x.shape[1]):
-        cos, sin = kwargs["position_embeddings"]
-        own = {
-            **kwargs,
-            "attention_mask": None,
-            "position_embeddings": (cos[:, d : d + 1], sin[:, d : d + 1]),
-            "position_ids": None,
-        }
-        updates.append(layer(x[:, d : d + 1], **own)[0] - x[0, d : d + 1])
-    return torch.cat(updates)
+def alone(model: Any, index: int, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """The block's update of each hidden state by itself: no mask, no neighbour, its own position, a row of a batch."""
+    rows = x.transpose(0, 1)  # (token, 1, hidden)
+    cos, sin = (angles.transpose(0, 1) for angles in kwargs["position_embeddings"])
+    own = {**kwargs, "attention_mask": None, "position_embeddings": (cos, sin), "position_ids": None}
+    return (model.get_decoder().layers[index](rows, **own) - rows)[:, 0]
 
 
 def record(model: Any, ids: Tensor) -> list[tuple[Tensor, Any, dict[str, Any], Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.families import FAMILIES as KNOWN
-from tests.encoder.brute_force import in_float64, scores
+from tests.encoder.brute_force import alone, in_float64, record, scores
 from tests.encoder.tiny_models import FAMILIES, build, scramble, tokenizer
 
 CAPTIONS = [
@@ -55,6 +55,21 @@ def brute_force(model: Any, encoder: Encoder, caption: str, word_path: str) -> T
     ids = encoder.tokenizer(caption)["input_ids"] + [encoder.tokenizer.eos_token_id]
     _, sentence, word = scores(model, ids, word_path)
     return torch.einsum("t,tdh->dh", torch.tensor(encoder.g, dtype=torch.float64), sentence - word)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_rows_of_the_reference_are_what_each_token_is_by_itself(name: str) -> None:
+    """The brute force takes a caption's tokens as the rows of a batch, which know nothing of one another."""
+    model, ids = build(name, torch.float64), torch.tensor([[3, 8, 5, 5, 1]])
+    by_itself = [record(model, token[None]) for token in ids.T]
+    in_rows = record(model, ids.T)
+    for i, (x, _, kwargs, _) in enumerate(record(model, ids)):
+        cos, sin = kwargs["position_embeddings"]
+        for d, update in enumerate(alone(model, i, x, kwargs)):
+            at = {**kwargs, "position_embeddings": (cos[:, d : d + 1], sin[:, d : d + 1])}
+            torch.testing.assert_close(alone(model, i, x[:, d : d + 1], at)[0], update, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(in_rows[i][3][d], by_itself[d][i][3][0], rtol=1e-9, atol=1e-9)
 
 
 def test_every_known_family_is_tested() -> None:

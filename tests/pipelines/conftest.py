@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,10 +66,15 @@ class Server(NamedTuple):
     def command(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
 
-    def run(self, *arguments: str) -> str:
-        done = subprocess.run(self.command(*arguments), env=self.env, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """What a command of Prefect's prints, in this process: one of its own takes seconds to import it."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.testing.cli import CycloptsCliRunner
+
+        with temporary_settings({PREFECT_API_URL: self.url}), chdir(ROOT):
+            done = CycloptsCliRunner().invoke(["--no-prompt", *arguments])
+        assert done.exit_code == code, done.output
+        return done.output
 
     def post(self, path: str, **content: Any) -> Any:
         """What the server answers to a request; its own command line takes seconds to make one."""

@@ -297,11 +297,21 @@ def test_a_full_disk_for_the_records_of_flows(
     assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
 
 
-@pytest.mark.process
+def debugged(folder: Path, place: int) -> list[str]:
+    """A command that fails, with --debug among its arguments."""
+    arguments = ["store", "info", str(folder / "gone")]
+    return [*arguments[:place], "--debug", *arguments[place:]]
+
+
 @pytest.mark.parametrize("place", range(4))
-def test_debug_shows_the_traceback(tmp_path: Path, place: int) -> None:
-    arguments = ["store", "info", str(tmp_path / "gone")]
-    script = f"from pipelines.cli.main import main\nmain({[*arguments[:place], '--debug', *arguments[place:]]!r})"
+def test_debug_lets_the_error_through(tmp_path: Path, place: int) -> None:
+    with pytest.raises(FileNotFoundError, match="gone: no such store"):
+        main(debugged(tmp_path, place))
+
+
+@pytest.mark.process
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    script = f"from pipelines.cli.main import main\nmain({debugged(tmp_path, 3)!r})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr

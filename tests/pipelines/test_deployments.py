@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +63,8 @@ def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server
 
 def test_a_wrong_parameter_is_refused_before_anything_starts(deployed: Deployed, server: Server) -> None:
     runs = runs_of(server, "train")
-    line = server.command("deployment", "run", "train/default", "--param", "step=10")
-    refused = subprocess.run(line, env=server.env, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "not found on the deployment: 'step'" in " ".join((refused.stdout + refused.stderr).split())
+    refused = server.run("deployment", "run", "train/default", "--param", "step=10", code=1)
+    assert "not found on the deployment: 'step'" in " ".join(refused.split())
     assert runs_of(server, "train") == runs
 
 

@@ -54,7 +54,8 @@ def test_ctrl_c_in_a_terminal_ends_a_flow_and_its_server(tmp_path: Path) -> None
 
     It came to work although a proxy that is not there is set, and in a folder with packages of our names.
     """
-    data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
+    image = encoded(picture())
+    data = write_parquet(tmp_path / "a.parquet", [(image, f"a red circle {i}") for i in range(5000)])
     program = str(Path(sys.executable).with_name("llmdiff"))
     asked = ["encode", "--data", str(data), "--store", str(tmp_path / "store"), "--llm", str(LLAMA), "--processes", "2"]
     child = start(program, *asked, "--diffusion", str(DIFFUSION), cwd=hostile_folder(tmp_path), **HOSTILE)

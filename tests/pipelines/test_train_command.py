@@ -142,7 +142,8 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     deployed: Deployed, world: World, in_process: Server, tmp_path: Path
 ) -> None:
     server, store, output = in_process, tmp_path / "store", tmp_path / "cancelled"
-    data = write_parquet(tmp_path / "a.parquet", [(encoded(picture()), f"a red circle {i}") for i in range(5000)])
+    image = encoded(picture())
+    data = write_parquet(tmp_path / "a.parquet", [(image, f"a red circle {i}") for i in range(5000)])
     models = {"diffusion": world.diffusion, "llm": world.llm}
     encode = server.begin("encode", data=str(data), store=str(store), **models)
     settings = {**TRAINING, "steps": 100_000}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +65,14 @@ class Loss:
         self.random = np.random.default_rng(seed)
         self.live = {disk.hold(path): path for path in (disk.root, *disk.root.rglob("*"))}
 
-    def copy(self, inode: int, target: Path) -> None:
+    def tree(self, inode: int, path: str = "") -> Iterator[tuple[str, bytes | None]]:
+        """Yield every path, a folder's before what is in it, with the bytes of each file."""
         if inode not in self.disk.folders:
-            target.write_bytes(self.content(inode))
+            yield path, self.content(inode)
             return
-        target.mkdir()
+        yield path, None
         for name, child in self.listing(inode).items():
-            self.copy(child, target / name)
+            yield from self.tree(child, f"{path}/{name}")
 
     def synced_names(self, inode: int) -> dict[str, int]:
         return self.disk.names.get(inode, {})
@@ -123,9 +123,21 @@ class Anything(Loss):
         return before if now == before else (before, now, now[: len(now) // 2])[self.random.integers(3)]
 
 
-def chosen(copies: list[Path], loss: int) -> list[Path]:
-    """Every fourth copy, first and last: each moment is looked at with one loss of the four, and both ends with all."""
-    return [copy for i, copy in enumerate(copies) if i % 4 == loss or i in (0, len(copies) - 1)]
+Tree = dict[str, bytes | None]
+
+
+def chosen(trees: list[Tree], loss: int) -> list[Tree]:
+    """Every fourth tree, first and last: each moment is looked at with one loss of the four, and both ends with all."""
+    return [tree for i, tree in enumerate(trees) if i % 4 == loss or i in (0, len(trees) - 1)]
+
+
+def write(tree: Tree, folder: Path) -> Path:
+    for path, content in tree.items():
+        if content is None:
+            Path(f"{folder}{path}").mkdir()
+        else:
+            Path(f"{folder}{path}").write_bytes(content)
+    return folder
 
 
 LOSSES = {
@@ -143,8 +155,8 @@ class Cuts:
         self.disk = Disk(root)
         self.loss = loss
         self.folder = folder
+        self.trees: dict[frozenset[tuple[str, bytes | None]], Tree] = {}
         self.copies: list[Path] = []
-        self.contents: set[frozenset[tuple[str, bytes | bool]]] = set()
         self.numbers = itertools.count()
         self.of_arrays = itertools.count()
 
@@ -157,7 +169,8 @@ class Cuts:
         os.fsync = self.fsync
         self.cut()
         self.disk.close()
-        self.copies = chosen(self.copies, list(LOSSES.values()).index(self.loss))
+        trees = chosen(list(self.trees.values()), list(LOSSES.values()).index(self.loss))
+        self.copies = [write(tree, self.folder / f"cut-{number}") for number, tree in enumerate(trees)]
 
     def cut_and_sync(self, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -167,18 +180,10 @@ class Cuts:
             self.disk.sync(path)
 
     def cut(self) -> None:
-        """Keep a copy, if there is none like it yet."""
-        number = next(self.numbers)
-        copy = self.folder / f"cut-{number}"
-        self.loss(self.disk, number).copy(self.disk.hold(self.disk.root), copy)
-        there = frozenset(
-            (str(path.relative_to(copy)), path.is_file() and path.read_bytes()) for path in copy.rglob("*")
-        )
-        if there in self.contents:
-            shutil.rmtree(copy)
-        else:
-            self.contents.add(there)
-            self.copies.append(copy)
+        """Keep what is there, if there is none like it yet."""
+        loss = self.loss(self.disk, next(self.numbers))
+        tree = dict(loss.tree(self.disk.hold(self.disk.root)))
+        self.trees.setdefault(frozenset(tree.items()), tree)
 
 
 @pytest.fixture(params=LOSSES.values(), ids=LOSSES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -53,6 +55,14 @@ def test_the_shared_memory_all_reduce_is_left_out() -> None:
     )
     internals.leave_out_shared_memory()
     assert deepspeed.ops.__compatible_ops__[internals.SHARED_MEMORY] is False
+
+
+def test_muon_is_not_compiled() -> None:
+    assert hasattr(importlib.import_module(internals.COMPILER), "compile"), f"{WHAT}no {internals.COMPILER}.compile"
+    engine_of(1)
+    found = sys.modules.get(internals.MUON)
+    assert found is not None, f"{WHAT}no {internals.MUON}, or no engine imports it: it need not be left uncompiled"
+    assert not hasattr(found.muon_update, "_torchdynamo_orig_callable"), f"{WHAT}{internals.MUON} is compiled otherwise"
 
 
 def test_an_engine_reads_what_a_plain_optimiser_leaves() -> None:

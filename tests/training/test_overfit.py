@@ -51,8 +51,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def build(store: EncodingStore, config: TrainConfig) -> Objective:
     """All parameters are trained here, the U-Net's too: a random frozen one could not denoise."""
-    places = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-    unet = tiny.unet(sample_size=4, block_out_channels=(32,), **places).requires_grad_(True)
+    unet = tiny.unet(sample_size=4, mid_block_type=None, **tiny.SHALLOW).requires_grad_(True)
     adapter = tiny.adapter(unet)
     adapter.install(unet)
     schedule = DDPMScheduler.from_config(tiny.schedule("v_prediction").config)
