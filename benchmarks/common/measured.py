@@ -37,11 +37,3 @@ def index_rows(name: str, **keys: str) -> list[dict[str, str]]:
     if not found:
         raise ValueError(f"{RESULTS / 'index.csv'}: expected a row with {keys}, found none")
     return found
-
-
-def slope(name: str) -> tuple[float, float]:
-    """What a figure of ``store.csv`` is at no rows, and its growth with each; from the two largest indexes."""
-    at = {int(row["captions"]): float(row["value"]) for row in rows_of("store.csv") if row["name"] == name}
-    few, many = sorted(at)[-2:]
-    growth = (at[many] - at[few]) / (many - few)
-    return max(0.0, at[many] - growth * many), growth

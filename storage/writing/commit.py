@@ -29,6 +29,8 @@ class ShardRows:
     """By fingerprint, source hash and row."""
     repeats: dict[tuple[str, str, int, str], Repeat] = field(default_factory=dict)
     """By fingerprint, source hash, row and caption hash."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """Of the shard's files; see `storage.index.shard_counts.ShardCounts`."""
     left_out: int = 0
     """Samples that were there by the time of the commit."""
 
@@ -41,7 +43,7 @@ def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
     commit = ShardCommit(store, rows)
     with store.locks.committing():
         append(store.reject_table, rows.shard, commit.build_rejects)
-        append(store.index, rows.shard, commit.build_index)
+        append(store.index, rows.shard, commit.build_index, {rows.shard: rows.bytes})
         append(store.repeat_table, rows.shard, commit.build_repeats)
 
 
