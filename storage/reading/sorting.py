@@ -106,6 +106,9 @@ class Sorter:
     def add(self, rows: np.ndarray) -> None:
         """Write rows of `out`'s dtype to their groups."""
         groups = self.layout.groups_of(rows["source"].astype(np.int64), rows["row"])
+        if (groups == groups[0]).all():
+            self._write(int(groups[0]), rows)
+            return
         for group, places in places_by_number(groups):
             self._write(group, rows[places])
 
@@ -123,6 +126,8 @@ class Sorter:
     def _sort_group(self, start: int, stop: int) -> None:
         rows = self.out[start:stop]
         source, row = rows["source"].astype(np.int64), rows["row"].copy()
+        if ((source[1:] > source[:-1]) | ((source[1:] == source[:-1]) & (row[1:] > row[:-1]))).all():
+            return  # as a source's rows lie that were encoded in their order
         order = _order(source, row)
         source, row = source[order], row[order]
         if ((source[1:] == source[:-1]) & (row[1:] == row[:-1])).any():  # several captions of a row
