@@ -57,7 +57,7 @@ def ordered(path: str, fingerprint: str) -> Callable[[], object]:
 
     def run() -> object:
         store = EncodingStore.open(path)
-        return sum(len(samples.to_pylist()) for samples in in_files(ordered_samples(store, fingerprint), 1000))
+        return sum(len(samples) for samples in in_files(ordered_samples(store, fingerprint), 1000))
 
     return run
 

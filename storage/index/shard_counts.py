@@ -86,9 +86,19 @@ def noted(metadata: Mapping[bytes, bytes] | None) -> dict[str, ShardCounts] | No
     """Return what a footer says; None where it says nothing, or what it says is damaged."""
     with suppress(ValueError, KeyError, TypeError, AttributeError, zlib.error):  # zlib has a checksum
         said = json.loads(zlib.decompress(b64decode((metadata or {})[KEY.encode()])))
-        if said["format"] == FORMAT:
-            return {name: ShardCounts(**counts) for name, counts in said["shards"].items()}
+        shards = {name: ShardCounts(**counts) for name, counts in said["shards"].items()}
+        if said["format"] == FORMAT and all(map(_is_sound, shards.values())):
+            return shards
     return None
+
+
+def _is_sound(counts: ShardCounts) -> bool:
+    """Return whether what was read are counts."""
+    kinds = (counts.samples, counts.encodings, counts.tokens, counts.latents, counts.bytes)
+    runs = [run for sources in (counts.rows or {}).values() for run in sources.values()]
+    numbers = [number for kind in kinds for number in kind.values()] + [number for run in runs for number in run]
+    sound = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    return sound and not any(len(run) % 2 for run in runs) and all(isinstance(name, str) for name in counts.sources)
 
 
 def _distinct(rows: pa.Table, lies_in: str, columns: list[str]) -> pa.Table:

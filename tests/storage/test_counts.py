@@ -125,7 +125,9 @@ def test_a_note_that_is_not_one_says_nothing() -> None:
     shards = {"one": ShardCounts(samples={"f": 2}, bytes={"all": 3}, rows=None)}
     note = note_of(shards).encode()
     assert noted({KEY.encode(): note}) == shards
-    for other in (b"", b"x", note[:-8], note_of({}).encode()[4:], note[:20] + b"AAAA" + note[24:]):
+    wrong = [ShardCounts(samples={"f": "2"}), ShardCounts(sources=[1]), ShardCounts(rows={"f": {"s": [1]}})]  # type: ignore
+    notes = [note_of({"one": each}).encode() for each in wrong]
+    for other in (b"", b"x", note[:-8], note_of({}).encode()[4:], note[:20] + b"AAAA" + note[24:], *notes):
         assert noted({KEY.encode(): other}) is None
     assert noted(None) is noted({b"other": note}) is None
 
