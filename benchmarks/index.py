@@ -39,8 +39,8 @@ from storage.io.paths import store_path, tree_size
 HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "store-index.png"
 SMALL_COMMITS, MEASURED_COMMITS = 8, 8
-LARGE_COMMIT = 131_072
-"""Rows."""
+LARGE_COMMIT, MERGED = 1 << 17, 1 << 21
+"""Rows of a commit, beyond a million rows and beyond three: the latter are files as merging leaves them."""
 GOALS = {
     "look 256 captions up": "< 0.2",
     "look 10,000 captions up": "< 2",
@@ -96,14 +96,14 @@ def place(s3: bool, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def measure_growth(path: str, where: str, sizes: list[int], opened: bool) -> None:
-    """One store, probed at each size; beyond a million rows it grows by large commits, for the time that takes."""
+    """One store, probed at each size; beyond a million rows it grows by larger commits, for the time that takes."""
     fingerprint = EncodingStore.create(path).register_fingerprint({"kind": "benchmark", "bands": 1})
     shard = rows = 0
     seconds: list[float] = []
     for size in sizes:
         store = EncodingStore.open(path)
         while rows < size - (MEASURED_COMMITS + SMALL_COMMITS) * SHARD_ROWS:
-            many = LARGE_COMMIT if size > 1_000_000 else SHARD_ROWS
+            many = SHARD_ROWS if size <= 1_000_000 else LARGE_COMMIT if size <= 3_000_000 else MERGED
             start = time.perf_counter()
             grow(store, fingerprint, shard, many)
             seconds += [time.perf_counter() - start] * (many == SHARD_ROWS)

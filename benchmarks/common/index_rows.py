@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage import EncodingStore, Sample, content_hash
 from storage.index.delta import DataFile, add_action, entry_of, now, remove_action
@@ -31,23 +32,23 @@ def shard_columns(fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> pa.Ta
     sources = [content_hash(f"source {shard}{f'-{part}' if part else ''}".encode()) for part in range(len(names))]
     letters = np.frombuffer(random.bytes(2000), np.uint8) % 26 + ord("a")
     words = [letters[i : i + 4 + i % 6].tobytes().decode() for i in range(1000)]
-    picked = random.integers(0, 1000, (rows, WORDS)).tolist()
+    picked = random.integers(0, 1000, (WORDS, rows))
     counts = random.integers(10, 60, rows)
     constant = {"fingerprint": fingerprint, "latent_shape": "4x64x64"}
-    columns: dict[str, object] = {key: [value] * rows for key, value in constant.items()}
+    columns: dict[str, object] = {key: pa.repeat(value, rows) for key, value in constant.items()}
     columns |= {key: pa.array(names).take(parts) for key in ("shard", "encoding_shard", "latent_shard")}
     columns["source"] = pa.array([f"{name[:16]}.parquet" for name in names]).take(parts)
     columns["source_hash"] = pa.array(sources).take(parts)
-    columns |= {key: hashes(shard, key, rows) for key in HASHES}
+    columns |= {key: hash_column(shard, key, rows) for key in HASHES}
     columns |= {
-        "caption": [" ".join(words[i] for i in row) for row in picked],
+        "caption": pc.binary_join_element_wise(*(pa.array(words).take(pa.array(each)) for each in picked), " "),
         "first_token": first_in_shard(counts, parts),
         "token_count": counts,
         "encoding_checksum": random.integers(0, 1 << 32, rows),
         "latent_index": np.arange(rows) % SHARD_ROWS,
         "latent_checksum": random.integers(0, 1 << 32, rows),
         "row": np.arange(rows) % SHARD_ROWS,
-        "crop": [[512, 384, 64, 0]] * rows,
+        "crop": pa.ListArray.from_arrays(np.arange(0, 4 * rows + 1, 4), np.tile([512, 384, 64, 0], rows)),
     }
     return pa.Table.from_pydict({key: columns[key] for key in INDEX.names}, INDEX)
 
@@ -65,8 +66,15 @@ def first_in_shard(counts: np.ndarray, parts: np.ndarray) -> np.ndarray:
 
 def hashes(shard: int, column: str, rows: int = SHARD_ROWS) -> list[str]:
     """Return a shard's hashes of one column."""
-    text = np.random.default_rng([shard, HASHES.index(column)]).bytes(16 * rows).hex()
-    return [text[i : i + 32] for i in range(0, len(text), 32)]
+    found: list[str] = hash_column(shard, column, rows).to_pylist()
+    return found
+
+
+def hash_column(shard: int, column: str, rows: int) -> pa.Array:
+    """Return them as a column."""
+    text = np.random.default_rng([shard, HASHES.index(column)]).bytes(16 * rows).hex().encode()
+    offsets = np.arange(0, len(text) + 1, 32, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def grow(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> None:
