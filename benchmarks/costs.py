@@ -106,7 +106,7 @@ class Costs:
         self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
         self.train_row = float(index_rows("training index")[-1]["value"])
         self.make = growth("open a version to train on, the first time", "cpu", cache="warm")
-        self.open = growth("open a version to train on", cache="warm")
+        self.open = growth("open a version to train on", "cpu", cache="warm")
         self.train_memory = growth("own memory of a training process", cache="warm")
 
     def encode_seconds(self, n: float) -> float:
@@ -221,7 +221,7 @@ def index_table(at: Assumptions) -> str:
         (f"look-ups for {SHARD_ROWS:,} rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
         ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
         ("make the training index, once a machine, of one processor", lambda n: duration(cost.make_seconds(n))),
-        ("open to train on after that", lambda n: duration(cost.open_seconds(n))),
+        ("open to train on after that, of one processor", lambda n: duration(cost.open_seconds(n))),
         ("own memory of each training process for the index", lambda n: size(cost.trainer_memory(n))),
         (f"verify by {at.verifiers:g} processes, each at {at.disk:g} GB/s", lambda n: duration(cost.verify_seconds(n))),
     ]
