@@ -63,8 +63,8 @@ def main() -> None:
         with place(arguments.s3, Path(folder)) as (where, root):
             for commits in arguments.commits:
                 measure_commits(root, where, commits)
-            for each, rows in ((4, 256), (2, SHARD_ROWS)) if arguments.writers else ():
-                measure_writers(f"{root}/writers-{rows}", where, arguments.writers, each, rows)
+            if arguments.writers:
+                measure_writers(f"{root}/writers", where, arguments.writers)
             if not arguments.commits and not arguments.writers:
                 measure_growth(f"{root}/grown", where, sorted(arguments.rows), arguments.open)
 
@@ -200,7 +200,7 @@ def measure_commits(root: str, where: str, commits: int) -> None:
     add_commits(taken, f"{SHARD_ROWS} rows, after so many commits", note)
 
 
-def measure_writers(path: str, where: str, writers: int, each: int, rows: int) -> None:
+def measure_writers(path: str, where: str, writers: int, each: int = 2, rows: int = 256) -> None:
     """Processes that commit different shards at once, which they made ready before; none is lost."""
     store = EncodingStore.create(path)
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})

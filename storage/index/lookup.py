@@ -128,9 +128,9 @@ class KeyIndex:
             which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names}
         )
 
-    def prepare(self, version: TableVersion) -> None:
-        """Have all that look-ups in a version read in memory or mapped: no file is asked for afterwards."""
-        for name in self.lookups:
+    def prepare(self, version: TableVersion, names: Iterable[str] | None = None) -> None:
+        """Have all that look-ups in a version read, or some of them, in memory or mapped: no file is asked for then."""
+        for name in self.lookups if names is None else names:
             self._of_version(version, name)
 
     def make(self, file: DataFile) -> None:

@@ -41,7 +41,12 @@ def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
     Its repeats come last: what they repeat is there then. One that is lost with a process is found again.
     """
     commit = ShardCommit(store, rows)
-    with store.locks.committing():
+
+    def catch_up() -> None:
+        """Read what others commit before our turn comes, so that they wait for our own commit alone."""
+        store.index_keys.prepare(store.index.newest(), ("contents", "rows"))
+
+    with store.locks.committing(catch_up):
         append(store.reject_table, rows.shard, commit.build_rejects)
         append(store.index, rows.shard, commit.build_index, {rows.shard: rows.bytes})
         append(store.repeat_table, rows.shard, commit.build_repeats)
