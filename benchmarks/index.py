@@ -205,29 +205,11 @@ def measure_writers(path: str, where: str, writers: int, each: int = 2, rows: in
     store = EncodingStore.create(path)
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
     command = [sys.executable, str(HERE / "common" / "index_writer.py"), path, fingerprint]
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [*command, str(writer * each), str(each), str(rows)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for writer in range(writers)
-    ]
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    start = time.perf_counter()
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    outputs = [process.communicate()[0] for process in running]
-    seconds = time.perf_counter() - start
-    assert not any(process.returncode for process in running)
-    waits = [(wall, cpu) for output in outputs for wall, cpu in json.loads(output)]
+    command += map(str, (writers, each, rows))
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    seconds, taken = json.loads(output)
+    waits = [(wall, cpu) for wall, cpu in taken]
     samples = store.samples(fingerprint)
     assert len(waits) == writers * each, "a commit was lost"
     assert len(samples) == len(set(samples["image_hash"].to_pylist())) == writers * each * rows
