@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.crossing import NEVER, crossing
 from common.gpu_figures import basis, gpu_row, shares
-from common.measured import growth, index_rows, measured, slope
+from common.measured import growth, index_rows, measured
 from common.words import count, duration, number, size
 
 PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
@@ -46,6 +46,7 @@ class Assumptions:
     memory: float = assumed(1000.0, "GB of main memory of a machine")
     machines: float = assumed(8, "machines that encode at once, where a row asks for it")
     disk: float = assumed(1.0, "GB/s at which one process reads the store and compares checksums")
+    verifiers: float = assumed(8, "processes of a machine that verify at once, each at that rate")
     rows: float = assumed(4096, "rows of a shard: of text tables 4,096; else those of a Parquet or tar file")
 
 
@@ -103,10 +104,10 @@ class Costs:
         self.lookup = growth("look a shard up", "cpu", cache="warm")
         self.lookup_memory = growth("memory of looking up", cache="warm")
         self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
-        self.train_row = measured("store.csv", "value", name="training index")
-        self.make = slope("making the training index, processor time")
-        self.open = slope("open a version to train on again")
-        self.train_memory = slope("own memory of a training process for it")
+        self.train_row = float(index_rows("training index")[-1]["value"])
+        self.make = growth("open a version to train on, the first time", "cpu", cache="warm")
+        self.open = growth("open a version to train on", "cpu", cache="warm")
+        self.train_memory = growth("own memory of a training process", cache="warm")
 
     def encode_seconds(self, n: float) -> float:
         return n * (self.text_seconds() + self.vae / (self.at.tf32 * self.share("autoencoder")))
@@ -161,7 +162,7 @@ class Costs:
         return self.open[0] + self.open[1] * n
 
     def verify_seconds(self, n: float) -> float:
-        return self.store(n) / (1e9 * self.at.disk)
+        return self.store(n) / (1e9 * self.at.disk * self.at.verifiers)
 
 
 def machines(gpu_seconds: float, days: float, at: Assumptions) -> int:
@@ -220,9 +221,9 @@ def index_table(at: Assumptions) -> str:
         (f"look-ups for {SHARD_ROWS:,} rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
         ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
         ("make the training index, once a machine, of one processor", lambda n: duration(cost.make_seconds(n))),
-        ("open to train on after that", lambda n: duration(cost.open_seconds(n))),
+        ("open to train on after that, of one processor", lambda n: duration(cost.open_seconds(n))),
         ("own memory of each training process for the index", lambda n: size(cost.trainer_memory(n))),
-        (f"verify, at {at.disk:g} GB/s", lambda n: duration(cost.verify_seconds(n))),
+        (f"verify by {at.verifiers:g} processes, each at {at.disk:g} GB/s", lambda n: duration(cost.verify_seconds(n))),
     ]
     return "\n".join([*lines, *(f"| {what} | {' | '.join(map(of, SCALES.values()))} |" for what, of in values)])
 
@@ -244,7 +245,7 @@ def walls_table(at: Assumptions) -> str:
         f"commits of 65,536 rows take as long as {gpus:g} GPUs": lambda n: (
             large.commit_seconds(n) * gpus / large.encode_seconds(n)
         ),
-        "verify takes one process a day": lambda n: cost.verify_seconds(n) / 86400,
+        f"verify takes {at.verifiers:g} processes a day": lambda n: cost.verify_seconds(n) / 86400,
     }
     found = sorted((n, what) for what, share in used.items() if (n := crossing(share)) < NEVER / 2)
     return "\n".join(["| what | at captions |", "| --- | --- |", *(f"| {what} | {count(n)} |" for n, what in found)])

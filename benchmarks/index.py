@@ -2,8 +2,9 @@
 
 ``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures each size in processes
 of their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
-request; ``--commits`` commits to stores that had so many commits; ``--writers`` has so many commit at once. Rows are
-added to ``results/index.csv``; ``--plot`` draws it.
+request; ``--open`` opens each size to train on, to summarise and to export it, too. ``--commits`` commits to stores
+that had so many commits; ``--writers`` has so many processes commit at once. Rows are added to
+``results/index.csv``; ``--plot`` draws it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import torch
 from common.index_plot import plot_index
 from common.index_rows import SHARD_ROWS, age, commit, grow
 from common.measure import append_row, device_name
+from common.open_rows import measure_opening
 from common.page_cache import evict
 
 from storage import EncodingStore
@@ -37,9 +39,18 @@ from storage.io.paths import store_path, tree_size
 HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "store-index.png"
 SMALL_COMMITS, MEASURED_COMMITS = 8, 8
-LARGE_COMMIT = 131_072
-"""Rows."""
-GOALS = {"look 256 captions up": "< 0.2", "look 10,000 captions up": "< 2", "a commit": "< 0.3"}
+LARGE_COMMIT, MERGED = 1 << 17, 1 << 21
+"""Rows of a commit, beyond a million rows and beyond three: the latter are files as merging leaves them."""
+GOALS = {
+    "look 256 captions up": "< 0.2",
+    "look 10,000 captions up": "< 2",
+    "a commit": "< 0.3",
+    "open a version to train on, the first time": "< 60",
+    "open a version to train on": "< 3",
+    "memory of making the training index": "< 1000",
+    "own memory of a training process": "< 1000",
+    "store info, the first time": "< 3",
+}
 
 
 def main() -> None:
@@ -55,15 +66,15 @@ def main() -> None:
             if arguments.writers:
                 measure_writers(f"{root}/writers", where, arguments.writers)
             if not arguments.commits and not arguments.writers:
-                measure_growth(f"{root}/grown", where, sorted(arguments.rows), arguments.train)
+                measure_growth(f"{root}/grown", where, sorted(arguments.rows), arguments.open)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000_000, 3_000_000], help="sizes to measure at")
-    parser.add_argument("--train", action="store_true", help="open each size to train on, too")
+    parser.add_argument("--open", action="store_true", help="open each size to train on, summarise and export it, too")
     parser.add_argument("--commits", nargs="+", type=int, default=[], help="instead, after so many commits")
-    parser.add_argument("--writers", type=int, default=0, help="instead, so many writers at once")
+    parser.add_argument("--writers", type=int, default=0, help="instead, so many writer processes at once")
     parser.add_argument("--s3", action="store_true", help="in an object store on loopback, 2 ms a request")
     parser.add_argument("--folder", type=Path, default=None, help="for the store; default: the temporary folder")
     parser.add_argument("--plot", action="store_true", help="measure nothing, draw what was measured")
@@ -84,15 +95,15 @@ def place(s3: bool, folder: Path) -> Iterator[tuple[str, str]]:
         yield "S3, 2 ms a request", f"s3://{bucket}/index"
 
 
-def measure_growth(path: str, where: str, sizes: list[int], train: bool) -> None:
-    """One store, probed at each size; beyond a million rows it grows by large commits, for the time that takes."""
+def measure_growth(path: str, where: str, sizes: list[int], opened: bool) -> None:
+    """One store, probed at each size; beyond a million rows it grows by larger commits, for the time that takes."""
     fingerprint = EncodingStore.create(path).register_fingerprint({"kind": "benchmark", "bands": 1})
     shard = rows = 0
     seconds: list[float] = []
     for size in sizes:
         store = EncodingStore.open(path)
         while rows < size - (MEASURED_COMMITS + SMALL_COMMITS) * SHARD_ROWS:
-            many = LARGE_COMMIT if size > 1_000_000 else SHARD_ROWS
+            many = SHARD_ROWS if size <= 1_000_000 else LARGE_COMMIT if size <= 3_000_000 else MERGED
             start = time.perf_counter()
             grow(store, fingerprint, shard, many)
             seconds += [time.perf_counter() - start] * (many == SHARD_ROWS)
@@ -115,7 +126,9 @@ def measure_growth(path: str, where: str, sizes: list[int], train: bool) -> None
         add("cache of a machine", cache / rows, "bytes a row", **note)
         del store  # it maps files of the cache, which could not be thrown out of the page cache
         gc.collect()
-        probe_all(path, fingerprint, shard, note, train)
+        probe_all(path, fingerprint, shard, note)
+        if opened:
+            measure_opening(path, fingerprint, rows, partial(evict_all, *folders_of(path)), partial(add, **note))
 
 
 def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any]) -> None:
@@ -126,20 +139,19 @@ def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any])
     add("a commit", max(seconds), "s", of=f"{of}, the slowest of {len(taken)}", cpu=max(cpu), **note)
 
 
-def probe_all(path: str, fingerprint: str, shards: int, note: dict[str, Any], train: bool) -> None:
+def folders_of(path: str) -> list[Path]:
+    """What lies on this machine's disk of a store, and of what is derived from it."""
     cache = Path(os.environ["LLMDIFF_CACHE"])
-    folders = [cache] if "://" in path else [Path(path), cache]
-    states = {"warm": lambda: None, "cold": lambda: evict_all(*folders)}
+    return [cache] if "://" in path else [Path(path), cache]
+
+
+def probe_all(path: str, fingerprint: str, shards: int, note: dict[str, Any]) -> None:
+    states = {"warm": lambda: None, "cold": lambda: evict_all(*folders_of(path))}
     for state, prepare in states.items():
         prepare()
-        add_lookups(state, probe("lookup", path, fingerprint, str(shards)), note)
-    shutil.rmtree(cache, ignore_errors=True)
-    add_lookups("no cache yet", probe("lookup", path, fingerprint, str(shards)), note)
-    for state in states if train else ():
-        states[state]()
-        found = probe("dataset", path, fingerprint)
-        add("open a version to train on", found["open"], "s", cache=state, **note)
-        add("memory of opening to train on", found["memory"] / 1e6, "MB", cache=state, **note)
+        add_lookups(state, probe(path, fingerprint, str(shards)), note)
+    shutil.rmtree(os.environ["LLMDIFF_CACHE"], ignore_errors=True)
+    add_lookups("no cache yet", probe(path, fingerprint, str(shards)), note)
 
 
 def evict_all(*folders: Path) -> None:
@@ -168,9 +180,9 @@ def add_lookups(state: str, found: dict[str, float], note: dict[str, Any]) -> No
     add("peak memory of looking up", found["peak"] / 1e6, "MB", cache=state, of="mapped pages included", **note)
 
 
-def probe(what: str, *more: str) -> dict[str, float]:
+def probe(*arguments: str) -> dict[str, float]:
     """What a fresh process measures."""
-    command = [sys.executable, str(HERE / "common" / "index_probe.py"), what, *more]
+    command = [sys.executable, str(HERE / "common" / "index_probe.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     return dict(json.loads(output))
@@ -188,29 +200,21 @@ def measure_commits(root: str, where: str, commits: int) -> None:
     add_commits(taken, f"{SHARD_ROWS} rows, after so many commits", note)
 
 
-def measure_writers(path: str, where: str, writers: int, each: int = 2) -> None:
-    """Writers that commit different shards at once, each with a store object of its own, in one process."""
+def measure_writers(path: str, where: str, writers: int, each: int = 2, rows: int = 256) -> None:
+    """Processes that commit different shards at once, which they made ready before; none is lost."""
     store = EncodingStore.create(path)
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
-    waits: list[tuple[float, float]] = []
-
-    def write(writer: int) -> None:
-        mine = EncodingStore.open(path)
-        for number in range(each):
-            waits.append(commit(mine, fingerprint, writer * each + number, rows=256))
-
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - start
+    command = [sys.executable, str(HERE / "common" / "index_writer.py"), path, fingerprint]
+    command += map(str, (writers, each, rows))
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    seconds, taken = json.loads(output)
+    waits = [(wall, cpu) for wall, cpu in taken]
     samples = store.samples(fingerprint)
     assert len(waits) == writers * each, "a commit was lost"
-    assert len(samples) == len(set(samples["image_hash"].to_pylist())) == writers * each * 256
+    assert len(samples) == len(set(samples["image_hash"].to_pylist())) == writers * each * rows
     note = {"where": where, "rows": len(samples), "files": len(store.index.newest().files), "commits": len(waits)}
-    of = f"{writers} writers at once, {each} commits of 256 rows each"
+    of = f"{writers} processes at once, {each} commits of {rows} rows each"
     add("commits a second", len(waits) / seconds, "1/s", of=of, **note)
     add_commits(waits, of, note)
 

@@ -50,7 +50,7 @@ class EncodingStore:
     def __init__(self, path: str | Path | StorePath, version: int | None = None) -> None:
         self.path = store_path(path)
         self.locks = select_locks(self.path / "writing")
-        self.index = Table(self.path / "index", INDEX)
+        self.index = Table(self.path / "index", INDEX, counts_shards=True)
         self.reject_table = Table(self.path / "rejects", REJECTS)
         self.repeat_table = Table(self.path / "repeats", REPEATS)
         self.index_keys = KeyIndex(self.index, OF_INDEX)

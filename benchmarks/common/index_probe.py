@@ -1,7 +1,6 @@
 """Run in a fresh process by ``index.py``: opens a store's index and prints what it took, as JSON.
 
-python index_probe.py lookup <store> <fingerprint> <shards in it>
-python index_probe.py dataset <store> <fingerprint>
+python index_probe.py <store> <fingerprint> <shards in it>
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from storage import EncodingStore, content_hash
 
 
 def main() -> None:
-    what, path, fingerprint, *shards = sys.argv[1:]
-    found = {"lookup": probe_lookup, "dataset": probe_dataset}[what](path, fingerprint, *map(int, shards))
-    print(json.dumps(found))
+    path, fingerprint, shards = sys.argv[1:]
+    print(json.dumps(probe_lookup(path, fingerprint, int(shards))))
 
 
 def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
@@ -63,18 +61,6 @@ def look_up_shard(store: EncodingStore, fingerprint: str, shard: int) -> None:
     found = [contents, snapshot.latents(latents), snapshot.encodings(fingerprint, captions)]
     assert len(known) >= SHARD_ROWS
     assert [len(each) for each in found] == [SHARD_ROWS] * 3
-
-
-def probe_dataset(path: str, fingerprint: str) -> dict[str, float]:
-    """Seconds to open a version to train on, and the memory before it, most of which is PyTorch's."""
-    from storage.reading.dataset import DatasetConfig, EncodingDataset
-
-    before, ours = memory("VmHWM"), memory("RssAnon")
-    start = time.perf_counter()
-    data = EncodingDataset(path, DatasetConfig(fingerprint=fingerprint, batch_size=32))
-    opened = time.perf_counter() - start
-    data.shuffle.order(data.samples_per_epoch, 0)
-    return {"open": opened, "before": before, "memory": memory("RssAnon") - ours, "peak": memory("VmHWM")}
 
 
 def timed(what: str, run: Callable[[], None]) -> dict[str, float]:

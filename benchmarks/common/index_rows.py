@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage import EncodingStore, Sample, content_hash
 from storage.index.delta import DataFile, add_action, entry_of, now, remove_action
@@ -17,47 +18,71 @@ from storage.writing.optimize import compact
 
 SHARD_ROWS = 4096
 HASHES = ("caption_hash", "image_hash", "latent_key")
+BYTES = {"encodings": 671_000_000, "latents": 134_000_000, "all": 805_020_000}
+"""Of a shard's files, which are not there."""
 WORDS = 12
 """Of a caption; of 4 to 9 letters."""
 
 
 def shard_columns(fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> pa.Table:
-    """Return what a shard adds to the index."""
+    """Return what a shard adds to the index; more rows than a shard's are of several, each with its own source."""
     random = np.random.default_rng(shard)
-    name = f"train-{shard:06}-{content_hash(f'shard {shard}'.encode())[:12]}"
-    source = content_hash(f"source {shard}".encode())
+    parts = np.arange(rows) // SHARD_ROWS
+    names = [shard_name(shard, part) for part in range(parts[-1] + 1)]
+    sources = [content_hash(f"source {shard}{f'-{part}' if part else ''}".encode()) for part in range(len(names))]
     letters = np.frombuffer(random.bytes(2000), np.uint8) % 26 + ord("a")
     words = [letters[i : i + 4 + i % 6].tobytes().decode() for i in range(1000)]
-    picked = random.integers(0, 1000, (rows, WORDS)).tolist()
+    picked = random.integers(0, 1000, (WORDS, rows))
     counts = random.integers(10, 60, rows)
-    constant = {"fingerprint": fingerprint, "encoding_shard": name, "latent_shard": name, "latent_shape": "4x64x64"}
-    constant |= {"source": f"train-{shard:06}.parquet", "source_hash": source, "shard": name}
-    columns: dict[str, object] = {key: [value] * rows for key, value in constant.items()}
-    columns |= {key: hashes(shard, key, rows) for key in HASHES}
+    constant = {"fingerprint": fingerprint, "latent_shape": "4x64x64"}
+    columns: dict[str, object] = {key: pa.repeat(value, rows) for key, value in constant.items()}
+    columns |= {key: pa.array(names).take(parts) for key in ("shard", "encoding_shard", "latent_shard")}
+    columns["source"] = pa.array([f"{name[:16]}.parquet" for name in names]).take(parts)
+    columns["source_hash"] = pa.array(sources).take(parts)
+    columns |= {key: hash_column(shard, key, rows) for key in HASHES}
     columns |= {
-        "caption": [" ".join(words[i] for i in row) for row in picked],
-        "first_token": np.cumsum(counts) - counts,
+        "caption": pc.binary_join_element_wise(*(pa.array(words).take(pa.array(each)) for each in picked), " "),
+        "first_token": first_in_shard(counts, parts),
         "token_count": counts,
         "encoding_checksum": random.integers(0, 1 << 32, rows),
-        "latent_index": np.arange(rows),
+        "latent_index": np.arange(rows) % SHARD_ROWS,
         "latent_checksum": random.integers(0, 1 << 32, rows),
-        "row": np.arange(rows),
-        "crop": [[512, 384, 64, 0]] * rows,
+        "row": np.arange(rows) % SHARD_ROWS,
+        "crop": pa.ListArray.from_arrays(np.arange(0, 4 * rows + 1, 4), np.tile([512, 384, 64, 0], rows)),
     }
     return pa.Table.from_pydict({key: columns[key] for key in INDEX.names}, INDEX)
 
 
+def shard_name(shard: int, part: int) -> str:
+    """Return the name of the shard of some of the rows."""
+    return f"train-{shard:06}-{part:03}-{content_hash(f'shard {shard} {part}'.encode())[:12]}"
+
+
+def first_in_shard(counts: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return where each row's tokens begin in its shard."""
+    begins = np.cumsum(counts) - counts
+    return begins - begins[np.flatnonzero(np.diff(parts, prepend=-1))][parts]
+
+
 def hashes(shard: int, column: str, rows: int = SHARD_ROWS) -> list[str]:
     """Return a shard's hashes of one column."""
-    text = np.random.default_rng([shard, HASHES.index(column)]).bytes(16 * rows).hex()
-    return [text[i : i + 32] for i in range(0, len(text), 32)]
+    found: list[str] = hash_column(shard, column, rows).to_pylist()
+    return found
+
+
+def hash_column(shard: int, column: str, rows: int) -> pa.Array:
+    """Return them as a column."""
+    text = np.random.default_rng([shard, HASHES.index(column)]).bytes(16 * rows).hex().encode()
+    offsets = np.arange(0, len(text) + 1, 32, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def grow(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> None:
     """Commit a shard's rows without a look whether they are there, and compact as every writer does."""
     table = shard_columns(fingerprint, shard, rows)
+    sizes = dict.fromkeys(table["shard"].unique().to_pylist(), BYTES)
     with store.locks.committing():
-        append(store.index, table["shard"][0].as_py(), lambda version: (table, [f"{fingerprint}/contents"]))
+        append(store.index, table["shard"][0].as_py(), lambda version: (table, [f"{fingerprint}/contents"]), sizes)
     compact(store)
 
 
@@ -80,14 +105,24 @@ def age(store: EncodingStore, commits: int) -> None:
 
 def commit(store: EncodingStore, fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> tuple[float, float]:
     """Commit a shard's rows as `ShardWriter` does, and compact; return seconds and CPU seconds of the commit."""
+    return commit_rows(store, shard_rows(fingerprint, shard, rows))
+
+
+def shard_rows(fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> ShardRows:
+    """Return what a shard's writer commits."""
     found = shard_columns(fingerprint, shard, rows).to_pylist()
-    added = ShardRows(found[0]["shard"])
+    added = ShardRows(found[0]["shard"], bytes=BYTES)
     for row in found:
         key = fingerprint, row["caption_hash"]
         added.encodings[key] = EncodingRef(*(row[name] for name in ENCODING))
         added.latents[row["latent_key"]] = LatentRef(*(row[name] for name in LATENT))
         sample = Sample(**{name: row[name] for name in SAMPLE})
         added.samples[fingerprint, sample.source_hash, sample.row, sample.caption_hash] = sample
+    return added
+
+
+def commit_rows(store: EncodingStore, added: ShardRows) -> tuple[float, float]:
+    """Commit them, and compact; return seconds and CPU seconds of the commit."""
     start, cpu = time.perf_counter(), time.thread_time()
     commit_shard(store, added)
     taken = time.perf_counter() - start, time.thread_time() - cpu

@@ -23,9 +23,13 @@ def measured(file: str, column: str, **keys: str) -> float:
 
 
 def growth(name: str, column: str = "value", **keys: str) -> tuple[float, float]:
-    """What a figure of ``index.csv`` is at no rows, on a disk, and how it grows with each; never less than 0."""
-    found = {int(row["rows"]): float(row[column]) for row in index_rows(name, **keys)}
-    few, many = sorted(found)[-2:]
+    """What a figure of ``index.csv`` is at no rows, on a disk, and how it grows with each; never less than 0.
+
+    It follows from the largest index and from the largest of half its rows or fewer.
+    """
+    found = {int(row["rows"]): float(row[column]) for row in index_rows(name, **keys) if row[column]}
+    many = max(found)
+    few = max(rows for rows in found if rows <= many / 2)
     slope = max(0.0, (found[many] - found[few]) / (many - few))
     return max(0.0, found[many] - slope * many), slope
 
@@ -37,11 +41,3 @@ def index_rows(name: str, **keys: str) -> list[dict[str, str]]:
     if not found:
         raise ValueError(f"{RESULTS / 'index.csv'}: expected a row with {keys}, found none")
     return found
-
-
-def slope(name: str) -> tuple[float, float]:
-    """What a figure of ``store.csv`` is at no rows, and its growth with each; from the two largest indexes."""
-    at = {int(row["captions"]): float(row["value"]) for row in rows_of("store.csv") if row["name"] == name}
-    few, many = sorted(at)[-2:]
-    growth = (at[many] - at[few]) / (many - few)
-    return max(0.0, at[many] - growth * many), growth

@@ -1,6 +1,6 @@
-"""Run in a fresh process by ``open_store.py``: opens a store, waits for a line, and prints what it took, as JSON.
+"""Run in a fresh process by ``index.py``: opens a store, waits for a line, and prints what it took, as JSON.
 
-python open_probe.py (train | info) <store> <fingerprint>
+python open_probe.py (train | info | export) <store> <fingerprint>
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from threading import Event, Thread
 
 def main() -> None:
     what, path, fingerprint = sys.argv[1:]
-    run = {"train": opened_to_train, "info": summarised}[what](path, fingerprint)
+    run = {"train": opened_to_train, "info": summarised, "export": ordered}[what](path, fingerprint)
     before, anonymous = own_memory(), anonymous_memory()
     start, processor = time.perf_counter(), time.process_time()
     with Peak() as peak:
@@ -47,6 +47,19 @@ def summarised(path: str, fingerprint: str) -> Callable[[], object]:
     from storage.maintenance.summary import summarise
 
     return lambda: summarise(EncodingStore.open(path))
+
+
+def ordered(path: str, fingerprint: str) -> Callable[[], object]:
+    """Bring its samples into an export's order, a file's at a time, and read none of their arrays."""
+    from storage import EncodingStore
+    from storage.maintenance.export import in_files
+    from storage.maintenance.ordered import ordered_samples
+
+    def run() -> object:
+        store = EncodingStore.open(path)
+        return sum(len(samples) for samples in in_files(ordered_samples(store, fingerprint), 1000))
+
+    return run
 
 
 def own_memory() -> int:

@@ -1,19 +1,20 @@
 """Many files of a table to few: which to merge, and the merge, a commit that changes no row.
 
 Files are merged in the order of their commits, and inside a merged file each encoder's rows come together. So rows of
-one shard stay side by side, and no more than a row group is in memory. Files are of three sizes: merging goes from one
-to the next, so each row is written at most three times, however many there are.
+one shard stay side by side, and a few row groups are in memory. Files are of three sizes: merging goes from one to the
+next, so each row is written at most three times, however many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.delta import DataFile
+from storage.index.shard_counts import ShardCounts
 from storage.index.table import Table, TableVersion
 from storage.index.transaction import Transaction
 
@@ -51,6 +52,7 @@ def merge(
     files: Sequence[DataFile],
     committing: Callable[[], AbstractContextManager[None]],
     progress: Callable[[int], None] = lambda rows: None,
+    counts: Mapping[str, ShardCounts] | None = None,
 ) -> DataFile:
     """Put one file, ``<name>~0.parquet``, in the place of several, as one commit.
 
@@ -62,6 +64,7 @@ def merge(
         files: of the newest version.
         committing: what is held during the commit.
         progress: called with the number of rows written.
+        counts: of the shards whose rows these are, to be noted.
 
     Raises:
         LostRaceError: another writer took one of the files out; nothing was committed.
@@ -69,7 +72,7 @@ def merge(
     with Transaction(table, name, table.newest(), data_change=False) as transaction:
         for file in files:
             transaction.remove(file)
-        transaction.add(f"{name}~0.parquet", _counted(_by_encoder(table, files), progress))
+        transaction.add(f"{name}~0.parquet", _counted(_by_encoder(table, files), progress), counts)
         with committing():
             transaction.commit()
     return transaction.added[f"{name}~0.parquet"]

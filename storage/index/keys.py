@@ -25,6 +25,8 @@ ODD = np.array(
     np.uint64,
 )
 """Multipliers: what they multiply can be had back, and no two sums of two are alike but by chance."""
+FILTER = "filter"
+"""Name of a file's column of bits."""
 FACTS = b"llmdiff"
 """Name of what a file says of itself, in its schema's metadata."""
 
@@ -68,6 +70,9 @@ class Keys:
     values: dict[str, np.ndarray]
     """Whole numbers ``(n,)`` each; of a column of strings their places in `words`."""
     words: dict[str, list[str]] = field(default_factory=dict)
+    filter: np.ndarray | None = None
+    """uint8 ``(n,)``, of a mapped file: a bit for each lower half, so that most keys that are not there are told by one
+    look each; one in nine of them is not."""
 
     def __len__(self) -> int:
         return len(self.upper)
@@ -76,19 +81,28 @@ class Keys:
     def of(cls, keys: Digests, values: Mapping[str, np.ndarray], words: dict[str, list[str]], unique: bool) -> Keys:
         """Sort keys and values; with `unique`, rows of one key are kept once, whichever comes first."""
         order = np.argsort(keys.upper, kind="stable")
+        ordered = keys[order]
         if unique and len(order):
-            upper, lower = keys.upper[order], keys.lower[order]
+            upper, lower = ordered.upper, ordered.lower
             again = (upper[1:] == upper[:-1]) & (lower[1:] == lower[:-1])
-            order = order[np.concatenate([[True], ~again])]
-        kept = {name: _narrow(column[order]) for name, column in values.items()}
-        return cls(keys.upper[order], keys.lower[order] ^ _seal(kept, slice(None)), kept, words)
+            if again.any():
+                first = np.concatenate([[True], ~again])
+                order, ordered = order[first], ordered[first]
+        kept = {name: _narrow(column)[order] for name, column in values.items()}
+        return cls(ordered.upper, ordered.lower ^ _seal(kept, slice(None)), kept, words)
 
     def find(self, wanted: Digests) -> tuple[np.ndarray, np.ndarray]:
         """Return which of the wanted keys are there, and in which rows: int64 ``(m,)`` each; `wanted` is sorted."""
-        first = np.searchsorted(self.upper, wanted.upper)
-        last = np.searchsorted(self.upper, wanted.upper, side="right")
-        counts = last - first
-        which = np.repeat(np.arange(len(wanted)), counts)
+        maybe = np.arange(len(wanted))
+        if self.filter is not None:
+            place, bit = _bit_of(wanted.lower, len(self.filter))
+            maybe = maybe[(self.filter[place] & bit) != 0]
+        first = np.searchsorted(self.upper, wanted.upper[maybe])
+        there = first < len(self)
+        there[there] = self.upper[first[there]] == wanted.upper[maybe[there]]
+        maybe, first = maybe[there], first[there]
+        counts = np.searchsorted(self.upper, wanted.upper[maybe], side="right") - first
+        which = np.repeat(maybe, counts)
         rows = np.arange(len(which)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
         right = (self.sealed[rows] ^ _seal(self.values, rows)) == wanted.lower[which]
         return which[right], rows[right]
@@ -96,8 +110,10 @@ class Keys:
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Write them to a file that is there whole or not at all; `facts` say what it was made from."""
         said = {**facts, "words": self.words, "rows": len(self), "crc32c": checksum(np.ascontiguousarray(self.upper))}
+        said["values"] = list(self.values)
         text = json.dumps(said, sort_keys=True).encode()
-        table = pa.table({"upper": self.upper, "sealed": self.sealed, **self.values})
+        columns = {"upper": self.upper, "sealed": self.sealed, **self.values}
+        table = pa.table({**columns, FILTER: _filter(self.sealed ^ _seal(self.values, slice(None)))})
         table = table.replace_schema_metadata({FACTS: text, FACTS + b".crc32c": str(checksum(text))})
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -129,11 +145,25 @@ class Keys:
             return None
         upper = columns.pop("upper", np.empty(0, np.uint64))
         sealed = columns.pop("sealed", np.empty(0, np.uint64))
-        if checksum(upper) != said["crc32c"]:
+        filter = columns.pop(FILTER, None)  # earlier versions of the program wrote none
+        if checksum(upper) != said["crc32c"] or list(columns) != said.get("values", list(columns)):
             return None
         if hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # the page cache keeps what the process need not count as its own
-        return cls(upper, sealed, columns, said["words"])
+        return cls(upper, sealed, columns, said["words"], filter)
+
+
+def _bit_of(lower: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the byte and the bit of a filter of so many bytes that stand for lower halves of keys."""
+    number = lower % np.uint64(8 * places or 1)
+    return number >> np.uint64(3), np.uint8(1) << (number & np.uint64(7)).astype(np.uint8)
+
+
+def _filter(lower: np.ndarray) -> np.ndarray:
+    """Return the filter of keys by their lower halves, uint8 ``(n,)``."""
+    flags = np.zeros(8 * len(lower), bool)
+    flags[lower % np.uint64(8 * len(lower) or 1)] = True
+    return np.packbits(flags, bitorder="little")
 
 
 def _seal(values: Mapping[str, np.ndarray], rows: Any) -> np.ndarray:

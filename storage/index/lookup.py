@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ import pyarrow.compute as pc
 from storage.hashing import content_hash
 from storage.index.delta import DataFile
 from storage.index.keys import Digests, Keys, digests
+from storage.index.names import Names
 from storage.index.table import Table, TableVersion
 from storage.io.cache_folder import cache_folder
 from storage.io.files import locked
@@ -32,6 +35,8 @@ KEY_FILE_ROWS = 1 << 17
 UNUSED_AFTER = 7 * 24 * 3600.0
 """Seconds after which a file of the cache that the newest version has no use for goes."""
 FORMAT = 1
+AT_ONCE = 2
+"""Files whose keys are mapped or made at once: more would take more memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,13 @@ class Lookup:
         """Return the sorted keys of rows, which come a few at a time."""
         keys: list[Digests] = []
         values: dict[str, list[np.ndarray]] = {}
-        words: dict[str, dict[str, int]] = {}
+        words: dict[str, Names] = {}
         for rows in tables:
             if self.only_with is not None:
                 rows = rows.filter(pc.is_valid(rows[self.only_with]))
             keys.append(digests(rows[name] for name in self.key))
             for name in self.values:
-                values.setdefault(name, []).append(_numbers(rows[name], words.setdefault(name, {})))
+                values.setdefault(name, []).append(_numbers(rows[name], words.setdefault(name, Names())))
             if self.digest:
                 of = digests(rows[name] for name in self.digest)
                 values.setdefault("upper", []).append(of.upper)
@@ -79,7 +84,7 @@ class Lookup:
         joined, columns = Digests.joined(keys), {name: np.concatenate(parts) for name, parts in values.items()}
         if self.runs and len(joined):
             joined, columns = _runs(joined, *columns.items())
-        return Keys.of(joined, columns, {name: list(found) for name, found in words.items() if found}, self.unique)
+        return Keys.of(joined, columns, {name: found.values for name, found in words.items() if found}, self.unique)
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,9 @@ class KeyIndex:
             which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names}
         )
 
-    def prepare(self, version: TableVersion) -> None:
-        """Have all that look-ups in a version read in memory or mapped: no file is asked for afterwards."""
-        for name in self.lookups:
+    def prepare(self, version: TableVersion, names: Iterable[str] | None = None) -> None:
+        """Have all that look-ups in a version read, or some of them, in memory or mapped: no file is asked for then."""
+        for name in self.lookups if names is None else names:
             self._of_version(version, name)
 
     def make(self, file: DataFile) -> None:
@@ -133,7 +138,7 @@ class KeyIndex:
         if file.rows >= KEY_FILE_ROWS:
             with self._lock:
                 for name in self.lookups:
-                    self._load(file, name)
+                    self._load([file], name)
 
     def forget(self, files: Iterable[DataFile]) -> None:
         """Take the keys of files that others took the place of out of the cache; who has them open keeps them."""
@@ -148,44 +153,53 @@ class KeyIndex:
             there = {file.name for file in version.entries}
             if len(self._keys) > 2 * len(self.lookups) * max(64, len(there)):
                 self._keys = {key: keys for key, keys in self._keys.items() if key[0] in there}
-            for file in version.entries:
-                if (file.name, name) not in self._keys:
-                    self._load(file, name)
+            self._load([file for file in version.entries if (file.name, name) not in self._keys], name)
             return sorted((self._keys[file.name, name] for file in version.entries), key=len, reverse=True)
 
-    def _load(self, file: DataFile, name: str) -> None:
-        if file.rows >= KEY_FILE_ROWS:
-            self._keys[file.name, name] = self._cached(file, self.lookups[name])
-            return
-        together = [lookup for lookup in self.lookups.values() if lookup.group == self.lookups[name].group]
-        columns = list(dict.fromkeys(column for lookup in together for column in lookup.columns))
-        rows = list(self.table.stream_file(file.name, columns))
-        for lookup in together:
-            self._keys[file.name, lookup.name] = lookup.keys_of(rows)
+    def _load(self, files: Sequence[DataFile], name: str) -> None:
+        lookup = self.lookups[name]
+        large = [file for file in files if file.rows >= KEY_FILE_ROWS]
+        for file, keys in zip(large, self._cached(large, lookup) if large else (), strict=True):
+            self._keys[file.name, name] = keys
+        together = [other for other in self.lookups.values() if other.group == lookup.group]
+        columns = list(dict.fromkeys(column for other in together for column in other.columns))
+        for file in (file for file in files if file.rows < KEY_FILE_ROWS):
+            rows = list(self.table.stream_file(file.name, columns))
+            for other in together:
+                self._keys[file.name, other.name] = other.keys_of(rows)
 
-    def _cached(self, file: DataFile, lookup: Lookup) -> Keys:
-        """Return the keys of a large file from the cache, after making them there if need be."""
-        facts = {
-            "format": FORMAT,
-            "file": file.name,
-            "size": file.size,
-            "written": file.written,
-            "key": list(lookup.key),
-        }
-        path = self._path(file, lookup.name)
-        if (keys := Keys.load(path, facts)) is not None:
+    def _cached(self, files: Sequence[DataFile], lookup: Lookup) -> list[Keys]:
+        """Return the keys of large files from the cache, after making them there if need be."""
+        folder = self._path(files[0], lookup.name).parent
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = list(pool.map(partial(self._mapped, lookup), files))
+            if not (missing := [file for file, keys in zip(files, found, strict=True) if keys is None]):
+                return [keys for keys in found if keys is not None]
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(folder / "lock"):
+                    made = list(pool.map(partial(self._made, lookup), missing))
+                    self._remove_unused(folder)
+            except OSError as error:
+                logger.warning("%s: keys are kept in memory, for it can't be written to: %s", folder, error)
+                made = list(pool.map(partial(self._build, lookup), missing))
+        of_missing = iter(made)
+        return [next(of_missing) if keys is None else keys for keys in found]
+
+    def _mapped(self, lookup: Lookup, file: DataFile) -> Keys | None:
+        return Keys.load(self._path(file, lookup.name), _facts(file, lookup))
+
+    def _made(self, lookup: Lookup, file: DataFile) -> Keys:
+        """Make the keys of a file in the cache, unless another process did; return them."""
+        if (keys := self._mapped(lookup, file)) is not None:
             return keys
+        path = self._path(file, lookup.name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name("lock")):
-                if (keys := Keys.load(path, facts)) is None:
-                    self._build(file, lookup).save(path, facts)
-                    self._remove_unused(path.parent)
-                    keys = Keys.load(path, facts)
+            self._build(lookup, file).save(path, _facts(file, lookup))
         except OSError as error:
             logger.warning("%s: kept in memory, for there is no room or right to write it: %s", path, error)
-            keys = None
-        return keys if keys is not None else self._build(file, lookup)
+        keys = self._mapped(lookup, file)
+        return self._build(lookup, file) if keys is None else keys
 
     def _path(self, file: DataFile, name: str) -> Path:
         return cache_folder() / "index" / self._folder / f"{file.name}.{name}.keys"
@@ -195,7 +209,7 @@ class KeyIndex:
         """Name of the table's folder in the cache; its id may be any text."""
         return content_hash(self.table.id.encode())
 
-    def _build(self, file: DataFile, lookup: Lookup) -> Keys:
+    def _build(self, lookup: Lookup, file: DataFile) -> Keys:
         return lookup.keys_of(self.table.stream_file(file.name, lookup.columns))
 
     def _remove_unused(self, folder: Path) -> None:
@@ -207,15 +221,18 @@ class KeyIndex:
                     path.unlink()
 
 
-def _numbers(column: pa.ChunkedArray, words: dict[str, int]) -> np.ndarray:
+def _facts(file: DataFile, lookup: Lookup) -> dict[str, Any]:
+    """Return what the keys of a file were made from."""
+    of_file = {"file": file.name, "size": file.size, "written": file.written}
+    return {"format": FORMAT, **of_file, "key": list(lookup.key)}
+
+
+def _numbers(column: pa.ChunkedArray, words: Names) -> np.ndarray:
     """Return a column as whole numbers; of strings their places among the words, to which new ones are added."""
     array = column.combine_chunks()
     if pa.types.is_integer(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
-    places = [words.setdefault(word, len(words)) for word in array.dictionary.to_pylist()]
-    return np.array(places, np.int64)[array.indices.to_numpy(zero_copy_only=False)]
+    return words.numbers(array if pa.types.is_dictionary(array.type) else array.dictionary_encode())
 
 
 def _values(keys: Keys, name: str, rows: np.ndarray) -> np.ndarray:

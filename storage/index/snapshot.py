@@ -92,7 +92,7 @@ class Snapshot:
         return self.index.read(self.at, columns, filters)
 
     def stream(self, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
-        """Yield columns of the index a row group at a time; see `Table.stream`."""
+        """Yield columns of the index a few row groups at a time; see `Table.stream`."""
         return self.index.stream(self.at, columns, fingerprint)
 
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:

@@ -65,9 +65,11 @@ class LogState:
 
     def committed(self, name: str) -> bool:
         """Return whether a commit of this name went in."""
-        if self._earlier_names is None:
-            self._earlier_names = set() if self.checkpoint < 0 else self._names_before()
-        return name in self._names or name in self._earlier_names
+        return name in self._names or name in self._names_before()
+
+    def committed_like(self, beginnings: tuple[str, ...]) -> bool:
+        """Return whether a commit went in whose name begins with one of some words."""
+        return any(name.startswith(beginnings) for names in (self._names, self._names_before()) for name in names)
 
     def _apply(self, actions: Iterable[Action]) -> None:
         checksums: dict[str, int] = {}
@@ -100,8 +102,13 @@ class LogState:
         self.version = self.checkpoint = version
 
     def _names_before(self) -> set[str]:
-        rows = self._checkpoint_rows(self.checkpoint, ["txn.appId"])["txn"].combine_chunks()
-        return set(rows.field("appId").drop_null().to_pylist())
+        """Return the names of the commits that the checkpoint sums up."""
+        if self._earlier_names is None:
+            self._earlier_names = set()
+            if self.checkpoint >= 0:
+                rows = self._checkpoint_rows(self.checkpoint, ["txn.appId"])["txn"].combine_chunks()
+                self._earlier_names.update(rows.field("appId").drop_null().to_pylist())
+        return self._earlier_names
 
     def _checkpoint_rows(self, version: int, columns: list[str]) -> pa.Table:
         path = self.log.log / checkpoint_name(version)

@@ -16,6 +16,9 @@ from storage.index.state import LogState
 from storage.index.table_files import TableFiles
 from storage.io.paths import StorePath
 
+REWRITES = ("drop-", "repair-")
+"""How the names of commits begin that replace rows; see `storage.index.transaction.rewrite`."""
+
 
 @dataclass(frozen=True)
 class TableVersion:
@@ -39,8 +42,10 @@ class TableVersion:
 class Table(TableFiles):
     """One of the store's three tables; safe to use from several threads and processes."""
 
-    def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
+    def __init__(self, folder: StorePath, schema: pa.Schema, counts_shards: bool = False) -> None:
+        """Open the table in a folder; with `counts_shards`, its files note what they say of shards."""
         super().__init__(folder, schema)
+        self.counts_shards = counts_shards
         self.log = DeltaLog(folder)
         self._lock = threading.RLock()
         self._state: LogState | None = None
@@ -92,7 +97,7 @@ class Table(TableFiles):
     def stream(
         self, version: TableVersion, columns: Sequence[str], fingerprint: str | None = None
     ) -> Iterator[pa.Table]:
-        """Yield columns of a version a row group at a time, file after file in the version's order; no empty ones.
+        """Yield columns of a version a few row groups at a time, file after file in the version's order; no empty ones.
 
         With `fingerprint`, rows of that encoder alone: row groups whose statistics exclude it are not read. Columns of
         few values come as dictionaries.
@@ -104,6 +109,12 @@ class Table(TableFiles):
         """Return whether a commit of this name ever went in."""
         with self._lock:
             return self._newest().committed(name)
+
+    @property
+    def was_rewritten(self) -> bool:
+        """Whether rows were ever taken out of it or moved."""
+        with self._lock:
+            return self._newest().committed_like(REWRITES)
 
     def wrote(self, file: str) -> bool:
         """Return whether a commit or a rewrite that went in wrote this file."""

@@ -15,6 +15,7 @@ from storage.hashing import checksum
 from storage.index.data_file import check_bytes
 from storage.index.delta import DataFile
 from storage.index.log import REQUESTS_AT_ONCE
+from storage.index.shard_counts import ShardCounts, noted
 from storage.io.paths import StorePath
 
 OF_FEW_VALUES = {
@@ -29,7 +30,8 @@ OF_FEW_VALUES = {
 }
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 
-
+GROUPS_AT_ONCE = 4
+"""Row groups that are read together: each read takes time of its own."""
 LOOKED_AT_ONE_BY_ONE = 1000
 """Files of a version whose being there is asked for one by one; of more, the folder is listed."""
 
@@ -62,14 +64,24 @@ class TableFiles:
         """Yield columns of one of the table's files likewise."""
         wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
         with self.open_file(file, wanted) as opened:
-            for group in range(opened.num_row_groups):
-                if fingerprint is not None and not _may_hold(opened.metadata.row_group(group), fingerprint):
-                    continue
-                rows = opened.read_row_group(group, wanted, use_threads=False)
+            for groups in _read_together(opened.metadata, fingerprint):
+                rows = opened.read_row_groups(groups, wanted, use_threads=False)
                 if fingerprint is not None:
                     rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
                 if len(rows):
                     yield rows
+
+    def shards_of(self, files: Sequence[str]) -> Iterator[dict[str, ShardCounts] | None]:
+        """Yield what each of some files notes of its shards; None for one that does not. No row is read."""
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
+            yield from pool.map(self._noted, files)
+
+    def _noted(self, file: str) -> dict[str, ShardCounts] | None:
+        path = self.folder / file
+        try:
+            return noted(pq.read_metadata(path.parquet_footer()).metadata)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{path}: expected a Parquet file, found {error}") from error
 
     def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
         """Open one of the table's files to read columns of it; ValueError where its bytes are not as committed."""
@@ -124,10 +136,19 @@ class TableFiles:
         ).empty_table()
 
 
-def _may_hold(group: pq.RowGroupMetaData, fingerprint: str) -> bool:
-    """Return whether a row group may have rows of an encoder, as far as its statistics tell."""
-    columns = (group.column(i) for i in range(group.num_columns))
-    statistics = next(column.statistics for column in columns if column.path_in_schema == "fingerprint")
+def _read_together(metadata: pq.FileMetaData, fingerprint: str | None) -> Iterator[list[int]]:
+    """Yield row groups that may have rows of an encoder, as far as their statistics tell, a few at a time."""
+    groups = list(range(metadata.num_row_groups))
+    if fingerprint is not None and groups:
+        first = metadata.row_group(0)
+        place = [first.column(i).path_in_schema for i in range(first.num_columns)].index("fingerprint")
+        groups = [group for group in groups if _may_hold(metadata.row_group(group).column(place), fingerprint)]
+    for start in range(0, len(groups), GROUPS_AT_ONCE):
+        yield groups[start : start + GROUPS_AT_ONCE]
+
+
+def _may_hold(column: pq.ColumnChunkMetaData, fingerprint: str) -> bool:
+    statistics = column.statistics
     if statistics is None or not statistics.has_min_max:
         return True
     return bool(statistics.min <= fingerprint <= statistics.max)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from storage.index.data_file import write_rows
 from storage.index.delta import Action, DataFile, add_action, clash, entry_of, parse_entry, remove_action
+from storage.index.shard_counts import KEY, ShardCounts, count_shards, note_of
 from storage.index.table import Table, TableVersion
 
 CHECKPOINT_EVERY = 100
@@ -33,10 +34,11 @@ class LostRaceError(OSError):
     """Another writer's commit came first; nothing was committed."""
 
 
-def append(table: Table, name: str, build: Build) -> int | None:
+def append(table: Table, name: str, build: Build, sizes: Mapping[str, Mapping[str, int]] | None = None) -> int | None:
     """Append rows as one commit, in the file ``<name>.parquet``; return the version that shows them.
 
-    On any exception nothing is visible. OSError where the disk is full or read-only.
+    On any exception nothing is visible. OSError where the disk is full or read-only. `sizes` are of the shards of the
+    rows, see `ShardCounts.bytes`.
     """
     for attempt in range(ATTEMPTS):
         base = table.newest()
@@ -44,7 +46,8 @@ def append(table: Table, name: str, build: Build) -> int | None:
             return None
         rows, depends_on = built
         with suppress(LostRaceError), Transaction(table, name, base) as transaction:
-            transaction.add(f"{name}.parquet", [rows])
+            counts = count_shards(rows, sizes or {}) if table.counts_shards else None
+            transaction.add(f"{name}.parquet", [rows], counts)
             return transaction.commit(depends_on)
         time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.02 * 1.5**attempt)))  # noqa: S311
     raise OSError(f"{table.folder}: could not commit {name}: other writers came first {ATTEMPTS} times")
@@ -58,7 +61,7 @@ def rewrite(table: Table, name: str, change: Callable[[pa.Table], pa.Table]) -> 
     Args:
         table: to change.
         name: of the commit.
-        change: called once with each row group of each file.
+        change: called once with all rows of each file, a few row groups at a time.
     """
     base = table.newest()
     with Transaction(table, name, base) as transaction:
@@ -124,9 +127,13 @@ class Transaction:
             for file in self.added:
                 (self.table.folder / file).remove()
 
-    def add(self, name: str, tables: Iterable[pa.Table]) -> None:
-        """Write a file of rows, which nothing names before `commit`; no file, where there are none."""
-        file, stats = write_rows(self.table.folder / name, self.table.schema, tables)
+    def add(self, name: str, tables: Iterable[pa.Table], counts: Mapping[str, ShardCounts] | None = None) -> None:
+        """Write a file of rows, which nothing names before `commit`; no file, where there are none.
+
+        `counts` are of the shards that all the rows were committed with, where they are to be noted.
+        """
+        notes = {} if counts is None else {KEY: note_of(counts)}
+        file, stats = write_rows(self.table.folder / name, self.table.schema, tables, notes)
         if not file.rows:
             (self.table.folder / name).remove()
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from storage.hashing import canonical_json, checksum
 from storage.io.files import file_sizes, naming
+from storage.io.names import shard_folder
 from storage.io.paths import StorePath
 
 MANIFEST = "manifest.json"
@@ -42,3 +43,15 @@ def read_manifest(folder: StorePath) -> dict[str, dict[str, int]]:
     if (found := checksum(canonical_json(files).encode())) != expected:
         raise ValueError(f"expected CRC-32C {expected:08x}, found {found:08x}")
     return files
+
+
+def bytes_by_kind(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes of a shard's files, which are given by path: of ``encodings``, ``latents`` and ``all``."""
+    kinds = ("encodings", "latents")
+    found = {kind: sum(size for name, size in sizes.items() if name.startswith(f"{kind}/")) for kind in kinds}
+    return {**found, "all": sum(sizes.values())} if sizes else {}
+
+
+def shard_bytes(root: StorePath, shard: str) -> dict[str, int]:
+    """Return the bytes of the files of a store's shard by kind; none where they are gone."""
+    return bytes_by_kind(shard_folder(root, shard).file_sizes())

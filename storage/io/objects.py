@@ -21,6 +21,8 @@ from storage.io import files
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+FOOTER = 1 << 18
+"""Bytes that are fetched of a Parquet file for its footer, at first."""
 RETRY_FOR = timedelta(seconds=60)
 """How long a request is tried again that an object store did not answer."""
 
@@ -149,6 +151,16 @@ class ObjectPath:
 
     def arrow_source(self) -> pa.BufferReader:
         return pa.BufferReader(self.read_bytes())
+
+    def parquet_footer(self) -> pa.BufferReader:
+        end = self._end(FOOTER)
+        if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):  # the footer's last words say its length
+            end = self._end(length)
+        return pa.BufferReader(end)
+
+    def _end(self, length: int) -> bytes:
+        with self.naming():
+            return bytes(obstore.get(self.client, self.key, options={"range": {"suffix": length}}).bytes())
 
     def zarr_location(self) -> tuple[Any, str]:
         from zarr.storage import ObjectStore

@@ -90,6 +90,9 @@ class StorePath(Protocol):
     def arrow_source(self) -> str | pa.BufferReader:
         """Return what pyarrow reads this file from."""
 
+    def parquet_footer(self) -> str | pa.BufferReader:
+        """Return what pyarrow reads a Parquet file's footer from: of a remote file no more than that is fetched."""
+
     def zarr_location(self) -> tuple[Any, str]:
         """Return the Zarr store that an array in this folder lies in, and the array's path there."""
 
@@ -154,6 +157,9 @@ class LocalPath(PosixPath):
             files.sync(staging.parent)
 
     def arrow_source(self) -> str:
+        return str(self)
+
+    def parquet_footer(self) -> str:
         return str(self)
 
     def zarr_location(self) -> tuple[Any, str]:

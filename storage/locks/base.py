@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -59,8 +59,11 @@ class WriterLocks(Protocol):
     def leftovers(self) -> list[StorePath]:
         """Return files of locks that were never acquired."""
 
-    def committing(self) -> AbstractContextManager[None]:
-        """Return what is held while a commit names data; never while `removing` is held; on a disk by one at a time."""
+    def committing(self, meanwhile: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Return what is held while a commit names data; never while `removing` is held; on a disk by one at a time.
+
+        `meanwhile` is called again and again while others have it.
+        """
 
     def removing(self) -> AbstractContextManager[None]:
         """Return what is held while files that nothing names are removed, or rows are replaced."""

@@ -12,12 +12,17 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, Queue
+from threading import Thread
 
 from storage.io.files import lock_now, naming, sync
 from storage.io.paths import LocalPath, StorePath
 from storage.locks.base import NAME, owner
+
+LOOK_EVERY = 0.05
+"""Seconds between two times that something else is done while others commit."""
 
 
 class FileLock:
@@ -102,9 +107,9 @@ class FileLocks:
         return [path for path in self.folder.glob("*.new") if now - path.stat().st_mtime > 60]
 
     @contextmanager
-    def committing(self) -> Iterator[None]:
+    def committing(self, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Wait for one's turn: of commits at once each would have to look at what the one before it brought."""
-        with self._locked("commit", fcntl.LOCK_SH), self._locked("turn", fcntl.LOCK_EX):
+        with self._locked("commit", fcntl.LOCK_SH), self._locked("turn", fcntl.LOCK_EX, meanwhile):
             yield
 
     @contextmanager
@@ -114,13 +119,42 @@ class FileLocks:
             yield
 
     @contextmanager
-    def _locked(self, name: str, kind: int) -> Iterator[None]:
+    def _locked(self, name: str, kind: int, meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
         descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, kind)
+            if meanwhile is None:
+                fcntl.flock(descriptor, kind)
+            else:
+                _lock_in_thread(descriptor, kind, meanwhile)
             yield
         finally:
             os.close(descriptor)
+
+
+def _lock_in_thread(descriptor: int, kind: int, meanwhile: Callable[[], None]) -> None:
+    """Lock an open file while doing something else again and again; the kernel lets those who wait in by turns.
+
+    Where that raises and the caller closes the file, the kernel frees the lock once the thread has got it.
+    """
+    done: Queue[OSError | None] = Queue()
+
+    def lock() -> None:
+        try:
+            fcntl.flock(descriptor, kind)
+            done.put(None)
+        except OSError as error:
+            done.put(error)
+
+    Thread(target=lock, daemon=True, name="wait-for-turn").start()
+    while True:
+        try:
+            error = done.get(timeout=LOOK_EVERY)
+        except Empty:
+            meanwhile()
+            continue
+        if error is not None:
+            raise error
+        return
 
 
 def _is_at(descriptor: int, path: LocalPath) -> bool:

@@ -8,7 +8,7 @@ looks for the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from storage.io.objects import ObjectPath
@@ -80,7 +80,7 @@ class LeaseLocks:
         return []
 
     @contextmanager
-    def committing(self) -> Iterator[None]:
+    def committing(self, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold nothing: who commits has a lock, and `removing` is refused while there is one."""
         yield
 

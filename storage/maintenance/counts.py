@@ -1,9 +1,11 @@
 """What a version of a store holds, counted by shard with little memory, and kept for the next time.
 
-Counting reads numbers and names of few values alone, no hash and no caption. A machine keeps the counts of the newest
-version that it was asked for below `storage.io.cache_folder.cache_folder`. Of a later version only the files that are
-new are read, unless rows were taken out since; and of those only the rows of commits that were not counted, for
-compaction brings others in. What such rows name in shards that were counted was counted with those.
+Each file of the index notes what it says of its shards (`storage.index.shard_counts`), and no row is read. But where
+rows were ever taken out, or an earlier version of the program or another one wrote a file, rows are counted: numbers
+and names of few values alone, no hash and no caption. A machine keeps those counts of the newest version that it was
+asked for below `storage.io.cache_folder.cache_folder`. Of a later version only the files that are new are read, unless
+rows were taken out since; and of those only the rows of commits that were not counted, for compaction brings others in.
+What such rows name in shards that were counted was counted with those.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import pyarrow.compute as pc
 from storage.hashing import canonical_json, checksum, content_hash
 from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.shard_counts import ShardCounts
+from storage.index.table import TableVersion
 from storage.io.array_parts import ArrayParts
 from storage.io.cache_folder import cache_folder
 from storage.io.files import write_file
 from storage.io.grouping import places_by_number
-from storage.io.names import shard_folder
+from storage.io.manifest import shard_bytes
 from storage.store import EncodingStore
 
 FORMAT = 1
@@ -37,22 +41,6 @@ ARRAY_BITS, FIRST_BITS = 10, 32
 """Of the numbers that stand for an array's name and a row of it, below that of the shard."""
 PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
 """Which shard, array and row of it, as one number; and how many rows."""
-
-
-@dataclass
-class ShardCounts:
-    """What lies in a shard as the version names it."""
-
-    samples: dict[str, int] = field(default_factory=dict)
-    """Committed with it, by fingerprint."""
-    encodings: dict[str, int] = field(default_factory=dict)
-    """By fingerprint."""
-    tokens: dict[str, int] = field(default_factory=dict)
-    """Of the encodings, by fingerprint."""
-    latents: dict[str, int] = field(default_factory=dict)
-    """By shape."""
-    bytes: dict[str, int] = field(default_factory=dict)
-    """Of ``encodings``, of ``latents``, and of ``all`` its files."""
 
 
 @dataclass
@@ -79,6 +67,8 @@ class Counts:
 def counts_of(store: EncodingStore) -> Counts:
     """Count what the version holds that the store shows."""
     at = store.snapshot().at
+    if (found := _noted(store, at)) is not None:
+        return found
     path = cache_folder() / "counts" / f"{content_hash(store.id.encode())}.json"
     known = _recall(path, store, at.number)
     if known is None or not (set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)):
@@ -89,10 +79,26 @@ def counts_of(store: EncodingStore) -> Counts:
     known.files = at.files
     for name in sorted(known.shards):
         if not known.shards[name].bytes:
-            known.shards[name].bytes = _bytes(store, name)
+            known.shards[name].bytes = shard_bytes(store.path, name)
     if store.pinned is None:
         _keep(path, store, at.number, known)
     return known
+
+
+def _noted(store: EncodingStore, at: TableVersion) -> Counts | None:
+    """Return what the files of a version note; None where one does not, or rows may be named by other shards' alone."""
+    if store.index.was_rewritten:
+        return None
+    found = Counts(files=at.files, number=at.number)
+    for shards in store.index.shards_of(at.files):
+        if shards is None:
+            return None
+        found.shards |= shards
+    for name, shard in found.shards.items():
+        found.sources.update(shard.sources)
+        if not shard.bytes and (shard.encodings or shard.latents):
+            shard.bytes = shard_bytes(store.path, name)
+    return found
 
 
 def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
@@ -177,17 +183,6 @@ class Places:
             for code, number, total in zip(group[begins].tolist(), numbers.tolist(), sums.tolist(), strict=True):
                 array = self._arrays.values[code & (1 << ARRAY_BITS) - 1]
                 yield self._shards.values[code >> ARRAY_BITS], array, number, total
-
-
-def _bytes(store: EncodingStore, shard: str) -> dict[str, int]:
-    """Return the bytes of a shard's files; none where they are gone."""
-    sizes = shard_folder(store.path, shard).file_sizes()
-    found = {kind: _below(sizes, f"{kind}/") for kind in ("encodings", "latents")}
-    return {**found, "all": sum(sizes.values())} if sizes else {}
-
-
-def _below(sizes: dict[str, int], folder: str) -> int:
-    return sum(size for name, size in sizes.items() if name.startswith(folder))
 
 
 def _version(store: EncodingStore, number: int) -> str | None:

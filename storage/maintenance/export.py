@@ -50,7 +50,7 @@ def export(
         raise ValueError(f"{root}: expected a new or empty folder to export to")
     description = store.fingerprints().get(fingerprint, {})
     paths: list[Path] = []
-    for samples in _parts(ordered_samples(store, fingerprint), samples_a_file):
+    for samples in in_files(ordered_samples(store, fingerprint), samples_a_file):
         root.mkdir(parents=True, exist_ok=True)
         path = root / f"samples-{len(paths):05d}.{format}"
         FORMATS[format](path, list(_read(store, samples)), description)
@@ -60,8 +60,8 @@ def export(
     return paths
 
 
-def _parts(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of so many each, but for the last."""
+def in_files(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of so many each, but for the last: those of a file."""
     left: pa.Table | None = None
     for table in tables:
         left = table if left is None else pa.concat_tables([left, table])

@@ -15,6 +15,10 @@ from storage.reading.sorting import COLUMNS, SourceCount
 from storage.schema import INDEX
 from storage.store import EncodingStore
 
+PART_BITS = 17
+"""Of the number of rows that are sorted in memory together: some 300 MB."""
+MOST_PARTS = 512
+"""Files that are open at once; of more rows than fill them, more are sorted together."""
 ORDER = ("source", "source_hash", "row", "caption_hash")
 
 
@@ -24,7 +28,7 @@ def ordered_samples(store: EncodingStore, fingerprint: str) -> Iterator[pa.Table
     The index is read twice: the first time to count what lies where in that order; the second time its rows are dealt
     to files in the folder for temporary ones, each of which is then sorted in memory.
     """
-    counted = SourceCount()
+    counted = SourceCount(max(PART_BITS, (store.snapshot().at.rows // MOST_PARTS).bit_length()))
     for batch in _samples(store, list(COLUMNS), fingerprint):
         counted.add(batch)
     layout = counted.layout()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.shard_counts import ShardCounts
 from storage.index.table import Table, TableVersion
 from storage.schema import REJECTS
 from storage.store import EncodingStore
@@ -43,7 +44,9 @@ def listed_rejects(store: EncodingStore) -> pa.Table:
 
 
 def count_rows(table: Table, version: TableVersion) -> int:
-    """Return how many rows a version has, from the files' footers."""
+    """Return how many rows a version has, as the log says it, or the files' footers where it does not."""
+    if all(file.rows for file in version.entries):
+        return version.rows
     total = 0
     for name in version.files:
         with table.open_file(name, ["row"]) as file:
@@ -67,8 +70,15 @@ class RejectKeys:
         return len(self._keys)
 
     def strike_out(self, table: Table, version: TableVersion) -> None:
-        """Strike out those that are rows of a table; of the index, samples."""
-        for batch in batches(table, version.files, [*KEY, "source"]):
+        """Strike out those that are rows of a table; of the index, samples.
+
+        Where a file notes its samples' rows, none of its rows is read.
+        """
+        unknown = list(version.files)
+        if table.counts_shards:
+            of_files = dict(zip(version.files, table.shards_of(version.files), strict=True))
+            unknown = [file for file, shards in of_files.items() if shards is None or not self._strike_runs(shards)]
+        for batch in batches(table, unknown, [*KEY, "source"]):
             rows = batch.filter(pc.is_valid(batch["source"]))
             numbers = self._fingerprints.find(rows["fingerprint"]), self._sources.find(rows["source_hash"])
             row = rows["row"].to_numpy()
@@ -77,6 +87,23 @@ class RejectKeys:
             places = np.searchsorted(self._keys, keys)
             places = np.minimum(places, len(self._keys) - 1)
             self._struck[places[self._keys[places] == keys]] = True
+
+    def _strike_runs(self, shards: Mapping[str, ShardCounts]) -> bool:
+        """Strike out the samples of some shards; False where one of them does not say its rows."""
+        if any(shard.rows is None for shard in shards.values()):
+            return False
+        fingerprints, sources = (
+            {text: i for i, text in enumerate(names.values)} for names in (self._fingerprints, self._sources)
+        )
+        for shard in shards.values():
+            for fingerprint, of_encoder in (shard.rows or {}).items():
+                for source in of_encoder.keys() & sources.keys() if fingerprint in fingerprints else ():
+                    runs = np.array(of_encoder[source], np.int64).reshape(-1, 2)
+                    edges = np.minimum(np.cumsum(runs, axis=1), self._rows)
+                    keys = self._key(fingerprints[fingerprint], sources[source], edges)
+                    for first, stop in np.searchsorted(self._keys, keys).tolist():
+                        self._struck[first:stop] = True
+        return True
 
     def struck_out(self, batch: pa.RecordBatch) -> np.ndarray:
         """Return which of some refused rows are struck out, bool ``(n,)``."""
@@ -87,5 +114,5 @@ class RejectKeys:
         names = self._fingerprints.numbers(batch["fingerprint"]), self._sources.numbers(batch["source_hash"])
         return np.stack([*names, batch["row"].to_numpy()])
 
-    def _key(self, fingerprints: np.ndarray, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _key(self, fingerprints: np.ndarray | int, sources: np.ndarray | int, rows: np.ndarray) -> np.ndarray:
         return (sources * len(self._fingerprints) + fingerprints) * self._rows + rows

@@ -17,23 +17,25 @@ import pyarrow as pa
 from storage.index.names import Names
 from storage.io.grouping import places_by_number
 
-GROUP_ROWS = 1 << 20
-"""Samples that are sorted together, about; and rows of a source that are a bucket."""
 ROW_BITS = 20
+GROUP_ROWS = 1 << ROW_BITS
+"""Samples that are sorted together, about; and rows of a source that are a bucket."""
 COLUMNS = ("source", "source_hash", "row")
 
 
 class SourceCount:
     """What the first look counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, row_bits: int | None = None) -> None:
+        """Count for groups of some ``2 ** row_bits`` samples; of `GROUP_ROWS` where it is None."""
+        self.row_bits = ROW_BITS if row_bits is None else row_bits
         self.names, self.hashes = Names(), Names()
         self._buckets = Counter[tuple[int, int, int]]()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch with `COLUMNS`."""
         source = self.names.numbers(batch["source"]), self.hashes.numbers(batch["source_hash"])
-        keys = np.stack([*source, batch["row"].to_numpy() >> ROW_BITS])
+        keys = np.stack([*source, batch["row"].to_numpy() >> self.row_bits])
         if (keys == keys[:, :1]).all():
             self._buckets[_bucket(keys[:, 0].tolist())] += batch.num_rows
             return
@@ -49,7 +51,7 @@ class SourceCount:
         sources, parts, counts = np.array(buckets, np.int64).reshape(-1, 3).T
         ends = np.cumsum(counts)
         per_source = np.bincount(sources, counts, len(pairs)).astype(np.int64)
-        opens = np.flatnonzero(np.diff((ends - 1) // GROUP_ROWS, prepend=-1))
+        opens = np.flatnonzero(np.diff((ends - 1) >> self.row_bits, prepend=-1))
         codes = np.array([name * len(hashes) + of for name, of in pairs], np.int64)
         order = np.argsort(codes)
         return Layout(
@@ -92,7 +94,7 @@ class Layout:
 
     def groups_of(self, source: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return the group that each sample is sorted in, int64 ``(n,)``."""
-        return np.searchsorted(self.first_keys, _bucket_key(source, row >> ROW_BITS), "right") - 1
+        return np.searchsorted(self.first_keys, _bucket_key(source, row >> self.source_count.row_bits), "right") - 1
 
 
 class Sorter:
@@ -106,6 +108,9 @@ class Sorter:
     def add(self, rows: np.ndarray) -> None:
         """Write rows of `out`'s dtype to their groups."""
         groups = self.layout.groups_of(rows["source"].astype(np.int64), rows["row"])
+        if (groups == groups[0]).all():
+            self._write(int(groups[0]), rows)
+            return
         for group, places in places_by_number(groups):
             self._write(group, rows[places])
 
@@ -123,6 +128,8 @@ class Sorter:
     def _sort_group(self, start: int, stop: int) -> None:
         rows = self.out[start:stop]
         source, row = rows["source"].astype(np.int64), rows["row"].copy()
+        if ((source[1:] > source[:-1]) | ((source[1:] == source[:-1]) & (row[1:] > row[:-1]))).all():
+            return  # as a source's rows lie that were encoded in their order
         order = _order(source, row)
         source, row = source[order], row[order]
         if ((source[1:] == source[:-1]) & (row[1:] == row[:-1])).any():  # several captions of a row

@@ -29,6 +29,8 @@ class ShardRows:
     """By fingerprint, source hash and row."""
     repeats: dict[tuple[str, str, int, str], Repeat] = field(default_factory=dict)
     """By fingerprint, source hash, row and caption hash."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """Of the shard's files; see `storage.index.shard_counts.ShardCounts`."""
     left_out: int = 0
     """Samples that were there by the time of the commit."""
 
@@ -39,9 +41,14 @@ def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
     Its repeats come last: what they repeat is there then. One that is lost with a process is found again.
     """
     commit = ShardCommit(store, rows)
-    with store.locks.committing():
+
+    def catch_up() -> None:
+        """Read what others commit before our turn comes, so that they wait for our own commit alone."""
+        store.index_keys.prepare(store.index.newest(), ("contents", "rows"))
+
+    with store.locks.committing(catch_up):
         append(store.reject_table, rows.shard, commit.build_rejects)
-        append(store.index, rows.shard, commit.build_index)
+        append(store.index, rows.shard, commit.build_index, {rows.shard: rows.bytes})
         append(store.repeat_table, rows.shard, commit.build_repeats)
 
 

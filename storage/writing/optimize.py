@@ -7,11 +7,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from storage.index.compaction import due, merge, plan
 from storage.index.delta import DataFile
 from storage.index.lookup import KeyIndex
-from storage.index.table import TableVersion
+from storage.index.shard_counts import COLUMNS, ShardCounts, count_shards
+from storage.index.table import Table, TableVersion
 from storage.index.transaction import LostRaceError
+from storage.io.manifest import shard_bytes
 from storage.locks.base import LockedError
 from storage.locks.mutex import job_mutex
 from storage.store import EncodingStore
@@ -114,7 +118,8 @@ def _merge(
         progress(rows)
 
     try:
-        index.make(merge(index.table, name, files, store.locks.committing, alive))
+        counts = _counts_of(store, index.table, files) if index.table.counts_shards else None
+        index.make(merge(index.table, name, files, store.locks.committing, alive, counts))
         index.forget(files)
     except LostRaceError as error:
         logger.info("%s", error)
@@ -123,6 +128,24 @@ def _merge(
         clear_uncommitted(store, name)
         lock.release()
     return True
+
+
+def _counts_of(store: EncodingStore, table: Table, files: Sequence[DataFile]) -> dict[str, ShardCounts] | None:
+    """Return what files say of shards: as they note it, or, of those of earlier versions of the program, counted.
+
+    None where one does not note it and rows were ever taken out: what is left in a file would not say it.
+    """
+    found: dict[str, ShardCounts] = {}
+    names = [file.name for file in files]
+    for name, shards in zip(names, table.shards_of(names), strict=True):
+        if shards is None:
+            if table.was_rewritten:
+                return None
+            rows = table.read_file(name, COLUMNS).cast(pa.schema([table.schema.field(column) for column in COLUMNS]))
+            sizes = {shard: shard_bytes(store.path, shard) for shard in rows["shard"].unique().to_pylist()}
+            shards = count_shards(rows, sizes)
+        found |= shards
+    return found
 
 
 def _report(index: KeyIndex, version: TableVersion, groups: Sequence[Sequence[DataFile]]) -> OptimizedTable:

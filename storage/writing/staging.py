@@ -8,7 +8,8 @@ import numpy as np
 
 from storage.hashing import checksum
 from storage.io.arrays import ArrayWriter, encoding_writer, latent_writer, shape_name
-from storage.io.manifest import write_manifest
+from storage.io.files import file_sizes
+from storage.io.manifest import bytes_by_kind, write_manifest
 from storage.io.paths import StorePath
 from storage.schema import EncodingRef, LatentRef
 from storage.store import EncodingStore
@@ -52,16 +53,20 @@ class StagedArrays:
         for array in self._arrays.values():
             array.flush()
 
-    def publish(self) -> None:
-        """Bring the arrays, and the list of their files' checksums, to the disk or into the object store."""
+    def publish(self) -> dict[str, int]:
+        """Bring the arrays, and the list of their files' checksums, to the disk or into the object store.
+
+        Return the bytes of the files by kind; see `storage.io.manifest.bytes_by_kind`.
+        """
         if not self._arrays:
-            return
+            return {}
         self.flush()
         known: dict[str, dict[str, int]] = {}
         for array in self._arrays.values():
             known |= array.files
         write_manifest(self.folder, known)
         self.target.publish(self.folder)
+        return bytes_by_kind(file_sizes(self.folder))
 
     def discard(self) -> None:
         """Close the arrays, and remove a temporary folder."""

@@ -62,7 +62,7 @@ class ShardWriter:
     ) -> None:
         try:
             if error is None:
-                self.staged.publish()
+                self._rows.bytes = self.staged.publish()
                 commit_shard(self.store, self._rows)
         finally:
             self.staged.discard()

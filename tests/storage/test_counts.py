@@ -1,4 +1,4 @@
-"""Counts of a version go on from those that were kept of an earlier one, and are the same as if made anew."""
+"""Counts of a version: what the files note, or else its rows, going on from those that were kept of an earlier one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from storage import EncodingStore, ShardWriter, content_hash
 from storage.index.batches import batches
+from storage.index.shard_counts import KEY, MOST_RUNS, ShardCounts, count_shards, note_of, noted
 from storage.maintenance.gc import drop
+from storage.maintenance.rejects import listed_rejects
 from storage.maintenance.summary import list_shards, summarise
+from storage.schema import INDEX
+from storage.writing.optimize import optimize
 from tests.storage import synthetic
 
 
@@ -28,6 +34,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("storage.maintenance.counts.batches", note)
     return found
+
+
+@pytest.fixture
+def unnoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if an earlier version of the program had written all files."""
+    monkeypatch.setattr("storage.index.table_files.noted", lambda metadata: None)
 
 
 @pytest.fixture
@@ -52,6 +64,75 @@ def check(store: EncodingStore, cache: Path) -> None:
     assert (list_shards(store), summarise(store)) == found
 
 
+def told(store: EncodingStore) -> tuple[Any, ...]:
+    opened = EncodingStore.open(store.path)
+    return list_shards(opened), summarise(opened) | {"version": 0}, listed_rejects(opened)
+
+
+def test_what_files_note_is_what_their_rows_say(
+    store: EncodingStore, cache: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of commits and of merged files, one encoder's encodings being another shard's; not where rows were taken out."""
+    (llm, base) = store.fingerprints()
+    synthetic.encode(store, llm, "c", base=base)
+    for change, rows_read in (
+        (None, False),
+        (lambda: optimize(store), False),
+        (lambda: drop(store, fingerprint=base), True),
+    ):
+        if change is not None:
+            change()
+        found = told(store)
+        assert bool(read) == rows_read
+        with monkeypatch.context() as patch:
+            patch.setattr("storage.index.table_files.noted", lambda metadata: None)
+            shutil.rmtree(cache, ignore_errors=True)
+            assert told(store) == found
+        read.clear()
+
+
+def test_optimizing_notes_what_an_earlier_version_did_not(store: EncodingStore, cache: Path, read: list[int]) -> None:
+    (llm, _) = store.fingerprints()
+    earlier = EncodingStore.open(store.path)
+    earlier.index.counts_shards = False
+    synthetic.encode(earlier, llm, "c")
+    before = told(store)
+    assert read.pop() == 3
+    optimize(store)
+    after = told(store)
+    size = after[1]["bytes"].pop("index"), before[1]["bytes"].pop("index")
+    assert (after, read) == (before, []), size
+
+
+def test_rows_that_are_scattered_are_not_noted() -> None:
+    """Neighbours are one run, and a row with several captions is one row of it."""
+    rows = np.array([7, 8, 8, 9, 11])
+    (counts,) = count_shards(of_rows(rows), {}).values()
+    assert counts == ShardCounts(samples={"f": 5}, sources=["a"], rows={"f": {"s": [7, 3, 11, 1]}})
+    (counts,) = count_shards(of_rows(2 * np.arange(MOST_RUNS)), {}).values()
+    assert len((counts.rows or {})["f"]["s"]) == 2 * MOST_RUNS
+    (counts,) = count_shards(of_rows(2 * np.arange(MOST_RUNS + 1)), {}).values()
+    assert counts.rows is None
+
+
+def of_rows(rows: np.ndarray) -> pa.Table:
+    named = {"shard": "one", "fingerprint": "f", "source": "a", "source_hash": "s"}
+    columns = {name: [value] * len(rows) for name, value in named.items()} | {"row": rows}
+    return pa.table({name: columns.get(name, [None] * len(rows)) for name in INDEX.names}).cast(INDEX)
+
+
+def test_a_note_that_is_not_one_says_nothing() -> None:
+    shards = {"one": ShardCounts(samples={"f": 2}, bytes={"all": 3}, rows=None)}
+    note = note_of(shards).encode()
+    assert noted({KEY.encode(): note}) == shards
+    wrong = [ShardCounts(samples={"f": "2"}), ShardCounts(sources=[1]), ShardCounts(rows={"f": {"s": [1]}})]  # type: ignore
+    notes = [note_of({"one": each}).encode() for each in wrong]
+    for other in (b"", b"x", note[:-8], note_of({}).encode()[4:], note[:20] + b"AAAA" + note[24:], *notes):
+        assert noted({KEY.encode(): other}) is None
+    assert noted(None) is noted({b"other": note}) is None
+
+
+@pytest.mark.usefixtures("unnoted")
 def test_only_files_that_are_new_are_read(store: EncodingStore, cache: Path, read: list[int]) -> None:
     (llm, _) = store.fingerprints()
     assert summarise(store)["samples"] == 36
@@ -66,6 +147,7 @@ def test_only_files_that_are_new_are_read(store: EncodingStore, cache: Path, rea
     assert summarise(store)["sources"] == 2
 
 
+@pytest.mark.usefixtures("unnoted")
 def test_compaction_brings_nothing_new(store: EncodingStore, cache: Path, read: list[int]) -> None:
     """Delta's own; with commits before and after it since the last counting."""
     (llm, _) = store.fingerprints()
@@ -80,6 +162,7 @@ def test_compaction_brings_nothing_new(store: EncodingStore, cache: Path, read: 
     assert read == [2, 2, 2]
 
 
+@pytest.mark.usefixtures("unnoted")
 def test_a_copy_that_went_another_way_is_counted_by_itself(store: EncodingStore, cache: Path, tmp_path: Path) -> None:
     (llm, _) = store.fingerprints()
     copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / "copy"))
@@ -90,6 +173,7 @@ def test_a_copy_that_went_another_way_is_counted_by_itself(store: EncodingStore,
         assert found == 36 + len(synthetic.expected_rows("c", rows))
 
 
+@pytest.mark.usefixtures("unnoted")
 @pytest.mark.parametrize("damage", ["[1]", "{}", "cut", "other"])
 def test_what_was_kept_and_is_damaged_is_made_anew(store: EncodingStore, cache: Path, damage: str) -> None:
     before = summarise(store)

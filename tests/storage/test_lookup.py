@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,17 @@ def test_the_order_of_columns_and_their_absence_matter() -> None:
     assert len({pairs(key)[0] for key in keys}) == len(keys)
 
 
-def test_what_is_found_is_what_a_dictionary_finds() -> None:
+@pytest.mark.parametrize("place", ["memory", "file", "file without a filter"])
+def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, place: str) -> None:
     random = np.random.default_rng(0)
     upper, lower = random.integers(0, 50, 300).astype(np.uint64), random.integers(0, 3, 300).astype(np.uint64)
     values = {"a": random.integers(0, 1000, 300), "b": np.arange(300)}
     kept = Keys.of(Digests(upper, lower), values, {}, unique=False)
+    if place != "memory":
+        kept.save(tmp_path / "some.keys", {})
+        mapped = Keys.load(tmp_path / "some.keys", {})
+        assert mapped is not None
+        kept = mapped if place == "file" else replace(mapped, filter=None)
     wanted = Digests(np.repeat(np.arange(60, dtype=np.uint64), 3), np.tile(np.arange(3, dtype=np.uint64), 60))
     which, rows = kept.find(wanted)
     found = {(which, kept.values["a"][row], kept.values["b"][row]) for which, row in zip(which, rows, strict=True)}

@@ -16,6 +16,7 @@ from storage.locks.base import LockedError
 from storage.maintenance.export import export
 from storage.maintenance.gc import collect
 from storage.maintenance.repair import repair
+from storage.maintenance.summary import summarise
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.writing.optimize import optimize
@@ -148,6 +149,14 @@ def test_export(store, tmp_path):
     (llm,) = store.fingerprints()
     (path,) = export(store, tmp_path / "out", llm)
     assert path.stat().st_size > 0
+
+
+def test_counts_come_from_the_ends_of_files(store, monkeypatch):
+    """Fetched in two pieces where a footer is longer than was thought."""
+    monkeypatch.setattr("storage.io.objects.FOOTER", 16)
+    monkeypatch.setattr("storage.maintenance.counts.batches", None)  # reads rows
+    found = summarise(store)
+    assert (found["samples"], found["captions"], found["rejects"]) == (18, 18, {"empty_caption": 2})
 
 
 def test_a_lost_chunk_is_an_error_and_never_a_batch(store, s3_url):

@@ -77,7 +77,7 @@ def die_while_optimizing(path: Path, number: int) -> None:
 def die_before_merging(path: str) -> None:
     """Is killed when the merged file is there and the commit would begin."""
     store = EncodingStore.open(path)
-    store.locks.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    store.locks.committing = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     optimize(store)
 
 
@@ -123,7 +123,7 @@ def die_while_writing(path: Path | str, fingerprint: str, caption: str) -> None:
 def die_before_commit(path: str, fingerprint: str, caption: str) -> None:
     """Is killed when the data is where it belongs and the commit would begin."""
     store = EncodingStore.open(path)
-    store.locks.committing = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    store.locks.committing = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     with ShardWriter(store, None, fingerprint) as writer:
         writer.add_encoding(caption, synthetic.encoding(caption))
 
