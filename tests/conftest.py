@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import kinds, real_llm
+from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
 
@@ -109,6 +110,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture
+def graphs() -> Iterator[Graphs]:
+    """Counts what is compiled."""
+    with counted_graphs() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
 from infra.tracking.lineage import hub_revision
 from llmdiff.base_folders import check_base
+from llmdiff.compilation import check_compiler
+from llmdiff.extras import require_for
 from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
@@ -22,6 +24,7 @@ from pipelines.runtime.init_checkpoint import check_start, resolve_initial
 from storage import EncodingStore
 
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
+LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""
@@ -35,6 +38,7 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
     from llmdiff.diffusion.base import is_xl, load_noise_schedule, unet_config
 
     check_base(request.diffusion, "unet", "scheduler")
+    check_tools(request.settings)
     load_noise_schedule(request.diffusion)  # that none is refused once the processes run
     draft = draft_of(request, topology)
     folder = Path(request.output) if request.output is not None else run_folder(draft, request.encoder)
@@ -44,6 +48,14 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
     config = resolve(draft, request.encoder, xl=is_xl(unet_config(request.diffusion)))
     check_start(config)
     return config
+
+
+def check_tools(settings: TrainSettings) -> None:
+    """Raise ValueError or ModuleNotFoundError where this machine lacks a compiler or package that settings ask for."""
+    if settings.optimizer == "adamw_8bit":
+        require_for("torchao", "optimizer 'adamw_8bit'")
+    if settings.torch_compile or settings.optimizer == "adamw_8bit":
+        check_compiler()
 
 
 def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:
