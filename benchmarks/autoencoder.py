@@ -1,4 +1,4 @@
-"""SD 1.5's autoencoder in each precision: pictures a second, memory, and how far its latents are off float32's.
+"""SD 1.5's autoencoder in each precision and memory format: pictures a second, memory, error against float32.
 
 Random weights, smooth random pictures.
 
@@ -20,11 +20,14 @@ from torch import Tensor
 
 from llmdiff.diffusion.latents import LatentEncoder
 
-DTYPES = {  # of the weights, and whether products of float32 are taken in TF32
-    "float32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-    "bfloat16": (torch.bfloat16, False),
-    "float16": (torch.float16, False),
+DTYPES = {  # of the weights, whether products of float32 are taken in TF32, and the weights' memory format
+    "float32": (torch.float32, False, torch.preserve_format),
+    "tf32": (torch.float32, True, torch.preserve_format),
+    "bfloat16": (torch.bfloat16, False, torch.preserve_format),
+    "float16": (torch.float16, False, torch.preserve_format),
+    "float32, channels_last": (torch.float32, False, torch.channels_last),
+    "tf32, channels_last": (torch.float32, True, torch.channels_last),
+    "bfloat16, channels_last": (torch.bfloat16, False, torch.channels_last),
 }
 
 
@@ -36,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rounds = arguments.rounds or (5 if device.type == "cuda" else 2)
     images = smooth_images(batch, size)
     exact = None
-    for name, (dtype, tf32) in DTYPES.items():
-        encoder = LatentEncoder(make_vae(arguments.quick, device).to(dtype=dtype), at_once=batch)
+    for name, (dtype, tf32, memory_format) in DTYPES.items():
+        vae = make_vae(arguments.quick, device).to(dtype=dtype).to(memory_format=memory_format)
+        encoder = LatentEncoder(vae, at_once=batch)
         with products_in_tf32(tf32):
             latents = encoder(images).float().cpu()
             peak = peak_bytes(lambda encoder=encoder: encoder(images), device)

@@ -31,9 +31,12 @@ from common.prompts import prompts_of, tokenizer_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
+from llmdiff.compilation import uncompiled
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
+from llmdiff.encoder.compiled import compile_blocks
+from llmdiff.encoder.llm import DecoderLLM
 from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.tokens import padding_id, tokenise
 
@@ -89,6 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of encode.csv")
+    parser.add_argument("--compiled", action="store_true", help="compile the LLM's blocks, for plain passes too")
     parser.add_argument("--quick", action="store_true", help="small models, to try the script")
     return parser.parse_args(argv)
 
@@ -105,6 +109,8 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(configuration, dtype=getattr(torch, arguments.dtype)).eval()
+    if arguments.compiled:
+        compile_blocks(DecoderLLM(model))
     tokenizer = tokenizer_of(shape, arguments.data)
     captions, prompts = prompts_of(arguments.data, arguments.captions or (ALL if on_gpu else 128))
     budget = arguments.token_budget or (16384 if on_gpu else 2048)
@@ -116,14 +122,15 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
             row = {
                 "device": device_name(device),
                 "versions": versions(),
-                "shape": f"small {shape}" if arguments.quick else shape,
+                "shape": ("small " if arguments.quick else "") + shape + (", compiled" if arguments.compiled else ""),
                 "blocks": f"{blocks} of {real_blocks}",
                 "dtype": arguments.dtype,
                 "word_path": word_path,
                 "captions": len(captions),
                 "max_tokens": arguments.max_tokens,
             }
-            measured = measure(encoder, captions, arguments.rounds, device, shape, arguments.against)
+            with uncompiled(arguments.quick):
+                measured = measure(encoder, captions, arguments.rounds, device, shape, arguments.against)
             append_row("encode", {**row, **measured, "prompts": prompts}, arguments.results)
 
 

@@ -44,6 +44,7 @@ class Part(NamedTuple):
 
 ENCODE_QUICK = "--quick --blocks 1 --captions 4 --rounds 1 --max-tokens 16 --data none"
 TRAIN_QUICK = "--quick --rounds 1 --blocks 1 --data none"
+BLOCK = "--part text --word-path block"
 PARTS = {
     "compare": Part("tests.kernels.compare", "cuda", seconds=120, writes=False),
     "kernel": Part("langevin_kernel", "--part step --rows 65536", "--rows 16 --hidden 64 --rounds 1"),
@@ -55,7 +56,9 @@ PARTS = {
     "online": Part("train", "--only online", TRAIN_QUICK),
     "autoencoder": Part("autoencoder", "", "--quick --batch 1 --rounds 1"),
     "latency": Part("latency", "--rounds 5", "--quick --rounds 1"),
-    "train, compiled": Part("train", "--only gpu --step compiled --batch 32", f"{TRAIN_QUICK} --batch 1", 120),
+    "train, compiled": Part("train", "--only gpu --step compiled --batch 32", f"{TRAIN_QUICK} --batch 1", 150),
+    "train, channels_last": Part("train", "--only gpu --step channels_last --batch 32", f"{TRAIN_QUICK} --batch 1"),
+    "encode, compiled": Part("encode", f"{BLOCK} --shape phi-1.5 --captions 1024 --compiled", ENCODE_QUICK),
 }
 
 

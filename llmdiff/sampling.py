@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from llmdiff.compilation import check_compiler
 from llmdiff.devices import device
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Sampling(BaseModel):
     """What not to draw."""
     scale: float = 1.0
     """How much of the adapter: 1 is as trained, 0 the original attention alone."""
+    torch_compile: bool = False
+    """Compile the U-Net: see `prepare`."""
+    channels_last: bool = False
+    """The memory format of convolutions: see `prepare`."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -64,10 +69,17 @@ class Sampling(BaseModel):
         return self
 
     def key(self) -> dict[str, Any]:
-        """Return the settings that name a picture in a gallery; `negative` and `scale` only where they are set."""
+        """Return the settings that name a picture in a gallery; `negative` and `scale` only where they are set.
+
+        Those that move it by rounding alone, as its batch does, are none of them.
+        """
         later = {"negative": "", "scale": 1.0}
-        settings = self.model_dump()
+        settings = self.model_dump(exclude={"torch_compile", "channels_last"})
         return {name: value for name, value in settings.items() if name not in later or value != later[name]}
+
+    def loading(self) -> dict[str, Any]:
+        """Return the arguments of `load_pipeline` that a pipeline is loaded and prepared by."""
+        return self.model_dump(include={"dtype", "scheduler", "torch_compile", "channels_last"})
 
     def call(self) -> dict[str, Any]:
         """Return the arguments of a diffusers pipeline's call that hold for every prompt."""
@@ -147,6 +159,8 @@ def load_pipeline(
     *,
     dtype: DType = "float32",
     scheduler: Scheduler | None = None,
+    torch_compile: bool = False,
+    channels_last: bool = False,
 ) -> Any:
     """Load a base model, with an adapter and its LLM in it or as it is, ready to draw.
 
@@ -155,24 +169,46 @@ def load_pipeline(
         adapter: its folder; None is the base model alone.
         llm: folder, name or ready encoder of the LLM that the adapter was trained with.
         dtype: of the base model and the adapter.
-        scheduler: see `prepare`.
+        scheduler, torch_compile, channels_last: see `prepare`.
     """
     import torch
 
     from llmdiff.pipeline import LLMDiffPipeline
 
+    if torch_compile:
+        check_compiler()
     options = {"safety_checker": None, "dtype": getattr(torch, dtype)}
-    return prepare(LLMDiffPipeline.from_pretrained(diffusion, adapter, llm, **options), scheduler)
+    pipe = LLMDiffPipeline.from_pretrained(diffusion, adapter, llm, **options)
+    return prepare(pipe, scheduler, torch_compile=torch_compile, channels_last=channels_last)
 
 
-def prepare(pipe: Any, scheduler: Scheduler | None = None) -> Any:
-    """Give a pipeline the wanted sampler, take its progress bar away, and move it to the GPU if there is one."""
+def prepare(
+    pipe: Any, scheduler: Scheduler | None = None, *, torch_compile: bool = False, channels_last: bool = False
+) -> Any:
+    """Give a pipeline the wanted sampler, take its progress bar away, and move it to the GPU if there is one.
+
+    Args:
+        pipe: a diffusers pipeline with a U-Net, or a transformer in its place.
+        scheduler: a key of `SCHEDULERS`; None is the pipeline's own.
+        torch_compile: compile the U-Net in place, with the adapter that is in it whenever it draws. Code is made for
+            each size of batch and picture, but not for each length of a prompt. Pictures move by rounding.
+        channels_last: keep convolutions of U-Net and autoencoder in that memory format; pictures move by rounding.
+    """
     import diffusers
+    import torch
 
     if scheduler is not None:
         pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device())
+    pipe = pipe.to(device())
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    if channels_last:
+        for part in (denoiser, pipe.vae):
+            part.to(memory_format=torch.channels_last)
+    if torch_compile:
+        check_compiler()
+        denoiser.compile()
+    return pipe
 
 
 def denoise(

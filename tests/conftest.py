@@ -19,6 +19,7 @@ import pytest
 
 from llmdiff.startup import collect_seldom
 from tests import kinds, real_llm
+from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
 
@@ -129,6 +130,13 @@ def own_home(
     monkeypatch.setenv("LLMDIFF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture
+def graphs() -> Iterator[Graphs]:
+    """Counts what is compiled."""
+    with counted_graphs() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

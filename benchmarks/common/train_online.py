@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,17 @@ from common.prompts import MADE, REAL, prompts_of, tokenizer_of
 from common.train_bench import CAPTION, GB, WIDTH, Bench, ratio_of
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 from llmdiff.adapter.padding import pad
+from llmdiff.compilation import uncompiled
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.training import TrainConfig
-from llmdiff.training.objective import Objective, UnconditionalEmbedding, plain_attention, sample_generators
+from llmdiff.training.objective import (
+    Objective,
+    UnconditionalEmbedding,
+    plain_attention,
+    prepare_unet,
+    sample_generators,
+)
 
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch
@@ -35,7 +42,7 @@ def measure_online(bench: Bench) -> None:
     latent_encoder = LatentEncoder(make_vae(bench.quick, bench.device))
     captions = typical_captions(bench, size)
     images = np.random.default_rng(0).integers(0, 256, (size, 8 * side, 8 * side, 3), np.uint8)
-    step = Step(bench, dtype, gradient_checkpointing=False)
+    step = Step(bench, dtype)
 
     def read() -> Batch:
         encodings, mask = pad([encoding.bfloat16() for encoding in encoder(captions)])
@@ -81,33 +88,36 @@ def make_encoder(bench: Bench, dtype: torch.dtype) -> Encoder:
 class Step:
     """A training step in this process: the library's objective, AdamW; no DeepSpeed."""
 
-    def __init__(self, bench: Bench, dtype: torch.dtype, gradient_checkpointing: bool, compiled: bool = False) -> None:
-        self.device = bench.device
+    def __init__(self, bench: Bench, dtype: torch.dtype, **settings: Any) -> None:
+        """Take settings of training."""
+        self.device, self.quick = bench.device, bench.quick
         width = 64 if bench.quick else WIDTH
+        precision = "fp32" if dtype == torch.float32 else "bf16"
+        config = TrainConfig(store="", fingerprint="", base="", output="", steps=1, precision=precision, **settings)
         unet = make_unet(bench.quick, dtype, bench.device)
-        if gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-            unet.train()
+        prepare_unet(unet, config)
         adapter = LLMAdapter.for_unet(unet, AdapterSettings(), encoding_dim=width).to(bench.device)
         adapter.install(unet)
-        if compiled:
-            unet.compile_repeated_blocks(disable=bench.quick)
-        precision = "fp32" if dtype == torch.float32 else "bf16"
-        config = TrainConfig(store="", fingerprint="", base="", output="", steps=1, precision=precision)
         unconditional = UnconditionalEmbedding(torch.zeros(1, width).bfloat16(), None)
         self.objective = Objective(adapter, unet, DDPMScheduler(**SCHEDULE), unconditional, config)
         self.optimiser = torch.optim.AdamW([p for p in adapter.parameters() if p.requires_grad], fused=True)
 
     def __call__(self, batch: Batch) -> None:
-        with plain_attention(self.device):
+        with plain_attention(self.device), uncompiled(self.quick):
             loss, *_ = self.objective(batch, sample_generators(0, 0, batch, self.device), 1 / len(batch.rows))
             loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
 
 
-STEPS = {"plain": (False, False), "recomputed": (True, False), "compiled": (False, True)}
-"""Whether activations are computed anew in the backward pass, and whether the U-Net's blocks are compiled."""
+STEPS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "recomputed": {"gradient_checkpointing": True},
+    "channels_last": {"channels_last": True},
+    "compiled": {"torch_compile": True},
+    "compiled channels_last": {"torch_compile": True, "channels_last": True},
+}
+"""Settings of training by the name of a way to take a step."""
 
 
 def measure_gpu(bench: Bench) -> None:
@@ -124,14 +134,14 @@ def measure_gpu(bench: Bench) -> None:
 def measure_rate(bench: Bench, size: int, name: str) -> None:
     """The rows of one batch size and one way to take a step."""
     side, width = (8, 64) if bench.quick else (64, WIDTH)
-    recomputed, compiled = STEPS[name]
-    step = Step(bench, torch.bfloat16, recomputed, compiled)
+    step = Step(bench, torch.bfloat16, **STEPS[name])
     batch = make_batch(size, side, width, 28)
     step(batch)
     peak = peak_bytes(lambda: step(batch), bench.device)
     rate = size / quantiles(interleaved({"step": lambda: step(batch)}, bench.device, bench.rounds)["step"])[1]
-    how = f"{'with' if recomputed else 'without'} checkpointing{', blocks compiled' if compiled else ''}"
-    setting = f"{bench.name}, {8 * side}², bf16, batch {size}, {how}"
+    how = "with checkpointing" if name == "recomputed" else "without checkpointing"
+    more = f", {name}" if name not in ("plain", "recomputed") else ""
+    setting = f"{bench.name}, {8 * side}², bf16, batch {size}, {how}{more}"
     bench.add("images a second", setting, rate, "images/s")
     bench.add("peak memory", setting, peak / GB, "GB")
     if not bench.quick and (limit := published_peak(torch.cuda.get_device_name())) is not None:

@@ -18,6 +18,8 @@ OFFLOADING = ("_hf_hook", "_diffusers_hook")
 """What accelerate and diffusers hang on a module that they move about."""
 COMPILED = "_orig_mod"
 """Attribute of a module that `torch.compile` returned: the module itself."""
+COMPILED_CALL = "_compiled_call_impl"
+"""Attribute of a module that was compiled in place: what is called instead; else None."""
 
 
 def execution_device(pipe: Any) -> torch.device:
@@ -34,6 +36,11 @@ def is_offloaded(module: nn.Module) -> bool:
 def not_compiled(module: Any) -> Any:
     """Return the module in a compiled one; another as it is."""
     return getattr(module, COMPILED, module)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `torch.compile` returned a module, or it was compiled in place."""
+    return hasattr(module, COMPILED) or getattr(module, COMPILED_CALL, None) is not None
 
 
 class Float32Buffers(nn.Module):

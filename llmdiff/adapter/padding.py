@@ -6,6 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LENGTHS = 64
+"""What the lengths of a compiled U-Net's contexts are multiples of: code is made for each length, and is best for such.
+
+SD 1.5 has 2 % more to compute with 128 tokens than with 40.
+"""
+
 
 def pad(encodings: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return encodings of one batch, padded with zeros on the right, and their mask ``(batch, token)`` bool."""
@@ -26,6 +32,17 @@ def replace(encodings: Tensor, mask: Tensor, unconditional: Tensor, dropped: Ten
     unconditional_mask = torch.arange(longest, device=mask.device) < unconditional_length
     rows = dropped.reshape(-1, *[1] * (encodings.ndim - 1))
     return torch.where(rows, unconditional, encodings), torch.where(dropped[:, None], unconditional_mask, mask)
+
+
+def lengthen(encodings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad encodings ``(batch, [band,] token, hidden)`` and mask ``(batch, token)`` to the next `whole_length`."""
+    more = whole_length(mask.shape[1]) - mask.shape[1]
+    return F.pad(encodings, (0, 0, 0, more)), F.pad(mask, (0, more))
+
+
+def whole_length(tokens: int) -> int:
+    """Return the next multiple of `LENGTHS`."""
+    return -(-tokens // LENGTHS) * LENGTHS
 
 
 def lead(text: Tensor, context: Tensor) -> Tensor:

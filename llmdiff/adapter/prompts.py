@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from llmdiff.adapter.adapter import LLMAdapter
-from llmdiff.adapter.diffusers_internals import execution_device, is_offloaded
-from llmdiff.adapter.padding import lead, pad
+from llmdiff.adapter.diffusers_internals import execution_device, is_compiled, is_offloaded
+from llmdiff.adapter.padding import lead, pad, whole_length
 
 PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
 
@@ -126,7 +126,9 @@ class PromptEncoder:
         context = adapter.context(encodings, mask.to(device), base)
         if text is not None and base is None:
             context = lead(text, context)
-        return F.pad(context, (0, 0, 0, 1)).to(self.pipe.unet.dtype)
+        length = context.shape[1] + 1
+        more = (whole_length(length) if is_compiled(self.pipe.unet) else length) - context.shape[1]
+        return F.pad(context, (0, 0, 0, more)).to(self.pipe.unet.dtype)
 
     def text(self, captions: list[str], device: torch.device, options: dict[str, Any]) -> Tensor:
         """Return the base's own text features."""

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from llmdiff.compilation import check_compiler, compile_by_shape, uncompiled
 from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
@@ -37,7 +38,7 @@ class LatentEncoder:
         for setting in ("shift_factor", "latents_mean", "latents_std"):
             if (found := vae.config.get(setting)) is not None:
                 raise ValueError(f"the autoencoder has {setting} {found!r}, expected None: a scaling_factor alone")
-        self.vae, self.at_once = vae, at_once
+        self.vae, self.at_once, self.compiled = vae, at_once, False
         self._budget = Budget(at_once, item="picture", unit="pictures")
 
     @classmethod
@@ -47,11 +48,30 @@ class LatentEncoder:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         at_once: int = AT_ONCE,
+        *,
+        torch_compile: bool = False,
+        channels_last: bool = False,
     ) -> LatentEncoder:
-        """Return the autoencoder of a Stable Diffusion: folder, name or single file."""
+        """Return the autoencoder of a Stable Diffusion: folder, name or single file.
+
+        `torch_compile` compiles what makes latents, and `channels_last` is the memory format of convolutions; both move
+        latents by rounding. ValueError, by file and field, for an autoencoder that gives none.
+        """
         check_autoencoder(base)
         vae = read_model(base, "vae", AutoencoderKL, dtype=dtype, **LOADING)
-        return cls(vae.requires_grad_(False).eval().to(device), at_once)
+        vae = vae.requires_grad_(False).eval().to(device)
+        if channels_last:
+            vae.to(memory_format=torch.channels_last)
+        encoder = cls(vae, at_once)
+        if torch_compile:
+            encoder.compile()
+        return encoder
+
+    def compile(self) -> None:
+        """Compile what makes latents, for each size of picture and as many as a pass takes."""
+        check_compiler()
+        compile_by_shape(self.vae.encoder)
+        self.compiled = True
 
     @property
     def factor(self) -> int:
@@ -76,8 +96,9 @@ class LatentEncoder:
 
         def run(indices: list[int]) -> Tensor:  # they follow one another
             part = pixels[indices[0] : indices[-1] + 1].to(self.vae.device)
-            scaled = part.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-            latents = self.vae.encode(scaled.to(self.vae.dtype)).latent_dist.mean
+            scaled = (part.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).to(self.vae.dtype)
+            with uncompiled(self.compiled and len(part) < self._budget.tokens):  # code is made for whole passes alone
+                latents = self.vae.encode(scaled).latent_dist.mean
             return (latents.float() * self.vae.config.scaling_factor).half()
 
         return torch.cat([latents for _, latents in run_in_batches([1] * len(pixels), self._budget, run)])

@@ -144,5 +144,6 @@ def content_hash(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_floating_point():  # position ids come and go between versions of transformers
             digest.update(name.encode())
-            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+            plain = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()  # in whatever memory format
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.langevin import noise_std
@@ -87,6 +88,7 @@ class Encoder:
         device: str | torch.device | None = None,
         device_map: str | dict[str, Any] | None = None,
         attention: Attention | None = None,
+        torch_compile: bool = False,
         cache_folder: str | Path | None = None,
     ) -> Encoder:
         """Load the encoder of a folder, a GGUF file or a hub name: no pickled weights, and no code of the model's own.
@@ -103,20 +105,24 @@ class Encoder:
             device_map: spreads the LLM over several devices, memory and disk, as transformers takes it: ``auto``,
                 ``balanced``, ``sequential``, or a device for each module.
             attention: how attention is computed; transformers' own choice where None.
+            torch_compile: compile the LLM's blocks, which moves encodings by rounding; see `compile_blocks`.
             cache_folder: as for the constructor.
 
         Raises:
             ValueError: no tokenizer, one with neither pad token nor EOS, no safetensors or GGUF weights, no known LLM,
-                weights that are quantised already, or an attention that is not to be had here.
+                weights that are quantised already, or an attention or compiler that is not to be had here.
             FileNotFoundError: there is no such folder.
             ModuleNotFoundError: GGUF or `quantization` needs a package that is not installed.
         """
         config = config or EncoderConfig()
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype)
-        where = Placement(device=device, device_map=device_map, attention=attention)
+        where = Placement(device=device, device_map=device_map, attention=attention, torch_compile=torch_compile)
         model, tokenizer = load_pretrained(name_or_folder, config, revision, where)
-        return cls(model, tokenizer, config, cache_folder=cache_folder)
+        encoder = cls(model, tokenizer, config, cache_folder=cache_folder)
+        if torch_compile:
+            compile_blocks(encoder.llm)
+        return encoder
 
     @property
     def hidden_size(self) -> int:

@@ -45,6 +45,12 @@ class Family:
     values: Callable[[Any, Tensor], Tensor] = all_of_it
     """The values (batch, token, key-value heads * head) in what ``value`` gives."""
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The parts whose output is read."""
+        paths = (self.value, self.output, self.mlp, self.after_attention, self.after_mlp)
+        return tuple(path for path in paths if path is not None)
+
 
 SANDWICH = Family(
     mlp_norm="pre_feedforward_layernorm",

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
 
+from llmdiff.compilation import check_compiler
 from llmdiff.devices import device
 from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.llm import check_blocks, check_decoder_only, check_positions
@@ -35,7 +36,8 @@ class Placement:
     """Where and how a loaded LLM runs: nothing that decides an encoding's numbers but for rounding.
 
     Raises:
-        ValueError: both a device and a device map, or an attention that is not to be had here.
+        ValueError: both a device and a device map, both a device map and `torch_compile`, or an attention or compiler
+            that is not to be had here.
     """
 
     device: str | torch.device | None = None
@@ -44,8 +46,14 @@ class Placement:
     """As transformers takes it; then `device` is None."""
     attention: Attention | None = None
     """None: transformers' own choice."""
+    torch_compile: bool = False
+    """Whether its blocks are compiled, see `llmdiff.encoder.compiled`."""
 
     def __post_init__(self) -> None:
+        if self.torch_compile and self.device_map is not None:
+            raise ValueError(f"expected torch_compile or device_map, found both: {self.device_map!r}")
+        if self.torch_compile:
+            check_compiler()
         if self.device is not None and self.device_map is not None:
             raise ValueError(f"expected device or device_map, found both: {self.device} and {self.device_map!r}")
         if self.attention == "flash_attention_2" and not is_flash_attn_2_available():

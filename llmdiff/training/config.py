@@ -20,6 +20,9 @@ from pydantic import (
 from llmdiff.adapter.config import AdapterSettings
 
 CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
+LRScheduler = Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"]
+POLYNOMIAL_END = 1e-7
+"""Where diffusers' polynomial schedule ends."""
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
 OWNED: tuple[str, ...] = (
@@ -35,6 +38,7 @@ OWNED += ("optimizer", "scheduler", "bf16", "fp16")
 FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "threads", "output", "skip_limit"}
 FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm", "llm_revision"}
 FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing", "processes", "hosts"}
+FREE |= {"torch_compile", "channels_last"}
 
 
 LAYOUT = ("layout_steps", "layout_batch_size", "layout_learning_rate")
@@ -66,8 +70,18 @@ class TrainSettings(BaseModel):
     """Samples a process takes at once."""
     accumulate: int = Field(default=1, gt=0)
     """Batches whose gradients make one step."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with moments of 32 bits, or of 8 by torchao (extra `quantized`), a quarter of their memory. These go with
+    `zero_stage` 0 alone, and their step is compiled: on a CPU they need a C++ compiler."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """AdamW's, after warm-up and before the cosine decay to 0."""
+    """AdamW's, after warm-up and before it decays."""
+    lr_scheduler: LRScheduler = "cosine"
+    """How the learning rate goes on after warm-up, as diffusers names it: half a cosine or a line down to 0, a cosine
+    that starts again, a polynomial down to 1e-7, or as it is. "constant" alone has no warm-up."""
+    lr_num_cycles: int = Field(default=1, ge=1)
+    """Cosines of `lr_scheduler` "cosine_with_restarts"."""
+    lr_power: float = Field(default=1.0, gt=0)
+    """Power of `lr_scheduler` "polynomial"; 1 is a line."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's, for weight matrices alone: none on scalars, norms and biases."""
     warmup: int = Field(default=100, ge=0)
@@ -97,6 +111,11 @@ class TrainSettings(BaseModel):
     dynamic loss scale."""
     gradient_checkpointing: bool = False
     """Whether the U-Net recomputes activations in the backward pass, to save memory."""
+    torch_compile: bool = False
+    """Compile U-Net and adapter with `torch.compile`: the first steps take minutes on a GPU, and results differ by
+    rounding. Each size of picture has code of its own; any number of tokens shares it. Not with `zero_stage` 3."""
+    channels_last: bool = False
+    """Keep the U-Net's convolutions in the memory format `channels_last`; results differ by rounding."""
     seed: int = 0
     """Seed of the order of samples, what is drawn of them, noise, timesteps and dropout."""
 
@@ -143,6 +162,15 @@ class TrainSettings(BaseModel):
             raise ValueError("expected either steps or epochs")
         if self.base_fingerprint is not None and self.adapter.base_context != "clip":
             raise ValueError('base_fingerprint goes with adapter.base_context "clip" alone')
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
+            end = f"{POLYNOMIAL_END:g}, where a polynomial schedule ends"
+            raise ValueError(f"learning_rate: expected more than {end}, found {self.learning_rate:g}")
+        if self.optimizer == "adamw_8bit" and self.zero_stage != 0:
+            raise ValueError(
+                f"optimizer 'adamw_8bit' goes with zero_stage 0, found {self.zero_stage}: the others part it"
+            )
+        if self.torch_compile and self.zero_stage == 3:
+            raise ValueError("torch_compile goes with zero_stage 0, 1 or 2: 3 fetches weights between the kernels")
         if self.sample_every is not None and not self.validation_prompts:
             raise ValueError("sample_every is set: expected validation_prompts")
         if not all(word.strip() for word in self.flip_words):
@@ -221,7 +249,8 @@ class TrainConfig(TrainSettings):
         """Raise ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
         if not path.exists():
             return
-        before, now = json.loads(path.read_text()), json.loads(self.model_dump_json())
+        earlier = TrainSettings().model_dump(mode="json")  # where a version knew no such setting
+        before, now = {**earlier, **json.loads(path.read_text())}, json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
             before["store"] = now["store"]  # it was moved, or is a copy
         neutral = {key: TrainSettings.model_fields[key].default for key in LAYOUT}
@@ -244,7 +273,7 @@ class TrainConfig(TrainSettings):
         return {
             "train_micro_batch_size_per_gpu": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `PlainAdamW` clips
+            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `Plain` clips
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 
 from llmdiff.tcp_ports import free_port
+from llmdiff.training.adamw_8bit import plain_adamw_8bit
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
-from llmdiff.training.optimiser import PlainAdamW
+from llmdiff.training.plain import PlainAdamW
 
 
 def start(config: TrainConfig) -> torch.device:
@@ -95,14 +96,17 @@ def wrap(objective: Objective, config: TrainConfig) -> Any:
     """Return the DeepSpeed engine of an objective: AdamW on what is trained, ZeRO as configured."""
     import deepspeed
 
-    options: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
-    groups = parameter_groups(objective, config.weight_decay)
-    optimiser = (
-        PlainAdamW(groups, config.grad_clip, **options)
-        if config.zero_stage == 0
-        else torch.optim.AdamW(groups, **options)
-    )
+    optimiser = optimiser_of(config, parameter_groups(objective, config.weight_decay))
     return deepspeed.initialize(model=objective, optimizer=optimiser, config=config.for_deepspeed())[0]
+
+
+def optimiser_of(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimiser that a run asks for; under ZeRO 1 to 3 DeepSpeed clips."""
+    if config.optimizer == "adamw_8bit":
+        return plain_adamw_8bit(groups, config.grad_clip, lr=config.learning_rate)
+    if config.zero_stage == 0:
+        return PlainAdamW(groups, config.grad_clip, lr=config.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

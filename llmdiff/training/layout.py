@@ -75,7 +75,7 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
     """Return the mean squared error of a batch's layouts; no caption is dropped."""
     generators = sample_generators(objective.config.seed, epoch, batch, device)
     dropped = torch.zeros(len(batch.latents), dtype=torch.bool, device=device)
-    context = objective.context(batch, dropped, generators)  # (b, t, [k] d)
+    context = objective.adapter.context(*objective.captions(batch, dropped, generators))  # (b, t, [k] d)
     layouts = layout_of(batch.latents.to(device, torch.float32))  # (b, c, h, w)
     return F.mse_loss(decoder(context, layouts.shape[-2:]), layouts)
 

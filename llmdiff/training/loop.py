@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch.distributed as dist
 
+from llmdiff.training.adamw_8bit import set_rate
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
+from llmdiff.training.learning_rate import learning_rate
 from llmdiff.training.lock import locked
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
@@ -94,19 +95,11 @@ def update(run: Run, rank_batch: RankBatch, metrics: MetricLogger) -> bool:
     return applied
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the rate of a step from 1 to `steps`: linear warm-up, then half a cosine down to 0."""
-    if step <= config.warmup:
-        return config.learning_rate * step / config.warmup
-    progress = (step - config.warmup) / max(1, steps + 1 - config.warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def set_learning_rate(run: Run, step: int) -> float:
     """Give the optimiser the rate of this step, and return it."""
     rate = learning_rate(run.config, step, run.steps)
     for group in run.engine.optimizer.param_groups:
-        group["lr"] = rate
+        set_rate(group, rate)
     return rate
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from llmdiff.compilation import uncompiled
 from llmdiff.training.objective import Objective, sample_generators
 
 if TYPE_CHECKING:
@@ -165,9 +166,10 @@ def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Ten
         found: Tensor = objective(captioned, generators, 1.0)[2]
         return found
 
-    with path_shares(objective.adapter) as shares:
-        own = losses(batch)
-    return own, losses(swapped(batch)), shares
+    with uncompiled(objective.config.torch_compile):
+        with path_shares(objective.adapter) as shares:
+            own = losses(batch)
+        return own, losses(swapped(batch)), shares
 
 
 def gains(own: Tensor, others: Tensor) -> list[float]:

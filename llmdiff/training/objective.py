@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmdiff.adapter import LLMAdapter
-from llmdiff.adapter.padding import replace
+from llmdiff.adapter.padding import lengthen, replace
+from llmdiff.compilation import compiled_for_training
 from llmdiff.diffusion.base import snr_weights, training_target
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.micro_conditioning import MicroConditioning
@@ -63,6 +64,7 @@ class Objective(nn.Module):
         self.config = config
         self.noise_std = tuple(noise_std)
         self.micro_conditioning = micro_conditioning
+        self.predict = compiled_for_training(predict) if config.torch_compile else predict
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], factor: float
@@ -80,30 +82,31 @@ class Objective(nn.Module):
         timesteps, dropped = self.timesteps(u[:, 0]), u[:, 1] < self.config.caption_dropout  # (b,)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = training_target(self.schedule, latents, noise, timesteps)
+        captions = self.captions(batch, dropped, generators)
+        of_size = self.micro_conditioning
+        conditions = None if of_size is None else of_size.of_batch(batch, dropped)
         with autocast(latents.device, self.config.precision):
-            context = self.context(batch, dropped, generators)  # (b, t, d)
-            predicted = unet(
-                noisy.to(unet.dtype),
-                timesteps,
-                encoder_hidden_states=context.to(unet.dtype),
-                added_cond_kwargs=self.micro_conditioning and self.micro_conditioning.of_batch(batch, dropped),
-            ).sample
+            predicted = self.predict(unet, self.adapter, noisy.to(unet.dtype), timesteps, captions, conditions)
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))  # (b,)
         weighted = losses * self.weights(timesteps)
         return weighted.sum() * factor, weighted.detach(), losses.detach(), timesteps
 
-    def context(self, batch: Batch, dropped: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return the batch's context, with the empty caption in place of the `dropped` ones."""
+    def captions(
+        self, batch: Batch, dropped: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `LLMAdapter.context` reads of a batch, with the empty caption in place of the `dropped` ones."""
         device = dropped.device
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
         encodings, mask = replace(encodings, mask, self.unconditional.encoding.to(device), dropped)
         if any(self.noise_std):
             encodings = noised(encodings, mask, self.noise_std, generators)
+        if self.config.torch_compile:
+            encodings, mask = lengthen(encodings, mask)
         if self.unconditional.base is None:
-            return self.adapter.context(encodings, mask)
+            return encodings, mask, None
         assert batch.base_encodings is not None
         base = torch.where(dropped[:, None, None], self.unconditional.base.to(device), batch.base_encodings.to(device))
-        return self.adapter.context(encodings, mask, base)
+        return encodings, mask, base
 
     def weights(self, timesteps: Tensor) -> Tensor:
         if self.config.min_snr_gamma is None:
@@ -114,6 +117,29 @@ class Objective(nn.Module):
         """Return timesteps from uniform numbers ``(batch,)``."""
         steps = self.schedule.config.num_train_timesteps
         return (steps * u**self.config.timestep_exponent).long().clamp(max=steps - 1)
+
+
+def prepare_unet(unet: UNet2DConditionModel, config: TrainConfig) -> None:
+    """Give a frozen U-Net the memory format and the way of keeping activations that a run asks for."""
+    if config.channels_last:
+        unet.to(memory_format=torch.channels_last)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    adapter: LLMAdapter,
+    noisy: Tensor,
+    timesteps: Tensor,
+    captions: tuple[Tensor, Tensor, Tensor | None],
+    conditions: dict[str, Tensor] | None,
+) -> Tensor:
+    """Return what the U-Net predicts of noisy latents under the adapter's context of captions."""
+    context = adapter.context(*captions).to(noisy.dtype)  # (b, t, d)
+    predicted: Tensor = unet(noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=conditions).sample
+    return predicted
 
 
 def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:

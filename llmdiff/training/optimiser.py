@@ -1,9 +1,11 @@
-"""AdamW under any ZeRO stage: a step that is not finite is left out, and the moments come and go as whole tensors."""
+"""AdamW under any ZeRO stage: a step that is not finite is left out, and the moments come and go as whole tensors.
+
+Under ZeRO 0 the moments may be of 8 bits, see `llmdiff.training.adamw_8bit`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,32 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmdiff.training import deepspeed_internals as internals
+from llmdiff.training.adamw_8bit import is_8bit, loaded, saved
+from llmdiff.training.plain import Plain
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_SCALE, WINDOW = 2.0**16, 1000
-
-
-class PlainAdamW(torch.optim.AdamW):
-    """ZeRO 0's AdamW: like ZeRO's own optimisers it clips, tells the gradient's norm, and skips a step not finite."""
-
-    def __init__(self, groups: Any, clip: float, **options: Any) -> None:
-        super().__init__(groups, **options)
-        self.clip = clip
-        self.loss_scale = 1.0
-        internals.tell_engine(self, norm=0.0, overflow=False)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(grads)) / self.loss_scale
-        overflow = not math.isfinite(norm)
-        internals.tell_engine(self, norm, overflow)
-        if overflow:
-            return None
-        divisor = self.loss_scale * (max(1.0, (norm + 1e-6) / self.clip) if self.clip else 1.0)
-        if divisor != 1.0:
-            torch._foreach_div_(grads, divisor)
-        return super().step(closure)
 
 
 class LossScale:
@@ -83,18 +64,23 @@ def moments(engine: Any, module: nn.Module) -> dict[str, Tensor]:
     if updates(engine) == 0:
         return {}
     internals.link_moments(engine)
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, parameter in trained(module):
         for key in MOMENTS:
             whole = get_moment(engine, parameter, key)
             if dist.get_rank() == 0:
-                found[f"{name}.{key}"] = whole.cpu().contiguous()
+                found |= {f"{name}.{key}{part}": tensor.cpu().contiguous() for part, tensor in saved(whole).items()}
     return found
 
 
 def restore(engine: Any, module: nn.Module, tensors: dict[str, Tensor], count: int) -> None:
     """Give an optimiser that has made no step yet the moments of `count` steps."""
     if count == 0:
+        return
+    if is_8bit(engine.optimizer):
+        for name, parameter in trained(module):
+            found = {key: loaded(tensors, f"{name}.{key}", key == "exp_avg", parameter) for key in MOMENTS}
+            engine.optimizer.state[parameter] = {"step": torch.tensor(float(count)), **found}
         return
     for part in parts(engine):
         zeros = {key: torch.zeros_like(part) for key in MOMENTS}
@@ -145,4 +131,4 @@ def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) ->
 
 def is_plain(engine: Any) -> bool:
     """Return whether the engine's optimiser is ZeRO 0's, with nothing of DeepSpeed around it."""
-    return isinstance(engine.optimizer, PlainAdamW)
+    return isinstance(engine.optimizer, Plain)

@@ -22,7 +22,7 @@ from llmdiff.training.kohya import read_repeats
 from llmdiff.training.layout import pretrain_layout
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
-from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding
+from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding, prepare_unet
 from llmdiff.training.optimiser import LossScale, moments, restore, updates
 from llmdiff.training.resolve import check_resolved, check_store
 from llmdiff.training.state import EMA_FOLDER, State, read_state
@@ -132,9 +132,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         cut_samples(config, state.step)
     # The frozen weights in the precision of the pass: autocast would cast them again at every step.
     unet = load_unet(config.base, DTYPES[config.precision]).to(device)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        unet.train()  # diffusers recomputes in training mode alone; these U-Nets have no dropout
+    prepare_unet(unet, config)
     adapter = build_adapter(config, store, unet, unconditional)
     if found is None and config.start_from is not None:
         load_initial_checkpoint(adapter, config.start_from, unet)

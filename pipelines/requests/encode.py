@@ -55,6 +55,11 @@ class EncodeRequest(DataRequest):
     attention: Attention | None = None
     """How the LLM computes attention; flash_attention_2 needs a CUDA device and flash-attn. Default: transformers'
     own choice."""
+    torch_compile: bool = False
+    """Compile the LLM's blocks and the autoencoder with `torch.compile`: the first batches take up to minutes on a GPU,
+    the others less than without. Encodings and latents differ by rounding, and keep their keys."""
+    channels_last: bool = False
+    """Keep the autoencoder's convolutions in the memory format channels_last. Latents differ by rounding."""
     readiness: ReadinessPolicy | None = None
     """How files that are still being written are recognised, and left alone; data without a usable row are then no
     error. Default: every file is taken as whole."""

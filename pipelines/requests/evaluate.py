@@ -50,3 +50,8 @@ class EvaluateRequest(Request):
     """Floating-point type of the models that draw."""
     batch: int = Field(default=4, ge=1)
     """Pictures drawn at once."""
+    torch_compile: bool = False
+    """Compile the models that draw with `torch.compile`: the first batch takes up to minutes on a GPU, the others less
+    than without. Pictures differ by rounding, and those that were ever drawn are not drawn again."""
+    channels_last: bool = False
+    """Keep convolutions in the memory format channels_last. Pictures differ by rounding."""

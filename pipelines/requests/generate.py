@@ -40,3 +40,8 @@ class GenerateRequest(Request):
     """Floating-point type of base model and adapter."""
     batch: int = Field(default=4, ge=1)
     """Pictures drawn at once."""
+    torch_compile: bool = False
+    """Compile the U-Net with `torch.compile`: the first batch takes up to minutes on a GPU, the others less than
+    without. Pictures differ by rounding."""
+    channels_last: bool = False
+    """Keep convolutions in the memory format channels_last. Pictures differ by rounding."""

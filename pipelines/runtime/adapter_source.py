@@ -59,4 +59,4 @@ def load_source(source: Source, adapted: bool, sampling: Sampling) -> Any:
     """Load the base model's pipeline, with the adapter in it or as it was loaded."""
     quieten_loading()
     adapter, llm = (source.adapter, source.llm) if adapted else (None, None)
-    return load_pipeline(source.diffusion, adapter, llm, dtype=sampling.dtype, scheduler=sampling.scheduler)
+    return load_pipeline(source.diffusion, adapter, llm, **sampling.loading())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmdiff.base_folders import check_base
+from llmdiff.compilation import check_compiler
 from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.loading import Placement, check_loading
@@ -26,9 +27,11 @@ def check_models(request: EncodeRequest, pictures: bool) -> None:
         check_base(request.diffusion)
     if request.encoder == "base" and (given := changed(request.settings)):
         raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
+    if pictures and request.torch_compile:
+        check_compiler()
     if request.encoder == "llm" and request.llm is not None:
         check_loading(request.llm, request.settings)
-        Placement(device_map=request.device_map, attention=request.attention)
+        Placement(device_map=request.device_map, attention=request.attention, torch_compile=request.torch_compile)
 
 
 def check_pictures(request: EncodeRequest, pictures: bool, rows: bool) -> None:

@@ -105,7 +105,11 @@ def load_encoder(request: EncodeRequest) -> TextEncoder:
     if request.encoder == "llm":
         assert request.llm is not None
         return Encoder.from_pretrained(
-            request.llm, request.settings, device_map=request.device_map, attention=request.attention
+            request.llm,
+            request.settings,
+            device_map=request.device_map,
+            attention=request.attention,
+            torch_compile=request.torch_compile,
         )
     assert request.diffusion is not None
     return load_text_encoder(request.diffusion, device())
@@ -116,7 +120,8 @@ def load_latent_encoder(request: EncodeRequest, diffusion: str) -> LatentEncoder
     import torch
 
     dtype = getattr(torch, request.vae_dtype)
-    return LatentEncoder.from_pretrained(diffusion, device(), dtype, request.vae_batch)
+    how = {"torch_compile": request.torch_compile, "channels_last": request.channels_last}
+    return LatentEncoder.from_pretrained(diffusion, device(), dtype, request.vae_batch, **how)
 
 
 def share_cores(processes: int) -> int:

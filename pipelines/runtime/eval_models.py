@@ -140,7 +140,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
         raise ValueError(f"baseline {spec}: cannot be loaded: {first_line(error)}") from error
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None
-    return prepare(pipe, sampling.scheduler)
+    return prepare(pipe, sampling.scheduler, torch_compile=sampling.torch_compile, channels_last=sampling.channels_last)
 
 
 def _split(baseline: str) -> tuple[str, str]:

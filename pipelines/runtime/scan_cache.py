@@ -18,6 +18,7 @@ from pipelines.requests.encode import EncodeRequest
 from storage.io.files import write_file
 
 RUN_ONLY = {"vae_batch", "processes", "ray", "limit", "device_map", "attention", "readiness"}
+RUN_ONLY |= {"torch_compile", "channels_last"}
 """Fields of the encode request that say how a run goes, not what it writes; what was unfinished is in the record."""
 
 

@@ -13,6 +13,8 @@ from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
 from infra.tracking.hub_cache import hub_revision
 from llmdiff.base_folders import check_base
+from llmdiff.compilation import check_compiler
+from llmdiff.extras import require_for
 from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
@@ -23,6 +25,7 @@ from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
+LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""
@@ -34,6 +37,7 @@ def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
     Nothing is written but what ``restart`` asks to be removed.
     """
     check_base(request.diffusion, "unet", "scheduler")
+    check_tools(request.settings)
     xl = reads_pooled(request.diffusion)
     draft = draft_of(request, topology)
     folder = Path(request.output) if request.output is not None else run_folder(draft, request.encoder)
@@ -56,6 +60,14 @@ def reads_pooled(base: str) -> bool:
 
     load_noise_schedule(base)
     return is_xl(unet_config(base))
+
+
+def check_tools(settings: TrainSettings) -> None:
+    """Raise ValueError or ModuleNotFoundError where this machine lacks a compiler or package that settings ask for."""
+    if settings.optimizer == "adamw_8bit":
+        require_for("torchao", "optimizer 'adamw_8bit'")
+    if settings.torch_compile or settings.optimizer == "adamw_8bit":
+        check_compiler()
 
 
 def draft_of(request: TrainRequest, topology: Topology) -> TrainConfig:

@@ -53,3 +53,11 @@ def test_a_compiled_module_gives_its_own_back() -> None:
     found = internals.not_compiled(torch.compile(module, backend="eager"))
     assert found is module, f"torch {torch.__version__} has no {internals.COMPILED}: {USED}"
     assert internals.not_compiled(module) is module
+
+
+def test_a_compiled_module_shows() -> None:
+    module = nn.Linear(1, 1)
+    assert not internals.is_compiled(module)
+    assert internals.is_compiled(torch.compile(module))
+    module.compile()
+    assert internals.is_compiled(module), f"torch {torch.__version__} has no {internals.COMPILED_CALL}: {USED}"

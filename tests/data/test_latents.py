@@ -16,6 +16,7 @@ from llmdiff.encoder import Encoder
 from storage import EncodingStore
 from tests.adapter import tiny
 from tests.data.conftest import SIZE
+from tests.graphs import Graphs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, SIZE, SIZE, 3), np.uint8)
 
@@ -94,3 +95,14 @@ def test_a_store_of_one_dtype_refuses_the_other(encoder: Encoder, tmp_path: Path
         prepare(store, encoder, first, SIZE)
         with pytest.raises(ValueError, match=words):
             prepare(store, encoder, second, SIZE)
+
+
+def test_compiled_and_with_channels_last_the_latents_are_the_same(graphs: Graphs, tmp_path: Path) -> None:
+    tiny.save_base(tmp_path / "base")
+    expected = LatentEncoder.from_pretrained(str(tmp_path / "base"))
+    encoder = LatentEncoder.from_pretrained(str(tmp_path / "base"), torch_compile=True, channels_last=True, at_once=4)
+    assert encoder.describe() == expected.describe()
+    wide = IMAGES[:, : SIZE // 2]
+    for images in (IMAGES, IMAGES[:7], wide, wide[:3]):
+        torch.testing.assert_close(encoder(images), expected(images), rtol=2**-9, atol=1e-3)
+    assert (graphs.made, graphs.breaks) == (2, [])  # one for each size of picture; fewer than four run as they are

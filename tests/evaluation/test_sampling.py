@@ -67,6 +67,13 @@ def test_gallery_evaluation_and_registry_draw_the_same_picture(pipe: Any, tmp_pa
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), np.asarray(to_images(values)[0]))
 
 
+def test_channels_last_draws_the_same(pipe: Any) -> None:
+    other = prepare(tiny.pipeline(), channels_last=True)
+    for part in (other.unet.conv_in, other.vae.decoder.conv_in):
+        assert part.weight.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(drawn(other, Sampling(steps=2)), drawn(pipe, Sampling(steps=2)), atol=1e-5)
+
+
 def test_latents_are_denoised_as_the_pipeline_does(pipe: Any) -> None:
     side = pipe.unet.config.sample_size
     latents = torch.randn(1, 4, side, side, generator=noise(3))
@@ -84,6 +91,7 @@ def test_what_names_a_picture_is_what_it_was() -> None:
     before = {"steps": 20, "guidance": 3.0, "size": None, "scheduler": None, "dtype": "float32"}
     assert Sampling().key() == before
     assert Sampling(negative="x", scale=0.5).key() == {**before, "negative": "x", "scale": 0.5}
+    assert Sampling(torch_compile=True, channels_last=True).key() == before  # which move it by rounding
 
 
 def test_what_cannot_be_drawn_is_refused(pipe: Any) -> None:

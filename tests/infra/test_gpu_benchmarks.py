@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LACKING = ["crc32c", "deepspeed", "deltalake", "mlflow", "obstore", "prefect", "pyarrow", "zarr", "zarrs"]
 PARTS = ["kernel", "noise", "encode phi-1.5", "encode vicuna-7b", "train", "adapter", "online", "autoencoder"]
-PARTS += ["latency", "train, compiled"]  # `compare` is a test of its own
+PARTS += ["latency", "train, compiled", "train, channels_last", "encode, compiled"]  # `compare` is a test of its own
 RUN = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(sys.argv[1].split()))
@@ -37,7 +37,7 @@ def test_every_part_runs_without_the_projects_other_packages(tmp_path: Path) -> 
     assert states == [(part, state) for part in PARTS for state in ("started", "done")], done.stderr
     assert len(rows(tmp_path / "langevin_kernel.csv")) == 4 + 3
     assert {row["prompts"] for row in rows(tmp_path / "encode.csv")} == {"captions made of drawn scenes"}
-    assert sum(row["what"] == "images a second" for row in rows(tmp_path / "train.csv")) == 3
+    assert sum(row["what"] == "images a second" for row in rows(tmp_path / "train.csv")) == 4
     errors = {row["dtype"]: float(row["error"]) for row in rows(tmp_path / "autoencoder.csv")}
     assert errors["float32"] == 0 < errors["float16"] < errors["bfloat16"] < 0.1
     assert {row["what"] for row in rows(tmp_path / "latency.csv")} >= {"CLIP encodes", "base step", "adapter step"}

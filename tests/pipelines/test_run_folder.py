@@ -62,6 +62,25 @@ def test_a_run_of_before_stores_had_an_id_is_found(store: EncodingStore, tmp_pat
     assert run_folder(draft(tmp_path / "store"), "llm") == folder
 
 
+def test_settings_that_came_later_leave_the_name_of_a_run_that_leaves_them_alone(store: EncodingStore) -> None:
+    """The names are those that earlier versions gave."""
+    assert run_name(draft("s"), "llm", "id") == "s-llm-5be10453"
+    assert (
+        run_name(draft("s", torch_compile=True, channels_last=True), "llm", "id") == "s-llm-5be10453"
+    )  # move it by rounding
+    assert run_name(draft("s", lr_scheduler="linear"), "llm", "id") != "s-llm-5be10453"
+    assert run_name(draft("s", optimizer="adamw_8bit", zero_stage=0), "llm", "id") != "s-llm-5be10453"
+
+
+def test_a_run_of_before_a_setting_does_not_go_on_with_another(store: EncodingStore, tmp_path: Path) -> None:
+    values = draft("s", output=str(tmp_path)).model_dump(mode="json")
+    del values["lr_scheduler"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    draft("s", output=str(tmp_path)).check_same(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="the run began with lr_scheduler 'cosine', found 'linear'"):
+        draft("s", output=str(tmp_path), lr_scheduler="linear").check_same(tmp_path / "config.json")
+
+
 def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such store"):
         run_folder(draft(tmp_path / "none"), "llm")

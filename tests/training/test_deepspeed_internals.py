@@ -12,7 +12,7 @@ from torch import nn
 
 from llmdiff.training import deepspeed_internals as internals
 from llmdiff.training.distributed import join
-from llmdiff.training.optimiser import PlainAdamW
+from llmdiff.training.plain import PlainAdamW
 
 deepspeed = pytest.importorskip("deepspeed")
 WHAT = f"DeepSpeed {deepspeed.__version__} changed what llmdiff.training.deepspeed_internals relies on: "

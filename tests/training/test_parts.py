@@ -6,18 +6,22 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.optimization import get_scheduler
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training import TrainConfig
+from llmdiff.training.config import LRScheduler
 from llmdiff.training.distributed import parameter_groups
 from llmdiff.training.ema import EMA
-from llmdiff.training.loop import learning_rate
+from llmdiff.training.learning_rate import learning_rate
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
-from llmdiff.training.optimiser import LossScale, PlainAdamW
+from llmdiff.training.optimiser import LossScale
+from llmdiff.training.plain import PlainAdamW
 from storage.reading.dataset import Batch
 from tests.adapter import tiny
 
@@ -201,13 +205,45 @@ def test_average_follows_and_forgets_the_start() -> None:
     assert torch.equal(off.tensors["w"], weights["w"])
 
 
+def rates(steps: int = 100, **settings: object) -> list[float]:
+    config = TrainConfig(**PATHS, steps=steps, **settings)
+    return [learning_rate(config, step, steps) for step in range(1, steps + 1)]
+
+
 def test_learning_rate_warms_up_and_decays() -> None:
-    config = TrainConfig(**PATHS, steps=100, learning_rate=1.0, warmup=10)
-    rates = [learning_rate(config, step, 100) for step in range(1, 101)]
-    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert 0 < rates[-1] < 1e-3
-    assert learning_rate(config.model_copy(update={"warmup": 0}), 1, 100) == pytest.approx(1.0, rel=1e-3)
+    found = rates(learning_rate=1.0, warmup=10)
+    assert found[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert found[9:] == sorted(found[9:], reverse=True)
+    assert 0 < found[-1] < 1e-3
+    assert rates(learning_rate=1.0, warmup=0)[0] == pytest.approx(1.0, rel=1e-3)
+    assert len(rates(steps=5, warmup=10)) == 5
+
+
+def test_the_default_learning_rate_is_that_of_earlier_versions_bit_for_bit() -> None:
+    rate, warmup, steps = 2.5e-3, 30, 997
+    expected = [
+        rate * step / warmup
+        if step <= warmup
+        else rate * 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps + 1 - warmup))))
+        for step in range(1, steps + 1)
+    ]
+    assert rates(steps, learning_rate=rate, warmup=warmup) == expected
+
+
+@pytest.mark.parametrize("name", get_args(LRScheduler))
+def test_learning_rates_are_those_of_diffusers_by_name(name: Any) -> None:
+    """Its schedules begin at a rate of 0, which would waste a step: ours is one ahead."""
+    steps, options = 60, {"num_cycles": 3, "power": 2.0}
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = get_scheduler(name, optimiser, num_warmup_steps=7, num_training_steps=steps + 1, **options)
+    expected = []
+    for _ in range(steps):
+        optimiser.step()
+        schedule.step()
+        expected.append(optimiser.param_groups[0]["lr"])
+    found = rates(steps, learning_rate=0.5, warmup=7, lr_scheduler=name, lr_num_cycles=3, lr_power=2.0)
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert min(found) > 0
 
 
 def test_configuration_round_trip(tmp_path: Path) -> None:
@@ -224,6 +260,9 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
         ({"epochs": 1}, "either steps or epochs"),
         ({"adapter": {"base_context": "clip"}}, "base_fingerprint"),
         ({"sample_every": 5}, "validation_prompts"),
+        ({"lr_scheduler": "cosinus"}, "lr_scheduler: .*'cosinus'"),
+        ({"lr_scheduler": "polynomial", "learning_rate": 1e-7}, "learning_rate: expected more than 1e-07"),
+        ({"torch_compile": True, "zero_stage": 3}, "torch_compile goes with zero_stage 0, 1 or 2"),
         ({"flip_words": ["left", ""]}, r"flip_words: expected words, found \['left', ''\]"),
     ],
 )

@@ -1,0 +1,64 @@
+"""AdamW with moments of 8 bits (arXiv 2110.02861), by torchao: codes, and a float32 scale for every 256 of them.
+
+A moment is saved as its codes and scales, for these do not follow from the numbers that they stand for: a block whose
+largest number is negative would be scaled anew each time. Small tensors keep moments of 32 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from llmdiff.extras import require_for
+from llmdiff.training.plain import Plain
+
+CODES, SCALE = ".codes", ".scale"
+"""Ends of the names under which the two tensors of a moment are saved."""
+
+
+def plain_adamw_8bit(groups: Any, clip: float, **options: Any) -> Plain:
+    """Return the optimiser; raise ModuleNotFoundError without torchao."""
+    require_for("torchao", "optimizer 'adamw_8bit'")
+    from torchao.optim import AdamW8bit
+
+    class PlainAdamW8bit(Plain, AdamW8bit):
+        """torchao's AdamW."""
+
+        eight_bit = True
+
+    return PlainAdamW8bit(groups, clip, **options)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Give a group of parameters a learning rate, which torchao keeps as a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def is_8bit(optimiser: Any) -> bool:
+    """Return whether an optimiser has moments of 8 bits."""
+    return isinstance(optimiser, Plain) and optimiser.eight_bit
+
+
+def saved(moment: Any) -> dict[str, Tensor]:
+    """Return the tensors of a moment by the end of their names; one of 32 bits is itself."""
+    return {CODES: moment.codes, SCALE: moment.scale} if hasattr(moment, "codes") else {"": moment}
+
+
+def loaded(tensors: Mapping[str, Tensor], name: str, signed: bool, parameter: Tensor) -> Tensor:
+    """Return a parameter's moment of the `tensors` that `saved` gave; the first moment is signed, the second is not."""
+    if name in tensors:
+        return tensors[name].to(parameter.device, copy=True)
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    codes, scale = tensors[name + CODES], tensors[name + SCALE]
+    moment = OptimState8bit.zeros(
+        codes.shape, signed, codes.numel() // scale.numel(), parameter.device, dtype=parameter.dtype
+    )
+    moment.codes.copy_(codes)
+    moment.scale.copy_(scale)
+    return moment
