@@ -268,7 +268,7 @@ def test_parameters_of_retraining_are_taken() -> None:
     from pipelines.flows.retrain import retrain_flow
 
     named_anew = {"growing": "readiness", "rule": "policy"}
-    taken = retrain_flow.validate_parameters(
+    taken = retrain_flow.flow.validate_parameters(
         {named_anew.get(name, name): value for name, value in EXPECTED["retrain"].items()}
     )
     given = {**EXPECTED["retrain"]["settings"], "steps": 300}
