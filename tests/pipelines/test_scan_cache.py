@@ -80,6 +80,6 @@ def test_every_field_that_decides_what_is_written_asks_for_a_scan_of_its_own(ask
 
 def test_how_a_run_goes_asks_for_no_scan(asked: EncodeRequest) -> None:
     of_run = {"vae_batch": 2, "processes": 2, "ray": "auto", "limit": "gpu", "readiness": ReadinessPolicy()}
-    of_run |= {"device_map": "auto", "attention": "eager"}
+    of_run |= {"device_map": "auto", "attention": "eager", "torch_compile": True, "channels_last": True}
     assert of_run.keys() == RUN_ONLY
     assert scan_cache_path(asked.model_copy(update=of_run)) == scan_cache_path(asked)
