@@ -40,9 +40,9 @@ FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm",
 FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing", "processes", "hosts"}
 FREE |= {"torch_compile", "channels_last"}
 
-
-LAYOUT = ("layout_steps", "layout_batch_size", "layout_learning_rate")
-"""Settings that are left out where there are no such steps: what was written before there were any compares equal."""
+LATER = {"layout_steps", "layout_batch_size", "layout_learning_rate", "torch_compile", "channels_last"}
+LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
+"""Settings that are left out where they are the defaults: what was written before there were any compares equal."""
 
 
 class TrainSettings(BaseModel):
@@ -152,9 +152,10 @@ class TrainSettings(BaseModel):
     """Classifier-free guidance scale of a validation sample."""
 
     @model_serializer(mode="wrap")
-    def leave_out_neutral(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return what is written of the settings: `LAYOUT` only where it does something."""
-        return {key: value for key, value in write(self).items() if self.layout_steps or key not in LAYOUT}
+    def leave_out_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return what is written of the settings: of `LATER`, only those that are not the defaults."""
+        fields, written = TrainSettings.model_fields, write(self)
+        return {key: value for key, value in written.items() if key not in LATER or value != fields[key].default}
 
     @model_validator(mode="after")
     def check_settings(self) -> Self:
@@ -249,12 +250,12 @@ class TrainConfig(TrainSettings):
         """Raise ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
         if not path.exists():
             return
-        earlier = TrainSettings().model_dump(mode="json")  # where a version knew no such setting
-        before, now = {**earlier, **json.loads(path.read_text())}, json.loads(self.model_dump_json())
+        defaults = TrainSettings().model_dump(mode="json") | {
+            key: TrainSettings.model_fields[key].default for key in LATER
+        }
+        before, now = defaults | json.loads(path.read_text()), defaults | json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
             before["store"] = now["store"]  # it was moved, or is a copy
-        neutral = {key: TrainSettings.model_fields[key].default for key in LAYOUT}
-        before, now = neutral | before, neutral | now
         if changed := sorted(key for key in now.keys() - FREE if key in before and before[key] != now[key]):
             key = changed[0]
             raise ValueError(

@@ -25,7 +25,6 @@ from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
 LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
-LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""

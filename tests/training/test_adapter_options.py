@@ -16,7 +16,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, setup
-from llmdiff.training.config import LAYOUT
+from llmdiff.training.config import LATER
 from llmdiff.training.encoding_statistics import sampled_captions, store_statistics
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, caption_hash
@@ -190,6 +190,6 @@ def test_a_run_of_before_these_settings_goes_on(root: Path) -> None:
     other = config.model_copy(update={"adapter": type(config.adapter)(standardise=True)})
     with pytest.raises(ValueError, match="the run began with adapter"):
         resolve(other)
-    assert not set(LAYOUT) & set(json.loads(path.read_text()))
+    assert not LATER & set(json.loads(path.read_text()))
     with pytest.raises(ValueError, match="the run began with layout_steps 0, found 5"):
         resolve(config.model_copy(update={"layout_steps": 5}))
