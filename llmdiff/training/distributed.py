@@ -84,6 +84,14 @@ def from_first(find: Callable[[], str], device: torch.device) -> str:
     return text
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Return whether a flag is set on any process: all of them must stop at the same step."""
+    vote = torch.tensor(float(flag), device=device)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return vote.item() > 0
+
+
 def gathered(module: torch.nn.Module) -> AbstractContextManager[Any]:
     """Make a module's parameters whole on every process for a while; ZeRO 3 keeps a part of each on each."""
     import deepspeed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from llmdiff.adapter.attention import MASKED, LayerShape, MultiHeadAttention
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import heads_of
 from llmdiff.training.config import LAYOUT_LOG
+from llmdiff.training.distributed import any_process
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ CLIP = 1.0  # norm of the gradient
 RISE = 0.1  # share of the steps in which the rate rises
 
 
-def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.device) -> None:
+def pretrain_layout(
+    objective: Objective, data: EncodingDataset, device: torch.device, interrupted: Sequence[int] = ()
+) -> None:
     """Train `phi` and the refiner of an adapter on all processes alike, in place; `data` is this process's share.
 
     The first process writes rows to `LAYOUT_LOG` in the run's folder. Steps whose gradient is not finite are left out.
+    It ends early once `interrupted` holds something on any process.
     """
     config, adapter = objective.config, objective.adapter
     decoder = LayoutDecoder(adapter.config.context_dim, objective.frozen[0].config.in_channels).to(device)
@@ -57,6 +61,8 @@ def pretrain_layout(objective: Objective, data: EncodingDataset, device: torch.d
         tqdm(desc="layout", total=steps, unit="step", file=sys.stdout, mininterval=1, disable=not first) as bar,
     ):
         for step in range(1, steps + 1):
+            if any_process(bool(interrupted), device):
+                return
             epoch, batch = next(batches)
             loss = layout_loss(objective, decoder, batch, epoch, device)
             optimiser.zero_grad()

@@ -32,7 +32,7 @@ def train(config: TrainConfig) -> Path | None:
     """
     device = start(config)
     with interruption() as interrupted, locked(config.output) if dist.get_rank() == 0 else nullcontext():
-        return steps(prepare(config, device), interrupted)
+        return steps(prepare(config, device, interrupted), interrupted)
 
 
 def steps(run: Run, interrupted: list[int]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
 from llmdiff.training.checkpoint import load_adapter, load_moments, newest, save
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.distributed import gathered, wrap
+from llmdiff.training.distributed import any_process, gathered, wrap
 from llmdiff.training.ema import EMA
 from llmdiff.training.encoding_statistics import set_statistics
 from llmdiff.training.kohya import read_repeats
@@ -68,11 +69,8 @@ class Run:
         return Path(self.config.output) / "checkpoints"
 
     def any_process(self, flag: bool) -> bool:
-        """Whether a flag is set on any process: all of them must stop at the same step."""
-        vote = torch.tensor(float(flag), device=self.device)
-        if dist.get_world_size() > 1:
-            dist.all_reduce(vote, op=dist.ReduceOp.MAX)
-        return vote.item() > 0
+        """Whether a flag is set on any process."""
+        return any_process(flag, self.device)
 
     def save(self, step: int, epoch: int, seen: tuple[int, ...], metrics: MetricLogger) -> None:
         """Writes a checkpoint, from the first process; the others have a part of its content."""
@@ -113,8 +111,11 @@ class Run:
         dist.barrier()
 
 
-def prepare(config: TrainConfig, device: torch.device) -> Run:
-    """Opens the store, loads the U-Net, builds adapter and engine, and goes on from the newest whole checkpoint."""
+def prepare(config: TrainConfig, device: torch.device, interrupted: Sequence[int] = ()) -> Run:
+    """Opens the store, loads the U-Net, builds adapter and engine, and goes on from the newest whole checkpoint.
+
+    Layout pre-training ends early once `interrupted` holds something; the run is then to take no step.
+    """
     check_resolved(config, dist.get_world_size())
     store = EncodingStore.open(config.store, version=config.store_version)
     check_store(config, store)
@@ -144,7 +145,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         adapter, unet, load_noise_schedule(config.base), unconditional, config, std, micro_conditioning
     )
     if found is None and config.start_from is None and config.layout_steps:
-        pretrain_layout(objective, open_layout_data(config), device)
+        pretrain_layout(objective, open_layout_data(config), device, interrupted)
     ema = EMA(adapter.state(), config.ema_decay)
     if found is not None:
         adapter.load_state(load_adapter(found))

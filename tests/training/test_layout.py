@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,25 @@ def test_it_teaches_phi_and_the_refiner_alone(root: Path, monkeypatch: pytest.Mo
     assert sum(errors[-3:]) < 0.9 * sum(errors[:3])
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == {name for name in after if name.startswith(("phi.norm", "phi.linear", "refiner."))}
+
+
+@pytest.mark.process
+def test_a_sigterm_ends_it_at_once_and_saves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had learned is not taken for the whole of it: the same run begins it anew."""
+    losses = iter(range(60))
+
+    def interrupted_in_the_third(*arguments: Any) -> torch.Tensor:
+        if next(losses) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss_of(*arguments)
+
+    loss_of = layout.layout_loss
+    monkeypatch.setattr(layout, "layout_loss", interrupted_in_the_third)
+    run = config(root)
+    train(run)
+    assert next(losses) == 3
+    assert not (Path(run.output) / "checkpoints").exists()
+    assert not (Path(run.output) / "adapter").exists()
 
 
 def config(root: Path) -> TrainConfig:
