@@ -89,6 +89,16 @@ class Server(NamedTuple):
             deployment = api.read_deployment_by_name(f"{flow}/default").id
             return str(api.create_flow_run_from_deployment(deployment, parameters=parameters).id)
 
+    def update(self, flow: str, **changes: Any) -> None:
+        """Change a deployment, by such a client, too."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import DeploymentUpdate
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as api:
+            deployment = api.read_deployment_by_name(f"{flow}/default").id
+            api.update_deployment(deployment, DeploymentUpdate(**changes))
+
     def cancel(self, run: str) -> None:
         answer = self.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
         assert answer["status"] == "ACCEPT"

@@ -146,8 +146,7 @@ def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Depl
 def test_a_deployment_of_an_earlier_version_is_registered_anew(deployed: Deployed, server: Server) -> None:
     """Its flow was in another module then; `make serve` sees that, and the schedule is there once and active."""
     before = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
-    entrypoint = {"entrypoint": "pipelines.retrain.retrain_flow"}
-    assert httpx.patch(f"{server.url}/deployments/{before['id']}", json=entrypoint).status_code == 204
+    server.update("retrain", entrypoint="pipelines.retrain.retrain_flow")
     assert unregistered(service(server)) == {before["entrypoint"]}
     server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")  # as `make serve` does
     assert unregistered(service(server)) == set()
