@@ -31,7 +31,8 @@ SETTINGS: dict[str, dict[str, Callable[[dict[str, Any]], object]]] = {  # what c
 }
 OTHERS = {  # options of other programs that the pages name
     "--watch", "--param", "--params", "--no_ssh", "--node_rank", "--only", "--write", "--bf16", "--tf32", "--share",
-    "--verifiers", "--writers", "--price", "--gpus", "--gpu", "--memory", "--machines", "--disk", "--rows", "--type", "--base-job-template",
+    "--price", "--gpus", "--gpu", "--memory", "--machines", "--disk", "--rows", "--type", "--base-job-template",
+    "--verifiers", "--writers",
 }  # fmt: skip
 
 
