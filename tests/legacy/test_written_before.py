@@ -300,8 +300,10 @@ def test_a_finished_run_has_nothing_left_to_do(written: Path, done: Done) -> Non
     assert read_rows(done.folder / "finished") == read_rows(written / "finished")
 
 
-def test_without_a_server_flows_bring_their_own_engine(done: Done) -> None:
-    assert (done.folder / "runs" / "prefect" / "prefect.db").exists()
+def test_without_a_server_nothing_is_recorded(done: Done) -> None:
+    """Earlier versions started an engine of Prefect's for each command, whose database was there."""
+    assert (done.folder / "runs" / "mlflow.db").exists()
+    assert not (done.folder / "runs" / "prefect" / "prefect.db").exists()
 
 
 def test_what_is_in_a_store_is_not_encoded_again(done: Done) -> None:
