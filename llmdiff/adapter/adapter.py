@@ -71,25 +71,13 @@ class LLMAdapter(nn.Module):
         ``(batch, base_tokens, context_dim)``, the base model's own text features, with `base_context` "clip" alone.
         Padding leaves as rows of zeros, by which the attention knows it.
         """
-        self.check_inputs(encodings, base)
+        check_inputs(self.config, encodings, base)
         tokens = self.phi(encodings, mask)  # (b, [k,] t, d)
         if self.refiner is not None:
             tokens = self.refiner(tokens, mask)
         if tokens.ndim == 4:
             tokens = tokens.transpose(1, 2).flatten(2)  # (b, t, k d)
         return tokens if base is None else lead(base, tokens)
-
-    def check_inputs(self, encodings: Tensor, base: Tensor | None) -> None:
-        expected = (self.config.bands, self.config.encoding_dim)
-        found = (encodings.shape[1] if encodings.ndim == 4 else 1, encodings.shape[-1])
-        if found != expected:
-            raise ValueError(f"the adapter reads encodings of (bands, width) {expected}, found {found}")
-        base_tokens = 0 if base is None else base.shape[1]
-        if base_tokens != self.config.base_tokens:
-            raise ValueError(
-                f"with base_context {self.config.base_context!r} the adapter reads {self.config.base_tokens} tokens of "
-                f"the base model's own text features, found {base_tokens}"
-            )
 
     def install(self, unet: UNet2DConditionModel) -> None:
         """Adds the new path to every cross-attention of `unet`; `uninstall` takes it out again."""
@@ -126,16 +114,7 @@ class LLMAdapter(nn.Module):
     @torch.no_grad()
     def weights_by_layer(self) -> list[dict[str, Any]]:
         """What each path ends up with, layer by layer in the U-Net's order (Figure 6); and each band, with gates."""
-        names = [dotted(name) for name in self.layers]
-        table = torch.stack([self.layer(name).weights() for name in names]).tolist()
-        rows: list[dict[str, Any]] = [
-            {"layer": name, "original": original, "new": new}
-            for name, (original, new) in zip(names, table, strict=True)
-        ]
-        for row in rows:
-            if (gate := self.layer(row["layer"]).gate) is not None:
-                row["bands"] = gate.weights().tolist()
-        return rows
+        return weights_table({dotted(name): self.layer(dotted(name)) for name in self.layers})
 
     def state(self) -> dict[str, Tensor]:
         """The weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
@@ -192,6 +171,32 @@ class LLMAdapter(nn.Module):
         adapter = cls(shapes, config)
         adapter.load_state(tensors)
         return adapter
+
+
+def check_inputs(config: AdapterConfig, encodings: Tensor, base: Tensor | None) -> None:
+    """ValueError where an adapter reads other bands, widths or base features than these; see `LLMAdapter.context`."""
+    expected = (config.bands, config.encoding_dim)
+    found = (encodings.shape[1] if encodings.ndim == 4 else 1, encodings.shape[-1])
+    if found != expected:
+        raise ValueError(f"the adapter reads encodings of (bands, width) {expected}, found {found}")
+    base_tokens = 0 if base is None else base.shape[1]
+    if base_tokens != config.base_tokens:
+        raise ValueError(
+            f"with base_context {config.base_context!r} the adapter reads {config.base_tokens} tokens of "
+            f"the base model's own text features, found {base_tokens}"
+        )
+
+
+def weights_table(layers: Mapping[str, LayerAdapter]) -> list[dict[str, Any]]:
+    """Return a row a layer, by its path: what each of its attention paths ends up with, and each band, with gates."""
+    table = torch.stack([layer.weights() for layer in layers.values()]).tolist()
+    rows: list[dict[str, Any]] = [
+        {"layer": path, "original": original, "new": new} for path, (original, new) in zip(layers, table, strict=True)
+    ]
+    for row in rows:
+        if (gate := layers[row["layer"]].gate) is not None:
+            row["bands"] = gate.weights().tolist()
+    return rows
 
 
 def check_tensors(folder: Path, shapes: Mapping[str, LayerShape], config: AdapterConfig) -> None:

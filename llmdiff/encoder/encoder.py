@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -166,26 +166,12 @@ class Encoder:
     ) -> list[Tensor | BadCaption]:
         """Encode as :meth:`encode` does, batch by batch with another batch encoder of the same LLM."""
         texts = [normalise(caption) for caption in captions]
-        copies = Counter(texts)
-        unique = list(copies)
-        tokens = dict(zip(unique, try_tokenise(self.tokenizer, unique, self.config, self.llm.vocabulary), strict=True))
-        results: dict[str, Tensor | BadCaption] = {k: bad for k, bad in tokens.items() if isinstance(bad, BadCaption)}
-        fine = [(text, token) for text, token in tokens.items() if isinstance(token, Tokens)]
-        self._report_truncated(sum(copies[text] for text, token in fine if token.truncated))
-        done = sum(copies[text] for text in results)
-
-        padding = padding_id(self.tokenizer)
-
-        def run(indices: list[int]) -> list[Tensor | NonFinite]:
-            return encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices], padding)
-
-        lengths = [len(token.ids) for _, token in fine]
-        for indices, encodings in run_in_batches(lengths, self._budget, run):
-            for i, encoding in zip(indices, encodings, strict=True):
-                results[fine[i][0]] = encoding
-                done += copies[fine[i][0]]
-            if progress is not None:
-                progress(done, len(texts))
+        tokens = try_tokenise(self.tokenizer, list(dict.fromkeys(texts)), self.config, self.llm.vocabulary)
+        by_text = dict(zip(dict.fromkeys(texts), tokens, strict=True))
+        self._report_truncated(sum(isinstance(found := by_text[text], Tokens) and found.truncated for text in texts))
+        results = encode_tokens(
+            encode_batch, by_text, Counter(texts), padding_id(self.tokenizer), self._budget, progress
+        )
         return [results[text] for text in texts]
 
     def describe(self) -> dict[str, Any]:
@@ -197,12 +183,7 @@ class Encoder:
         return {
             "kind": "llm",
             "formula": FORMULA_VERSION,
-            "llm": {
-                "class": self.llm.name,
-                "content": self.llm.identity,
-                "hidden_size": self.hidden_size,
-                **describe_quantization(self.config),
-            },
+            "llm": describe_llm(self.llm, self.config),
             "tokenizer": self._tokenizer_identity,
             **describe_settings(self.config, self.g, self.h, self.noise_std),
         }
@@ -215,6 +196,31 @@ class Encoder:
     @cached_property
     def _tokenizer_identity(self) -> str:
         return tokenizer_identity(self.tokenizer, eos_pads=True)
+
+
+def encode_tokens(
+    encode_batch: BatchEncoder,
+    tokens: Mapping[str, Tokens | BadCaption],
+    copies: Mapping[str, int],
+    padding: int,
+    budget: Budget,
+    progress: Progress | None,
+) -> dict[str, Tensor | BadCaption]:
+    """Return the encoding of each text, batch by batch, or why it has none; `progress` counts each text's copies."""
+    results: dict[str, Tensor | BadCaption] = {k: bad for k, bad in tokens.items() if isinstance(bad, BadCaption)}
+    fine = [(text, token) for text, token in tokens.items() if isinstance(token, Tokens)]
+    done = sum(copies[text] for text in results)
+
+    def run(indices: list[int]) -> list[Tensor | NonFinite]:
+        return encode_batch([fine[i][0] for i in indices], [fine[i][1] for i in indices], padding)
+
+    for indices, encodings in run_in_batches([len(token.ids) for _, token in fine], budget, run):
+        for i, encoding in zip(indices, encodings, strict=True):
+            results[fine[i][0]] = encoding
+            done += copies[fine[i][0]]
+        if progress is not None:
+            progress(done, sum(copies.values()))
+    return results
 
 
 def with_dtype(llm: DecoderLLM, config: EncoderConfig) -> EncoderConfig:
@@ -238,9 +244,10 @@ def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
     padding_id(tokenizer)
 
 
-def describe_quantization(config: EncoderConfig) -> dict[str, str]:
-    """Return by what method the settings quantise the weights; nothing where they leave them as they are."""
-    return {} if config.quantization == "none" else {"quantization": METHODS[config.quantization].words}
+def describe_llm(llm: DecoderLLM, config: EncoderConfig) -> dict[str, Any]:
+    """Return what decides an LLM's numbers: its weights, and by what method the settings quantise them, if by any."""
+    about = {"class": llm.name, "content": llm.identity, "hidden_size": llm.hidden_size}
+    return about if config.quantization == "none" else about | {"quantization": METHODS[config.quantization].words}
 
 
 def describe_settings(

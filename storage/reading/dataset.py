@@ -241,26 +241,33 @@ class EncodingDataset(IterableDataset[Batch]):
             planned: dict[int, PlannedBatch] = {}
             for shape in {batch.shape for batch in group}:
                 numbers = [number for number, batch in enumerate(group) if batch.shape == shape]
-                planned |= zip(numbers, self._plan_of_shape([group[number] for number in numbers], drawn), strict=True)
+                planned |= zip(
+                    numbers,
+                    plan_of_shape(self.entries, self.config, [group[number] for number in numbers], drawn),
+                    strict=True,
+                )
             yield from (planned[number] for number in range(len(group)))
 
-    def _plan_of_shape(self, batches: list[GlobalBatch], drawn: Drawn) -> Iterator[PlannedBatch]:
-        """Yield which samples this rank's batches of one shape hold; all are looked up at once."""
-        shares = [batch.share(self.config.rank, self.config.world_size) for batch in batches]
-        lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
-        found = self.entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
-        samples = drawn.samples(found)
-        mirrored = drawn.mirrored(found, samples)
-        stop = 0
-        for batch, mine in zip(batches, shares, strict=True):
-            some = slice(stop, stop := stop + len(mine.lanes))
-            yield PlannedBatch(
-                ids=samples[some],
-                mirrored=None if mirrored is None else mirrored[some],
-                repeats=found.repeat[some].tolist() if self.config.repeats else None,
-                borrowed=mine.borrowed,
-                seen=batch.seen,
-            )
+
+def plan_of_shape(
+    entries: Entries, config: DatasetConfig, batches: list[GlobalBatch], drawn: Drawn
+) -> Iterator[PlannedBatch]:
+    """Yield which samples a rank's batches of one shape hold; all are looked up at once."""
+    shares = [batch.share(config.rank, config.world_size) for batch in batches]
+    lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
+    found = entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
+    samples = drawn.samples(found)
+    mirrored = drawn.mirrored(found, samples)
+    stop = 0
+    for batch, mine in zip(batches, shares, strict=True):
+        some = slice(stop, stop := stop + len(mine.lanes))
+        yield PlannedBatch(
+            ids=samples[some],
+            mirrored=None if mirrored is None else mirrored[some],
+            repeats=found.repeat[some].tolist() if config.repeats else None,
+            borrowed=mine.borrowed,
+            seen=batch.seen,
+        )
 
 
 def order_of(data: EncodingDataset) -> dict[str, Any]:
