@@ -150,12 +150,7 @@ class Encoder:
         Raises:
             BadCaption: a caption cannot be encoded, or holds NaN or infinity (:meth:`encode` goes on instead).
         """
-        results: list[Tensor] = []
-        for result in self.encode(captions, progress):
-            if isinstance(result, BadCaption):
-                raise result
-            results.append(result)
-        return results
+        return [encoding_of(result) for result in self.encode(captions, progress)]
 
     def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | BadCaption]:
         """Encode as a call does, but put the error in the place of a caption without a finite encoding, and go on."""
@@ -168,7 +163,10 @@ class Encoder:
         texts = [normalise(caption) for caption in captions]
         tokens = try_tokenise(self.tokenizer, list(dict.fromkeys(texts)), self.config, self.llm.vocabulary)
         by_text = dict(zip(dict.fromkeys(texts), tokens, strict=True))
-        self._report_truncated(sum(isinstance(found := by_text[text], Tokens) and found.truncated for text in texts))
+        cut = sum(isinstance(found := by_text[text], Tokens) and found.truncated for text in texts)
+        self.truncated += cut
+        if cut:
+            logger.warning("%d captions were cut to %d tokens", cut, self.config.max_tokens)
         results = encode_tokens(
             encode_batch, by_text, Counter(texts), padding_id(self.tokenizer), self._budget, progress
         )
@@ -188,14 +186,16 @@ class Encoder:
             **describe_settings(self.config, self.g, self.h, self.noise_std),
         }
 
-    def _report_truncated(self, count: int) -> None:
-        self.truncated += count
-        if count:
-            logger.warning("%d captions were cut to %d tokens", count, self.config.max_tokens)
-
     @cached_property
     def _tokenizer_identity(self) -> str:
         return tokenizer_identity(self.tokenizer, eos_pads=True)
+
+
+def encoding_of(result: Tensor | BadCaption) -> Tensor:
+    """Return an encoding; raise what came in its place."""
+    if isinstance(result, BadCaption):
+        raise result
+    return result
 
 
 def encode_tokens(
