@@ -47,7 +47,12 @@ class KnownEncoders(BaseModel):
 
 
 def recall(request: EncodeRequest, pictures: bool) -> KnownEncoders | None:
-    """Return what was kept of these models and settings; None where nothing was, or they may have changed since."""
+    """Return what was kept of these models and settings; None where nothing was, or they may have changed since.
+
+    None, too, for a base beside captions alone: whether they have a use for it is not known without reading it.
+    """
+    if not pictures and request.encoder == "llm" and request.diffusion is not None:
+        return None
     with suppress(FileNotFoundError, ValidationError):
         found = KnownEncoders.model_validate_json(_path(request, pictures).read_bytes())
         return found if found.state == state_of(request) else None

@@ -74,7 +74,7 @@ def test_settings_that_came_later_leave_the_name_of_a_run_that_leaves_them_alone
 
 def test_a_run_of_before_a_setting_does_not_go_on_with_another(store: EncodingStore, tmp_path: Path) -> None:
     values = draft("s", output=str(tmp_path)).model_dump(mode="json")
-    del values["lr_scheduler"]
+    assert "lr_scheduler" not in values
     (tmp_path / "config.json").write_text(json.dumps(values))
     draft("s", output=str(tmp_path)).check_same(tmp_path / "config.json")
     with pytest.raises(ValueError, match="the run began with lr_scheduler 'cosine', found 'linear'"):
