@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from infra.service.messages import page_commands
+from infra.service.messages import registry_command
 from infra.tracking.registry import fetch_adapter
 from llmdiff.data.encode.reading import cores
 from llmdiff.encoder import EncoderConfig
@@ -261,5 +261,4 @@ def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings)
 def _print_result(out: Path, report: dict[str, Any]) -> None:
     print("\n".join(["", *summary(report), ""]))
     print(f"Look at {out / 'report.html'} and {out / 'samples.png'}; the figures are in {out / 'report.json'}.")
-    for page, command in page_commands().items():
-        print(f"The page of the {page}: {command}")
+    print(f"The page of the registry: {registry_command()}")

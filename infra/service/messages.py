@@ -62,11 +62,6 @@ def records_in(*variables: str) -> str:
     return f"  records in {', '.join(places)}" if places else ""
 
 
-def page_commands(python_bin: str = ".venv/bin") -> dict[str, str]:
-    """Return the commands that open the pages of the flows and of the tracking database on this machine."""
-    engine = os.environ.get("PREFECT_HOME")
-    prefix = f"PREFECT_HOME={engine} " if engine else ""
-    return {
-        "flows": f"{prefix}{python_bin}/prefect server start    (http://127.0.0.1:4200)",
-        "registry": f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)",
-    }
+def registry_command(python_bin: str = ".venv/bin") -> str:
+    """Return the command that opens the page of the tracking database on this machine."""
+    return f"{python_bin}/mlflow ui --backend-store-uri {redacted(tracking_uri())}    (http://127.0.0.1:5000)"
