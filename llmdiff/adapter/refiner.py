@@ -37,22 +37,25 @@ class Refiner(nn.Module):
 
 
 class RefinerBlock(nn.Module):
-    """Self-attention and an MLP, each on normalised tokens and added to them."""
+    """Attention and an MLP, each on normalised tokens and added to them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, widening: int = WIDENING) -> None:
         super().__init__()
         self.attention_norm = Float32LayerNorm(width)
         self.attention = MultiHeadAttention(
             LayerShape(query_dim=width, inner_dim=width, context_dim=width, out_dim=width, heads=heads_of(width))
         )
         self.mlp_norm = Float32LayerNorm(width)
-        self.mlp_in = nn.Linear(width, WIDENING * width)
-        self.mlp_out = nn.Linear(WIDENING * width, width)
+        self.mlp_in = nn.Linear(width, widening * width)
+        self.mlp_out = nn.Linear(widening * width, width)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """``(batch, token, channel)``, with the bias ``(batch, 1, token)`` that hides padding."""
+    def forward(self, x: Tensor, bias: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch, token, channel)``, which attends to a `context` of that form, or to itself where there is none.
+
+        `bias` ``(batch, 1, token)`` hides the padding of what it attends to.
+        """
         normed = self.attention_norm(x).to(x.dtype)
-        x = x + self.attention(normed, normed, bias)
+        x = x + self.attention(normed, normed if context is None else context, bias)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x).to(x.dtype))))
 
 

@@ -21,9 +21,9 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llmdiff.adapter.attention import MASKED, LayerShape, MultiHeadAttention
+from llmdiff.adapter.attention import MASKED
 from llmdiff.adapter.phi import Float32LayerNorm
-from llmdiff.adapter.refiner import heads_of
+from llmdiff.adapter.refiner import RefinerBlock
 from llmdiff.training.config import LAYOUT_LOG
 from llmdiff.training.distributed import any_process
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
@@ -120,7 +120,7 @@ class LayoutDecoder(nn.Module):
         self.width = width
         self.place = nn.Linear(width, width)
         self.context_norm = Float32LayerNorm(width)
-        self.blocks = nn.ModuleList(DecoderBlock(width) for _ in range(BLOCKS))
+        self.blocks = nn.ModuleList(RefinerBlock(width, WIDENING) for _ in range(BLOCKS))
         self.norm = Float32LayerNorm(width)
         self.out = nn.Linear(width, channels)
 
@@ -136,22 +136,5 @@ class LayoutDecoder(nn.Module):
         x = self.place(places.float()).expand(len(context), -1, -1)  # (b, h w, d)
         bias = (hidden * MASKED).to(x.dtype).unsqueeze(1)  # (b, 1, t)
         for block in self.blocks:
-            x = block(x, tokens, bias)
+            x = block(x, bias, tokens)
         return self.out(self.norm(x)).transpose(1, 2).unflatten(-1, tuple(size))
-
-
-class DecoderBlock(nn.Module):
-    """Attention to the context and an MLP, each on normalised queries and added to them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.attention_norm, self.mlp_norm = Float32LayerNorm(width), Float32LayerNorm(width)
-        self.attention = MultiHeadAttention(
-            LayerShape(query_dim=width, inner_dim=width, context_dim=width, out_dim=width, heads=heads_of(width))
-        )
-        self.mlp_in = nn.Linear(width, WIDENING * width)
-        self.mlp_out = nn.Linear(WIDENING * width, width)
-
-    def forward(self, x: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), tokens, bias)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))

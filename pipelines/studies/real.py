@@ -69,7 +69,7 @@ def adapted(name: str, reading: Reading, steps: int) -> Variant:
 
 def without_layout(variant: Variant) -> Variant:
     """Return a variant that learns from the U-Net alone."""
-    training = tuple(item for item in variant.training if not item[0].startswith("layout"))
+    training = tuple(item for item in variant.training if item[0] != "layout_steps")
     return replace(variant, name=f"{variant.name}, {UNTAUGHT}", training=training)
 
 
