@@ -70,6 +70,11 @@ class Verdict:
         return self.before is not None and self.change > self.allowed
 
 
+def columns(*names: str) -> Callable[[Row], tuple[str, ...]]:
+    """Return what gives a row's values of some columns."""
+    return lambda row: tuple(row[name] for name in names)
+
+
 FIGURES = {
     "encode": Figure(
         name="encoding over a plain pass",
@@ -83,10 +88,7 @@ FIGURES = {
         spread=("ratio_p20", "ratio_p80"),
         more_is_better=False,
         least=0.04,
-        key=lambda row: (
-            row["device"],
-            *(row[name] for name in ("shape", "blocks", "dtype", "word_path", "captions", "max_tokens", "prompts")),
-        ),
+        key=columns("device", "shape", "blocks", "dtype", "word_path", "captions", "max_tokens", "prompts"),
     ),
     "read": Figure(
         name="reading over a memory map",
@@ -100,10 +102,7 @@ FIGURES = {
         spread=("ratio_p20", "ratio_p80"),
         more_is_better=True,
         least=0.1,  # wall-clock time: the reader has threads
-        key=lambda row: (
-            row["device"],
-            *(row[name] for name in ("name", "peer", "width", "prompts", "captions", "cache")),
-        ),
+        key=columns("device", "name", "peer", "width", "prompts", "captions", "cache"),
     ),
     "adapter": Figure(
         name="adapter on over off",
