@@ -161,15 +161,15 @@ class Encoder:
     ) -> list[Tensor | BadCaption]:
         """Encode as :meth:`encode` does, batch by batch with another batch encoder of the same LLM."""
         texts = [normalise(caption) for caption in captions]
-        tokens = try_tokenise(self.tokenizer, list(dict.fromkeys(texts)), self.config, self.llm.vocabulary)
-        by_text = dict(zip(dict.fromkeys(texts), tokens, strict=True))
-        cut = sum(isinstance(found := by_text[text], Tokens) and found.truncated for text in texts)
+        copies = Counter(texts)
+        tokens = dict(
+            zip(copies, try_tokenise(self.tokenizer, list(copies), self.config, self.llm.vocabulary), strict=True)
+        )
+        cut = sum(copies[text] for text, found in tokens.items() if isinstance(found, Tokens) and found.truncated)
         self.truncated += cut
         if cut:
             logger.warning("%d captions were cut to %d tokens", cut, self.config.max_tokens)
-        results = encode_tokens(
-            encode_batch, by_text, Counter(texts), padding_id(self.tokenizer), self._budget, progress
-        )
+        results = encode_tokens(encode_batch, tokens, copies, padding_id(self.tokenizer), self._budget, progress)
         return [results[text] for text in texts]
 
     def describe(self) -> dict[str, Any]:
