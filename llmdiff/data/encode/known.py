@@ -59,6 +59,14 @@ class KnownRows:
             known_bad=len(self.bad - self.good),
         )
 
+    def whole_report(self, source: SourceShard, start: float) -> ShardReport:
+        """Return what is to be said of a shard that has no others; `start` is when it was begun, by `perf_counter`."""
+        report = self.report(source)
+        report.rows = source.count
+        report.unread = () if report.rows else source.unread
+        report.seconds = time.perf_counter() - start
+        return report
+
 
 def report_if_known(
     snapshot: Snapshot, source: SourceShard, fingerprint: str, allow_private: bool = False
@@ -69,13 +77,7 @@ def report_if_known(
     """
     start = time.perf_counter()
     known = KnownRows.of(snapshot, source, fingerprint, allow_private)
-    if not known.are_all:
-        return None
-    report = known.report(source)
-    report.rows = source.count
-    report.unread = () if report.rows else source.unread
-    report.seconds = time.perf_counter() - start
-    return report
+    return known.whole_report(source, start) if known.are_all else None
 
 
 def new_captions(snapshot: Snapshot, fingerprint: str, captions: Sequence[str]) -> dict[str, str]:

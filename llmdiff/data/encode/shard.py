@@ -59,26 +59,25 @@ def encode_shard(
     snapshot = store.snapshot()
     snapshot.prepare()
     known = KnownRows.of(snapshot, source, encoders.fingerprint, allow_private)
-    report = known.report(source)
-    progress(report.known)
-    if has_new := not known.are_all:
-        before = getattr(encoders.encoder, "truncated", 0)
-        new = ((number, row) for number, row in source.rows() if number not in known.rows)
-        with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
-            rows = RowWriter(writer, source, encoders, report)
-            with (
-                ShardReader(snapshot, encoders, allow_private).steps(new) as steps,
-                Behind(WRITES_BEHIND, "write") as behind,
-            ):
-                encoder = StepEncoder(encoders, rows, behind)
-                for step in steps:
-                    encoder.encode(step)
-                    progress(step.done)
-        report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
-        report.truncated = getattr(encoders.encoder, "truncated", 0) - before
+    progress(len(known.rows))
+    if known.are_all:
+        return known.whole_report(source, start)
+    report, before = known.report(source), getattr(encoders.encoder, "truncated", 0)
+    new = ((number, row) for number, row in source.rows() if number not in known.rows)
+    with ShardWriter(store, shard_id(source.name), encoders.fingerprint) as writer:
+        rows = RowWriter(writer, source, encoders, report)
+        with (
+            ShardReader(snapshot, encoders, allow_private).steps(new) as steps,
+            Behind(WRITES_BEHIND, "write") as behind,
+        ):
+            encoder = StepEncoder(encoders, rows, behind)
+            for step in steps:
+                encoder.encode(step)
+                progress(step.done)
+    report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
+    report.truncated = getattr(encoders.encoder, "truncated", 0) - before
     report.rows = source.count  # of a stream, known once its rows have been read
-    if has_new or not report.rows:
-        report.unread = source.unread
+    report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report
 
