@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from diffusers import StableDiffusionPipeline
 
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from tests.adapter import tiny
 from tests.adapter.single_files import save_single
+from tests.adapter.tiny import Folders, quiet
 from tests.encoder import tiny_models as models
 
 
@@ -38,3 +40,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tiny.adapter(xl, facts, new_weight=0.5, base_context="clip").save(root / "on-xl")
     tiny.adapter(xl, facts, new_weight=0.5).save(root / "on-xl-llm")
     return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture
+def plain(folders: Folders) -> StableDiffusionPipeline:
+    return quiet(StableDiffusionPipeline.from_pretrained(folders["base"]))

@@ -1,19 +1,12 @@
-"""The adapter on a frozen U-Net: sizes, Eq. 9, step 0, gradients, padding, files."""
+"""The adapter on a frozen U-Net: sizes, Eq. 9, step 0, gradients, scale, and what is refused."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from llmdiff.adapter import AdapterConfig, LLMAdapter, cross_attention_shapes
-from llmdiff.adapter.padding import pad, replace
-from llmdiff.adapter.prompts import same_length
+from llmdiff.adapter import AdapterConfig, cross_attention_shapes
 from tests.adapter import tiny
 
 
@@ -144,73 +137,6 @@ def test_ablations_leave_the_other_path_out(paths: str) -> None:
     assert tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"])).isfinite().all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
-    junk=st.sampled_from([0.0, 1.0, -1e30, float("inf"), float("nan")]),
-    clip=st.booleans(),
-)
-def test_padding_never_changes_the_output(lengths: list[int], junk: float, clip: bool) -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    adapter = tiny.adapter(unet, base_context="clip" if clip else "llm", new_weight=0.5)
-    adapter.install(unet)
-    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
-    dirty = torch.where(mask[..., None], x["encodings"], junk)
-    results = []
-    for encodings in (x["encodings"], dirty):
-        adapter.zero_grad()
-        output = tiny.predict(unet, x, adapter.context(encodings, mask, x["base"] if clip else None))
-        output.square().mean().backward()
-        results.append([output.detach(), *(p.grad.clone() for p in adapter.parameters())])
-    assert all(torch.equal(clean, soiled) for clean, soiled in zip(*results, strict=True))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
-    negative_lengths=st.lists(st.integers(1, 4), min_size=2, max_size=2),
-    junk=st.sampled_from([0.0, 1.0, -1e30, float("inf"), float("nan")]),
-    bands=st.sampled_from([1, 3]),
-    clip=st.booleans(),
-)
-def test_padding_never_changes_what_guidance_sees(
-    lengths: list[int], negative_lengths: list[int], junk: float, bands: int, clip: bool
-) -> None:
-    """Prompts and negative prompts of other lengths, as a pipeline brings them together."""
-    unet, x = tiny.unet(), tiny.inputs(batch=4)
-    adapter = tiny.adapter(unet, {"bands": bands}, base_context="clip" if clip else "llm", new_weight=0.5)
-    adapter.install(unet)
-
-    def predicted(junk: float) -> torch.Tensor:
-        contexts = []
-        for found, tokens in ((lengths, 6), (negative_lengths, 4)):
-            generator = torch.Generator().manual_seed(tokens)
-            encodings = torch.randn(2, *([bands] if bands > 1 else []), tokens, tiny.HIDDEN, generator=generator)
-            mask = torch.arange(tokens) < torch.tensor(found)[:, None]
-            seen = mask[:, None, :, None] if bands > 1 else mask[..., None]
-            encodings = torch.where(seen, encodings, junk)
-            contexts.append(adapter.context(encodings, mask, x["base"][:2] if clip else None))
-        return tiny.predict(unet, x, torch.cat(same_length(*contexts)))
-
-    assert torch.equal(predicted(0.0), predicted(junk))
-
-
-def test_more_padding_is_the_same_caption() -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    adapter = tiny.adapter(unet, new_weight=0.5)
-    adapter.install(unet)
-    longer = torch.nn.functional.pad(x["encodings"], (0, 0, 0, 9))
-    mask = torch.nn.functional.pad(x["mask"], (0, 9))
-    short = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
-    torch.testing.assert_close(tiny.predict(unet, x, adapter.context(longer, mask)), short)
-
-
-def test_a_context_of_padding_alone_is_finite() -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    tiny.adapter(unet, new_weight=0.5).install(unet)
-    assert tiny.predict(unet, x, torch.zeros(2, 5, tiny.WIDTH)).isfinite().all()
-
-
 def test_bands_sum_with_learned_weights() -> None:
     unet = tiny.unet()
     adapter = tiny.adapter(unet, {"bands": 2})
@@ -264,63 +190,6 @@ def test_uninstall_gives_the_unet_back() -> None:
     assert unet.attn_processors == processors
     assert list(unet.state_dict()) == names
     assert torch.equal(tiny.predict(unet, x, x["base"]), before)
-
-
-def test_saved_adapter_loads_and_predicts_the_same(tmp_path) -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    adapter = tiny.adapter(unet, {"llm": "phi", "encoder_fingerprint": "f00"}, copy_original=False)
-    adapter.install(unet)
-    expected = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
-    adapter.uninstall()
-    adapter.save(tmp_path, dtype=torch.float32)
-    names = ["adapter.safetensors", "adapter_config.json", "manifest.json"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    loaded = LLMAdapter.load(tmp_path, unet)
-    assert loaded.config == adapter.config
-    loaded.install(unet)
-    assert torch.equal(tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"])), expected)
-
-
-def test_files_hold_16_bit_matrices_and_whole_scalars(tmp_path) -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    adapter = tiny.adapter(unet, copy_original=False)
-    adapter.install(unet)
-    expected = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
-    adapter.uninstall()
-    tensors = load_file(adapter.save(tmp_path) / "adapter.safetensors")
-    for name, tensor in adapter.state().items():
-        assert tensors[name].dtype == (torch.float16 if tensor.ndim == 2 else torch.float32)
-        torch.testing.assert_close(tensors[name].float(), tensor, atol=1e-6, rtol=1e-3)
-    loaded = LLMAdapter.load(tmp_path, unet)
-    assert all(torch.equal(tensor, tensors[name].float()) for name, tensor in loaded.state().items())
-    first = (tmp_path / "adapter.safetensors").read_bytes()
-    assert (loaded.save(tmp_path) / "adapter.safetensors").read_bytes() == first
-    loaded.install(unet)
-    found = tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"]))
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-
-
-def test_what_16_bits_cannot_hold_stays_whole(tmp_path) -> None:
-    adapter = tiny.adapter(tiny.unet())
-    with torch.no_grad():
-        adapter.phi.linear.weight[0, 0] = 1e6
-    adapter.save(tmp_path)
-    assert torch.equal(LLMAdapter.load(tmp_path, tiny.unet()).phi.linear.weight, adapter.phi.linear.weight)
-
-
-def test_the_file_for_stable_diffusion_1_5_is_of_91_megabytes() -> None:
-    with torch.device("meta"):
-        state = tiny.adapter(UNet2DConditionModel(**tiny.SD15), {"encoding_dim": 2048}).state()
-    size = sum(tensor.numel() * (2 if tensor.ndim == 2 else 4) for tensor in state.values())
-    assert round(size / 1e6) == 91
-
-
-def test_keys_in_the_file_are_module_paths(tmp_path) -> None:
-    unet = tiny.unet()
-    keys = set(tiny.adapter(unet).state())
-    paths = list(cross_attention_shapes(unet))
-    assert {f"{path}.new.to_q.weight" for path in paths} < keys
-    assert {"phi.linear.weight", f"{paths[0]}.a", f"{paths[0]}.b"} < keys
 
 
 def test_weights_by_layer_are_a_e_to_the_b() -> None:
@@ -406,16 +275,6 @@ def test_wrong_inputs_are_named(encodings: torch.Tensor, base: torch.Tensor | No
         adapter.context(encodings, torch.ones(1, 3, dtype=torch.bool), base)
 
 
-def test_an_adapter_of_another_unet_is_refused(tmp_path) -> None:
-    tiny.adapter(tiny.unet(), {"base_model": "some-base"}).save(tmp_path)
-    with pytest.raises(ValueError, match="another U-Net .*some-base"):
-        LLMAdapter.load(tmp_path, tiny.unet(down_block_types=("CrossAttnDownBlock2D",) * 2))
-    with pytest.raises(ValueError, match=r"expected \(64, 64\)|expected \(.*\), found"):
-        LLMAdapter.load(tmp_path, tiny.unet(block_out_channels=(16, 64)))
-    with pytest.raises(ValueError, match="context width 32, the U-Net .* of 40"):
-        tiny.adapter(tiny.unet()).install(tiny.unet(cross_attention_dim=40))
-
-
 def test_two_adapters_in_one_unet_are_refused() -> None:
     unet = tiny.unet()
     tiny.adapter(unet).install(unet)
@@ -423,37 +282,6 @@ def test_two_adapters_in_one_unet_are_refused() -> None:
         tiny.adapter(tiny.unet()).install(unet)
 
 
-def test_broken_files_are_named(tmp_path) -> None:
-    unet = tiny.unet()
-    with pytest.raises(FileNotFoundError, match="adapter_config.json"):
-        LLMAdapter.load(tmp_path / "nothing", unet)
-    tiny.adapter(unet).save(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    config = tmp_path / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "colour": "red"}))
-    with pytest.raises(ValueError, match=r"adapter_config.json.*(?s:.*)colour"):
-        LLMAdapter.load(tmp_path, unet)
-
-
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="colour"):
         AdapterConfig(encoding_dim=4, context_dim=4, colour="red")
-
-
-def test_captions_of_different_lengths_pad_into_a_batch() -> None:
-    encodings, mask = pad([torch.ones(2, 3), torch.ones(4, 3)])
-    assert encodings.shape == (2, 4, 3)
-    assert mask.tolist() == [[True, True, False, False], [True] * 4]
-    assert encodings[0, 2:].abs().sum() == 0
-
-
-@pytest.mark.parametrize("null_length", [1, 4, 7])
-@pytest.mark.parametrize("bands", [(), (2,)])
-def test_dropped_captions_become_the_empty_one(null_length: int, bands: tuple[int, ...]) -> None:
-    encodings, mask = torch.randn(3, *bands, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
-    null = torch.randn(*bands, null_length, 5)
-    replaced, new_mask = replace(encodings, mask, null, torch.tensor([False, True, False]))
-    assert torch.equal(replaced[1][..., :null_length, :], null)
-    assert new_mask.sum(1).tolist() == [4, null_length, 1]
-    assert torch.equal(replaced[0][..., :4, :], encodings[0])
-    assert torch.equal(replaced[2][..., :4, :], encodings[2])

@@ -1,4 +1,4 @@
-"""An adapter's folder is as it was written, or is refused by name before anything heavy is loaded."""
+"""An adapter's folder: what is in it, and that it is as it was written or refused before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 
 from llmdiff import LLMDiffPipeline, load_adapter
-from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.files import check_adapter
 from llmdiff.manifest import checksum_of
 from tests.adapter import tiny
@@ -141,3 +144,82 @@ def test_a_configuration_of_brackets_is_one_line(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"adapter_config\.json: not an adapter configuration"):
         check_adapter(folder)
+
+
+def test_saved_adapter_loads_and_predicts_the_same(tmp_path) -> None:
+    unet, x = tiny.unet(), tiny.inputs()
+    adapter = tiny.adapter(unet, {"llm": "phi", "encoder_fingerprint": "f00"}, copy_original=False)
+    adapter.install(unet)
+    expected = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
+    adapter.uninstall()
+    adapter.save(tmp_path, dtype=torch.float32)
+    names = ["adapter.safetensors", "adapter_config.json", "manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    loaded = LLMAdapter.load(tmp_path, unet)
+    assert loaded.config == adapter.config
+    loaded.install(unet)
+    assert torch.equal(tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"])), expected)
+
+
+def test_files_hold_16_bit_matrices_and_whole_scalars(tmp_path) -> None:
+    unet, x = tiny.unet(), tiny.inputs()
+    adapter = tiny.adapter(unet, copy_original=False)
+    adapter.install(unet)
+    expected = tiny.predict(unet, x, adapter.context(x["encodings"], x["mask"]))
+    adapter.uninstall()
+    tensors = load_file(adapter.save(tmp_path) / "adapter.safetensors")
+    for name, tensor in adapter.state().items():
+        assert tensors[name].dtype == (torch.float16 if tensor.ndim == 2 else torch.float32)
+        torch.testing.assert_close(tensors[name].float(), tensor, atol=1e-6, rtol=1e-3)
+    loaded = LLMAdapter.load(tmp_path, unet)
+    assert all(torch.equal(tensor, tensors[name].float()) for name, tensor in loaded.state().items())
+    first = (tmp_path / "adapter.safetensors").read_bytes()
+    assert (loaded.save(tmp_path) / "adapter.safetensors").read_bytes() == first
+    loaded.install(unet)
+    found = tiny.predict(unet, x, loaded.context(x["encodings"], x["mask"]))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_16_bits_cannot_hold_stays_whole(tmp_path) -> None:
+    adapter = tiny.adapter(tiny.unet())
+    with torch.no_grad():
+        adapter.phi.linear.weight[0, 0] = 1e6
+    adapter.save(tmp_path)
+    assert torch.equal(LLMAdapter.load(tmp_path, tiny.unet()).phi.linear.weight, adapter.phi.linear.weight)
+
+
+def test_the_file_for_stable_diffusion_1_5_is_of_91_megabytes() -> None:
+    with torch.device("meta"):
+        state = tiny.adapter(UNet2DConditionModel(**tiny.SD15), {"encoding_dim": 2048}).state()
+    size = sum(tensor.numel() * (2 if tensor.ndim == 2 else 4) for tensor in state.values())
+    assert round(size / 1e6) == 91
+
+
+def test_keys_in_the_file_are_module_paths(tmp_path) -> None:
+    unet = tiny.unet()
+    keys = set(tiny.adapter(unet).state())
+    paths = list(cross_attention_shapes(unet))
+    assert {f"{path}.new.to_q.weight" for path in paths} < keys
+    assert {"phi.linear.weight", f"{paths[0]}.a", f"{paths[0]}.b"} < keys
+
+
+def test_an_adapter_of_another_unet_is_refused(tmp_path) -> None:
+    tiny.adapter(tiny.unet(), {"base_model": "some-base"}).save(tmp_path)
+    with pytest.raises(ValueError, match="another U-Net .*some-base"):
+        LLMAdapter.load(tmp_path, tiny.unet(down_block_types=("CrossAttnDownBlock2D",) * 2))
+    with pytest.raises(ValueError, match=r"expected \(64, 64\)|expected \(.*\), found"):
+        LLMAdapter.load(tmp_path, tiny.unet(block_out_channels=(16, 64)))
+    with pytest.raises(ValueError, match="context width 32, the U-Net .* of 40"):
+        tiny.adapter(tiny.unet()).install(tiny.unet(cross_attention_dim=40))
+
+
+def test_broken_files_are_named(tmp_path) -> None:
+    unet = tiny.unet()
+    with pytest.raises(FileNotFoundError, match="adapter_config.json"):
+        LLMAdapter.load(tmp_path / "nothing", unet)
+    tiny.adapter(unet).save(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "colour": "red"}))
+    with pytest.raises(ValueError, match=r"adapter_config.json.*(?s:.*)colour"):
+        LLMAdapter.load(tmp_path, unet)

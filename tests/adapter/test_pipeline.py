@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from torch import nn
 
 from llmdiff import LLMDiffPipeline, load_adapter, unload_adapter
 from llmdiff.encoder import Encoder, EncoderConfig
-from tests.adapter.tiny import draw, quiet
+from tests.adapter import tiny
+from tests.adapter.tiny import PROMPTS, Folders, draw, quiet, set_scale
 from tests.encoder import tiny_models as models
-
-PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle"]
 
 
 @pytest.fixture(scope="module", params=["on-llm", "on-both", "control"])
@@ -158,3 +159,82 @@ def test_a_missing_llm_or_adapter_is_named(folders: dict[str, Path], tmp_path: P
 def test_wrong_number_of_negative_prompts_is_named(pipe: LLMDiffPipeline) -> None:
     with pytest.raises(ValueError, match="expected 2 negative prompts"):
         pipe.encode_prompt(PROMPTS, pipe.device, 1, True, ["one"])
+
+
+SCHEDULERS = [
+    ("DDIMScheduler", {}),
+    ("DDPMScheduler", {}),
+    ("DEISMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    ("DPMSolverSinglestepScheduler", {}),
+    ("EulerDiscreteScheduler", {}),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("HeunDiscreteScheduler", {}),
+    ("KDPM2DiscreteScheduler", {}),
+    ("LCMScheduler", {}),
+    ("LMSDiscreteScheduler", {}),
+    ("PNDMScheduler", {}),
+    ("TCDScheduler", {}),
+    ("UniPCMultistepScheduler", {}),
+]
+
+
+@pytest.fixture(scope="module")
+def pair(folders: Folders) -> tuple[Any, Any]:
+    """A base, and the same with an adapter."""
+    return (
+        quiet(StableDiffusionPipeline.from_pretrained(folders["base"])),
+        quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders["on-both"], folders["llama"])),
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), SCHEDULERS)
+def test_every_scheduler(pair: tuple[Any, Any], name: str, options: dict[str, Any]) -> None:
+    base, pipe = pair
+    for one in pair:
+        one.scheduler = getattr(diffusers, name).from_config(tiny.schedule().config, **options)
+    drawn = draw(pipe, PROMPTS, num_inference_steps=4)
+    assert np.isfinite(drawn).all()
+    expected = draw(base, PROMPTS, num_inference_steps=4)
+    assert not np.array_equal(drawn, expected)
+    assert np.array_equal(draw(pipe, PROMPTS, num_inference_steps=4, adapter_scale=0.0), expected)
+
+
+@pytest.mark.parametrize("adapter", ["on-xl", "on-xl-llm"])
+def test_in_sdxl(folders: Folders, adapter: str) -> None:
+    pipe = tiny.xl_pipeline()
+    before = draw(pipe, PROMPTS)
+    load_adapter(pipe, folders[adapter], folders["llama"])
+    whole = draw(pipe, PROMPTS, negative_prompt="a square", num_images_per_prompt=2)
+    assert whole.shape == (4, 64, 64, 3)
+    assert not np.array_equal(draw(pipe, PROMPTS), before)
+    assert not np.array_equal(
+        draw(pipe, PROMPTS, prompt_2=["a square", "a"]), draw(pipe, PROMPTS)
+    )  # pooled, the base's own
+    given = pipe.encode_prompt(PROMPTS)
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    np.testing.assert_allclose(draw(pipe, None, **dict(zip(names, given, strict=True))), draw(pipe, PROMPTS), atol=1e-5)
+    unload_adapter(pipe)
+    assert np.array_equal(draw(pipe, PROMPTS), before)
+
+
+@pytest.mark.parametrize("force_zeros", [True, False])
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": ""}, {"negative_prompt": "a square"}], ids=str)
+def test_at_scale_0_sdxl_draws_as_without_the_adapter(
+    folders: Folders, force_zeros: bool, options: dict[str, str]
+) -> None:
+    pipe = tiny.xl_pipeline(force_zeros_for_empty_prompt=force_zeros)
+    before = draw(pipe, PROMPTS, **{name: [value] * len(PROMPTS) for name, value in options.items()})
+    load_adapter(pipe, folders["on-xl"], folders["llama"])
+    set_scale(pipe, 0.0)
+    assert np.array_equal(draw(pipe, PROMPTS, **options), before)
+
+
+def test_another_family_is_refused(folders: Folders) -> None:
+    class Other(diffusers.DiffusionPipeline):
+        def __init__(self, transformer: nn.Module) -> None:
+            super().__init__()
+            self.register_modules(transformer=transformer)
+
+    with pytest.raises(ValueError, match="expected a pipeline with a U-Net .* found Other"):
+        load_adapter(Other(tiny.vae()), folders["on-llm"], folders["llama"])

@@ -11,6 +11,7 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -20,6 +21,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from llmdiff.adapter import AdapterSettings, LLMAdapter
 
 WIDTH, TOKENS, HIDDEN = 32, 12, 48  # cross-attention width, the base's text length, the encodings' width
+PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle"]
+CONTROL = {
+    "image": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+}  # what a ControlNet wants besides
+ADAPTERS = ["on-llm", "on-both", "control"]
+"""The adapters of the fixture `folders` for a base of Stable Diffusion 1's kind."""
+Folders = dict[str, Path]
 
 SD15 = {
     "sample_size": 64,
@@ -187,3 +195,12 @@ def draw(pipe: Any, prompt: Any = "a red circle", seed: int = 0, **options: Any)
         options["generator"] = torch.Generator().manual_seed(seed)
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", **options}
     return pipe(prompt, **options).images
+
+
+def set_scale(pipe: Any, scale: float) -> None:
+    pipe.llm_adapter.scale = scale
+
+
+def with_controlnet(plain: StableDiffusionPipeline) -> StableDiffusionControlNetPipeline:
+    net = controlnet(plain.unet)
+    return quiet(StableDiffusionControlNetPipeline(**plain.components, controlnet=net, requires_safety_checker=False))

@@ -13,9 +13,9 @@ import pytest
 
 from llmdiff.data.remote import data_path
 from llmdiff.data.sources import list_data, open_source
+from tests.data.layouts import PNG
 from tests.data.pictures import write_parquet
 from tests.data.remote_servers import COMMIT, PAGE, REPO, FileServer
-from tests.data.test_listing import PNG
 
 
 def test_a_split_of_the_hub(site: FileServer) -> None:

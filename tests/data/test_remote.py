@@ -16,9 +16,9 @@ from llmdiff.data.remote.place import Refusal
 from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import ReadinessPolicy, Row, SourceShard, list_data, open_source, readiness, scan, signature
 from storage import EncodingStore
+from tests.data.layouts import LAYOUTS, PAIRS, PNG, refused, samples
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet, write_tar
 from tests.data.remote_servers import REPO, FileServer
-from tests.data.test_listing import LAYOUTS, PAIRS, PNG, refused, samples
 
 BEHIND = ["list of rows", "imagefolder", "img2dataset parquet", "save_to_disk", "tar.gz", "img2dataset webdataset"]
 """Layouts that are read over each protocol: text with pictures beside it, columns, streams and tars."""

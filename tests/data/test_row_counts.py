@@ -13,9 +13,9 @@ from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import known_row_count, open_source
 from pipelines.runtime.row_counts import keep_counts, recall_counts
 from storage import EncodingStore
+from tests.data.layouts import PNG
 from tests.data.pictures import encoded, picture, write_tar
 from tests.data.remote_servers import REPO, FileServer
-from tests.data.test_listing import PNG
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from llmdiff.data.encode.preview import preview
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import ReadinessPolicy, Row, known_row_count, list_data, open_source, scan, shards_of
 from storage import EncodingStore
+from tests.data.layouts import PNG
 from tests.data.pictures import write_parquet, write_tar
 from tests.data.remote_servers import FileServer
-from tests.data.test_listing import PNG
 
 
 def test_two_files_of_one_tag_are_two(site: FileServer, store: EncodingStore, encoders: EncoderSet) -> None:

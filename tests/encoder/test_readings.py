@@ -22,7 +22,7 @@ from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
 from storage.hashing import canonical_json, content_hash
 from tests.encoder import brute_force
-from tests.encoder.test_encoder import flops
+from tests.encoder.tiny_encoder import flops
 from tests.encoder.tiny_models import FAMILIES, SMALL, build, llama, scramble, tokenizer
 from tests.kernels.allocations import Allocations
 

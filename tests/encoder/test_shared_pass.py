@@ -9,7 +9,7 @@ import torch
 
 from llmdiff.encoder import BadCaption, Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.shared_pass import encode_readings
-from tests.encoder.test_encoder import flops
+from tests.encoder.tiny_encoder import flops
 from tests.encoder.tiny_models import build, tokenizer
 
 CAPTIONS = ["a red circle next to the blue square", "a", "", "the small green triangle is above a large red square"]

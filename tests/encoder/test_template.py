@@ -17,7 +17,7 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import BadCaption, Tokens, tokenise, try_tokenise
 from tests.encoder.test_control_tokens import in_python
-from tests.encoder.test_encoder import byte_level_bpe
+from tests.encoder.tiny_encoder import byte_level_bpe
 from tests.encoder.tiny_models import build, tokenizer
 
 CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels.test_langevin import ROOT
+from tests.kernels.test_triton_kernel import ROOT
 
 pytestmark = pytest.mark.process
 WIDE = ("ld.global.v4.b32", "st.global.v4.b32", "global_load_dwordx4", "global_store_dwordx4")

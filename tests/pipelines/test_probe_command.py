@@ -13,7 +13,7 @@ from llmdiff.shapes.captions import PROMPT
 from pipelines.cli.config_files import read_settings
 from tests.docs.test_commands import check
 from tests.encoder.tiny_models import llama, scramble
-from tests.pipelines.test_cli import fails, succeeds
+from tests.pipelines.command_line import fails, succeeds
 
 SIZES = ("--captions", "40", "--tests", "10", "--steps", "2", "--reach", "1")
 CHOSEN = ("--llm", LLAMA, "--reading", "last", "--reading", "layer:2", "--template", PROMPT, "--template", "{caption}")

@@ -1,10 +1,15 @@
+"""Hashes of captions and contents, fingerprints of encoders, and the numbers that the index keeps of them."""
+
 import json
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import Fingerprint, caption_hash, content_hash
+from storage.index.hash_numbers import hash_numbers
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -27,3 +32,12 @@ def test_fingerprint_is_of_the_content(description):
 def test_fingerprint_refuses_what_json_has_not(value):
     with pytest.raises(ValueError, match="must be plain JSON"):
         Fingerprint.of({"g": value})
+
+
+def test_texts_that_are_no_hashes_have_one_each() -> None:
+    texts = ["0" * 32, "F" * 32, "f" * 32, "a key", "", "g" * 32, " " * 32]
+    found = hash_numbers(pa.array(texts))
+    assert len(np.unique(found, axis=0)) == len(texts)
+    for i, text in enumerate(texts):
+        np.testing.assert_array_equal(hash_numbers(pa.array([text]))[0], found[i])
+        np.testing.assert_array_equal(hash_numbers(pa.array(["x", *texts]).slice(1))[i], found[i])

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import EncodingStore, ShardWriter, caption_hash
-from storage.index.hash_numbers import hash_numbers
 from storage.index.transaction import append
 from storage.reading import cache, sample_index
 from storage.reading.dataset import DatasetConfig, EncodingDataset
@@ -290,12 +289,3 @@ def test_samples_are_ordered_by_source_hash_row_and_caption(
 
 def opened_index(store: EncodingStore, fingerprint: str) -> sample_index.SampleIndex:
     return sample_index.SampleIndex.load(store, fingerprint, None, None, 1)
-
-
-def test_texts_that_are_no_hashes_have_one_each() -> None:
-    texts = ["0" * 32, "F" * 32, "f" * 32, "a key", "", "g" * 32, " " * 32]
-    found = hash_numbers(pa.array(texts))
-    assert len(np.unique(found, axis=0)) == len(texts)
-    for i, text in enumerate(texts):
-        np.testing.assert_array_equal(hash_numbers(pa.array([text]))[0], found[i])
-        np.testing.assert_array_equal(hash_numbers(pa.array(["x", *texts]).slice(1))[i], found[i])

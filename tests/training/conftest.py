@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llmdiff.training import TrainConfig
 from tests.training import training_run
+from tests.training.training_run import DRAWING, train
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +36,11 @@ def not_launched() -> Iterator[None]:
     yield
     for name in training_run.LAUNCHED:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def finished(parts: Path) -> TrainConfig:
+    """An uninterrupted run."""
+    config = training_run.config(parts, "finished", **DRAWING)
+    assert train(config) == Path(config.output) / "adapter"
+    return config

@@ -22,7 +22,7 @@ from llmdiff.training.resolve import resolve
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny
 from tests.training import training_run
-from tests.training.test_runs import train
+from tests.training.training_run import train
 
 pytestmark = pytest.mark.process
 

@@ -19,7 +19,8 @@ from storage.reading.dataset import Batch
 from tests.adapter import tiny
 from tests.graphs import Graphs
 from tests.training import training_run
-from tests.training.test_parts import CPU, PATHS, make_batch
+from tests.training.test_parts import CPU, make_batch
+from tests.training.training_run import PATHS
 
 DOWN, UP = ("CrossAttnDownBlock2D",), ("CrossAttnUpBlock2D",)
 

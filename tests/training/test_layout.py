@@ -16,7 +16,7 @@ from llmdiff.training import TrainConfig, layout, setup
 from llmdiff.training.layout import LayoutDecoder, layout_of
 from llmdiff.training.objective import Objective
 from tests.training import training_run
-from tests.training.test_runs import train
+from tests.training.training_run import train
 
 
 @pytest.mark.parametrize(

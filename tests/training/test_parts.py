@@ -1,31 +1,24 @@
-"""The pieces of the training loop, each alone."""
+"""The pieces of the training loop, each alone: loss, noise, randomness, optimiser, average."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.optimization import get_scheduler
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training import TrainConfig
-from llmdiff.training.config import LRScheduler
 from llmdiff.training.distributed import parameter_groups
 from llmdiff.training.ema import EMA
-from llmdiff.training.learning_rate import learning_rate
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
 from llmdiff.training.optimiser import LossScale
 from llmdiff.training.plain import PlainAdamW
 from storage.reading.dataset import Batch
 from tests.adapter import tiny
-
-PATHS = {"store": "s", "fingerprint": "f", "base": "b", "output": "o"}
+from tests.training.training_run import PATHS
 
 
 def make_batch(x: dict[str, torch.Tensor]) -> Batch:
@@ -203,106 +196,3 @@ def test_average_follows_and_forgets_the_start() -> None:
     weights["w"].fill_(2.0)
     off.update(weights, 1)
     assert torch.equal(off.tensors["w"], weights["w"])
-
-
-def rates(steps: int = 100, **settings: object) -> list[float]:
-    config = TrainConfig(**PATHS, steps=steps, **settings)
-    return [learning_rate(config, step, steps) for step in range(1, steps + 1)]
-
-
-def test_learning_rate_warms_up_and_decays() -> None:
-    found = rates(learning_rate=1.0, warmup=10)
-    assert found[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
-    assert found[9:] == sorted(found[9:], reverse=True)
-    assert 0 < found[-1] < 1e-3
-    assert rates(learning_rate=1.0, warmup=0)[0] == pytest.approx(1.0, rel=1e-3)
-    assert len(rates(steps=5, warmup=10)) == 5
-
-
-def test_the_default_learning_rate_is_that_of_earlier_versions_bit_for_bit() -> None:
-    rate, warmup, steps = 2.5e-3, 30, 997
-    expected = [
-        rate * step / warmup
-        if step <= warmup
-        else rate * 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps + 1 - warmup))))
-        for step in range(1, steps + 1)
-    ]
-    assert rates(steps, learning_rate=rate, warmup=warmup) == expected
-
-
-@pytest.mark.parametrize("name", get_args(LRScheduler))
-def test_learning_rates_are_those_of_diffusers_by_name(name: Any) -> None:
-    """Its schedules begin at a rate of 0, which would waste a step: ours is one ahead."""
-    steps, options = 60, {"num_cycles": 3, "power": 2.0}
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    schedule = get_scheduler(name, optimiser, num_warmup_steps=7, num_training_steps=steps + 1, **options)
-    expected = []
-    for _ in range(steps):
-        optimiser.step()
-        schedule.step()
-        expected.append(optimiser.param_groups[0]["lr"])
-    found = rates(steps, learning_rate=0.5, warmup=7, lr_scheduler=name, lr_num_cycles=3, lr_power=2.0)
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert min(found) > 0
-
-
-def test_configuration_round_trip(tmp_path: Path) -> None:
-    config = TrainConfig(**PATHS, epochs=2, validation_prompts=("a",), adapter={"base_context": "llm", "new_weight": 0})
-    assert TrainConfig.read(config.write(tmp_path / "deep" / "run.json")) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"colour": "red"}, "run.json: colour: .*'red'"),
-        ({"adapter": {"colour": "red"}}, "run.json: adapter.colour: "),
-        ({"batch_size": 0}, "run.json: batch_size: .*found 0"),
-        ({"epochs": 1}, "either steps or epochs"),
-        ({"adapter": {"base_context": "clip"}}, "base_fingerprint"),
-        ({"sample_every": 5}, "validation_prompts"),
-        ({"lr_scheduler": "cosinus"}, "lr_scheduler: .*'cosinus'"),
-        ({"lr_scheduler": "polynomial", "learning_rate": 1e-7}, "learning_rate: expected more than 1e-07"),
-        ({"torch_compile": True, "zero_stage": 3}, "torch_compile goes with zero_stage 0, 1 or 2"),
-        ({"flip_words": ["left", ""]}, r"flip_words: expected words, found \['left', ''\]"),
-    ],
-)
-def test_configuration_mistakes_name_file_and_field(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({**PATHS, "steps": 1, **changes}))
-    with pytest.raises(ValueError, match=message):
-        TrainConfig.read(path)
-
-
-def test_a_configuration_that_is_no_json_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text("steps: 3")
-    with pytest.raises(ValueError, match=r"run.json: not a JSON object"):
-        TrainConfig.read(path)
-
-
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "infra" / "deepspeed").glob("*.json"))
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_deepspeed_files_go_with_a_configuration(path: Path) -> None:
-    stage = json.loads(path.read_text())["zero_optimization"]["stage"]
-    settings = TrainConfig(**PATHS, steps=1, deepspeed=str(path), zero_stage=stage, batch_size=3).for_deepspeed()
-    assert settings["zero_optimization"]["stage"] == stage
-    assert settings["train_micro_batch_size_per_gpu"] == 3
-
-
-@pytest.mark.parametrize(("processes", "stage"), [(1, 2), (2, 2), (1, 0), (1, 3)])
-def test_gradients_are_scattered_unless_a_process_is_alone(processes: int, stage: int) -> None:
-    config = TrainConfig(**PATHS, steps=1, zero_stage=stage, processes=processes)
-    scattered = config.for_deepspeed()["zero_optimization"].get("reduce_scatter", True)
-    assert scattered is ((processes, stage) != (1, 2))
-
-
-def test_a_deepspeed_file_may_not_contradict_the_configuration(tmp_path: Path) -> None:
-    path = tmp_path / "ds.json"
-    path.write_text(json.dumps({"gradient_clipping": 3.0}))
-    with pytest.raises(ValueError, match=r"ds.json: gradient_clipping follows"):
-        TrainConfig(**PATHS, steps=1, deepspeed=str(path)).for_deepspeed()
-    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    with pytest.raises(ValueError, match=r"ZeRO stage 3, but zero_stage is 2"):
-        TrainConfig(**PATHS, steps=1, deepspeed=str(path)).for_deepspeed()

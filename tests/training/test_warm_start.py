@@ -18,7 +18,7 @@ from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
 from tests.adapter import tiny
 from tests.training import training_run
-from tests.training.test_runs import train
+from tests.training.training_run import train
 
 pytestmark = pytest.mark.process
 

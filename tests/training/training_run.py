@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from infra.launch.hostfile import Topology
@@ -18,11 +20,16 @@ from infra.launch.local import launch_command
 from llmdiff.tcp_ports import free_port
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
+from llmdiff.training.state import complete
+from llmdiff.training.worker import main
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny
+from tests.waiting import wait_until
 
 SAMPLES, TOKENS = 24, 7  # of the store; the longest encoding of it
 TIMING = {"samples_per_second", "data_wait_share"}
+PATHS = {"store": "s", "fingerprint": "f", "base": "b", "output": "o"}  # of a run that is never started
+DRAWING = {"sample_every": 3, "validation_prompts": ("caption 1", "caption 2"), "validation_steps": 2}
 
 
 def save_base(folder: Path, prediction_type: str = "v_prediction") -> Path:
@@ -159,3 +166,41 @@ def start_python(*arguments: str, enter: Sequence[str] = (), **variables: str) -
 
 # What a run in this process leaves in the environment, and a new one must not inherit.
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def train(config: TrainConfig) -> Path | None:
+    """The run in this process; returns its adapter's folder, or None where it was asked to end."""
+    from llmdiff.training.loop import train
+
+    return train(resolved(config))
+
+
+def damaged(run: TrainConfig, output: Path, *names: str) -> TrainConfig:
+    """A copy of a run without its result, with a flipped byte in a file of each of its newest checkpoints."""
+    shutil.copytree(run.output, output)
+    shutil.rmtree(output / "adapter")
+    for name, path in zip(names, reversed(complete(output / "checkpoints")), strict=False):
+        data = bytearray((path / name).read_bytes())
+        data[-2] ^= 1
+        (path / name).write_bytes(data)
+    return run.model_copy(update={"output": str(output)})
+
+
+def from_step_8(run: TrainConfig, output: Path) -> TrainConfig:
+    """A copy of a run that was killed after eight steps."""
+    shutil.copytree(run.output, output)
+    shutil.rmtree(output / "adapter")
+    shutil.rmtree(output / "checkpoints" / "step-00000012")
+    return run.model_copy(update={"output": str(output)})
+
+
+def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the training process fails with."""
+    assert main(["--config", str(path)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def wait_for(path: Path, worker: subprocess.Popen[str], lines: int = 0, seconds: float = 120) -> None:
+    """Wait until a worker has written so many lines to a file."""
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines, seconds, worker, interval=0.01)
