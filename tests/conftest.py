@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from llmdiff.startup import collect_seldom
-from tests import kinds, real_llm
+from pipelines.studies.smollm2 import VARIABLE, is_there, location
+from tests import kinds
 from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
@@ -142,9 +143,9 @@ def graphs() -> Iterator[Graphs]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of the real LLM, SmolLM2-135M-Instruct in float32."""
-    folder = real_llm.location()
-    if not real_llm.is_there(folder):
-        pytest.skip(f"no SmolLM2 in {folder}: make smollm2 fetches it; {real_llm.VARIABLE} names another folder")
+    folder = location()
+    if not is_there(folder):
+        pytest.skip(f"no SmolLM2 in {folder}: make smollm2 fetches it; {VARIABLE} names another folder")
     return folder
 
 

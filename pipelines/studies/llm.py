@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,7 @@ from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import Reading
-
-SMOLLM2, SMOLLM2_FOLDER = "SmolLM2-135M-Instruct", "LLMDIFF_SMOLLM2"
-"""A small published LLM, and the environment variable that names its folder."""
+from pipelines.studies import smollm2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,24 +77,19 @@ def name_of(source: str) -> str:
     name = path.name
     if path.is_file():  # of GGUF
         name = path.stem
-    elif path == smollm2().resolve():
-        name = SMOLLM2
+    elif path == smollm2.location().resolve():
+        name = smollm2.NAME
     elif (path / "config.json").is_file():
         name = Path(json.loads((path / "config.json").read_text()).get("_name_or_path") or name).name
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def smollm2() -> Path:
-    """Return where SmolLM2-135M-Instruct lies, if this machine has it."""
-    return Path(os.environ.get(SMOLLM2_FOLDER) or Path.home() / ".cache" / "llmdiff" / "smollm2")
-
-
 def some_llm() -> str:
     """Return the folder of the real LLM that this machine has; ValueError where it has none."""
-    folder = smollm2()
-    if not (folder / "config.json").is_file():
+    folder = smollm2.location()
+    if not smollm2.is_there(folder):
         raise ValueError(
-            f"no LLM: expected --llm with a folder or a name on the hub, or {SMOLLM2} in {folder}: `make smollm2` "
-            f"fetches it ({SMOLLM2_FOLDER} names another folder)"
+            f"no LLM: expected --llm with a folder or a name on the hub, or {smollm2.NAME} in {folder}: `make smollm2` "
+            f"fetches it ({smollm2.VARIABLE} names another folder)"
         )
     return str(folder)

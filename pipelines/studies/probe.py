@@ -16,8 +16,9 @@ from llmdiff.studies.estimates import Estimate, share
 from llmdiff.studies.rank_correlation import rank_correlation
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress, quieten_loading
+from pipelines.studies import smollm2
 from pipelines.studies.compare import MAIN, pooled, shares_by_variant
-from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, smollm2
+from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
 from storage.hashing import canonical_json, content_hash
@@ -51,10 +52,16 @@ def variants() -> list[Variant]:
     unasked = replace(llama, name="llama without questions", template="{caption}")
     found += [variant(unasked, reading) for reading in ("score", "mean")]
     found.append(Variant(name="CLIP", reading=Reading(kind="base"), seeds=1))
-    if ((folder := smollm2()) / "config.json").is_file():
+    if smollm2.is_there(folder := smollm2.location()):
         real = read_llm(str(folder))
-        found += [variant(real, reading) for reading in ("score", "score_norm", "norm_mean", "last", "layer:18")]
+        deep = f"layer:{three_fifths(real)}"
+        found += [variant(real, reading) for reading in ("score", "score_norm", "norm_mean", "last", deep)]
     return found
+
+
+def three_fifths(llm: StudyLLM) -> int:
+    """Return the layer at three fifths of an LLM's depth."""
+    return round(3 * llm.blocks / 5)
 
 
 def variant(llm: StudyLLM, reading: str) -> Variant:

@@ -18,8 +18,9 @@ from llmdiff.studies.readings import Reading
 from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, real, scale, stability, weights
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.compare import rows, shares_plot
-from pipelines.studies.llm import EMBEDDED, SMOLLM2, SMOLLM2_FOLDER, StudyLLM, read_llm
+from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm
 from pipelines.studies.outcome import markdown, plain
+from pipelines.studies.smollm2 import NAME, VARIABLE
 from pipelines.studies.workspace import PAPER, QUICK, Sizes, Variant, Workspace, remembered
 
 SCENES = 60
@@ -273,13 +274,15 @@ def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
 def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SMOLLM2_FOLDER, str(tmp_path))
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     embedded = [variant.name for variant in probe.variants()]
     assert len(set(embedded)) == len(embedded) == 11
-    monkeypatch.setenv(SMOLLM2_FOLDER, str(PHI))  # in its place
+    monkeypatch.setenv(VARIABLE, str(PHI))  # in its place
     added = probe.variants()[11:]
-    assert [variant.name for variant in added[:2]] == [f"{SMOLLM2}, score", f"{SMOLLM2}, score_norm"]
+    assert [variant.name for variant in added[:2]] == [f"{NAME}, score", f"{NAME}, score_norm"]
     assert len(added) == 5
+    assert added[-1].name == f"{NAME}, layer:{probe.three_fifths(read_llm(str(PHI)))}"
+    assert probe.three_fifths(DEEP) == 18  # of SmolLM2's 30
     assert [variant.reading for variant in added[:3]] == [
         read_llm(str(PHI)).reading(**settings) for settings in ({}, {"reading": "score_norm"}, {"reading": "norm_mean"})
     ]
