@@ -6,7 +6,9 @@
 
 Each part is another benchmark with these arguments, whose rows go into a folder of their own. Ratios of one run, taken
 in turns, carry over from day to day, and hardly from one machine to another: a row counts that is of the same device,
-threads, sizes and types. The kernel is in no part, for what it takes in Triton's interpreter says nothing.
+threads, sizes and types. A part with a ratio that is worse than its rows allow is measured once more, for the machine
+may have had other work: a regression is worse both times. The kernel is in no part, for what it takes in Triton's
+interpreter says nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import hypot
 from pathlib import Path
 from statistics import median
 
@@ -56,6 +59,7 @@ class Verdict:
 
     figure: str
     what: str
+    row: Row
     new: float
     before: float | None
     """The median of the comparable rows; None where there are none."""
@@ -95,7 +99,7 @@ FIGURES = {
         script="store",
         arguments=(
             *("--only", "read", "--width", "2048", "--prompts", "PartiPrompts", MADE),
-            *("--peer", "memmap", "--cache", "warm", "--rounds", "9"),
+            *("--peer", "memmap", "--cache", "warm", "--rounds", "45"),  # of half a second, which vary by a tenth
         ),
         file="store.csv",
         ratio="ratio",
@@ -123,13 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     verdicts = []
     for part in arguments.part:
         figure = FIGURES[part]
-        with tempfile.TemporaryDirectory() as folder:
-            import_module(figure.script).main([*figure.arguments, "--results", folder])
-            new = read_rows(Path(folder) / figure.file)
-        verdicts += compare(figure, new, read_rows(arguments.results / figure.file))
-        if arguments.write:
-            for row in new:
-                append_row(figure.file.removesuffix(".csv"), row, arguments.results)
+        found = verdicts_of(figure, read_rows(arguments.results / figure.file))
+        for verdict in found if arguments.write else ():
+            append_row(figure.file.removesuffix(".csv"), verdict.row, arguments.results)
+        verdicts += found
     print_table(verdicts)
     sys.exit(any(verdict.is_regression for verdict in verdicts))
 
@@ -142,6 +143,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def verdicts_of(figure: Figure, past: Sequence[Row]) -> list[Verdict]:
+    """Measure a part and compare its ratios; of a part that seems worse, take the better of two measurements."""
+    verdicts = compare(figure, measure(figure), past)
+    if not any(verdict.is_regression for verdict in verdicts):
+        return verdicts
+    print(f"{figure.name}: worse than its rows allow; measured once more", flush=True)
+    again = compare(figure, measure(figure), past)
+    return [min(pair, key=lambda verdict: verdict.change) for pair in zip(verdicts, again, strict=True)]
+
+
+def measure(figure: Figure) -> list[Row]:
+    """Run the part's benchmark, and return its new rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        import_module(figure.script).main([*figure.arguments, "--results", folder])
+        return read_rows(Path(folder) / figure.file)
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, the oldest first; none where there is no such file."""
     if not path.exists():
@@ -151,41 +169,51 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def compare(figure: Figure, new: Sequence[Row], past: Sequence[Row]) -> list[Verdict]:
-    """Hold each new row that has the ratio against the newest comparable ones.
-
-    A ratio may be worse than their median by as much as they differ from it among themselves, by as much as the rounds
-    of one of them differ, or by the figure's least share: whatever is most.
-    """
+    """Hold each new row that has the ratio against the newest comparable ones; see `tolerance`."""
     verdicts = []
     for row in new:
         if not row[figure.ratio]:
             continue
         same = [each for each in past if each[figure.ratio] and figure.key(each) == figure.key(row)][-NEWEST:]
-        ratio, before = float(row[figure.ratio]), [float(each[figure.ratio]) for each in same]
-        middle = median(before) if before else None
+        ratio = float(row[figure.ratio])
+        middle = median(float(each[figure.ratio]) for each in same) if same else None
         change = 0.0 if middle is None else ratio / middle - 1
         verdicts.append(
             Verdict(
                 figure=figure.name,
                 what=", ".join(figure.key(row)[1:]),
+                row=row,
                 new=ratio,
                 before=middle,
                 rows=len(same),
-                allowed=max(
-                    [figure.least, *(abs(each / middle - 1) for each in before if middle), *spreads(figure, same)]
-                ),
+                allowed=tolerance(figure, row, same),
                 change=-change if figure.more_is_better else change,
             )
         )
     return verdicts
 
 
-def spreads(figure: Figure, rows: Sequence[Row]) -> list[float]:
-    """How far the rounds of each row are from their median, as a share of it; half the way between the percentiles."""
-    if figure.spread is None:
-        return []
-    low, high = figure.spread
-    return [(float(row[high]) - float(row[low])) / 2 / float(row[figure.ratio]) for row in rows if row[low]]
+def tolerance(figure: Figure, row: Row, past: Sequence[Row]) -> float:
+    """Return the share by which a row may be worse than the median of comparable ones, whatever is most of three.
+
+    The figure's least share; how far from their median one of them is; how far the rounds of the row and of one of them
+    are from theirs, as two independent errors add up.
+    """
+    ratios = [float(each[figure.ratio]) for each in past]
+    among = [abs(ratio / median(ratios) - 1) for ratio in ratios]
+    rounds = hypot(spread(figure, row), max((spread(figure, each) for each in past), default=0.0))
+    return max(figure.least, rounds, *among)
+
+
+def spread(figure: Figure, row: Row) -> float:
+    """Return how far a row's rounds are from their median, as a share of it: half the way between the percentiles.
+
+    0 where the row does not say it.
+    """
+    if figure.spread is None or not all(row[name] for name in figure.spread):
+        return 0.0
+    low, high = (float(row[name]) for name in figure.spread)
+    return (high - low) / 2 / float(row[figure.ratio])
 
 
 def print_table(verdicts: Sequence[Verdict]) -> None:
