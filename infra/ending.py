@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from llmdiff.startup import leave
+
 SECONDS = 4.0
 """How long a command may take to end, from the signal on or from where it has saved its state."""
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
@@ -24,6 +26,8 @@ SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 _received: list[int] = []
 _ended: list[int] = []
 """The exit code."""
+_done: list[int] = []
+"""The exit code of a command that came to its own end."""
 _said: list[str] = []
 _sockets: list[socket.socket] = []
 """Both ends, open until the process is gone."""
@@ -47,8 +51,11 @@ def well_ended(advice: str) -> Iterator[None]:
     atexit.register(_leave)  # the first to be registered is the last to be called
     try:
         yield
+        _done.append(0)
     except SystemExit as ended:
         if not _received or ended.code in (None, 0):  # all was done before the signal could break it off
+            if ended.code is None or isinstance(ended.code, int):
+                _done.append(ended.code or 0)
             raise
         _end(advice)
     except BaseException:
@@ -89,12 +96,16 @@ def _end(advice: str) -> NoReturn:
 
 
 def _leave() -> None:
-    """Leave with nothing left behind, and without taking modules apart, which takes seconds in the watch's absence."""
+    """Leave with nothing left behind, and without taking modules apart, which takes seconds, in the watch's absence."""
     if _ended:
         _kill_children()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(_ended[0])
+    if _done:
+        with suppress(OSError, ValueError):  # of which Python tells, as it ends
+            sys.stdout.flush()
+            leave(_done[0])
 
 
 def _watch(reader: socket.socket, advice: str) -> None:

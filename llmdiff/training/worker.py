@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 
+from llmdiff.spared_imports import spare_imports
 from llmdiff.startup import collect_seldom, leave
 from llmdiff.tied import end_with_input
 
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         collect_seldom()
+        spare_imports()
         leave_out_mlflow()
     if options.local_rank is not None:
         end_with_parent()

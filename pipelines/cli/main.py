@@ -10,6 +10,7 @@ import typer
 
 from infra.ending import well_ended
 from infra.environment import isolate_process
+from llmdiff.spared_imports import spare_imports
 from llmdiff.startup import collect_seldom, wait_without_spinning
 from pipelines.cli.app import app_app
 from pipelines.cli.demo import demo_app
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         collect_seldom()
         wait_without_spinning()
+        spare_imports()
         isolate_process()
         with well_ended(advice(sys.argv[1:])):
             run(sys.argv[1:])

@@ -15,7 +15,7 @@ from llmdiff.sampling import Sampling, draw, to_images
 from pipelines.requests.generate import GenerateRequest
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.artifacts import show_picture
-from pipelines.runtime.progress import advance, progress
+from pipelines.runtime.progress import advance, progress, say
 from pipelines.runtime.stage import stage, task
 
 
@@ -77,6 +77,8 @@ def draw_into(
             i = len(paths)
             about = {"prompt": prompts[i], **settings, "seed": seeds[i]}
             paths.append(save_png(image, folder / f"{i:04d}.png", about))
+            if adapted and i == 0:
+                say(f"the first picture is there: {paths[0]}")
         advance(len(pictures))
     return paths
 

@@ -61,6 +61,14 @@ class Progress:
         if self.is_due():
             self.report()
 
+    def say(self, text: str) -> None:
+        """A line in the terminal and in the run's log, with the seconds since the work began."""
+        text = f"{text} ({time.monotonic() - self.began:.1f} s)"
+        if not self.bar.disable:
+            self.bar.write(text, file=sys.stderr)
+        if self.artifact is not None:
+            run_logger().info(text)
+
     def warn(self, text: str) -> None:
         """A line in the terminal and in the run's log."""
         if not self.bar.disable:
@@ -144,6 +152,12 @@ def advance(count: int, in_bytes: bool = False) -> None:
     if work is not None and in_bytes == (work.unit == BYTES):
         done = work.done + count
         work.reach(done if work.total is None else min(done, work.total))
+
+
+def say(text: str) -> None:
+    """A line of the current work, see `Progress.say`; nothing where there is none."""
+    if (work := _current.get()) is not None:
+        work.say(text)
 
 
 def make_artifact(what: str) -> UUID:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +121,3 @@ def test_an_evaluation_passes_every_setting_on(pipe: Any) -> None:
         "negative_prompt": ["x"] * 3,
         "output_type": "np",
     }
-
-
-@pytest.mark.process
-def test_the_light_core_is_enough_to_draw() -> None:
-    """A pipeline with an adapter is drawn from without the store, the engine and the registry."""
-    heavy = ("deepspeed", "deltalake", "mlflow", "prefect", "pyarrow", "storage", "zarr")
-    code = f"import sys, llmdiff.sampling, llmdiff.pipeline; print([name for name in {heavy} if name in sys.modules])"
-    root = Path(__file__).resolve().parents[2]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

@@ -39,6 +39,16 @@ with ending.well_ended("the same command goes on"):
             print(type(error).__name__, flush=True)
 """
 """A program in which something swallows the exception of a signal."""
+LEFT = """
+import atexit, sys, threading, time
+from infra import ending
+with ending.well_ended("the same command goes on"):
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
+    print("done")
+    sys.exit(int(sys.argv[1]))
+"""
+"""A program that comes to its own end."""
 HOSTILE = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
 
 
@@ -143,3 +153,19 @@ def test_a_command_that_does_not_end_is_ended(seconds: str, numbers: list[signal
 )
 def test_the_advice_is_of_the_command(arguments: list[str], expected: str) -> None:
     assert advice(arguments) == expected
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_that_is_done_leaves_with_all_that_was_to_happen_at_its_end(code: int) -> None:
+    printed, _ = (child := start(sys.executable, "-c", LEFT, str(code))).communicate(timeout=END_SECONDS)
+    assert (child.returncode, printed.splitlines()) == (code, ["done", "a thread", "at exit"])
+
+
+@pytest.mark.process
+def test_a_full_disk_behind_standard_output_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        command, buffered = [sys.executable, "-c", LEFT, "0"], {**child_environment(), "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 120  # Python's own
+    assert "No space left on device" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,8 +68,13 @@ def test_outside_of_a_flow_prefect_is_told_nothing(capsys: pytest.CaptureFixture
     with progress.progress("judge", 2, "picture") as work:
         progress.advance(2)
         work.warn("something")
+        progress.say("a picture is there")
     assert work.artifact is None
-    assert "warning: something" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "warning: something" in told
+    assert re.search(r"a picture is there \(\d+\.\d s\)", told)
+    progress.say("nobody works")
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_tried_again_is_never_past_the_total(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,140 @@
+"""What our own programs spare themselves of the imports of other packages, where nothing here asks them for it.
+
+Each of these is tied to a name that the package does not promise. `tests/adapter/test_spared_imports.py` holds the
+names against the installed versions; where one is gone, the package is imported as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+LATER = ("scipy.integrate", "scipy.stats")
+"""Modules that run when something of them is first used: diffusers' samplers import them, each for a rare setting."""
+
+
+def spare_imports() -> None:
+    """Have this process import less of other packages from now on; a program calls this before it imports torch.
+
+    That is a third of what a command that draws imports. A library leaves the choice to the program.
+    """
+    sys.meta_path.insert(0, Spared())
+
+
+class Spared(MetaPathFinder):
+    """Finds the modules of `LATER` and `CHANGES` where they are anyway, and has them loaded in another way, once."""
+
+    def __init__(self) -> None:
+        self.left = {*LATER, *CHANGES}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the module's place; None for other modules, and where it is no plain file."""
+        if fullname not in self.left:
+            return None
+        self.left.remove(fullname)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
+            return None
+        spec.loader = (Delayed if fullname in LATER else Changed)(fullname, spec.origin)
+        return spec
+
+
+class Changed(SourceFileLoader):
+    """Loads a module within the context that `CHANGES` has for it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module."""
+        with CHANGES[module.__name__](module):
+            super().exec_module(module)
+
+
+class Delayed(SourceFileLoader):
+    """Puts a stand-in where a module will be."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run nothing yet."""
+        module.__class__ = StandIn
+
+
+class StandIn(ModuleType):
+    """A module until something of it is used, which imports it in earnest."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            sys.modules.pop(self.__name__, None)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def plainly_told(module: Any) -> Iterator[None]:
+    """What diffusers looks for when it starts.
+
+    It reads the lists of files of all packages, to tell which distribution the quantisers of a base come from. And it
+    imports PEFT, for a LoRA beside the adapter. No program of ours loads either.
+    """
+    read = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = dict
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = read
+    module._peft_available = False
+
+
+@contextmanager
+def scanned_once(module: Any) -> Iterator[None]:
+    """What transformers looks for when it starts.
+
+    It reads the source of all its models for their names, for the package and then for `models` in it. And it reads the
+    lists of files of all packages, to tell which one our `kernels` is, beside which there can be no other.
+    """
+    yield
+    scan = functools.cache(module.create_import_structure_from_path)
+
+    def once(path: str | os.PathLike[str]) -> Any:
+        return scan(str(Path(path).parent if Path(path).is_file() else path))
+
+    module.create_import_structure_from_path = once
+    module.is_kernels_available = lambda *_, **__: False
+
+
+@contextmanager
+def without_scipy(module: Any) -> Iterator[None]:
+    """Losses of detecting objects, which every model of transformers imports, need SciPy's optimiser."""
+    from transformers import utils
+
+    there: Any = utils
+    known = there.is_scipy_available
+    there.is_scipy_available = lambda: False
+    try:
+        yield
+    finally:
+        there.is_scipy_available = known
+
+
+@contextmanager
+def without_stubs(module: Any) -> Iterator[None]:
+    """Gradio parses the source of each of its components, to write a stub for type checkers beside it."""
+    yield
+    module.create_or_modify_pyi = lambda *_: None
+
+
+CHANGES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
+    "diffusers.utils.import_utils": plainly_told,
+    "gradio.component_meta": without_stubs,
+    "transformers.loss.loss_utils": without_scipy,
+    "transformers.utils.import_utils": scanned_once,
+}

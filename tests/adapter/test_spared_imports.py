@@ -1,0 +1,92 @@
+"""What our programs spare themselves of other packages' imports, and that nobody misses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import transformers.models
+from diffusers import EulerDiscreteScheduler, LMSDiscreteScheduler
+
+from infra.environment import child_environment
+from llmdiff.spared_imports import CHANGES, LATER
+
+NAMES = {
+    "diffusers.utils.import_utils": ("_package_map", "_peft_available"),
+    "gradio.component_meta": ("create_or_modify_pyi",),
+    "transformers.loss.loss_utils": (),
+    "transformers.utils.import_utils": ("create_import_structure_from_path", "is_kernels_available"),
+    "transformers.utils": ("is_scipy_available",),
+}
+"""What is changed in the modules of other packages."""
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if not name.startswith("gradio")])
+def test_what_is_changed_is_there(module: str) -> None:
+    """Where this fails, a new version imports its modules in another way: see whether it is spared yet."""
+    found = import_module(module)
+    assert [name for name in NAMES[module] if not hasattr(found, name)] == []
+
+
+def test_what_is_changed_of_gradio_is_there() -> None:
+    """Read, for importing it takes seconds."""
+    package = find_spec("gradio")
+    if package is None or package.origin is None:
+        pytest.skip("no Gradio")
+    source = Path(package.origin).with_name("component_meta.py").read_text()
+    assert [name for name in NAMES["gradio.component_meta"] if f"\ndef {name}(" not in source] == []
+    assert source.count("create_or_modify_pyi(") == 2, "defined, and called"
+
+
+def test_every_change_is_pinned() -> None:
+    assert CHANGES.keys() <= NAMES.keys()
+
+
+SCRIPT = """
+import json, sys
+from importlib import metadata
+from llmdiff.spared_imports import spare_imports
+spare_imports()
+import llmdiff.encoder.encoder, llmdiff.pipeline, llmdiff.sampling
+found = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
+import transformers.models
+from diffusers import EulerDiscreteScheduler, LMSDiscreteScheduler
+euler, lms = EulerDiscreteScheduler(use_beta_sigmas=True), LMSDiscreteScheduler()
+for sampler in (euler, lms):
+    sampler.set_timesteps(5)
+print(json.dumps({
+    "heavy": found,
+    "sigmas": euler.sigmas.tolist(),
+    "coefficient": lms.get_lms_coefficient(2, 3, 1),
+    "packages": len(metadata.packages_distributions()),
+    "models": len(dir(transformers.models)),
+}))
+"""
+HEAVY = ["deepspeed", "deltalake", "mlflow", "prefect", "pyarrow", "storage", "zarr"]
+"""A pipeline with an adapter is drawn from without the store, the engine and the registry."""
+SPARED = ["peft", "scipy.integrate._quadrature", "scipy.optimize", "scipy.stats._stats_py"]
+
+
+@pytest.mark.process
+def test_drawing_imports_less_and_misses_nothing() -> None:
+    command = [sys.executable, "-c", SCRIPT, json.dumps([*HEAVY, *SPARED])]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["heavy"] == []
+    euler, lms = EulerDiscreteScheduler(use_beta_sigmas=True), LMSDiscreteScheduler()
+    for sampler in (euler, lms):
+        sampler.set_timesteps(5)
+    assert found["sigmas"] == euler.sigmas.tolist()
+    assert found["coefficient"] == lms.get_lms_coefficient(2, 3, 1)
+    assert found["packages"] == len(metadata.packages_distributions())
+    assert found["models"] == len(dir(transformers.models))
+
+
+def test_what_comes_later_is_there() -> None:
+    assert [name for name in LATER if find_spec(name) is None] == []
