@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -124,6 +125,7 @@ FIGURES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
+    load = os.getloadavg()[0]
     verdicts = []
     for part in arguments.part:
         figure = FIGURES[part]
@@ -132,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             append_row(figure.file.removesuffix(".csv"), verdict.row, arguments.results)
         verdicts += found
     print_table(verdicts)
-    sys.exit(any(verdict.is_regression for verdict in verdicts))
+    if regressed := any(verdict.is_regression for verdict in verdicts):
+        print(f"the machine's load before it was measured: {load:.1f} on {os.cpu_count()} cores")
+    sys.exit(regressed)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

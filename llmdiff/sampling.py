@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from llmdiff.compilation import check_compiler
 from llmdiff.devices import device
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
     from torch import Tensor
@@ -134,6 +134,8 @@ def noise(seed: int) -> torch.Generator:
 
 def finite(pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """Return the pictures, or raise ValueError where some pixels are infinite or no numbers."""
+    import numpy as np
+
     if not np.isfinite(pictures).all():
         raise ValueError(f"{texts[0]!r:.80}: the model drew pixels that are no numbers; try another dtype")
     return pictures
@@ -141,6 +143,8 @@ def finite(pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 
 def to_uint8(pictures: np.ndarray) -> np.ndarray:
     """Return pictures of `draw` as uint8, halves rounded up, as in every gallery and evaluation."""
+    import numpy as np
+
     return (pictures * 255 + 0.5).astype(np.uint8)
 
 

@@ -108,12 +108,13 @@ def exit_code(check: ModuleType, *arguments: str) -> int:
 
 
 def test_a_regression_is_the_exit_code_and_rows_are_added_when_asked(
-    check: ModuleType, measured: Callable[..., None], tmp_path: Path
+    check: ModuleType, measured: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured("encode", *map(encoded, (1.0, 1.0, 1.2, 1.2)))
     run = ["--part", "encode", "--results", str(tmp_path)]
     assert [exit_code(check, *run, *more) for more in ([], ["--write"], [])] == [0, 0, 1]
     assert len(check.read_rows(tmp_path / "encode.csv")) == 1
+    assert capsys.readouterr().out.count("the machine's load before it was measured") == 1
 
 
 def test_what_is_worse_once_alone_is_no_regression(
