@@ -70,3 +70,15 @@ def check_unet(config: Mapping[str, Any], what: str = "the U-Net") -> None:
     blocks = ("down_block_types", "mid_block_type", "up_block_types")
     if all(name in config and "CrossAttn" not in str(config[name]) for name in blocks):
         raise ValueError(f"{what} has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
+
+
+def check_channels(config: Mapping[str, Any], what: str = "the U-Net") -> None:
+    """ValueError for a U-Net's configuration that draws other channels than it reads."""
+    channels = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels[0] != channels[1]:
+        raise ValueError(f"{what} has in_channels {channels[0]} and out_channels {channels[1]}, expected the same")
+
+
+def is_xl(unet: Mapping[str, Any]) -> bool:
+    """Whether a U-Net of this configuration is SDXL's: reads a pooled embedding, sizes and crop besides its context."""
+    return unet.get("addition_embed_type") == "text_time"

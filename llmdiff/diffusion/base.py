@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llmdiff.base_folders import check_base, variant_of
-from llmdiff.base_kinds import TIME_IDS, check_kind, check_unet
+from llmdiff.base_kinds import TIME_IDS, check_channels, check_kind, check_unet, is_xl
 from llmdiff.checkpoint_file import checkpoint_path, read_checkpoint
-from llmdiff.diffusion.fields import check_fields
+from llmdiff.diffusion.fields import check_fields, check_prediction_type
 from llmdiff.diffusion.single_file import config_folder, index_of, load_model
 from llmdiff.model_folders import first_line
 
@@ -27,7 +27,7 @@ TARGETS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     "sample": lambda schedule, latents, noise, timesteps: latents,
     "v_prediction": lambda schedule, latents, noise, timesteps: schedule.get_velocity(latents, noise, timesteps),
 }
-"""What bases predict, by their schedule's name for it."""
+"""What bases predict, by their schedule's name for it: one of `llmdiff.diffusion.fields.PREDICTIONS` each."""
 # No pickled weights; and without accelerate, diffusers would warn at each model that it loads it the plain way.
 LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 
@@ -49,9 +49,7 @@ def unet_config(base: str) -> dict[str, Any]:
     check_kind(f"diffusion model {base}", {}, config)
     what = f"diffusion model {base}: its U-Net"
     check_unet(config, what)
-    channels = config.get("in_channels", 4), config.get("out_channels", 4)
-    if channels[0] != channels[1]:
-        raise ValueError(f"{what} has in_channels {channels[0]} and out_channels {channels[1]}, expected the same")
+    check_channels(config, what)
     if is_xl(config):
         check_hub_kind(base)  # a refiner's U-Net has SDXL's form
         if pooled_width(config) <= 0:
@@ -68,11 +66,6 @@ def check_hub_kind(base: str) -> None:
     except ValueError:
         return
     check_kind(f"diffusion model {base}", index, {})
-
-
-def is_xl(unet: Mapping[str, Any]) -> bool:
-    """Whether a U-Net of this configuration is SDXL's: reads a pooled embedding, sizes and crop besides its context."""
-    return unet.get("addition_embed_type") == "text_time"
 
 
 def pooled_width(unet: Mapping[str, Any]) -> int:
@@ -98,13 +91,6 @@ def schedule_config(base: str) -> dict[str, Any]:
     check_fields("scheduler", config, base)
     check_prediction_type(config.get("prediction_type", "epsilon"), f"diffusion model {base}: scheduler/")
     return config
-
-
-def check_prediction_type(kind: str, where: str = "") -> None:
-    """ValueError where a noise schedule's `prediction_type` is none that training has a target for."""
-    if kind not in TARGETS:
-        expected = f"expected one of {', '.join(TARGETS)}, found {kind!r}"
-        raise ValueError(f"{where}scheduler_config.json: prediction_type: {expected}")
 
 
 def load_noise_schedule(base: str) -> DDPMScheduler:

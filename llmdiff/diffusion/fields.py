@@ -50,6 +50,8 @@ FIELDS: dict[str, dict[str, Expected]] = {
 }
 FILES = {"vae": "config.json", "unet": "config.json", "scheduler": "scheduler_config.json"}
 """Where a part's fields are."""
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What bases predict that training has a target for, by their schedule's name for it."""
 
 
 def check_fields(part: str, config: Any, base: str) -> None:
@@ -60,3 +62,10 @@ def check_fields(part: str, config: Any, base: str) -> None:
     for name, expected in FIELDS[part].items():
         if name in config and not expected.holds(config[name]):
             raise ValueError(f"{where}: {name}: expected {expected.words}, found {config[name]!r:.80}")
+
+
+def check_prediction_type(kind: str, where: str = "") -> None:
+    """ValueError where a noise schedule's `prediction_type` is none of `PREDICTIONS`."""
+    if kind not in PREDICTIONS:
+        expected = f"expected one of {', '.join(PREDICTIONS)}, found {kind!r}"
+        raise ValueError(f"{where}scheduler_config.json: prediction_type: {expected}")

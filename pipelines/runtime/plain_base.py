@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmdiff.base_kinds import check_unet
-from llmdiff.diffusion.fields import FILES, check_fields
+from llmdiff.base_kinds import check_channels, check_unet, is_xl
+from llmdiff.diffusion.fields import FILES, check_fields, check_prediction_type
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MOST_TIMESTEPS = 100_000
 
@@ -23,9 +22,11 @@ def is_plain(base: str) -> bool:
     try:
         unet, schedule = (read_part(base, part) for part in ("unet", "scheduler"))
         check_unet(unet)
+        check_channels(unet)
+        check_prediction_type(schedule.get("prediction_type", "epsilon"))
     except (OSError, ValueError, RecursionError):
         return False
-    return is_plain_unet(unet) and is_plain_schedule(schedule)
+    return not is_xl(unet) and can_be_built(schedule)
 
 
 def read_part(base: str, part: str) -> Mapping[str, Any]:
@@ -35,18 +36,11 @@ def read_part(base: str, part: str) -> Mapping[str, Any]:
     return config
 
 
-def is_plain_unet(config: Mapping[str, Any]) -> bool:
-    """Return whether a U-Net reads the noise alone, and of conditions its context alone."""
-    same = config.get("in_channels", 4) == config.get("out_channels", 4)
-    return same and config.get("addition_embed_type") is None
-
-
-def is_plain_schedule(config: Mapping[str, Any]) -> bool:
-    """Return whether a noise schedule is one that can be built, and training has a target for what it predicts."""
+def can_be_built(config: Mapping[str, Any]) -> bool:
+    """Return whether diffusers surely makes a noise schedule of a configuration."""
     ends = (config.get(name, 0.01) for name in ("beta_start", "beta_end"))
     return (
-        config.get("prediction_type", "epsilon") in PREDICTIONS
-        and config.get("beta_schedule", "linear") in BETAS
+        config.get("beta_schedule", "linear") in BETAS
         and config.get("trained_betas") is None
         and all(isinstance(end, float) and 0 < end < 1 for end in ends)
         and config.get("num_train_timesteps", 1000) <= MOST_TIMESTEPS

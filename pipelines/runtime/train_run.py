@@ -55,7 +55,8 @@ def reads_pooled(base: str) -> bool:
     """
     if is_plain(base):
         return False
-    from llmdiff.diffusion.base import is_xl, load_noise_schedule, unet_config
+    from llmdiff.base_kinds import is_xl
+    from llmdiff.diffusion.base import load_noise_schedule, unet_config
 
     load_noise_schedule(base)
     return is_xl(unet_config(base))

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmdiff.diffusion.base import load_noise_schedule, unet_config
+from llmdiff.diffusion.base import TARGETS, load_noise_schedule, unet_config
+from llmdiff.diffusion.fields import PREDICTIONS
 from llmdiff.shapes import DIFFUSION
-from pipelines.runtime.plain_base import BETAS, PREDICTIONS, is_plain
+from pipelines.runtime.plain_base import BETAS, is_plain
 
 FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
 
@@ -66,3 +67,7 @@ def test_hub_names_and_broken_files_are_left_to_diffusers(tmp_path: Path) -> Non
     for text in ("[]", "{", "[" * 100_000):
         (tmp_path / "unet" / "config.json").write_text(text)
         assert not is_plain(path)
+
+
+def test_training_has_a_target_for_each_prediction() -> None:
+    assert TARGETS.keys() == set(PREDICTIONS)
