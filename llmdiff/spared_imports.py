@@ -71,7 +71,7 @@ class StandIn(ModuleType):
     """A module until something of it is used, which imports it in earnest."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__all__":  # which other modules are asked for, too
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             sys.modules.pop(self.__name__, None)

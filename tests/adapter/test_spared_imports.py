@@ -14,7 +14,8 @@ import transformers.models
 from diffusers import EulerDiscreteScheduler, LMSDiscreteScheduler
 
 from infra.environment import child_environment
-from llmdiff.spared_imports import CHANGES, LATER
+from llmdiff import spared_imports
+from llmdiff.spared_imports import CHANGES, LATER, Spared
 
 NAMES = {
     "diffusers.utils.import_utils": ("_package_map", "_peft_available"),
@@ -90,3 +91,26 @@ def test_drawing_imports_less_and_misses_nothing() -> None:
 
 def test_what_comes_later_is_there() -> None:
     assert [name for name in LATER if find_spec(name) is None] == []
+
+
+def test_a_module_runs_when_something_of_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "comes_later.py").write_text("print('runs')\n__all__ = ['one', 'two']\none, two = 1, 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(spared_imports, "LATER", ("comes_later",))
+    monkeypatch.setattr(sys, "meta_path", [Spared(), *sys.meta_path])
+    names: dict[str, int] = {}
+    try:
+        module = import_module("comes_later")
+        assert import_module("comes_later") is module
+        assert not hasattr(module, "__version__")
+        assert capsys.readouterr().out == ""
+        assert module.one == 1
+        exec("from comes_later import *", names)
+        assert (names["one"], names["two"], module.two) == (1, 2, 2)
+        assert capsys.readouterr().out == "runs\n"
+        with pytest.raises(AttributeError, match="three"):
+            _ = module.three
+    finally:
+        sys.modules.pop("comes_later", None)
