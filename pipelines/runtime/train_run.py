@@ -24,8 +24,9 @@ from pipelines.runtime.init_checkpoint import check_start, resolve_initial
 from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
-LATER = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
-"""Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on."""
+UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
+"""Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on. Newer ones,
+`llmdiff.training.config.LATER`, are not written at their defaults, and so are in no name by themselves."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""
 
@@ -113,7 +114,7 @@ def run_name(draft: TrainConfig, encoder: str, store: str) -> str:
     """Return a folder's name for a run: with the same end for all that may go on with it on a store."""
     defaults = TrainSettings().model_dump(mode="json")
     settings = draft.model_dump(mode="json", exclude={*FREE, "store_id"})
-    settings = {key: value for key, value in settings.items() if key not in LATER or value != defaults[key]}
+    settings = {key: value for key, value in settings.items() if key not in UNNAMED or value != defaults[key]}
     settings |= {"encoder": encoder, "samples": draft.global_batch, "store": store}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{draft.store.rstrip('/').rpartition('/')[2]}-{encoder}-{digest[:8]}"
