@@ -78,16 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was imported out of garbage collection, which takes a third of a second with it."""
+    """Leave all that was imported out of garbage collection: a third of a second each time, and seconds at the end."""
     kinds.note_engines()
     gc.collect()
     gc.freeze()
     collect_seldom()
     gc.enable()
-
-
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 class Graphs:
     """Graphs since the start of the block."""
@@ -29,6 +27,7 @@ class Graphs:
 @contextmanager
 def counted_graphs() -> Iterator[Graphs]:
     """Count from nothing, and forget what is compiled before and after."""
+    import torch
     from torch._dynamo.utils import counters
 
     torch.compiler.reset()
