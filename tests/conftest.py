@@ -78,9 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was imported out of garbage collection: a third of a second each time, and seconds at the end."""
+    """Leave all that was imported out of garbage collection: a third of a second each time, and seconds at the end.
+
+    What is garbage among it stays too: some megabytes, which to look for takes a second.
+    """
     kinds.note_engines()
-    gc.collect()
     gc.freeze()
     collect_seldom()
     gc.enable()

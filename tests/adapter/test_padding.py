@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +15,15 @@ from llmdiff.adapter.prompts import same_length
 from tests.adapter import tiny
 
 
+@functools.cache
+def installed(bands: int, clip: bool) -> tuple[Any, Any]:
+    """A U-Net and the adapter in it, the same for every example of a test."""
+    unet = tiny.unet()
+    adapter = tiny.adapter(unet, {"bands": bands}, base_context="clip" if clip else "llm", new_weight=0.5)
+    adapter.install(unet)
+    return unet, adapter
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
@@ -19,9 +31,7 @@ from tests.adapter import tiny
     clip=st.booleans(),
 )
 def test_padding_never_changes_the_output(lengths: list[int], junk: float, clip: bool) -> None:
-    unet, x = tiny.unet(), tiny.inputs()
-    adapter = tiny.adapter(unet, base_context="clip" if clip else "llm", new_weight=0.5)
-    adapter.install(unet)
+    (unet, adapter), x = installed(1, clip), tiny.inputs()
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
     dirty = torch.where(mask[..., None], x["encodings"], junk)
     results = []
@@ -45,9 +55,7 @@ def test_padding_never_changes_what_guidance_sees(
     lengths: list[int], negative_lengths: list[int], junk: float, bands: int, clip: bool
 ) -> None:
     """Prompts and negative prompts of other lengths, as a pipeline brings them together."""
-    unet, x = tiny.unet(), tiny.inputs(batch=4)
-    adapter = tiny.adapter(unet, {"bands": bands}, base_context="clip" if clip else "llm", new_weight=0.5)
-    adapter.install(unet)
+    (unet, adapter), x = installed(bands, clip), tiny.inputs(batch=4)
 
     def predicted(junk: float) -> torch.Tensor:
         contexts = []

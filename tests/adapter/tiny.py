@@ -57,6 +57,8 @@ SHALLOW = {
     "up_block_types": ("CrossAttnUpBlock2D",),
 }
 """Changes of the tiny one: one resolution, and as many cross-attentions in the same places."""
+TRACED = {**SHALLOW, "mid_block_type": None}
+"""For `torch.compile`, which takes longer for each module: every kind of them, and few."""
 SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
 SDXL_CHANGES = {
     **SD2_CHANGES,
@@ -84,10 +86,11 @@ def unet(**changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**settings, **changes}).eval().requires_grad_(False)
 
 
-def vae() -> AutoencoderKL:
+def vae(levels: int = 4) -> AutoencoderKL:
+    """Pictures are `2 ** (levels - 1)` times as wide as latents."""
     torch.manual_seed(1)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    return AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, **blocks).eval()
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    return AutoencoderKL(block_out_channels=(8,) * levels, norm_num_groups=4, **blocks).eval()
 
 
 def clip_tokenizer() -> CLIPTokenizer:

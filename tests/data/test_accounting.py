@@ -78,7 +78,7 @@ def is_silent(file: Path) -> bool:
 @settings(max_examples=150, deadline=None)
 @given(tree=trees())
 def test_every_file_is_accounted_for_once(tree: list[Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=os.environ["LLMDIFF_CACHE"]) as folder:
         root = Path(folder, "data")
         root.mkdir()
         write(root, tree)

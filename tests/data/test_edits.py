@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_the_store_holds_what_the_data_held(
     encoder: Encoder, latent_encoder: LatentEncoder, first: list[tuple[int, int]], edits: list[tuple[str, str, object]]
 ) -> None:
     """Before `drop_missing`, all rows that a run saw and none replaced; after it, those that the data hold."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=os.environ["LLMDIFF_CACHE"]))
     store = EncodingStore.create(folder / "store")
     encoders = prepare(store, encoder, latent_encoder, 16)
     files: Files = {"a": first, "z": [(0, 0)]}

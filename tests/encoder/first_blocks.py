@@ -51,7 +51,7 @@ def cut_folder(folder: Path, blocks: int, target: Path) -> Path:
     config["num_hidden_layers"] = blocks
     (target / "config.json").write_text(json.dumps(config))
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        kept = [name for name in weights.keys() if _is_kept(name, r"model\.layers\.(\d+)\.", blocks)]
+        kept = [name for name in weights.offset_keys() if _is_kept(name, r"model\.layers\.(\d+)\.", blocks)]
         save_file({name: weights.get_tensor(name) for name in kept}, target / "model.safetensors", {"format": "pt"})
     return target
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -107,8 +109,15 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """The family's model with random weights that make every part matter (norms, biases and all)."""
+    model = copy.deepcopy(_built(name))
     torch.manual_seed(0)
-    return scramble(FAMILIES[name]()).to(dtype).eval()
+    return model.to(dtype)
+
+
+@functools.cache
+def _built(name: str) -> Any:
+    torch.manual_seed(0)
+    return scramble(FAMILIES[name]()).eval()
 
 
 def scramble(model: Any) -> Any:

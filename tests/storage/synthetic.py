@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from storage import EncodingStore, Reject, Sample, ShardWriter, caption_hash, content_hash
+from storage.io.arrays import check_row, open_array, read_rows
+from storage.io.names import shard_folder
 
 HIDDEN = 16
 LLM = {"kind": "llm", "bands": 1, "g": [1.0, 1.0]}
@@ -102,6 +104,19 @@ def rows_of(store: EncodingStore, fingerprint: str) -> list[tuple[str, int, str]
 
 def expected_rows(source: str, rows: Iterable[int] = range(20)) -> list[tuple[str, int, str]]:
     return [(f"{source}.parquet", row, caption(source, row)) for row in rows if row % 7 != 6]
+
+
+def check_encodings(store: EncodingStore, fingerprint: str, captions: Iterable[str]) -> None:
+    """Each caption's encoding is what the encoder made of it; every array is opened once, unlike `store.encoding`."""
+    hashes = {caption_hash(text): text for text in captions}
+    refs = store.snapshot().encodings(fingerprint, list(hashes))
+    shards = {ref.shard for ref in refs.values()}
+    arrays = {shard: open_array(shard_folder(store.path, shard), f"encodings/{fingerprint}") for shard in shards}
+    for key, text in hashes.items():
+        ref = refs[key]
+        bits = read_rows(arrays[ref.shard], ref.first_token, ref.first_token + ref.token_count)
+        check_row(bits, ref.checksum, text)
+        np.testing.assert_array_equal(bits, encoding(text))
 
 
 def make_store(path: Path | str) -> tuple[EncodingStore, str]:

@@ -84,8 +84,7 @@ def test_shards_shared_between_sources_stay(store):
     collect(store, keep=[])
     assert synthetic.rows_of(store, llm) == synthetic.expected_rows("b")
     assert verify(store) == []
-    for _, _, caption in synthetic.expected_rows("b"):
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
+    synthetic.check_encodings(store, llm, [caption for _, _, caption in synthetic.expected_rows("b")])
     assert synthetic.encode(store, llm, "a") == 20, "rejects are dropped with their source"
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from storage import EncodingStore, caption_hash, content_hash
+from storage import EncodingStore, content_hash
 from storage.index import transaction
 from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
@@ -54,8 +53,7 @@ def check(path: Path, *sources: str) -> None:
     collect(store)
     assert verify(store) == []
     assert rows_of(store) == expected(*sources)
-    for _, _, caption in expected(*sources):
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
+    synthetic.check_encodings(store, llm, [caption for _, _, caption in expected(*sources)])
     assert not list((path / "writing").glob("*.lock"))
 
 

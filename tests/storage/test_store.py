@@ -147,8 +147,7 @@ class StoreContract:
         store, llm = synthetic.make_store(root)
         synthetic.encode(store, llm, "a", range(60))
         store = EncodingStore.open(root)
-        for _, _, caption in synthetic.expected_rows("a", range(60)):
-            np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
+        synthetic.check_encodings(store, llm, [caption for _, _, caption in synthetic.expected_rows("a", range(60))])
         assert summarise(store)["tokens"] > 3 * 3 * 64
         assert verify(store) == []
 

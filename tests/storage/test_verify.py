@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from storage import EncodingStore, caption_hash
+from storage import EncodingStore
 from storage.maintenance.check_shard import check_in_processes
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards
@@ -125,8 +125,7 @@ def test_repair_loses_only_what_is_lost(store, kind, place):
     assert synthetic.encode(store, llm, "a", ROWS) + synthetic.encode(store, llm, "b", ROWS) == len(lost)
     assert synthetic.rows_of(store, llm) == before
     assert verify(store) == []
-    for _, _, caption in before:
-        np.testing.assert_array_equal(store.encoding(llm, caption_hash(caption)), synthetic.encoding(caption))
+    synthetic.check_encodings(store, llm, [caption for _, _, caption in before])
 
 
 def test_repair_of_a_lost_shard(store):

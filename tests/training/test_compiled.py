@@ -22,12 +22,10 @@ from tests.training import training_run
 from tests.training.test_parts import CPU, make_batch
 from tests.training.training_run import PATHS
 
-DOWN, UP = ("CrossAttnDownBlock2D",), ("CrossAttnUpBlock2D",)
-
 
 def objective(bands: int = 1, adapter: dict[str, Any] | None = None, **settings: Any) -> Objective:
     config = TrainConfig(**PATHS, steps=1, caption_dropout=0.5, **settings)
-    unet = tiny.unet(block_out_channels=(16,), down_block_types=DOWN, up_block_types=UP)
+    unet = tiny.unet(**tiny.TRACED)
     prepare_unet(unet, config)
     made = tiny.adapter(unet, {"bands": bands}, **(adapter or {}))
     made.install(unet)
