@@ -97,6 +97,7 @@ def test_a_store_of_one_dtype_refuses_the_other(encoder: Encoder, tmp_path: Path
             prepare(store, encoder, second, SIZE)
 
 
+@pytest.mark.xdist_group("torch.compile")
 def test_compiled_and_with_channels_last_the_latents_are_the_same(graphs: Graphs, tmp_path: Path) -> None:
     tiny.vae(levels=2).save_pretrained(tmp_path / "base" / "vae")
     expected = LatentEncoder.from_pretrained(str(tmp_path / "base"))

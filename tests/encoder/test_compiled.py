@@ -11,6 +11,7 @@ from llmdiff.encoder.loading import Placement
 from tests.encoder.tiny_models import build, tokenizer
 from tests.graphs import Graphs
 
+pytestmark = pytest.mark.xdist_group("torch.compile")
 CAPTIONS = ["a red circle", "a", "the small green triangle is above a large red square", "a blue square and a circle"]
 MORE = [" ".join(["red"] * length) for length in range(5, 15)]
 

@@ -39,7 +39,7 @@ def test_encodings_carry_who_is_what_and_where(folder: Path) -> None:
     """A linear probe learned on natural wordings reads held-out pairs in wordings that it was not learned on."""
     rng = np.random.default_rng(0)
     encoder = Encoder.from_pretrained(folder, EncoderConfig(template=PROMPT, dtype="float32"), device="cpu")
-    known = [sample_scene(rng, 2) for _ in range(600)]
+    known = [sample_scene(rng, 2) for _ in range(300)]
     new = [sample_scene(rng, 2, held_out=True) for _ in range(100)]
     seen = encoder([caption(scene, "natural", rng) for scene in known])
     unseen = encoder([caption(scene, "unseen_wording", rng) for scene in new])

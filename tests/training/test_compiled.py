@@ -22,6 +22,8 @@ from tests.training import training_run
 from tests.training.test_parts import CPU, make_batch
 from tests.training.training_run import PATHS
 
+pytestmark = pytest.mark.xdist_group("torch.compile")
+
 
 def objective(bands: int = 1, adapter: dict[str, Any] | None = None, **settings: Any) -> Objective:
     config = TrainConfig(**PATHS, steps=1, caption_dropout=0.5, **settings)
