@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import StableDiffusionPipeline
@@ -42,6 +44,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in root.iterdir()}
 
 
+@pytest.fixture(scope="session")
+def base_parts(folders: Folders) -> dict[str, Any]:
+    """The base's models, read once: nothing may be changed in them."""
+    return StableDiffusionPipeline.from_pretrained(folders["base"]).components
+
+
 @pytest.fixture
-def plain(folders: Folders) -> StableDiffusionPipeline:
-    return quiet(StableDiffusionPipeline.from_pretrained(folders["base"]))
+def plain(base_parts: dict[str, Any]) -> StableDiffusionPipeline:
+    """The base, in models of the test's own."""
+    return quiet(StableDiffusionPipeline(**copy.deepcopy(base_parts), requires_safety_checker=False))
