@@ -6,6 +6,7 @@ its names when it was last synced, and of what came later anything.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,11 +31,16 @@ def cuts(request, tmp_path) -> Callable[[Path], Cuts]:
     return lambda root: Cuts(root, request.param, folder)
 
 
-@pytest.fixture
-def store(tmp_path) -> EncodingStore:
-    store, llm = synthetic.make_store(tmp_path / "store")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    store, llm = synthetic.make_store(tmp_path_factory.mktemp("whole") / "store")
     synthetic.encode(store, llm, "a", ROWS, shard="a")
-    return store
+    return store.path
+
+
+@pytest.fixture
+def store(whole, tmp_path) -> EncodingStore:
+    return EncodingStore.open(shutil.copytree(whole, tmp_path / "store"))
 
 
 def expected(*sources: str) -> list[tuple[str, int, str]]:

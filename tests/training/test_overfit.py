@@ -21,7 +21,7 @@ from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 from tests.adapter import tiny
 from tests.training.training_run import bits
 
-IMAGES, STEPS, RATE = 8, 300, 1e-2
+IMAGES, STEPS, RATE = 8, 240, 1.5e-2
 CAPTIONS = tuple(f"image {i}" for i in range(IMAGES))
 
 
@@ -64,10 +64,10 @@ def fit(objective: Objective, batch: Batch) -> list[float]:
     device = torch.device("cpu")
     (unet,) = objective.frozen
     trained = [p for p in [*objective.parameters(), *unet.parameters()] if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(trained, betas=(0.8, 0.95), weight_decay=0.0, fused=True)
     losses = []
     for step in range(STEPS):
-        optimiser.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * (1 - step / STEPS)
+        optimiser.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 20) * (1 - step / STEPS)
         loss, *_ = objective(batch, sample_generators(0, step, batch, device), 1 / len(batch.rows))
         optimiser.zero_grad()
         loss.backward()
