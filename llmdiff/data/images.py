@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from llmdiff.data.buckets import Buckets
 from llmdiff.data.budget import Budget
+from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.image_files import known_formats
 
@@ -112,6 +113,8 @@ def _unreadable(data: bytes, error: Exception) -> BadRow:
     if isinstance(error, UnidentifiedImageError) and (named := _format_of(data)) is not None:
         package = PLUGINS[named].replace("_", "-") + "-plugin" * (named == "JPEG XL")
         return BadRow("broken_image", f"a {named} picture, which Pillow reads with the package {package}")
+    if is_pointer(data):
+        return BadRow("broken_image", FOUND)
     if isinstance(error, UnidentifiedImageError):
         return BadRow("broken_image", f"expected a picture, found bytes that begin {data[:12]!r}")
     return BadRow("broken_image", detail)

@@ -13,7 +13,7 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.limits import most_rows
-from llmdiff.data.sources.opening import size_of
+from llmdiff.data.sources.opening import is_utf8, size_of
 from llmdiff.data.sources.rows import Row
 from llmdiff.data.sources.streamed import StreamedFile
 
@@ -85,4 +85,5 @@ class ArrowShard(StreamedFile, ColumnarShard):
 
 
 def _mapped(file: DataPath) -> pa.NativeFile:
-    return pa.memory_map(str(file)) if isinstance(file, Path) else pa.PythonFile(file.open("rb"))
+    is_mapped = isinstance(file, Path) and is_utf8(file)
+    return pa.memory_map(str(file)) if is_mapped else pa.PythonFile(file.open("rb"))

@@ -16,6 +16,7 @@ from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.img2dataset import STATUS_COLUMNS, why_failed
 from llmdiff.data.sources.limits import MAX_BYTES
 from llmdiff.data.sources.rows import URL_COLUMNS, Pair, Row, checked, hash_file, hash_rows, pairs
 
@@ -46,23 +47,24 @@ class ColumnarShard(ABC):
 
     def has_pictures_elsewhere(self, image: str) -> bool:
         """Return whether a column of Hugging Face's structs may leave the bytes of a picture to the file it names."""
-        if not _is_bytes_or_path(self.schema.field(image).type):
+        kind = self.schema.field(image).type
+        if not _is_struct_with_path(kind):
             return False
-        return any(batch.column(0).field("bytes").null_count for batch in self.batches([image]))
+        return kind.get_field_index("bytes") < 0 or any(
+            batch.column(0).field("bytes").null_count for batch in self.batches([image])
+        )
 
     @cached_attribute
     def content_hash(self) -> str:
         image, captions = self._chosen
-        by_path = image is not None and (_is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image))
-        if image is None or not by_path:
+        if image is None or not self._names_pictures(image):
             return self.columns.hashed(hash_file(self.file), image, captions, self.schema.names)
         return (isinstance(self.file, RemotePath) and self._hash_listed(self.file, image)) or hash_rows(self.rows())
 
     def _hash_listed(self, file: RemotePath, image: str) -> str | None:
         """A hash of the file, of what is chosen of it, and of the pictures that it names, as their listing has them."""
         of_file = self.columns.hashed(hash_file(file), *self._chosen, self.schema.names)
-        cells = (_value(cell) for batch in self.batches([image]) for cell in batch[image])
-        names = (cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells)
+        names = (path_in(cell) for batch in self.batches([image]) for cell in batch[image])
         named = (Named(name) if isinstance(name, str) else None for name in names)  # other cells are in the file's hash
         return hash_below(file.parent, (of_file, *named))
 
@@ -93,9 +95,13 @@ class ColumnarShard(ABC):
     def named_pictures(self) -> Iterator[str]:
         """Yield the paths that the pictures' column gives; ValueError as `rows`."""
         image, _ = self._chosen
-        if image is not None and _is_path(self.schema.field(image)):
+        if image is not None and self._names_pictures(image):
             for batch in self.batches([image]):
-                yield from (name for name in map(_value, batch.column(0)) if isinstance(name, str))
+                yield from (name for name in map(path_in, batch.column(0)) if isinstance(name, str))
+
+    def _names_pictures(self, image: str) -> bool:
+        """Whether the pictures are files, which are then part of the content."""
+        return _is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
         """ValueError where the file is not of its kind, is damaged or has no caption column; see `SourceShard`."""
@@ -108,24 +114,35 @@ class ColumnarShard(ABC):
         return each(row, pairs(self._records(image, captions)), beside)
 
     def _records(self, image: str | None, captions: list[str]) -> Iterator[tuple[Any, Any]]:
-        for batch in self.batches([name for name in (image, *captions) if name is not None]):
+        status = STATUS_COLUMNS if image is not None and {*STATUS_COLUMNS} <= {*self.schema.names} else ()
+        for batch in self.batches(list(dict.fromkeys([*filter(None, (image, *captions)), *status]))):
             for i in range(len(batch)):
                 caption = self.columns.caption_of([_value(batch[name][i]) for name in captions])
-                yield None if image is None else _value(batch[image][i]), caption
+                failed = why_failed({name: _value(batch[name][i]) for name in status}) if status else None
+                yield failed if failed is not None or image is None else _value(batch[image][i]), caption
 
     @cached_attribute
     def _chosen(self) -> tuple[str | None, list[str]]:
         """The pictures' column, None where there is none, and those of the captions."""
         names = self.schema.names
         image, captions = self.columns.image_in(self.file, names), self.columns.captions_in(self.file, names)
-        if twice := next((name for name in (image, *captions) if name is not None and names.count(name) > 1), None):
-            raise ValueError(f"{self.file}: expected one column named {twice}, found {names.count(twice)}")
+        for chosen in filter(None, (image, *captions)):
+            found = [name for name in names if name.strip().lower() == chosen.strip().lower()]
+            if len(found) > 1:
+                raise ValueError(f"{self.file}: expected one column named {chosen}, found {len(found)}: {', '.join(found)}")
         return image, captions
 
 
-def text_columns(shard: ColumnarShard) -> list[str]:
-    """Names of the columns of text; ValueError where the file is not of its kind."""
-    return [field.name for field in shard.schema if _is_text(field.type)]
+def path_in(scalar: pa.Scalar) -> Any:
+    """Return a cell's value, of a struct without bytes its path."""
+    cell = _value(scalar)
+    return cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    """Return whether a column holds text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _value(scalar: pa.Scalar) -> Any:
@@ -166,14 +183,9 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_path(field: pa.Field) -> bool:
     """Whether a column names files, which are then part of the content."""
-    return _is_text(field.type) and field.name.strip().lower() not in URL_COLUMNS
+    return is_text_type(field.type) and field.name.strip().lower() not in URL_COLUMNS
 
 
-def _is_bytes_or_path(kind: pa.DataType) -> bool:
-    """Whether a column is of Hugging Face's struct."""
-    return bool(pa.types.is_struct(kind)) and {"bytes", "path"} <= {field.name for field in kind}
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _is_struct_with_path(kind: pa.DataType) -> bool:
+    """Whether a column is of Hugging Face's struct, or of one of a path alone."""
+    return bool(pa.types.is_struct(kind)) and "path" in {field.name for field in kind}

@@ -114,6 +114,9 @@ class Columns:
             values += [(name, value)] if value is not None else []
         if not self.captions:
             _check_one(where, [name for name, _ in values], "captions", CAPTION_OPTION)
+        if not values:
+            known, found = " or ".join(self.captions or CAPTION_COLUMNS), _listed([*texts, *record])
+            return BadRow("no_caption", f"expected text in {known}, found {found or 'nothing'}")
         return self.caption_of([value for _, value in values])
 
     def check_beside(self, folder: object, names: Sequence[str]) -> None:

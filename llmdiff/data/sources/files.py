@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from llmdiff.data.lfs import check_fetched
+from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columns import KNOWN, Columns
@@ -11,7 +13,7 @@ from llmdiff.data.sources.kinds import TARS, kind_of
 from llmdiff.data.sources.listing import list_data
 from llmdiff.data.sources.parquet import ParquetShard
 from llmdiff.data.sources.row_index import noted_rows
-from llmdiff.data.sources.rows import SourceShard
+from llmdiff.data.sources.rows import SourceShard, UnreadableShard
 from llmdiff.data.sources.sidecars import sidecar_shards
 from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_tables import table_shards
@@ -55,5 +57,9 @@ def expected_row_count(shard: SourceShard) -> int | None:
 
 
 def _shards(file: DataPath, name: str, columns: Columns) -> Iterable[SourceShard]:
+    try:
+        check_fetched(file)
+    except ValueError as error:
+        return [UnreadableShard(name, printable(str(error)))]
     cut = sidecar_shards if file.is_dir() else _FORMATS.get(kind_of(file), table_shards)
     return cut(file, name, columns)

@@ -18,6 +18,8 @@ from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
+STATUS_COLUMNS = (STATUS, MESSAGE, "url")
+"""Of a table with all of these, each row says what became of its picture."""
 ROWS_AT_A_TIME = 4
 """Few, for a file of kilobytes may hold cells of gigabytes."""
 MAGIC = b"PAR1"
@@ -49,19 +51,29 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
                 return
             known = (STATUS, MESSAGE, column(names, URL_COLUMNS), column(names, CAPTION_COLUMNS))
             for rows in file.iter_batches(ROWS_AT_A_TIME, columns=[name for name in known if name in names]):
-                yield from map(_failed, rows.filter(pc.not_equal(rows[STATUS], SUCCESS)).to_pylist())
+                yield from map(
+                    _failed, rows.filter(pc.fill_null(pc.not_equal(rows[STATUS], SUCCESS), True)).to_pylist()
+                )
     except ConnectionError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
 
 
-def _failed(row: dict[str, Any]) -> tuple[BadRow, Any]:
+def why_failed(row: dict[str, Any]) -> BadRow | None:
+    """Return why img2dataset has no picture of a row; None where it has."""
+    return None if row[STATUS] == SUCCESS else _why(row)
+
+
+def _why(row: dict[str, Any]) -> BadRow:
     url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
-    why = f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}"
+    return BadRow("not_fetched", f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}")
+
+
+def _failed(row: dict[str, Any]) -> tuple[BadRow, Any]:
     caption = row.get(column(row, CAPTION_COLUMNS) or "")
     is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # and of no use here
-    return BadRow("not_fetched", why), None if is_long else caption
+    return _why(row), None if is_long else caption
 
 
 def _is_there(table: DataPath) -> bool:

@@ -8,7 +8,7 @@ from llmdiff.data.remote import DataPath
 
 PICTURES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm"),
-    *("heic", "heif", "jxl"),
+    *("heic", "heif", "jxl", "jp2"),
 )
 """Endings of pictures; one that Pillow cannot decode here is refused as a row, by name."""
 TEXTS = ("txt", "caption")

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from llmdiff.data.lfs import check_fetched
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath, RemotePath, data_path
-from llmdiff.data.sources.arrow import ArrowShard
-from llmdiff.data.sources.columnar import text_columns
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.img2dataset import is_list
-from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, is_text, kind_of
+from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.leftovers import Leftovers
-from llmdiff.data.sources.parquet import ParquetShard
+from llmdiff.data.sources.naming import Naming, naming_in, naming_of
 from llmdiff.data.sources.readiness import TEMPORARY
-from llmdiff.data.sources.records import columns_of, names_in, read_records
+from llmdiff.data.sources.records import read_records
 from llmdiff.data.sources.row_index import INDEX_NAMES
-from llmdiff.data.sources.rows import PATH_COLUMNS, column
-from llmdiff.data.sources.sidecars import captions_by_stem
+from llmdiff.data.sources.set_aside import INFO, STATE, set_aside
+from llmdiff.data.sources.sidecars import caption_stems, samples_of
 
-NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", *INDEX_NAMES)
+NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES)
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
 """What makes a folder an encoding store, whose own tables are no data."""
@@ -47,6 +45,14 @@ class Listing(NamedTuple):
     """What was listed; of another place, it keeps what the listing said."""
     pictures: dict[DataPath, list[str]] = {}
     """Names of the pictures of folders whose pictures a table names."""
+
+
+class NamedBy(NamedTuple):
+    """A table whose rows name the pictures of its folder and of those below."""
+
+    name: str
+    captions: bool
+    """Whether it has their captions."""
 
 
 @dataclass
@@ -110,7 +116,7 @@ def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
     return root
 
 
-def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: str | None, found: _Found) -> None:
+def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: NamedBy | None, found: _Found) -> None:
     """Add what a folder holds; `named_by` is a table above it whose rows name pictures."""
     here = printable(f"{name}/") if name else ""
     try:
@@ -185,70 +191,66 @@ def _add_files(
     here: str,
     files: list[DataPath],
     names: set[str],
-    named_by: str | None,
+    named_by: NamedBy | None,
     found: _Found,
     has_folders: bool,
-) -> str | None:
+) -> NamedBy | None:
     """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
-    pictures = [file for file in files if is_picture(file)]
-    stems = {picture.stem for picture in pictures}
+    pictures = [file.name for file in files if is_picture(file)]
+    stems = caption_stems(pictures)
     found.leftovers.unknown(files)
-    tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
-    for table in tables:
-        name = here + printable(table.name)
-        if (why := _is_list_of(table, names)) is not None:
-            found.passed_over[name] = why
-            continue
-        found.data.append((table, name))
-        if (pictures or has_folders) and names_pictures(table, found.columns):
-            named_by = name
-    jsons = [file for file in files if file.suffix.lower() == ".json"]
-    for file in jsons:
-        if file.stem not in stems:
-            named_by = _add_json(file, here + printable(file.name), found) or named_by
     texts = [file for file in files if is_text(file)]
+    jsons = [file for file in files if file.suffix.lower() == ".json"]
     beside = [file for file in (*texts, *jsons) if file.stem in stems]
     alone = [file for file in texts if file.stem not in stems]
+    tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
+    aside = set_aside(folder, tables, names)
+    for table in tables:
+        name = here + printable(table.name)
+        if (why := aside.get(table.name)) is not None:
+            found.passed_over[name] = why
+            continue
+        naming = naming_of(table, found.columns) if pictures or has_folders else Naming()
+        named_by = _add_table(table, name, naming, bool(beside), found) or named_by
+    for file in jsons:
+        if file.stem not in stems:
+            named_by = _add_json(file, here + printable(file.name), bool(beside), found) or named_by
+    if named_by is not None and not named_by.captions and beside:
+        named_by = None
     if pictures and named_by is None:
         found.data.append((folder, here.removesuffix("/") or "."))
-        if not found.columns.captions:
-            by_stem = captions_by_stem(file.name for file in (*alone, *beside))
-            second = {name for names in by_stem.values() for name in names[1:]}
-            beaten = [file for file in (*alone, *beside) if file.name in second]
-            found.leftovers.add(beaten, "another caption of the same name goes before")
+        several = bool(found.columns.captions)
+        used = {name for _, of in samples_of(file.name for file in files) for name in (of if several else of[:1])}
+        beaten = [file for file in (*alone, *beside) if file.name not in used]
+        found.leftovers.add(beaten, "another caption of the same name goes before")
         return None
     if pictures:
-        found.pictures[folder] = [picture.name for picture in pictures]
-    found.leftovers.add(beside, f"{named_by} names the pictures; their captions are read there")
+        found.pictures[folder] = pictures
+    if named_by is not None:
+        found.leftovers.add(beside, f"{named_by.name} names the pictures; their captions are read there")
     found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
     found.texts += [(file, here + printable(file.name)) for file in alone if kind_of(file)]
     return named_by
 
 
-def _is_list_of(table: DataPath, names: set[str]) -> str | None:
-    """Return why a table is the list that img2dataset leaves with a shard, and no data; None where it is data."""
-    if table.suffix.lower() != ".parquet":
-        return None
-    shard = next((f"{table.stem}{ending}" for ending in TARS if f"{table.stem}{ending}" in names), None)
-    if shard is None and table.stem in names and any(map(is_picture, _names_in(table.with_suffix("")))):
-        shard = f"{table.stem}/"
-    if shard is None:
-        return None
-    if is_list(table):
-        return f"the list that img2dataset left with {shard}: its failed rows are read from it"
-    return None if shard.endswith("/") else f"a table of the same name as {shard}; name it itself to have its rows"
+def _add_table(table: DataPath, name: str, naming: Naming, has_captions: bool, found: _Found) -> NamedBy | None:
+    """Add a table, unless its rows would lack their pictures, or their captions lie beside these; see `_add_files`."""
+    if naming.pictures and not naming.captions and has_captions:
+        found.passed_over[name] = naming.why_other_captions
+    elif naming.unknown is not None and naming.captions:
+        found.passed_over[name] = naming.why_named_first
+    else:
+        found.data.append((table, name))
+        return NamedBy(name, naming.captions) if naming.pictures else None
+    return None
 
 
-def _names_in(folder: DataPath) -> Iterator[str]:
-    if folder.is_dir():
-        yield from (entry.name for entry in _entries(folder))
-
-
-def _add_json(file: DataPath, name: str, found: _Found) -> str | None:
-    """Add a JSON file that is a table; return its name where it names pictures."""
+def _add_json(file: DataPath, name: str, has_captions: bool, found: _Found) -> NamedBy | None:
+    """Add a JSON file that is a table; see `_add_table`."""
     if file.name in NOT_DATA or file.name.endswith("_stats.json"):
         return None
     try:
+        check_fetched(file)
         records = read_records(file)
     except ValueError as error:
         found.passed_over[name] = f"no table: {error}"
@@ -256,26 +258,4 @@ def _add_json(file: DataPath, name: str, found: _Found) -> str | None:
     if not any(isinstance(record, dict) for record in records):
         found.passed_over[name] = "no table: expected rows with captions, found none"
         return None
-    found.data.append((file, name))
-    return name if column(names_in(records), _path_columns(found.columns)) is not None else None
-
-
-def names_pictures(table: DataPath, columns: Columns = KNOWN) -> bool:
-    """Return whether a table has a column of pictures' paths; False where it cannot be read."""
-    if table.name in METADATA_FILES:
-        return True
-    if kind_of(table) in TARS:
-        return False
-    columnar = {".parquet": ParquetShard, ".arrow": ArrowShard}.get(table.suffix.lower())
-    try:
-        names = columns_of(table) if columnar is None else text_columns(columnar(table, table.name))
-        return column(names, _path_columns(columns)) is not None
-    except ConnectionError:
-        raise
-    except (ValueError, OSError):
-        return False
-
-
-def _path_columns(columns: Columns) -> tuple[str, ...]:
-    """The columns that may hold pictures' paths."""
-    return PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
+    return _add_table(file, name, naming_in(file, records, found.columns), has_captions, found)

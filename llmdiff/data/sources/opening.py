@@ -9,8 +9,16 @@ from llmdiff.data.remote import DataPath
 
 
 def arrow_source(file: DataPath) -> str | BinaryIO:
-    """Return the path of a file on a disk; of one elsewhere, the open file, which is read ahead."""
-    return str(file) if isinstance(file, Path) else file.open("rb")
+    """Return the path of a file on a disk; of one elsewhere, the open file, which is read ahead.
+
+    The open file, too, where Arrow cannot take its name, for bytes of it are no UTF-8.
+    """
+    return str(file) if isinstance(file, Path) and is_utf8(file) else file.open("rb")
+
+
+def is_utf8(file: Path) -> bool:
+    """Return whether a file's name is text."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in str(file))
 
 
 def size_of(file: DataPath) -> int:

@@ -48,7 +48,7 @@ class ParquetShard(ColumnarShard):
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [group.column(i) for group in groups for i in range(group.num_columns)]
         found = [column.statistics for column in columns if column.path_in_schema == f"{image}.bytes"]
-        if all(each is not None and each.has_null_count for each in found):
+        if found and all(each is not None and each.has_null_count for each in found):
             return any(each.null_count for each in found)
         return super().has_pictures_elsewhere(image)
 

@@ -111,7 +111,12 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
             if file not in besides:
                 digest.update(f"{file}\0{FileState.at(file)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
-    for folder, folders, names in os.walk(root if root.is_dir() else root.parent):
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root if root.is_dir() else root.parent, followlinks=root.is_dir()):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()  # a link that leads back, or here twice
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if name != TEMPORARY)
         for path in (Path(folder, name) for name in sorted(names)):
             if path not in besides:

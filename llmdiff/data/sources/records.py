@@ -6,7 +6,9 @@ import codecs
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +32,9 @@ MAX_RATIO = 100
 UNPACKED_AT_ONCE = 4 * 1024**2
 """Bytes."""
 SNIFFED = 64
-"""Lines of a JSON lines file whose keys are its columns."""
+"""Rows by which it is told what a file's columns hold."""
+OTHER_SEPARATORS = (";", "\t", "|")
+"""Of a file that is called comma-separated and has no comma in its first line."""
 
 Record = dict[str, Any] | BadRow
 """A row by column, their names in lower case; or why it is none."""
@@ -38,20 +42,12 @@ Record = dict[str, Any] | BadRow
 
 def read_records(file: DataPath) -> list[Record]:
     """Every row of a text file; lines that hold nothing are no rows. ValueError if it cannot be read."""
-    return _READERS[_plain(kind_of(file))](file)
+    return list(_READERS[_plain(kind_of(file))](file))
 
 
-def columns_of(file: DataPath) -> list[str]:
-    """The columns of a text file's rows, as far as its beginning shows them. ValueError where it cannot be read."""
-    kind = _plain(kind_of(file))
-    if kind == ".jsonl":
-        records = [_from_json(line) for _, line in zip(range(SNIFFED), _lines(file), strict=False)]
-    elif kind in (".csv", ".tsv"):
-        header = next(iter(_lines(file)), b"").decode("utf-8", "replace")
-        return next(csv.reader([header], delimiter="\t" if kind == ".tsv" else ","), [])
-    else:
-        records = read_records(file)
-    return names_in(records)
+def first_records(file: DataPath) -> list[Record]:
+    """The rows of a text file's first lines. ValueError where it cannot be read."""
+    return list(islice(_READERS[_plain(kind_of(file))](file), SNIFFED))
 
 
 def names_in(records: Iterable[Record]) -> list[str]:
@@ -59,20 +55,36 @@ def names_in(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
-def _read_jsonl(file: DataPath) -> list[Record]:
-    return [_from_json(line) for line in _lines(file)]
+def _read_jsonl(file: DataPath) -> Iterator[Record]:
+    return map(_from_json, _lines(_read(file)))
 
 
-def _read_txt(file: DataPath) -> list[Record]:
-    return [_from_line(line) for line in _lines(file)]
+def _read_txt(file: DataPath) -> Iterator[Record]:
+    return map(_from_line, _lines(_read(file)))
 
 
-def _read_csv(file: DataPath, **dialect: Any) -> list[Record]:
-    """A row that breaks the rules of quoting is refused by its line, and reading goes on with the next line."""
+def _read_csv(file: DataPath) -> Iterator[Record]:
+    """Separated by what the first line shows: a comma, or what other programs take in its place."""
+    lines = _lines_to_split(file)
+    first = next((line for line in lines if line.strip()), "")
+    separator = "," if "," in first else next((other for other in OTHER_SEPARATORS if other in first), ",")
+    return _separated(file, lines, delimiter=separator)
+
+
+def _read_tsv(file: DataPath) -> Iterator[Record]:
+    return _separated(
+        file, _lines_to_split(file), delimiter="\t", quoting=csv.QUOTE_NONE
+    )  # a mark is the caption's own
+
+
+def _lines_to_split(file: DataPath) -> list[str]:
     content = _read(file).decode("utf-8", "surrogateescape")
-    lines = [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", content) if line]
+    return [line for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", content) if line]
+
+
+def _separated(file: DataPath, lines: list[str], **dialect: Any) -> Iterator[Record]:
+    """A row that breaks the rules of quoting is refused by its line, and reading goes on with the next line."""
     header: list[str] | None = None
-    records: list[Record] = []
     start = 0
     while start < len(lines):
         reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True, **dialect)
@@ -83,51 +95,56 @@ def _read_csv(file: DataPath, **dialect: Any) -> list[Record]:
                 if header is None:
                     header = values or None
                 elif values:
-                    records.append(_from_csv(header, values))
-            return records
+                    yield _from_csv(header, values)
+            return
         except csv.Error as error:
             number = start + done + 1
             if header is None:
                 raise ValueError(f"{file}, line {number}: expected the columns' names: {error}") from error
             found = lines[number - 1].strip()
-            records.append(
-                BadRow("broken_metadata", f"line {number}: expected separated values: {error}: {found!r:.80}")
-            )
+            yield BadRow("broken_metadata", f"line {number}: expected separated values: {error}: {found!r:.80}")
             start = number
-    return records
 
 
-def _read_tsv(file: DataPath) -> list[Record]:
-    return _read_csv(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # a quotation mark is one of the caption's own
-
-
-def _read_json(file: DataPath) -> list[Record]:
-    """A list of rows, or rows by the names of their pictures."""
+def _read_json(file: DataPath) -> Iterator[Record]:
+    """A list of rows, rows by the names of their pictures, or a row a line, as many name such a file."""
+    data = _read(file)
     try:
-        found = json.loads(text(_read(file)))
+        found = _loads(text(data))
     except (BadRow, ValueError, RecursionError) as error:
+        if (
+            isinstance(error, json.JSONDecodeError)
+            and error.msg == "Extra data"
+            and isinstance(_from_json(next(_lines(data), b"")), dict)
+        ):
+            yield from map(_from_json, _lines(data))
+            return
         raise ValueError(f"{file}: expected JSON: {error}") from error
     if isinstance(found, list):
-        return [_lowered(item) for item in found]
-    values = list(found.items()) if isinstance(found, dict) else []
-    if values and all(isinstance(value, (dict, str)) for _, value in values):
-        names = [_picture_name(file.parent, key) for key, _ in values]
-        if any(name is not None for name in names):
-            return [_by_name(name or key, value) for name, (key, value) in zip(names, values, strict=True)]
-    raise ValueError(f"{file}: expected a list of rows, or rows by the names of pictures, found other JSON")
+        yield from map(_lowered, found)
+        return
+    by_name = found if isinstance(found, dict) and any(map(_may_be_captions, found.values())) else {}
+    names = [_picture_name(file.parent, key) for key in by_name]
+    if not any(names):
+        raise ValueError(f"{file}: expected a list of rows, or rows by the names of pictures, found other JSON")
+    yield from (_by_name(name or key, value) for name, (key, value) in zip(names, by_name.items(), strict=True))
+
+
+def _may_be_captions(value: Any) -> bool:
+    return isinstance(value, (dict, str)) or (isinstance(value, list) and any(isinstance(each, str) for each in value))
 
 
 def _lowered(item: Any) -> Record:
     if not isinstance(item, dict):
         return BadRow("broken_metadata", f"expected a JSON object, found {item!r:.80}")
-    return {str(name).lower(): value for name, value in item.items()}
+    return _cells(item.items())
 
 
 def _by_name(name: str, value: Any) -> Record:
-    """A row that lies under its picture's name: a caption, or a mapping that holds one, or tags in its place."""
-    if isinstance(value, str):
+    """A row that lies under its picture's name: captions, or a mapping that holds one, or tags in its place."""
+    if not isinstance(value, dict):
         return {"file_name": name, "caption": value}
-    cells = {str(key).lower(): item for key, item in value.items()}
+    cells = _cells(value.items())
     if column(cells, CAPTION_COLUMNS) is None and isinstance(cells.get("tags"), str):
         cells["caption"] = cells.pop("tags")
     return {**cells, "file_name": name}
@@ -138,22 +155,22 @@ def _picture_name(folder: DataPath, key: str) -> str | None:
     if is_picture(key):
         return key
     try:
-        return next((f"{key}.{end}" for end in PICTURES if _is_there(folder, f"{key}.{end}")), None)
+        return next((f"{key}.{end}" for end in PICTURES if is_there(folder, f"{key}.{end}")), None)
     except ConnectionError:
         raise
     except (OSError, ValueError):  # no name that a file system takes
         return None
 
 
-def _is_there(folder: DataPath, name: str) -> bool:
-    """Whether there is such a file; elsewhere than on a disk, whether a listing has it."""
+def is_there(folder: DataPath, name: str) -> bool:
+    """Return whether there is such a file; elsewhere than on a disk, whether a listing has it."""
     if isinstance(folder, RemotePath):
         file = folder.listed(name)
         return file.parent.holds(file.name)
     return (folder / name).is_file()
 
 
-_READERS: dict[str, Callable[[DataPath], list[Record]]] = {
+_READERS: dict[str, Callable[[DataPath], Iterator[Record]]] = {
     ".jsonl": _read_jsonl,
     ".txt": _read_txt,
     ".csv": _read_csv,
@@ -178,14 +195,33 @@ def json_record(data: bytes) -> dict[str, Any]:
     """A JSON object by lower-case names; BadRow where it is none."""
     check_text(data)
     try:
-        record = json.loads(text(data))
+        record = _loads(text(data))
     except BadRow:
         raise
     except (ValueError, RecursionError) as error:
         raise BadRow("broken_metadata", f"expected a JSON object, found {data!r:.80}: {error}") from error
     if not isinstance(record, dict):
         raise BadRow("broken_metadata", f"expected a JSON object, found {data!r:.80}")
-    return {name.lower(): value for name, value in record.items()}
+    return _cells(record.items())
+
+
+def _loads(data: str) -> Any:
+    return json.loads(data, object_pairs_hook=_once)
+
+
+def _cells(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A row's cells by their columns' names in lower case."""
+    return _once([(name.strip().lower(), value) for name, value in pairs])
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by name; in the place of two of one name stands that there are two, for neither goes before the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = (name for name, count in counts.items() if count > 1)
+        found |= {name: BadRow("broken_metadata", f"expected one value named {name}, found several") for name in twice}
+    return found
 
 
 def _from_line(line: bytes) -> Record:
@@ -201,7 +237,7 @@ def _from_csv(header: list[str], values: list[str]) -> Record:
         return BadRow("broken_metadata", wrong)
     padded = [*values, *[None] * (len(header) - len(values))]
     try:
-        return {name.strip().lower(): _cell(value) for name, value in zip(header, padded, strict=False)}
+        return _cells((name, _cell(value)) for name, value in zip(header, padded, strict=False))
     except BadRow as bad:
         return bad
 
@@ -211,9 +247,9 @@ def _cell(value: str | None) -> str | None:
     return None if value is None else text(value.encode("utf-8", "surrogateescape"))
 
 
-def _lines(file: DataPath) -> Iterator[bytes]:
+def _lines(data: bytes) -> Iterator[bytes]:
     """Those that hold something. Cut as bytes, for `str.splitlines` would also cut at U+2028 inside a caption."""
-    return (line for line in re.split(rb"\r\n|\n|\r", _read(file)) if line.strip())
+    return (line for line in re.split(rb"\r\n|\n|\r", data) if line.strip())
 
 
 def _read(file: DataPath) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmdiff.cached import cached_attribute
+from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
@@ -21,6 +22,8 @@ from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, 
 from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
+CAPTIONS = (*TEXTS, "json")
+"""Endings of the files that captions may be in."""
 Sample = tuple[str | None, tuple[str, ...]]
 """Names of a picture and of the files beside it that its caption may be in."""
 
@@ -93,7 +96,7 @@ class SidecarShard(Streamed):
     def _caption(self, picture: str | None, names: tuple[str, ...]) -> Any:
         """What a picture's files say: text, of JSON a text or a list of texts; or why they say nothing."""
         if not names:
-            kinds = ", ".join(f".{kind}" for kind in (*TEXTS, "json"))
+            kinds = ", ".join(f".{kind}" for kind in CAPTIONS)
             return BadRow("no_caption", f"expected a caption beside {picture}, in a file of {kinds}, found none")
         files = {_ending(name): partial(self._read, name) for name in names}
         return self.columns.caption_beside(f"{self.folder}, {', '.join(names)}", files)
@@ -102,6 +105,8 @@ class SidecarShard(Streamed):
         """A text file's text, a JSON file's object; or why it is none."""
         try:
             data = read_inside(self.folder, name)
+            if is_pointer(data):
+                raise BadRow("no_caption", FOUND)
             data = as_utf8(data, name)
             return json_record(data) if _ending(name) == "json" else text(data).strip()
         except BadRow as bad:
@@ -121,10 +126,10 @@ def sidecar_shards(
     try:
         for _, names in found:
             columns.check_beside(folder, names)
+        failed = tuple(failed_rows(folder.with_suffix(".parquet"))) if folder.suffix == "" else ()
     except ValueError as error:
         yield UnreadableShard(f"{name}/", str(error))
         return
-    failed = tuple(failed_rows(folder.with_suffix(".parquet"))) if folder.suffix == "" else ()
     for first in range(0, max(1, len(found)), samples_per_shard):
         part = tuple(found[first : first + samples_per_shard])
         last = first + samples_per_shard >= len(found)
@@ -141,25 +146,42 @@ def _listed_hash(folder: RemotePath, shard: SidecarShard) -> str | None:
 
 def samples_in(folder: DataPath) -> list[Sample]:
     """Pictures with their captions' files, and captions' files without a picture, by name."""
-    names = sorted(file.name for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
+    return samples_of(file.name for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
+
+
+def samples_of(names: Iterable[str]) -> list[Sample]:
+    """The same of a folder whose files have these names."""
+    names = sorted(names)
     pictures = [name for name in names if is_picture(name)]
-    captions = captions_by_stem(names)
-    stems = {Path(name).stem for name in pictures}
+    captions = _captions_by_stem(names)
+    stems = caption_stems(pictures)
     alone: list[Sample] = [
-        (None, tuple(files)) for stem, files in captions.items() if stem not in stems and is_text(files[0])
+        (None, tuple(files.values()))
+        for stem, files in captions.items()
+        if stem not in stems and any(map(is_text, files.values()))
     ]
-    beside: list[Sample] = [(name, tuple(captions.get(Path(name).stem, ()))) for name in pictures]
+    beside: list[Sample] = [(name, _beside(name, captions)) for name in pictures]
     return sorted([*beside, *alone], key=lambda sample: sample[0] or sample[1][0])
 
 
-def captions_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the files that captions may be in, by their names without an ending: texts before JSON."""
-    names = list(names)
-    captions: dict[str, list[str]] = {}
-    for ending in (*TEXTS, "json"):
+def caption_stems(pictures: Iterable[str]) -> set[str]:
+    """Return what the files beside some pictures are called, but for their ending: ``1`` or ``1.png``."""
+    return {stem for name in pictures for stem in (name, Path(name).stem)}
+
+
+def _beside(picture: str, captions: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """The files that a picture's captions may be in: texts before JSON, and one of each ending."""
+    files = {**captions.get(picture, {}), **captions.get(Path(picture).stem, {})}
+    return tuple(files[ending] for ending in CAPTIONS if ending in files)
+
+
+def _captions_by_stem(names: list[str]) -> dict[str, dict[str, str]]:
+    """The files that captions may be in, by their names without an ending and by ending: texts before JSON."""
+    captions: dict[str, dict[str, str]] = {}
+    for ending in CAPTIONS:
         for name in names:
             if _ending(name) == ending:
-                captions.setdefault(Path(name).stem, []).append(name)
+                captions.setdefault(Path(name).stem, {}).setdefault(ending, name)
     return captions
 
 

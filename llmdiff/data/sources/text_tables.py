@@ -51,7 +51,8 @@ class TableShard:
 
     def named_pictures(self) -> Iterator[str]:
         """Yield the paths of pictures that the rows give."""
-        yield from (pair.image for pair in self.pairs if isinstance(pair.image, str))
+        images = (pair.image.get("path") if isinstance(pair.image, dict) else pair.image for pair in self.pairs)
+        yield from (image for image in images if isinstance(image, str))
 
 
 def table_shards(
@@ -114,5 +115,6 @@ def _cells(record: Record, images: list[str], captions: list[str], columns: Colu
     """A row's picture and caption."""
     if isinstance(record, BadRow):
         return record, record
-    picture = next((record[name] for name in images if record.get(name) is not None), None)
+    filled = (record[name] for name in images if record.get(name) not in (None, ""))
+    picture = next(filled, None)
     return picture, columns.caption_of([record.get(name) for name in captions])

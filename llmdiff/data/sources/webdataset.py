@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -30,6 +30,8 @@ MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
 DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError, RecursionError)
 """What reading a file raises that is no tar, or not a whole one."""
+REST_AT_ONCE = 1024**2
+"""Bytes that are looked at together after a tar's end."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
 Content = bytes | BadRow
@@ -156,6 +158,7 @@ def _samples(
             if (member := _member(info, pictures)) is None:
                 passed_over.update([_kind(info.name)] * (not info.isdir()))
                 continue
+            member = _of_picture(member, open_)
             for key in [key for key in open_ if not _related(key, member.key)]:
                 yield key, open_.pop(key)
             sample = open_.setdefault(member.key, {})
@@ -172,6 +175,13 @@ def _samples(
         yield from open_.items()
         raise
     yield from open_.items()
+
+
+def _of_picture(member: Member, samples: dict[str, dict[str, Content]]) -> Member:
+    """A text under the key of the picture after whose whole name it is called: ``1.png.txt`` after ``1.png``."""
+    key, _, ending = member.key.rpartition(".")
+    is_called = ending.lower() in PICTURES and ending.lower() in samples.get(key, {})
+    return member._replace(key=key) if is_called and member.kind in (*TEXTS, "json") else member
 
 
 def _held(samples: dict[str, dict[str, Content]]) -> int:
@@ -247,15 +257,24 @@ def _kind(name: str) -> str:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """ValueError where the headers end before the file does: `tarfile` takes a damaged one for the end."""
+    """ValueError where the headers end before the file does: `tarfile` takes a damaged one for the end.
+
+    So it does with the end of the first of several tars that were written one after the other.
+    """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise ValueError(f"no header at byte {tar.offset}")
+    _check_rest(tar.fileobj, tar.offset)
 
 
 def _check_end_of_stream(tar: tarfile.TarFile) -> None:
-    """The same of a stream, of which the block in question is read already: the one after it is looked at."""
+    """The same of a stream, of which the block in question is read already: those after it are looked at."""
     assert tar.fileobj is not None
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise ValueError(f"no header at byte {tar.offset}")
+    _check_rest(tar.fileobj, tar.offset + tarfile.BLOCKSIZE)
+
+
+def _check_rest(data: IO[bytes], start: int) -> None:
+    while rest := data.read(REST_AT_ONCE):
+        if rest.strip(b"\0"):
+            at = start + len(rest) - len(rest.lstrip(b"\0"))
+            raise ValueError(f"no header at byte {start}, and more from byte {at} on: is it several tars in one file?")
+        start += len(rest)

@@ -1,0 +1,116 @@
+"""What tables say of the pictures beside them: whether they name them, and have their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from llmdiff.data.remote import DataPath
+from llmdiff.data.sources.arrow import ArrowShard
+from llmdiff.data.sources.columnar import ColumnarShard, is_text_type, path_in
+from llmdiff.data.sources.columns import IMAGE_OPTION, KNOWN, ColumnError, Columns
+from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, kind_of
+from llmdiff.data.sources.parquet import ParquetShard
+from llmdiff.data.sources.records import Record, first_records, is_there, names_in
+from llmdiff.data.sources.rows import PATH_COLUMNS, column
+
+
+class Naming(NamedTuple):
+    """What the first rows of a table say of pictures."""
+
+    pictures: bool = False
+    """Whether they name some, in a column that is read."""
+    captions: bool = False
+    """Whether they have a column of captions."""
+    columns: tuple[str, ...] = ()
+    """The names of all."""
+    unknown: str | None = None
+    """A column that names a picture which is there, where none is known that may hold pictures."""
+
+    @property
+    def why_other_captions(self) -> str:
+        """Why the pictures have the captions beside them."""
+        return f"it names pictures and has no captions; its columns: {', '.join(self.columns) or 'none'}"
+
+    @property
+    def why_named_first(self) -> str:
+        """Why its captions are not read without their pictures."""
+        named = f"{IMAGE_OPTION} {self.unknown}"
+        return f"its column {self.unknown} names pictures: add {named}, or name the file itself for its captions alone"
+
+
+def naming_of(table: DataPath, columns: Columns = KNOWN) -> Naming:
+    """Return what a table says of pictures; nothing where it is a tar, or cannot be read, which it says in its turn."""
+    if kind_of(table) in TARS:
+        return Naming()
+    columnar = {".parquet": ParquetShard, ".arrow": ArrowShard}.get(table.suffix.lower())
+    try:
+        if columnar is None:
+            found = naming_in(table, first_records(table), columns)
+        else:
+            found = _naming_of_columnar(columnar(table, table.name), columns)
+    except ConnectionError:
+        raise
+    except (ValueError, OSError):
+        found = Naming(captions=True)
+    return found._replace(pictures=found.pictures or table.name in METADATA_FILES)
+
+
+def naming_in(table: DataPath, records: Iterable[Record], columns: Columns = KNOWN) -> Naming:
+    """Return what rows of a text file say of pictures."""
+    rows = [record for record in records if isinstance(record, dict)]
+    names = names_in(rows)
+    first = {name: next((row[name] for row in rows if row.get(name)), None) for name in names}
+    paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
+    return Naming(
+        pictures=column(names, paths) is not None,
+        captions=_has_captions(table, names, columns),
+        columns=tuple(names),
+        unknown=_naming_one(table, first) if columns.image is None and not _known(table, names, columns) else None,
+    )
+
+
+def _naming_of_columnar(shard: ColumnarShard, columns: Columns) -> Naming:
+    names = shard.schema.names
+    texts = [field.name for field in shard.schema if is_text_type(field.type)]
+    image = next(iter(_known(shard.file, names, columns)), None)
+    read = [name for name in (texts if image is None else [image]) if names.count(name) == 1]
+    batch = next(iter(shard.batches(read)), None) if read else None
+    first = {} if batch is None else {name: path_in(batch[name][0]) for name in read if len(batch)}
+    paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
+    is_path = image in texts or isinstance(first.get(image), str)
+    return Naming(
+        pictures=image is not None and image.strip().lower() in paths and is_path,
+        captions=_has_captions(shard.file, names, columns),
+        columns=tuple(names),
+        unknown=_naming_one(shard.file, first) if columns.image is None and image is None else None,
+    )
+
+
+def _known(table: DataPath, names: list[str], columns: Columns) -> list[str]:
+    """The columns that may hold pictures; none, too, where the named one is not there."""
+    try:
+        return columns.images(table, names)
+    except ColumnError:
+        return []
+
+
+def _has_captions(table: DataPath, names: list[str], columns: Columns) -> bool:
+    try:
+        return bool(columns.texts(table, names))
+    except ColumnError:
+        return False
+
+
+def _naming_one(table: DataPath, first: Mapping[str, Any]) -> str | None:
+    """The first column of which the first filled cell is the name of a picture beside a table, or below."""
+    return next((name for name, cell in first.items() if isinstance(cell, str) and _is_one(table.parent, cell)), None)
+
+
+def _is_one(folder: DataPath, cell: str) -> bool:
+    try:
+        return is_picture(cell) and "://" not in cell and is_there(folder, cell)
+    except ConnectionError:
+        raise
+    except (OSError, ValueError):  # no name that a file system takes
+        return False
