@@ -20,7 +20,7 @@ from pipelines.requests.encode import EncodeRequest
 if TYPE_CHECKING:
     from pipelines.flows.encode import EncodeResult
 
-SHOWN = 5  # rejected rows that `encode` spells out
+SHOWN = 5  # rejected rows, and shards without rows, that `encode` spells out
 
 encode_app = typer.Typer()
 
@@ -114,6 +114,11 @@ def print_result(result: EncodeResult, store: str) -> None:
         print(f"not read: {reason}", file=sys.stderr)
     for unread, count in Counter(shard.unread for shard in result.shards if shard.unread).items():
         print(f"not read in {count} shards: {', '.join(unread)}", file=sys.stderr)
+    empty = [shard.source for shard in result.shards if not shard.rows and not shard.unread]
+    if empty:
+        print(
+            f"no rows in {len(empty)} shards: {', '.join(empty[:SHOWN])}{', …' * (len(empty) > SHOWN)}", file=sys.stderr
+        )
     print_rejected([example for shard in result.shards for example in shard.examples], store)
 
 

@@ -85,8 +85,8 @@ def encode_flow(request: EncodeRequest) -> EncodeResult:
     unnamed = {} if found.unfinished else unnamed_pictures(listed.pictures, shards)
     announce(shards, listed.passed_over | unnamed | broken)
     done = None if known is None else find_known(request, known, shards, to_do)
-    if done is None:
-        done = encode_new(job or new_job(request, pictures), request.captions or [], shards, to_do)
+    if done is None or done.left:
+        done = encode_new(job or new_job(request, pictures), request.captions or [], shards, to_do, done)
     if done.unreadable and not done.reports and request.readiness is None:
         raise ValueError("; ".join(done.unreadable.values()))
     left = {"unreadable": done.unreadable, "unfinished": found.unfinished, "passed_over": listed.passed_over}
@@ -120,11 +120,13 @@ def new_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
     return make_job(request, pictures)
 
 
-def encode_new(job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work) -> Encoded:
+def encode_new(
+    job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work, known: Encoded | None
+) -> Encoded:
     """Load the models, and encode what the store does not know; see `pipelines.runtime.encode_new`."""
     from pipelines.runtime.encode_new import encode_new
 
-    return encode_new(job, captions, shards, to_do)
+    return encode_new(job, captions, shards, to_do, known)
 
 
 def announce(shards: list[SourceShard], passed_over: dict[str, str]) -> None:

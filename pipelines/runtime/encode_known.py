@@ -1,4 +1,4 @@
-"""What becomes of the shards of an encode run that finds nothing new: no model is loaded for it."""
+"""What becomes of the shards of an encode run up to the first with a new row: no model is loaded for them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ class Encoded(NamedTuple):
     """Of those that could be read, in their order."""
     unreadable: dict[str, str]
     """Why the others could not."""
+    left: list[SourceShard]
+    """Those that were not come to."""
 
 
 def find_known(request: EncodeRequest, known: KnownEncoders, shards: list[SourceShard], to_do: Work) -> Encoded | None:
-    """Return what became of the shards where the store knows all of their rows, and no model is needed; else None."""
+    """Return what became of the shards before the first of which the store does not know all rows.
+
+    None where the store lacks something else that models are needed for.
+    """
     try:
         store = EncodingStore.open(request.store)
         snapshot = store.snapshot()
@@ -44,23 +49,25 @@ def find_known(request: EncodeRequest, known: KnownEncoders, shards: list[Source
 
 def _compare(
     request: EncodeRequest, known: KnownEncoders, snapshot: Snapshot, shards: list[SourceShard], to_do: Work
-) -> Encoded | None:
+) -> Encoded:
     """Go through the shards up to the first with a new row."""
     reports: list[ShardReport] = []
-    unreadable = {}
-    for shard in shards:
+    unreadable: dict[str, str] = {}
+    left: list[SourceShard] = []
+    for i, shard in enumerate(shards):
         try:
             found = report_if_known(snapshot, shard, known.fingerprint, request.allow_private_addresses)
         except ValueError as error:
             unreadable[shard.name] = printable(str(error))
             continue
         if found is None:
-            return None
+            left = shards[i:]
+            break
         reports.append(found)
         advance(found.rows)
         advance(to_do.sizes.get(shard.name, 0), in_bytes=True)
     keep_counts(shards, reports)
-    return Encoded(known.fingerprint, reports, unreadable)
+    return Encoded(known.fingerprint, reports, unreadable, left)
 
 
 def sources_of(reports: Iterable[ShardReport]) -> dict[str, str]:

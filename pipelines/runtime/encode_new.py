@@ -21,10 +21,13 @@ from pipelines.runtime.stage import StageTask, task
 from storage import EncodingStore
 
 
-def encode_new(job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work) -> Encoded:
+def encode_new(
+    job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work, known: Encoded | None
+) -> Encoded:
     """Load the models, encode the captions without pictures and what the store does not know of the shards.
 
-    ValueError where a model is named for pictures alone, and there are none.
+    Those that are in `known` are not looked up again. ValueError where a model is named for pictures alone, and there
+    are none.
     """
     request = job.request
     check_pictures(request, job.pictures, to_do.total != 0)
@@ -32,27 +35,23 @@ def encode_new(job: EncodeJob, captions: list[str], shards: list[SourceShard], t
     with progress("encode", to_do.total, to_do.unit) as work, workers(request.ray, request.processes) as run:
         ((_, prepared),) = run(prepare_store, job, [captions])
         fingerprint = prepared()
-        work.count_from(0)  # the time left is of rows, without what the models took to load
-        reports, unreadable = encode_all(run, encode, job, shards, fingerprint, to_do.sizes)
+        done = known if known and known.fingerprint == fingerprint else Encoded(fingerprint, [], {}, shards)
+        work.count_from(to_do.of(done.reports))  # the time left is of rows, without what the models took to load
+        done = encode_all(run, encode, job, done, to_do.sizes)
     loaded_encoders.cache_clear()
-    return Encoded(fingerprint, reports, unreadable)
+    return done
 
 
 def encode_all(
-    run: Workers,
-    encode: StageTask[..., ShardReport],
-    job: EncodeJob,
-    shards: list[SourceShard],
-    fingerprint: str,
-    sizes: Mapping[str, int],
-) -> tuple[list[ShardReport], dict[str, str]]:
-    """Return what became of the shards, in order, and why some can't be read; tasks elsewhere can't move the bar."""
+    run: Workers, encode: StageTask[..., ShardReport], job: EncodeJob, known: Encoded, sizes: Mapping[str, int]
+) -> Encoded:
+    """Return what became of all shards, those that were left now included; tasks elsewhere can't move the bar."""
     remote = job.request.ray is not None or job.request.processes > 1
     reports: dict[str, ShardReport] = {}
-    unreadable = {}
+    unreadable = dict(known.unreadable)
     try:
-        with closing(ahead(hashed(shards), 1, "hash")) as hashed_ahead:
-            for shard, ended in run(encode, job, shards if remote else hashed_ahead):
+        with closing(ahead(hashed(known.left), 1, "hash")) as hashed_ahead:
+            for shard, ended in run(encode, job, known.left if remote else hashed_ahead):
                 try:
                     reports[shard.name] = ended()
                 except ValueError as error:
@@ -61,10 +60,11 @@ def encode_all(
                     advance(reports[shard.name].rows * remote)
                 advance(sizes.get(shard.name, 0), in_bytes=True)
     finally:  # a run that is cut short has encoded these, and only a run knows of which data set they are
-        request, found = job.request, sources_of(reports.values())
-        note_sources(EncodingStore.open(request.store), request.data, fingerprint, found, request.columns)
-        keep_counts(shards, list(reports.values()))
-    return [reports[shard.name] for shard in shards if shard.name in reports], unreadable
+        request, found = job.request, sources_of([*known.reports, *reports.values()])
+        note_sources(EncodingStore.open(request.store), request.data, known.fingerprint, found, request.columns)
+        keep_counts(known.left, list(reports.values()))
+    new = [reports[shard.name] for shard in known.left if shard.name in reports]
+    return Encoded(known.fingerprint, [*known.reports, *new], unreadable, [])
 
 
 def hashed(shards: list[SourceShard]) -> Iterator[SourceShard]:

@@ -35,6 +35,10 @@ class Work:
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Of bytes, how many each shard has, by name."""
 
+    def of(self, reports: Sequence[ShardReport]) -> int:
+        """Return how much of it is done with some shards."""
+        return sum(self.sizes.get(each.source, 0) if self.unit == BYTES else each.rows for each in reports)
+
 
 def count_rows(request: EncodeRequest, shards: list[SourceShard]) -> tuple[Work, dict[str, str]]:
     """Return how much there is to do, and why some shards can't be read; nothing is read through or fetched for it.

@@ -15,6 +15,7 @@ from pipelines.flows.encode import EncodeResult, encode_flow
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime import known_encoders
 from storage import EncodingStore
+from storage.index.snapshot import Snapshot
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import World
 
@@ -49,6 +50,27 @@ def test_a_run_with_nothing_new_loads_no_model_and_says_the_same(run: Run, tmp_p
     same = {"fingerprint", "store_version", "rows", "known", "rejected", "unreadable", "missing", "missing_rows"}
     assert known.model_dump(include=same) == loaded.model_dump(include=same)
     assert known.fingerprint == first.fingerprint
+
+
+def test_shards_before_a_new_one_are_looked_up_once_and_counted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(loads=True)
+    write_parquet(tmp_path / "data" / "b.parquet", [(encoded(picture(seed=9)), "a green cross")])
+    (tmp_path / "data" / "c.parquet").write_bytes((tmp_path / "data" / "a.parquet").read_bytes())
+    (tmp_path / "data" / "0.parquet").write_bytes(b"not parquet, but long enough for a footer")
+    looked: list[str] = []
+    found = Snapshot.sample_rows
+    monkeypatch.setattr(Snapshot, "sample_rows", lambda self, *of: looked.append(of[1]) or found(self, *of))
+    result = run(loads=True)
+    assert [(each.source, each.known, each.samples) for each in result.shards] == [
+        ("a.parquet", 2, 0),
+        ("b.parquet", 0, 1),
+        ("c.parquet", 2, 0),
+    ]
+    assert (result.rows, result.missing, list(result.unreadable)) == (5, None, ["0.parquet"])
+    first, *_ = [each.source_hash for each in result.shards]
+    assert looked.count(first) == 2, "once each for a.parquet and c.parquet, which hold the same"
 
 
 def test_what_is_new_is_encoded(run: Run, tmp_path: Path) -> None:
