@@ -129,7 +129,9 @@ class ColumnarShard(ABC):
         for chosen in filter(None, (image, *captions)):
             found = [name for name in names if name.strip().lower() == chosen.strip().lower()]
             if len(found) > 1:
-                raise ValueError(f"{self.file}: expected one column named {chosen}, found {len(found)}: {', '.join(found)}")
+                raise ValueError(
+                    f"{self.file}: expected one column named {chosen}, found {len(found)}: {', '.join(found)}"
+                )
         return image, captions
 
 

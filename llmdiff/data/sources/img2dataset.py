@@ -66,7 +66,7 @@ def why_failed(row: dict[str, Any]) -> BadRow | None:
 
 
 def _why(row: dict[str, Any]) -> BadRow:
-    url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "")))
+    url = without_secrets(str(row.get(column(row, URL_COLUMNS) or "") or "no URL"))
     return BadRow("not_fetched", f"{url}: img2dataset says {row[STATUS]}: {row.get(MESSAGE) or 'no reason'}")
 
 

@@ -53,6 +53,8 @@ class NamedBy(NamedTuple):
     name: str
     captions: bool
     """Whether it has their captions."""
+    why_not: str
+    """Why it is not read where they lie beside the pictures."""
 
 
 @dataclass
@@ -66,6 +68,12 @@ class _Found:
     passed_over: dict[str, str] = field(default_factory=dict)
     leftovers: Leftovers = field(default_factory=Leftovers)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
+
+    def set_aside(self, table: NamedBy) -> None:
+        """Take a table out of the data again."""
+        if table.name not in self.passed_over:
+            self.data = [each for each in self.data if each[1] != table.name]
+            self.passed_over[table.name] = table.why_not
 
 
 def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns = KNOWN) -> Listing:
@@ -99,7 +107,8 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     if not files and not may_be_empty:
         passed_over = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
         raise ValueError(f"{root}: expected {EXPECTED}, found none in it{passed_over}")
-    return Listing(files, dict(sorted(found.passed_over.items())), root, found.pictures)
+    passed_over = {name: printable(why) for name, why in sorted(found.passed_over.items())}
+    return Listing(files, passed_over, root, found.pictures)
 
 
 def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
@@ -203,19 +212,14 @@ def _add_files(
     jsons = [file for file in files if file.suffix.lower() == ".json"]
     beside = [file for file in (*texts, *jsons) if file.stem in stems]
     alone = [file for file in texts if file.stem not in stems]
-    tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
-    aside = set_aside(folder, tables, names)
-    for table in tables:
-        name = here + printable(table.name)
-        if (why := aside.get(table.name)) is not None:
-            found.passed_over[name] = why
-            continue
-        naming = naming_of(table, found.columns) if pictures or has_folders else Naming()
-        named_by = _add_table(table, name, naming, bool(beside), found) or named_by
-    for file in jsons:
-        if file.stem not in stems:
-            named_by = _add_json(file, here + printable(file.name), bool(beside), found) or named_by
+    tables = _tables(folder, here, files, names, bool(pictures or has_folders), found)
+    tables += _json_tables(here, [file for file in jsons if file.stem not in stems], found)
+    by_table = named_by is not None and named_by.captions
+    by_table = by_table or any(naming.pictures and naming.captions for _, _, naming in tables)
+    for table, name, naming in tables:
+        named_by = _add_table(table, name, naming, bool(beside) or by_table, found) or named_by
     if named_by is not None and not named_by.captions and beside:
+        found.set_aside(named_by)
         named_by = None
     if pictures and named_by is None:
         found.data.append((folder, here.removesuffix("/") or "."))
@@ -233,29 +237,47 @@ def _add_files(
     return named_by
 
 
+def _tables(
+    folder: DataPath, here: str, files: list[DataPath], names: set[str], may_name: bool, found: _Found
+) -> list[tuple[DataPath, str, Naming]]:
+    """A folder's tables, with what each says of pictures, where there may be some; JSON is apart."""
+    tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
+    aside = set_aside(folder, tables, names)
+    found.passed_over |= {here + printable(name): why for name, why in aside.items()}
+    read = [table for table in tables if table.name not in aside]
+    return [
+        (table, here + printable(table.name), naming_of(table, found.columns) if may_name else Naming())
+        for table in read
+    ]
+
+
+def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[DataPath, str, Naming]]:
+    """The JSON files that are tables likewise."""
+    tables = []
+    for file in files:
+        name = here + printable(file.name)
+        if file.name in NOT_DATA or file.name.endswith("_stats.json"):
+            continue
+        try:
+            check_fetched(file)
+            records = read_records(file)
+        except ValueError as error:
+            found.passed_over[name] = f"no table: {error}"
+            continue
+        if any(isinstance(record, dict) for record in records):
+            tables.append((file, name, naming_in(file, records, found.columns)))
+        else:
+            found.passed_over[name] = "no table: expected rows with captions, found none"
+    return tables
+
+
 def _add_table(table: DataPath, name: str, naming: Naming, has_captions: bool, found: _Found) -> NamedBy | None:
-    """Add a table, unless its rows would lack their pictures, or their captions lie beside these; see `_add_files`."""
+    """Add a table, unless its rows would lack their pictures, or these have captions elsewhere; see `_add_files`."""
     if naming.pictures and not naming.captions and has_captions:
         found.passed_over[name] = naming.why_other_captions
     elif naming.unknown is not None and naming.captions:
         found.passed_over[name] = naming.why_named_first
     else:
         found.data.append((table, name))
-        return NamedBy(name, naming.captions) if naming.pictures else None
+        return NamedBy(name, naming.captions, naming.why_other_captions) if naming.pictures else None
     return None
-
-
-def _add_json(file: DataPath, name: str, has_captions: bool, found: _Found) -> NamedBy | None:
-    """Add a JSON file that is a table; see `_add_table`."""
-    if file.name in NOT_DATA or file.name.endswith("_stats.json"):
-        return None
-    try:
-        check_fetched(file)
-        records = read_records(file)
-    except ValueError as error:
-        found.passed_over[name] = f"no table: {error}"
-        return None
-    if not any(isinstance(record, dict) for record in records):
-        found.passed_over[name] = "no table: expected rows with captions, found none"
-        return None
-    return _add_table(file, name, naming_in(file, records, found.columns), has_captions, found)

@@ -196,9 +196,9 @@ def _caption(value: Any) -> str:
     caption = text(value)
     if "\0" in caption:
         raise BadRow("not_utf8", f"expected text, found a NUL: {caption!r:.80}")
-    if not caption.strip():
+    if not (stripped := caption.strip()):
         raise BadRow("empty_caption", f"expected text, found {caption!r:.80}")
-    return caption
+    return stripped
 
 
 def _picture(value: Any, folder: DataPath | None) -> bytes | Url:

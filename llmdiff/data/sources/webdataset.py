@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -263,17 +263,17 @@ def _check_end(tar: tarfile.TarFile) -> None:
     """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    _check_rest(tar.fileobj, tar.offset)
+    _check_rest(tar.fileobj.read, tar.offset)
 
 
 def _check_end_of_stream(tar: tarfile.TarFile) -> None:
     """The same of a stream, of which the block in question is read already: those after it are looked at."""
     assert tar.fileobj is not None
-    _check_rest(tar.fileobj, tar.offset + tarfile.BLOCKSIZE)
+    _check_rest(tar.fileobj.read, tar.offset + tarfile.BLOCKSIZE)
 
 
-def _check_rest(data: IO[bytes], start: int) -> None:
-    while rest := data.read(REST_AT_ONCE):
+def _check_rest(read: Callable[[int], bytes], start: int) -> None:
+    while rest := read(REST_AT_ONCE):
         if rest.strip(b"\0"):
             at = start + len(rest) - len(rest.lstrip(b"\0"))
             raise ValueError(f"no header at byte {start}, and more from byte {at} on: is it several tars in one file?")
