@@ -16,7 +16,10 @@ PNG = [encoded(picture(seed=seed)) for seed in range(3)]
 FOLDERS = ("", "a", "a/b", ".hidden", "c")
 STEMS = ("0", "1", "v1.0")
 PICTURES = (PNG[0], PNG[1], b"junk", b"")
-TEXTS = ("a red circle", "two\nlines", "", "a </s> b", '{"caption": "of json"}', '[{"caption": "a row"}]', "\ufeffmark")
+TEXTS = (
+    *("a red circle", "two\nlines", "", "a </s> b", '{"caption": "of json"}', '[{"caption": "a row"}]', "\ufeffmark"),
+    *('{"caption": "of one"}\n{"caption": "of lines"}', '{"0.png": ["a", null]}', '{"0.png": {"n": 1}}', '[{"id": 1}]'),
+)
 ROWS = (
     {"file_name": "0.png", "text": "named"},
     {"file_name": "b/1.JPG", "text": "named below"},
@@ -53,12 +56,13 @@ def trees(draw: st.DrawFn) -> list[tuple[str, str, Any]]:
         ),
         st.tuples(
             st.just("text"),
-            st.sampled_from(STEMS),
+            st.sampled_from((*STEMS, "0.png", "1.JPG")),
             st.sampled_from((".txt", ".caption", ".json", ".TXT")),
             st.sampled_from(TEXTS),
         ),
         st.tuples(st.just("jsonl"), st.sampled_from(("metadata", "x")), st.just(".jsonl"), rows),
         st.tuples(st.just("csv"), st.just("y"), st.just(".csv"), rows),
+        st.tuples(st.just("scores"), st.just("s"), st.just(".csv"), st.sampled_from(("path", "file", "text"))),
         st.tuples(
             st.just("parquet"), st.sampled_from(("0", "a")), st.just(".parquet"), st.tuples(rows, st.integers(0, 1))
         ),
@@ -86,6 +90,8 @@ def write(root: Path, tree: list[Any]) -> None:
             file.write_text("\n".join([*map(json.dumps, content), "{broken"][: len(content) + len(content) % 2]))
         elif kind == "csv":
             csv(file, content)
+        elif kind == "scores":
+            file.write_text(f"{content};score\n0.png;1\n")
         elif kind == "parquet":
             parquet(file, *content)
         else:

@@ -102,13 +102,15 @@ def row_numbers(shard: SourceShard) -> list[int] | None:
 
 
 def may_be_refused(shard: Path, root: Path, tree: list[Any]) -> bool:
-    """Return whether a shard is of a tar that is cut off, a table with two columns of captions, or a folder.
+    """Return whether a shard is of a tar that is cut off, a table with two columns of captions or none, or a folder.
 
     Of two files of one name the later one was written.
     """
     root = root.resolve()
     written = {root / folder / (stem + ending): (kind, content) for folder, (kind, stem, ending, content) in tree}
     kind, content = written.get(shard.resolve(), ("folder", None))
+    if kind in ("scores", "text"):
+        return content != "text"
     return (kind in ("parquet", "tar") and bool(content[1])) or (kind == "folder" and shard.is_dir())
 
 

@@ -218,9 +218,10 @@ def test_grey_numbers_that_are_no_brightness_are_refused(value: float) -> None:
     ("data", "message"),
     [
         (b"\0\0\0\x18ftypheic" + bytes(20), "a HEIC picture, which Pillow reads with the package pillow-heif"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "found a pointer of Git LFS: `git lfs pull` fetches it"),
         (b"\xff\n" + bytes(20), "a JPEG XL picture, which Pillow reads with the package pillow-jxl-plugin"),
     ],
 )
-def test_a_format_that_needs_another_package_names_it(data: bytes, message: str) -> None:
+def test_what_is_needed_for_a_picture_is_named(data: bytes, message: str) -> None:
     with pytest.raises(BadRow, match=message):
         load_image(data, 16)

@@ -139,3 +139,17 @@ def test_a_folder_of_pictures_is_unfinished_while_one_of_them_grows(
     monkeypatch.undo()
     (tmp_path / "whole" / "_temporary").mkdir()
     assert "a job is writing" in look(tmp_path)[1]["whole"]
+
+
+def test_data_in_a_linked_folder_change_too(tmp_path: Path) -> None:
+    """The listing follows such folders; a link that leads back is gone into once."""
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (data, elsewhere):
+        folder.mkdir()
+    (data / "part").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(data)
+    (elsewhere / "c.jsonl").write_text('{"text": "a"}')
+    before = signature(data)
+    assert signature(data) == before
+    (elsewhere / "c.jsonl").write_text('{"text": "a"}\n{"text": "b"}')
+    assert signature(data) != before

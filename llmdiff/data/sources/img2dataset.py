@@ -40,7 +40,7 @@ def is_list(table: DataPath) -> bool:
 def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
     """Give the rows whose status is no success: why their picture is not there, and their caption.
 
-    Nothing where there is no such file, or it is no list of img2dataset's. ValueError where it is damaged.
+    Nothing where there is no such file, or it is no list of img2dataset's; a row that says so where it is damaged.
     """
     if not _is_there(table):
         return
@@ -57,7 +57,8 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
     except ConnectionError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{table}: expected img2dataset's list, a Parquet file, found none: {error}") from error
+        damaged = BadRow("broken_metadata", f"{table.name}: expected img2dataset's list, a Parquet file: {error}")
+        yield damaged, damaged
 
 
 def why_failed(row: dict[str, Any]) -> BadRow | None:

@@ -34,6 +34,9 @@ EXPECTED = (
 )
 
 
+OTHER_TEXT = "a text file beside other data; name it itself to have its lines as captions"
+
+
 class Listing(NamedTuple):
     """What was found below a path; names are relative to it."""
 
@@ -63,8 +66,8 @@ class _Found:
 
     columns: Columns
     data: list[tuple[DataPath, str]] = field(default_factory=list)
-    texts: list[tuple[DataPath, str]] = field(default_factory=list)
-    """Text files in folders without pictures: captions where there is no other data."""
+    if_alone: list[tuple[DataPath, str, str]] = field(default_factory=list)
+    """Files that are data where there are no other, and why they are not read beside others."""
     passed_over: dict[str, str] = field(default_factory=dict)
     leftovers: Leftovers = field(default_factory=Leftovers)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
@@ -100,14 +103,13 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     found = _Found(columns)
     _walk(root, "", (), None, found)
     if found.data:
-        why = "a text file beside other data; name it itself to have its lines as captions"
-        found.passed_over |= {name: why for _, name in found.texts}
+        found.passed_over |= {name: why for _, name, why in found.if_alone}
     found.passed_over |= found.leftovers.lines()
-    files = sorted(found.data or found.texts, key=lambda item: item[1])
-    if not files and not may_be_empty:
-        passed_over = "".join(f"; {name}: {why}" for name, why in list(found.passed_over.items())[:3])
-        raise ValueError(f"{root}: expected {EXPECTED}, found none in it{passed_over}")
+    files = sorted(found.data or [(file, name) for file, name, _ in found.if_alone], key=lambda item: item[1])
     passed_over = {name: printable(why) for name, why in sorted(found.passed_over.items())}
+    if not files and not may_be_empty:
+        few = "".join(f"; {name}: {why}" for name, why in list(passed_over.items())[:3])
+        raise ValueError(f"{root}: expected {EXPECTED}, found none in it{few}")
     return Listing(files, passed_over, root, found.pictures)
 
 
@@ -233,7 +235,7 @@ def _add_files(
     if named_by is not None:
         found.leftovers.add(beside, f"{named_by.name} names the pictures; their captions are read there")
     found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
-    found.texts += [(file, here + printable(file.name)) for file in alone if kind_of(file)]
+    found.if_alone += [(file, here + printable(file.name), OTHER_TEXT) for file in alone if kind_of(file)]
     return named_by
 
 
@@ -264,8 +266,13 @@ def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[
         except ValueError as error:
             found.passed_over[name] = f"no table: {error}"
             continue
-        if any(isinstance(record, dict) for record in records):
-            tables.append((file, name, naming_in(file, records, found.columns)))
+        naming = naming_in(file, records, found.columns)
+        if naming.captions or naming.pictures:
+            tables.append((file, name, naming))
+        elif naming.columns:
+            found.if_alone.append(
+                (file, name, f"no table: expected captions in its columns: {', '.join(naming.columns)}")
+            )
         else:
             found.passed_over[name] = "no table: expected rows with captions, found none"
     return tables
