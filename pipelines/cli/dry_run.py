@@ -12,6 +12,7 @@ from tqdm import tqdm
 from llmdiff.data.buckets import Buckets
 from llmdiff.data.encode.preview import Preview, preview
 from llmdiff.data.encode.reading import cores
+from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard, expected_row_count, known_row_count, list_data, shards_of
 from llmdiff.data.sources.leftovers import unnamed_pictures
 from llmdiff.data.sources.streamed import Streamed
@@ -153,7 +154,7 @@ def plan_of(shard: SourceShard) -> ShardPlan:
             name=shard.name, rows=row_count(shard), pictures=shard.has_pictures, columns=shard.columns_read
         )
     except ValueError as error:
-        return ShardPlan(name=shard.name, unreadable=str(error))
+        return ShardPlan(name=shard.name, unreadable=printable(str(error)))
 
 
 def row_count(shard: SourceShard) -> int | None:
@@ -214,8 +215,8 @@ def shard_line(shard: ShardPlan) -> str:
         return f"{shard.name}: can't be read: {shard.unreadable}"
     rows = "uncounted" if shard.rows is None else f"{shard.rows:,}"
     parts = [f"{shard.name}: {rows} rows", "with pictures" if shard.pictures else "captions alone"]
-    parts += [f"from {', '.join(shard.columns)}"] * bool(shard.columns)
-    parts += [f"not read: {', '.join(shard.unread)}"] * bool(shard.unread)
+    parts += [f"from {printable(', '.join(shard.columns))}"] * bool(shard.columns)
+    parts += [f"not read: {printable(', '.join(shard.unread))}"] * bool(shard.unread)
     return ", ".join(parts)
 
 

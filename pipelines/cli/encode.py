@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmdiff.data.rejects import printable
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.console import print_json
@@ -113,7 +114,7 @@ def print_result(result: EncodeResult, store: str) -> None:
     for reason in result.unreadable.values():
         print(f"not read: {reason}", file=sys.stderr)
     for unread, count in Counter(shard.unread for shard in result.shards if shard.unread).items():
-        print(f"not read in {count} shards: {', '.join(unread)}", file=sys.stderr)
+        print(f"not read in {count} shards: {printable(', '.join(unread))}", file=sys.stderr)
     empty = [shard.source for shard in result.shards if not shard.rows and not shard.unread]
     if empty:
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard, expected_row_count
 
 
@@ -32,7 +33,7 @@ def found_lines(shards: Sequence[SourceShard], passed_over: dict[str, str], show
         f"caption, {rows[False]} captions alone"
     )
     lines += [f"not counted before they are read: rows of {uncounted} shards"] * bool(uncounted)
-    lines += [f"columns of {count} shards: {', '.join(names)}" for names, count in columns.items() if names]
+    lines += [f"columns of {count} shards: {printable(', '.join(names))}" for names, count in columns.items() if names]
     unread = list(passed_over.items())
     lines += [f"not read: {name}: {why}" for name, why in unread[:shown]]
     others = Counter(why for _, why in unread[shown:])

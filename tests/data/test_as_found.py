@@ -243,6 +243,14 @@ def test_a_column_that_names_pictures_is_read_where_it_is_named(tmp_path: Path) 
     assert rows_in(tmp_path, Columns(image="filename")) == (["a", "b"], {})
 
 
+def test_captions_of_another_ending_than_the_one_named_are_told(tmp_path: Path) -> None:
+    write(tmp_path, {**PAIRS, "0.caption": "of another"})
+    assert rows_in(tmp_path, Columns(captions=("txt",))) == (
+        ["a cat", "a dog"],
+        {"*.caption": "1 files: not of the captions that are named"},
+    )
+
+
 TAR = {
     "0.png": PNG[0],
     "0.png.txt": "a cat",

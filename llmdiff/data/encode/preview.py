@@ -13,7 +13,7 @@ from llmdiff.data.buckets import Buckets
 from llmdiff.data.encode.reading import BYTES_AT_ONCE, ROWS_AT_ONCE, bytes_of, cores
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.in_order import in_order
-from llmdiff.data.rejects import BadRow
+from llmdiff.data.rejects import BadRow, printable
 from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources import Row, SourceShard, Url
 
@@ -97,7 +97,7 @@ def _rows(shards: Iterable[SourceShard], found: Preview) -> Iterator[tuple[Sourc
                 yield shard, number, row
             found.unread[shard.name] = shard.unread
         except ValueError as error:
-            found.unreadable[shard.name] = str(error)
+            found.unreadable[shard.name] = printable(str(error))
 
 
 def _look(row: Row | BadRow, size: int, min_side: int, buckets: Buckets | None) -> str | BadRow | None:

@@ -119,6 +119,13 @@ class Columns:
             return BadRow("no_caption", f"expected text in {known}, found {found or 'nothing'}")
         return self.caption_of([value for _, value in values])
 
+    def read_beside(self, names: Sequence[str]) -> list[str]:
+        """Return those files of a picture, texts before JSON, that its caption is looked for in."""
+        if not self.captions:
+            return list(names[:1])
+        chosen = {name.lower().removeprefix(".") for name in self.captions}
+        return [name for name in names if not is_text(name) or name.lower().rpartition(".")[2] in chosen]
+
     def check_beside(self, folder: object, names: Sequence[str]) -> None:
         """Raise ColumnError where nothing is named, and a picture has two files of text."""
         if not self.captions:

@@ -34,6 +34,7 @@ EXPECTED = (
 )
 
 
+BEATEN = "another caption of the same name goes before"
 OTHER_TEXT = "a text file beside other data; name it itself to have its lines as captions"
 
 
@@ -225,10 +226,11 @@ def _add_files(
         named_by = None
     if pictures and named_by is None:
         found.data.append((folder, here.removesuffix("/") or "."))
-        several = bool(found.columns.captions)
-        used = {name for _, of in samples_of(file.name for file in files) for name in (of if several else of[:1])}
-        beaten = [file for file in (*alone, *beside) if file.name not in used]
-        found.leftovers.add(beaten, "another caption of the same name goes before")
+        samples = samples_of(file.name for file in files)
+        used = {name for picture, of in samples for name in (found.columns.read_beside(of) if picture else of[:1])}
+        others = [file for file in (*alone, *beside) if file.name not in used]
+        beaten = "not of the captions that are named" if found.columns.captions else BEATEN
+        found.leftovers.add(others, beaten)
         return None
     if pictures:
         found.pictures[folder] = pictures
