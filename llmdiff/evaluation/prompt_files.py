@@ -80,7 +80,8 @@ def _file(file: Path) -> Iterator[Line]:
     for row, record in enumerate(records):
         if isinstance(record, BadRow):
             raise ValueError(f"{file}: row {row} (from 0): {record.detail}")
-        yield Line(_text(record.get(str(texts)), f"{file}: row {row} (from 0)"), _category(record, categories))
+        where = f"{file}: row {row} (from 0)"
+        yield Line(_text(record.get(str(texts)), where), _category(record, categories, where))
 
 
 def _text(value: Any, where: str) -> str:
@@ -89,6 +90,8 @@ def _text(value: Any, where: str) -> str:
     return value.strip()
 
 
-def _category(record: dict[str, Any], name: str | None) -> str:
+def _category(record: dict[str, Any], name: str | None, where: str) -> str:
     value = record.get(name) if name is not None else None
+    if isinstance(value, BadRow):
+        raise ValueError(f"{where}: {value.detail}")
     return "" if value is None else str(value).strip()

@@ -277,9 +277,8 @@ def test_files_whose_names_are_no_utf8_are_read(tmp_path: Path) -> None:
     for i, ending in enumerate(("parquet", "arrow", "csv", "json", "tar", "jsonl.gz")):
         content = {"csv": "text\na", "json": '[{"text": "a"}]', "tar": {"1.png": PNG[0], "1.txt": "a"}}
         content |= {"parquet": pa.table({"text": ["a"]}), "arrow": pa.table({"text": ["a"]})}
-        name = os.fsdecode(bytes([250 + i]))
         write(tmp_path, {f"x.{ending}": content.get(ending, gzip.compress(b'{"text": "a"}'))})
-        (tmp_path / f"x.{ending}").rename(tmp_path / f"{name}.{ending}")
+        (tmp_path / f"x.{ending}").rename(tmp_path / f"{os.fsdecode(bytes([250 + i]))}.{ending}")
     write(tmp_path, {os.fsdecode(b"\xfe.parquet"): b""})
     found, lines = rows_in(tmp_path)
     assert (found.count("a"), len(found)) == (6, 7)
@@ -287,7 +286,6 @@ def test_files_whose_names_are_no_utf8_are_read(tmp_path: Path) -> None:
 
 
 def test_what_may_not_be_read_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder beside img2dataset's list."""
     write(tmp_path, {"0/1.png": PNG[0], "0.parquet": downloads("failed"), "a.csv": "text\na\n"})
     scandir = os.scandir
 
@@ -300,13 +298,3 @@ def test_what_may_not_be_read_costs_nothing_else(tmp_path: Path, monkeypatch: py
     found, lines = rows_in(tmp_path)
     assert (found, lines["0/"]) == (["a"], "cannot be read: Permission denied")
     assert "the list that img2dataset left with 0/" in lines["0.parquet"]
-
-
-def test_a_picture_of_a_path_alone_is_part_of_the_content(tmp_path: Path) -> None:
-    kind = pa.struct([("path", pa.string())])
-    write(tmp_path, {**PICTURES, "a.parquet": pa.table({"image": pa.array([{"path": "0.png"}], kind), "text": ["a"]})})
-    (before,) = shards_of(list_data(tmp_path).files)
-    assert before.content_hash
-    (tmp_path / "0.png").write_bytes(PNG[2])
-    (after,) = shards_of(list_data(tmp_path).files)
-    assert after.content_hash != before.content_hash

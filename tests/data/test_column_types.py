@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.sources import open_source
+from tests.data.pictures import encoded, picture
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,14 @@ def test_a_column_twice_is_refused_by_name(tmp_path: Path) -> None:
     (shard,) = open_source(tmp_path)
     with pytest.raises(ValueError, match=r"a\.parquet: expected one column named text, found 2"):
         list(shard.rows())
+
+
+def test_a_picture_of_a_path_alone_is_part_of_the_content(tmp_path: Path) -> None:
+    struct = pa.array([{"path": "0.png"}], pa.struct([("path", pa.string())]))
+    pq.write_table(pa.table({"image": struct, "text": ["a"]}), tmp_path / "a.parquet")
+    hashes = set()
+    for seed in range(2):
+        (tmp_path / "0.png").write_bytes(encoded(picture(seed=seed)))
+        (shard,) = open_source(tmp_path)
+        hashes.add(shard.content_hash)
+    assert len(hashes) == 2

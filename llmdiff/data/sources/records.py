@@ -6,7 +6,6 @@ import codecs
 import csv
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -15,8 +14,9 @@ import pyarrow as pa
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
+from llmdiff.data.sources.json_cells import cells_of, json_record, loads
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
-from llmdiff.data.sources.limits import MAX_BYTES, check_text
+from llmdiff.data.sources.limits import MAX_BYTES
 from llmdiff.data.sources.opening import arrow_source, size_of
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
 
@@ -110,7 +110,7 @@ def _read_json(file: DataPath) -> Iterator[Record]:
     """A list of rows, rows by the names of their pictures, or a row a line, as many name such a file."""
     data = _read(file)
     try:
-        found = _loads(text(data))
+        found = loads(text(data))
     except (BadRow, ValueError, RecursionError) as error:
         if (
             isinstance(error, json.JSONDecodeError)
@@ -137,14 +137,14 @@ def _may_be_captions(value: Any) -> bool:
 def _lowered(item: Any) -> Record:
     if not isinstance(item, dict):
         return BadRow("broken_metadata", f"expected a JSON object, found {item!r:.80}")
-    return _cells(item.items())
+    return cells_of(item.items())
 
 
 def _by_name(name: str, value: Any) -> Record:
     """A row that lies under its picture's name: captions, or a mapping that holds one, or tags in its place."""
     if not isinstance(value, dict):
         return {"file_name": name, "caption": value}
-    cells = _cells(value.items())
+    cells = cells_of(value.items())
     if column(cells, CAPTION_COLUMNS) is None and isinstance(cells.get("tags"), str):
         cells["caption"] = cells.pop("tags")
     return {**cells, "file_name": name}
@@ -191,39 +191,6 @@ def _from_json(line: bytes) -> Record:
         return bad
 
 
-def json_record(data: bytes) -> dict[str, Any]:
-    """A JSON object by lower-case names; BadRow where it is none."""
-    check_text(data)
-    try:
-        record = _loads(text(data))
-    except BadRow:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise BadRow("broken_metadata", f"expected a JSON object, found {data!r:.80}: {error}") from error
-    if not isinstance(record, dict):
-        raise BadRow("broken_metadata", f"expected a JSON object, found {data!r:.80}")
-    return _cells(record.items())
-
-
-def _loads(data: str) -> Any:
-    return json.loads(data, object_pairs_hook=_once)
-
-
-def _cells(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A row's cells by their columns' names in lower case."""
-    return _once([(name.strip().lower(), value) for name, value in pairs])
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Values by name; in the place of two of one name stands that there are two, for neither goes before the other."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = (name for name, count in counts.items() if count > 1)
-        found |= {name: BadRow("broken_metadata", f"expected one value named {name}, found several") for name in twice}
-    return found
-
-
 def _from_line(line: bytes) -> Record:
     try:
         return {"caption": text(line).strip()}
@@ -237,7 +204,7 @@ def _from_csv(header: list[str], values: list[str]) -> Record:
         return BadRow("broken_metadata", wrong)
     padded = [*values, *[None] * (len(header) - len(values))]
     try:
-        return _cells((name, _cell(value)) for name, value in zip(header, padded, strict=False))
+        return cells_of((name, _cell(value)) for name, value in zip(header, padded, strict=False))
     except BadRow as bad:
         return bad
 

@@ -16,8 +16,9 @@ from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
+from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
-from llmdiff.data.sources.records import as_utf8, json_record
+from llmdiff.data.sources.records import as_utf8
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD

@@ -17,10 +17,11 @@ from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
 from llmdiff.data.sources.img2dataset import failed_rows
+from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
 from llmdiff.data.sources.limits import MAX_BYTES, MAX_TEXT_BYTES, check_size
 from llmdiff.data.sources.opening import arrow_source
-from llmdiff.data.sources.records import as_utf8, json_record
+from llmdiff.data.sources.records import as_utf8
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
 from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
