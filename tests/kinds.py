@@ -95,10 +95,14 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
 
-def longest_first(item: pytest.Item) -> tuple[int, int]:
-    """Order tests so that all workers end together: long groups, services, processes, at last what takes no time."""
-    name = group_of(item) or item.path.stem
-    return LONGEST.index(name) if name in LONGEST else len(LONGEST), -KINDS.index(kind_of(item))
+def longest_first(item: pytest.Item) -> tuple[int, int, str]:
+    """Order tests so that all workers end together: long groups, services, processes, at last what takes no time.
+
+    A group's tests follow one another in one process, too, for its servers end with the last of them.
+    """
+    group = group_of(item)
+    name = group or item.path.stem
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST), -KINDS.index(kind_of(item)), group or ""
 
 
 @contextmanager
