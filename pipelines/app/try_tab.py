@@ -33,16 +33,23 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
         with gr.Column(scale=2, min_width=300):
             fields = DrawFields.build()
             with gr.Row():
-                draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                strip = gr.Button("Strip of scales", elem_id="strip")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                draw = gr.Button("Draw", variant="primary", scale=2, min_width=70, elem_id="draw")
+                strip = gr.Button("Strip of scales", scale=3, min_width=180, elem_id="strip")
+                stop = gr.Button("Stop", variant="stop", scale=2, min_width=70, elem_id="stop")
         with gr.Column(scale=4):
             with gr.Row():
                 base = gr.Image(label="Base", height=400, elem_id="base", **PICTURE)
                 adapted = gr.Image(label="Adapter", height=400, elem_id="adapted", **PICTURE)
-            grid = gr.Gallery(label="All prompts: base, adapter", columns=2, format="png", visible=False)
+            grid = gr.Gallery(
+                label="All prompts: base, adapter",
+                height="auto",
+                columns=4,
+                format="png",
+                visible=False,
+                elem_id="grid",
+            )
             scales = gr.Gallery(
-                label="Adapter scale", height=190, columns=len(STRIP), format="png", visible=False, elem_id="scales"
+                label="Adapter scale", height="auto", columns=len(STRIP), format="png", visible=False, elem_id="scales"
             )
             history = gr.Gallery(
                 label="History: click one to see it again",

@@ -11,6 +11,8 @@ from pipelines.app.models import Models
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.try_tab import MODELS, PICTURE, PROGRESS, reporter
 
+MAPS: dict[str, Any] = {"columns": 4, "height": "auto", "format": "png", "object_fit": "contain"}
+
 
 def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawFields) -> None:
     """Make the tab in the block that is open."""
@@ -24,8 +26,8 @@ def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawField
         heat = gr.Image(label="Scores, token by block", height=360, elem_id="heat", **PICTURE)
         picture = gr.Image(label="Picture", height=360, elem_id="reason", **PICTURE)
     with gr.Row():
-        new = gr.Gallery(label="New path", columns=4, format="png", elem_id="new-path", object_fit="contain")
-        original = gr.Gallery(label="Original path", columns=4, format="png", object_fit="contain")
+        new = gr.Gallery(label="New path", elem_id="new-path", **MAPS)
+        original = gr.Gallery(label="Original path", elem_id="original-path", **MAPS)
 
     @shown
     def on_show(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:

@@ -91,7 +91,7 @@ def test_reasons_have_a_map_for_each_token_of_both_paths(at_demo: Path) -> None:
 
 def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     store = EncodingStore.open(at_demo / "demo" / "store")
-    (fingerprint,) = store_view.fingerprints(store)
+    (fingerprint,) = store_view.encoders(store)
     every = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()
     assert len(every) == 21
     assert [row["row"] for row in every if row["source"].startswith("shapes")] == list(range(20))
@@ -116,7 +116,7 @@ def test_the_nearest_caption_to_one_that_is_stored_is_itself(at_demo: Path) -> N
     import torch
 
     store = EncodingStore.open(at_demo / "demo" / "store")
-    (fingerprint,) = store_view.fingerprints(store)
+    (fingerprint,) = store_view.encoders(store)
     row = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()[3]
     encoding = torch.from_numpy(store.encoding(fingerprint, row["caption_hash"])).view(torch.bfloat16)
     found = store_view.nearest(store, fingerprint, encoding, count=3)
