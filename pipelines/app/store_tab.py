@@ -39,7 +39,7 @@ def samples_tab(models: Models, chosen: ModelFields, store: gr.Dropdown) -> None
     """Make the tab of samples, which are searched by the words of their captions and shown a page at a time."""
     with gr.Row():
         words = gr.Textbox(label="Words of the caption", placeholder="all captions", scale=2, elem_id="words")
-        encoder = gr.Dropdown(label="Encoder", allow_custom_value=True, scale=2)
+        encoder = gr.Dropdown(label="Encoder", allow_custom_value=True, scale=2, min_width=260)
         page = gr.Number(1, label="Page", precision=0, minimum=1, min_width=80)
         look = gr.Button("Search", variant="primary", min_width=120, elem_classes="beside", elem_id="look")
     count = gr.Textbox(label="Found", interactive=False, elem_id="found")

@@ -33,10 +33,11 @@ def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawField
     def on_show(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
         from pipelines.app.why import reasons
 
-        found = reasons(models, request_of(values), reporter(progress), stops.begin(request.session_hash))
+        stop = stops.begin(request.session_hash)
+        found = reasons(models, request_of(values), reporter(progress), stop)
         return [found.heat_map, found.picture, found.new, found.original]
 
-    show.click(
+    show.click(stops.on_ask, queue=False, api_name=False).then(
         on_show,
         [*chosen.all, *fields.all],
         [heat, picture, new, original],

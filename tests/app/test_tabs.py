@@ -61,6 +61,11 @@ def test_a_stop_is_of_its_session_alone() -> None:
     mine, theirs = stops.begin("mine"), stops.begin("theirs")
     stops.stop("mine")
     assert (mine.is_set(), theirs.is_set(), stops.begin("mine").is_set()) == (True, False, False)
+    for session in ("mine", "theirs"):
+        stops.ask(session)
+    stops.stop("mine")  # while it waits for the models
+    stops.ask("mine")
+    assert [stops.begin(session).is_set() for session in ("mine", "mine", "theirs")] == [True, False, False]
 
 
 def test_choices_are_what_the_demonstration_left(at_demo: Path) -> None:
