@@ -92,7 +92,7 @@ bench-check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "site/index.html"
+	@echo "site/index.html; with search: python -m http.server -d site"
 
 # The pins of constraints.txt resolve for these three (.ci/resolve), so nothing else is tried in silence.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 COLOURS = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]  # dark to bright
 CELL, MARGIN, LABEL = 18, 12, 96  # pixels
+LETTER = 6
+"""Pixels that a letter takes at most on average."""
+SPACES = "\u0120\u2581"
+"""How tokens of GPT-2's and of SentencePiece's kind have the space before a word."""
 
 
 class Outlier(NamedTuple):
@@ -132,20 +137,29 @@ def draw_heat_map(inspection: Inspection) -> Image:
     panels = inspection.norms
     blocks, tokens = len(inspection.outliers), len(inspection.tokens)
     panel_width = max(blocks * CELL, 6 * CELL)
-    size = (LABEL + len(panels) * (panel_width + MARGIN) + MARGIN, 5 * MARGIN + tokens * CELL)
-    image = Image.new("RGB", size, "white")
+    width = LABEL + len(panels) * (panel_width + MARGIN) + MARGIN
+    caption = [printable(line) for line in textwrap.wrap(inspection.caption, (width - MARGIN) // LETTER)]
+    top = (2 + max(1, len(caption))) * MARGIN  # of the cells
+    image = Image.new("RGB", (width, top + tokens * CELL + 2 * MARGIN), "white")
     canvas = ImageDraw.Draw(image)
     scaled = log_scale(torch.stack(list(panels.values())))
-    canvas.text((MARGIN // 2, MARGIN // 2), inspection.caption, fill="black")
+    for i, line in enumerate(caption):
+        canvas.text((MARGIN // 2, MARGIN // 2 + i * MARGIN), line, fill="black")
     for d, token in enumerate(inspection.tokens):
-        printable = token.encode("ascii", "replace").decode().replace("?", ".")
-        canvas.text((MARGIN // 2, 3 * MARGIN + d * CELL + 3), printable[:14], fill="black")
+        canvas.text((MARGIN // 2, top + d * CELL + 3), printable(token)[:14], fill="black")
     for i, (title, _) in enumerate(panels.items()):
         left = LABEL + i * (panel_width + MARGIN)
-        canvas.text((left, 2 * MARGIN - 2), title, fill="black")
-        _draw_panel(canvas, scaled[i], left, 3 * MARGIN)
-    canvas.text((LABEL, 3 * MARGIN + tokens * CELL + 3), "block 0 at the left; brighter is larger (log)", fill="black")
+        canvas.text((left, top - MARGIN - 2), title, fill="black")
+        _draw_panel(canvas, scaled[i], left, top)
+    canvas.text((LABEL, top + tokens * CELL + 3), "block 0 at the left; brighter is larger (log)", fill="black")
     return image
+
+
+def printable(text: str) -> str:
+    """Return text in the letters that every font of Pillow has; the space that a token begins with is a dot."""
+    for space in SPACES:
+        text = text.replace(space, "\u00b7")
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def log_scale(values: Tensor) -> Tensor:

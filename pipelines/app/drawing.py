@@ -57,7 +57,7 @@ def draw_columns(
         request: the prompts, the first one's seed, and the settings; its `scale` is not read.
         columns: a scale of the adapter each, or `BASE`.
         show: called at each step of a batch of prompts.
-        stop: set by another thread, it ends the drawing at the next step.
+        stop: set by another thread, it ends the drawing at the next step; one that is set already, before the first.
 
     Raises:
         StoppedError: it was stopped.
@@ -67,6 +67,8 @@ def draw_columns(
 
     if not request.prompts or not all(prompt.strip() for prompt in request.prompts):
         raise ValueError("prompts: expected at least one, found none")
+    if stop is not None and stop.is_set():
+        raise StoppedError
     source = resolve_adapter.fn(request.adapter, request.llm, request.diffusion)
     batches = -(-len(request.prompts) // request.batch)
     steps = Steps(len(columns) * batches * request.steps, show, stop or threading.Event())

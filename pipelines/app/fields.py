@@ -30,7 +30,7 @@ class ModelFields:
     def build(cls) -> ModelFields:
         """Make them in the block that is open."""
         with gr.Row():
-            adapter = gr.Dropdown(label="Adapter", allow_custom_value=True, scale=3, elem_id="adapter")
+            adapter = gr.Dropdown(label="Adapter", allow_custom_value=True, scale=3, min_width=320, elem_id="adapter")
             llm = gr.Dropdown(label="LLM", allow_custom_value=True, scale=2)
             diffusion = gr.Dropdown(label="Base model", allow_custom_value=True, scale=2)
         return cls(adapter=adapter, llm=llm, diffusion=diffusion)

@@ -33,8 +33,8 @@ def build_page(request: AppRequest) -> gr.Blocks:
             why_tab(models, stops, chosen, fields)
         with gr.Tab("The store"):
             store = store_tab(models, chosen)
-        with gr.Tab("A run"):
-            run_tab(models)
+        with gr.Tab("A run") as run:
+            run_tab(models, run)
 
         @shown
         def on_load() -> list[Any]:
@@ -49,8 +49,16 @@ def build_page(request: AppRequest) -> gr.Blocks:
 
 CSS = """
 #base img, #adapted img, #reason img {width: 100%; height: 100%; object-fit: contain; image-rendering: auto}
+.grid-wrap {min-height: 0; max-height: none; padding-top: 2rem}
 #history .grid-wrap {max-height: 160px}
+#heat .image-container {padding-top: 2rem}
+.caption-label {max-width: 96%}
+.beside {align-self: flex-end}
+@media (max-width: 640px) {
+  .grid-container {grid-template-columns: repeat(auto-fill, minmax(130px, 1fr))}
+}
 """
+"""Labels stand over no picture, galleries show all that they hold, and a narrow page has fewer pictures in a row."""
 
 
 def theme() -> Any:

@@ -68,7 +68,11 @@ def weights(run_id: str) -> Figure | None:
     for key, value in client().get_run(run_id).data.metrics.items():
         if found := re.fullmatch(r"weights\.(.+)\.(original|new)", key):
             layers.setdefault(found[1], {"layer": found[1]})[found[2]] = value
-    return weights_plot([{"weights": sorted(layers.values(), key=place)}]) if layers else None
+    if not layers:
+        return None
+    figure = weights_plot([{"weights": sorted(layers.values(), key=place)}])
+    figure.axes[0].set_title("Weights of both paths by layer", fontsize=10)
+    return figure
 
 
 def place(row: dict[str, Any]) -> tuple[int, list[int]]:

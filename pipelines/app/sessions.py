@@ -15,20 +15,34 @@ from pipelines.runtime.error_line import error_line
 
 
 class Stops:
-    """A flag for the drawing of each session."""
+    """A flag for each drawing of a session: the one at work, and those that wait for the models."""
 
     def __init__(self) -> None:
-        self._flags: dict[str, threading.Event] = {}
+        self._at_work: dict[str, threading.Event] = {}
+        self._waiting: dict[str, list[threading.Event]] = {}
+
+    def ask(self, session: str | None) -> None:
+        """Note that a session asked for a drawing, which waits until it begins."""
+        self._waiting.setdefault(session or "", []).append(threading.Event())
 
     def begin(self, session: str | None) -> threading.Event:
-        """Return the flag of a drawing that begins; `stop` of its session sets it."""
-        flag = self._flags[session or ""] = threading.Event()
-        return flag
+        """Return the flag of a drawing that begins, the first of those asked for; `stop` of its session sets it."""
+        first, *others = self._waiting.pop(session or "", None) or [threading.Event()]
+        if others:
+            self._waiting[session or ""] = others
+        self._at_work[session or ""] = first
+        return first
 
     def stop(self, session: str | None) -> None:
-        """Stop what a session draws, if it draws."""
-        if (flag := self._flags.get(session or "")) is not None:
-            flag.set()
+        """Stop what a session draws, and what it waits for."""
+        if (at_work := self._at_work.get(session or "")) is not None:
+            at_work.set()
+        for waiting in self._waiting.get(session or "", []):
+            waiting.set()
+
+    def on_ask(self, request: gr.Request) -> None:
+        """Note that the session of a request asked for a drawing."""
+        self.ask(request.session_hash)
 
     def on_stop(self, request: gr.Request) -> None:
         """Stop what the session of a request draws."""
@@ -37,7 +51,7 @@ class Stops:
     def on_close(self, request: gr.Request) -> None:
         """Stop what a session draws whose page was closed."""
         self.stop(request.session_hash)
-        self._flags.pop(request.session_hash or "", None)
+        self._at_work.pop(request.session_hash or "", None)
 
 
 def shown(action: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,10 @@ from pipelines.app.try_tab import MODELS, PICTURE
 if TYPE_CHECKING:
     from llmdiff.adapter.config import AdapterConfig
 
-SOURCE_HEADERS = ["source", "samples", "captions", "tokens", "latents", "rejects", "bytes"]
+GALLERY: dict[str, Any] = {"columns": 6, "height": "auto", "format": "png"}
+SAMPLE_HEADERS = ["caption", "source", "row", "tokens", "size and cut"]
+REJECT_HEADERS = ["source", "row", "reason", "detail", "source hash", "encoder"]
+SOURCE_HEADERS = ["source", "samples", "captions", "tokens", "latents", "rejects", "MB"]
 Found = list[dict[str, Any]]
 
 
@@ -22,55 +25,65 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
     """Make the tab in the block that is open; return the field of the store."""
     store = gr.Dropdown(label="Store", info="Folder or s3:// address", allow_custom_value=True, elem_id="store")
     with gr.Tab("Samples"):
-        with gr.Row():
-            words = gr.Textbox(label="Words of the caption", elem_id="words")
-            fingerprint = gr.Dropdown(label="Encoder", allow_custom_value=True, scale=2)
-            number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=80)
-            look = gr.Button("Look", variant="primary", elem_id="look")
-        count = gr.Textbox(label="Found", interactive=False, elem_id="found")
-        samples = gr.Gallery(label="Samples, decoded from their latents", columns=6, format="png", elem_id="samples")
-        table = gr.Dataframe(
-            headers=["caption", "source", "row", "tokens", "crop"],
-            column_widths=["46%", "26%", "8%", "8%", "12%"],
-            max_height=300,
-            wrap=True,
-            interactive=False,
-            elem_id="sample-table",
-        )
+        samples_tab(models, chosen, store)
     with gr.Tab("Nearest captions"):
-        with gr.Row():
-            prompt = gr.Textbox(label="Prompt", elem_id="near-prompt")
-            near = gr.Button("Find", variant="primary", elem_id="near")
-        neighbours = gr.Gallery(label="Nearest by encoding, with cosine", columns=6, format="png", elem_id="neighbours")
-    with gr.Tab("Rejects"):
-        list_them = gr.Button("List", elem_id="list-rejects")
-        with gr.Row():
-            rejects = gr.Dataframe(
-                headers=["source", "row", "reason", "detail", "source hash", "encoder"],
-                interactive=False,
-                wrap=True,
-                elem_id="rejects",
-            )
-            refused = gr.Image(label="The row's picture: click a row", **PICTURE)
-    with gr.Tab("Sources"):
-        count_them = gr.Button("Count", elem_id="count-sources")
-        sources = gr.Dataframe(headers=SOURCE_HEADERS, interactive=False, elem_id="sources")
+        nearest_tab(models, chosen, store)
+    with gr.Tab("Rejects") as rejects:
+        rejects_tab(store, rejects)
+    with gr.Tab("Sources") as sources:
+        sources_tab(store, sources)
+    return store
+
+
+def samples_tab(models: Models, chosen: ModelFields, store: gr.Dropdown) -> None:
+    """Make the tab of samples, which are searched by the words of their captions and shown a page at a time."""
+    with gr.Row():
+        words = gr.Textbox(label="Words of the caption", placeholder="all captions", scale=2, elem_id="words")
+        encoder = gr.Dropdown(label="Encoder", allow_custom_value=True, scale=2, min_width=260)
+        page = gr.Number(1, label="Page", precision=0, minimum=1, min_width=80)
+        look = gr.Button("Search", variant="primary", min_width=120, elem_classes="beside", elem_id="look")
+    count = gr.Textbox(label="Found", interactive=False, elem_id="found")
+    gallery = gr.Gallery(label="Samples, decoded from their latents", elem_id="samples", **GALLERY)
+    table = gr.Dataframe(
+        headers=SAMPLE_HEADERS,
+        column_widths=["44%", "24%", "70px", "80px", "235px"],
+        max_height=300,
+        wrap=True,
+        interactive=False,
+        elem_id="sample-table",
+    )
 
     @shown
-    def on_look(path: str, text: str, encoder: str, page: int, adapter: str, diffusion: str) -> list[Any]:
-        from pipelines.app.store_view import PAGE, find_samples, fingerprints
+    def on_look(path: str, text: str, wanted: str, number: int, adapter: str, diffusion: str) -> list[Any]:
+        from pipelines.app.store_view import PAGE, cut, encoders, find_samples
 
         opened = open_store(path)
-        known = fingerprints(opened)
-        if encoder not in known:
-            encoder = next((name for name in [encoder_of(adapter), *known] if name in known), "")
-        found = find_samples(opened.snapshot(), text or "", encoder)
-        first = PAGE * (max(1, page or 1) - 1)
+        known = encoders(opened)
+        if wanted not in known:
+            wanted = next((name for name in [encoder_of(adapter), *known] if name in known), "")
+        found = find_samples(opened.snapshot(), text or "", wanted)
+        first = PAGE * (max(1, number or 1) - 1)
         rows = found.slice(first, PAGE).to_pylist()
         said = f"{len(found)} samples of version {opened.version}; shown: {first + bool(rows)} to {first + len(rows)}"
-        listed = [[row["caption"], row["source"], row["row"], row["token_count"], str(row["crop"])] for row in rows]
+        listed = [[row["caption"], row["source"], row["row"], row["token_count"], cut(row)] for row in rows]
         drawn = pictures(models, opened, rows, adapter, diffusion)
-        return [drawn, listed, said, gr.update(choices=known, value=encoder)]
+        return [drawn, listed, said, gr.update(choices=[(label, name) for name, label in known.items()], value=wanted)]
+
+    gr.on(
+        [look.click, words.submit, page.submit],
+        on_look,
+        [store, words, encoder, page, chosen.adapter, chosen.diffusion],
+        [gallery, table, count, encoder],
+        api_name=False,
+    )
+
+
+def nearest_tab(models: Models, chosen: ModelFields, store: gr.Dropdown) -> None:
+    """Make the tab of the captions whose encodings are nearest to a prompt's."""
+    with gr.Row():
+        prompt = gr.Textbox(label="Prompt", scale=5, elem_id="near-prompt")
+        near = gr.Button("Find", variant="primary", min_width=120, elem_classes="beside", elem_id="near")
+    neighbours = gr.Gallery(label="Nearest by encoding, with cosine", elem_id="neighbours", **GALLERY)
 
     @shown
     def on_near(path: str, text: str, adapter: str, llm: str, diffusion: str) -> Any:
@@ -90,29 +103,6 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
         labels = [f"{cosine:.3f} " for cosine, _ in found]
         return pictures(models, opened, [row for _, row in found], adapter, diffusion, labels)
 
-    @shown
-    def on_rejects(path: str) -> Any:
-        from pipelines.app.rejected import list_rejects
-
-        return list_rejects(open_store(path))
-
-    @shown
-    def on_reject(path: str, event: gr.SelectData) -> Any:
-        from pipelines.app.rejected import rejected_picture
-
-        _, row, _, _, source_hash, encoder = event.row_value
-        return rejected_picture(open_store(path), str(source_hash), int(row), str(encoder))
-
-    @shown
-    def on_sources(path: str) -> Any:
-        from pipelines.app.store_view import sources as counted
-
-        return counted(open_store(path))
-
-    inputs = [store, words, fingerprint, number, chosen.adapter, chosen.diffusion]
-    gr.on(
-        [look.click, words.submit, number.submit], on_look, inputs, [samples, table, count, fingerprint], api_name=False
-    )
     gr.on(
         [near.click, prompt.submit],
         on_near,
@@ -122,10 +112,60 @@ def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
         concurrency_limit=1,
         api_name=False,
     )
-    list_them.click(on_rejects, store, rejects, api_name=False)
-    rejects.select(on_reject, store, refused, api_name=False)
-    count_them.click(on_sources, store, sources, api_name=False)
-    return store
+
+
+def rejects_tab(store: gr.Dropdown, tab: gr.Tab) -> None:
+    """Make the tab of the refused rows, which are listed when it is opened."""
+    with gr.Row():
+        count = gr.Textbox(label="Found", interactive=False, scale=5)
+        again = gr.Button("List again", min_width=120, elem_classes="beside", elem_id="list-rejects")
+    with gr.Row():
+        rejects = gr.Dataframe(
+            headers=REJECT_HEADERS,
+            column_widths=["22%", "70px", "150px", "32%", "110px", "110px"],
+            interactive=False,
+            wrap=True,
+            scale=3,
+            elem_id="rejects",
+        )
+        picture = gr.Image(label="The row's picture: click a row", scale=1, **PICTURE)
+
+    @shown
+    def on_list(path: str) -> list[Any]:
+        from pipelines.app.rejected import SHOWN_REJECTS, list_rejects
+
+        store = open_store(path)
+        listed = list_rejects(store)
+        known = len(listed) if len(listed) < SHOWN_REJECTS else store.rejects().num_rows
+        return [listed, f"{known} refused rows; shown: {len(listed)}"]
+
+    @shown
+    def on_row(path: str, event: gr.SelectData) -> Any:
+        from pipelines.app.rejected import rejected_picture
+
+        _, row, _, _, source_hash, encoder = event.row_value
+        return rejected_picture(open_store(path), str(source_hash), int(row), str(encoder))
+
+    gr.on([again.click, tab.select], on_list, store, [rejects, count], api_name=False)
+    rejects.select(on_row, store, picture, api_name=False)
+
+
+def sources_tab(store: gr.Dropdown, tab: gr.Tab) -> None:
+    """Make the tab of the sources, which are counted when it is opened."""
+    with gr.Row():
+        count = gr.Textbox(label="Found", interactive=False, scale=5)
+        again = gr.Button("Count again", min_width=120, elem_classes="beside", elem_id="count-sources")
+    sources = gr.Dataframe(headers=SOURCE_HEADERS, interactive=False, wrap=True, elem_id="sources")
+
+    @shown
+    def on_count(path: str) -> list[Any]:
+        from pipelines.app.store_view import sources as counted
+
+        found = counted(open_store(path))
+        samples = sum(row[1] for row in found)
+        return [[[*row, round(size / 1e6, 2)] for *row, size in found], f"{len(found)} sources, {samples} samples"]
+
+    gr.on([again.click, tab.select], on_count, store, [sources, count], api_name=False)
 
 
 def open_store(path: str | None) -> Any:

@@ -61,10 +61,17 @@ def read_latent(store: EncodingStore, row: dict[str, Any]) -> torch.Tensor:
 
 
 def describe_sample(row: dict[str, Any]) -> str:
-    """Return a sample's caption, and below it where it is from, its crop and its length."""
-    crop = row["crop"]
-    kept = "" if crop is None else f" · {crop[0]}x{crop[1]} pixels, cut at {crop[2]},{crop[3]}"
-    return f"{row['caption']}\n{row['source']} row {row['row']} · {row['token_count']} tokens{kept}"
+    """Return a sample's caption, and below it where it is from, its length and its crop."""
+    facts = [f"{row['source']} row {row['row']}", f"{row['token_count']} tokens", cut(row)]
+    return f"{row['caption']}\n{' · '.join(filter(None, facts))}"
+
+
+def cut(row: dict[str, Any]) -> str:
+    """Return a sample's size in the data and where its latent was cut from it; empty for a caption alone."""
+    if (crop := row["crop"]) is None:
+        return ""
+    width, height, left, top = crop
+    return f"{width}x{height} pixels, cut at {left},{top}"
 
 
 def sources(store: EncodingStore) -> list[list[Any]]:
@@ -127,10 +134,21 @@ def mean_of(encoding: torch.Tensor) -> torch.Tensor:
     return encoding.float().mean(-2).flatten()
 
 
-def fingerprints(store: EncodingStore) -> list[str]:
-    """Return the encoders that samples have, the one of most samples first."""
+def encoders(store: EncodingStore) -> dict[str, str]:
+    """Return the fingerprints of the encoders that samples have, the one of most samples first, and what to call each.
+
+    That is its model and the first signs of its fingerprint.
+    """
     counts = _counts(store.snapshot().read(["fingerprint"], pc.field("source").is_valid())["fingerprint"])
-    return sorted(counts, key=lambda name: -counts[name])
+    known = store.fingerprints()
+    return {name: f"{model_of(known[name])} · {name[:8]}" for name in sorted(counts, key=lambda name: -counts[name])}
+
+
+def model_of(description: dict[str, Any]) -> str:
+    """Return the class of an encoder's model, and what it reads where that is not the scores."""
+    model = description.get("llm", {}).get("class") or description.get("model") or description.get("kind", "encoder")
+    reading = description.get("reading")
+    return f"{model}, {reading}" if reading else str(model)
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

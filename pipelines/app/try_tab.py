@@ -33,16 +33,23 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
         with gr.Column(scale=2, min_width=300):
             fields = DrawFields.build()
             with gr.Row():
-                draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                strip = gr.Button("Strip of scales", elem_id="strip")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                draw = gr.Button("Draw", variant="primary", scale=2, min_width=70, elem_id="draw")
+                strip = gr.Button("Strip of scales", scale=3, min_width=180, elem_id="strip")
+                stop = gr.Button("Stop", variant="stop", scale=2, min_width=70, elem_id="stop")
         with gr.Column(scale=4):
             with gr.Row():
                 base = gr.Image(label="Base", height=400, elem_id="base", **PICTURE)
                 adapted = gr.Image(label="Adapter", height=400, elem_id="adapted", **PICTURE)
-            grid = gr.Gallery(label="All prompts: base, adapter", columns=2, format="png", visible=False)
+            grid = gr.Gallery(
+                label="All prompts: base, adapter",
+                height="auto",
+                columns=4,
+                format="png",
+                visible=False,
+                elem_id="grid",
+            )
             scales = gr.Gallery(
-                label="Adapter scale", height=190, columns=len(STRIP), format="png", visible=False, elem_id="scales"
+                label="Adapter scale", height="auto", columns=len(STRIP), format="png", visible=False, elem_id="scales"
             )
             history = gr.Gallery(
                 label="History: click one to see it again",
@@ -58,23 +65,30 @@ def try_tab(models: Models, stops: Stops, chosen: ModelFields) -> DrawFields:
 
     @shown
     def on_draw(request: gr.Request, past: list[Drawing], progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
+        stop = stops.begin(request.session_hash)
         asked = request_of(values)
-        rows = draw_columns(models, asked, (BASE, asked.scale), reporter(progress), stops.begin(request.session_hash))
+        rows = draw_columns(models, asked, (BASE, asked.scale), reporter(progress), stop)
         past = [*({"images": row, "fields": of_row(values, i)} for i, row in enumerate(rows)), *past][:KEPT]
         return [*rows[0], grid_of(rows), gr.update(visible=False), past, gr.update(value=thumbnails(past))]
 
     @shown
     def on_strip(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> Any:
+        stop = stops.begin(request.session_hash)
         asked = request_of(values)
         asked = asked.model_copy(update={"prompts": asked.prompts[:1]})
-        (row,) = draw_columns(models, asked, STRIP, reporter(progress), stops.begin(request.session_hash))
+        (row,) = draw_columns(models, asked, STRIP, reporter(progress), stop)
         labelled = [(image, f"{scale:g}") for image, scale in zip(row, STRIP, strict=True)]
         return gr.update(value=labelled, visible=True)
 
     inputs = [*chosen.all, *fields.all]
     outputs = [base, adapted, grid, scales, drawings, history]
-    draw.click(on_draw, [drawings, *inputs], outputs, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
-    strip.click(on_strip, inputs, scales, concurrency_id=MODELS, concurrency_limit=1, api_name=False)
+    for button, action, given, shows in (
+        (draw, on_draw, [drawings, *inputs], outputs),
+        (strip, on_strip, inputs, [scales]),
+    ):
+        button.click(stops.on_ask, queue=False, api_name=False).then(
+            action, given, shows, concurrency_id=MODELS, concurrency_limit=1, api_name=False
+        )
     stop.click(stops.on_stop, queue=False, api_name=False)
     history.select(again, drawings, [*fields.all, base, adapted, grid, scales], api_name=False)
     return fields

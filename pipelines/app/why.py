@@ -15,7 +15,7 @@ from llmdiff.encoder.inspect import COLOURS, draw_heat_map, inspect
 from llmdiff.encoder.tokens import normalise, tokenise
 from llmdiff.pipeline import adapter_of
 from llmdiff.sampling import Sampling, draw, to_images
-from pipelines.app.drawing import OnStep, Steps
+from pipelines.app.drawing import OnStep, Steps, StoppedError
 from pipelines.app.models import Models
 from pipelines.requests.generate import GenerateRequest
 from pipelines.runtime.adapter_source import Source, resolve_adapter
@@ -45,6 +45,8 @@ def reasons(models: Models, request: GenerateRequest, show: OnStep, stop: thread
     """
     if not request.prompts:
         raise ValueError("prompts: expected at least one, found none")
+    if stop.is_set():
+        raise StoppedError
     prompt = request.prompts[0]
     source = resolve_adapter.fn(request.adapter, request.llm, request.diffusion)
     sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))

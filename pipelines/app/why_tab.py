@@ -11,6 +11,8 @@ from pipelines.app.models import Models
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.try_tab import MODELS, PICTURE, PROGRESS, reporter
 
+MAPS: dict[str, Any] = {"columns": 4, "height": "auto", "format": "png", "object_fit": "contain"}
+
 
 def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawFields) -> None:
     """Make the tab in the block that is open."""
@@ -24,17 +26,18 @@ def why_tab(models: Models, stops: Stops, chosen: ModelFields, fields: DrawField
         heat = gr.Image(label="Scores, token by block", height=360, elem_id="heat", **PICTURE)
         picture = gr.Image(label="Picture", height=360, elem_id="reason", **PICTURE)
     with gr.Row():
-        new = gr.Gallery(label="New path", columns=4, format="png", elem_id="new-path", object_fit="contain")
-        original = gr.Gallery(label="Original path", columns=4, format="png", object_fit="contain")
+        new = gr.Gallery(label="New path", elem_id="new-path", **MAPS)
+        original = gr.Gallery(label="Original path", elem_id="original-path", **MAPS)
 
     @shown
     def on_show(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> list[Any]:
         from pipelines.app.why import reasons
 
-        found = reasons(models, request_of(values), reporter(progress), stops.begin(request.session_hash))
+        stop = stops.begin(request.session_hash)
+        found = reasons(models, request_of(values), reporter(progress), stop)
         return [found.heat_map, found.picture, found.new, found.original]
 
-    show.click(
+    show.click(stops.on_ask, queue=False, api_name=False).then(
         on_show,
         [*chosen.all, *fields.all],
         [heat, picture, new, original],

@@ -85,6 +85,9 @@ def test_a_stop_ends_it_at_the_next_step_and_leaves_the_models_as_they_were(adap
     with pytest.raises(StoppedError):
         draw_columns(models, asked(adapters[0]), (BASE, 1.0), show, stop)
     assert seen == [(i, 6) for i in range(1, 5)]
+    with pytest.raises(StoppedError):  # stopped while it waited: nothing begins
+        draw_columns(models, asked(adapters[0]), (BASE, 1.0), show, stop)
+    assert len(seen) == 4
     after = draw_columns(models, asked(adapters[0]), (BASE, 1.0))
     assert [pixels(image) for image in after[0]] == [pixels(image) for image in before[0]]
 

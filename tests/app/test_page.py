@@ -114,9 +114,10 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
         page.click("#look")
         page.wait_for_selector("#samples img")
         keep(page, "store")
+        page.get_by_role("tab", name="Sources").click()  # and they are counted
+        page.locator("#sources").get_by_text("shapes-00000").locator("visible=true").first.wait_for()
 
-        page.get_by_role("tab", name="A run").click()
-        page.click("#list-runs")
+        page.get_by_role("tab", name="A run").click()  # and the newest run is shown
         page.wait_for_selector("#weights img")
         page.locator("#run-link").get_by_text("runs are kept in a file").wait_for()
         keep(page, "run")

@@ -61,6 +61,11 @@ def test_a_stop_is_of_its_session_alone() -> None:
     mine, theirs = stops.begin("mine"), stops.begin("theirs")
     stops.stop("mine")
     assert (mine.is_set(), theirs.is_set(), stops.begin("mine").is_set()) == (True, False, False)
+    for session in ("mine", "theirs"):
+        stops.ask(session)
+    stops.stop("mine")  # while it waits for the models
+    stops.ask("mine")
+    assert [stops.begin(session).is_set() for session in ("mine", "mine", "theirs")] == [True, False, False]
 
 
 def test_choices_are_what_the_demonstration_left(at_demo: Path) -> None:
@@ -91,7 +96,7 @@ def test_reasons_have_a_map_for_each_token_of_both_paths(at_demo: Path) -> None:
 
 def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     store = EncodingStore.open(at_demo / "demo" / "store")
-    (fingerprint,) = store_view.fingerprints(store)
+    (fingerprint,) = store_view.encoders(store)
     every = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()
     assert len(every) == 21
     assert [row["row"] for row in every if row["source"].startswith("shapes")] == list(range(20))
@@ -116,7 +121,7 @@ def test_the_nearest_caption_to_one_that_is_stored_is_itself(at_demo: Path) -> N
     import torch
 
     store = EncodingStore.open(at_demo / "demo" / "store")
-    (fingerprint,) = store_view.fingerprints(store)
+    (fingerprint,) = store_view.encoders(store)
     row = store_view.find_samples(store.snapshot(), "", fingerprint).to_pylist()[3]
     encoding = torch.from_numpy(store.encoding(fingerprint, row["caption_hash"])).view(torch.bfloat16)
     found = store_view.nearest(store, fingerprint, encoding, count=3)

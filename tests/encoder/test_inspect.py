@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.inspect import colour, draw_heat_map, inspect, log_scale, write_heat_map
+from llmdiff.encoder.inspect import colour, draw_heat_map, inspect, log_scale, printable, write_heat_map
 from tests.encoder.brute_force import scores
 from tests.encoder.tiny_models import build, tokenizer
 
@@ -48,3 +48,11 @@ def test_the_heat_map_is_a_picture_with_a_bright_and_a_dark_end(tmp_path) -> Non
     assert {colour(0.0), colour(1.0)} <= colours
     assert log_scale(torch.tensor([0.0, 1.0, 10.0, 100.0])).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0])
     assert not log_scale(torch.zeros(3)).any()
+
+
+def test_a_long_caption_goes_on_in_the_next_line_and_a_token_may_hold_any_letter() -> None:
+    encoder = Encoder(build("llama"), tokenizer(), EncoderConfig(dtype="float32"))
+    short, long = (draw_heat_map(inspect(encoder, caption)) for caption in (CAPTION, f"{CAPTION} " * 6))
+    cells = (6 - 1) * len(CAPTION.split()) * 18
+    assert long.size == (short.width, short.height + cells + 2 * 12)
+    assert printable("\u0120red \u2581circle 猫 \u00e9") == "\u00b7red \u00b7circle ? \u00e9"

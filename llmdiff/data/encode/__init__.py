@@ -1,5 +1,7 @@
 """Encodes source shards into the store: rows in; encodings, latents, samples and rejects out.
 
+A caption becomes an encoding in `llmdiff.encoder`.
+
 Names are imported on first use: what the store knows already is found without torch.
 """
 
