@@ -16,14 +16,16 @@ from llmdiff.training.state import EMA_FOLDER
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled, sentences
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel
-from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace, stacked
+from pipelines.studies.workspace import BASE, BATCH, PAPER, Shares, Variant, Workspace, stacked
 
 matplotlib.use("Agg")
 ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
 ADAPTER, RATE, LAYOUT = (("standardise", True), ("refiner", 2)), 1e-3, 2
 """Those settings: of `AdapterSettings`, the learning rate, and steps of layout pre-training for each step."""
-UNTAUGHT = "without layout pre-training"
+UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"
+
+MEAN = "mean of normalised layers"
 
 Curves = dict[int, dict[str, Shares]]
 """Verdicts by steps of training and variant, the last step's with the base's."""
@@ -50,8 +52,9 @@ def variants(workspace: Workspace) -> list[Variant]:
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
         replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
         replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
-        without_layout(adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps)),
-        adapted("mean of normalised layers", llm.reading(reading="norm_mean"), workspace.sizes.steps),
+        without_layout(mean := adapted(MEAN, llm.reading(reading="norm_mean"), workspace.sizes.steps)),
+        in_budget(mean, workspace.sizes.steps),
+        mean,
     ]
 
 
@@ -71,6 +74,19 @@ def without_layout(variant: Variant) -> Variant:
     """Return a variant that learns from the U-Net alone."""
     training = tuple(item for item in variant.training if item[0] != "layout_steps")
     return replace(variant, name=f"{variant.name}, {UNTAUGHT}", training=training)
+
+
+def in_budget(variant: Variant, steps: int) -> Variant:
+    """Return a variant that takes no longer than training alone: half of the steps, and as many layouts of a batch."""
+    half = max(1, steps // 2)
+    training = {
+        "steps": half,
+        "checkpoint_every": marks(half)[0],
+        "keep_checkpoints": math.ceil(half / marks(half)[0]),
+        "layout_batch_size": BATCH,
+    }
+    changed = {**dict(variant.training), **training}
+    return replace(variant, name=f"{variant.name}, {IN_BUDGET}", training=tuple(changed.items()))
 
 
 def marks(steps: int) -> list[int]:

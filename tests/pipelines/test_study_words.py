@@ -144,8 +144,9 @@ def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
 
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
-    _, paper, adapted, clip, untaught, last = real.variants(workspace)
-    assert [len(workspace.seeds(variant)) for variant in (paper, adapted, clip, untaught, last)] == [1, 1, 1, 2, 2]
+    _, *trainings = real.variants(workspace)
+    assert [len(workspace.seeds(variant)) for variant in trainings] == [1, 1, 1, 2, 2, 2]
+    paper, *_, untaught, cheap, last = trainings
     assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
     trained = workspace.training(last, 1)
     assert trained.adapter.refiner == 2
@@ -154,6 +155,8 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     assert (trained.learning_rate, workspace.training(paper, 1).learning_rate) == (1e-3, 2.5e-3)
     assert trained.layout_steps == 2000
     assert workspace.training(untaught, 1) == trained.model_copy(update={"layout_steps": 0})
+    changed = {"steps": 500, "checkpoint_every": 250, "layout_batch_size": 32}
+    assert workspace.training(cheap, 1) == trained.model_copy(update=changed)
     levels = {paper.name: 0.2, last.name: 0.5}
     curves = {
         500: {last.name: shares(0.1)},
