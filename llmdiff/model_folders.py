@@ -61,8 +61,9 @@ def weights_hash(folder: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """A library's error as far as its first line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """A library's error as far as its first line, or the next where that ends in a colon; its kind without words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def check_tokenizer(folder: Path, what: str) -> None:
