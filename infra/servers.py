@@ -146,7 +146,7 @@ def _ask(setting: Setting) -> str | None:
             answer = client.get(setting.url.rstrip("/") + setting.path, headers=dict(setting.headers))
     except httpx.TimeoutException:  # it took the question: this machine may be busy, and answer late
         return None if local else f"does not answer: nothing came in {SECONDS:.0f} s"
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+    except Exception as error:  # a SOCKS proxy's answers are read by a library with errors of its own
         reason = " ".join(str(error).split())
         return None if "SSL" in reason else f"does not answer: {reason}"
     if answer.status_code == 401 and setting.login:

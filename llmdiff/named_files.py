@@ -33,10 +33,13 @@ def check_pipeline_files(name_or_folder: str | os.PathLike[str]) -> None:
 def check_named_files(name_or_folder: str | os.PathLike[str]) -> None:
     """Raise ValueError where a model's folder has the libraries load a pickle, or a file from elsewhere.
 
-    Such are an index of weights, the settings in `NAMES`, and a PEFT adapter whose weights are no safetensors. So is a
-    configuration of more layers than any model has. A hub name passes.
+    Such are an index of weights, the settings in `NAMES`, and a PEFT adapter whose weights are no safetensors. So are a
+    configuration of more layers than any model has, and a pipe, which would be waited for. A hub name passes.
     """
     folder = Path(name_or_folder)
+    for file in sorted(folder.glob("*")):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ValueError(f"{file}: expected a file, found a pipe or a device")
     check_layers(folder / "config.json")
     for index in sorted(folder.glob(f"*{INDEX}*.json")):
         check_index(index)
@@ -69,8 +72,6 @@ def check_index(file: Path) -> None:
 
     Beside a file of all weights an index is a leftover, whose files may be gone.
     """
-    if not file.is_file():
-        raise ValueError(f"{file}: expected the files of weights by tensor, found no file")
     try:
         names = set(json.loads(file.read_bytes())["weight_map"].values())
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:

@@ -102,6 +102,17 @@ def test_a_stores_description_is_read_or_refused_in_a_line(tmp_path: Path, text:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"kind": ', "[]", "\0"], ids=lambda text: text[:20])
+def test_a_description_of_encodings_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    store, llm = synthetic.make_store(tmp_path / "store")
+    file = tmp_path / "store" / "fingerprints" / f"{llm}.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{file}: expected (JSON|a JSON object)") as caught:
+        store.fingerprints()
+    assert "\n" not in str(caught.value)
+    assert [problem.path for problem in verify(store)] == [f"fingerprints/{llm}.json"]
+
+
 def test_a_manifest_that_is_deep_is_a_problem_of_its_shard(tmp_path: Path) -> None:
     store, llm = synthetic.make_store(tmp_path / "store")
     synthetic.encode(store, llm, "a")
