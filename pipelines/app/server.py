@@ -59,6 +59,7 @@ def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:
         path="/",
         auth=[login] if login is not None else None,
         footer_links=[],
+        max_file_size=0,  # nothing on the page is uploaded
         run_history=False,
         ssr_mode=False,
         theme=theme(),

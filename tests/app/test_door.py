@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 
 from infra.service.guard import Guard
-from pipelines.app.server import LOGIN, check_address, read_login, warn_of_open_door
+from pipelines.app.server import LOGIN, build_app, check_address, read_login, warn_of_open_door
 from pipelines.cli.main import main
+from pipelines.requests.app import AppRequest
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,24 @@ def test_foreign_names_and_origins_are_refused(host: str, origin: str | None, re
     if refused:
         assert sent[0]["status"] == 403
         assert refused in sent[1]["body"].decode()
+
+
+def test_the_page_takes_no_files_and_gives_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
+    from starlette.testclient import TestClient
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
+    (tmp_path / "private.txt").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    asked = TestClient(build_app(AppRequest(), None), base_url="http://127.0.0.1:7860")
+    assert asked.get("/").status_code == 200
+    assert asked.post("/gradio_api/upload", files={"files": ("a.html", b"x" * 100)}).status_code == 413
+    assert list((tmp_path / "app").rglob("*.html")) == []
+    for name in (tmp_path / "private.txt", "private.txt", "/etc/passwd"):
+        assert asked.get(f"/gradio_api/file={name}").status_code == 403
+    assert asked.get("/", headers={"host": "evil.example"}).status_code == 403
 
 
 def test_the_login_is_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
