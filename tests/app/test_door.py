@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from infra import ending
 from infra.service.guard import Guard
+from pipelines.app import server
 from pipelines.app.server import LOGIN, build_app, check_address, read_login, warn_of_open_door
 from pipelines.cli.main import main
 from pipelines.requests.app import AppRequest
@@ -66,6 +69,17 @@ def test_the_page_takes_no_files_and_gives_none(tmp_path: Path, monkeypatch: pyt
     for name in (tmp_path / "private.txt", "private.txt", "/etc/passwd"):
         assert asked.get(f"/gradio_api/file={name}").status_code == 403
     assert asked.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_signal_ends_the_page_as_it_ends_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server keeps it for itself and returns, as if nobody had asked for the end."""
+    monkeypatch.setattr(server, "build_app", lambda request, login: None)
+    monkeypatch.setattr(server, "check_address", lambda host, port: None)
+    monkeypatch.setattr(ending, "_received", [])
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: ending._received.append(signal.SIGINT))
+    with pytest.raises(SystemExit) as ended:
+        server.serve(AppRequest())
+    assert ended.value.code == 130
 
 
 def test_the_login_is_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
