@@ -1,6 +1,6 @@
 """GGUF files by what their headers say, before a library reads them: nothing of the weights is read.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its readers believe numbers of a header: arrays
+The format is that of https://github.com/ggml-org/ggml. Its readers believe numbers of a header: arrays
 take hundreds of times their bytes as objects, and names are looked up block by block, for each of the blocks.
 """
 

@@ -37,9 +37,9 @@ def check_named_files(name_or_folder: str | os.PathLike[str]) -> None:
     configuration of more layers than any model has, and a pipe, which would be waited for. A hub name passes.
     """
     folder = Path(name_or_folder)
-    for file in sorted(folder.glob("*")):
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise ValueError(f"{file}: expected a file, found a pipe or a device")
+    for path in sorted(folder.glob("*")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: expected a file, found a pipe or a device")
     check_layers(folder / "config.json")
     for index in sorted(folder.glob(f"*{INDEX}*.json")):
         check_index(index)
