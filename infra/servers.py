@@ -25,8 +25,6 @@ TRACKING_URL = "MLFLOW_TRACKING_URI"
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 SCHEMES = ("http", "https", "socks5", "socks5h")
 """Of proxies that HTTPX can use; with any other, it refuses every request."""
-SOCKS = {"Prefect's": ("python_socks", "python-socks[asyncio]"), "MLflow's": ("socks", "PySocks")}
-"""What reaches whose server through a SOCKS proxy: a module, and what to install for it."""
 AWAY = (404, 502, 503, 504)
 """What something else answers in the place of a server."""
 
@@ -59,15 +57,14 @@ def check_servers(*, tracking: bool) -> None:
 def check_tracking() -> None:
     """Ask the MLflow server that is configured; raise as `check_servers` does."""
     if (uri := tracking_uri()).startswith("http"):
+        if proxy_before(uri).startswith("socks") and importlib.util.find_spec("socks") is None:
+            where = f"{TRACKING_URL}: MLflow's server {redacted(uri)} is behind a SOCKS proxy"
+            raise ValueError(f"{where}, which its client needs the package PySocks for: pip install PySocks")
         check_answer("MLflow's", mlflow_server(uri))
 
 
 def check_answer(whose: str, setting: Setting) -> None:
-    """Raise ConnectionError where a server does not answer, or refuses the login; ValueError as `check_servers`."""
-    module, package = SOCKS[whose]
-    if proxy_before(setting.url).startswith("socks") and importlib.util.find_spec(module) is None:
-        where = f"{setting.where}: {whose} server {redacted(setting.url)} is behind a SOCKS proxy"
-        raise ValueError(f"{where}, which needs the package {module}: pip install '{package}'")
+    """Raise ConnectionError where a server does not answer, or refuses the login."""
     if reason := silence(setting):
         raise ConnectionError(f"{setting.where}: {whose} server {redacted(setting.url)} {reason}")
 

@@ -142,6 +142,26 @@ def test_a_configuration_of_more_blocks_than_there_are(folder: Path, blocks: int
         Encoder.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("head_dim", 0),
+        ("head_dim", -1),
+        ("head_dim", 10**30),
+        ("head_dim", 2**40),
+        ("hidden_act", 7),
+        ("mlp_bias", "x"),
+    ],
+)
+def test_a_configuration_of_odd_values_is_one_line(folder: Path, setting: str, value: object) -> None:
+    """Each is another kind of error to transformers or torch."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(ValueError, match=rf"^LLM {folder}: cannot read its (config|weights): .*[^:]$") as caught:
+        Encoder.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_configuration_that_is_deep(folder: Path) -> None:
     (folder / "config.json").write_text('{"a": ' * 100_000)
     with pytest.raises(ValueError, match="cannot read its config: ") as caught:

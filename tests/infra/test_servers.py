@@ -175,7 +175,7 @@ def test_a_server_behind_a_socks_proxy_may_need_another_package(monkeypatch: pyt
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://runs.invalid")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "socks" else name)
-    with pytest.raises(ValueError, match="MLflow's server http://runs.invalid is behind a SOCKS proxy, .*'PySocks'"):
+    with pytest.raises(ValueError, match="MLflow's server http://runs.invalid is behind a SOCKS proxy, .* PySocks"):
         check_servers(tracking=True)
     monkeypatch.setenv("no_proxy", "runs.invalid")
     assert proxy_before("http://runs.invalid") == ""
