@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.cli.main import app
+from pipelines.cli.commands import app
 
 DOCS = Path(__file__).resolve().parent
 PREFECT_FILE = DOCS.parent / "infra" / "prefect.yaml"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +14,10 @@ HOME_VARIABLE = "LLMDIFF_HOME"
 SAFE_PATH = "PYTHONSAFEPATH"
 """Keeps Python from looking for modules in the working directory."""
 NO_PROXY = ("no_proxy", "NO_PROXY")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT")
+"""Variables with the addresses of what commands talk to."""
 ENGINE_BYTES = 20_000_000
 """What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
 
@@ -32,15 +36,49 @@ def isolate_process() -> None:
 
 
 def isolation(*hosts: str) -> dict[str, str]:
-    """Return the variables that do so, for loopback and more hosts of this machine."""
-    return {SAFE_PATH: "1", **dict.fromkeys(NO_PROXY, without_proxy((*LOOPBACK, *hosts)))}
+    """Return the variables that do so, for loopback and more hosts of this machine.
+
+    Desktops name a SOCKS proxy ``socks://``, which HTTPX does not know: there it becomes ``socks5://``.
+    """
+    own = (host for name in ADDRESSES if is_loopback(host := hostname(os.environ.get(name, ""))))
+    given = {name: os.environ.get(name, "") for name in both_cases(PROXIES)}
+    socks = {name: f"socks5{url[5:]}" for name, url in given.items() if url.lower().startswith("socks://")}
+    return {SAFE_PATH: "1", **socks, **dict.fromkeys(NO_PROXY, without_proxy((*LOOPBACK, *own, *hosts)))}
+
+
+def both_cases(names: Iterable[str]) -> Iterator[str]:
+    """Return each variable's name in small letters, and in capitals."""
+    return (name for small in names for name in (small, small.upper()))
+
+
+def hostname(url: str) -> str:
+    """Return the host of an address; empty where it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine by its name or address alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def without_proxy(hosts: Iterable[str]) -> str:
     """Return the hosts that the environment says are asked directly, and some more, as ``no_proxy`` lists them."""
-    given = next((os.environ[name] for name in NO_PROXY if os.environ.get(name)), "")
-    listed = [host for part in given.split(",") if (host := part.strip())]
-    return ",".join(listed + [host for host in hosts if host not in listed])
+    given = (part for name in NO_PROXY for part in os.environ.get(name, "").split(","))
+    named = [host for part in given if (host := _listed(part.strip()))]
+    return "*" if "*" in named else ",".join(dict.fromkeys((*named, *hosts)))
+
+
+def _listed(host: str) -> str:
+    """Return a host as HTTPX takes it in ``no_proxy``; empty for one over which it would refuse every request."""
+    bare = host[1:].partition("]")[0] if host.startswith("[") else host
+    is_range = bare.count(":") > 1 and "/" in bare
+    return bare if bare.isascii() and not is_range else ""
 
 
 def child_environment() -> dict[str, str]:

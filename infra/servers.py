@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import ssl
 import threading
 import tomllib
-import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from infra.environment import LOOPBACK, home, tracking_uri
+from infra.environment import PROXIES, both_cases, home, hostname, is_loopback, tracking_uri
 from infra.service.secrets import redacted
 
 SECONDS = 3.0
 PREFECT_URL = "PREFECT_API_URL"
 TRACKING_URL = "MLFLOW_TRACKING_URI"
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+SCHEMES = ("http", "https", "socks5", "socks5h")
+"""Of proxies that HTTPX can use; with any other, it refuses every request."""
 AWAY = (404, 502, 503, 504)
 """What something else answers in the place of a server."""
 
@@ -58,6 +57,9 @@ def check_servers(*, tracking: bool) -> None:
 def check_tracking() -> None:
     """Ask the MLflow server that is configured; raise as `check_servers` does."""
     if (uri := tracking_uri()).startswith("http"):
+        if proxy_before(uri).startswith("socks") and importlib.util.find_spec("socks") is None:
+            where = f"{TRACKING_URL}: MLflow's server {redacted(uri)} is behind a SOCKS proxy"
+            raise ValueError(f"{where}, which its client needs the package PySocks for: pip install PySocks")
         check_answer("MLflow's", mlflow_server(uri))
 
 
@@ -65,6 +67,14 @@ def check_answer(whose: str, setting: Setting) -> None:
     """Raise ConnectionError where a server does not answer, or refuses the login."""
     if reason := silence(setting):
         raise ConnectionError(f"{setting.where}: {whose} server {redacted(setting.url)} {reason}")
+
+
+def proxy_before(url: str) -> str:
+    """Return the proxy through which an address is asked; empty where there is none."""
+    if proxy_bypass(urlsplit(url).netloc):
+        return ""
+    found = getproxies()
+    return found.get(urlsplit(url).scheme) or found.get("all", "")
 
 
 def prefect_server() -> Setting | None:
@@ -123,36 +133,54 @@ def silence(setting: Setting) -> str | None:
 
 
 def _ask(setting: Setting) -> str | None:
-    local = urlsplit(setting.url).hostname in LOOPBACK
+    if importlib.util.find_spec("httpx") is None:
+        return "can't be asked without the package httpx"
+    import httpx  # as Prefect does; through the same proxies
+
+    local = is_loopback(hostname(setting.url))
     try:
-        request = urllib.request.Request(setting.url.rstrip("/") + setting.path, headers=dict(setting.headers))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if local else None))
-        opener.open(request, timeout=SECONDS).close()
-    except HTTPError as error:
-        if error.code == 401 and setting.login:
-            return f"refuses the login: expected it in {setting.login}; `make serve` says what to export"
-        return f"does not answer: HTTP {error.code}" if error.code in AWAY else None
-    except TimeoutError:  # it took the question: this machine may be busy, and answer late
+        with httpx.Client(trust_env=not local, timeout=SECONDS) as client:
+            answer = client.get(setting.url.rstrip("/") + setting.path, headers=dict(setting.headers))
+    except httpx.TimeoutException:  # it took the question: this machine may be busy, and answer late
         return None if local else f"does not answer: nothing came in {SECONDS:.0f} s"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return None if isinstance(reason, ssl.SSLError) else f"does not answer: {' '.join(str(reason).split())}"
-    return None
+    except Exception as error:  # a SOCKS proxy's answers are read by a library with errors of its own
+        reason = " ".join(str(error).split())
+        return None if "SSL" in reason else f"does not answer: {reason}"
+    if answer.status_code == 401 and setting.login:
+        return f"refuses the login: expected it in {setting.login}; `make serve` says what to export"
+    return f"does not answer: HTTP {answer.status_code}" if answer.status_code in AWAY else None
 
 
 def proxies() -> Iterator[Setting]:
     """Return the proxies that the environment names."""
-    for name in PROXIES:
-        for variable in (name, name.upper()):
-            if url := os.environ.get(variable):
-                yield Setting(url, variable)
+    for variable in both_cases(PROXIES):
+        if url := os.environ.get(variable):
+            yield Setting(url, variable)
 
 
 def check_proxies() -> None:
-    """Raise ValueError where a proxy needs a package that is missing: Prefect's client would say so without a name."""
+    """Raise ValueError where a proxy can't be used, or needs a package that is missing.
+
+    Prefect's client would not name the variable, and takes it ill where only this machine is asked, too.
+    """
     for proxy in proxies():
-        if proxy.url.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        scheme = proxy.url.partition("://")[0].lower() if "://" in proxy.url else "http"
+        if scheme not in SCHEMES:
+            expected = f"expected {', '.join(f'{known}://' for known in SCHEMES)}"
+            raise ValueError(f"{proxy.where}: {expected}, found {redacted(proxy.url)}")
+        if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
             raise ValueError(f"{proxy.where}: a SOCKS proxy needs the package socksio: pip install 'httpx[socks]'")
+        _check_port(proxy)
+
+
+def _check_port(proxy: Setting) -> None:
+    try:
+        parts = urlsplit(proxy.url if "://" in proxy.url else f"//{proxy.url}")
+        found = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        found = False
+    if not found:
+        raise ValueError(f"{proxy.where}: expected a host and a port, found {redacted(proxy.url)}")
 
 
 def _toml(path: Path) -> dict[str, Any]:

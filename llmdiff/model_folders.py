@@ -60,9 +60,17 @@ def weights_hash(folder: Path) -> str:
     return total.hexdigest() if files else ""
 
 
+def is_same_path(one: str | None, other: str | None) -> bool:
+    """Return whether two names are of the same file or folder, relative or absolute."""
+    if not one or not other:
+        return False
+    return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
+
+
 def first_line(error: Exception) -> str:
-    """A library's error as far as its first line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """A library's error as far as its first line, or the next where that ends in a colon; its kind without words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def check_tokenizer(folder: Path, what: str) -> None:

@@ -12,6 +12,13 @@ NAMES = {  # of a configuration: the setting, and what the files that it names m
     "config.json": ("transformers_weights", (SUFFIX, f"{INDEX}.json")),
     "tokenizer_config.json": ("fast_tokenizer_files", (".json",)),
 }
+LAYERS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"),
+    *("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block", "depths"),
+    *("down_block_types", "up_block_types"),
+)
+"""Settings that say how many layers a model has, all of which are made before its weights are read."""
+MOST_LAYERS = 1000
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -26,10 +33,14 @@ def check_pipeline_files(name_or_folder: str | os.PathLike[str]) -> None:
 def check_named_files(name_or_folder: str | os.PathLike[str]) -> None:
     """Raise ValueError where a model's folder has the libraries load a pickle, or a file from elsewhere.
 
-    Such are an index of weights, the settings in `NAMES`, and a PEFT adapter whose weights are no safetensors. A hub
-    name passes.
+    Such are an index of weights, the settings in `NAMES`, and a PEFT adapter whose weights are no safetensors. So are a
+    configuration of more layers than any model has, and a pipe, which would be waited for. A hub name passes.
     """
     folder = Path(name_or_folder)
+    for path in sorted(folder.glob("*")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: expected a file, found a pipe or a device")
+    check_layers(folder / "config.json")
     for index in sorted(folder.glob(f"*{INDEX}*.json")):
         check_index(index)
     for file, (setting, kinds) in NAMES.items():
@@ -38,6 +49,22 @@ def check_named_files(name_or_folder: str | os.PathLike[str]) -> None:
             check_name(folder / file, name, kinds)
     if (folder / PEFT_CONFIG).is_file() and not (folder / PEFT_WEIGHTS).is_file():
         raise ValueError(f"{folder / PEFT_CONFIG}: expected {PEFT_WEIGHTS} beside it, found no such file")
+
+
+def check_layers(file: Path) -> None:
+    """Raise ValueError where a configuration, or one within it, asks for more layers than any model has."""
+    config = json_object(file)
+    for about in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in LAYERS:
+            if (found := _most(about.get(name))) > MOST_LAYERS:
+                raise ValueError(f"{file}: {name}: expected at most {MOST_LAYERS} layers, found {found}")
+
+
+def _most(value: Any, deep: int = 3) -> int:
+    """Return the largest number in a setting, or how long its lists are, whichever is more; 0 for other kinds."""
+    if isinstance(value, list) and deep:
+        return max(len(value), *(_most(inner, deep - 1) for inner in value[: MOST_LAYERS + 1]), 0)
+    return int(value) if isinstance(value, (int, float)) and abs(value) < float("inf") else 0
 
 
 def check_index(file: Path) -> None:
@@ -67,7 +94,7 @@ def check_name(file: Path, name: Any, kinds: tuple[str, ...]) -> None:
 def json_object(file: Path) -> dict[str, Any]:
     """Return a configuration; empty where there is none, or no JSON object, which is left to the libraries."""
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(file.read_bytes()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -55,5 +55,5 @@ def _parameterization(file: Path) -> str | None:
     try:
         params = yaml.safe_load(file.read_bytes())["model"]["params"]
         return PREDICTIONS[params.get("parameterization", "eps")]
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: expected model: params: parameterization: v or eps, found {error!r:.80}") from None

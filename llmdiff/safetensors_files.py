@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the library reads no longer one."""
+MOST_NUMBERS = 2**63
+"""Of a tensor; the library counts no further."""
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+}
+"""Of a number, by its type; of later types, nothing is known here."""
 
 
 def check_safetensors(file: Path) -> None:
@@ -29,8 +39,24 @@ class Header(NamedTuple):
     """What its writer had to say."""
 
 
+class Place(NamedTuple):
+    """Where in a file a tensor lies."""
+
+    start: int
+    """Bytes after the header."""
+    stop: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+
 def read_header(file: Path) -> Header:
-    """Return what a file says of itself; raise ValueError as `check_safetensors`."""
+    """Return what a file says of itself; raise ValueError as `check_safetensors`.
+
+    As the library does, it is refused where tensors overlap, leave a gap, or have other sizes than their shapes.
+    """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file}: expected a safetensors file, found a folder or a device")
     size = file.stat().st_size
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")
@@ -38,11 +64,46 @@ def read_header(file: Path) -> Header:
     try:
         tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", None)
-        shapes = {name: tuple(about["shape"]) for name, about in tensors.items()}
-        expected = 8 + length + max((about["data_offsets"][1] for about in tensors.values()), default=0)
+        places = sorted(_place(name, about) for name, about in tensors.items())
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
+    expected = 8 + length + max((place.stop for place in places), default=0)
     if size != expected:
         how = "is cut short" if size < expected else "goes on after its last tensor"
         raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file {how}")
+    _check_places(file, places)
+    shapes = {name: tuple(about["shape"]) for name, about in tensors.items()}
     return Header(shapes, metadata if isinstance(metadata, dict) else {})
+
+
+def _place(name: str, about: Mapping[str, Any]) -> Place:
+    """Return where a tensor lies, as a header says it; ValueError, LookupError or TypeError where it says no such."""
+    start, stop = about["data_offsets"]
+    shape = tuple(about["shape"])
+    if not all(type(number) is int and 0 <= number < MOST_NUMBERS for number in (start, stop, *shape)):
+        raise ValueError(name)
+    return Place(start, stop, name, shape, str(about["dtype"]))
+
+
+def _check_places(file: Path, places: list[Place]) -> None:
+    """Raise ValueError where tensors don't lie one after the other, each in as many bytes as its shape takes."""
+    end = 0
+    for place in places:
+        if place.start != end or place.stop < end:
+            found = f"bytes {place.start} to {place.stop}"
+            raise ValueError(f"{file}: tensor {place.name!r}: expected it to begin at byte {end}, found {found}")
+        end = place.stop
+        bits = BITS.get(place.dtype)
+        if bits is not None and (expected := _numbers(place.shape) * bits // 8) != place.stop - place.start:
+            found = f"{place.stop - place.start} bytes of shape {list(place.shape)!s:.80}"
+            raise ValueError(f"{file}: tensor {place.name!r}: expected {expected} bytes, found {found}")
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    """Return how many numbers a tensor has, at most `MOST_NUMBERS`."""
+    total = 1
+    for side in shape:
+        total *= side
+        if total >= MOST_NUMBERS:
+            return MOST_NUMBERS
+    return total

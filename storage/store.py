@@ -158,9 +158,9 @@ class EncodingStore:
         return fingerprint
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
-        """Return descriptions by fingerprint."""
+        """Return descriptions by fingerprint; ValueError naming the file of one that is damaged."""
         paths = [path for path in (self.path / "fingerprints").children() if path.name.endswith(".json")]
-        return {path.stem: json.loads(path.read_bytes()) for path in paths}
+        return {path.stem: read_description(path) for path in paths}
 
     def encoding(self, fingerprint: str, caption_hash: str) -> np.ndarray:
         """Return the bfloat16 bits of one encoding, uint16 ``([band,] token, hidden)``.
@@ -189,6 +189,17 @@ class EncodingStore:
     def size(self, *folders: str) -> int:
         """Return the bytes under some of its folders."""
         return sum(tree_size(self.path / folder) for folder in folders)
+
+
+def read_description(path: StorePath) -> dict[str, Any]:
+    """Return what a fingerprint stands for; ValueError naming its file where that is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def is_store(root: StorePath) -> bool:

@@ -40,7 +40,7 @@ class Guard:
         name = hostname(host)
         if not (is_address(name) or name in self.hosts):
             return f"refused: asked as {host!r}; {ALLOWED_HOSTS} can name it"
-        if origin is not None and urlsplit(origin).netloc != host and not self.origins & {origin, "*"}:
+        if origin is not None and place(origin) != host and not self.origins & {origin, "*"}:
             return f"refused: asked by a page of {origin}; {ALLOWED_ORIGINS} can name it"
         return None
 
@@ -51,6 +51,14 @@ def hostname(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def place(origin: str) -> str | None:
+    """Return host and port of an Origin header; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def is_address(name: str) -> bool:

@@ -62,7 +62,7 @@ class Background:
         """Return the pid file's content while that very process lives."""
         try:
             record = Record(**json.loads(self.pid_file.read_text()))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, TypeError):  # cut short
             return None
         return record if record.started == started(record.pid) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -17,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from infra.environment import home, tracking_uri
 from infra.service.processes import started
+from llmdiff.training.rows import row_of
 
 EXPERIMENT = "llmdiff"
 PROCESS = "process"
@@ -152,7 +152,8 @@ class RowReader:
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)
-        rows = [row for row in map(json.loads, complete.splitlines()) if row["step"] > self.step]
+        found = map(row_of, complete.splitlines())
+        rows = [row for row in found if row is not None and row["step"] > self.step]
         self.step = rows[-1]["step"] if rows else self.step
         return rows
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from llmdiff.adapter.config import CONFIG, WEIGHTS
+from llmdiff.manifest import MANIFEST
 from llmdiff.model_folders import first_line
 
 SCHEME = "hf:"
@@ -16,8 +18,9 @@ NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-
 def adapter_folder(name: str | os.PathLike[str]) -> Path:
     """Return an adapter's folder: one of this machine as it is, or the files of the hub, which are fetched once.
 
-    Of the hub, weights in safetensors and the configuration in JSON are fetched, and nothing else. Its address and the
-    token are those of huggingface_hub: ``HF_ENDPOINT``, ``HF_TOKEN``; ``HF_HUB_OFFLINE`` takes what was fetched before.
+    Of the hub, weights in safetensors, the configuration in JSON, and where there is one the manifest with their
+    checksums are fetched, and nothing else. Its address and the token are those of huggingface_hub: ``HF_ENDPOINT``,
+    ``HF_TOKEN``; ``HF_HUB_OFFLINE`` takes what was fetched before.
 
     Raises:
         FileNotFoundError: there is no such folder, and no such adapter on the hub that can be read.
@@ -27,11 +30,14 @@ def adapter_folder(name: str | os.PathLike[str]) -> Path:
     if (parts := hub_parts(text)) is None:
         return Path(text)
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     repo, revision = parts
     try:
         config = Path(hf_hub_download(repo, CONFIG, revision=revision))
         weights = Path(hf_hub_download(repo, WEIGHTS, revision=config.parent.name))  # of the same commit
+        with suppress(EntryNotFoundError):  # earlier versions shared none
+            hf_hub_download(repo, MANIFEST, revision=config.parent.name)
     except (OSError, ValueError) as error:  # huggingface_hub's own are of these
         expected = f"expected one, or an adapter's repository with {CONFIG} and {WEIGHTS}"
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmdiff.compilation import check_compiler, compile_by_shape, uncompiled
@@ -18,6 +18,7 @@ from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
 from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.model_folders import first_line
 
 AT_ONCE = 16
 """Pictures that the autoencoder takes at once, unless memory runs out."""
@@ -129,8 +130,14 @@ def check_autoencoder(base: str) -> None:
 
 
 def decode_samples(path: Path, latent_encoder: LatentEncoder) -> list[tuple[str, Image.Image]]:
-    """Return the prompts and pictures of a ``samples/step-….safetensors`` that training wrote."""
-    with safe_open(path, framework="pt") as file:
-        prompts, latents = json.loads(file.metadata()["prompts"]), file.get_tensor("latents")
+    """Return the prompts and pictures of a ``samples/step-….safetensors`` that training wrote.
+
+    ValueError naming the file where it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            prompts, latents = json.loads(file.metadata()["prompts"]), file.get_tensor("latents")
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: expected validation samples: {first_line(error)}") from error
     images = [Image.fromarray(pixels) for pixels in latent_encoder.decode(latents)]
     return list(zip(prompts, images, strict=True))

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from llmdiff.checkpoint_file import Checkpoint
 from llmdiff.diffusion.families import FAMILIES, SIDES
 from llmdiff.model_folders import check_tokenizer, first_line
-from llmdiff.named_files import check_named_files, json_object
+from llmdiff.named_files import check_layers, check_named_files, json_object
 from llmdiff.prediction_type import SCHEDULER_CONFIG, prediction_type, schedule_settings
 from llmdiff.single_file_internals import lacking, load_text_encoder
 
@@ -81,6 +81,7 @@ def write_config(checkpoint: Checkpoint, part: str, folder: Path) -> None:
     name = SCHEDULER_CONFIG if part == "scheduler" else "config.json"
     own = checkpoint.folder / part / name
     if own.is_file():
+        check_layers(own)
         shutil.copyfile(own, folder / name)
         return
     config = {**FAMILIES[checkpoint.family][part]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
@@ -24,10 +22,10 @@ from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.template import resolve_template
 from llmdiff.extras import require_for
+from llmdiff.gguf_files import check_gguf
 from llmdiff.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
-FAILURES = (OSError, ValueError, KeyError, IndexError, ImportError, RecursionError, struct.error, SafetensorError)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
 
 
@@ -132,6 +130,7 @@ def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict
     if file is None:
         return str(name_or_folder), arguments
     require_for("gguf", f"LLM {name_or_folder}: a GGUF file")
+    check_gguf(file)
     return str(file.parent), {**arguments, "gguf_file": file.name}
 
 
@@ -185,7 +184,7 @@ def _read(source: str, what: str, load: Any) -> Any:
     """Return what ``load`` gives; its failures in one line that names the LLM."""
     try:
         return load()
-    except FAILURES as error:
+    except Exception as error:  # transformers raises many kinds over files that are none; each means the same here
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error

@@ -23,7 +23,7 @@ from llmdiff.adapter.files import config_bytes
 from llmdiff.manifest import measured, write_manifest
 from llmdiff.training.distributed import from_first
 from llmdiff.training.ema import EMA
-from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name
+from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name, step_folders
 from llmdiff.training.whole import FILES, newest_whole
 from storage.io.files import sync_tree, write_file
 
@@ -31,7 +31,8 @@ from storage.io.files import sync_tree, write_file
 def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Tensor], ema: EMA, keep: int) -> None:
     """Write a checkpoint, on the first process, and remove all but the newest `keep`; OSError on a full disk.
 
-    Of a later step there can only be one that was damaged and left: it is removed too.
+    Of a later step there can only be one that was damaged and left: it is removed too. Links, and what else lies there,
+    stay.
     """
     path = folder / folder_name(state.step)
     folder.mkdir(exist_ok=True)
@@ -47,8 +48,9 @@ def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Ten
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(f"{path}: not saved, with {free:.0f} MB free on the disk: {error}") from error
     kept = [saved for saved in complete(folder) if saved.name <= path.name][-keep:]
-    for old in set(folder.glob("step-*")) - set(kept):
-        shutil.rmtree(old)
+    for old in set(step_folders(folder)) - set(kept):
+        if not old.is_symlink():
+            shutil.rmtree(old)
 
 
 def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor]) -> None:

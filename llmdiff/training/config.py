@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from llmdiff.adapter.config import AdapterSettings
+from llmdiff.model_folders import is_same_path
 
 CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 LRScheduler = Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"]
@@ -256,6 +257,9 @@ class TrainConfig(TrainSettings):
         before, now = defaults | json.loads(path.read_text()), defaults | json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
             before["store"] = now["store"]  # it was moved, or is a copy
+        for key in ("base", "start_from"):
+            if is_same_path(before.get(key), now.get(key)):
+                before[key] = now[key]
         if changed := sorted(key for key in now.keys() - FREE if key in before and before[key] != now[key]):
             key = changed[0]
             raise ValueError(

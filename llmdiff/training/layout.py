@@ -12,7 +12,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import torch
 import torch.distributed as dist
@@ -57,7 +57,7 @@ def pretrain_layout(
     with (
         closing(batches),
         plain_attention(device),
-        (Path(config.output) / LAYOUT_LOG).open("w") if first else nullcontext() as log,
+        new_log(Path(config.output) / LAYOUT_LOG) if first else nullcontext() as log,
         tqdm(desc="layout", total=steps, unit="step", file=sys.stdout, mininterval=1, disable=not first) as bar,
     ):
         for step in range(1, steps + 1):
@@ -75,6 +75,14 @@ def pretrain_layout(
             if log is not None and (step % config.log_every == 0 or step == steps):
                 log.write(json.dumps({"step": step, "steps": steps, "layout_loss": loss.item()}) + "\n")
                 log.flush()
+
+
+def new_log(path: Path) -> TextIO:
+    """Return an empty file in the place of one that an attempt before left, whose reader must see another file."""
+    part = path.with_suffix(".part")
+    file = part.open("w")
+    part.replace(path)
+    return file
 
 
 def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoch: int, device: torch.device) -> Tensor:

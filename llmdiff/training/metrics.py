@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training.distributed import gathered
+from llmdiff.training.rows import row_of
 from llmdiff.training.state import State
 
 BANDS = 4  # quarters of the noise schedule, the cleanest first
@@ -103,9 +104,10 @@ class MetricLogger:
 
 def truncated(path: Path, first: int) -> TextIO:
     """Return the file, opened to append, without rows past step `first`: a resumed run writes those again."""
-    rows = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= first]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rows = ((line, row_of(line)) for line in lines if line.endswith(b"\n"))
+    kept = [line for line, row in rows if row is not None and row["step"] <= first]
     part = path.with_suffix(".part")
-    part.write_text("".join(kept))
+    part.write_bytes(b"".join(kept))
     part.replace(path)
     return path.open("a")

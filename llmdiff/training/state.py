@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,7 @@ from llmdiff.manifest import MANIFEST
 from llmdiff.training.config import TrainConfig
 
 STATE, OPTIMIZER, EMA_FOLDER = "state.json", "optimizer.safetensors", "ema"
+NAME = re.compile(r"step-\d{8,}")
 
 
 class State(BaseModel):
@@ -70,9 +72,14 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_folders(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints, oldest first; others, such as a copy under another name, are none."""
+    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir())
+
+
 def complete(folder: Path) -> list[Path]:
     """Return the checkpoints that were saved to their end, oldest first; what happened to them since is not looked at.
 
     One that lacks either its state or its manifest has lost it since; earlier versions wrote no manifest.
     """
-    return sorted({file.parent for name in (STATE, MANIFEST) for file in folder.glob(f"step-*/{name}")})
+    return [path for path in step_folders(folder) if (path / STATE).exists() or (path / MANIFEST).exists()]

@@ -6,6 +6,7 @@ Training loads neither LLM nor autoencoder, so the samples stay latents, for `ll
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ from llmdiff.training.objective import Objective, autocast
 from llmdiff.training.stored_encodings import read_encodings
 from storage import EncodingStore
 from storage.io.files import write_file
+
+DRAWN = re.compile(r"step-(?P<step>\d+)\.(?:safetensors|png)|\.step-(?P<part>.*)\.part")
+"""Names of files of samples and their pictures, and of those that were being written."""
 
 
 class Validation:
@@ -86,7 +90,8 @@ def folder_of(config: TrainConfig) -> Path:
 def cut_samples(config: TrainConfig, step: int) -> None:
     """Removes what an interrupted run drew past the `step` where it goes on: those steps come again."""
     for path in folder_of(config).glob("*step-*"):
-        if path.suffix == ".part" or int(path.stem.removeprefix("step-")) > step:
+        found = DRAWN.fullmatch(path.name)
+        if found is not None and (found["part"] or int(found["step"]) > step):
             path.unlink()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.manifest import MANIFEST, check_files, read_manifest
 from llmdiff.safetensors_files import check_safetensors
-from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state
+from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state, step_folders
 
 TENSORS = (WEIGHTS, f"{EMA_FOLDER}/{WEIGHTS}", OPTIMIZER)
 FILES = (*TENSORS, CONFIG, f"{EMA_FOLDER}/{CONFIG}", f"{EMA_FOLDER}/{MANIFEST}", STATE)
@@ -25,7 +25,7 @@ def newest_whole(folder: Path) -> Path | None:
         ValueError: checkpoints were saved, and all are damaged.
     """
     left: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(step_folders(folder)):
         try:
             check_checkpoint(path)
         except (OSError, ValueError) as error:

@@ -9,9 +9,11 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from llmdiff.data.images import MAX_PIXELS
 from llmdiff.data.remote import is_remote
 from llmdiff.data.sources import Columns, Url, open_source
 from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION
+from llmdiff.image_files import known_formats
 from storage import EncodingStore
 from storage.maintenance.data_sets import data_sets
 
@@ -45,9 +47,14 @@ def rejected_picture(store: EncodingStore, source_hash: str, row: int, fingerpri
 
 
 def opened(data: bytes, what: str) -> Image.Image:
-    """Return a picture, upright and in RGB; ValueError where it can't be decoded."""
+    """Return a picture, upright and in RGB; ValueError where it can't be decoded, or is larger than any that is read.
+
+    Rows are refused for what hostile pictures do, too: the formats and the most pixels are those of encoding.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=known_formats()) as picture:
+            if (pixels := picture.width * picture.height) > MAX_PIXELS:
+                raise ValueError(f"expected at most {MAX_PIXELS} pixels, found {pixels}")
             return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{what}: the picture can't be decoded: {error}") from error

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from infra.ending import exit_if_ending
 from infra.environment import home
 from pipelines.requests.app import AppRequest
 
@@ -31,13 +32,14 @@ def serve(request: AppRequest) -> None:
     name = "127.0.0.1" if request.host == "0.0.0.0" else request.host
     print(f"The page: http://{name}:{request.port}/ (Ctrl-C ends it)", flush=True)
     warn_of_open_door(request.host, login)
-    uvicorn.run(
+    uvicorn.run(  # which keeps a signal for itself
         app,
         host=request.host,
         port=request.port,
         log_level="warning",
         timeout_graceful_shutdown=GRACE,  # open pages keep a connection each
     )
+    exit_if_ending()
 
 
 def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:
@@ -59,6 +61,7 @@ def build_app(request: AppRequest, login: tuple[str, str] | None) -> Any:
         path="/",
         auth=[login] if login is not None else None,
         footer_links=[],
+        max_file_size=0,  # nothing on the page is uploaded
         run_history=False,
         ssr_mode=False,
         theme=theme(),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from infra.environment import home, tracking_uri
 from infra.tracking.registry_names import CANDIDATE, MODEL, SCHEME
-from llmdiff.adapter.config import CONFIG, WEIGHTS, read_config
+from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, read_config
 from llmdiff.shapes import DIFFUSION, LLAMA, PHI
 from pipelines.requests.app import AppRequest
 
+logger = logging.getLogger(__name__)
 FOLDERS = ("*/adapter", "*/*/adapter")
 """Where adapters of training runs lie below the folder of runs; the registry's own copies are no choice of theirs."""
 
@@ -28,8 +30,8 @@ class Choices:
 def choices(request: AppRequest) -> Choices:
     """Return what was asked for, then what is found; reads the registry and the folder of runs anew."""
     versions = registered()
-    folders = adapter_folders()
-    configs = [read_config(folder) for folder in folders]
+    known = readable(adapter_folders())
+    folders, configs = list(known), list(known.values())
     bases = [config.base_model for config in configs if config.base_model]
     stores = [config.store for config in configs if config.store]
     return Choices(
@@ -59,6 +61,17 @@ def adapter_folders() -> list[Path]:
     found = {path for pattern in FOLDERS for path in home().glob(f"{pattern}/{CONFIG}")}
     whole = [path.parent for path in found if (path.parent / WEIGHTS).is_file()]
     return sorted(whole, key=lambda folder: (-(folder / CONFIG).stat().st_mtime, str(folder)))
+
+
+def readable(folders: list[Path]) -> dict[Path, AdapterConfig]:
+    """Return the configurations of those adapters that have one: a damaged one is no choice."""
+    found = {}
+    for folder in folders:
+        try:
+            found[folder] = read_config(folder)
+        except (OSError, ValueError) as error:
+            logger.warning("left out of the menus: %s", " ".join(str(error).split()))
+    return found
 
 
 def unique(*values: str | None) -> list[str]:

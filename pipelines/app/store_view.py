@@ -15,6 +15,7 @@ from llmdiff.training.stored_encodings import iterate_encodings
 from storage import EncodingStore
 from storage.index.snapshot import Snapshot
 from storage.io.arrays import check_row, is_pair, open_array, read_rows
+from storage.io.names import shard_folder
 from storage.maintenance.summary import list_shards
 from storage.schema import INDEX
 
@@ -54,7 +55,7 @@ def decode_pictures(
 def read_latent(store: EncodingStore, row: dict[str, Any]) -> torch.Tensor:
     """Return a sample's latent ``(channel, height, width)`` float16."""
     shard, shape, index = row["latent_shard"], row["latent_shape"], row["latent_index"]
-    array = open_array(store.path / "shards" / shard, f"latents/{shape}")
+    array = open_array(shard_folder(store.path, shard), f"latents/{shape}")
     bits = read_rows(array, index, index + 1)[0]
     check_row(bits, row["latent_checksum"], f"{store.path}: {shard}/latents/{shape}: row {index}")
     return torch.from_numpy(bits[0] if is_pair(shape) else bits)

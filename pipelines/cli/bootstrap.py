@@ -29,6 +29,9 @@ def encode_options(
     from llmdiff.data.sources import list_data
 
     if is_remote(data.data):
+        from infra.servers import check_proxies
+
+        check_proxies()
         data_path(data.data)  # the flow lists it, once
     else:
         list_data(data.data, columns=data.columns)

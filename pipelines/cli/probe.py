@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.servers import check_proxies
 from pipelines.cli.bootstrap import encoder_config
 from pipelines.cli.console import print_json, print_table
 from pipelines.cli.options import Config, Json, Set, options_of
@@ -50,6 +51,7 @@ def probe(
         if value is not None and given[option] in ([], ["{caption}"]):
             given[option] = [value]
     request = checked({**given, "settings": encoder_config(None, settings)}, ProbeRequest, "probe")
+    check_proxies()
     from pipelines.runtime.probe_run import check_probe, run_probe
 
     check_probe(request)

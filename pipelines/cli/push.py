@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from infra.servers import check_proxies, check_tracking
 from llmdiff.extras import require
 from pipelines.cli.options import options_of
 from pipelines.requests.base import checked
@@ -23,6 +24,9 @@ def push(given: dict[str, Any]) -> None:
     """
     request = checked(given, PushRequest, "push")
     require("mlflow")
+    check_proxies()
+    if request.adapter.startswith("models:"):
+        check_tracking()
     from pipelines.runtime.shared_folder import upload, write_shared
 
     folder = write_shared(request)

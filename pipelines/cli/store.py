@@ -1,6 +1,6 @@
 """The commands ``llmdiff store …``: look into an encoding store, check it, repair it, clear it up, take it elsewhere.
 
-Each imports what it needs when it runs, as in `pipelines.cli.main`. With ``--json`` its answer is one JSON document.
+Each imports what it needs when it runs, as all commands do. With ``--json`` its answer is one JSON document.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands ``llmdiff study …``: the paper's open questions, answered on the synthetic shapes benchmark.
 
-Each imports what it needs when it runs, as in `pipelines.cli.main`.
+Each imports what it needs when it runs, as in `pipelines.cli.commands`.
 """
 
 from __future__ import annotations

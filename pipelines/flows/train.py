@@ -118,7 +118,7 @@ def follow(reader: RowReader, layouts: RowReader, warnings: WarningReader, run: 
 
 @task("keep samples")
 def keep_samples(config: TrainConfig, run_id: str) -> None:
-    """Decode the validation samples into image grids, beside the run and in MLflow."""
+    """Decode the validation samples into image grids, beside the run and in MLflow; damaged ones are passed over."""
     paths = sorted((Path(config.output) / "samples").glob("step-*.safetensors"))
     if not paths:
         return
@@ -128,11 +128,18 @@ def keep_samples(config: TrainConfig, run_id: str) -> None:
     from llmdiff.image_grid import image_grid
 
     latent_encoder = LatentEncoder.from_pretrained(config.base)
+    grid = None
     for path in paths:
-        rows = [(prompt, [image]) for prompt, image in decode_samples(path, latent_encoder)]
+        try:
+            rows = [(prompt, [image]) for prompt, image in decode_samples(path, latent_encoder)]
+        except ValueError as error:
+            run_logger().warning(str(error))
+            print(f"warning: {error}", file=sys.stderr)
+            continue
         grid = save_png(image_grid(rows, [path.stem]), path.with_suffix(".png"))
         client().log_artifact(run_id, str(grid), "samples")
-    show_picture("train-samples", f"Samples of {paths[-1].stem}", grid)
+    if grid is not None:
+        show_picture("train-samples", f"Samples of {grid.stem}", grid)
 
 
 @task("keep weights")
@@ -148,7 +155,10 @@ def keep_weights(config: TrainConfig, run_id: str) -> None:
 def train_result(config: TrainConfig, run_id: str, seconds: float, before: bool) -> TrainResult:
     """Return what the flow returns, read from what the run wrote."""
     output = Path(config.output)
-    last = RowReader(output / "metrics.jsonl").read()[-1]
+    rows = RowReader(output / "metrics.jsonl").read()
+    if not rows:
+        raise ValueError(f"{output / 'metrics.jsonl'}: expected the rows of a finished run, found none")
+    last = rows[-1]
     return TrainResult(
         output=str(output),
         adapter=str(output / "adapter"),

@@ -13,8 +13,9 @@ from infra.environment import home
 from infra.tracking.lineage import data_files, data_tags
 from infra.tracking.registry import adapter_tags, fetch_adapter
 from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig
-from llmdiff.adapter.files import check_adapter, config_bytes
+from llmdiff.adapter.files import FILES, check_adapter, config_bytes
 from llmdiff.adapter.hub import NAME
+from llmdiff.manifest import MANIFEST, write_manifest
 from pipelines.reports.model_card import model_card, read_scores
 from pipelines.requests.push import PushRequest
 from storage.io.files import write_file
@@ -25,7 +26,7 @@ CARD, GRID = "README.md", "samples.png"
 
 
 def write_shared(request: PushRequest) -> Path:
-    """Write the folder that is uploaded, and return it: `WEIGHTS`, `CONFIG`, `CARD`, and `GRID` where there is one.
+    """Write the folder that is uploaded, and return it: an adapter's `FILES` with their manifest, `CARD`, and `GRID`.
 
     Raises:
         FileNotFoundError: there is no such adapter, picture or report.
@@ -50,6 +51,7 @@ def write_shared(request: PushRequest) -> Path:
         public, request.repo, request.license, lineage(config), GRID if grid is not None else None, scores
     )
     write_file(folder / CARD, card.encode())
+    write_manifest(folder, FILES)
     return folder
 
 
@@ -57,7 +59,7 @@ def upload(folder: Path, request: PushRequest) -> str:
     """Upload a shared folder's files as one commit, and return the commit's address; OSError where the hub refuses."""
     api = HfApi(library_name="llmdiff")
     api.create_repo(request.repo, private=request.private, exist_ok=True)
-    files = [CARD, CONFIG, GRID, WEIGHTS]
+    files = [CARD, CONFIG, GRID, WEIGHTS, MANIFEST]
     return str(
         api.upload_folder(
             repo_id=request.repo, folder_path=folder, allow_patterns=files, commit_message="Upload an LLMDiff-Adapter"

@@ -15,7 +15,7 @@ from infra.tracking.hub_cache import hub_revision
 from llmdiff.base_folders import check_base
 from llmdiff.compilation import check_compiler
 from llmdiff.extras import require_for
-from llmdiff.training.config import CONFIG, FREE, TrainConfig, TrainSettings
+from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
 from pipelines.requests.base import FILE
@@ -127,7 +127,7 @@ def clear(folder: Path) -> None:
     with locked(folder):
         for name in ("checkpoints", "samples", "adapter", "adapter-raw"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (CONFIG, FILE, "metrics.jsonl", "weights.png", RUN_ID):
+        for name in (CONFIG, FILE, "metrics.jsonl", LAYOUT_LOG, "weights.png", RUN_ID):
             (folder / name).unlink(missing_ok=True)
         for log in folder.glob("train*.log"):
             log.unlink()

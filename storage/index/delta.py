@@ -137,7 +137,10 @@ def entry_of(actions: Sequence[Action], keys: Iterable[str], checksums: Mapping[
 
 def parse_entry(data: bytes) -> list[Action]:
     """Return the lines of an entry; ValueError where it is none."""
-    actions = [json.loads(line) for line in data.splitlines()]
+    try:
+        actions = [json.loads(line) for line in data.splitlines()]
+    except RecursionError:
+        raise ValueError("expected lines of JSON, found values in values without end") from None
     if not actions or not all(isinstance(action, dict) for action in actions):
         raise ValueError("expected lines of JSON")
     return actions

@@ -180,5 +180,5 @@ def _is_checkpoint(path: StorePath) -> bool:
         if path.name.endswith(".parquet"):
             return pq.ParquetFile(path.arrow_source()).metadata is not None
         return bool(json.loads(path.read_bytes()))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return False

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 KEY = "llmdiff.shards"
 """Name in the footer."""
 FORMAT = 1
+LONGEST = 64 * 1024**2
+"""Bytes of what is said, unpacked: a hundred times the counts of the largest stores that were made."""
 MOST_RUNS = 256
 """Runs of rows that are noted of a shard; where there are more, none is."""
 TEXTS = ("shard", "fingerprint", "encoding_shard", "latent_shard", "latent_shape", "source", "source_hash")
@@ -102,9 +104,11 @@ def note_of(shards: Mapping[str, ShardCounts]) -> str:
 
 
 def noted(metadata: Mapping[bytes, bytes] | None) -> dict[str, ShardCounts] | None:
-    """Return what a footer says; None where it says nothing, or what it says is damaged."""
-    with suppress(ValueError, KeyError, TypeError, AttributeError, zlib.error):  # zlib has a checksum
-        said = json.loads(zlib.decompress(b64decode((metadata or {})[KEY.encode()])))
+    """Return what a footer says; None where it says nothing, or what it says is damaged, or longer than any is."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error):
+        unpacking = zlib.decompressobj()  # which compares a checksum at the end
+        text = unpacking.decompress(b64decode((metadata or {})[KEY.encode()]), LONGEST)
+        said = json.loads(text) if unpacking.eof else {}
         shards = {name: ShardCounts(**counts) for name, counts in said["shards"].items()}
         if said["format"] == FORMAT and all(map(_is_sound, shards.values())):
             return shards

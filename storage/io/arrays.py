@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 from obstore.exceptions import BaseError
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BytesCodec, Crc32cCodec
 
 from storage.hashing import checksum
 from storage.io.files import naming
@@ -29,6 +29,8 @@ from storage.io.raw_shards import OuterShardWriter
 TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
+MOST_CHUNK_BYTES, MOST_CHUNKS = 1024**3, 2**22
+"""Of an inner chunk, and of an outer shard, whose index is read whole."""
 MOST_BYTES = 4 * 1024**3
 """Of one sample's rows of an array: what an index says is more is damage, and no memory is taken for it."""
 
@@ -159,11 +161,30 @@ def open_array(shard: StorePath, name: str) -> zarr.Array[Any]:
     try:
         with path.naming(), nullcontext() if path.is_remote else rust_pipeline():
             store, key = path.zarr_location()
-            return zarr.open_array(store, path=key, mode="r", zarr_format=3)
+            array = zarr.open_array(store, path=key, mode="r", zarr_format=3)
+            check_layout(array)
+            return array
     except Exception as error:  # Zarr raises many kinds over a description that is none; each means the same here
         if path.is_remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: expected a Zarr array, found none ({error})") from error
+
+
+def check_layout(array: zarr.Array[Any]) -> None:
+    """Raise ValueError where an array says of its chunks what no writer writes.
+
+    The codecs would believe it, and end the process over memory that is not there.
+    """
+    chunk, outer = array.chunks, array.shards or array.chunks
+    if not all(side > 0 for side in (*chunk, *outer)):
+        raise ValueError(f"expected chunks of some rows, found {chunk} in {outer}")
+    chunk_bytes, outer_bytes = (math.prod(shape) * array.dtype.itemsize for shape in (chunk, outer))
+    if chunk_bytes > MOST_CHUNK_BYTES or outer_bytes > MOST_BYTES or outer_bytes > MOST_CHUNKS * chunk_bytes:
+        raise ValueError(f"expected chunks of at most {MOST_CHUNK_BYTES} bytes, found {chunk} in {outer}")
+    first, *others = array.metadata.codecs  # type: ignore[union-attr]
+    for codec in (*others, *getattr(first, "codecs", ()), *getattr(first, "index_codecs", ())):
+        if not isinstance(codec, BytesCodec | Crc32cCodec):
+            raise ValueError(f"expected rows that are not packed, found {type(codec).__name__}")
 
 
 def check_row(row: np.ndarray | memoryview, expected: int, what: str) -> None:

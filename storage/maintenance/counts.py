@@ -194,7 +194,7 @@ def _version(store: EncodingStore, number: int) -> str | None:
 
 def _recall(path: Path, store: EncodingStore, number: int) -> Counts | None:
     """Return the counts that were kept of this version or an earlier one."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         kept = json.loads(path.read_bytes())
         expected = kept.pop("crc32c")
         if checksum(canonical_json(kept).encode()) != expected or kept["format"] != FORMAT:

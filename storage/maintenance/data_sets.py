@@ -76,5 +76,5 @@ def _path(store: EncodingStore, data: str, fingerprint: str) -> StorePath:
 def _read(path: StorePath) -> DataSet:
     try:
         return DataSet(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: expected the sources of a data set, found {error}") from error

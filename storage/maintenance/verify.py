@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 
 from storage.hashing import Fingerprint
@@ -14,7 +13,7 @@ from storage.maintenance.check_shard import Checked, Stored, check_shards
 from storage.maintenance.files import data_files
 from storage.maintenance.stored_rows import stored_rows
 from storage.schema import Problem
-from storage.store import EncodingStore
+from storage.store import EncodingStore, read_description
 
 
 def verify(
@@ -76,9 +75,9 @@ def _check_fingerprints(store: EncodingStore, named: list[str]) -> Iterator[Prob
     for path in described:
         name = f"fingerprints/{path.name}"
         try:
-            found = Fingerprint.of(json.loads(path.read_bytes()))
+            found = Fingerprint.of(read_description(path))
         except ValueError as error:
-            yield Problem("flipped", name, f"expected JSON: {error}")
+            yield Problem("flipped", name, str(error).removeprefix(f"{path}: "))
             continue
         if found != path.stem:
             yield Problem("flipped", name, f"expected the description of {path.stem}, found that of {found}")

@@ -120,7 +120,10 @@ def test_weights_that_claim_the_same_are_refused_before_memory_is_taken(folder: 
     header = data[8 : 8 + length].replace(b"[32,48]", b"[32,10000000]").replace(b"[48]", b"[10000000]")
     weights.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
     (folder / "manifest.json").unlink()
-    with memory_of_another_gigabyte(), pytest.raises(ValueError, match=r"safetensors: not a readable safetensors file"):
+    with (
+        memory_of_another_gigabyte(),
+        pytest.raises(ValueError, match=r"tensor '\S+': expected 40000000 bytes, found 192"),
+    ):
         LLMAdapter.load(folder, tiny.unet())
 
 

@@ -8,7 +8,10 @@ import huggingface_hub
 import pytest
 
 from llmdiff.adapter.config import CONFIG, WEIGHTS
+from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder, hub_parts
+from tests.adapter import tiny
+from tests.damage import flip
 from tests.hub_models import REPO, ModelHub, sha
 
 
@@ -28,6 +31,16 @@ def test_a_name_gives_the_two_files_of_one_commit_once(filled: ModelHub, monkeyp
     assert sorted(filled.asked) == [WEIGHTS, WEIGHTS, CONFIG]  # both commits have the same configuration
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert adapter_folder(REPO) == newest
+
+
+def test_an_adapter_of_the_hub_is_as_it_was_shared_or_refused(hub: ModelHub, tmp_path: Path) -> None:
+    saved = tiny.adapter(tiny.unet()).save(tmp_path / "adapter")
+    whole = {path.name: path.read_bytes() for path in saved.iterdir()}
+    flip(saved / WEIGHTS)
+    hub.commits = [whole, {**whole, WEIGHTS: (saved / WEIGHTS).read_bytes()}]
+    check_adapter(adapter_folder(f"{REPO}@{sha(0)}"))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}: damaged: expected CRC-32"):
+        check_adapter(adapter_folder(REPO))
 
 
 def test_what_the_hub_has_not_is_named(filled: ModelHub) -> None:

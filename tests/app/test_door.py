@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 
+from infra import ending
 from infra.service.guard import Guard
-from pipelines.app.server import LOGIN, check_address, read_login, warn_of_open_door
+from pipelines.app import server
+from pipelines.app.server import LOGIN, build_app, check_address, read_login, warn_of_open_door
 from pipelines.cli.main import main
+from pipelines.requests.app import AppRequest
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,35 @@ def test_foreign_names_and_origins_are_refused(host: str, origin: str | None, re
     if refused:
         assert sent[0]["status"] == 403
         assert refused in sent[1]["body"].decode()
+
+
+def test_the_page_takes_no_files_and_gives_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
+    from starlette.testclient import TestClient
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
+    (tmp_path / "private.txt").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    asked = TestClient(build_app(AppRequest(), None), base_url="http://127.0.0.1:7860")
+    assert asked.get("/").status_code == 200
+    assert asked.post("/gradio_api/upload", files={"files": ("a.html", b"x" * 100)}).status_code == 413
+    assert list((tmp_path / "app").rglob("*.html")) == []
+    for name in (tmp_path / "private.txt", "private.txt", "/etc/passwd"):
+        assert asked.get(f"/gradio_api/file={name}").status_code == 403
+    assert asked.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_signal_ends_the_page_as_it_ends_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server keeps it for itself and returns, as if nobody had asked for the end."""
+    monkeypatch.setattr(server, "build_app", lambda request, login: None)
+    monkeypatch.setattr(server, "check_address", lambda host, port: None)
+    monkeypatch.setattr(ending, "_received", [])
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: ending._received.append(signal.SIGINT))
+    with pytest.raises(SystemExit) as ended:
+        server.serve(AppRequest())
+    assert ended.value.code == 130
 
 
 def test_the_login_is_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import gradio as gr
 from pipelines.app import run_view, store_view
 from pipelines.app.fields import OWN_SCHEDULER, RECORDED, request_of
 from pipelines.app.models import Models
-from pipelines.app.rejected import list_rejects, rejected_picture
+from pipelines.app.rejected import list_rejects, opened, rejected_picture
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.sources import choices
 from pipelines.app.try_tab import of_row
@@ -74,6 +74,44 @@ def test_choices_are_what_the_demonstration_left(at_demo: Path) -> None:
     assert found.adapters == ["models:/llmdiff-adapter@candidate", "models:/llmdiff-adapter/1", folder]
     assert found.stores == [str(at_demo / "demo" / "store")]
     assert choices(AppRequest(adapter="mine", store="there")).adapters[0] == "mine"
+
+
+def test_a_damaged_adapter_takes_no_other_from_the_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path))
+    for name, text in (
+        ("good", '{"encoding_dim": 8, "context_dim": 8, "store": "there"}'),
+        ("bad", "{"),
+        ("old", "[]"),
+    ):
+        folder = tmp_path / name / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "adapter.safetensors").touch()
+        (folder / "adapter_config.json").write_text(text)
+    found = choices(AppRequest())
+    assert (found.adapters, found.stores) == ([str(tmp_path / "good" / "adapter")], ["there"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("EPS", (8, 8), "cannot identify"),
+        ("PNG", (40_000, 3_000), "expected at most 100000000 pixels, found 120000000"),
+    ],
+)
+def test_a_refused_picture_is_shown_by_no_other_program_and_in_bounded_memory(
+    kind: str, size: tuple[int, int], message: str
+) -> None:
+    data = io.BytesIO()
+    Image.new("1" if kind == "PNG" else "RGB", size).save(data, kind)
+    with pytest.raises(ValueError, match=f"a row: the picture can't be decoded: {message}"):
+        opened(data.getvalue(), "a row")
+
+
+def test_no_name_of_a_shard_leads_out_of_the_store(tmp_path: Path) -> None:
+    store = EncodingStore.create(tmp_path / "store")
+    row = {"latent_shard": "../../other", "latent_shape": "4x8x8", "latent_index": 0, "latent_checksum": 0}
+    with pytest.raises(ValueError, match=r"expected the name of a shard, found '../../other'"):
+        store_view.read_latent(store, row)
 
 
 def test_without_runs_there_is_little_to_choose() -> None:

@@ -8,12 +8,14 @@ import pickle
 import threading
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.encode.preview import preview
+from llmdiff.data.remote import http
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import ReadinessPolicy, Row, known_row_count, list_data, open_source, scan, shards_of
 from storage import EncodingStore
@@ -85,6 +87,13 @@ def test_what_lies_beside_a_signed_file_is_signed_in_another_process_too(site: F
         told = [row.caption if isinstance(row, Row) else row.reason for shard in those for _, row in shard.rows()]
         assert told == ["caption", "not_fetched", "beside", "named"]
     assert [name for name, _ in sent[0].file.place.files] == ["0.tar", "0.parquet", *names[2:]]  # but no other tar
+
+
+@pytest.mark.parametrize("changed", ["", "0", "yesterday", "Mon, 99 Foo 2024 99:99:99 GMT"])
+def test_a_date_that_is_none_keeps_no_file_from_being_read(changed: str) -> None:
+    headers = {"Content-Range": "bytes 0-0/7", "Last-Modified": changed}
+    answer = httpx.Response(206, headers=headers, request=httpx.Request("GET", "http://there/a.tar"))
+    assert http._facts(answer)[:2] == (7, 0.0)
 
 
 def test_footers_of_several_files_are_fetched_at_once(site: FileServer) -> None:

@@ -15,8 +15,8 @@ from prefect.utilities.callables import parameter_schema
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
+from pipelines.cli.commands import app
 from pipelines.cli.config_files import read_settings
-from pipelines.cli.main import app
 from tests.docs.deployments import DEPLOYMENTS
 from tests.docs.pages import HISTORY, PAGES, blocks, command_lines, llmdiff_commands, name_of, spans
 

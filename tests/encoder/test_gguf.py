@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import struct
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.extras import missing_extra
+from llmdiff.gguf_files import check_gguf
 from llmdiff.model_folders import check_llm, gguf_file
 from pipelines.cli.main import error_line
 from tests.encoder.first_blocks import cut_folder, cut_gguf
@@ -101,8 +103,63 @@ def test_a_file_cut_short(file: Path, tmp_path: Path) -> None:
     for keep in (20, 2000, len(data) - 1000):
         path = tmp_path / "cut.gguf"
         path.write_bytes(data[:keep])
-        with pytest.raises(ValueError, match=r"LLM .*cut.gguf: cannot read its \w+: .+"):
+        expected = "cannot read its \\w+: .+" if keep > 2000 else f"expected .* {keep} bytes that end in its header"
+        with pytest.raises(ValueError, match=rf"cut.gguf: {expected}"):
             Encoder.from_pretrained(path, FLOAT32)
+
+
+def field(name: str, kind: int, value: bytes) -> bytes:
+    return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind) + value
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def array(kind: int, count: int) -> bytes:
+    return struct.pack("<IQ", kind, count)
+
+
+LLAMA, BLOCKS = field("general.architecture", 8, text("llama")), "llama.block_count"
+HOSTILE = {
+    "a vocabulary of billions": (
+        [LLAMA, field("a", 9, array(0, 2**60))],
+        "at most 4000000 values, found 1152921504606",
+    ),
+    "arrays in arrays": ([LLAMA, field("a", 9, array(9, 1) * 1000)], "found kind 9"),
+    "an odd kind": ([LLAMA, field("a", 77, b"")], "found kind 77"),
+    "no alignment": (
+        [LLAMA, field("general.alignment", 4, bytes(4))],
+        "general.alignment: expected a power of 2, found 0",
+    ),
+    "an alignment in words": ([LLAMA, field("general.alignment", 8, text("x"))], "expected a power of 2, found 'x'"),
+    "a text without end": ([LLAMA, field("a", 8, struct.pack("<Q", 2**62))], "bytes that end in its header"),
+    "no blocks": ([LLAMA], "llama.block_count: expected 1 to 200 blocks, found None"),
+    "blocks in a list": ([LLAMA, field(BLOCKS, 9, array(4, 0))], "expected 1 to 200 blocks, found None"),
+    "thousands of blocks": ([LLAMA, field(BLOCKS, 4, struct.pack("<I", 9999))], "expected 1 to 200 blocks, found 9999"),
+    "blocks without tensors": (
+        [LLAMA, field(BLOCKS, 4, struct.pack("<I", 9))],
+        "tensors of 9 blocks, found none of block 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_header_is_refused_before_a_library_reads_it(tmp_path: Path, what: str) -> None:
+    fields, message = HOSTILE[what]
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields)) + b"".join(fields))
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}"):
+        check_gguf(path)
+
+
+def test_a_header_that_is_no_text_or_counts_tensors_that_are_not_there(file: Path, tmp_path: Path) -> None:
+    data, path = file.read_bytes(), tmp_path / "changed.gguf"
+    for at, new in ((8, struct.pack("<Q", 2**63)), (32, b"\xff"), (4, struct.pack("<I", 99))):
+        path.write_bytes(data[:at] + new + data[at + len(new) :])
+        with pytest.raises(ValueError, match=rf"^{path}: expected a GGUF file"):
+            check_gguf(path)
+    check_gguf(file)
 
 
 def test_more_tokens_than_positions(file: Path) -> None:

@@ -136,8 +136,30 @@ def test_a_model_with_code_of_its_own(folder: Path) -> None:
 def test_a_configuration_of_more_blocks_than_there_are(folder: Path, blocks: int) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": blocks}))
-    with pytest.raises(ValueError, match=rf"num_hidden_layers: expected 1 to 1000 blocks, found {blocks}"):
+    with pytest.raises(
+        ValueError, match=rf"num_hidden_layers: expected (1 to 1000 blocks|at most 1000 layers), found {blocks}"
+    ):
         Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("head_dim", 0),
+        ("head_dim", -1),
+        ("head_dim", 10**30),
+        ("head_dim", 2**40),
+        ("hidden_act", 7),
+        ("mlp_bias", "x"),
+    ],
+)
+def test_a_configuration_of_odd_values_is_one_line(folder: Path, setting: str, value: object) -> None:
+    """Each is another kind of error to transformers or torch."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(ValueError, match=rf"^LLM {folder}: cannot read its (config|weights): .*[^:]$") as caught:
+        Encoder.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_that_is_deep(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from llmdiff import LLMDiffPipeline
 from llmdiff.base_folders import check_base
 from llmdiff.evaluation.embed import load_embedder
 from llmdiff.model_folders import check_llm
+from llmdiff.named_files import check_named_files
 from llmdiff.safetensors_files import tensor_shapes
 from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
@@ -116,6 +118,35 @@ def test_parts_that_no_adapter_reads_are_looked_at_too(tmp_path: Path) -> None:
         LLMDiffPipeline.from_pretrained(base)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layers_per_block": 10**9},
+        {"transformer_layers_per_block": [1, [10**9]]},
+        {"down_block_types": ["DownBlock2D"] * 2000},
+        {"text_config": {"num_hidden_layers": 1e9}},
+    ],
+    ids=str,
+)
+def test_no_model_has_millions_of_layers(tmp_path: Path, settings: dict[str, Any]) -> None:
+    change(tmp_path / "config.json", **settings)
+    with pytest.raises(ValueError, match=r"config\.json: \w+: expected at most 1000 layers, found [12]000"):
+        check_named_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["other.safetensors", "model.safetensors.index.x.json", "chat_template.jinja"])
+def test_a_pipe_is_waited_for_by_nobody(folder: Path, name: str) -> None:
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"^{folder / name}: expected a file, found a pipe or a device"):
+        check_llm(folder)
+
+
+def test_nor_is_one_in_place_of_a_file_of_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="expected a safetensors file, found a folder or a device"):
+        tensor_shapes(tmp_path / "a.safetensors")
+
+
 def test_so_are_models_of_an_evaluation(folder: Path) -> None:
     change(folder / INDEX, weight_map={"a": "x.bin"})
     change(folder.parent / "model_index.json", llm=["transformers", "LlamaForCausalLM"])
@@ -135,6 +166,11 @@ def header(text: str, length: int | None = None, body: int = 0) -> bytes:
     [
         b"",
         b"1234567",
+        header('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', body=3),
+        header('{"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}', body=4),
+        header('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', body=4),
+        header('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 4]}}', body=4),
+        header('{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}', body=4),
         header("{}", length=2**63),
         header("[]"),
         header('{"a": 1}'),
@@ -148,6 +184,41 @@ def test_what_is_no_safetensors_file_is_one_line(tmp_path: Path, content: bytes)
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{path}: expected .*found {len(content)}"):
+        tensor_shapes(path)
+
+
+TENSORS = {
+    "overlapping": (
+        '"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}',
+        "[2, 6]",
+        "begin at byte 4, found bytes 2 to 6",
+    ),
+    "a gap": (
+        '"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}',
+        "[4, 8]",
+        "begin at byte 2, found bytes 4 to 8",
+    ),
+    "backwards": ('"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}', "[4, 0]", "found bytes 4 to 0"),
+    "too large": (
+        '"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}',
+        "[4, 9]",
+        "expected 4 bytes, found 5 bytes",
+    ),
+    "enormous": (
+        '"a": {"dtype": "F64", "shape": [4611686018427387904, 4], "data_offsets": [0, 4]}',
+        "[4, 8]",
+        "found 4 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TENSORS)
+def test_tensors_that_lie_where_none_can_are_refused(tmp_path: Path, what: str) -> None:
+    first, offsets, message = TENSORS[what]
+    end = max(json.loads(offsets)[1], 4)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(header(f'{{{first}, "b": {{"dtype": "U8", "shape": [4], "data_offsets": {offsets}}}}}', body=end))
+    with pytest.raises(ValueError, match=rf"^{path}: tensor '[ab]': .*{message}"):
         tensor_shapes(path)
 
 

@@ -12,6 +12,7 @@ from infra import environment
 from infra.launch.local import free_port
 from infra.tracking import run as tracking
 from infra.tracking.run import RowReader, WarningReader, client, numbers, tracked_run
+from llmdiff.training.metrics import truncated
 
 pytestmark = pytest.mark.usefixtures("tracking")
 
@@ -114,6 +115,16 @@ def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
     part.replace(path)  # a resumed run goes on before its last row, and has written more rows than there were
     assert reader.read() == [{"step": 3, "again": True}]
     assert reader.read() == []
+
+
+def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:
+    """As a power loss leaves them; a run that goes on leaves them out of its log."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": 1}', b"\0\0\0", b'{"step', b"[1]", b'{"step": "2"}', b'{"step": true}', b"\xff", b"[" * 100_000]
+    path.write_bytes(b"\n".join([*lines, b'{"step": 3}', b'{"step": 4}', b""]))
+    assert RowReader(path).read() == [{"step": 1}, {"step": 3}, {"step": 4}]
+    truncated(path, 3).close()
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
 
 
 def test_new_warnings_are_found_in_a_log_with_a_progress_bar(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from pipelines.cli.main import app
+from pipelines.cli.commands import app
 from tests.pipelines.conftest import ROOT, Server
 
 CLUSTER = ROOT / "infra" / "cluster"

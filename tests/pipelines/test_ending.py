@@ -49,7 +49,19 @@ with ending.well_ended("the same command goes on"):
     sys.exit(int(sys.argv[1]))
 """
 """A program that comes to its own end."""
-HOSTILE = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+HOSTILE = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks://127.0.0.1:9", "no_proxy": "[::1]"}
+EARLY = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pipelines.cli.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["llmdiff", "train"]
+from pipelines.cli.main import main
+main()
+"""
+"""A program that gets Ctrl-C while it still imports its commands."""
 
 
 def start(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
@@ -118,6 +130,13 @@ def test_prefect_starts_its_server_by_the_method_that_is_replaced() -> None:
         assert part in theirs
         assert part in ours
     assert theirs.count('"--') == ours.count('"--'), "an option more or less"
+
+
+@pytest.mark.process
+def test_ctrl_c_while_a_command_is_starting() -> None:
+    child = start(sys.executable, "-c", EARLY)
+    printed, _ = child.communicate(timeout=END_SECONDS)
+    assert (child.returncode, printed) == (130, "interrupted: the same command goes on\n")
 
 
 @pytest.mark.process

@@ -55,7 +55,7 @@ def test_what_is_uploaded_loads_by_its_name_and_holds_nothing_private(
     assert push(str(adapter), REPO, *options) == 0
     assert f"it loads as {REPO}" in capsys.readouterr().out
     (files,) = hub.commits
-    assert sorted(files) == ["README.md", WEIGHTS, CONFIG, "samples.png"]
+    assert sorted(files) == ["README.md", WEIGHTS, CONFIG, "manifest.json", "samples.png"]
     assert files[WEIGHTS] == (adapter / WEIGHTS).read_bytes()
     for name in ("README.md", CONFIG):
         for private in (str(tmp_path), "secret", "gpu1", "~/llm"):

@@ -14,7 +14,7 @@ from prefect.exceptions import ParameterBindError, ParameterTypeError
 from llmdiff.data.sources import UnreadableShard
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainConfig, TrainSettings
-from pipelines.cli.main import app
+from pipelines.cli.commands import app
 from pipelines.cli.options import option
 from pipelines.requests.base import FILE, Request, checked, help_of
 from pipelines.requests.encode import EncodeRequest

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
+import zlib
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from deltalake import DeltaTable
 
 from storage import EncodingStore, ShardWriter, content_hash
+from storage.index import shard_counts
 from storage.index.batches import batches
 from storage.index.shard_counts import KEY, MOST_RUNS, ShardCounts, count_shards, note_of, noted
 from storage.maintenance.gc import drop
@@ -130,6 +134,16 @@ def test_a_note_that_is_not_one_says_nothing() -> None:
     for other in (b"", b"x", note[:-8], note_of({}).encode()[4:], note[:20] + b"AAAA" + note[24:], *notes):
         assert noted({KEY.encode(): other}) is None
     assert noted(None) is noted({b"other": note}) is None
+
+
+def test_a_note_of_kilobytes_may_not_unpack_to_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_counts, "LONGEST", 2**20)
+    bomb = b64encode(zlib.compress(b'{"shards": {}, "format": 1, "a": "' + b"x" * 2**23 + b'"}'))
+    tracemalloc.start()
+    assert noted({KEY.encode(): bomb}) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert noted({KEY.encode(): b64encode(zlib.compress(b"[" * 100_000))}) is None
 
 
 @pytest.mark.usefixtures("unnoted")

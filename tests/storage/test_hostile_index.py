@@ -82,6 +82,41 @@ def test_an_array_may_say_that_it_has_any_shape(tmp_path: Path, shape: list[int]
     assert "\n" not in str(caught.value)
 
 
+LAYOUTS: dict[str, tuple[int, int | None, list[dict[str, Any]] | None]] = {
+    "an outer shard of terabytes": (2**36, None, None),
+    "no rows in a chunk": (0, None, None),
+    "chunks of terabytes": (2**36, 2**36, None),
+    "chunks of a byte, by the billion": (2**31, 1, None),
+    "packed rows": (
+        64,
+        64,
+        [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip", "configuration": {"level": 1}}],
+    ),
+}
+"""Rows of an outer shard, rows of a chunk, codecs of a chunk."""
+
+
+@pytest.mark.parametrize("what", LAYOUTS)
+def test_an_array_that_no_writer_writes_is_refused_before_a_codec_believes_it(tmp_path: Path, what: str) -> None:
+    """The Rust codecs would abort the process over memory that is not there."""
+    store, llm = synthetic.make_store(tmp_path / "store")
+    synthetic.encode(store, llm, "a")
+    (file,) = (tmp_path / "store" / "shards").glob(f"*/encodings/{llm}/zarr.json")
+    about = json.loads(file.read_text())
+    outer, chunk, codecs = LAYOUTS[what]
+    about["chunk_grid"]["configuration"]["chunk_shape"][0] = outer
+    sharding = about["codecs"][0]["configuration"]
+    sharding["chunk_shape"][0] = sharding["chunk_shape"][0] if chunk is None else chunk
+    sharding["codecs"] = codecs or sharding["codecs"]
+    file.write_text(json.dumps(about))
+    for read in (
+        lambda: next(EncodingDataset(store.path, DatasetConfig(fingerprint=llm, batch_size=4)).epoch(0)),
+        lambda: store.encoding(llm, caption_hash(synthetic.caption("a", 1))),
+    ):
+        with pytest.raises(ValueError, match=r"expected a Zarr array, found none \(expected (chunks|rows) "):
+            read()
+
+
 def test_reading_one_encoding_believes_no_number(tmp_path: Path) -> None:
     store, llm = synthetic.make_store(tmp_path / "store")
     synthetic.encode(store, llm, "a")
@@ -100,6 +135,17 @@ def test_a_stores_description_is_read_or_refused_in_a_line(tmp_path: Path, text:
     with pytest.raises(ValueError, match=r"store\.json: expected ") as caught:
         EncodingStore.open(tmp_path / "store")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"kind": ', "[]", "\0"], ids=lambda text: text[:20])
+def test_a_description_of_encodings_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    store, llm = synthetic.make_store(tmp_path / "store")
+    file = tmp_path / "store" / "fingerprints" / f"{llm}.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{file}: expected (JSON|a JSON object)") as caught:
+        store.fingerprints()
+    assert "\n" not in str(caught.value)
+    assert [problem.path for problem in verify(store)] == [f"fingerprints/{llm}.json"]
 
 
 def test_a_manifest_that_is_deep_is_a_problem_of_its_shard(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_another_store_at_the_same_path_is_told(store: EncodingStore, tmp_path: 
             check_store(first, other)
 
 
+def test_a_base_is_the_same_by_a_relative_name(
+    store: EncodingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    began(tmp_path / "store", tmp_path / "run")
+    other = draft(Path("store"), Path("run")).model_copy(update={"base": str(tmp_path / "base")})
+    assert resolve(other, "llm").base == str(tmp_path / "base")
+    with pytest.raises(ValueError, match="the run began with base 'base', found 'other'"):
+        resolve(other.model_copy(update={"base": "other"}), "llm")
+
+
 def test_a_store_that_was_moved_or_copied_is_the_same(store: EncodingStore, tmp_path: Path) -> None:
     first = began(tmp_path / "store", tmp_path / "run")
     with ShardWriter(store, None, first.fingerprint) as writer:

@@ -12,8 +12,10 @@ import torch
 
 from llmdiff.manifest import write_manifest
 from llmdiff.training.checkpoint import save
+from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA
 from llmdiff.training.state import State, complete
+from llmdiff.training.validation import cut_samples
 from llmdiff.training.whole import FILES, newest_state, newest_whole
 from tests.adapter import tiny
 from tests.damage import DAMAGES, cut, flip
@@ -141,6 +143,31 @@ def test_a_damaged_one_of_a_later_step_does_not_take_a_good_ones_place(folder: P
     write(folder, 6, keep=1)
     assert complete(folder) == [folder / "step-00000006"]
     assert newest_whole(folder) == folder / "step-00000006"
+
+
+def test_what_is_no_checkpoint_stays(folder: Path, tmp_path: Path) -> None:
+    """A user's copy under another name, a note, a link: none is gone on from, and none is removed."""
+    kept = shutil.copytree(folder / "step-00000008", folder / "step-00000008.good")
+    (folder / "step-notes.txt").write_text("mine")
+    elsewhere = shutil.copytree(folder / "step-00000004", tmp_path / "elsewhere")
+    (folder / "step-00000001").symlink_to(elsewhere)
+    write(folder, 9, keep=1)
+    assert complete(folder) == [folder / "step-00000001", folder / "step-00000009"]
+    assert (kept / "state.json").exists()
+    assert (elsewhere / "state.json").exists()
+    assert (folder / "step-notes.txt").read_text() == "mine"
+    assert newest_whole(folder) == folder / "step-00000009"
+
+
+def test_only_samples_that_were_drawn_too_early_are_removed(tmp_path: Path) -> None:
+    config = TrainConfig(store="", fingerprint="", base="", output=str(tmp_path), steps=1)
+    (tmp_path / "samples").mkdir()
+    drawn = ["step-00000004.png", "step-00000004.safetensors"]
+    others = ["my-step-1.png", "step-up.png", "step-00000009.png.bak", "step-by-step.part"]
+    for name in (*drawn, *others, "step-00000008.png", "step-00000008.safetensors", ".step-00000008.png.1-2.part"):
+        (tmp_path / "samples" / name).touch()
+    cut_samples(config, 4)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sorted([*drawn, *others])
 
 
 def test_a_manifest_names_nothing_outside_its_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -121,7 +121,7 @@ def _check(answer: httpx.Response, url: str) -> None:
         return
     if answer.status_code in BUSY:
         wait = answer.headers.get("Retry-After", "")
-        raise _Busy(status, min(float(wait), LONGEST_PAUSE) if wait.isdigit() else 0.0)
+        raise _Busy(status, min(float(wait), LONGEST_PAUSE) if wait.isdecimal() else 0.0)
     if answer.status_code == 412:
         raise ValueError(f"{without_secrets(url)}: it changed while it was read")
     if answer.status_code in (401, 403):
@@ -136,15 +136,22 @@ def _facts(answer: httpx.Response) -> Facts:
     size = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if answer.status_code == 200:
         size = answer.headers.get("Content-Length", "")
-    if not size.isdigit():
+    if not size.isdecimal():
         raise ValueError(f"{without_secrets(str(answer.url))}: expected a file of known size, found none")
     tag = answer.headers.get("ETag", "")
-    changed = answer.headers.get("Last-Modified")
     return Facts(
         int(size),
-        parsedate_to_datetime(changed).timestamp() if changed else 0.0,
+        _time(answer.headers.get("Last-Modified", "")),
         "" if tag.startswith("W/") else tag.strip('"'),  # a weak one is not of the bytes
     )
+
+
+def _time(text: str) -> float:
+    """Return a date as seconds since 1970; 0 where it is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def _words(error: Exception) -> str:

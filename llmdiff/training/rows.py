@@ -1,0 +1,15 @@
+"""Rows of a run's logs, ``metrics.jsonl`` and ``layout.jsonl``: a step each, as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def row_of(line: str | bytes) -> dict[str, Any] | None:
+    """Return the row of a line; None for what a power loss or a full disk left in its place, which tells no step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
