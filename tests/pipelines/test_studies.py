@@ -18,9 +18,10 @@ from llmdiff.studies.readings import Reading
 from pipelines.cli.study import study_app
 from pipelines.requests.study import ON_ANY_LLM, StudyRequest
 from pipelines.studies import closed, encodings, probe, prompts, real, stability
-from pipelines.studies.flow import artifact_key, study_flow, workspace_of
+from pipelines.studies.flow import study_flow
 from pipelines.studies.llm import name_of
 from pipelines.studies.page import write_docs, write_paper
+from pipelines.studies.run import artifact_key, workspace_of
 from pipelines.studies.scoring import StudyModel, drawn, load
 from pipelines.studies.workspace import BASE, Sizes, Variant, Workspace
 
