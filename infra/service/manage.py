@@ -96,7 +96,7 @@ def status() -> None:
 def bring_up(config: ServiceConfig, missing: list[Background]) -> None:
     """Start the missing processes, each once what it needs answers, and register the deployments.
 
-    A server that ran all the time has them, and registering them takes seconds; one that is started may have older ones.
+    A server that ran all the time has them, and that takes seconds; one that is started may have older ones.
     """
     began = datetime.now(UTC)
     if config.prefect in missing:

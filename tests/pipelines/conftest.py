@@ -21,6 +21,7 @@ from infra.launch.local import end_group
 from infra.service.config import LOG_STREAMS
 from llmdiff.tcp_ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
+from tests.prefect_database import start_with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 _prefect_home = tempfile.TemporaryDirectory(prefix="llmdiff-prefect-")  # Prefect reads it when it is imported
@@ -124,13 +125,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }
     server = Server(url, {**os.environ, **ours}, home)
     port = url.split(":")[2].split("/")[0]
-    with (home / "server.log").open("wb") as log:
-        command = server.command("server", "start", "--host", "127.0.0.1", "--port", port)
-        child = subprocess.Popen(command, env=server.env, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_until_healthy(url, child, home / "server.log")
-            yield server
-        finally:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with (home / "server.log").open("wb") as log:
+            command = server.command("server", "start", "--host", "127.0.0.1", "--port", port)
+            children.append(subprocess.Popen(command, env=server.env, stdout=log, stderr=log, start_new_session=True))
+        wait_until_healthy(url, children[0], home / "server.log")
+
+    try:
+        start_with_tables(home / "prefect" / "prefect.db", tmp_path_factory, start)
+        yield server
+    finally:
+        for child in children:
             end_group(child, grace=10)
 
 
