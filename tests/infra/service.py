@@ -23,7 +23,7 @@ PASSWORD = "mlflow-pa55word-of-the-test"
 DATABASE_PASSWORD = "postgres-pa55word-of-the-test"
 STORE_SECRET = "s3-5ecret-of-the-test"
 PASSWORDS = (LOGIN.partition(":")[2], PASSWORD, DATABASE_PASSWORD, STORE_SECRET)
-SETTINGS = {"steps": 600, "batch_size": 4, "warmup": 1, "log_every": 1, "threads": 1, "checkpoint_every": 100}
+SETTINGS = {"steps": 400, "batch_size": 4, "warmup": 1, "log_every": 1, "threads": 1, "checkpoint_every": 100}
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         start_with_tables(home / "prefect" / "prefect.db", tmp_path_factory, start)
         yield server
     finally:
+        send_what_waits()
         for child in children:
             end_group(child, grace=10)
+
+
+def send_what_waits() -> None:
+    """Have Prefect send this process's events and logs while the server that they are for lives.
+
+    Later it would try for ten seconds with each, at the end of the process, and the next server would get none.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=60)
 
 
 def wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
