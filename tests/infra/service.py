@@ -15,6 +15,7 @@ from typing import Any
 
 from infra.service.processes import Background
 from tests.postgres import Postgres
+from tests.python_path import python_path
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +87,7 @@ class Service:
     def finish(self, run: str, state: str = "Completed", seconds: float = 240) -> None:
         """Waits for the end of a flow run."""
         ends = ("Completed", "Failed", "Crashed", "Cancelled")
-        wait_until(lambda: self.state(run) in ends, seconds)
+        wait_until(lambda: self.state(run) in ends, seconds, interval=0.5)
         found = self.ask(f"flow_runs/{run}")["state"]
         assert found["name"] == state, f"{found}\n{self.process('worker').last_words(80)}"
 
@@ -115,7 +116,7 @@ def variables(home: Path, database: Postgres, store: dict[str, str], ports: tupl
         "MLFLOW_ARTIFACTS_DESTINATION": "s3://llmdiff-tests/mlflow",
         "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(ROOT),
         "OMP_NUM_THREADS": "1",
     }
     quick = {

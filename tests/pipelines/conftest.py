@@ -22,6 +22,7 @@ from infra.service.config import LOG_STREAMS
 from llmdiff.tcp_ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 from tests.prefect_database import start_with_tables
+from tests.python_path import python_path
 
 ROOT = Path(__file__).resolve().parents[2]
 _prefect_home = tempfile.TemporaryDirectory(prefix="llmdiff-prefect-")  # Prefect reads it when it is imported
@@ -119,7 +120,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_API_URL": url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "LLMDIFF_HOME": str(home / "runs"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(ROOT),
         "NO_COLOR": "1",
         **dict.fromkeys(LOG_STREAMS, "true"),
     }
