@@ -126,9 +126,13 @@ def start_worker(
 
 RANKS = """
 import os, sys
+from llmdiff.startup import import_quickly
+from llmdiff.training.worker import leave_out_unused, main
+
+import_quickly()
+leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.training import loop
-from llmdiff.training.worker import main
 
 ranks = []
 for rank in range(int(os.environ["WORLD_SIZE"])):
