@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from infra.environment import home
 from pipelines.requests.study import StudyRequest
 from pipelines.runtime.stage import stage
 
@@ -15,8 +12,3 @@ def study_flow(request: StudyRequest) -> dict[str, str]:
     from pipelines.studies.run import run_study  # all that a study needs; the flow is deployed without
 
     return run_study(request)
-
-
-def studies_folder(output: str | None) -> Path:
-    """Return the folder of studies; when nothing else is said, one below the folder of runs."""
-    return Path(output) if output is not None else home() / "studies"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.requests.study import SIZES, Sizes, StudyRequest
 from pipelines.runtime.artifacts import show_text
-from pipelines.studies.flow import studies_folder
+from pipelines.studies.folder import studies_folder
 from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, some_llm
 from pipelines.studies.outcome import FINDING, TABLE, check_name, write_outcome
 from pipelines.studies.workspace import QUICK, Workspace
