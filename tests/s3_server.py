@@ -12,8 +12,6 @@ from typing import Any
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
 
-from llmdiff.startup import import_quickly
-
 
 class Quiet(MotoRequestHandler):
     def log_request(self, *_: Any, **__: Any) -> None:
@@ -21,5 +19,4 @@ class Quiet(MotoRequestHandler):
 
 
 if __name__ == "__main__":
-    import_quickly()
     run_simple("127.0.0.1", int(sys.argv[1]), create_backend_app("s3"), threaded=True, request_handler=Quiet)

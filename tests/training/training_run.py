@@ -126,10 +126,10 @@ def start_worker(
 
 RANKS = """
 import os, sys
-from llmdiff.startup import import_quickly
+from llmdiff.spared_imports import spare_imports
 from llmdiff.training.worker import leave_out_unused, main
 
-import_quickly()
+spare_imports()
 leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.training import loop
