@@ -8,6 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from llmdiff.startup import collect_seldom
+
+collect_seldom()  # a process of a deployment's run comes here first
+
 HOMES = {
     "encode_flow": "pipelines.flows.encode",
     "evaluate_flow": "pipelines.flows.evaluate",

@@ -23,6 +23,7 @@ from tests import kinds
 from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
+from tests.python_path import python_path
 
 # Before torch, transformers, Prefect or MLflow are imported: several test processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +33,7 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PYTHONPATH=python_path(*(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)),
 )
 
 

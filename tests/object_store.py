@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 from llmdiff.tcp_ports import free_port
 
 BUCKET = "llmdiff-tests"
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = {"MOTO_DISABLE_GLOBAL_CORS": "true"}
+"""No page of a browser asks."""
 
 
 @contextmanager
@@ -20,10 +24,10 @@ def object_store(log: Path, secret: str = "test") -> Iterator[dict[str, str]]:
     """The environment that leads a process to a server with an empty bucket."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "tests.s3_server", str(port)]
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
     with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file)
+        server = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env={**os.environ, **QUICK})
         try:
             _create_bucket(f"{address}/{BUCKET}", server)
             yield {**keys, "AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true"}

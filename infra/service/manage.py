@@ -94,7 +94,10 @@ def status() -> None:
 
 
 def bring_up(config: ServiceConfig, missing: list[Background]) -> None:
-    """Start the missing processes, each once what it needs answers, and register the deployments."""
+    """Start the missing processes, each once what it needs answers, and register the deployments.
+
+    A server that ran all the time has them, and that takes seconds; one that is started may have older ones.
+    """
     began = datetime.now(UTC)
     if config.prefect in missing:
         environment = prefect_environment(config)
@@ -107,7 +110,8 @@ def bring_up(config: ServiceConfig, missing: list[Background]) -> None:
     wait_for(config.mlflow, partial(mlflow_answers, config))
     check_login(config)
     wait_for(config.worker, partial(worker_answers, config, began if config.worker in missing else None))
-    register(config)
+    if config.prefect in missing or unregistered(config):
+        register(config)
 
 
 @contextmanager

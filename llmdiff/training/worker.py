@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         collect_seldom()
         spare_imports()
-        leave_out_mlflow()
+        leave_out_unused()
     if options.local_rank is not None:
         end_with_parent()
     if options.tied:
@@ -57,9 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def leave_out_mlflow() -> None:
-    """Keep DeepSpeed's autotuner, of which nothing is used, from importing MLflow, which takes more than a second."""
-    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+def leave_out_unused() -> None:
+    """Keep modules out that only parts import of which nothing is used here: MLflow alone takes more than a second.
+
+    DeepSpeed's autotuner imports MLflow, accelerate's launcher on SageMaker boto3.
+    """
+    for name in ("mlflow", "boto3"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def end_with_parent() -> None:

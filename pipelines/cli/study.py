@@ -49,7 +49,7 @@ def add_command(name: str, studies: Sequence[StudyName], text: str, *examples: s
     def run(given: dict[str, Any]) -> None:
         run_studies(studies, study_request(given))
         if with_page:
-            from pipelines.studies.flow import studies_folder
+            from pipelines.studies.folder import studies_folder
             from pipelines.studies.page import write_paper
 
             print(f"page: {write_paper(studies_folder(given['output']))}")
@@ -85,7 +85,7 @@ def report(
 ) -> None:
     """Write docs/studies.md with its pictures from what the studies left; a study that has not run is named as such."""
     require("prefect")
-    from pipelines.studies.flow import studies_folder
+    from pipelines.studies.folder import studies_folder
     from pipelines.studies.page import write_docs
 
     print(write_docs(studies_folder(None if output is None else str(output)), docs))

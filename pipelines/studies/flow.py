@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import time
-from importlib import import_module
-from pathlib import Path
-
-from infra.environment import home
-from pipelines.requests.study import SIZES, Sizes, StudyRequest
-from pipelines.runtime.artifacts import show_text
+from pipelines.requests.study import StudyRequest
 from pipelines.runtime.stage import stage
-from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, some_llm
-from pipelines.studies.outcome import FINDING, TABLE, check_name, write_outcome
-from pipelines.studies.workspace import QUICK, Workspace
 
 
 @stage("study", run_name="study {name}")
 def study_flow(request: StudyRequest) -> dict[str, str]:
     """Run one study; what was encoded, trained and evaluated for any study is not done again."""
-    start = time.perf_counter()
-    workspace = workspace_of(request)
-    check_name(workspace, request.name)
-    outcome = import_module(f"pipelines.studies.{request.name}").study(workspace)
-    folder = write_outcome(workspace, request.name, outcome, time.perf_counter() - start)
-    request.save(folder)
-    text = (folder / FINDING).read_text()
-    show_text(f"{text}\n{(folder / TABLE).read_text()}", key=artifact_key(workspace.llm, request.name))
-    return {"folder": str(folder), "finding": text}
+    from pipelines.studies.run import run_study  # all that a study needs; the flow is deployed without
 
-
-def workspace_of(request: StudyRequest) -> Workspace:
-    """Return the folder, the sizes and the LLM of a request; ValueError where there is no such LLM."""
-    sizes = QUICK if request.quick else SIZES.get(request.name, Sizes)()
-    return Workspace(
-        output=studies_folder(request.output),
-        sizes=sizes.model_copy(update=request.sizes.model_dump(exclude_unset=True)),
-        llms=None if request.llms is None else Path(request.llms),
-        llm=llm_of(request),
-    )
-
-
-def llm_of(request: StudyRequest) -> StudyLLM:
-    """Return the LLM that the study is about."""
-    if request.llm is None and request.name != "real":
-        return EMBEDDED
-    return read_llm(some_llm() if request.llm is None else request.llm, request.template)
-
-
-def artifact_key(llm: StudyLLM, name: str) -> str:
-    """Return the key of a study's page in Prefect: letters, digits and dashes."""
-    words = ["study", name, *([] if llm.embedded else [llm.name])]
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
-
-
-def studies_folder(output: str | None) -> Path:
-    """Return the folder of studies; when nothing else is said, one below the folder of runs."""
-    return Path(output) if output is not None else home() / "studies"
+    return run_study(request)

@@ -48,7 +48,7 @@ class LogState:
 
     def advance(self, to: int | None = None) -> None:
         """Go on to a version, or as far as the log goes; ValueError where its newest entry was lost."""
-        ahead = 1
+        ahead = 1 if to is None else REQUESTS_AT_ONCE
         while to is None or self.version < to:
             last = self.version + ahead if to is None else min(to, self.version + ahead)
             wanted = range(self.version + 1, last + 1)
@@ -59,7 +59,7 @@ class LogState:
                 self.version += 1
             if len(found) < len(wanted):
                 break
-            ahead = REQUESTS_AT_ONCE
+            ahead = min(2 * ahead, REQUESTS_AT_ONCE)  # how many there are is not known
         if to is None:
             self.log.check_newest(self.version)
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from llmdiff.evaluation import Gallery, Model, Prompt, Sampling, score_model
 from tests.adapter import tiny
+from tests.python_path import python_path
 
 PROMPTS = [Prompt(text, seed, i) for i, text in enumerate(("a cat", "a dog", "<b>&")) for seed in (0, 1)]
 FAST = Sampling(steps=2)
@@ -148,7 +149,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRAWING, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
-        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE
+        command, cwd=root, env={**os.environ, "PYTHONPATH": python_path(root)}, stdout=subprocess.PIPE
     ) as child:
         try:
             assert child.stdout is not None

@@ -15,6 +15,7 @@ from typing import Any
 
 from infra.service.processes import Background
 from tests.postgres import Postgres
+from tests.python_path import python_path
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ PASSWORD = "mlflow-pa55word-of-the-test"
 DATABASE_PASSWORD = "postgres-pa55word-of-the-test"
 STORE_SECRET = "s3-5ecret-of-the-test"
 PASSWORDS = (LOGIN.partition(":")[2], PASSWORD, DATABASE_PASSWORD, STORE_SECRET)
-SETTINGS = {"steps": 600, "batch_size": 4, "warmup": 1, "log_every": 1, "threads": 1, "checkpoint_every": 100}
+SETTINGS = {"steps": 400, "batch_size": 4, "warmup": 1, "log_every": 1, "threads": 1, "checkpoint_every": 100}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Service:
     def finish(self, run: str, state: str = "Completed", seconds: float = 240) -> None:
         """Waits for the end of a flow run."""
         ends = ("Completed", "Failed", "Crashed", "Cancelled")
-        wait_until(lambda: self.state(run) in ends, seconds)
+        wait_until(lambda: self.state(run) in ends, seconds, interval=0.5)
         found = self.ask(f"flow_runs/{run}")["state"]
         assert found["name"] == state, f"{found}\n{self.process('worker').last_words(80)}"
 
@@ -115,7 +116,7 @@ def variables(home: Path, database: Postgres, store: dict[str, str], ports: tupl
         "MLFLOW_ARTIFACTS_DESTINATION": "s3://llmdiff-tests/mlflow",
         "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(ROOT),
         "OMP_NUM_THREADS": "1",
     }
     quick = {

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from infra.service.processes import Background, alive, started
 from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
 from llmdiff.tcp_ports import free_port
+from tests.prefect_database import start_with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
@@ -76,9 +79,11 @@ def site(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.service
 def test_start_brings_all_up_once_and_stop_ends_exactly_that(
-    site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: dict[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began = run("start", site)
+    starts = []
+    start_with_tables(tmp_path / "flows.db", tmp_path_factory, lambda: starts.append(run("start", site)))
+    (began,) = starts
     assert began.returncode == 0, began.stderr
     prefect, mlflow = (f"http://127.0.0.1:{site[name]}" for name in ("PREFECT_PORT", "MLFLOW_PORT"))
     shell = exported(began.stdout)
@@ -92,7 +97,6 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
         assert ((folder / name).read_text(), (folder / name).stat().st_mode & 0o777) == (f"{secret}\n", 0o600)
     assert answer(f"{prefect}/api/health") == b"true"
     assert answer(f"{mlflow}/health") == b"OK"
-    assert (tmp_path / "flows.db").exists()
     assert (tmp_path / "registry.db").exists()
     wanted = {item["entrypoint"] for item in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]}
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -100,6 +104,8 @@ def test_start_brings_all_up_once_and_stop_ends_exactly_that(
     deployments = json.loads(answer(f"{prefect}/api/deployments/filter", login, {}))
     assert {item["entrypoint"] for item in deployments} == wanted
     assert {item["work_pool_name"] for item in deployments} == {POOL}
+    with closing(sqlite3.connect(tmp_path / "flows.db")) as database:
+        assert database.execute("SELECT count(*) FROM deployment").fetchone() == (len(wanted),)
 
     for name, value in shell.items():
         monkeypatch.setenv(name, value)

@@ -86,7 +86,7 @@ def kill_with_its_worker(service: Service, parts: Path) -> Killed:
             process.send_signal(number)
     wait_until(lambda: not any(process.is_running() for process in at_work), 90)
     steps, saved = steps_in(output), saved_step(output)
-    wait_until(lambda: service.state(run) != "Running", 120)
+    wait_until(lambda: service.state(run) != "Running", 120, interval=1.0)
     state = service.ask(f"flow_runs/{run}")["state"]
     crash_after(service, silent)
     return Killed(run, parameters, state["name"], state["message"], steps, saved, silent)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.python_path import python_path
 from tests.training.training_run import LAUNCHED
 
 HERE = Path(__file__).parent
@@ -89,7 +90,8 @@ def legacy_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     folder = unpack(tmp_path_factory.mktemp("commands"))
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env = {name: value for name, value in ours.items() if name not in LAUNCHED}
-    env |= {"LLMDIFF_HOME": str(folder / "runs"), "HOME": str(folder), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    env |= {"LLMDIFF_HOME": str(folder / "runs"), "HOME": str(folder), "DS_ACCELERATOR": "cpu"}
+    env["PYTHONPATH"] = python_path(ROOT)
     env.pop("MLFLOW_TRACKING_URI", None)
     command, pipe = [sys.executable, "-c", COMMANDS], subprocess.PIPE
     with subprocess.Popen(command, env=env, cwd=folder, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:

@@ -21,6 +21,8 @@ from infra.launch.local import end_group
 from infra.service.config import LOG_STREAMS
 from llmdiff.tcp_ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
+from tests.prefect_database import start_with_tables
+from tests.python_path import python_path
 
 ROOT = Path(__file__).resolve().parents[2]
 _prefect_home = tempfile.TemporaryDirectory(prefix="llmdiff-prefect-")  # Prefect reads it when it is imported
@@ -118,20 +120,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_API_URL": url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "LLMDIFF_HOME": str(home / "runs"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(ROOT),
         "NO_COLOR": "1",
         **dict.fromkeys(LOG_STREAMS, "true"),
     }
     server = Server(url, {**os.environ, **ours}, home)
     port = url.split(":")[2].split("/")[0]
-    with (home / "server.log").open("wb") as log:
-        command = server.command("server", "start", "--host", "127.0.0.1", "--port", port)
-        child = subprocess.Popen(command, env=server.env, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_until_healthy(url, child, home / "server.log")
-            yield server
-        finally:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with (home / "server.log").open("wb") as log:
+            command = server.command("server", "start", "--host", "127.0.0.1", "--port", port)
+            children.append(subprocess.Popen(command, env=server.env, stdout=log, stderr=log, start_new_session=True))
+        wait_until_healthy(url, children[0], home / "server.log")
+
+    try:
+        start_with_tables(home / "prefect" / "prefect.db", tmp_path_factory, start)
+        yield server
+    finally:
+        send_what_waits()
+        for child in children:
             end_group(child, grace=10)
+
+
+def send_what_waits() -> None:
+    """Have Prefect send this process's events and logs while the server that they are for lives.
+
+    Later it would try for ten seconds with each, at the end of the process, and the next server would get none.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=60)
 
 
 def wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:

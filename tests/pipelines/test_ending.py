@@ -20,6 +20,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA
 from pipelines.cli.main import advice
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.hostile_folder import hostile_folder
+from tests.prefect_database import copy_tables
 from tests.waiting import wait_until
 
 END_SECONDS = 20
@@ -71,11 +72,15 @@ def start(*command: str, cwd: Path | None = None, **environment: str) -> subproc
 
 
 @pytest.mark.process
-def test_ctrl_c_in_a_terminal_ends_a_flow_and_its_server(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_a_flow_and_its_server(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The whole process group gets it; `| tee log` would end, for nobody holds the pipe.
 
     It came to work although a proxy that is not there is set, and in a folder with packages of our names.
     """
+    if not (database := Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists():
+        copy_tables(database, tmp_path_factory)
     image = encoded(picture())
     data = write_parquet(tmp_path / "a.parquet", [(image, f"a red circle {i}") for i in range(5000)])
     program = str(Path(sys.executable).with_name("llmdiff"))

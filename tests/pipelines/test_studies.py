@@ -18,14 +18,21 @@ from llmdiff.studies.readings import Reading
 from pipelines.cli.study import study_app
 from pipelines.requests.study import ON_ANY_LLM, StudyRequest
 from pipelines.studies import closed, encodings, probe, prompts, real, stability
-from pipelines.studies.flow import artifact_key, study_flow, workspace_of
-from pipelines.studies.llm import name_of
+from pipelines.studies.flow import study_flow
+from pipelines.studies.llm import EMBEDDED, name_of
 from pipelines.studies.page import write_docs, write_paper
+from pipelines.studies.run import artifact_key, workspace_of
 from pipelines.studies.scoring import StudyModel, drawn, load
 from pipelines.studies.workspace import BASE, Sizes, Variant, Workspace
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("second server")]
 TINY = Sizes(pictures=32, scenes=1, captions=2)
+
+
+@pytest.fixture(scope="module")
+def shared_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of studies of the embedded LLM, with the store and the adapter that they share."""
+    return tmp_path_factory.mktemp("studies")
 
 
 def run(name: str, output: Path, llm: Path | None = None) -> dict[str, object]:
@@ -42,12 +49,12 @@ def run(name: str, output: Path, llm: Path | None = None) -> dict[str, object]:
 
 
 def test_studies_share_what_they_make_and_end_in_pages(
-    tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
+    shared_output: Path, tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompts, "variants", lambda workspace: [BASE, workspace.paper])  # one training is enough
-    output = tmp_path / "studies"
+    output = shared_output
     with pytest.raises(ValueError, match="expected results of some study, found none"):
-        write_docs(output, tmp_path / "docs")
+        write_docs(tmp_path / "none", tmp_path / "docs")
     weights = run("weights", output)
     assert [row["layer"] for row in weights["rows"]][:3] == [
         *("down_blocks.0.attentions.0", "down_blocks.1.attentions.0", "mid_block.attentions.0")
@@ -75,18 +82,19 @@ def test_studies_share_what_they_make_and_end_in_pages(
 
 
 def test_a_probe_is_compared_with_trained_adapters(
-    tmp_path: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
+    shared_output: Path, tracking: Path, in_process: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["one", "other", "third"]  # of the same encodings: one training and one measurement are enough
-    monkeypatch.setattr(probe, "variants", lambda: [Variant(name=name, seeds=1) for name in names])
-    found = run("probe", tmp_path)
+    variants = [Variant(name=name, reading=EMBEDDED.reading(), seeds=1) for name in names]
+    monkeypatch.setattr(probe, "variants", lambda: variants)
+    found = run("probe", shared_output)
     assert [row["encoder"] for row in found["rows"]] == names
     assert all(0 <= row[f"binding, {name}"] <= 1 for row in found["rows"] for name in probe.PROBES)
     assert {rho["value"] for rho in found["correlations"].values()} == {None}, "equal figures have no order"
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")}
-    assert len(made) == len(list(tmp_path.glob("adapters/*"))) == 1
-    assert run("probe", tmp_path)["rows"] == found["rows"]
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("probe/probes/*")} == made
+    made = {path: path.stat().st_mtime_ns for path in shared_output.glob("probe/probes/*")}
+    assert len(made) == len(list(shared_output.glob("adapters/*"))) == 1
+    assert run("probe", shared_output)["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in shared_output.glob("probe/probes/*")} == made
 
 
 def test_a_study_of_another_llm_stands_beside_the_embedded_ones(

@@ -155,7 +155,7 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     at_work = workers(output)
     assert at_work
     server.cancel(train)
-    wait_until(lambda: {server.state(run)["type"] for run in (encode, train)} == {"CANCELLED"}, 400)
+    wait_until(lambda: {server.state(run)["type"] for run in (encode, train)} == {"CANCELLED"}, 400, interval=0.5)
     assert not any(psutil.pid_exists(pid) for pid in at_work)
     assert saved_step(output) == last_step(output) >= 2
     end_left_over(client(), "1")  # Prefect kills a flow that takes 30 s to end; then the next run says so for it

@@ -11,6 +11,7 @@ import pytest
 
 from storage import EncodingStore, ShardWriter
 from storage.maintenance.verify import verify
+from tests.python_path import python_path
 from tests.storage import synthetic, writer_process
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +46,7 @@ print("verified", verify(store))
 
 def work(skew: int, path: str, fingerprint: str, source: str) -> list[str]:
     """What a worker prints that collects garbage and encodes a source; its files keep the times of the disk's clock."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
+    env = {**os.environ, "PYTHONPATH": python_path(ROOT), "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
     command = ["faketime", "-f", f"{skew:+d}h", sys.executable, "-c", SKEWED, path, fingerprint, source]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

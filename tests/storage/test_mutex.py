@@ -14,6 +14,7 @@ from storage.locks import lease
 from storage.locks.mutex import job_mutex
 from storage.maintenance.gc import collect
 from storage.maintenance.verify import verify
+from tests.python_path import python_path
 
 HOLD = """
 import sys
@@ -28,7 +29,7 @@ with job_mutex(EncodingStore.open(sys.argv[1]).path, "retrain") as mutex:
 def hold(store: EncodingStore) -> subprocess.Popen[str]:
     """A process that holds the mutex until its input ends."""
     command = [sys.executable, "-c", HOLD, str(store.path)]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    env = {**os.environ, "PYTHONPATH": python_path(Path(__file__).resolve().parents[2])}
     child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "ours\n"

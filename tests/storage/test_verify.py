@@ -17,6 +17,7 @@ from storage.maintenance.check_shard import check_in_processes
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
+from tests.python_path import python_path
 from tests.storage import synthetic
 
 ROWS = range(40)
@@ -182,7 +183,7 @@ if __name__ == "__main__":
 def test_the_processes_end_with_one_that_is_killed(tmp_path):
     (tmp_path / "checks.py").write_text(CHECKS)
     command = [sys.executable, str(tmp_path / "checks.py")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": python_path(Path(__file__).parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as checks:
         child = psutil.Process(int(checks.stdout.readline()))
         assert child.is_running()

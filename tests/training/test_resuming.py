@@ -21,6 +21,11 @@ pytestmark = pytest.mark.process
 
 KILLED = """
 import os, signal, sys
+from llmdiff.spared_imports import spare_imports
+from llmdiff.training.worker import leave_out_unused
+
+spare_imports()
+leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training import checkpoint, loop, metrics, validation

@@ -24,6 +24,7 @@ from llmdiff.training.state import complete
 from llmdiff.training.worker import main
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny
+from tests.python_path import python_path
 from tests.waiting import wait_until
 
 SAMPLES, TOKENS = 24, 7  # of the store; the longest encoding of it
@@ -125,9 +126,13 @@ def start_worker(
 
 RANKS = """
 import os, sys
+from llmdiff.spared_imports import spare_imports
+from llmdiff.training.worker import leave_out_unused, main
+
+spare_imports()
+leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.training import loop
-from llmdiff.training.worker import main
 
 ranks = []
 for rank in range(int(os.environ["WORLD_SIZE"])):
@@ -151,9 +156,9 @@ def run_ranks(run: TrainConfig, processes: int) -> str:
 
 def start_python(*arguments: str, enter: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
     """Python in a process of its own; on the host that the command `enter` is in, if any."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = Path(__file__).resolve().parents[2]
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-    environment |= {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
+    environment |= {"PYTHONPATH": python_path(root), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
         [*enter, sys.executable, *arguments],
         env=environment,
