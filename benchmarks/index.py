@@ -149,9 +149,12 @@ def probe_all(path: str, fingerprint: str, shards: int, note: dict[str, Any]) ->
     states = {"warm": lambda: None, "cold": lambda: evict_all(*folders_of(path))}
     for state, prepare in states.items():
         prepare()
-        add_lookups(state, probe(path, fingerprint, str(shards)), note)
+        add_lookups(state, probe("many", path, fingerprint, str(shards)), note)
     shutil.rmtree(os.environ["LLMDIFF_CACHE"], ignore_errors=True)
-    add_lookups("no cache yet", probe(path, fingerprint, str(shards)), note)
+    one = probe("one", path, fingerprint, str(shards))
+    for which, of in (("first", "of the oldest shard"), ("missing", "that is not there")):
+        add("look a caption up", one[which], "s", cache="no cache yet", of=of, cpu=one[f"{which} cpu"], **note)
+    add_lookups("no cache yet", probe("many", path, fingerprint, str(shards)), note)
 
 
 def evict_all(*folders: Path) -> None:

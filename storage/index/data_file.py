@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import crc32c
@@ -20,12 +20,12 @@ READ_AT_ONCE = 4 * 1024 * 1024
 
 
 def write_rows(
-    path: StorePath, schema: pa.Schema, tables: Iterable[pa.Table], notes: Mapping[str, str] | None = None
+    path: StorePath, schema: pa.Schema, tables: Iterable[pa.Table], notes: Callable[[], Mapping[str, str]] = dict
 ) -> tuple[DataFile, str]:
     """Write rows to a file that is on the disk when this returns; return it, and its statistics as the log has them.
 
-    In memory is a row group at a time. Each page has a checksum. `notes` come into the footer. OSError where the disk
-    is full.
+    In memory is a row group at a time. Each page has a checksum. What `notes` returns after the last row comes into
+    the footer. OSError where the disk is full.
     """
     staging = path.staging_file()
     collected: list[pq.FileMetaData] = []
@@ -37,7 +37,7 @@ def write_rows(
             try:
                 for table in regrouped(tables):
                     writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-                writer.add_key_value_metadata(dict(notes or {}))
+                writer.add_key_value_metadata(dict(notes()))
             except BaseException:
                 writer.is_open = False  # it would write on where there is no room
                 raise

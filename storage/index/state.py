@@ -67,9 +67,10 @@ class LogState:
         """Return whether a commit of this name went in."""
         return name in self._names or name in self._names_before()
 
-    def committed_like(self, beginnings: tuple[str, ...]) -> bool:
-        """Return whether a commit went in whose name begins with one of some words."""
-        return any(name.startswith(beginnings) for names in (self._names, self._names_before()) for name in names)
+    def committed_like(self, beginnings: tuple[str, ...]) -> frozenset[str]:
+        """Return the names of the commits that went in and begin with one of some words."""
+        names = self._names | self._names_before()
+        return frozenset(name for name in names if name.startswith(beginnings))
 
     def _apply(self, actions: Iterable[Action]) -> None:
         checksums: dict[str, int] = {}

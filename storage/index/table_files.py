@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -29,6 +30,9 @@ OF_FEW_VALUES = {
     "reason",
 }
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
+
+Source: TypeAlias = str | pa.BufferReader
+"""What pyarrow reads a file from."""
 
 GROUPS_AT_ONCE = 4
 """Row groups that are read together: each read takes time of its own."""
@@ -60,16 +64,36 @@ class TableFiles:
             tables = list(pool.map(lambda file: self.read_file(file, **options), files))
         return pa.concat_tables(tables).unify_dictionaries()
 
-    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
-        """Yield columns of one of the table's files likewise."""
+    def stream_file(
+        self, file: str, columns: Sequence[str], fingerprint: str | None = None, source: Source | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield columns of one of the table's files likewise; `source` is that of `source_of`, where it is at hand."""
         wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
-        with self.open_file(file, wanted) as opened:
+        with self.open_file(file, wanted, source) as opened:
             for groups in _read_together(opened.metadata, fingerprint):
                 rows = opened.read_row_groups(groups, wanted, use_threads=False)
                 if fingerprint is not None:
                     rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
                 if len(rows):
                     yield rows
+
+    def search_file(
+        self,
+        file: str,
+        keys: Sequence[str],
+        columns: Sequence[str],
+        matches: Callable[[pa.Table], np.ndarray],
+        fingerprint: str | None,
+    ) -> Iterator[pa.Table]:
+        """Yield columns of the rows whose `keys` match, of a few row groups at a time.
+
+        Of row groups where none does `keys` alone are read; none of those whose statistics exclude `fingerprint`.
+        """
+        with self.open_file(file, columns) as opened:
+            for groups in _read_together(opened.metadata, fingerprint):
+                found = matches(opened.read_row_groups(groups, keys, use_threads=False))
+                if found.any():
+                    yield opened.read_row_groups(groups, columns, use_threads=False).filter(pa.array(found))
 
     def shards_of(self, files: Sequence[str]) -> Iterator[dict[str, ShardCounts] | None]:
         """Yield what each of some files notes of its shards; None for one that does not. No row is read."""
@@ -83,17 +107,16 @@ class TableFiles:
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{path}: expected a Parquet file, found {error}") from error
 
-    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
+    def open_file(self, file: str, columns: Sequence[str], source: Source | None = None) -> pq.ParquetFile:
         """Open one of the table's files to read columns of it; ValueError where its bytes are not as committed."""
-        return pq.ParquetFile(
-            self._checked(file), read_dictionary=_of_few_values(columns), page_checksum_verification=True
-        )
+        source = self.source_of(file) if source is None else source
+        return pq.ParquetFile(source, read_dictionary=_of_few_values(columns), page_checksum_verification=True)
 
     def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
         """Read columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
         options = {"partitioning": None, "use_threads": False, "page_checksum_verification": True, **options}
         options = {"columns": list(columns), "read_dictionary": _of_few_values(columns), **options}
-        return pq.read_table(self._checked(file), **options)
+        return pq.read_table(self.source_of(file), **options)
 
     def parquet_files(self) -> list[StorePath]:
         """Return all files of rows in the table's folder, whether or not a version names them."""
@@ -118,8 +141,8 @@ class TableFiles:
             there = pool.map(lambda file: (self.folder / file).exists(), files)
             return list(itertools.compress(files, (not each for each in there)))
 
-    def _checked(self, file: str) -> str | pa.BufferReader:
-        """Return what to read a file from, after a look at all its bytes the first time."""
+    def source_of(self, file: str) -> Source:
+        """Return what to read a file from, after a look at all its bytes the first time; of a remote file its bytes."""
         expected = self._crcs.get(file)
         path = self.folder / file
         if expected is None:
