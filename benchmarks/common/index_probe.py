@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.index_rows import SHARD_ROWS, hashes
+from common.open_probe import Peak
 from storage import EncodingStore, content_hash
 
 
@@ -39,11 +40,13 @@ def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
     def look_up(captions: list[str]) -> None:
         assert store.snapshot().encodings(fingerprint, captions)
 
-    found |= timed("256", lambda: look_up(wanted[:256]))
-    found |= timed("10000", lambda: look_up(wanted))
-    assert len(store.snapshot().encodings(fingerprint, wanted)) == len(there)
-    shard = int(shards // 2)
-    found |= timed("shard", lambda: look_up_shard(store, fingerprint, shard))
+    with Peak() as peak:
+        found |= timed("256", lambda: look_up(wanted[:256]))
+        found |= timed("10000", lambda: look_up(wanted))
+        assert len(store.snapshot().encodings(fingerprint, wanted)) == len(there)
+        shard = int(shards // 2)
+        found |= timed("shard", lambda: look_up_shard(store, fingerprint, shard))
+    found["at most"] = peak.bytes - before
     found["memory"] = memory("RssAnon") - before
     found["peak"] = memory("VmHWM")
     start = time.perf_counter()

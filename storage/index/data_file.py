@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import crc32c
 import pyarrow as pa
@@ -17,6 +18,8 @@ from storage.io.paths import StorePath
 ROW_GROUP = 16384
 """Rows of a row group: few enough to read a group for some of its rows."""
 READ_AT_ONCE = 4 * 1024 * 1024
+Source: TypeAlias = str | pa.BufferReader
+"""What pyarrow reads a file from, see `storage.io.paths.StorePath.arrow_source`."""
 
 
 def write_rows(
@@ -65,23 +68,22 @@ def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held, promote_options="permissive")
 
 
-def check_bytes(path: StorePath, expected: int) -> pa.BufferReader | None:
-    """Compare a file's CRC-32C; return its bytes where they had to be fetched.
+def check_bytes(path: StorePath, source: Source, expected: int) -> None:
+    """Compare a file's CRC-32C; `source` is that of its path.
 
     Raises:
         ValueError: it is another one.
     """
-    found, fetched = 0, None
-    if path.is_remote:
-        data = path.read_bytes()
-        found, fetched = crc32c.crc32c(data), pa.BufferReader(data)
-    else:
-        with Path(str(path)).open("rb", buffering=0) as file:
+    found = 0
+    if isinstance(source, str):
+        with Path(source).open("rb", buffering=0) as file:
             while chunk := file.read(READ_AT_ONCE):
                 found = crc32c.crc32c(chunk, found)
+    else:
+        found = crc32c.crc32c(source.read_buffer())
+        source.seek(0)
     if found != expected:
         raise ValueError(f"{path}: expected CRC-32C {expected:08x}, found {found:08x}: restore the file from a backup")
-    return fetched
 
 
 class CheckedFile(io.RawIOBase):

@@ -83,7 +83,7 @@ class Keys:
             if again.any():
                 first = np.concatenate([[True], ~again])
                 order, ordered = order[first], ordered[first]
-        kept = {name: _narrow(column)[order] for name, column in values.items()}
+        kept = {name: narrow(column)[order] for name, column in values.items()}
         return cls(ordered.upper, ordered.lower ^ _seal(kept, slice(None)), kept, words)
 
     def find(self, wanted: Digests) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +141,6 @@ def _seal(values: Mapping[str, np.ndarray], rows: Any) -> np.ndarray:
     return np.asarray(mixed)
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def narrow(values: np.ndarray) -> np.ndarray:
     """Return whole numbers, none below 0, in as few bytes as hold the largest."""
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))

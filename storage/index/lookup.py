@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.index.data_file import Source
 from storage.index.delta import DataFile
-from storage.index.keys import Digests, Keys, digests
+from storage.index.keys import Digests, Keys, digests, narrow
 from storage.index.names import Names
 from storage.index.table import Table, TableVersion
-from storage.index.table_files import Source
 from storage.io.cache_folder import cache_folder
 from storage.io.cached_arrays import cached, forget, is_cached
 
@@ -78,7 +78,8 @@ class Lookup:
                 rows = rows.filter(pc.is_valid(rows[self.only_with]))
             keys.append(digests(rows[name] for name in self.key))
             for name in self.values:
-                values.setdefault(name, []).append(_numbers(rows[name], words.setdefault(name, Names())))
+                numbers = _numbers(rows[name], words.setdefault(name, Names()))
+                values.setdefault(name, []).append(narrow(numbers))
             if self.digest:
                 of = digests(rows[name] for name in self.digest)
                 values.setdefault("upper", []).append(of.upper)
@@ -149,8 +150,9 @@ class KeyIndex:
                 forget(CACHED, self._facts(file, lookup))
 
     def _parts(self, version: TableVersion, lookup: Lookup, wanted: Digests, fingerprint: str | None) -> Iterator[Keys]:
-        """Yield the keys of all files, those of most rows first; of large files nobody made keys of, where few are
-        wanted, what is found of those.
+        """Yield the keys of all files, those of most rows first.
+
+        Where few are wanted, of large files without keys in the cache those alone that are found.
         """
         with self._lock:
             searched = self._to_search(version, lookup, len(wanted))
@@ -189,9 +191,10 @@ class KeyIndex:
             (file, [lookup for lookup in lookups if (file.name, lookup.name) not in self._keys]) for file in files
         ]
         large = [(file, those) for file, those in missing if those and file.rows >= KEY_FILE_ROWS]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for found in pool.map(self._of_large, large):
-                self._keys |= found
+        if large:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                for found in pool.map(self._of_large, large):
+                    self._keys |= found
         for file, those in missing:
             if file.rows < KEY_FILE_ROWS:
                 for group in dict.fromkeys(lookup.group for lookup in those):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.hashing import checksum
-from storage.index.data_file import check_bytes
+from storage.index.data_file import Source, check_bytes
 from storage.index.delta import DataFile
 from storage.index.log import REQUESTS_AT_ONCE
 from storage.index.shard_counts import ShardCounts, noted
@@ -30,9 +30,6 @@ OF_FEW_VALUES = {
     "reason",
 }
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
-
-Source: TypeAlias = str | pa.BufferReader
-"""What pyarrow reads a file from."""
 
 GROUPS_AT_ONCE = 4
 """Row groups that are read together: each read takes time of its own."""
@@ -143,13 +140,12 @@ class TableFiles:
 
     def source_of(self, file: str) -> Source:
         """Return what to read a file from, after a look at all its bytes the first time; of a remote file its bytes."""
-        expected = self._crcs.get(file)
         path = self.folder / file
-        if expected is None:
-            return path.arrow_source()
-        fetched = check_bytes(path, expected)
-        self._crcs[file] = None
-        return path.arrow_source() if fetched is None else fetched
+        source = path.arrow_source()
+        if (expected := self._crcs.get(file)) is not None:
+            check_bytes(path, source, expected)
+            self._crcs[file] = None
+        return source
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         few = pa.dictionary(pa.int32(), pa.string())

@@ -150,7 +150,8 @@ class ObjectPath:
             staging.unlink(missing_ok=True)
 
     def arrow_source(self) -> pa.BufferReader:
-        return pa.BufferReader(self.read_bytes())
+        with self.naming():
+            return pa.BufferReader(pa.py_buffer(obstore.get(self.client, self.key).bytes()))
 
     def parquet_footer(self) -> pa.BufferReader:
         end = self._end(FOOTER)
