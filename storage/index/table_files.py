@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,6 +32,10 @@ OF_FEW_VALUES = {
 }
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 
+THREADS = min(4, os.cpu_count() or 1)
+"""That read; more of them on a disk wait for the one that takes what they read."""
+THREADS_REMOTE, FETCHED_AT_ONCE = 8, 512 * 1024**2
+"""That wait for an object store, and bytes that they hold."""
 GROUPS_AT_ONCE = 4
 """Row groups that are read together: each read takes time of its own."""
 LOOKED_AT_ONE_BY_ONE = 1000
@@ -45,11 +50,21 @@ class TableFiles:
         self.schema = schema
         self._crcs: dict[str, int | None] = {}
         """Of files that versions name; None where it was compared already, or nothing says it."""
+        self._sizes: dict[str, int] = {}
+        """Bytes of those files."""
 
     def note(self, files: Iterable[DataFile]) -> None:
         """Keep the checksums of files in mind, to compare each before the file is first read."""
         for file in files:
             self._crcs.setdefault(file.name, file.crc32c)
+            self._sizes[file.name] = file.size
+
+    def read_at_once(self, files: Sequence[str]) -> int:
+        """Return how many of some files to read at once: of remote ones, which are fetched whole, as memory allows."""
+        if not self.folder.is_remote:
+            return min(THREADS, len(files))
+        largest = max((self._sizes.get(file, 0) for file in files), default=0)
+        return min(THREADS_REMOTE, len(files), max(1, FETCHED_AT_ONCE // max(1, largest)))
 
     def read_files(self, files: Sequence[str], columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of files, their rows in no particular order; columns of few values come as dictionaries."""
