@@ -2,9 +2,9 @@
 
 ``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures each size in processes
 of their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
-request; ``--open`` opens each size to train on, to summarise and to export it, too. ``--commits`` commits to stores
-that had so many commits; ``--writers`` has so many processes commit at once. Rows are added to
-``results/index.csv``; ``--plot`` draws it.
+request; ``--open`` opens each size to train on, to summarise and to export it, too, and drops a source at the end.
+``--commits`` commits to stores that had so many commits; ``--writers`` has so many processes commit at once. Rows are
+added to ``results/index.csv``; ``--plot`` draws it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from common.index_plot import plot_index
 from common.index_rows import SHARD_ROWS, age, commit, grow
 from common.measure import append_row, device_name
-from common.open_rows import measure_opening
+from common.open_rows import measure_drop, measure_opening
 from common.page_cache import evict
 
 from storage import EncodingStore
@@ -73,7 +73,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000_000, 3_000_000], help="sizes to measure at")
-    parser.add_argument("--open", action="store_true", help="open each size to train on, summarise and export it, too")
+    parser.add_argument(
+        "--open", action="store_true", help="train, summarise, export at each size, too; drop a source"
+    )
     parser.add_argument("--commits", nargs="+", type=int, default=[], help="instead, after so many commits")
     parser.add_argument("--writers", type=int, default=0, help="instead, so many writer processes at once")
     parser.add_argument("--s3", action="store_true", help="in an object store on loopback, 2 ms a request")
@@ -130,6 +132,8 @@ def measure_growth(path: str, where: str, sizes: list[int], opened: bool) -> Non
         probe_all(path, fingerprint, shard, note)
         if opened:
             measure_opening(path, fingerprint, rows, partial(evict_all, *folders_of(path)), partial(add, **note))
+    if opened:
+        measure_drop(path, fingerprint, partial(evict_all, *folders_of(path)), partial(add, **note))
 
 
 def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any]) -> None:

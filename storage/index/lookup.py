@@ -192,7 +192,8 @@ class KeyIndex:
         ]
         large = [(file, those) for file, those in missing if those and file.rows >= KEY_FILE_ROWS]
         if large:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            at_once = 1 if self.table.folder.is_remote else AT_ONCE  # a remote one's bytes are in memory meanwhile
+            with ThreadPoolExecutor(at_once) as pool:
                 for found in pool.map(self._of_large, large):
                     self._keys |= found
         for file, those in missing:
