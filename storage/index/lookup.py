@@ -36,7 +36,7 @@ FORMAT = 2
 """Of what lies there: another one where it is made in another way."""
 FEW, SEARCHES = 64, 4
 """So many keys are searched for in the rows of large files that have no keys in the cache, so many times: it takes a
-third of the time of making those, and ends where all are found."""
+fraction of the time of making those, and ends where all are found."""
 AT_ONCE = 2
 """Files whose keys are mapped or made at once: more would take more memory."""
 
