@@ -78,12 +78,11 @@ def counts_of(store: EncodingStore) -> Counts:
     """Count what the version holds that the store shows."""
     newest, rewrites = store.index.newest_and_rewrites()
     at = store.pinned or newest
-    on_machine = store_path(cache_folder() / "counts" / f"{content_hash(store.id.encode())}.json")
-    kept = [] if not rewrites else _recall([store.index.folder / KEPT, on_machine], store, at.number)
-    for known in kept if rewrites else [Counts()]:
+    on_machine = store_path(cache_folder() / "counts" / content_hash(store.id.encode()))
+    kept = _recall([*[store.index.folder / KEPT] * bool(rewrites), on_machine], store, at.number)
+    for known in kept if rewrites else [Counts(), *kept]:
         if known.rewrites == rewrites and (found := _with_notes(store, known, at)) is not None:
             return found
-    kept = kept or _recall([on_machine], store, at.number)
     known = next((each for each in kept if _goes_on(store, each, at)), Counts())
     counted = _with_rows(store, known, at, rewrites)
     if store.pinned is None:

@@ -81,8 +81,8 @@ def drop_rows(store: EncodingStore, rows: pa.Table) -> None:
     """Take samples, some of `left_rows`, out of the newest version; earlier ones keep them."""
     if len(rows):
         with rewriting(store, name := f"drop-{uuid.uuid4().hex}"):
-            rewrite(store.index, name, lambda table: _without(table, rows))
-            remember(store)
+            if rewrite(store.index, name, lambda table: _without(table, rows)) is not None:
+                remember(store)
 
 
 def drop_rejects(store: EncodingStore, fingerprint: str, known: Sequence[DataSet]) -> None:
