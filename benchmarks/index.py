@@ -73,9 +73,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000_000, 3_000_000], help="sizes to measure at")
-    parser.add_argument(
-        "--open", action="store_true", help="train, summarise, export at each size, too; drop a source"
-    )
+    parser.add_argument("--open", action="store_true", help="train, summarise, export at each size, too; drop a source")
     parser.add_argument("--commits", nargs="+", type=int, default=[], help="instead, after so many commits")
     parser.add_argument("--writers", type=int, default=0, help="instead, so many writer processes at once")
     parser.add_argument("--s3", action="store_true", help="in an object store on loopback, 2 ms a request")
