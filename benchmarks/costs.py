@@ -102,6 +102,7 @@ class Costs:
         self.index_row = float(index_rows("index")[-1]["value"])
         self.cache_row = float(index_rows("cache of a machine")[-1]["value"])
         self.lookup = growth("look a shard up", "cpu", cache="warm")
+        self.keys = [growth(name, "cpu", cache="no cache yet") for name in ("look 256 captions up", "look a shard up")]
         self.lookup_memory = growth("memory of looking up", cache="warm")
         self.commit = growth("a commit", "cpu", of=f"{SHARD_ROWS} rows")
         self.train_row = float(index_rows("training index")[-1]["value"])
@@ -144,6 +145,10 @@ class Costs:
     def lookup_seconds(self, n: float) -> float:
         """Of one worker, for `SHARD_ROWS` rows: what the store has of their captions and pictures."""
         return self.lookup[0] + self.lookup[1] * n
+
+    def keys_seconds(self, n: float) -> float:
+        """Of the processor, to make the keys of all look-ups, the first time on a machine."""
+        return sum(none + each * n for none, each in self.keys)
 
     def encoder_memory(self, n: float) -> float:
         """Bytes of one worker."""
@@ -219,6 +224,7 @@ def index_table(at: Assumptions) -> str:
     lines = [f"| however large the shards | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
     values: list[tuple[str, Callable[[float], str]]] = [
         (f"look-ups for {SHARD_ROWS:,} rows, of each worker that encodes", lambda n: duration(cost.lookup_seconds(n))),
+        ("make the keys of look-ups, once a machine, of one processor", lambda n: duration(cost.keys_seconds(n))),
         ("memory of each worker for the index", lambda n: size(cost.encoder_memory(n))),
         ("make the training index, once a machine, of one processor", lambda n: duration(cost.make_seconds(n))),
         ("open to train on after that, of one processor", lambda n: duration(cost.open_seconds(n))),

@@ -2,9 +2,9 @@
 
 ``python benchmarks/index.py`` commits made-up rows as writers do, without arrays, and measures each size in processes
 of their own, with a cold and a warm page cache; ``--s3`` does so in an object store on loopback with 2 ms added to each
-request; ``--open`` opens each size to train on, to summarise and to export it, too. ``--commits`` commits to stores
-that had so many commits; ``--writers`` has so many processes commit at once. Rows are added to
-``results/index.csv``; ``--plot`` draws it.
+request; ``--open`` opens each size to train on, to summarise and to export it, too, and drops a source at the end.
+``--commits`` commits to stores that had so many commits; ``--writers`` has so many processes commit at once. Rows are
+added to ``results/index.csv``; ``--plot`` draws it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from common.index_plot import plot_index
 from common.index_rows import SHARD_ROWS, age, commit, grow
 from common.measure import append_row, device_name
-from common.open_rows import measure_opening
+from common.open_rows import measure_drop, measure_opening
 from common.page_cache import evict
 
 from storage import EncodingStore
@@ -47,6 +47,7 @@ GOALS = {
     "a commit": "< 0.3",
     "open a version to train on, the first time": "< 60",
     "open a version to train on": "< 3",
+    "memory of looking up, at most": "< 1000",
     "memory of making the training index": "< 1000",
     "own memory of a training process": "< 1000",
     "store info, the first time": "< 3",
@@ -72,7 +73,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000_000, 3_000_000], help="sizes to measure at")
-    parser.add_argument("--open", action="store_true", help="open each size to train on, summarise and export it, too")
+    parser.add_argument("--open", action="store_true", help="train, summarise, export at each size, too; drop a source")
     parser.add_argument("--commits", nargs="+", type=int, default=[], help="instead, after so many commits")
     parser.add_argument("--writers", type=int, default=0, help="instead, so many writer processes at once")
     parser.add_argument("--s3", action="store_true", help="in an object store on loopback, 2 ms a request")
@@ -129,6 +130,8 @@ def measure_growth(path: str, where: str, sizes: list[int], opened: bool) -> Non
         probe_all(path, fingerprint, shard, note)
         if opened:
             measure_opening(path, fingerprint, rows, partial(evict_all, *folders_of(path)), partial(add, **note))
+    if opened:
+        measure_drop(path, fingerprint, partial(evict_all, *folders_of(path)), partial(add, **note))
 
 
 def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any]) -> None:
@@ -149,9 +152,12 @@ def probe_all(path: str, fingerprint: str, shards: int, note: dict[str, Any]) ->
     states = {"warm": lambda: None, "cold": lambda: evict_all(*folders_of(path))}
     for state, prepare in states.items():
         prepare()
-        add_lookups(state, probe(path, fingerprint, str(shards)), note)
+        add_lookups(state, probe("many", path, fingerprint, str(shards)), note)
     shutil.rmtree(os.environ["LLMDIFF_CACHE"], ignore_errors=True)
-    add_lookups("no cache yet", probe(path, fingerprint, str(shards)), note)
+    one = probe("one", path, fingerprint, str(shards))
+    for which, of in (("first", "of the oldest shard"), ("missing", "that is not there")):
+        add("look a caption up", one[which], "s", cache="no cache yet", of=of, cpu=one[f"{which} cpu"], **note)
+    add_lookups("no cache yet", probe("many", path, fingerprint, str(shards)), note)
 
 
 def evict_all(*folders: Path) -> None:
@@ -177,6 +183,7 @@ def add_lookups(state: str, found: dict[str, float], note: dict[str, Any]) -> No
         add(name, found[key], "s", cache=state, of=of, cpu=found[f"{key} cpu"], **note)
     add("open a store, look 256 captions up", found["open"] + found["first 256"], "s", cache=state, **note)
     add("memory of looking up", found["memory"] / 1e6, "MB", cache=state, **note)
+    add("memory of looking up, at most", found["at most"] / 1e6, "MB", cache=state, **note)
     add("peak memory of looking up", found["peak"] / 1e6, "MB", cache=state, of="mapped pages included", **note)
 
 

@@ -1,6 +1,6 @@
 """Run in a fresh process by ``index.py``: opens a store's index and prints what it took, as JSON.
 
-python index_probe.py <store> <fingerprint> <shards in it>
+python index_probe.py (many | one) <store> <fingerprint> <shards in it>
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from common.index_rows import SHARD_ROWS, hashes
+from common.open_probe import Peak
 from storage import EncodingStore, content_hash
 
 
 def main() -> None:
-    path, fingerprint, shards = sys.argv[1:]
-    print(json.dumps(probe_lookup(path, fingerprint, int(shards))))
+    what, path, fingerprint, shards = sys.argv[1:]
+    print(json.dumps({"many": probe_lookup, "one": probe_one}[what](path, fingerprint, int(shards))))
 
 
 def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
@@ -39,11 +40,13 @@ def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
     def look_up(captions: list[str]) -> None:
         assert store.snapshot().encodings(fingerprint, captions)
 
-    found |= timed("256", lambda: look_up(wanted[:256]))
-    found |= timed("10000", lambda: look_up(wanted))
-    assert len(store.snapshot().encodings(fingerprint, wanted)) == len(there)
-    shard = int(shards // 2)
-    found |= timed("shard", lambda: look_up_shard(store, fingerprint, shard))
+    with Peak() as peak:
+        found |= timed("256", lambda: look_up(wanted[:256]))
+        found |= timed("10000", lambda: look_up(wanted))
+        assert len(store.snapshot().encodings(fingerprint, wanted)) == len(there)
+        shard = int(shards // 2)
+        found |= timed("shard", lambda: look_up_shard(store, fingerprint, shard))
+    found["at most"] = peak.bytes - before
     found["memory"] = memory("RssAnon") - before
     found["peak"] = memory("VmHWM")
     start = time.perf_counter()
@@ -52,9 +55,22 @@ def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
     return found
 
 
+def probe_one(path: str, fingerprint: str, shards: int) -> dict[str, float]:
+    """Seconds of a look-up of one caption, of those committed first and of none, as it is without keys in the cache."""
+    found: dict[str, float] = {}
+    first, missing = hashes(0, "caption_hash")[0], content_hash(b"missing")
+    for name, key in (("first", first), ("missing", missing)):
+        snapshot = EncodingStore.open(path).snapshot()
+        wall, cpu = time.perf_counter(), time.process_time()
+        assert len(snapshot.encodings(fingerprint, [key])) == (name == "first")
+        found |= {name: time.perf_counter() - wall, f"{name} cpu": time.process_time() - cpu}
+    return found
+
+
 def look_up_shard(store: EncodingStore, fingerprint: str, shard: int) -> None:
     """All that encoding asks of a shard's rows that are there."""
     snapshot = store.snapshot()
+    snapshot.prepare()
     captions, images, latents = (hashes(shard, name) for name in ("caption_hash", "image_hash", "latent_key"))
     known = snapshot.known_rows(fingerprint, content_hash(f"source {shard}".encode()))
     contents = snapshot.contents(fingerprint, set(zip(images, captions, strict=True)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from queue import Queue
@@ -14,9 +13,6 @@ from storage.index.table import Table
 
 ROWS = 1 << 16
 """Of a batch, at most."""
-THREADS = min(4, os.cpu_count() or 1)
-"""That read; more of them on a disk wait for the one that takes the batches."""
-THREADS_REMOTE = 8
 AHEAD = 2
 """Row groups that are read before they are asked for."""
 
@@ -25,8 +21,7 @@ def batches(
     table: Table, files: Sequence[str], columns: Sequence[str], fingerprint: str | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield columns of some of a table's files, in no particular order; see `Table.stream`."""
-    threads = min(len(files), THREADS_REMOTE if table.folder.is_remote else THREADS)
-    with closing(_read_ahead(table, files, columns, fingerprint, threads)) as groups:
+    with closing(_read_ahead(table, files, columns, fingerprint, table.read_at_once(files))) as groups:
         for group in groups:
             yield from group.combine_chunks().to_batches(max_chunksize=ROWS)
 

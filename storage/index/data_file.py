@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import crc32c
 import pyarrow as pa
@@ -17,15 +18,17 @@ from storage.io.paths import StorePath
 ROW_GROUP = 16384
 """Rows of a row group: few enough to read a group for some of its rows."""
 READ_AT_ONCE = 4 * 1024 * 1024
+Source: TypeAlias = str | pa.BufferReader
+"""What pyarrow reads a file from, see `storage.io.paths.StorePath.arrow_source`."""
 
 
 def write_rows(
-    path: StorePath, schema: pa.Schema, tables: Iterable[pa.Table], notes: Mapping[str, str] | None = None
+    path: StorePath, schema: pa.Schema, tables: Iterable[pa.Table], notes: Callable[[], Mapping[str, str]] = dict
 ) -> tuple[DataFile, str]:
     """Write rows to a file that is on the disk when this returns; return it, and its statistics as the log has them.
 
-    In memory is a row group at a time. Each page has a checksum. `notes` come into the footer. OSError where the disk
-    is full.
+    In memory is a row group at a time. Each page has a checksum. What `notes` returns after the last row comes into
+    the footer. OSError where the disk is full.
     """
     staging = path.staging_file()
     collected: list[pq.FileMetaData] = []
@@ -37,7 +40,7 @@ def write_rows(
             try:
                 for table in regrouped(tables):
                     writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-                writer.add_key_value_metadata(dict(notes or {}))
+                writer.add_key_value_metadata(dict(notes()))
             except BaseException:
                 writer.is_open = False  # it would write on where there is no room
                 raise
@@ -65,23 +68,22 @@ def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held, promote_options="permissive")
 
 
-def check_bytes(path: StorePath, expected: int) -> pa.BufferReader | None:
-    """Compare a file's CRC-32C; return its bytes where they had to be fetched.
+def check_bytes(path: StorePath, source: Source, expected: int) -> None:
+    """Compare a file's CRC-32C; `source` is that of its path.
 
     Raises:
         ValueError: it is another one.
     """
-    found, fetched = 0, None
-    if path.is_remote:
-        data = path.read_bytes()
-        found, fetched = crc32c.crc32c(data), pa.BufferReader(data)
-    else:
-        with Path(str(path)).open("rb", buffering=0) as file:
+    found = 0
+    if isinstance(source, str):
+        with Path(source).open("rb", buffering=0) as file:
             while chunk := file.read(READ_AT_ONCE):
                 found = crc32c.crc32c(chunk, found)
+    else:
+        found = crc32c.crc32c(source.read_buffer())
+        source.seek(0)
     if found != expected:
         raise ValueError(f"{path}: expected CRC-32C {expected:08x}, found {found:08x}: restore the file from a backup")
-    return fetched
 
 
 class CheckedFile(io.RawIOBase):

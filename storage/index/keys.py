@@ -1,4 +1,4 @@
-"""Sorted keys of a file's rows with what is asked of them: arrays in memory, or mapped from a file of a local cache.
+"""Sorted keys of a file's rows with what is asked of them: arrays in memory, or mapped from a machine's cache.
 
 A key is 128 bits, from one to three hashes. Its upper half is what the arrays are sorted by. Its lower half is kept
 mixed with the row's values, so that a bit that flipped in either makes the key another one, never the values wrong.
@@ -6,9 +6,6 @@ mixed with the row's values, so that a bit that flipped in either makes the key 
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,18 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.hashing import checksum
 from storage.index.hash_numbers import hash_numbers
+from storage.io.cached_arrays import CachedArrays, new_array
 
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
     np.uint64,
 )
 """Multipliers: what they multiply can be had back, and no two sums of two are alike but by chance."""
-FILTER = "filter"
-"""Name of a file's column of bits."""
-FACTS = b"llmdiff"
-"""Name of what a file says of itself, in its schema's metadata."""
+SEALED = "sealed"
+"""Name of that column of a file; the others are the values'."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,8 @@ class Keys:
 
     @classmethod
     def of(cls, keys: Digests, values: Mapping[str, np.ndarray], words: dict[str, list[str]], unique: bool) -> Keys:
-        """Sort keys and values; with `unique`, rows of one key are kept once, whichever comes first."""
-        order = np.argsort(keys.upper, kind="stable")
+        """Sort keys and values; with `unique`, one of the rows of a key is kept."""
+        order = np.argsort(keys.upper)
         ordered = keys[order]
         if unique and len(order):
             upper, lower = ordered.upper, ordered.lower
@@ -88,7 +83,7 @@ class Keys:
             if again.any():
                 first = np.concatenate([[True], ~again])
                 order, ordered = order[first], ordered[first]
-        kept = {name: _narrow(column)[order] for name, column in values.items()}
+        kept = {name: narrow(column)[order] for name, column in values.items()}
         return cls(ordered.upper, ordered.lower ^ _seal(kept, slice(None)), kept, words)
 
     def find(self, wanted: Digests) -> tuple[np.ndarray, np.ndarray]:
@@ -107,50 +102,22 @@ class Keys:
         right = (self.sealed[rows] ^ _seal(self.values, rows)) == wanted.lower[which]
         return which[right], rows[right]
 
-    def save(self, path: Path, facts: Mapping[str, Any]) -> None:
-        """Write them to a file that is there whole or not at all; `facts` say what it was made from."""
-        said = {**facts, "words": self.words, "rows": len(self), "crc32c": checksum(np.ascontiguousarray(self.upper))}
-        said["values"] = list(self.values)
-        text = json.dumps(said, sort_keys=True).encode()
-        columns = {"upper": self.upper, "sealed": self.sealed, **self.values}
-        table = pa.table({**columns, FILTER: _filter(self.sealed ^ _seal(self.values, slice(None)))})
-        table = table.replace_schema_metadata({FACTS: text, FACTS + b".crc32c": str(checksum(text))})
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table.combine_chunks())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write them to arrays in a folder, as `storage.io.cached_arrays.cached` has them; return their facts."""
+        columns = {SEALED: self.sealed, **self.values}
+        rows = new_array(folder, "rows", len(self), [(name, column.dtype) for name, column in columns.items()])
+        for name, column in columns.items():
+            rows[name] = column
+        new_array(folder, "upper", len(self), np.uint64)[:] = self.upper
+        new_array(folder, "filter", len(self), np.uint8)[:] = _filter(self.sealed ^ _seal(self.values, slice(None)))
+        return {"words": self.words}
 
     @classmethod
-    def load(cls, path: Path, facts: Mapping[str, Any]) -> Keys | None:
-        """Map a file; None where there is none, or it is damaged or was made from something else.
-
-        It is read once for its checksum, which also brings it into the page cache.
-        """
-        try:
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            reader = pa.ipc.open_file(pa.py_buffer(mapped))
-            metadata = reader.schema.metadata
-            text = metadata[FACTS]
-            said = json.loads(text)
-            table = reader.read_all()
-            columns = {name: table[name].chunk(0).to_numpy() for name in table.schema.names} if len(table) else {}
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
-            return None
-        whole = metadata.get(FACTS + b".crc32c") == str(checksum(text)).encode() and said["rows"] == len(table)
-        if not whole or any(said[name] != value for name, value in facts.items()):
-            return None
-        upper = columns.pop("upper", np.empty(0, np.uint64))
-        sealed = columns.pop("sealed", np.empty(0, np.uint64))
-        filter = columns.pop(FILTER, None)  # earlier versions of the program wrote none
-        if checksum(upper) != said["crc32c"] or list(columns) != said.get("values", list(columns)):
-            return None
-        if hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)  # the page cache keeps what the process need not count as its own
-        return cls(upper, sealed, columns, said["words"], filter)
+    def mapped(cls, found: CachedArrays) -> Keys:
+        """Return what `write` wrote; a row's values lie side by side, so that to find it costs one page."""
+        rows = found.arrays["rows"]
+        values = {name: rows[name] for name in rows.dtype.names or () if name != SEALED}
+        return cls(found.arrays["upper"], rows[SEALED], values, found.facts["words"], found.arrays["filter"])
 
 
 def _bit_of(lower: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +141,6 @@ def _seal(values: Mapping[str, np.ndarray], rows: Any) -> np.ndarray:
     return np.asarray(mixed)
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def narrow(values: np.ndarray) -> np.ndarray:
     """Return whole numbers, none below 0, in as few bytes as hold the largest."""
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))

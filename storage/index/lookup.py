@@ -7,13 +7,11 @@ a look-up costs a few binary searches a file, and the files are few, for the tab
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, partial
 from threading import Lock
 from typing import Any
 
@@ -21,20 +19,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.hashing import content_hash
+from storage.index.data_file import Source
 from storage.index.delta import DataFile
-from storage.index.keys import Digests, Keys, digests
+from storage.index.keys import Digests, Keys, digests, narrow
 from storage.index.names import Names
 from storage.index.table import Table, TableVersion
 from storage.io.cache_folder import cache_folder
-from storage.io.files import locked
+from storage.io.cached_arrays import cached, forget, is_cached
 
 logger = logging.getLogger(__name__)
 KEY_FILE_ROWS = 1 << 17
 """From so many rows on, a file's keys are kept in the cache: fewer are made faster than they are found."""
-UNUSED_AFTER = 7 * 24 * 3600.0
-"""Seconds after which a file of the cache that the newest version has no use for goes."""
-FORMAT = 1
+CACHED = "index"
+"""Name of the cache's folder of keys."""
+FORMAT = 2
+"""Of what lies there: another one where it is made in another way."""
+FEW, SEARCHES = 64, 4
+"""So many keys are searched for in the rows of large files that have no keys in the cache, so many times: it takes a
+fraction of the time of making those, and ends where all are found."""
 AT_ONCE = 2
 """Files whose keys are mapped or made at once: more would take more memory."""
 
@@ -76,7 +78,8 @@ class Lookup:
                 rows = rows.filter(pc.is_valid(rows[self.only_with]))
             keys.append(digests(rows[name] for name in self.key))
             for name in self.values:
-                values.setdefault(name, []).append(_numbers(rows[name], words.setdefault(name, Names())))
+                numbers = _numbers(rows[name], words.setdefault(name, Names()))
+                values.setdefault(name, []).append(narrow(numbers))
             if self.digest:
                 of = digests(rows[name] for name in self.digest)
                 values.setdefault("upper", []).append(of.upper)
@@ -105,15 +108,14 @@ class KeyIndex:
         self.lookups = {lookup.name: lookup for lookup in lookups}
         self._lock = Lock()
         self._keys: dict[tuple[str, str], Keys] = {}
+        self._searches = Counter[str]()
 
-    def find(self, version: TableVersion, name: str, wanted: Digests) -> Found:
-        """Look keys up in a version."""
+    def find(self, version: TableVersion, name: str, wanted: Digests, fingerprint: str | None = None) -> Found:
+        """Look keys up in a version; `fingerprint` is the column's value where all keys are of one, as they may be."""
         lookup = self.lookups[name]
         order = np.argsort(wanted.upper)
         left, parts = wanted[order], []
-        for keys in self._of_version(version, name) if len(left) else ():
-            if not len(left):
-                break
+        for keys in self._parts(version, lookup, left, fingerprint) if len(left) else ():
             which, rows = keys.find(left)
             if not len(which):
                 continue
@@ -122,6 +124,8 @@ class KeyIndex:
                 rest = np.ones(len(left), bool)
                 rest[which] = False
                 left, order = left[rest], order[rest]
+            if not len(left):
+                break
         which = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
         names = parts[0][1].values if parts else {}
         return Found(
@@ -130,101 +134,104 @@ class KeyIndex:
 
     def prepare(self, version: TableVersion, names: Iterable[str] | None = None) -> None:
         """Have all that look-ups in a version read, or some of them, in memory or mapped: no file is asked for then."""
-        for name in self.lookups if names is None else names:
-            self._of_version(version, name)
+        with self._lock:
+            self._load(version.entries, [self.lookups[name] for name in (self.lookups if names is None else names)])
 
     def make(self, file: DataFile) -> None:
         """Make a large file's keys for all look-ups, ahead of who asks."""
         if file.rows >= KEY_FILE_ROWS:
             with self._lock:
-                for name in self.lookups:
-                    self._load([file], name)
+                self._load([file], list(self.lookups.values()))
 
     def forget(self, files: Iterable[DataFile]) -> None:
         """Take the keys of files that others took the place of out of the cache; who has them open keeps them."""
         for file in files:
-            for name in self.lookups:
-                with suppress(OSError):
-                    self._path(file, name).unlink(missing_ok=True)
+            for lookup in self.lookups.values():
+                forget(CACHED, self._facts(file, lookup))
 
-    def _of_version(self, version: TableVersion, name: str) -> list[Keys]:
-        """Return the keys of all files, those of most rows first."""
+    def _parts(self, version: TableVersion, lookup: Lookup, wanted: Digests, fingerprint: str | None) -> Iterator[Keys]:
+        """Yield the keys of all files, those of most rows first.
+
+        Where few are wanted, of large files without keys in the cache those alone that are found.
+        """
         with self._lock:
-            there = {file.name for file in version.entries}
-            if len(self._keys) > 2 * len(self.lookups) * max(64, len(there)):
+            searched = self._to_search(version, lookup, len(wanted))
+            there = {file.name for file in version.entries} - {file.name for file in searched}
+            if len(self._keys) > 2 * len(self.lookups) * max(64, len(version.entries)):
                 self._keys = {key: keys for key, keys in self._keys.items() if key[0] in there}
-            self._load([file for file in version.entries if (file.name, name) not in self._keys], name)
-            return sorted((self._keys[file.name, name] for file in version.entries), key=len, reverse=True)
+            self._load([file for file in version.entries if file.name in there], [lookup])
+            known = sorted((self._keys[name, lookup.name] for name in there), key=len, reverse=True)
+        yield from known
+        for file in searched:
+            yield from self._searched(lookup, file, wanted, fingerprint)
 
-    def _load(self, files: Sequence[DataFile], name: str) -> None:
-        lookup = self.lookups[name]
-        large = [file for file in files if file.rows >= KEY_FILE_ROWS]
-        for file, keys in zip(large, self._cached(large, lookup) if large else (), strict=True):
-            self._keys[file.name, name] = keys
-        together = [other for other in self.lookups.values() if other.group == lookup.group]
-        columns = list(dict.fromkeys(column for other in together for column in other.columns))
-        for file in (file for file in files if file.rows < KEY_FILE_ROWS):
-            rows = list(self.table.stream_file(file.name, columns))
-            for other in together:
-                self._keys[file.name, other.name] = other.keys_of(rows)
+    def _to_search(self, version: TableVersion, lookup: Lookup, wanted: int) -> list[DataFile]:
+        """Return the files to search through, the oldest first, for that has an encoder's first rows."""
+        if not lookup.unique or wanted > FEW or self._searches[lookup.name] >= SEARCHES:
+            return []
+        unknown = (file for file in version.entries if (file.name, lookup.name) not in self._keys)
+        found = [
+            file for file in unknown if file.rows >= KEY_FILE_ROWS and not is_cached(CACHED, self._facts(file, lookup))
+        ]
+        self._searches[lookup.name] += bool(found)
+        return sorted(found, key=lambda file: (file.written, file.name))
 
-    def _cached(self, files: Sequence[DataFile], lookup: Lookup) -> list[Keys]:
-        """Return the keys of large files from the cache, after making them there if need be."""
-        folder = self._path(files[0], lookup.name).parent
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(pool.map(partial(self._mapped, lookup), files))
-            if not (missing := [file for file, keys in zip(files, found, strict=True) if keys is None]):
-                return [keys for keys in found if keys is not None]
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with locked(folder / "lock"):
-                    made = list(pool.map(partial(self._made, lookup), missing))
-                    self._remove_unused(folder)
-            except OSError as error:
-                logger.warning("%s: keys are kept in memory, for it can't be written to: %s", folder, error)
-                made = list(pool.map(partial(self._build, lookup), missing))
-        of_missing = iter(made)
-        return [next(of_missing) if keys is None else keys for keys in found]
+    def _searched(self, lookup: Lookup, file: DataFile, wanted: Digests, fingerprint: str | None) -> Iterator[Keys]:
+        upper = np.sort(wanted.upper)
 
-    def _mapped(self, lookup: Lookup, file: DataFile) -> Keys | None:
-        return Keys.load(self._path(file, lookup.name), _facts(file, lookup))
+        def matches(rows: pa.Table) -> np.ndarray:
+            return np.isin(digests(rows[name] for name in lookup.key).upper, upper)
 
-    def _made(self, lookup: Lookup, file: DataFile) -> Keys:
-        """Make the keys of a file in the cache, unless another process did; return them."""
-        if (keys := self._mapped(lookup, file)) is not None:
-            return keys
-        path = self._path(file, lookup.name)
+        for rows in self.table.search_file(file.name, lookup.key, lookup.columns, matches, fingerprint):
+            yield lookup.keys_of([rows])
+
+    def _load(self, files: Iterable[DataFile], lookups: Sequence[Lookup]) -> None:
+        """Bring the keys of files into memory, or map them, where they are not yet."""
+        missing = [
+            (file, [lookup for lookup in lookups if (file.name, lookup.name) not in self._keys]) for file in files
+        ]
+        large = [(file, those) for file, those in missing if those and file.rows >= KEY_FILE_ROWS]
+        if large:
+            at_once = 1 if self.table.folder.is_remote else AT_ONCE  # a remote one's bytes are in memory meanwhile
+            with ThreadPoolExecutor(at_once) as pool:
+                for found in pool.map(self._of_large, large):
+                    self._keys |= found
+        for file, those in missing:
+            if file.rows < KEY_FILE_ROWS:
+                for group in dict.fromkeys(lookup.group for lookup in those):
+                    self._keys |= self._of_small(file, group)
+
+    def _of_small(self, file: DataFile, group: str) -> dict[tuple[str, str], Keys]:
+        """Return a file's keys for all look-ups of a group, made from one reading of it."""
+        together = [lookup for lookup in self.lookups.values() if lookup.group == group]
+        columns = list(dict.fromkeys(column for lookup in together for column in lookup.columns))
+        rows = list(self.table.stream_file(file.name, columns))
+        return {(file.name, lookup.name): lookup.keys_of(rows) for lookup in together}
+
+    def _of_large(self, asked: tuple[DataFile, Sequence[Lookup]]) -> dict[tuple[str, str], Keys]:
+        """Return a large file's keys from the cache; what is not there is made, after one fetch of the file."""
+        file, lookups = asked
+        source = cache(partial(self.table.source_of, file.name))
+        return {(file.name, lookup.name): self._cached(lookup, file, source) for lookup in lookups}
+
+    def _cached(self, lookup: Lookup, file: DataFile, source: Callable[[], Source]) -> Keys:
+        def build() -> Keys:
+            return lookup.keys_of(self.table.stream_file(file.name, lookup.columns, source=source()))
+
         try:
-            self._build(lookup, file).save(path, _facts(file, lookup))
+            return Keys.mapped(cached(CACHED, self._facts(file, lookup), lambda folder: build().write(folder)))
         except OSError as error:
-            logger.warning("%s: kept in memory, for there is no room or right to write it: %s", path, error)
-        keys = self._mapped(lookup, file)
-        return self._build(lookup, file) if keys is None else keys
+            logger.warning("%s: keys are kept in memory, for they can't be written: %s", cache_folder(), error)
+            return build()
 
-    def _path(self, file: DataFile, name: str) -> Path:
-        return cache_folder() / "index" / self._folder / f"{file.name}.{name}.keys"
+    def _facts(self, file: DataFile, lookup: Lookup) -> dict[str, Any]:
+        """Return what decides the keys of a file; its name and time may be those of a file in a copy of the store."""
+        of_file = {"table": self._table_id, "file": file.name, "size": file.size, "written": file.written}
+        return {"format": FORMAT, **of_file, **asdict(lookup)}
 
     @cached_property
-    def _folder(self) -> str:
-        """Name of the table's folder in the cache; its id may be any text."""
-        return content_hash(self.table.id.encode())
-
-    def _build(self, lookup: Lookup, file: DataFile) -> Keys:
-        return lookup.keys_of(self.table.stream_file(file.name, lookup.columns))
-
-    def _remove_unused(self, folder: Path) -> None:
-        there = {file.name for file in self.table.newest().entries}
-        for path in folder.iterdir():
-            with suppress(OSError):
-                unused = path.suffix == ".keys" and path.name.partition(".parquet")[0] + ".parquet" not in there
-                if unused and time.time() - path.stat().st_mtime > UNUSED_AFTER:
-                    path.unlink()
-
-
-def _facts(file: DataFile, lookup: Lookup) -> dict[str, Any]:
-    """Return what the keys of a file were made from."""
-    of_file = {"file": file.name, "size": file.size, "written": file.written}
-    return {"format": FORMAT, **of_file, "key": list(lookup.key)}
+    def _table_id(self) -> str:
+        return self.table.id
 
 
 def _numbers(column: pa.ChunkedArray, words: Names) -> np.ndarray:

@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ KEY = "llmdiff.shards"
 FORMAT = 1
 LONGEST = 64 * 1024**2
 """Bytes of what is said, unpacked: a hundred times the counts of the largest stores that were made."""
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error)
+"""What is raised over a text that no writer wrote."""
 MOST_RUNS = 256
 """Runs of rows that are noted of a shard; where there are more, none is."""
 TEXTS = ("shard", "fingerprint", "encoding_shard", "latent_shard", "latent_shape", "source", "source_hash")
@@ -62,11 +65,21 @@ class Coded:
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Coded:
-        """Return a column so; neighbours that are alike are looked at together."""
-        runs = pc.run_end_encode(column.combine_chunks())
+        """Return a column so; neighbours that are alike are looked at together, where it is no dictionary's."""
+        array = column.combine_chunks()
+        if pa.types.is_dictionary(array.type):
+            codes = pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False)
+            return cls(np.asarray(codes, np.int64), array.dictionary.to_pylist())
+        runs = pc.run_end_encode(array)
         found = runs.values.dictionary_encode()
         codes = np.asarray(pc.fill_null(found.indices, -1).to_numpy(zero_copy_only=False), np.int64)
         return cls(np.repeat(codes, np.diff(runs.run_ends.to_numpy(), prepend=0)), found.dictionary.to_pylist())
+
+
+def counted_columns(rows: pa.Table) -> pa.Table:
+    """Return what `count_shards` counts, with little memory: texts as dictionaries."""
+    few = pa.dictionary(pa.int32(), pa.string())
+    return rows.select(COLUMNS).cast(pa.schema([(name, few if name in TEXTS else pa.int64()) for name in COLUMNS]))
 
 
 def count_shards(rows: pa.Table, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, ShardCounts]:
@@ -79,7 +92,8 @@ def count_shards(rows: pa.Table, sizes: Mapping[str, Mapping[str, int]]) -> dict
     texts = {name: Coded.of(rows[name]) for name in TEXTS}
     numbers = {name: pc.fill_null(rows[name], 0).to_numpy() for name in NUMBERS}
     shard, fingerprint, source, shape = (texts[name] for name in ("shard", "fingerprint", "source", "latent_shape"))
-    found = {name: ShardCounts(bytes=dict(sizes.get(name, {}))) for name in shard.values}
+    names = [shard.values[code] for code in np.unique(shard.codes)]
+    found = {name: ShardCounts(bytes=dict(sizes.get(name, {}))) for name in names}
     samples = np.flatnonzero(source.codes >= 0)
     for of, by, count in _summed(samples, shard, fingerprint):
         found[of].samples[by] = count
@@ -105,14 +119,28 @@ def note_of(shards: Mapping[str, ShardCounts]) -> str:
 
 def noted(metadata: Mapping[bytes, bytes] | None) -> dict[str, ShardCounts] | None:
     """Return what a footer says; None where it says nothing, or what it says is damaged, or longer than any is."""
-    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error):
-        unpacking = zlib.decompressobj()  # which compares a checksum at the end
-        text = unpacking.decompress(b64decode((metadata or {})[KEY.encode()]), LONGEST)
-        said = json.loads(text) if unpacking.eof else {}
-        shards = {name: ShardCounts(**counts) for name, counts in said["shards"].items()}
-        if said["format"] == FORMAT and all(map(_is_sound, shards.values())):
-            return shards
+    with suppress(*DAMAGED):
+        said = unpacked(b64decode((metadata or {})[KEY.encode()]), LONGEST)
+        if said["format"] == FORMAT:
+            return shards_of(said["shards"])
     return None
+
+
+def unpacked(data: bytes, longest: int) -> Any:
+    """Return compressed JSON; one of `DAMAGED` where it is none, or more than so many bytes."""
+    unpacking = zlib.decompressobj()  # which compares a checksum at the end
+    text = unpacking.decompress(data, longest)
+    if not unpacking.eof:
+        raise ValueError(f"expected at most {longest} bytes, found more")
+    return json.loads(text)
+
+
+def shards_of(said: Mapping[str, Any]) -> dict[str, ShardCounts]:
+    """Return counts by shard as JSON has them; one of `DAMAGED` where it has none."""
+    shards = {name: ShardCounts(**counts) for name, counts in said.items()}
+    if not all(map(_is_sound, shards.values())):
+        raise ValueError("expected counts of shards, found other values")
+    return shards
 
 
 def _is_sound(counts: ShardCounts) -> bool:

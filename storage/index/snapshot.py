@@ -98,9 +98,8 @@ class Snapshot:
     def encodings(self, fingerprint: str, caption_hashes: Iterable[str]) -> dict[str, EncodingRef]:
         """Return where the encodings of these captions lie; those that are not in the store are left out."""
         hashes = list(dict.fromkeys(caption_hashes))
-        found = self.keys.find(
-            self.at, "encodings", digests([_all(fingerprint, hashes), pa.array(hashes, pa.string())])
-        )
+        wanted = digests([_all(fingerprint, hashes), pa.array(hashes, pa.string())])
+        found = self.keys.find(self.at, "encodings", wanted, fingerprint)
         return {hashes[which]: EncodingRef(*ref) for which, *ref in _rows(found, ENCODING_COLUMNS[2:])}
 
     def latents(self, latent_keys: Iterable[str]) -> dict[str, LatentRef]:

@@ -59,7 +59,7 @@ class LogState:
                 self.version += 1
             if len(found) < len(wanted):
                 break
-            ahead = min(2 * ahead, REQUESTS_AT_ONCE)  # how many there are is not known
+            ahead = min(2 * ahead, REQUESTS_AT_ONCE)  # few are new as a rule, and none is asked for in vain
         if to is None:
             self.log.check_newest(self.version)
 
@@ -67,9 +67,10 @@ class LogState:
         """Return whether a commit of this name went in."""
         return name in self._names or name in self._names_before()
 
-    def committed_like(self, beginnings: tuple[str, ...]) -> bool:
-        """Return whether a commit went in whose name begins with one of some words."""
-        return any(name.startswith(beginnings) for names in (self._names, self._names_before()) for name in names)
+    def committed_like(self, beginnings: tuple[str, ...]) -> frozenset[str]:
+        """Return the names of the commits that went in and begin with one of some words."""
+        names = self._names | self._names_before()
+        return frozenset(name for name in names if name.startswith(beginnings))
 
     def _apply(self, actions: Iterable[Action]) -> None:
         checksums: dict[str, int] = {}

@@ -110,11 +110,17 @@ class Table(TableFiles):
         with self._lock:
             return self._newest().committed(name)
 
+    def newest_and_rewrites(self) -> tuple[TableVersion, frozenset[str]]:
+        """Return the newest version, and the names of the commits before it that took rows out or moved them."""
+        with self._lock:
+            version = self.newest()
+            assert self._state is not None
+            return version, self._state.committed_like(REWRITES)
+
     @property
     def was_rewritten(self) -> bool:
         """Whether rows were ever taken out of it or moved."""
-        with self._lock:
-            return self._newest().committed_like(REWRITES)
+        return bool(self.newest_and_rewrites()[1])
 
     def wrote(self, file: str) -> bool:
         """Return whether a commit or a rewrite that went in wrote this file."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.hashing import checksum
-from storage.index.data_file import check_bytes
+from storage.index.data_file import Source, check_bytes
 from storage.index.delta import DataFile
 from storage.index.log import REQUESTS_AT_ONCE
 from storage.index.shard_counts import ShardCounts, noted
@@ -30,6 +32,10 @@ OF_FEW_VALUES = {
 }
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 
+THREADS = min(4, os.cpu_count() or 1)
+"""That read; more of them on a disk wait for the one that takes what they read."""
+THREADS_REMOTE, FETCHED_AT_ONCE = 8, 512 * 1024**2
+"""That wait for an object store, and bytes that they hold."""
 GROUPS_AT_ONCE = 4
 """Row groups that are read together: each read takes time of its own."""
 LOOKED_AT_ONE_BY_ONE = 1000
@@ -44,11 +50,21 @@ class TableFiles:
         self.schema = schema
         self._crcs: dict[str, int | None] = {}
         """Of files that versions name; None where it was compared already, or nothing says it."""
+        self._sizes: dict[str, int] = {}
+        """Bytes of those files."""
 
     def note(self, files: Iterable[DataFile]) -> None:
         """Keep the checksums of files in mind, to compare each before the file is first read."""
         for file in files:
             self._crcs.setdefault(file.name, file.crc32c)
+            self._sizes[file.name] = file.size
+
+    def read_at_once(self, files: Sequence[str]) -> int:
+        """Return how many of some files to read at once: of remote ones, which are fetched whole, as memory allows."""
+        if not self.folder.is_remote:
+            return min(THREADS, len(files))
+        largest = max((self._sizes.get(file, 0) for file in files), default=0)
+        return min(THREADS_REMOTE, len(files), max(1, FETCHED_AT_ONCE // max(1, largest)))
 
     def read_files(self, files: Sequence[str], columns: Sequence[str], filters: Any = None) -> pa.Table:
         """Read columns of files, their rows in no particular order; columns of few values come as dictionaries."""
@@ -60,16 +76,36 @@ class TableFiles:
             tables = list(pool.map(lambda file: self.read_file(file, **options), files))
         return pa.concat_tables(tables).unify_dictionaries()
 
-    def stream_file(self, file: str, columns: Sequence[str], fingerprint: str | None = None) -> Iterator[pa.Table]:
-        """Yield columns of one of the table's files likewise."""
+    def stream_file(
+        self, file: str, columns: Sequence[str], fingerprint: str | None = None, source: Source | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield columns of one of the table's files likewise; `source` is that of `source_of`, where it is at hand."""
         wanted = [*columns, *["fingerprint"] * (fingerprint is not None and "fingerprint" not in columns)]
-        with self.open_file(file, wanted) as opened:
+        with self.open_file(file, wanted, source) as opened:
             for groups in _read_together(opened.metadata, fingerprint):
                 rows = opened.read_row_groups(groups, wanted, use_threads=False)
                 if fingerprint is not None:
                     rows = rows.filter(pc.equal(rows["fingerprint"], fingerprint)).select(list(columns))
                 if len(rows):
                     yield rows
+
+    def search_file(
+        self,
+        file: str,
+        keys: Sequence[str],
+        columns: Sequence[str],
+        matches: Callable[[pa.Table], np.ndarray],
+        fingerprint: str | None,
+    ) -> Iterator[pa.Table]:
+        """Yield columns of the rows whose `keys` match, of a few row groups at a time.
+
+        Of row groups where none does `keys` alone are read; none of those whose statistics exclude `fingerprint`.
+        """
+        with self.open_file(file, columns) as opened:
+            for groups in _read_together(opened.metadata, fingerprint):
+                found = matches(opened.read_row_groups(groups, keys, use_threads=False))
+                if found.any():
+                    yield opened.read_row_groups(groups, columns, use_threads=False).filter(pa.array(found))
 
     def shards_of(self, files: Sequence[str]) -> Iterator[dict[str, ShardCounts] | None]:
         """Yield what each of some files notes of its shards; None for one that does not. No row is read."""
@@ -83,17 +119,16 @@ class TableFiles:
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{path}: expected a Parquet file, found {error}") from error
 
-    def open_file(self, file: str, columns: Sequence[str]) -> pq.ParquetFile:
+    def open_file(self, file: str, columns: Sequence[str], source: Source | None = None) -> pq.ParquetFile:
         """Open one of the table's files to read columns of it; ValueError where its bytes are not as committed."""
-        return pq.ParquetFile(
-            self._checked(file), read_dictionary=_of_few_values(columns), page_checksum_verification=True
-        )
+        source = self.source_of(file) if source is None else source
+        return pq.ParquetFile(source, read_dictionary=_of_few_values(columns), page_checksum_verification=True)
 
     def read_file(self, file: str, columns: Sequence[str], **options: Any) -> pa.Table:
         """Read columns of one of the table's files; `options` are of `pyarrow.parquet.read_table`."""
         options = {"partitioning": None, "use_threads": False, "page_checksum_verification": True, **options}
         options = {"columns": list(columns), "read_dictionary": _of_few_values(columns), **options}
-        return pq.read_table(self._checked(file), **options)
+        return pq.read_table(self.source_of(file), **options)
 
     def parquet_files(self) -> list[StorePath]:
         """Return all files of rows in the table's folder, whether or not a version names them."""
@@ -118,15 +153,14 @@ class TableFiles:
             there = pool.map(lambda file: (self.folder / file).exists(), files)
             return list(itertools.compress(files, (not each for each in there)))
 
-    def _checked(self, file: str) -> str | pa.BufferReader:
-        """Return what to read a file from, after a look at all its bytes the first time."""
-        expected = self._crcs.get(file)
+    def source_of(self, file: str) -> Source:
+        """Return what to read a file from, after a look at all its bytes the first time; of a remote file its bytes."""
         path = self.folder / file
-        if expected is None:
-            return path.arrow_source()
-        fetched = check_bytes(path, expected)
-        self._crcs[file] = None
-        return path.arrow_source() if fetched is None else fetched
+        source = path.arrow_source()
+        if (expected := self._crcs.get(file)) is not None:
+            check_bytes(path, source, expected)
+            self._crcs[file] = None
+        return source
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         few = pa.dictionary(pa.int32(), pa.string())

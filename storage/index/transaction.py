@@ -8,6 +8,7 @@ still missing.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from storage.index.data_file import write_rows
 from storage.index.delta import Action, DataFile, add_action, clash, entry_of, parse_entry, remove_action
-from storage.index.shard_counts import KEY, ShardCounts, count_shards, note_of
+from storage.index.shard_counts import KEY, ShardCounts, count_shards, counted_columns, note_of
 from storage.index.table import Table, TableVersion
 
 CHECKPOINT_EVERY = 100
@@ -70,7 +71,9 @@ def rewrite(table: Table, name: str, change: Callable[[pa.Table], pa.Table]) -> 
             if (first := next(changed, None)) is None:
                 continue
             transaction.remove(file)
-            transaction.add(f"{name}~{len(transaction.added)}.parquet", _with_first(first, changed))
+            rows = itertools.chain([first], changed)
+            counted = _counted(table, file.name, rows) if table.counts_shards else (rows, None)
+            transaction.add(f"{name}~{len(transaction.added)}.parquet", *counted)
         return transaction.commit() if transaction.actions else None
 
 
@@ -93,9 +96,22 @@ def _changed(table: Table, file: str, change: Callable[[pa.Table], pa.Table]) ->
         yield change(group.cast(table.schema))
 
 
-def _with_first(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from rest
+def _counted(
+    table: Table, file: str, tables: Iterable[pa.Table]
+) -> tuple[Iterable[pa.Table], Mapping[str, ShardCounts]]:
+    """Return what a file's rows are to be, and what they say of shards, which is there after the last one."""
+    counts: dict[str, ShardCounts] = {}
+    (before,) = table.shards_of([file])
+    sizes = {name: shard.bytes for name, shard in (before or {}).items()}
+
+    def counting() -> Iterator[pa.Table]:
+        seen = []
+        for rows in tables:
+            seen.append(counted_columns(rows))
+            yield rows
+        counts.update(count_shards(pa.concat_tables(seen).unify_dictionaries(), sizes))
+
+    return counting(), counts
 
 
 class Transaction:
@@ -130,9 +146,13 @@ class Transaction:
     def add(self, name: str, tables: Iterable[pa.Table], counts: Mapping[str, ShardCounts] | None = None) -> None:
         """Write a file of rows, which nothing names before `commit`; no file, where there are none.
 
-        `counts` are of the shards that all the rows were committed with, where they are to be noted.
+        `counts` are of the shards that all the rows were committed with, where they are to be noted; they are looked at
+        after the last row.
         """
-        notes = {} if counts is None else {KEY: note_of(counts)}
+
+        def notes() -> dict[str, str]:
+            return {} if counts is None else {KEY: note_of(counts)}
+
         file, stats = write_rows(self.table.folder / name, self.table.schema, tables, notes)
         if not file.rows:
             (self.table.folder / name).remove()

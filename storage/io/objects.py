@@ -21,7 +21,7 @@ from storage.io import files
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-FOOTER = 1 << 18
+FOOTER = 1 << 19
 """Bytes that are fetched of a Parquet file for its footer, at first."""
 RETRY_FOR = timedelta(seconds=60)
 """How long a request is tried again that an object store did not answer."""
@@ -150,7 +150,8 @@ class ObjectPath:
             staging.unlink(missing_ok=True)
 
     def arrow_source(self) -> pa.BufferReader:
-        return pa.BufferReader(self.read_bytes())
+        with self.naming():
+            return pa.BufferReader(pa.py_buffer(obstore.get(self.client, self.key).bytes()))
 
     def parquet_footer(self) -> pa.BufferReader:
         end = self._end(FOOTER)

@@ -1,22 +1,27 @@
 """What a version of a store holds, counted by shard with little memory, and kept for the next time.
 
-Each file of the index notes what it says of its shards (`storage.index.shard_counts`), and no row is read. But where
-rows were ever taken out, or an earlier version of the program or another one wrote a file, rows are counted: numbers
-and names of few values alone, no hash and no caption. A machine keeps those counts of the newest version that it was
-asked for below `storage.io.cache_folder.cache_folder`. Of a later version only the files that are new are read, unless
-rows were taken out since; and of those only the rows of commits that were not counted, for compaction brings others in.
-What such rows name in shards that were counted was counted with those.
+Each file of the index notes what its rows say of the shards that they were committed with
+(`storage.index.shard_counts`), and no row is read. Once rows were taken out, what is left of a shard may be named by
+other shards' rows alone. So whoever takes rows out counts those that are left, and the store keeps those counts:
+the notes of later files are added to them. Only where a file notes nothing, as those of earlier versions of the program
+and of other ones do, rows are counted: numbers and names of few values alone, no hash and no caption. A machine keeps
+those counts below `storage.io.cache_folder.cache_folder`; of a later version it reads the files that are new, unless
+rows were taken out since, and of those the rows of commits that were not counted, for compaction brings others in. What
+such rows name in shards that were counted was counted with those.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +30,21 @@ import pyarrow.compute as pc
 from storage.hashing import canonical_json, checksum, content_hash
 from storage.index.batches import batches
 from storage.index.names import Names
-from storage.index.shard_counts import ShardCounts
+from storage.index.shard_counts import DAMAGED, ShardCounts, shards_of, unpacked
 from storage.index.table import TableVersion
 from storage.io.array_parts import ArrayParts
 from storage.io.cache_folder import cache_folder
-from storage.io.files import write_file
 from storage.io.grouping import places_by_number
 from storage.io.manifest import shard_bytes
+from storage.io.paths import StorePath, store_path
 from storage.store import EncodingStore
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+FORMAT = 2
+KEPT = "_counts"
+"""Name of the file in the index's folder; Delta's clients leave alone what begins so."""
+PACKED_AT_MOST = 200
+"""Bytes that a byte of that file may stand for; of shards that are all alike it stands for 70."""
 ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
 LATENTS = ("latent_shard", "latent_shape", "latent_index")
 ARRAY_BITS, FIRST_BITS = 10, 32
@@ -55,6 +65,8 @@ class Counts:
     """Of the index, that were counted."""
     number: int = 0
     """Of the version."""
+    rewrites: frozenset[str] = frozenset()
+    """Commits before it that took rows out; see `Table.rewrites`."""
 
     def total(self, what: str) -> Counter[str]:
         """Return the sum of one kind of counts over the shards."""
@@ -66,39 +78,64 @@ class Counts:
 
 def counts_of(store: EncodingStore) -> Counts:
     """Count what the version holds that the store shows."""
-    at = store.snapshot().at
-    if (found := _noted(store, at)) is not None:
-        return found
-    path = cache_folder() / "counts" / f"{content_hash(store.id.encode())}.json"
-    known = _recall(path, store, at.number)
-    if known is None or not (set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)):
-        known = Counts()
-    new = sorted(set(at.files) - set(known.files))
-    if new:
-        _count(store, new, known)
-    known.files = at.files
-    for name in sorted(known.shards):
-        if not known.shards[name].bytes:
-            known.shards[name].bytes = shard_bytes(store.path, name)
+    newest, rewrites = store.index.newest_and_rewrites()
+    at = store.pinned or newest
+    on_machine = store_path(cache_folder() / "counts" / content_hash(store.id.encode()))
+    kept = _recall([*[store.index.folder / KEPT] * bool(rewrites), on_machine], store, at.number)
+    for known in kept if rewrites else [Counts(), *kept]:
+        if known.rewrites == rewrites and (found := _with_notes(store, known, at)) is not None:
+            return found
+    known = next((each for each in kept if _goes_on(store, each, at)), Counts())
+    counted = _with_rows(store, known, at, rewrites)
     if store.pinned is None:
-        _keep(path, store, at.number, known)
-    return known
+        _keep(on_machine, store, counted)
+    return counted
 
 
-def _noted(store: EncodingStore, at: TableVersion) -> Counts | None:
-    """Return what the files of a version note; None where one does not, or rows may be named by other shards' alone."""
-    if store.index.was_rewritten:
-        return None
-    found = Counts(files=at.files, number=at.number)
-    for shards in store.index.shards_of(at.files):
+def remember(store: EncodingStore) -> None:
+    """Count the newest version's rows and have the store keep that, after some were taken out.
+
+    They are out, whatever keeps the counts from being kept: it is logged, and whoever asks for them counts.
+    """
+    try:
+        at, rewrites = store.index.newest_and_rewrites()
+        _keep(store.index.folder / KEPT, store, _with_rows(store, Counts(), at, rewrites))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: what is left in it could not be counted: %s", store.path, error)
+
+
+def _with_notes(store: EncodingStore, known: Counts, at: TableVersion) -> Counts | None:
+    """Return the counts of a version, those of an earlier one with what new files note; None where one does not."""
+    found = Counts(dict(known.shards), set(known.sources), at.files, at.number, known.rewrites)
+    for shards in store.index.shards_of(_new_files(known, at)):
         if shards is None:
             return None
-        found.shards |= shards
-    for name, shard in found.shards.items():
-        found.sources.update(shard.sources)
-        if not shard.bytes and (shard.encodings or shard.latents):
-            shard.bytes = shard_bytes(store.path, name)
+        for name in shards.keys() - known.shards.keys():
+            found.shards[name] = shards[name]
+            found.sources.update(shards[name].sources)
+    _add_bytes(store, found, {})
     return found
+
+
+def _with_rows(store: EncodingStore, known: Counts, at: TableVersion, rewrites: frozenset[str]) -> Counts:
+    """Return the counts of a version, those of an earlier one with what rows of new files say."""
+    found = Counts(dict(known.shards), set(known.sources), at.files, at.number, rewrites)
+    if new := _new_files(known, at):
+        _count(store, new, found)
+        notes = (shards or {} for shards in store.index.shards_of(new))
+        _add_bytes(store, found, {name: shard.bytes for shards in notes for name, shard in shards.items()})
+    return found
+
+
+def _new_files(known: Counts, at: TableVersion) -> list[str]:
+    return sorted(set(at.files) - set(known.files))
+
+
+def _add_bytes(store: EncodingStore, counts: Counts, noted: Mapping[str, dict[str, int]]) -> None:
+    """Add the bytes of shards whose bytes are not known: as files noted them, or else as the shards' manifests do."""
+    for name, shard in sorted(counts.shards.items()):
+        if not shard.bytes and (shard.encodings or shard.latents):
+            shard.bytes = noted.get(name) or shard_bytes(store.path, name)
 
 
 def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
@@ -127,6 +164,11 @@ def _without(batch: pa.RecordBatch, column: str, names: frozenset[str]) -> pa.Re
         return batch
     known = pa.array(sorted(names), pa.string())
     return batch.filter(pc.invert(pc.is_in(batch[column].cast(pa.string()), value_set=known)))
+
+
+def _goes_on(store: EncodingStore, known: Counts, at: TableVersion) -> bool:
+    """Return whether a version has all rows that were counted of an earlier one."""
+    return set(known.files) <= set(at.files) or _is_all_kept(store, known.number, at.number)
 
 
 def _is_all_kept(store: EncodingStore, first: int, last: int) -> bool:
@@ -192,27 +234,33 @@ def _version(store: EncodingStore, number: int) -> str | None:
     return None
 
 
-def _recall(path: Path, store: EncodingStore, number: int) -> Counts | None:
-    """Return the counts that were kept of this version or an earlier one."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        kept = json.loads(path.read_bytes())
+def _recall(paths: Iterable[StorePath], store: EncodingStore, number: int) -> list[Counts]:
+    """Return the counts that were kept of this version or earlier ones."""
+    return [found for path in paths if (found := _kept(path, store)) is not None and found.number <= number]
+
+
+def _kept(path: StorePath, store: EncodingStore) -> Counts | None:
+    with suppress(OSError, *DAMAGED):
+        packed = path.read_bytes()
+        kept = unpacked(packed, PACKED_AT_MOST * len(packed))
         expected = kept.pop("crc32c")
         if checksum(canonical_json(kept).encode()) != expected or kept["format"] != FORMAT:
             return None
-        if kept["number"] <= number and kept["version"] == _version(store, kept["number"]):
-            shards = {name: ShardCounts(**values) for name, values in kept["shards"].items()}
-            return Counts(shards, set(kept["sources"]), tuple(kept["files"]), kept["number"])
+        if kept["version"] == _version(store, kept["number"]):
+            shards = shards_of(kept["shards"])
+            files, rewrites = tuple(kept["files"]), frozenset(kept["rewrites"])
+            return Counts(shards, set(kept["sources"]), files, kept["number"], rewrites)
     return None
 
 
-def _keep(path: Path, store: EncodingStore, number: int, counts: Counts) -> None:
+def _keep(path: StorePath, store: EncodingStore, counts: Counts) -> None:
     """Keep the counts of the newest version, where there is room."""
-    if (version := _version(store, number)) is None:
+    if (version := _version(store, counts.number)) is None:
         return
-    shards = {name: asdict(shard) for name, shard in counts.shards.items()}
-    kept = {"format": FORMAT, "number": number, "version": version, "files": list(counts.files)}
-    kept |= {"shards": shards, "sources": sorted(counts.sources)}
+    kept: dict[str, Any] = {"format": FORMAT, "number": counts.number, "version": version}
+    kept |= {"files": list(counts.files), "sources": sorted(counts.sources), "rewrites": sorted(counts.rewrites)}
+    kept["shards"] = {name: asdict(shard) for name, shard in counts.shards.items()}
     kept["crc32c"] = checksum(canonical_json(kept).encode())
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(kept).encode())
+        path.parent.make_folder()
+        path.write(zlib.compress(json.dumps(kept).encode()))

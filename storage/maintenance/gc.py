@@ -15,6 +15,7 @@ from storage.index.names import Names
 from storage.index.table import written_by
 from storage.index.transaction import rewrite
 from storage.io.paths import StorePath, remove_all, tree_size
+from storage.maintenance.counts import remember
 from storage.maintenance.files import data_files
 from storage.store import EncodingStore
 from storage.writing.orphans import clear_abandoned, rewriting, uncommitted_files
@@ -59,7 +60,9 @@ def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: s
     name = f"drop-{uuid.uuid4().hex}"
     with rewriting(store, name):
         for table in reversed(store.tables):
-            rewrite(table, name, keep)
+            rewritten = rewrite(table, name, keep)
+        if rewritten is not None:  # the index, which is the last of them
+            remember(store)
     return store.index.newest().number
 
 

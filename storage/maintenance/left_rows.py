@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.transaction import rewrite
+from storage.maintenance.counts import remember
 from storage.maintenance.data_sets import DataSet, note
 from storage.schema import CONTENT_COLUMNS, INDEX, Content
 from storage.store import EncodingStore
@@ -80,7 +81,8 @@ def drop_rows(store: EncodingStore, rows: pa.Table) -> None:
     """Take samples, some of `left_rows`, out of the newest version; earlier ones keep them."""
     if len(rows):
         with rewriting(store, name := f"drop-{uuid.uuid4().hex}"):
-            rewrite(store.index, name, lambda table: _without(table, rows))
+            if rewrite(store.index, name, lambda table: _without(table, rows)) is not None:
+                remember(store)
 
 
 def drop_rejects(store: EncodingStore, fingerprint: str, known: Sequence[DataSet]) -> None:
@@ -102,7 +104,8 @@ def drop_left(store: EncodingStore, fingerprint: str, known: Sequence[DataSet], 
         gone = _united(each.earlier for each in known if each.data in data) - _united(each.sources for each in known)
         for table in store.tables[1:]:
             rewrite(table, name, lambda table: _without_sources(table, fingerprint, gone))
-        rewrite(store.index, name, lambda table: _without(table, rows))
+        if rewrite(store.index, name, lambda table: _without(table, rows)) is not None:
+            remember(store)
     of_encoder = pc.field("fingerprint") == fingerprint
     named = set(store.snapshot().read(["source_hash"], of_encoder)["source_hash"].unique().to_pylist())
     for each in known:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from storage.index.transaction import rewrite
 from storage.io.names import shard_folder
+from storage.maintenance.counts import remember
 from storage.maintenance.stored_rows import stored_rows
 from storage.schema import CONTENT_COLUMNS, ENCODING_COLUMNS, INDEX, LATENT_COLUMNS, Problem
 from storage.store import EncodingStore
@@ -55,7 +56,8 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
     lost: list[dict[str, Any]] = []
     with rewriting(store, name):
         moved = _salvage(store, damaged, name)
-        rewrite(store.index, name, lambda rows: _mend(rows, damaged, moved, lost))
+        if rewrite(store.index, name, lambda rows: _mend(rows, damaged, moved, lost)) is not None:
+            remember(store)
     return Repaired(store.index.newest().number, len(moved), pa.Table.from_pylist(lost, LOST))
 
 

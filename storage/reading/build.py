@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from storage.index.batches import batches
 from storage.index.names import Names
-from storage.reading.cache import new_array
+from storage.io.cached_arrays import new_array
 from storage.reading.joins import join
 from storage.reading.pictures import Pictures, group_by_picture
 from storage.reading.records import NO_CROP, RecordMaker, Wanted

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.index.hash_numbers import HASH
-from storage.reading.cache import new_array
+from storage.io.cached_arrays import new_array
 from storage.reading.hashes import HashParts, same
 from storage.reading.sorting import GROUP_ROWS, in_parts
 

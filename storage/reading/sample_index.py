@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from storage.hashing import content_hash
+from storage.io.cached_arrays import CachedArrays, cached
 from storage.reading.build import build
-from storage.reading.cache import CachedArrays, cached
 from storage.reading.pictures import Pictures
 from storage.reading.records import Wanted
 from storage.store import EncodingStore

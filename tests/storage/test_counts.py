@@ -19,9 +19,12 @@ from storage import EncodingStore, ShardWriter, content_hash
 from storage.index import shard_counts
 from storage.index.batches import batches
 from storage.index.shard_counts import KEY, MOST_RUNS, ShardCounts, count_shards, note_of, noted
+from storage.maintenance.counts import KEPT
 from storage.maintenance.gc import drop
 from storage.maintenance.rejects import listed_rejects
+from storage.maintenance.repair import repair
 from storage.maintenance.summary import list_shards, summarise
+from storage.maintenance.verify import verify
 from storage.schema import INDEX
 from storage.writing.optimize import optimize
 from tests.storage import synthetic
@@ -70,29 +73,64 @@ def check(store: EncodingStore, cache: Path) -> None:
 
 def told(store: EncodingStore) -> tuple[Any, ...]:
     opened = EncodingStore.open(store.path)
-    return list_shards(opened), summarise(opened) | {"version": 0}, listed_rejects(opened)
+    found = summarise(opened) | {"version": 0}
+    del found["bytes"]["index"]
+    return list_shards(opened), found, listed_rejects(opened)
 
 
-def test_what_files_note_is_what_their_rows_say(
+def test_no_row_is_read_whatever_was_done_and_the_counts_are_those_of_the_rows(
     store: EncodingStore, cache: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of commits and of merged files, one encoder's encodings being another shard's; not where rows were taken out."""
+    """What files note and what whoever took rows out counted, one encoder's encodings being another shard's."""
     (llm, base) = store.fingerprints()
     synthetic.encode(store, llm, "c", base=base)
-    for change, rows_read in (
-        (None, False),
-        (lambda: optimize(store), False),
-        (lambda: drop(store, fingerprint=base), True),
-    ):
-        if change is not None:
-            change()
+    changes = {
+        "nothing": lambda: None,
+        "files merged": lambda: optimize(store),
+        "an encoder dropped": lambda: drop(store, fingerprint=base),
+        "a shard committed after that": lambda: synthetic.encode(store, llm, "d"),
+        "files merged after that": lambda: optimize(store),
+        "a source dropped whose encodings others name": lambda: drop(store, source_hash=content_hash(b"a")),
+        "a shard repaired": lambda: damage_and_repair(store),
+        "another committed": lambda: synthetic.encode(store, llm, "e"),
+    }
+    for change, apply in changes.items():
+        apply()
+        read.clear()
         found = told(store)
-        assert bool(read) == rows_read
+        assert read == [], change
         with monkeypatch.context() as patch:
             patch.setattr("storage.index.table_files.noted", lambda metadata: None)
-            shutil.rmtree(cache, ignore_errors=True)
-            assert told(store) == found
+            patch.setattr("storage.maintenance.counts.KEPT", "elsewhere")
+            assert told(store) == found, change
+        assert read
+        shutil.rmtree(cache)
+
+
+def damage_and_repair(store: EncodingStore) -> None:
+    (shard, *_) = (shard.name for shard in list_shards(store) if shard.latents)
+    files = (path for path in Path(str(store.path), "shards", shard, "latents").rglob("*") if path.is_file())
+    max(files, key=lambda path: path.stat().st_size).unlink()
+    assert len(repair(store, verify(store)).lost)
+
+
+def test_a_store_that_keeps_no_counts_or_wrong_ones_is_counted(
+    store: EncodingStore, cache: Path, read: list[int]
+) -> None:
+    (llm, base) = store.fingerprints()
+    drop(store, fingerprint=base)
+    found = told(store)
+    kept = Path(str(store.index.folder), KEPT)
+    whole = kept.read_bytes()
+    for damage in (whole[:50], b"", zlib.compress(b"[1]"), None):
         read.clear()
+        kept.unlink() if damage is None else kept.write_bytes(damage)
+        assert told(store) == found
+        assert read == [2]
+        shutil.rmtree(cache)
+    drop(store, source_hash=content_hash(b"a"))
+    kept.write_bytes(whole)  # of a version before that
+    assert told(store)[1]["sources"] == 1
 
 
 def test_optimizing_notes_what_an_earlier_version_did_not(store: EncodingStore, cache: Path, read: list[int]) -> None:
@@ -103,9 +141,7 @@ def test_optimizing_notes_what_an_earlier_version_did_not(store: EncodingStore, 
     before = told(store)
     assert read.pop() == 3
     optimize(store)
-    after = told(store)
-    size = after[1]["bytes"].pop("index"), before[1]["bytes"].pop("index")
-    assert (after, read) == (before, []), size
+    assert (told(store), read) == (before, [])
 
 
 def test_rows_that_are_scattered_are_not_noted() -> None:
@@ -192,9 +228,9 @@ def test_a_copy_that_went_another_way_is_counted_by_itself(store: EncodingStore,
 def test_what_was_kept_and_is_damaged_is_made_anew(store: EncodingStore, cache: Path, damage: str) -> None:
     before = summarise(store)
     (kept,) = (cache / "counts").iterdir()
-    text = kept.read_text()
-    wrong = json.dumps({**json.loads(text), "sources": ["x"]})
-    kept.write_text({"cut": text[:100], "other": wrong}.get(damage, damage))
+    data = kept.read_bytes()
+    wrong = zlib.compress(json.dumps({**json.loads(zlib.decompress(data)), "sources": ["x"]}).encode())
+    kept.write_bytes({"cut": data[:100], "other": wrong}.get(damage) or zlib.compress(damage.encode()))
     assert summarise(EncodingStore.open(store.path)) == before
 
 

@@ -63,6 +63,25 @@ class DeltaContract:
         assert seen == [0, 1]
         assert values(table) == [1, 2]
 
+    def test_what_others_committed_is_asked_for_in_growing_numbers(
+        self, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        follower, asked = Table(table.folder, SCHEMA), list[int]()
+        read_from = follower.log.read_from
+
+        def note(versions: range) -> list[list[delta.Action]]:
+            asked.append(len(versions))
+            return read_from(versions)
+
+        monkeypatch.setattr(follower.log, "read_from", note)
+        follower.newest()
+        for commits, expected in ((0, [1]), (1, [1, 2]), (5, [1, 2, 4])):
+            asked.clear()
+            for number in range(commits):
+                append(table, f"{number} of {commits}", lambda version: (rows(1), []))
+            follower.newest()
+            assert asked == expected
+
     def test_writers_at_once(self, table: Table) -> None:
         """Each wants the rows 0 to 9; every row is there once."""
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from storage import EncodingStore, caption_hash, content_hash
+from storage.hashing import Fingerprint
 from storage.index import lookup
 from storage.index.keys import Digests, Keys, digests
+from storage.io.cached_arrays import cached
 from tests.storage import synthetic
 
 
@@ -42,16 +47,15 @@ def test_the_order_of_columns_and_their_absence_matter() -> None:
 
 
 @pytest.mark.parametrize("place", ["memory", "file", "file without a filter"])
-def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, place: str) -> None:
+def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     random = np.random.default_rng(0)
     upper, lower = random.integers(0, 50, 300).astype(np.uint64), random.integers(0, 3, 300).astype(np.uint64)
     values = {"a": random.integers(0, 1000, 300), "b": np.arange(300)}
     kept = Keys.of(Digests(upper, lower), values, {}, unique=False)
     if place != "memory":
-        kept.save(tmp_path / "some.keys", {})
-        mapped = Keys.load(tmp_path / "some.keys", {})
-        assert mapped is not None
-        kept = mapped if place == "file" else replace(mapped, filter=None)
+        monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path))
+        kept = Keys.mapped(cached("index", {}, kept.write))
+        kept = kept if place == "file" else replace(kept, filter=None)
     wanted = Digests(np.repeat(np.arange(60, dtype=np.uint64), 3), np.tile(np.arange(3, dtype=np.uint64), 60))
     which, rows = kept.find(wanted)
     found = {(which, kept.values["a"][row], kept.values["b"][row]) for which, row in zip(which, rows, strict=True)}
@@ -60,16 +64,16 @@ def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, place: str) ->
 
 
 @pytest.fixture
-def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the cache, in which every file's keys are kept."""
     monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(lookup, "KEY_FILE_ROWS", 0)
+    monkeypatch.setattr(lookup, "FEW", 0)
     return tmp_path / "cache"
 
 
-def answers(store: EncodingStore) -> list[object]:
-    (llm,) = store.fingerprints()
-    snapshot = store.snapshot()
+def answers(store: EncodingStore) -> list[Any]:
+    llm, snapshot = str(Fingerprint.of(synthetic.LLM)), store.snapshot()
     hashes = [caption_hash(synthetic.caption("a", row)) for row in range(25)]
     keys = [synthetic.latent_key("a", row) for row in range(25)]
     contents = [(content_hash(f"a/{row}".encode()), of_caption) for row, of_caption in enumerate(hashes)]
@@ -86,39 +90,74 @@ def answers(store: EncodingStore) -> list[object]:
     ]
 
 
-def test_the_cache_answers_as_the_table_does_whatever_becomes_of_it(tmp_path: Path, cached: Path) -> None:
+def test_the_cache_answers_as_the_table_does_whatever_becomes_of_it(tmp_path: Path, folder: Path) -> None:
     store, llm = synthetic.make_store(tmp_path / "store")
     synthetic.encode(store, llm, "a")
-    synthetic.encode(store, llm, "b")
     expected = answers(EncodingStore.open(store.path))
     assert [len(part) for part in expected] == [18, 18, 18, 18, 2, 0, 0, 0]
-    files = sorted(cached.rglob("*.keys"))
-    assert len(files) == 2 * 4 + 2
-    made = [path.stat().st_mtime_ns for path in files]
+    folders = sorted(folder.rglob("contents.json"))
+    assert len(folders) == 4 + 1
+    files = [path for contents in folders for path in (contents, *contents.parent.glob("*.npy"))]
+    made = [path.stat().st_ino for path in files]
     assert answers(EncodingStore.open(store.path)) == expected
-    assert [path.stat().st_mtime_ns for path in files] == made, "made once"
+    assert [path.stat().st_ino for path in files] == made, "made once"
+    assert list(folder.rglob("*.lock")) == []
     for path in files:
         whole = path.read_bytes()
-        for place in range(0, len(whole), max(1, len(whole) // 12)):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-            found = answers(EncodingStore.open(store.path))
-            assert all(set(one) <= set(other) for one, other in zip(found, expected, strict=True)), (
-                "never another answer"
-            )
-            for one, other in zip(found[:2], expected[:2], strict=True):
-                assert all(other[key] == place for key, place in one.items())
-        path.write_bytes(whole[: len(whole) // 2])
-        assert answers(EncodingStore.open(store.path)) == expected
+        flipped = bytes([*whole[:-1], whole[-1] ^ 16])
+        for damaged in (flipped, whole[: len(whole) // 2], None) if path in files[:4] else ():
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            assert answers(EncodingStore.open(store.path)) == expected
+        assert path.read_bytes() == whole
+        before = path.stat()
+        path.write_bytes(flipped)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk's own fault leaves it
+        found = answers(EncodingStore.open(store.path))
+        assert all(set(one) <= set(other) for one, other in zip(found, expected, strict=True)), "never another answer"
+        assert all(other[key] == place for i in range(2) for key, place in found[i].items() for other in [expected[i]])
         path.unlink()
-        assert answers(EncodingStore.open(store.path)) == expected
 
 
-def test_a_cache_that_can_not_be_written_is_done_without(tmp_path: Path, cached: Path) -> None:
+def test_a_cache_that_can_not_be_written_is_done_without(tmp_path: Path, folder: Path) -> None:
     store, llm = synthetic.make_store(tmp_path / "store")
     synthetic.encode(store, llm, "a")
     expected = answers(EncodingStore.open(store.path))
-    import shutil
-
-    shutil.rmtree(cached)
-    cached.write_text("a file in the way")
+    shutil.rmtree(folder)
+    folder.write_text("a file in the way")
     assert answers(EncodingStore.open(store.path)) == expected
+
+
+def test_few_keys_are_searched_for_where_nobody_made_any(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are the same, nothing is made, and no row group is read after the one that has all; not for ever."""
+    store, llm = synthetic.make_store(tmp_path / "store")
+    other = store.register_fingerprint({**synthetic.LLM, "seed": 1})
+    for source, encoder in (("a", llm), ("b", llm), ("c", other)):
+        synthetic.encode(store, encoder, source)
+    store.snapshot().prepare()
+    expected = answers(store)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(lookup, "FEW", 25)
+    assert answers(EncodingStore.open(store.path)) == expected
+    shutil.rmtree(folder)
+    opened = EncodingStore.open(store.path)
+    searched: list[str] = []
+    search = opened.index.search_file
+
+    def note(file: str, *arguments: Any) -> Any:
+        searched.append(file)
+        return search(file, *arguments)
+
+    monkeypatch.setattr(opened.index, "search_file", note)
+    snapshot = opened.snapshot()
+    first, missing = caption_hash(synthetic.caption("a", 0)), caption_hash("not there")
+    assert set(snapshot.encodings(llm, [first])) == {first}
+    assert snapshot.encodings(llm, [missing]) == snapshot.encodings("another", [first]) == {}
+    files = sorted(snapshot.at.entries, key=lambda file: file.written)
+    assert searched == [files[0].name, *[file.name for file in files] * 2]
+    assert not folder.exists()
+    for _ in range(lookup.SEARCHES):
+        assert set(snapshot.encodings(llm, [first])) == {first}
+    assert len(searched) == 8
+    assert folder.exists()

@@ -9,16 +9,20 @@ import numpy as np
 import obstore
 import pytest
 
-from storage import EncodingStore, ShardWriter, caption_hash
+from storage import EncodingStore, ShardWriter, caption_hash, content_hash
+from storage.index.delta import DataFile
+from storage.index.table import Table
+from storage.index.table_files import FETCHED_AT_ONCE
 from storage.io.objects import ObjectPath
 from storage.io.paths import store_path
 from storage.locks.base import LockedError
 from storage.maintenance.export import export
-from storage.maintenance.gc import collect
+from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
 from storage.maintenance.summary import summarise
 from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
+from storage.schema import INDEX
 from storage.writing.optimize import optimize
 from tests.storage import synthetic, writer_process
 
@@ -152,11 +156,26 @@ def test_export(store, tmp_path):
 
 
 def test_counts_come_from_the_ends_of_files(store, monkeypatch):
-    """Fetched in two pieces where a footer is longer than was thought."""
+    """Fetched in two pieces where a footer is longer than was thought; after rows were taken out some are kept."""
     monkeypatch.setattr("storage.io.objects.FOOTER", 16)
-    monkeypatch.setattr("storage.maintenance.counts.batches", None)  # reads rows
-    found = summarise(store)
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.maintenance.counts.batches", None)  # reads rows
+        found = summarise(store)
     assert (found["samples"], found["captions"], found["rejects"]) == (18, 18, {"empty_caption": 2})
+    (llm,) = store.fingerprints()
+    synthetic.encode(store, llm, "b")
+    drop(store, source_hash=content_hash(b"a"))
+    monkeypatch.setattr("storage.maintenance.counts.batches", None)
+    found = summarise(store)
+    assert (found["samples"], found["captions"], found["sources"]) == (18, 18, 1)
+
+
+def test_of_large_files_few_are_fetched_at_once():
+    """A file of a bucket is in memory whole while it is read."""
+    table = Table(ObjectPath("bucket", "store/index"), INDEX)
+    for size, at_once in ((1000, 8), (FETCHED_AT_ONCE // 2, 2), (FETCHED_AT_ONCE * 2, 1)):
+        table.note([DataFile(f"{i}", 1, size, 0) for i in range(20)])
+        assert table.read_at_once([f"{i}" for i in range(20)]) == at_once
 
 
 def test_a_lost_chunk_is_an_error_and_never_a_batch(store, s3_url):

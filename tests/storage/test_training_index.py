@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from storage import EncodingStore, ShardWriter, caption_hash
 from storage.index.transaction import append
-from storage.reading import cache, sample_index
+from storage.io import cached_arrays
+from storage.reading import sample_index
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.schema import INDEX
 from tests.storage import synthetic, test_epochs
@@ -122,11 +123,11 @@ def test_checksums_are_compared_once_after_the_machine_was_started(
     before = records.stat()
     flip(records)
     os.utime(records, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk's own fault leaves it
-    monkeypatch.setattr(cache, "_stamp", lambda: "checked-another")
+    monkeypatch.setattr(cached_arrays, "_stamp", lambda: "checked-another")
     assert rows(opened(store)) == expected
     assert len(made) == 2
     compared: list[Path] = []
-    monkeypatch.setattr(cache, "_checksums", compared.append)
+    monkeypatch.setattr(cached_arrays, "_checksums", compared.append)
     assert rows(opened(store)) == expected
     assert compared == []
 
@@ -149,7 +150,7 @@ def test_a_full_disk_is_named(store: EncodingStore, folder: Path, monkeypatch: p
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    monkeypatch.setattr(cached_arrays.os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"No space left on device: an index of \d+ bytes; LLMDIFF_CACHE names another"):
         opened(store)
     assert [path for path in folder.iterdir() if path.suffix != ".lock"] == []
@@ -165,7 +166,7 @@ def test_where_nothing_may_be_written_a_process_makes_its_own(
         raise OSError(30, "Read-only file system", str(path))
 
     with monkeypatch.context() as context:
-        context.setattr(cache, "locked", refuse)
+        context.setattr(cached_arrays, "locked", refuse)
         data = opened(store)
     assert "Read-only file system" in caplog.text
     assert list(folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files that are derived from a store once a machine, and mapped into the memory of all processes that read it.
+"""Arrays that are derived from a store once a machine, and mapped into the memory of all processes that read it.
 
 They lie below ``LLMDIFF_CACHE``, or in the user's cache folder. What is there was made whole, for a folder gets its
 name once it is finished. Its checksums are compared when it is first opened after the machine was started, and
@@ -64,7 +64,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:
     Raises:
         OSError: there is no room for it.
     """
-    folder = cache_folder() / kind / content_hash(canonical_json(key).encode())
+    folder = _folder(kind, key)
     if (found := _open(folder)) is not None:
         return found
     try:
@@ -74,9 +74,19 @@ def cached(kind: str, key: Mapping[str, Any], make: Make) -> CachedArrays:
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise
-        logger.warning("%s; each process makes its own index in %s", error, tempfile.gettempdir())
+        logger.warning("%s; each process makes its own in %s", error, tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as own:  # the mapped files live on without their names
         return _make(Path(own) / kind, make)
+
+
+def is_cached(kind: str, key: Mapping[str, Any]) -> bool:
+    """Return whether something was derived under a key; `cached` says whether it is whole."""
+    return (_folder(kind, key) / CONTENTS).exists()
+
+
+def forget(kind: str, key: Mapping[str, Any]) -> None:
+    """Remove what was derived under a key, where it is there; who has it open keeps it."""
+    shutil.rmtree(_folder(kind, key), ignore_errors=True)
 
 
 def new_array(folder: Path, name: str, count: int, dtype: DTypeLike) -> np.ndarray:
@@ -93,6 +103,10 @@ def new_array(folder: Path, name: str, count: int, dtype: DTypeLike) -> np.ndarr
             found = f"{error.strerror}: an index of {path.stat().st_size} bytes; {VARIABLE} names another folder"
             raise OSError(error.errno, found, str(path)) from error
     return np.asarray(array)
+
+
+def _folder(kind: str, key: Mapping[str, Any]) -> Path:
+    return cache_folder() / kind / content_hash(canonical_json(key).encode())
 
 
 def _make(folder: Path, make: Make) -> CachedArrays:
@@ -124,13 +138,9 @@ def _open(folder: Path) -> CachedArrays | None:
         contents = json.loads((folder / CONTENTS).read_bytes())
         expected = contents.pop("crc32c")
         parts = contents["parts"]
-        whole = checksum(canonical_json(contents).encode()) == expected and (
-            _was_checked(folder, parts) or all(_checksums(folder / name) == found for name, found in parts.items())
-        )
-        if whole:
+        if checksum(canonical_json(contents).encode()) == expected and _is_whole(folder, parts):
             arrays = {Path(name).stem: _mapped(folder / name) for name in parts}
             with suppress(OSError):
-                (folder / _stamp()).write_text(_facts(folder, parts))
                 os.utime(folder / CONTENTS)
             return CachedArrays(arrays, contents["facts"])
     except FileNotFoundError:
@@ -141,11 +151,17 @@ def _open(folder: Path) -> CachedArrays | None:
     return None
 
 
-def _was_checked(folder: Path, names: Iterable[str]) -> bool:
-    """Return whether files were compared with their checksums since the machine started, and not written to since."""
+def _is_whole(folder: Path, parts: Mapping[str, list[int]]) -> bool:
+    """Return whether files are as they were made: compared since the machine was started, and not written to since."""
+    stamp, facts = folder / _stamp(), _facts(folder, parts)
     with suppress(OSError):
-        return (folder / _stamp()).read_text() == _facts(folder, names)
-    return False
+        if stamp.read_text() == facts:
+            return True
+    whole = all(_checksums(folder / name) == found for name, found in parts.items())
+    if whole:
+        with suppress(OSError):
+            stamp.write_text(facts)
+    return whole
 
 
 def _facts(folder: Path, names: Iterable[str]) -> str:
