@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,7 +64,7 @@ print(json.dumps({
     "heavy": found,
     "sigmas": euler.sigmas.tolist(),
     "coefficient": lms.get_lms_coefficient(2, 3, 1),
-    "packages": len(metadata.packages_distributions()),
+    "torch": metadata.packages_distributions()["torch"],
     "models": len(dir(transformers.models)),
 }))
 """
@@ -85,7 +85,7 @@ def test_drawing_imports_less_and_misses_nothing() -> None:
         sampler.set_timesteps(5)
     assert found["sigmas"] == euler.sigmas.tolist()
     assert found["coefficient"] == lms.get_lms_coefficient(2, 3, 1)
-    assert found["packages"] == len(metadata.packages_distributions())
+    assert found["torch"] == ["torch"]
     assert found["models"] == len(dir(transformers.models))
 
 
