@@ -31,8 +31,10 @@ from tests.pipelines.conftest import ROOT, TRAINING, Deployed, Server, World
 from tests.training.run_folder import last_step, saved_step
 from tests.waiting import wait_until
 
-SETTINGS = ["steps=60", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=50"]
-SETTINGS += ["sample_every=10", "validation_prompts=['', '']", "validation_steps=1"]
+STEPS, SAMPLES = 120, 20
+"""Enough that a machine that is busy does not come to the end between two looks at a run."""
+SETTINGS = [f"steps={STEPS}", "batch_size=4", "warmup=1", "log_every=1", "threads=1", "checkpoint_every=100"]
+SETTINGS += [f"sample_every={SAMPLES}", "validation_prompts=['', '']", "validation_steps=1"]
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
         return list((home / "train").glob("*"))
 
     first = start(server, home, *arguments)
-    wait_until(lambda: first.poll() is None and bool(runs()) and last_step(runs()[0]) >= 6)
+    wait_until(lambda: bool(runs()) and last_step(runs()[0]) >= 6, child=first)
     (run,) = runs()
     first.terminate()
     printed, _ = first.communicate(timeout=90)
@@ -94,7 +96,7 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
     began = grow(own_store)
 
     second = start(server, home, *arguments)
-    wait_until(lambda: second.poll() is None and last_step(run) >= ended + 6)
+    wait_until(lambda: last_step(run) >= ended + 6, child=second)
     at_work = workers(run)
     second.kill()
     second.communicate()
@@ -106,7 +108,7 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
     assert third.returncode == 0, printed
     assert runs() == [run]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, STEPS + 1))
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["store_version"], config["llm"]) == (began, world.llm)
     assert re.findall(r"registered: llmdiff-adapter version (\d+)", printed) == ["1"]
@@ -129,7 +131,7 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
         patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
         keep_samples.fn(config, api.create_run("0").info.run_id)
     found = sheets(folder / "whole" / "samples")
-    assert sorted(found) == [f"step-{step:08d}.png" for step in range(10, 61, 10)]
+    assert sorted(found) == [f"step-{step:08d}.png" for step in range(SAMPLES, STEPS + 1, SAMPLES)]
     return found
 
 
