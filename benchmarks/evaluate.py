@@ -10,14 +10,13 @@ and judge nothing. The adapter has its first weights: what it draws costs as muc
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common.measure import RESULTS, append_row, device_name, interleaved, quantiles, versions
+from common.measure import RESULTS, append_row, device_name, interleaved, load, quantiles, versions
 from common.train_bench import ratio_of
 
 from llmdiff.adapter import LLMAdapter
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     row = {
         "device": device_name(pipe.device),
         "versions": versions(),
-        "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+        "load": load(),
         "what": "evaluation over its bare passes of U-Net, adapter and decoder",
         "setting": setting,
         "value": quantiles(times["whole"])[1] / len(prompts),

@@ -34,6 +34,11 @@ def versions() -> str:
     return " ".join(f"{name}-{version(name)}" for name in ("torch", "triton", "transformers"))
 
 
+def load() -> str:
+    """How busy the machine is, the measurement included."""
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
 def seconds(run: Callable[[], object], device: torch.device) -> float:
     """Wall-clock seconds of one run on a GPU; CPU seconds of the process on a CPU, which neighbours disturb less."""
     if device.type == "cuda":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.measure import RESULTS, append_row, device_name, quantiles
+from common.measure import RESULTS, append_row, device_name, load, quantiles
 from llmdiff.training import TrainConfig
 
 WIDTH, TOKENS = 2048, 77  # Phi-1.5's hidden size; as long as CLIP's context
@@ -44,7 +43,7 @@ class Bench:
         row = {
             "device": device_name(self.device),
             "versions": " ".join(f"{name}-{version(name)}" for name in PACKAGES if find_spec(name)),
-            "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+            "load": load(),
             "what": what,
             "setting": setting,
             "value": value,

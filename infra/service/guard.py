@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from infra.environment import hostname
 from infra.service.config import ALLOWED_HOSTS, ALLOWED_ORIGINS, allowed_names
 
 
@@ -37,20 +38,12 @@ class Guard:
     def refusal(self, headers: Headers) -> str | None:
         """Return why a request is refused; None where it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        name = hostname(host)
+        name = hostname(f"//{host}")
         if not (is_address(name) or name in self.hosts):
             return f"refused: asked as {host!r}; {ALLOWED_HOSTS} can name it"
         if origin is not None and place(origin) != host and not self.origins & {origin, "*"}:
             return f"refused: asked by a page of {origin}; {ALLOWED_ORIGINS} can name it"
         return None
-
-
-def hostname(host: str) -> str:
-    """Return the name or address of a Host header, without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def place(origin: str) -> str | None:

@@ -79,13 +79,9 @@ def without_layout(variant: Variant) -> Variant:
 def in_budget(variant: Variant, steps: int) -> Variant:
     """Return a variant that takes no longer than training alone: half of the steps, and as many layouts of a batch."""
     half = max(1, steps // 2)
-    training = {
-        "steps": half,
-        "checkpoint_every": marks(half)[0],
-        "keep_checkpoints": math.ceil(half / marks(half)[0]),
-        "layout_batch_size": BATCH,
-    }
-    changed = {**dict(variant.training), **training}
+    assert variant.reading is not None
+    shorter = dict(adapted(variant.name, variant.reading, half).training)
+    changed = {**shorter, "steps": half, "layout_steps": LAYOUT * steps, "layout_batch_size": BATCH}
     return replace(variant, name=f"{variant.name}, {IN_BUDGET}", training=tuple(changed.items()))
 
 

@@ -59,7 +59,7 @@ class LogState:
                 self.version += 1
             if len(found) < len(wanted):
                 break
-            ahead = min(2 * ahead, REQUESTS_AT_ONCE)  # few are new as a rule, and none is asked for in vain
+            ahead = min(2 * ahead, REQUESTS_AT_ONCE)  # few are new as a rule; each that is not there costs one
         if to is None:
             self.log.check_newest(self.version)
 

@@ -15,9 +15,9 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import Columns, Row, list_data, shards_of
 from llmdiff.data.sources.columns import KNOWN
 from llmdiff.data.sources.leftovers import unnamed_pictures
-from tests.data.pictures import encoded, picture, write_tar
+from tests.data.file_trees import PNG
+from tests.data.pictures import write_tar
 
-PNG = [encoded(picture(seed=seed)) for seed in range(3)]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PICTURES = {"0.png": PNG[0], "1.png": PNG[1]}
