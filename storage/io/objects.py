@@ -25,6 +25,8 @@ FOOTER = 1 << 19
 """Bytes that are fetched of a Parquet file for its footer, at first."""
 RETRY_FOR = timedelta(seconds=60)
 """How long a request is tried again that an object store did not answer."""
+PROVIDERS = ("AWS_", "GOOGLE_", "AZURE_")
+"""How the variables begin that lead a client to a bucket."""
 
 
 @dataclass(frozen=True, order=True)
@@ -180,9 +182,16 @@ class ObjectPath:
             raise OSError(f"{self}: {_first_line(error)}") from error
 
 
-@lru_cache
 def bucket_client(url: str) -> ObjectStore:
-    """Return the client of a bucket, ``s3://name``, ``gs://name`` or ``az://name``, which tries requests again."""
+    """Return the client of a bucket, ``s3://name``, ``gs://name`` or ``az://name``, which tries requests again.
+
+    Address and credentials are what the environment names now: a notebook may set them after a first attempt.
+    """
+    return _client(url, tuple(item for item in os.environ.items() if item[0].upper().startswith(PROVIDERS)))
+
+
+@lru_cache(maxsize=32)
+def _client(url: str, _: tuple[tuple[str, str], ...]) -> ObjectStore:
     from obstore.store import from_url
 
     return from_url(url, retry_config={"max_retries": 5, "retry_timeout": RETRY_FOR})

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmdiff.tcp_ports import free_port
 from storage import EncodingStore
 from storage.io.objects import ObjectPath
 from storage.io.paths import LocalPath, StorePath, remove_all, store_path, tree_size
@@ -114,6 +115,17 @@ class TestInAnObjectStore(PathContract):
     def test_of_several_that_create_an_object_one_does(self, root: ObjectPath) -> None:
         assert [(root / "lock").create(name) for name in (b"first", b"second")] == [True, False]
         assert (root / "lock").read_bytes() == b"first"
+
+    def test_the_environment_of_the_moment_names_the_server(
+        self, root: ObjectPath, s3_server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a notebook sets it, once the first attempt has failed."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        nowhere = root.client
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+        assert root.client is root.client is not nowhere
+        (root / "file").write(b"here")
+        assert (root / "file").read_bytes() == b"here"
 
 
 @pytest.mark.parametrize("kind", [str, Path, LocalPath])
