@@ -57,13 +57,12 @@ test-fast: $(VENV)/.installed
 nightly: $(VENV)/.installed
 	LLMDIFF_NIGHTLY=1 $(BIN)/python $(TESTS) -n $(FAST_WORKERS) tests/nightly
 
-# The processes that the tests start are measured too; those that are killed leave nothing.
+# The processes that the tests start are measured too; those that are killed, or may write no large file, leave nothing.
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run $(TESTS) -n $(WORKERS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage html --quiet
-	$(BIN)/coverage report --skip-covered --sort cover
+	$(BIN)/coverage run $(TESTS) -n $(WORKERS); tests=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet && \
+	$(BIN)/coverage report --skip-covered --sort cover; exit $$tests
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmdiff.tcp_ports import free_port
 from llmdiff.training.adamw_8bit import plain_adamw_8bit
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
@@ -39,8 +38,10 @@ def join() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "RANK" not in os.environ:  # no launcher: DeepSpeed would ask for MPI
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(free_port()))
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
+    if os.environ["WORLD_SIZE"] == "1" and not dist.is_initialized():  # needs no port, which others may take first
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     import deepspeed  # takes seconds
 
     deepspeed.utils.logger.setLevel("WARNING")
