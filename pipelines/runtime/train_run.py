@@ -15,7 +15,7 @@ from infra.tracking.hub_cache import hub_revision
 from llmdiff.base_folders import check_base
 from llmdiff.compilation import check_compiler
 from llmdiff.extras import require_for
-from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, TrainConfig, TrainSettings
+from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, UNNAMED, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
 from pipelines.requests.base import FILE
@@ -24,9 +24,6 @@ from pipelines.runtime.init_checkpoint import check_start, resolve_initial
 from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
-UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
-"""Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on. Newer ones,
-`llmdiff.training.config.LATER`, are not written at their defaults, and so are in no name by themselves."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""
 

@@ -126,10 +126,10 @@ def start_worker(
 
 RANKS = """
 import os, sys
-from llmdiff.spared_imports import spare_imports
+from llmdiff.startup import start_lightly
 from llmdiff.training.worker import leave_out_unused, main
 
-spare_imports()
+start_lightly()
 leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.training import loop
