@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from llmdiff.adapter.config import AdapterSettings
-from llmdiff.model_folders import is_same_path
+from llmdiff.model_files.model_folders import is_same_path
 
 CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 LRScheduler = Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"]

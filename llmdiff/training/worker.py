@@ -14,8 +14,8 @@ import sys
 import traceback
 import warnings
 
-from llmdiff.startup import leave, start_lightly
-from llmdiff.tied import end_with_input
+from llmdiff.process.startup import leave, start_lightly
+from llmdiff.process.tied import end_with_input
 
 
 def main(arguments: list[str] | None = None) -> int:

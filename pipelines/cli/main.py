@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from infra.ending import well_ended
 from infra.environment import isolate_process
-from llmdiff.startup import start_lightly, wait_without_spinning
+from llmdiff.process.startup import start_lightly, wait_without_spinning
 from pipelines.runtime.error_line import error_line
 
 RESUMED = ("demo", "encode", "retrain", "study", "train")

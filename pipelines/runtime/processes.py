@@ -16,7 +16,7 @@ from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmdiff.startup import start_lightly
+from llmdiff.process.startup import start_lightly
 from pipelines.runtime.stage import StageTask
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from infra.environment import home
 from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
 from infra.tracking.hub_cache import hub_revision
-from llmdiff.base_folders import check_base
 from llmdiff.compilation import check_compiler
 from llmdiff.extras import require_for
+from llmdiff.model_files.base_folders import check_base
 from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, UNNAMED, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
@@ -53,8 +53,8 @@ def reads_pooled(base: str) -> bool:
     """
     if is_plain(base):
         return False
-    from llmdiff.base_kinds import is_xl
     from llmdiff.diffusion.base import load_noise_schedule, unet_config
+    from llmdiff.model_files.base_kinds import is_xl
 
     load_noise_schedule(base)
     return is_xl(unet_config(base))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 
 KILLED = """
 import os, signal, sys
-from llmdiff.startup import start_lightly
+from llmdiff.process.startup import start_lightly
 from llmdiff.training.worker import leave_out_unused
 
 start_lightly()

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from llmdiff.spared_imports import spare_imports
+from llmdiff.process.spared_imports import spare_imports
 
 SELDOM = 100_000, 50, 100
 """Python's own are 700, 10 and 10."""
