@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from llmdiff.startup import leave
+from llmdiff.process.startup import leave
 
 SECONDS = 4.0
 """How long a command may take to end, from the signal on or from where it has saved its state."""

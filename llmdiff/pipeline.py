@@ -16,12 +16,12 @@ from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
 from llmdiff.adapter.prompts import Loaded, TextEncoder
-from llmdiff.base_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
-from llmdiff.checkpoint_file import checkpoint_path
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.components import load_components
 from llmdiff.diffusion.xl import text_encoder_of
-from llmdiff.named_files import check_pipeline_files
+from llmdiff.model_files.base_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
+from llmdiff.model_files.checkpoint_file import checkpoint_path
+from llmdiff.model_files.named_files import check_pipeline_files
 
 if TYPE_CHECKING:
     from llmdiff.encoder import EncoderConfig

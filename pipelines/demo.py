@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
 from infra.service.messages import registry_command
@@ -41,6 +42,8 @@ from pipelines.runtime.side_by_side import side_by_side
 
 BATCH = 25
 """Pictures drawn at once: with as many as 50, what a layer hands to the next no longer fits into a core's cache."""
+DRAWN = 4
+"""Captions that training draws on the way."""
 LOADING = threading.Lock()
 """Held while models are loaded, which uses settings of the whole process."""
 
@@ -105,7 +108,7 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
     _say(sizes.note)
     clock = Clock(sizes.seconds)
     with clock.stage("draw"):
-        write_shards(out / "data", sizes.pictures)
+        first, *_ = write_shards(out / "data", sizes.pictures)
     with clock.stage("encode"):
         encoded = _encode(out, "llm")
     with clock.stage("encode control"):
@@ -113,7 +116,7 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
     with clock.stage("train both"):
         trained, control = side_by_side(
             [
-                lambda: _train(out, "adapter", "llm", sizes.training),
+                lambda: _train(out, "adapter", "llm", with_samples(sizes.training, first)),
                 lambda: _train(out, "control", "base", sizes.training),
             ]
         )
@@ -136,6 +139,18 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
     _print_result(out, report)
     _say(sizes.note)
     return report
+
+
+def with_samples(training: TrainSettings, shard: Path) -> TrainSettings:
+    """Have training draw a shard's first captions halfway and at the end: pictures of a run for the page to show.
+
+    They have noise of their own, so that losses and figures stay as they are.
+    """
+    assert training.steps is not None
+    captions = pq.read_table(shard, columns=["text"]).column("text")[:DRAWN].to_pylist()
+    sampling = {"validation_steps": SAMPLING.steps, "validation_guidance": SAMPLING.guidance}
+    changed = {"sample_every": training.steps // 2, "validation_prompts": tuple(captions), **sampling}
+    return training.model_copy(update=changed)
 
 
 def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from llmdiff.startup import collect_seldom
+from llmdiff.process.startup import collect_seldom
 
 collect_seldom()  # a process of a deployment's run comes here first
 

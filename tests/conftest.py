@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmdiff.startup import collect_seldom
+from llmdiff.process.startup import collect_seldom
 from pipelines.studies.smollm2 import VARIABLE, is_there, location
 from tests import kinds
 from tests.graphs import Graphs, counted_graphs

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 
 
 class Hosts(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from llmdiff import tcp_ports
+from llmdiff.process import tcp_ports
 
 KINDS = ("unit", "process", "service")
 SERVER_FIXTURES = frozenset({"cluster", "database", "http_server", "hub_server", "s3_server", "server", "service"})

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 
 BUCKET = "llmdiff-tests"
 ROOT = Path(__file__).resolve().parents[1]

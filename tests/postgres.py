@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 
 USER = "llmdiff"
 

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from tests.object_store import BUCKET, object_store
 
 

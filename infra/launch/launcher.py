@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmdiff.startup import collect_seldom
+from llmdiff.process.startup import collect_seldom
 
 if __name__ == "__main__":
     collect_seldom()

@@ -20,7 +20,7 @@ from infra.ending import time_to_save
 from infra.environment import child_environment
 from infra.launch.errors import LaunchError, error_of, errors_in, is_echo
 from infra.launch.hostfile import Host, Topology
-from llmdiff.tcp_ports import free_port, is_free
+from llmdiff.process.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
 """How long a cancelled run may take to save its state before it is killed."""

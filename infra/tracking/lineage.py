@@ -15,7 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from infra.tracking.hub_cache import hub_revision
 from llmdiff.data.sources.rows import hash_file
-from llmdiff.model_folders import weights_hash
+from llmdiff.model_files.model_folders import weights_hash
 from storage import EncodingStore
 from storage.reading.trainable import trainable_rows
 

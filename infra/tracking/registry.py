@@ -22,7 +22,7 @@ from infra.tracking.lineage import data_files, data_input, data_tags, origin_tag
 from infra.tracking.registry_names import MODEL, SCHEME
 from infra.tracking.run import client, tracked_run
 from llmdiff.adapter.files import FILES, check_whole
-from llmdiff.manifest import MANIFEST, write_manifest
+from llmdiff.model_files.manifest import MANIFEST, write_manifest
 
 INSIDE = "artifacts/adapter"
 """Where they are in an MLflow model."""

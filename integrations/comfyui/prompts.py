@@ -16,7 +16,7 @@ from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
 from llmdiff.encoder import Encoder
-from llmdiff.model_folders import weights_hash
+from llmdiff.model_files.model_folders import weights_hash
 from llmdiff.pipeline import check_encoder, encoder_settings
 
 from .memory import LoadLLM, load_llm

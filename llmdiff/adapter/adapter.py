@@ -21,8 +21,8 @@ from llmdiff.adapter.files import check_whole, write_files
 from llmdiff.adapter.padding import lead
 from llmdiff.adapter.phi import Phi
 from llmdiff.adapter.refiner import Refiner
-from llmdiff.manifest import MANIFEST
-from llmdiff.safetensors_files import tensor_shapes
+from llmdiff.model_files.manifest import MANIFEST
+from llmdiff.model_files.safetensors_files import tensor_shapes
 
 logger = logging.getLogger(__name__)
 

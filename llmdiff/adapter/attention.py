@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from llmdiff.adapter.config import AdapterConfig
-from llmdiff.base_kinds import check_unet
+from llmdiff.model_files.base_kinds import check_unet
 
 PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16

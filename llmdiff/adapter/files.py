@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig, read_config
-from llmdiff.manifest import check_files, write_manifest
-from llmdiff.safetensors_files import check_safetensors, tensor_shapes
+from llmdiff.model_files.manifest import check_files, write_manifest
+from llmdiff.model_files.safetensors_files import check_safetensors, tensor_shapes
 
 FILES = (WEIGHTS, CONFIG)
 

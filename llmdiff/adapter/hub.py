@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmdiff.adapter.config import CONFIG, WEIGHTS
-from llmdiff.manifest import MANIFEST
-from llmdiff.model_folders import first_line
+from llmdiff.model_files.manifest import MANIFEST
+from llmdiff.model_files.model_folders import first_line
 
 SCHEME = "hf:"
 NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?")

@@ -13,12 +13,12 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmdiff.base_folders import check_base, variant_of
-from llmdiff.base_kinds import TIME_IDS, check_channels, check_kind, check_unet, is_xl
-from llmdiff.checkpoint_file import checkpoint_path, read_checkpoint
 from llmdiff.diffusion.fields import check_fields, check_prediction_type
 from llmdiff.diffusion.single_file import config_folder, index_of, load_model
-from llmdiff.model_folders import first_line
+from llmdiff.model_files.base_folders import check_base, variant_of
+from llmdiff.model_files.base_kinds import TIME_IDS, check_channels, check_kind, check_unet, is_xl
+from llmdiff.model_files.checkpoint_file import checkpoint_path, read_checkpoint
+from llmdiff.model_files.model_folders import first_line
 
 T = TypeVar("T")
 

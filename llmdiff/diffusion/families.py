@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmdiff.checkpoint_file import Family
+from llmdiff.model_files.checkpoint_file import Family
 
 VAE = {
     "_class_name": "AutoencoderKL",

@@ -18,7 +18,7 @@ from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
 from llmdiff.encoder.batching import Budget, run_in_batches
-from llmdiff.model_folders import first_line
+from llmdiff.model_files.model_folders import first_line
 
 AT_ONCE = 16
 """Pictures that the autoencoder takes at once, unless memory runs out."""

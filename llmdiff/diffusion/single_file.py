@@ -19,12 +19,12 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llmdiff.checkpoint_file import Checkpoint
 from llmdiff.diffusion.families import FAMILIES, SIDES
-from llmdiff.model_folders import check_tokenizer, first_line
-from llmdiff.named_files import check_layers, check_named_files, json_object
-from llmdiff.prediction_type import SCHEDULER_CONFIG, prediction_type, schedule_settings
-from llmdiff.single_file_internals import lacking, load_text_encoder
+from llmdiff.model_files.checkpoint_file import Checkpoint
+from llmdiff.model_files.model_folders import check_tokenizer, first_line
+from llmdiff.model_files.named_files import check_layers, check_named_files, json_object
+from llmdiff.model_files.prediction_type import SCHEDULER_CONFIG, prediction_type, schedule_settings
+from llmdiff.model_files.single_file_internals import lacking, load_text_encoder
 
 CLIP = "openai/clip-vit-large-patch14"
 """On the hub: the home of the vocabulary that all these families share."""

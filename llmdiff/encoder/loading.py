@@ -22,8 +22,8 @@ from llmdiff.encoder.quantization import METHODS, quantization_of
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.template import resolve_template
 from llmdiff.extras import require_for
-from llmdiff.gguf_files import check_gguf
-from llmdiff.model_folders import check_llm, first_line, gguf_file
+from llmdiff.model_files.gguf_files import check_gguf
+from llmdiff.model_files.model_folders import check_llm, first_line, gguf_file
 
 logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed

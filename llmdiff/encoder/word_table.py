@@ -19,7 +19,7 @@ from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
 from llmdiff.encoder.llm import DecoderLLM
-from llmdiff.safetensors_files import check_safetensors
+from llmdiff.model_files.safetensors_files import check_safetensors
 
 logger = logging.getLogger(__name__)
 TABLE_VERSION = 1

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llmdiff.devices import device
-from llmdiff.model_folders import first_line
-from llmdiff.named_files import check_named_files
+from llmdiff.model_files.model_folders import first_line
+from llmdiff.model_files.named_files import check_named_files
 
 
 class Texts(NamedTuple):

@@ -1,8 +1,7 @@
-"""Shares of prompts over several training seeds, with intervals; and what may be said of two of them."""
+"""Shares of prompts over several training seeds, with intervals, and differences of two."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,6 @@ class Estimate(NamedTuple):
         if np.isnan(self.value):
             return "not defined"
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-    def __neg__(self) -> Estimate:
-        return Estimate(-self.value, -self.high, -self.low)
 
     @property
     def sign(self) -> int:
@@ -64,17 +60,6 @@ def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Esti
         gain = teacher.mean() - base.mean()
         value = (student.mean() - base.mean()) / gain if gain > 0 else np.nan
     return _estimate(value, resampled)
-
-
-def said(name: str, gaps: Mapping[str, Estimate], what: str) -> str:
-    """Return one sentence on differences from several others, which claims nothing that their intervals do not."""
-    verbs = {1: "is better than", 0: "cannot be told from", -1: "is worse than"}
-    parts = []
-    for sign, verb in verbs.items():
-        found = {other: -gap if sign < 0 else gap for other, gap in gaps.items() if gap.sign == sign}
-        others = [f"{other} by {gap}" if sign else f"{other}: {gap}" for other, gap in found.items()]
-        parts += [f"{verb} {', '.join(others)}"] * bool(others)
-    return f"In {what}, {name} {'; '.join(parts)}."
 
 
 def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

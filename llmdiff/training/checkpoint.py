@@ -20,7 +20,7 @@ from torch import Tensor
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.adapter.files import config_bytes
-from llmdiff.manifest import measured, write_manifest
+from llmdiff.model_files.manifest import measured, write_manifest
 from llmdiff.training.distributed import from_first
 from llmdiff.training.ema import EMA
 from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name, step_folders

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from llmdiff.adapter.config import AdapterSettings
-from llmdiff.model_folders import is_same_path
+from llmdiff.model_files.model_folders import is_same_path
 
 CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 LRScheduler = Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"]
@@ -44,6 +44,8 @@ FREE |= {"torch_compile", "channels_last"}
 LATER = {"layout_steps", "layout_batch_size", "layout_learning_rate", "torch_compile", "channels_last"}
 LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that are left out where they are the defaults: what was written before there were any compares equal."""
+UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
+"""Settings that came late, too, but are written at their defaults: there they have no part in a run's name."""
 
 
 class TrainSettings(BaseModel):

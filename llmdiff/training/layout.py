@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from llmdiff.adapter.attention import MASKED
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import RefinerBlock
+from llmdiff.training.batches import endless
 from llmdiff.training.config import LAYOUT_LOG
 from llmdiff.training.distributed import any_process
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
@@ -63,7 +64,7 @@ def pretrain_layout(
         for step in range(1, steps + 1):
             if any_process(bool(interrupted), device):
                 return
-            epoch, batch = next(batches)
+            epoch, batch, _ = next(batches)
             loss = layout_loss(objective, decoder, batch, epoch, device)
             optimiser.zero_grad()
             loss.backward()
@@ -109,15 +110,6 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         assert parameter.grad is not None
         dist.all_reduce(parameter.grad)
         parameter.grad /= processes
-
-
-def endless(data: EncodingDataset) -> Generator[tuple[int, Batch]]:
-    """Yield epochs' batches, with their epochs' numbers, for ever."""
-    epoch = 0
-    while True:
-        for batch in data.epoch(epoch):
-            yield epoch, batch
-        epoch += 1
 
 
 class LayoutDecoder(nn.Module):

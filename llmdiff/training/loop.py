@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch.distributed as dist
 
 from llmdiff.training.adamw_8bit import set_rate
+from llmdiff.training.batches import RankBatch, endless
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
 from llmdiff.training.learning_rate import learning_rate
@@ -20,9 +20,6 @@ from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
 from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
 from llmdiff.training.setup import Run, prepare
-
-if TYPE_CHECKING:
-    from storage.reading.dataset import Batch
 
 
 def train(config: TrainConfig) -> Path | None:
@@ -39,7 +36,8 @@ def steps(run: Run, interrupted: list[int]) -> Path | None:
     """Take all steps that are left, and return the result."""
     config, adapter = run.config, run.objective.adapter
     metrics = MetricLogger(Path(config.output) / "metrics.jsonl", run.state, run.steps, run.timesteps, run.device)
-    batches, in_a_row, monitor = endless(run), 0, TrainingMonitor(speaks=run.rank == 0)
+    batches = endless(run.data, run.state.epoch, run.state.position, run.state.where)
+    in_a_row, monitor = 0, TrainingMonitor(speaks=run.rank == 0)
     monitor.report(captions_truncated(*share_at_limit(run.data.store, config.fingerprint)))
     with closing(metrics), closing(batches), plain_attention(run.device):
         if run.any_process(bool(interrupted)):
@@ -101,25 +99,6 @@ def set_learning_rate(run: Run, step: int) -> float:
     for group in run.engine.optimizer.param_groups:
         set_rate(group, rate)
     return rate
-
-
-class RankBatch(NamedTuple):
-    """What this process does of one step."""
-
-    epoch: int
-    batch: Batch
-    samples: int
-    """Number of samples in the step, over all processes."""
-
-
-def endless(run: Run) -> Generator[RankBatch]:
-    """Yield this process's part of every step from where the run is on, epoch after epoch."""
-    epoch, position, where = run.state.epoch, run.state.position, run.state.where
-    while True:
-        for batch in run.data.epoch(epoch, position=where):
-            yield RankBatch(epoch, batch, batch.position - position)
-            position = batch.position
-        epoch, position, where = epoch + 1, 0, 0
 
 
 def timed(batches: Iterator[RankBatch], metrics: MetricLogger) -> RankBatch:

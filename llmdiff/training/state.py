@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from llmdiff.manifest import MANIFEST
+from llmdiff.model_files.manifest import MANIFEST
 from llmdiff.training.config import TrainConfig
 
 STATE, OPTIMIZER, EMA_FOLDER = "state.json", "optimizer.safetensors", "ema"

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import AdapterConfig
-from llmdiff.model_folders import weights_hash
+from llmdiff.model_files.model_folders import weights_hash
 
 SETTINGS = ("base_context", "paths", "band_gates", "refiner", "standardise")
 """Settings that the weights are of no use without."""

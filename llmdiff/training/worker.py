@@ -14,9 +14,8 @@ import sys
 import traceback
 import warnings
 
-from llmdiff.spared_imports import spare_imports
-from llmdiff.startup import collect_seldom, leave
-from llmdiff.tied import end_with_input
+from llmdiff.process.startup import leave, start_lightly
+from llmdiff.process.tied import end_with_input
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         # Until the loop takes over there is nothing to save; and an import may swallow an exception.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        collect_seldom()
-        spare_imports()
+        start_lightly()
         leave_out_unused()
     if options.local_rank is not None:
         end_with_parent()

@@ -75,7 +75,7 @@ def encode(
 @encode_app.command(epilog='Example: llmdiff inspect "a red circle next to a blue square" --llm microsoft/phi-1_5')
 def inspect(
     caption: Annotated[str, typer.Argument(help="What to look at.")],
-    llm: Annotated[str, typer.Option(help="Folder or name of the decoder-only LLM.")],
+    llm: Annotated[str, typer.Option(help="Folder, GGUF file or name of the decoder-only LLM.")],
     out: Annotated[Path, typer.Option(help="PNG file of the heat map.")] = Path("inspect.png"),
     config: Config = None,
     set_: Set = [],  # noqa: B006

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from infra.ending import well_ended
 from infra.environment import isolate_process
-from llmdiff.spared_imports import spare_imports
-from llmdiff.startup import collect_seldom, wait_without_spinning
+from llmdiff.process.startup import start_lightly, wait_without_spinning
 from pipelines.runtime.error_line import error_line
 
 RESUMED = ("demo", "encode", "retrain", "study", "train")
@@ -18,9 +17,8 @@ RESUMED = ("demo", "encode", "retrain", "study", "train")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script: an error is one line and exit code 1; ``--debug`` shows where it came from."""
     if arguments is None:
-        collect_seldom()
         wait_without_spinning()
-        spare_imports()
+        start_lightly()
         isolate_process()
         with well_ended(advice(sys.argv[1:])):
             run(sys.argv[1:])

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from infra.tracking.coverage import unseen_files
 from infra.tracking.lineage import DataFile
 from infra.tracking.registry import Registered, address_of, find_champion
-from llmdiff.base_folders import check_base
 from llmdiff.data.sources import check_data, list_data, scan, signature
-from llmdiff.model_folders import check_llm
+from llmdiff.model_files.base_folders import check_base
+from llmdiff.model_files.model_folders import check_llm
 from pipelines.flows.encode import encode_flow
 from pipelines.flows.promote import Decision, is_pending, promote_flow
 from pipelines.flows.register import register_flow

@@ -14,7 +14,7 @@ class AppRequest(Request):
     """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`); default: the registry's
     candidate, else the newest folder."""
     llm: str | None = None
-    """Folder or name of the adapter's LLM; default: as registered."""
+    """Folder, GGUF file or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
     """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     store: OptionalPathText = None

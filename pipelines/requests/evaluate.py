@@ -28,7 +28,7 @@ class EvaluateRequest(Request):
     seeds: list[int] | None = None
     """Seeds of the noise, each a picture of each prompt; in the shapes benchmark also of scenes. Default: 0."""
     llm: str | None = None
-    """Folder or name of the adapter's LLM; default: as registered."""
+    """Folder, GGUF file or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
     """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     output: OptionalPathText = None

@@ -17,7 +17,7 @@ class GenerateRequest(Request):
     adapter: str = CANDIDATE
     """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`)."""
     llm: str | None = None
-    """Folder or name of the adapter's LLM; default: as registered."""
+    """Folder, GGUF file or name of the adapter's LLM; default: as registered."""
     diffusion: str | None = None
     """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     output: OptionalPathText = None

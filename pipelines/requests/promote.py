@@ -63,6 +63,6 @@ class PromoteRequest(Request):
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
     """By which the candidate is compared with the champion."""
     llm: str | None = None
-    """Folder or name of the LLM; default: as registered with each version."""
+    """Folder, GGUF file or name of the LLM; default: as registered with each version."""
     diffusion: str | None = None
     """Folder, name or single file of the base model; default: the one that each version was trained on."""

@@ -65,8 +65,9 @@ class StudyRequest(Request):
     llms: OptionalPathText = None
     """YAML file of LLMs for `scale`, as infra/recipes/scale.yaml; default: the embedded ones."""
     llm: str | None = None
-    """Folder or name of the LLM that `prompts`, `encodings`, `stability`, `closed` or `real` is about; results on each
-    LLM are kept apart. Default: the embedded one; for `real`, SmolLM2-135M-Instruct where this machine has it."""
+    """Folder, GGUF file or name of the LLM that `prompts`, `encodings`, `stability`, `closed` or `real` is about;
+    results on each LLM are kept apart. Default: the embedded one; for `real`, SmolLM2-135M-Instruct where this machine
+    has it."""
     template: str | None = None
     """With an LLM of your own: text around its captions, which holds {caption} once, or chat. Default: {caption}. An
     LLM's results with another template take the place of those it has."""

@@ -31,7 +31,7 @@ class TrainRequest(Request):
     settings: TrainSettings = TrainSettings()
     """Settings of training: steps, batch size, learning rate, ..."""
     llm: str | None = None
-    """Folder or name of the LLM behind the encodings, recorded with the adapter for `generate` to find."""
+    """Folder, GGUF file or name of the LLM behind the encodings, recorded with the adapter for `generate` to find."""
     llm_revision: str | None = None
     """The LLM's commit on the hub; default: the cached one."""
     hostfile: OptionalPathText = None

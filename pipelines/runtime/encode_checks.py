@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmdiff.base_folders import check_base
 from llmdiff.compilation import check_compiler
 from llmdiff.diffusion.base import is_xl, unet_config
 from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.loading import Placement, check_loading
+from llmdiff.model_files.base_folders import check_base
 from pipelines.requests.encode import EncodeRequest
 
 

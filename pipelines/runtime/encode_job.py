@@ -7,7 +7,6 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict
 
-from llmdiff.base_folders import XL_PARTS, check_base
 from llmdiff.data.encode import EncoderSet, TextEncoder, prepare
 from llmdiff.data.encode.reading import cores
 from llmdiff.devices import device
@@ -15,6 +14,7 @@ from llmdiff.diffusion.base import is_xl, latent_size, unet_config
 from llmdiff.diffusion.latents import LatentEncoder, check_autoencoder
 from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder
+from llmdiff.model_files.base_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime import known_encoders
 from pipelines.runtime.encode_checks import check_models

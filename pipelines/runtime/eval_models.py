@@ -15,12 +15,12 @@ from infra.tracking.hub_cache import hub_revision
 from infra.tracking.registry import find_version
 from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.config import CONFIG
-from llmdiff.checkpoint_file import folder_beside
 from llmdiff.data.sources.rows import hash_file
 from llmdiff.evaluation import Model
-from llmdiff.manifest import MANIFEST
-from llmdiff.model_folders import first_line
-from llmdiff.named_files import SUFFIX, check_pipeline_files
+from llmdiff.model_files.checkpoint_file import folder_beside
+from llmdiff.model_files.manifest import MANIFEST
+from llmdiff.model_files.model_folders import first_line
+from llmdiff.model_files.named_files import SUFFIX, check_pipeline_files
 from llmdiff.sampling import Sampling, load_pipeline, prepare
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.progress import quieten_loading

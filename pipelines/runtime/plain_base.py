@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmdiff.base_kinds import check_channels, check_unet, is_xl
 from llmdiff.diffusion.fields import FILES, check_fields, check_prediction_type
+from llmdiff.model_files.base_kinds import check_channels, check_unet, is_xl
 
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MOST_TIMESTEPS = 100_000

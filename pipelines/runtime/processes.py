@@ -16,8 +16,7 @@ from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmdiff.spared_imports import spare_imports
-from llmdiff.startup import collect_seldom
+from llmdiff.process.startup import start_lightly
 from pipelines.runtime.stage import StageTask
 
 if TYPE_CHECKING:
@@ -124,8 +123,7 @@ def begin(pids: Any, ended: Any) -> None:
     os.setsid()  # Ctrl-C reaches the run's process alone, which interrupts the others once
     signal.signal(signal.SIGINT, _on_interrupt)
     Thread(target=_end_with_parent, daemon=True).start()
-    collect_seldom()
-    spare_imports()
+    start_lightly()
 
 
 def process_number() -> int | None:

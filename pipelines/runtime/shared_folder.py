@@ -15,7 +15,7 @@ from infra.tracking.registry import adapter_tags, fetch_adapter
 from llmdiff.adapter.config import CONFIG, WEIGHTS, AdapterConfig
 from llmdiff.adapter.files import FILES, check_adapter, config_bytes
 from llmdiff.adapter.hub import NAME
-from llmdiff.manifest import MANIFEST, write_manifest
+from llmdiff.model_files.manifest import MANIFEST, write_manifest
 from pipelines.reports.model_card import model_card, read_scores
 from pipelines.requests.push import PushRequest
 from storage.io.files import write_file

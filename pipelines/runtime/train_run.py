@@ -12,10 +12,10 @@ from infra.environment import home
 from infra.launch.hostfile import Topology
 from infra.launch.run import RUN_ID, is_finished
 from infra.tracking.hub_cache import hub_revision
-from llmdiff.base_folders import check_base
 from llmdiff.compilation import check_compiler
 from llmdiff.extras import require_for
-from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, TrainConfig, TrainSettings
+from llmdiff.model_files.base_folders import check_base
+from llmdiff.training.config import CONFIG, FREE, LAYOUT_LOG, UNNAMED, TrainConfig, TrainSettings
 from llmdiff.training.lock import locked
 from llmdiff.training.resolve import began_with, resolve
 from pipelines.requests.base import FILE
@@ -24,9 +24,6 @@ from pipelines.runtime.init_checkpoint import check_start, resolve_initial
 from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
-UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
-"""Settings that earlier versions had not: at their defaults they leave a run's name, so that it goes on. Newer ones,
-`llmdiff.training.config.LATER`, are not written at their defaults, and so are in no name by themselves."""
 STEPS = 1000
 """Steps of a run whose settings name neither steps nor epochs."""
 
@@ -56,8 +53,8 @@ def reads_pooled(base: str) -> bool:
     """
     if is_plain(base):
         return False
-    from llmdiff.base_kinds import is_xl
     from llmdiff.diffusion.base import load_noise_schedule, unet_config
+    from llmdiff.model_files.base_kinds import is_xl
 
     load_noise_schedule(base)
     return is_xl(unet_config(base))

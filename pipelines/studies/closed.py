@@ -20,6 +20,7 @@ from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.stage import task
 from pipelines.studies.compare import CAPTIONS, MAIN, pooled
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.words import brief
 from pipelines.studies.workspace import BASE, Shares, Workspace, remembered, stacked
 from storage import EncodingStore
 from storage.hashing import canonical_json, content_hash
@@ -33,6 +34,7 @@ SHOWN: dict[Shown, str] = {
     "logprobs": "all log-probabilities",
 }
 TEACHER = "the score difference itself"
+KEPT = "relation, share of the gain"
 
 
 def study(workspace: Workspace) -> Outcome:
@@ -48,7 +50,7 @@ def study(workspace: Workspace) -> Outcome:
         ]
         found[text] = stacked([workspace.verdicts(text, model) for model in models])
     rows = [row(name, found, agreed.get(name, {})) for name in found]
-    return Outcome(rows=rows, figure=plot(rows), finding=findings(rows))
+    return Outcome(rows=rows, summary=summary(rows), figure=plot(rows), finding=findings(rows))
 
 
 def student_name(workspace: Workspace, shown: Shown) -> str:
@@ -109,13 +111,20 @@ def row(name: str, found: dict[str, Shares], agreed: dict[str, float]) -> dict[s
 def findings(rows: list[dict[str, Any]]) -> list[str]:
     """How much survives, and how much of it the LLM's outputs bring over the text alone."""
     students = [row for row in rows if row["R²"] is not None]
-    parts = [f"{row['what is shown']} {row['relation, share of the gain']}" for row in students]
+    kept = max(students, key=lambda row: row[KEPT].value)
     best = max(students, key=lambda row: row["R²"])
     return [
-        f"Of the score difference's gain in the relation, this share survives: {'; '.join(parts)}.",
+        f"Of the score difference's gain in relation, a student keeps {kept[KEPT]} at most, that of "
+        f'"{kept["what is shown"]}".',
         f"On captions of held-out scenes the best student ({best['what is shown']}) explains {best['R²']:.0%} of the "
         f"encodings' variance, the one that sees no LLM {students[0]['R²']:.0%}.",
     ]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same without intervals, and without what follows from other columns."""
+    columns = ("what is shown", "R²", *MAIN, KEPT)
+    return [{column: brief(row[column]) for column in columns} for row in rows]
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llmdiff.shapes.captions import WORDINGS
-from llmdiff.studies.estimates import Estimate, difference, said, share
+from llmdiff.studies.estimates import Estimate, difference, share
 from pipelines.studies.workspace import Shares, Variant, Workspace
 
 matplotlib.use("Agg")
@@ -18,6 +18,8 @@ CAPTIONS = ("natural", "unseen_wording")
 """Wordings that the base does not understand; training showed the first."""
 MAIN = ("binding", "relation")
 LABELS = {"template": "the base's template", "natural": "wordings of training", "unseen_wording": "new wordings"}
+SHARES = tuple(f"{fact}, {LABELS[wording]}" for fact in MAIN for wording in CAPTIONS)
+"""Columns of a table of variants that hold shares of prompts."""
 
 
 def shares_by_variant(workspace: Workspace, variants: Iterable[Variant]) -> dict[str, Shares]:
@@ -43,18 +45,6 @@ def rows(found: dict[str, Shares], reference: str) -> list[dict[str, Any]]:
             row[f"{fact}, over {reference}"] = None if name == reference else gap
         table.append(row)
     return table
-
-
-def gaps(found: dict[str, Shares], name: str, fact: str) -> dict[str, Estimate]:
-    """Estimate one variant's gap to every other in one fact, over the wordings that the base does not understand."""
-    own = pooled(found[name], fact)
-    return {other: difference(own, pooled(shares, fact)) for other, shares in found.items() if other != name}
-
-
-def sentences(found: dict[str, Shares], name: str, others: Iterable[str] | None = None) -> list[str]:
-    """What may be said of one variant against others, or all of them: a sentence a fact."""
-    chosen = found if others is None else {one: found[one] for one in (name, *others)}
-    return [said(name, gaps(chosen, name, fact), fact) for fact in MAIN]
 
 
 def shares_plot(found: dict[str, Shares], wordings: Sequence[str] = tuple(WORDINGS)) -> Figure:

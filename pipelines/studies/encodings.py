@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmdiff.studies.readings import Reading
-from pipelines.studies.compare import MAIN, gaps, rows, sentences, shares_by_variant, shares_plot
+from pipelines.studies.compare import rows, shares_by_variant, shares_plot
 from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.parameter_counts import parameters
-from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace
+from pipelines.studies.words import listed, sentences, signs, summary
+from pipelines.studies.workspace import BASE, PAPER, Variant, Workspace
 
 CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
 NORMALISED = "each score normalised"
@@ -51,15 +54,15 @@ def study(workspace: Workspace) -> Outcome:
     table = rows(found, PAPER.name)
     for row, variant in zip(table, compared, strict=True):
         row["parameters"] = None if variant.reading is None else parameters(workspace.adapter(variant, 0) / "adapter")
-    return Outcome(rows=table, figure=shares_plot(found), finding=findings(found))
+    return Outcome(rows=table, summary=summary(table, PAPER.name), figure=shares_plot(found), finding=findings(table))
 
 
-def findings(found: dict[str, Shares]) -> list[str]:
+def findings(table: list[dict[str, Any]]) -> list[str]:
     """Whether the formula earns its place, reported either way."""
-    hidden = [name for name in found if name not in (BASE.name, *SCORES, CLIP.name)]
-    signs = {name: [gaps(found, PAPER.name, fact)[name].sign for fact in MAIN] for name in hidden}
-    better = [name for name, sign in signs.items() if max(sign) > 0 and min(sign) >= 0]
-    worse = [name for name, sign in signs.items() if min(sign) < 0]
-    earned = f"over {', '.join(better)}" if better else "over none of the hidden states"
-    lost = f", and loses to {', '.join(worse)}" if worse else ""
-    return [*sentences(found, PAPER.name), f"So here the paper's formula earns its place {earned}{lost}."]
+    hidden = [row for row in table if row["variant"] not in (BASE.name, *SCORES, CLIP.name)]
+    found = {row["variant"]: signs(row, PAPER.name).values() for row in hidden}
+    better = [name for name, sign in found.items() if max(sign) > 0 and min(sign) >= 0]
+    worse = [name for name, sign in found.items() if min(sign) < 0]
+    earned = f"over {listed(better)}" if better else "over none of the hidden states"
+    lost = f", and loses to {listed(worse)}" if worse else ""
+    return [*sentences(table, PAPER.name), f"So here the paper's formula earns its place {earned}{lost}."]

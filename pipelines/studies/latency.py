@@ -34,7 +34,13 @@ def study(workspace: Workspace) -> Outcome:
     columns |= {"peak_mb": "peak MB", "setting": "setting"}
     rows: list[dict[str, Any]] = [{title: row[name] for name, title in columns.items()} for row in measured]
     device = f"{measured[0]['device']}, {measured[0]['dtype']}, {measured[0]['models']}"
-    return Outcome(rows=rows, figure=plot(rows, device), finding=findings(rows, device), facts={"device": device})
+    return Outcome(
+        rows=rows,
+        summary=summary(rows),
+        figure=plot(rows, device),
+        finding=findings(rows, device),
+        facts={"device": device},
+    )
 
 
 @task("measure latency")
@@ -56,7 +62,7 @@ def measure(folder: Path, small: bool) -> None:
 def findings(rows: list[dict[str, Any]], device: str) -> list[str]:
     """Ratios at each batch size."""
     found = {(row["what"], row["batch"]): float(row["median"]) for row in rows}
-    sentences = [f"Measured on: {device}."]
+    sentences = []
     for batch in sorted({row["batch"] for row in rows}, key=int):
         llms = [what for what, of in found if of == batch and what.endswith(" encodes") and what != "CLIP encodes"]
         ratios = [
@@ -66,13 +72,17 @@ def findings(rows: list[dict[str, Any]], device: str) -> list[str]:
         sentences.append(
             f"At batch {batch}, {', '.join(ratios)}; a step with the adapter takes {step:.2f} times the base's."
         )
-        shares = [
-            f"{what.rpartition(' by ')[2]} {value:.1%}"
-            for (what, of), value in found.items()
-            if of == batch and " by " in what
-        ]
-        sentences.append(f"Encoding's share of a picture of 30 steps: {', '.join(shares)}.")
-    return sentences
+    most = max(value for (what, _), value in found.items() if " by " in what)
+    return [*sentences, f"Encoding takes {most:.1%} of a picture of 30 steps at most.", f"Measured on: {device}."]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line a measured thing, a column a batch size."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = found.setdefault((row["what"], row["unit"]), {"what": row["what"], "unit": row["unit"]})
+        line[f"batch {row['batch']}"] = float(row["median"])
+    return list(found.values())
 
 
 def plot(rows: list[dict[str, Any]], device: str) -> Figure:

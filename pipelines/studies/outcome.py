@@ -1,4 +1,4 @@
-"""What a study leaves: `table.md`, `result.json`, `plot.png` and `finding.md`."""
+"""What a study leaves: `finding.md`, `summary.md`, `table.md`, `plot.png` and `result.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmdiff.studies.estimates import Estimate
 from pipelines.studies.llm import StudyLLM
 from pipelines.studies.workspace import Workspace, keep
 
-TABLE, RESULT, PLOT, FINDING = "table.md", "result.json", "plot.png", "finding.md"
+TABLE, SUMMARY, RESULT, PLOT, FINDING = "table.md", "summary.md", "result.json", "plot.png", "finding.md"
 BY_LLM = "by-llm"
 """Folder of what is found on other LLMs than the embedded one: ``by-llm/<LLM>/<study>``."""
 
@@ -25,15 +25,17 @@ class Outcome:
 
     rows: list[dict[str, Any]]
     """All with the same columns, the first a name; numbers, texts or estimates."""
+    summary: list[dict[str, Any]]
+    """The same in few columns, for people to look at first."""
     figure: Figure
     finding: list[str]
-    """Sentences."""
+    """A few sentences that answer the study's question."""
     facts: dict[str, Any] = field(default_factory=dict)
     """More for `result.json`."""
 
 
 def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: float) -> Path:
-    """Writes the four files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
+    """Writes the five files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
     folder = study_folder(workspace, name)
     about: dict[str, Any] = {"study": name, "sizes": workspace.sizes.model_dump(), **about_llm(workspace.llm)}
     before = read_result(folder) or {}
@@ -41,6 +43,7 @@ def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: fl
         seconds += before["seconds"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TABLE).write_text(markdown(outcome.rows))
+    (folder / SUMMARY).write_text(markdown(outcome.summary))
     (folder / FINDING).write_text(" ".join(outcome.finding) + "\n")
     outcome.figure.savefig(folder / PLOT, dpi=90)
     rows = [{column: plain(value) for column, value in row.items()} for row in outcome.rows]
@@ -59,9 +62,9 @@ def shown(value: Any) -> str:
     """A value as people read it."""
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return str(value)
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import jinja2
 
 from pipelines.requests.study import StudyName
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS
-from pipelines.studies.outcome import BY_LLM, FINDING, PLOT, TABLE, read_result
+from pipelines.studies.outcome import BY_LLM, FINDING, PLOT, SUMMARY, TABLE, read_result
 
 TEMPLATES = {"docs": "studies.md.jinja", "paper": "paper.md.jinja"}
 
@@ -59,11 +59,14 @@ def read_studies(output: Path, name: str) -> list[dict[str, Any]]:
 
 
 def read_study(folder: Path) -> dict[str, Any] | None:
-    """What a study left in a folder, its table and finding as texts; None where it has not run."""
+    """What a study left in a folder, its tables and finding as texts; None where it has not run."""
     result = read_result(folder)
     if result is None:
         return None
-    texts = {key: (folder / file).read_text() for key, file in (("table", TABLE), ("finding_text", FINDING))}
+    files = {"table": TABLE, "summary": SUMMARY, "finding_text": FINDING}
+    if not (folder / SUMMARY).exists():
+        raise ValueError(f"{folder}: expected {SUMMARY}, found none: `llmdiff study {result['study']}` writes it anew")
+    texts = {key: (folder / file).read_text() for key, file in files.items()}
     title = f"{result['study']} on {result['llm']['name']}" if "llm" in result else result["study"]
     return {**result, **texts, "folder": folder, "title": title, "slug": slug(title)}
 
@@ -74,10 +77,19 @@ def slug(title: str) -> str:
 
 
 def text_of(study: dict[str, Any], folder: str) -> str:
-    """Return a study's finding, picture and table in Markdown; on another LLM than the embedded one, with a heading."""
-    text = f"{study['finding_text']}\n![{study['title']}]({folder}{study['slug']}.png)\n\n{study['table']}"
+    """Return a study's finding, tables and picture in Markdown; on another LLM than the embedded one, with a heading.
+
+    The table of all figures is folded up.
+    """
+    picture = f"![{study['title']}]({folder}{study['slug']}.png)"
+    text = "\n".join([study["finding_text"], study["summary"], picture, "", folded(study["table"])])
     if "llm" not in study:
         return text
     sizes, template = study["sizes"], study["llm"]["template"]
     about = f"`{template}` as template, {sizes['pictures']} pictures, {sizes['steps']} steps, {sizes['scenes']} scenes."
-    return f"### {study['title']}\n\nWith {about} {text}"
+    return f"### {study['title']}\n\nWith {about}\n\n{text}"
+
+
+def folded(table: str) -> str:
+    """Return a table as HTML within Markdown that shows it when it is asked for."""
+    return f"<details markdown>\n<summary>All figures</summary>\n\n{table}\n</details>\n"

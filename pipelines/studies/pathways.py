@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from llmdiff.studies.estimates import Estimate, share
-from pipelines.studies.compare import gaps, rows, sentences, shares_by_variant, shares_plot
+from pipelines.studies.compare import rows, shares_by_variant, shares_plot
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.words import sentences, signs, summary
 from pipelines.studies.workspace import BASE, PAPER, Shares, Workspace
 
 BOTH = replace(PAPER, name="both paths")
@@ -17,6 +19,7 @@ LLM_FORCED = replace(PAPER, name="LLM only (a1=0, a2=1)", weights=(0.0, 1.0))
 REMOVED = replace(PAPER, name="original removed (retrained)", adapter=(("paths", "new"),))
 PHI = replace(PAPER, name="original alone (retrained)", adapter=(("paths", "original"),), seeds=1)
 CLIP = replace(PAPER, name="original path on CLIP (retrained)", adapter=(("base_context", "clip"),), seeds=1)
+KEPT = "kept of what the base could do"
 VARIANTS = [BASE, BOTH, ORIGINAL_FORCED, LLM_FORCED, REMOVED, PHI, CLIP]
 
 
@@ -25,8 +28,10 @@ def study(workspace: Workspace) -> Outcome:
     found = shares_by_variant(workspace, VARIANTS)
     table = rows(found, BOTH.name)
     for row in table:
-        row["kept of what the base could do"] = kept(found, row["variant"])
-    return Outcome(rows=table, figure=shares_plot(found), finding=findings(found))
+        row[KEPT] = kept(found, row["variant"])
+    return Outcome(
+        rows=table, summary=summary(table, BOTH.name, KEPT), figure=shares_plot(found), finding=findings(table)
+    )
 
 
 def kept(found: dict[str, Shares], name: str) -> Estimate:
@@ -36,14 +41,13 @@ def kept(found: dict[str, Shares], name: str) -> Estimate:
     return share(verdicts) if could.any() else Estimate(np.nan, np.nan, np.nan)
 
 
-def findings(found: dict[str, Shares]) -> list[str]:
-    """Each path alone; whether the original is needed; what is forgotten."""
-    others = [variant.name for variant in (ORIGINAL_FORCED, LLM_FORCED, REMOVED, PHI, CLIP)]
-    known = [f"{variant.name} {kept(found, variant.name)}" for variant in (BOTH, REMOVED, PHI, CLIP)]
-    needed = gaps({name: found[name] for name in (BOTH.name, REMOVED.name)}, BOTH.name, "relation")[REMOVED.name]
+def findings(table: list[dict[str, Any]]) -> list[str]:
+    """Each path alone; what is forgotten; whether the original is needed."""
+    by_name = {row["variant"]: row for row in table}
+    needed = signs(by_name[REMOVED.name], BOTH.name)["relation"]
     answers = {1: "the original module is needed", 0: "nothing shows that it is needed", -1: "it is in the way"}
     return [
-        *sentences(found, BOTH.name, others),
-        f"Of the template prompts that the base drew right, these shares are still right: {', '.join(known)}.",
-        f"Trained for as many steps without the original module, by the relation: {answers[needed.sign]}.",
+        *sentences(table, BOTH.name, without=[BASE.name]),
+        f"Of the template prompts that the base drew right, {BOTH.name} still draw {by_name[BOTH.name][KEPT]}.",
+        f"Trained for as many steps without the original module, by the relation: {answers[needed]}.",
     ]

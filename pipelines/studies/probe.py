@@ -41,7 +41,11 @@ def study(workspace: Workspace) -> Outcome:
     correlations = correlated(probed, found)
     facts = {"correlations": {f"{probe}, {fact}": rho for (probe, fact), rho in correlations.items()}}
     return Outcome(
-        rows=rows(probed, found), figure=plot(probed, found), finding=findings(correlations, len(chosen)), facts=facts
+        rows=rows(probed, found),
+        summary=summary(correlations),
+        figure=plot(probed, found),
+        finding=findings(correlations, len(chosen)),
+        facts=facts,
     )
 
 
@@ -126,13 +130,19 @@ def findings(correlations: dict[tuple[str, str], Estimate], encoders: int) -> li
     """How well each probe tells the order of the adapters."""
     told = []
     for probe in PROBES:
-        parts = [f"{correlations[probe, fact]} in {fact}" for fact in MAIN]
-        told.append(
-            f"Over {encoders} encoders, the probe {probe} puts them in the adapters' order with a rank correlation of "
-            f"{' and '.join(parts)}."
-        )
+        parts = [f"{correlations[probe, fact].value:.2f} in {fact}" for fact in MAIN]
+        told.append(f"{probe}, {' and '.join(parts)}")
     unsure = [f"{probe}, {fact}" for (probe, fact), rho in correlations.items() if rho.sign <= 0]
-    return [*told, *[f"Nothing shows that these tell the order: {'; '.join(unsure)}." for _ in unsure[:1]]]
+    return [
+        f"Probes put {encoders} encoders in the order of the adapters trained on them with a rank correlation of, "
+        f"{'; '.join(told)}.",
+        *[f"Nothing shows that these tell the order: {'; '.join(unsure)}." for _ in unsure[:1]],
+    ]
+
+
+def summary(correlations: dict[tuple[str, str], Estimate]) -> list[dict[str, Any]]:
+    """A line a probe: the rank correlation with the adapters, a column a fact."""
+    return [{"probe": probe, **{fact: correlations[probe, fact] for fact in MAIN}} for probe in PROBES]
 
 
 def plot(probed: Probed, found: dict[str, Shares]) -> Figure:

@@ -20,6 +20,7 @@ from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel, drawn
+from pipelines.studies.words import brief
 from pipelines.studies.workspace import BASE, MODEL_KEY, VERDICTS, Variant, Workspace
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
@@ -58,7 +59,7 @@ def study(workspace: Workspace) -> Outcome:
             row: dict[str, Any] = {"model": variant.name, "wording": wording, "trainings": len(found)}
             verdicts = {fact: np.array([one[fact][chosen].ravel() for one in found]) for fact in FACTS}
             rows.append(row | {fact: share(verdict) for fact, verdict in verdicts.items()})
-    return Outcome(rows=rows, figure=plot(texts, pictures), finding=findings(rows))
+    return Outcome(rows=rows, summary=summary(rows), figure=plot(texts, pictures), finding=findings(rows))
 
 
 def controlled() -> list[tuple[str, str, Scene]]:
@@ -108,12 +109,21 @@ def draw(model: StudyModel, texts: list[tuple[str, str, Scene]], noises: int) ->
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    """The strictest verdict, every thing as stated and in its place, model by model."""
-    found = []
-    for wording in WORDINGS:
-        parts = [f"{row['model']} {row['relation']}" for row in rows if row["wording"] == wording]
-        found.append(f"Both things and their relation are right, in {wording}: {', '.join(parts)}.")
-    return found
+    """The strictest verdict, every thing as stated and in its place, from the worst wording to the best."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["model"], []).append(row["relation"].value)
+    parts = [f"{model} {min(values):.2f} to {max(values):.2f}" for model, values in found.items()]
+    return [f"Share of pictures with both things and their relation as stated, by wording: {', '.join(parts)}."]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line a model, a column a wording: the strictest verdict."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        line = found.setdefault(row["model"], {"both things and their relation": row["model"]})
+        line[row["wording"]] = brief(row["relation"])
+    return list(found.values())
 
 
 def plot(texts: list[tuple[str, str, Scene]], pictures: dict[str, np.ndarray]) -> Figure:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from llmdiff.studies.estimates import Estimate, share, survived
+from llmdiff.studies.estimates import Estimate, survived
 from llmdiff.studies.readings import Reading
 from llmdiff.training.state import EMA_FOLDER
-from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled, sentences
+from pipelines.studies import compare
+from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel
+from pipelines.studies.words import brief, quoted, sentences, summary
 from pipelines.studies.workspace import BASE, BATCH, PAPER, Shares, Variant, Workspace, stacked
 
 matplotlib.use("Agg")
@@ -26,6 +29,8 @@ ADAPTER, RATE, LAYOUT = (("standardise", True), ("refiner", 2)), 1e-3, 2
 UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"
 
 MEAN = "mean of normalised layers"
+RECOVERED = tuple(f"{fact} recovered, {LABELS[wording]}" for fact, wording in product(MAIN, CAPTIONS))
+"""Columns of what is recovered."""
 
 Curves = dict[int, dict[str, Shares]]
 """Verdicts by steps of training and variant, the last step's with the base's."""
@@ -34,13 +39,19 @@ Curves = dict[int, dict[str, Shares]]
 def study(workspace: Workspace) -> Outcome:
     """Trains every variant on the LLM, and scores what the first training of the last one drew on the way, too."""
     *_, last = chosen = variants(workspace)
+    steps = {variant.name: dict(variant.training).get("steps", workspace.sizes.steps) for variant in chosen}
     curves: Curves = {step: {} for step in marks(workspace.sizes.steps)}
     for step, found in curves.items():
         for variant in chosen if step == workspace.sizes.steps else [replace(last, seeds=1)]:
             found[variant.name] = shares_after(workspace, variant, step)
-    curve = points(curves)
+    best, curve = best_of(curves[workspace.sizes.steps]), points(curves, steps)
+    table = rows(curves, best)
     return Outcome(
-        rows=rows(curves), figure=plot(curve), finding=findings(curves, workspace.llm.name), facts={"curve": curve}
+        rows=table,
+        summary=summary(table[1:], best, columns=RECOVERED),
+        figure=plot(curve),
+        finding=findings(table, best, workspace.llm.name),
+        facts={"curve": curve},
     )
 
 
@@ -113,32 +124,33 @@ def recovered(base: Shares, found: Shares, fact: str, *wordings: str) -> Estimat
     return survived(pooled(base, fact, wordings), pooled(found, fact, wordings), base["template"][fact])
 
 
-def rows(curves: Curves) -> list[dict[str, Any]]:
+def best_of(found: dict[str, Shares]) -> str:
+    """Return the variant whose pictures are right most often, in both facts together."""
+    own = [name for name in found if name != BASE.name]
+    return max(own, key=lambda name: sum(pooled(found[name], fact).mean() for fact in MAIN))
+
+
+def rows(curves: Curves, best: str) -> list[dict[str, Any]]:
     """A line a variant: shares, and what is recovered, by wording; and what had been on the way, over both wordings."""
     *earlier, last = curves
     base = curves[last][BASE.name]
-    table: list[dict[str, Any]] = []
-    for name, shares in curves[last].items():
-        row: dict[str, Any] = {"variant": name, "trainings": len(shares["natural"]["binding"])}
-        pairs = [(fact, wording) for fact in MAIN for wording in CAPTIONS]
-        row |= {f"{fact}, {LABELS[wording]}": share(shares[wording][fact]) for fact, wording in pairs}
-        for fact, wording in pairs:
-            column = f"{fact} recovered, {LABELS[wording]}"
+    table = compare.rows(curves[last], best)
+    for row, (name, shares) in zip(table, curves[last].items(), strict=True):
+        for column, (fact, wording) in zip(RECOVERED, product(MAIN, CAPTIONS), strict=True):
             row[column] = None if name == BASE.name else recovered(base, shares, fact, wording)
-        for step in earlier:
-            for fact in MAIN:
-                then = curves[step].get(name)
-                column = f"{fact} recovered after {step} steps"
-                row[column] = None if then is None else recovered(base, then, fact, *CAPTIONS)
-        table.append(row)
+        for step, fact in product(earlier, MAIN):
+            then = curves[step].get(name)
+            row[f"{fact} recovered after {step} steps"] = (
+                None if then is None else recovered(base, then, fact, *CAPTIONS)
+            )
     return table
 
 
-def points(curves: Curves) -> list[dict[str, Any]]:
-    """What is recovered by variant, steps, fact and wording."""
+def points(curves: Curves, steps: dict[str, int]) -> list[dict[str, Any]]:
+    """What is recovered by variant, steps, fact and wording; a variant of fewer `steps` has no more in the end."""
     base = curves[max(curves)][BASE.name]
     return [
-        {"variant": name, "steps": step, "fact": fact, "wording": wording, "recovered": value}
+        {"variant": name, "steps": min(step, steps[name]), "fact": fact, "wording": wording, "recovered": value}
         for step, found in curves.items()
         for name, shares in found.items()
         if name != BASE.name
@@ -148,38 +160,17 @@ def points(curves: Curves) -> list[dict[str, Any]]:
     ]
 
 
-def findings(curves: Curves, llm: str) -> list[str]:
-    """What each variant recovers, which is best, and what the best recovers as it is trained."""
-    *earlier, last = curves
-    found = curves[last]
-    own = [name for name in found if name != BASE.name]
-    best = max(own, key=lambda name: sum(pooled(found[name], fact).mean() for fact in MAIN))
-    return [
-        *(told(found, name) for name in own),
-        f"Of {llm}, {best} is best.",
-        *sentences(found, best, [name for name in own if name != best]),
-        *(over_steps(curves, best) for step in earlier[:1] if best in curves[step]),
-    ]
-
-
-def told(found: dict[str, Shares], name: str) -> str:
-    """Return a sentence on what a variant recovers."""
-    base = found[BASE.name]
+def findings(table: list[dict[str, Any]], best: str, llm: str) -> list[str]:
+    """Which variant is best, and what it recovers."""
+    row = next(row for row in table if row["variant"] == best)
     parts = []
     for wording in CAPTIONS:
-        figures = [f"{recovered(base, found[name], fact, wording)} in {fact}" for fact in MAIN]
+        figures = [f"{brief(row[f'{fact} recovered, {LABELS[wording]}'])} in {fact}" for fact in MAIN]
         parts.append(f"{' and '.join(figures)} on {LABELS[wording]}")
-    return f"Of what the base loses there, {name} recovers {'; '.join(parts)}."
-
-
-def over_steps(curves: Curves, name: str) -> str:
-    """Return a sentence on what a variant recovers as it is trained."""
-    base = curves[max(curves)][BASE.name]
-    parts = []
-    for fact in MAIN:
-        figures = [f"{recovered(base, found[name], fact, *CAPTIONS)} after {step}" for step, found in curves.items()]
-        parts.append(f"of {fact} {', '.join(figures)}")
-    return f"Over steps of training, over both wordings, {name} recovers {'; '.join(parts)}."
+    return [
+        f"Of {llm}, {quoted(best)} is best: of what the base loses by a wording it recovers {', and '.join(parts)}.",
+        *sentences(table, best, without=[BASE.name]),
+    ]
 
 
 def plot(curve: list[dict[str, Any]]) -> Figure:

@@ -11,7 +11,7 @@ from pipelines.requests.study import SIZES, Sizes, StudyRequest
 from pipelines.runtime.artifacts import show_text
 from pipelines.studies.folder import studies_folder
 from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm, some_llm
-from pipelines.studies.outcome import FINDING, TABLE, check_name, write_outcome
+from pipelines.studies.outcome import FINDING, SUMMARY, TABLE, check_name, write_outcome
 from pipelines.studies.workspace import QUICK, Workspace
 
 
@@ -23,9 +23,9 @@ def run_study(request: StudyRequest) -> dict[str, str]:
     outcome = import_module(f"pipelines.studies.{request.name}").study(workspace)
     folder = write_outcome(workspace, request.name, outcome, time.perf_counter() - start)
     request.save(folder)
-    text = (folder / FINDING).read_text()
-    show_text(f"{text}\n{(folder / TABLE).read_text()}", key=artifact_key(workspace.llm, request.name))
-    return {"folder": str(folder), "finding": text}
+    finding, *tables = [(folder / name).read_text() for name in (FINDING, SUMMARY, TABLE)]
+    show_text("\n".join([finding, *tables]), key=artifact_key(workspace.llm, request.name))
+    return {"folder": str(folder), "finding": finding}
 
 
 def workspace_of(request: StudyRequest) -> Workspace:

@@ -21,12 +21,14 @@ from llmdiff.studies.estimates import Estimate
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import quieten_loading
 from pipelines.runtime.stage import task
-from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, sentences, shares_by_variant
+from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, shares_by_variant
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.workspace import BASE, Shares, Variant, Workspace, remembered
+from pipelines.studies.words import sentences, summary
+from pipelines.studies.workspace import BASE, Variant, Workspace, remembered
 
 matplotlib.use("Agg")
 ROUNDS = 5
+SPEED = "captions/s"
 
 
 class Size(BaseModel):
@@ -50,10 +52,16 @@ def study(workspace: Workspace) -> Outcome:
     sizes = read_sizes(workspace.llms) if workspace.llms is not None else embedded_sizes(workspace)
     found = shares_by_variant(workspace, [BASE, *(size.variant for size in sizes)])
     costs = [measured(workspace, size) for size in sizes]
-    table = rows(found, sizes[-1].name)
-    for row, cost in zip(table, [{"parameters": None, "captions/s": None}, *costs], strict=True):
+    largest = sizes[-1].name
+    table = rows(found, largest)
+    for row, cost in zip(table, [{"parameters": None, SPEED: None}, *costs], strict=True):
         row.update(cost)
-    return Outcome(rows=table, figure=plot(table[1:]), finding=findings(found, sizes, costs))
+    return Outcome(
+        rows=table,
+        summary=summary(table, largest, "parameters", SPEED),
+        figure=plot(table[1:]),
+        finding=findings(table, largest),
+    )
 
 
 def embedded_sizes(workspace: Workspace) -> list[Size]:
@@ -114,25 +122,26 @@ def measure(size: Size, captions: list[str]) -> dict[str, Any]:
         encoder(captions)
         seconds.append(time.perf_counter() - start)
     parameters = sum(parameter.numel() for parameter in encoder.llm.model.parameters())
-    return {"parameters": parameters, "captions/s": len(captions) / float(np.median(seconds))}
+    return {"parameters": parameters, SPEED: len(captions) / float(np.median(seconds))}
 
 
-def findings(found: dict[str, Shares], sizes: list[Size], costs: list[dict[str, Any]]) -> list[str]:
+def findings(table: list[dict[str, Any]], largest: str) -> list[str]:
     """What the largest brings over each smaller one, and at what price."""
-    slowest = costs[-1]["captions/s"]
-    prices = [f"{size.name} {cost['captions/s'] / slowest:.1f}" for size, cost in zip(sizes, costs, strict=True)]
-    others = [size.name for size in sizes[:-1]]
-    return [
-        *sentences(found, sizes[-1].name, others),
-        f"Captions encoded a second, over those of {sizes[-1].name}: {', '.join(prices)}.",
+    of_largest = next(row[SPEED] for row in table if row["variant"] == largest)
+    quicker = [
+        f"{row['variant']} {row[SPEED] / of_largest:.1f} times"
+        for row in table
+        if row["variant"] not in (BASE.name, largest)
     ]
+    price = [f"Captions encoded a second are more with the smaller ones: {', '.join(quicker)} as many."]
+    return [*sentences(table, largest, without=[BASE.name]), *(price if quicker else [])]
 
 
 def plot(table: list[dict[str, Any]]) -> Figure:
     """Both facts against the cost of encoding."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
-    costs = [1e3 / row["captions/s"] for row in table]
+    costs = [1e3 / row[SPEED] for row in table]
     for axis, fact in zip(axes, MAIN, strict=True):
         for wording in CAPTIONS:
             estimates: list[Estimate] = [row[f"{fact}, {LABELS[wording]}"] for row in table]

@@ -15,9 +15,10 @@ from llmdiff.studies.estimates import share
 from llmdiff.studies.geometry import geometry, overlap
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import advance, progress, quieten_loading
-from pipelines.studies.compare import MAIN, gaps, pooled, rows
+from pipelines.studies.compare import MAIN, pooled, rows
 from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
+from pipelines.studies.words import sentences, signs, summary
 from pipelines.studies.workspace import Shares, Variant, Workspace, remembered
 from storage.hashing import canonical_json, content_hash
 
@@ -42,7 +43,7 @@ def study(workspace: Workspace) -> Outcome:
         {"setting": name, **figure, **{column: scored.get(name, {}).get(column) for column in columns()}}
         for name, figure in figures.items()
     ]
-    return Outcome(rows=table, figure=plot(figures, found), finding=findings(figures, found))
+    return Outcome(rows=table, summary=few_columns(table), figure=plot(figures, found), finding=findings(table))
 
 
 def setting(llm: StudyLLM, name: str, trained: bool = True, **settings: Any) -> Setting:
@@ -125,26 +126,20 @@ def load(reading: Reading, seed: int) -> Encoder:
     return encoder
 
 
-def findings(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> list[str]:
+def findings(table: list[dict[str, Any]]) -> list[str]:
     """What the settings do to pictures, and whether any breaks the encodings."""
-    sentences = []
-    for fact in MAIN:
-        signs = {name: -gap.sign for name, gap in gaps(found, DEFAULT, fact).items()}
-        for sign, text in ((-1, "lower"), (1, "raise"), (0, "change nothing that shows in")):
-            names = [name for name, found_sign in signs.items() if found_sign == sign]
-            if names:
-                sentences.append(f"With one training each, these {text} {fact}: {', '.join(names)}.")
-    broken = [name for name, figure in figures.items() if figure["nonfinite"] > 0]
-    sentences.append(f"Encodings that are not finite: {', '.join(broken) or 'none'}.")
-    ranks = {name: figure["rank"] for name, figure in figures.items()}
-    low, high = min(ranks, key=lambda name: ranks[name]), max(ranks, key=lambda name: ranks[name])
-    sentences.append(f"Effective rank is from {ranks[low]:.0f} ({low}) to {ranks[high]:.0f} ({high}).")
-    default = figures["default"]
-    sentences.append(
-        f"Sentence and word scores have a mean cosine of {default['overlap']:.2f}; their difference is less than a "
-        f"tenth of the sentence score at {default['degenerate']:.1%} of tokens and blocks."
-    )
-    return sentences
+    broken = [str(row["setting"]) for row in table if row["nonfinite"] > 0]
+    return [
+        *sentences(table, DEFAULT),
+        "Each setting was trained on once.",
+        f"Encodings that are not finite: {', '.join(broken) or 'none'}.",
+    ]
+
+
+def few_columns(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the scored settings with what they do to the encodings' rank and to pictures."""
+    scored = [row for row in table if row["setting"] == DEFAULT or signs(row, DEFAULT)]
+    return summary(scored, DEFAULT, columns=("rank", *columns()))
 
 
 def plot(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> Figure:

@@ -36,7 +36,8 @@ def study(workspace: Workspace) -> Outcome:
     return Outcome(
         rows=rows,
         figure=plot(steps, layers, weights),
-        finding=findings(found, np.array([sizes[layer] for layer in layers]), weights),
+        summary=summary(weights),
+        finding=findings(found, np.array([sizes[layer] for layer in layers])),
         facts={"steps": steps.tolist(), "weights": weights.tolist()},
     )
 
@@ -56,7 +57,7 @@ def shares(weights: np.ndarray) -> np.ndarray:
     return share
 
 
-def findings(share: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> list[str]:
+def findings(share: np.ndarray, sizes: np.ndarray) -> list[str]:
     """Which path is larger where, and whether that goes with a layer's size, as the paper says of Figure 6."""
     dominated = int((share > 0.5).sum())
     rank = spearmanr(sizes, share)
@@ -65,13 +66,24 @@ def findings(share: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> list[
         claim += "no such order shows here"
     else:
         claim += "so it is here" if rank.statistic < 0 else "here it is the other way round"
-    start, end = weights[:, 0].mean((0, 1)), weights[:, -1].mean((0, 1))
     return [
         f"The original path has the larger weight in {dominated} of {len(share)} layers, and a share of the weights "
         f"from {share.min():.2f} to {share.max():.2f}.",
         f"{claim} (Spearman {rank.statistic:.2f}, p = {rank.pvalue:.2g}, {len(share)} layers).",
-        f"From the first logged step to the last, the mean weight of the original path goes from {start[0]:.2f} to "
-        f"{end[0]:.2f}, that of the new one from {start[1]:.2f} to {end[1]:.2f}.",
+    ]
+
+
+def summary(weights: np.ndarray) -> list[dict[str, Any]]:
+    """A line a path: its mean weight when training began and ended, and the least and largest of its layers then."""
+    first, last = weights[:, 0].mean(0), weights[:, -1].mean(0)  # (layer, path)
+    return [
+        {
+            "weight": text,
+            "at the first logged step": f"{first[:, path].mean():.2f}",
+            "at the last": f"{last[:, path].mean():.2f}",
+            "its layers then": f"{last[:, path].min():.2f} to {last[:, path].max():.2f}",
+        }
+        for path, text in enumerate(PATHS.values())
     ]
 
 

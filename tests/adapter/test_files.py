@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from llmdiff import LLMDiffPipeline, load_adapter
 from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.files import check_adapter
-from llmdiff.manifest import checksum_of
+from llmdiff.model_files.manifest import checksum_of
 from tests.adapter import tiny
 from tests.damage import DAMAGES, cut, flip
 

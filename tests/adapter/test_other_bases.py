@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from llmdiff import LLMDiffPipeline
-from llmdiff.base_folders import check_base
-from llmdiff.checkpoint_file import CONV_IN
 from llmdiff.diffusion.base import load_unet, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.text import BaseTextEncoder
+from llmdiff.model_files.base_folders import check_base
+from llmdiff.model_files.checkpoint_file import CONV_IN
 from tests.adapter import tiny
 from tests.adapter.single_files import altered
 

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from infra.tracking.lineage import base_content
 from llmdiff import LLMDiffPipeline
-from llmdiff.base_folders import BASE_PARTS, XL_PARTS, check_base
-from llmdiff.checkpoint_file import read_checkpoint
 from llmdiff.diffusion.base import latent_size, load_noise_schedule, load_unet, schedule_config, unet_config
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.diffusion.single_file import CLIP
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.diffusion.xl import PooledTextEncoder, XLTextEncoder, load_text_encoder
-from llmdiff.prediction_type import prediction_type
+from llmdiff.model_files.base_folders import BASE_PARTS, XL_PARTS, check_base
+from llmdiff.model_files.checkpoint_file import read_checkpoint
+from llmdiff.model_files.prediction_type import prediction_type
 from llmdiff.sampling import Sampling, draw
 from pipelines.runtime.adapter_source import Source
 from pipelines.runtime.eval_models import EvalModel, identity, model_of

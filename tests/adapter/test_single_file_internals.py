@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from llmdiff.checkpoint_file import PREFIXES, TENSORS, UNET, WIDTHS
 from llmdiff.diffusion.families import FAMILIES
-from llmdiff.single_file_internals import lacking, model_type
+from llmdiff.model_files.checkpoint_file import PREFIXES, TENSORS, UNET, WIDTHS
+from llmdiff.model_files.single_file_internals import lacking, model_type
 from tests.adapter.single_files import original
 
 MODELS = {"sd1": "v1", "sd2": "v2", "sdxl": "xl_base"}

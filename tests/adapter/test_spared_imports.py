@@ -14,8 +14,8 @@ import transformers.models
 from diffusers import EulerDiscreteScheduler, LMSDiscreteScheduler
 
 from infra.environment import child_environment
-from llmdiff import spared_imports
-from llmdiff.spared_imports import CHANGES, LATER, Spared
+from llmdiff.process import spared_imports
+from llmdiff.process.spared_imports import CHANGES, LATER, Spared
 
 NAMES = {
     "diffusers.utils.import_utils": ("_package_map", "_peft_available"),
@@ -51,7 +51,7 @@ def test_every_change_is_pinned() -> None:
 SCRIPT = """
 import json, sys
 from importlib import metadata
-from llmdiff.spared_imports import spare_imports
+from llmdiff.process.spared_imports import spare_imports
 spare_imports()
 import llmdiff.encoder.encoder, llmdiff.pipeline, llmdiff.sampling
 found = [name for name in json.loads(sys.argv[1]) if name in sys.modules]

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from tests.app.conftest import MARKUP
 from tests.app.test_drawing import pixels
 

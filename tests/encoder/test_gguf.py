@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.extras import missing_extra
-from llmdiff.gguf_files import check_gguf
-from llmdiff.model_folders import check_llm, gguf_file
+from llmdiff.model_files.gguf_files import check_gguf
+from llmdiff.model_files.model_folders import check_llm, gguf_file
 from pipelines.cli.main import error_line
 from tests.encoder.first_blocks import cut_folder, cut_gguf
 from tests.encoder.tiny_models import build, llama, scramble

@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 from llmdiff import LLMDiffPipeline
-from llmdiff.base_folders import check_base
 from llmdiff.evaluation.embed import load_embedder
-from llmdiff.model_folders import check_llm
-from llmdiff.named_files import check_named_files
-from llmdiff.safetensors_files import tensor_shapes
+from llmdiff.model_files.base_folders import check_base
+from llmdiff.model_files.model_folders import check_llm
+from llmdiff.model_files.named_files import check_named_files
+from llmdiff.model_files.safetensors_files import tensor_shapes
 from llmdiff.sampling import Sampling
 from llmdiff.shapes import DIFFUSION, LLAMA
 from pipelines.runtime.eval_models import _load

@@ -29,7 +29,7 @@ from infra.service.messages import print_addresses, warn_of_plain_http
 from infra.service.processes import Background, alive, started
 from infra.service.secrets import redacted
 from infra.tracking.run import run_page, tracked_run
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from tests.prefect_database import start_with_tables
 
 ROOT = Path(__file__).resolve().parents[2]

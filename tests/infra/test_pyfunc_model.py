@@ -22,7 +22,7 @@ from infra.environment import tracking_uri
 from infra.launch.local import end_group
 from infra.tracking.registry import Registered, fetch_adapter, find_version, register_adapter, set_champion
 from infra.tracking.run import client
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from tests.adapter import tiny
 from tests.damage import flip
 from tests.infra.tiny_adapter import make_adapter, make_base

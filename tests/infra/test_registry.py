@@ -22,7 +22,7 @@ from infra.tracking.registry import (
     set_champion,
 )
 from infra.tracking.run import client, tracked_run
-from llmdiff.manifest import write_manifest
+from llmdiff.model_files.manifest import write_manifest
 from pipelines.reports.lineage import chain
 from storage import EncodingStore
 from storage.maintenance.left_rows import LEFT, drop_rows

@@ -19,7 +19,7 @@ import pytest
 
 from infra.launch.local import end_group
 from infra.service.config import LOG_STREAMS
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from tests.data.pictures import encoded, picture, write_imagefolder, write_parquet
 from tests.prefect_database import start_with_tables
 from tests.python_path import python_path

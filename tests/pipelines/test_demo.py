@@ -27,3 +27,5 @@ def test_demo_leaves_report_pictures_and_figures(tmp_path, tracking, in_process,
     assert QUICK.note in page
     assert capsys.readouterr().err.count(QUICK.note) == 2, "before the first stage, and after the figures"
     assert (out / "samples.png").stat().st_size > 10_000
+    drawn = {path.name for path in (out / "adapter" / "samples").iterdir()}
+    assert drawn == {f"step-{step:08d}.{kind}" for step in (2, 4) for kind in ("safetensors", "png")}

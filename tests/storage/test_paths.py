@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from storage import EncodingStore
 from storage.io.objects import ObjectPath
 from storage.io.paths import LocalPath, StorePath, remove_all, store_path, tree_size

@@ -1,11 +1,11 @@
-"""Shares and differences over prompts and trainings, and what is said of them."""
+"""Shares and differences over prompts and trainings."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from llmdiff.studies.estimates import Estimate, difference, said, share, survived
+from llmdiff.studies.estimates import difference, share, survived
 
 
 def verdicts(p: float, seeds: int = 2, prompts: int = 200) -> np.ndarray:
@@ -61,12 +61,3 @@ def test_what_comes_back_of_one_model_s_own_gap_is_resampled_over_trainings() ->
     assert survived(base, unlike, own).value == 0.5
     assert survived(base, unlike, own)[1:] == (0, 1)
     assert np.ptp(survived(base, alike, own)[1:]) < 0.3
-
-
-def test_a_sentence_claims_no_more_than_the_interval() -> None:
-    gaps = {"one": Estimate(0.2, 0.1, 0.3), "two": Estimate(0.1, -0.1, 0.3), "three": Estimate(-0.2, -0.3, -0.1)}
-    text = said("it", gaps, "binding")
-    assert text == (
-        "In binding, it is better than one by 0.20 (0.10 to 0.30); cannot be told from two: 0.10 (-0.10 to 0.30); "
-        "is worse than three by 0.20 (0.10 to 0.30)."
-    )

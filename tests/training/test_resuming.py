@@ -21,10 +21,10 @@ pytestmark = pytest.mark.process
 
 KILLED = """
 import os, signal, sys
-from llmdiff.spared_imports import spare_imports
+from llmdiff.process.startup import start_lightly
 from llmdiff.training.worker import leave_out_unused
 
-spare_imports()
+start_lightly()
 leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.adapter import LLMAdapter

@@ -115,6 +115,13 @@ def test_the_shipped_deepspeed_settings_agree(finished: TrainConfig, root: Path,
     assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=1e-4)
 
 
+def test_samples_on_the_way_change_no_loss(finished: TrainConfig, root: Path) -> None:
+    drawing = {"validation_prompts": ("caption 1", "caption 2"), "validation_steps": 1, "sample_every": 3}
+    config = training_run.config(root, **drawing)
+    train(config)
+    assert training_run.losses(config) == training_run.losses(finished)
+
+
 def test_gradient_checkpointing_changes_no_loss(finished: TrainConfig, root: Path) -> None:
     config = training_run.config(root, gradient_checkpointing=True)
     train(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmdiff.manifest import write_manifest
+from llmdiff.model_files.manifest import write_manifest
 from llmdiff.training.checkpoint import save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA

@@ -17,7 +17,7 @@ import torch
 
 from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command
-from llmdiff.tcp_ports import free_port
+from llmdiff.process.tcp_ports import free_port
 from llmdiff.training import TrainConfig
 from llmdiff.training.resolve import resolve
 from llmdiff.training.state import complete
@@ -126,10 +126,10 @@ def start_worker(
 
 RANKS = """
 import os, sys
-from llmdiff.spared_imports import spare_imports
+from llmdiff.process.startup import start_lightly
 from llmdiff.training.worker import leave_out_unused, main
 
-spare_imports()
+start_lightly()
 leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.training import loop

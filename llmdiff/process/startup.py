@@ -9,8 +9,16 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from llmdiff.process.spared_imports import spare_imports
+
 SELDOM = 100_000, 50, 100
 """Python's own are 700, 10 and 10."""
+
+
+def start_lightly() -> None:
+    """Collect garbage seldom, and import less of other packages; a program calls this before it imports torch."""
+    collect_seldom()
+    spare_imports()
 
 
 def collect_seldom() -> None:

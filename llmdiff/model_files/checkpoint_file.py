@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from llmdiff.base_kinds import EXPECTED, REFINER, reads_a_picture
-from llmdiff.named_files import SUFFIX
-from llmdiff.safetensors_files import read_header
-from llmdiff.single_file_internals import model_type
+from llmdiff.model_files.base_kinds import EXPECTED, REFINER, reads_a_picture
+from llmdiff.model_files.named_files import SUFFIX
+from llmdiff.model_files.safetensors_files import read_header
+from llmdiff.model_files.single_file_internals import model_type
 
 Family = Literal["sd1", "sd2", "sdxl"]
 UNET = "model.diffusion_model."

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from llmdiff.base_kinds import check_kind
-from llmdiff.checkpoint_file import check_checkpoint, checkpoint_path
-from llmdiff.model_folders import check_hub_name, check_tokenizer, check_weights
-from llmdiff.named_files import check_named_files, json_object
-from llmdiff.prediction_type import schedule_settings
+from llmdiff.model_files.base_kinds import check_kind
+from llmdiff.model_files.checkpoint_file import check_checkpoint, checkpoint_path
+from llmdiff.model_files.model_folders import check_hub_name, check_tokenizer, check_weights
+from llmdiff.model_files.named_files import check_named_files, json_object
+from llmdiff.model_files.prediction_type import schedule_settings
 
 BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
     "vae": ("config.json", True),

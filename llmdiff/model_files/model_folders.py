@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from llmdiff.named_files import check_named_files
-from llmdiff.safetensors_files import check_safetensors
+from llmdiff.model_files.named_files import check_named_files
+from llmdiff.model_files.safetensors_files import check_safetensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")

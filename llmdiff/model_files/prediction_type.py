@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from llmdiff.checkpoint_file import NAMES, Checkpoint
-from llmdiff.named_files import json_object
+from llmdiff.model_files.checkpoint_file import NAMES, Checkpoint
+from llmdiff.model_files.named_files import json_object
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
