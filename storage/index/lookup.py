@@ -196,13 +196,20 @@ class KeyIndex:
             with ThreadPoolExecutor(at_once) as pool:
                 for found in pool.map(self._of_large, large):
                     self._keys |= found
-        for file, those in missing:
-            if file.rows < KEY_FILE_ROWS:
-                for group in dict.fromkeys(lookup.group for lookup in those):
-                    self._keys |= self._of_small(file, group)
+        small = [
+            (file, group)
+            for file, those in missing
+            if file.rows < KEY_FILE_ROWS
+            for group in dict.fromkeys(lookup.group for lookup in those)
+        ]
+        if small:
+            with ThreadPoolExecutor(self.table.read_at_once([file.name for file, _ in small])) as pool:
+                for found in pool.map(self._of_small, small):
+                    self._keys |= found
 
-    def _of_small(self, file: DataFile, group: str) -> dict[tuple[str, str], Keys]:
+    def _of_small(self, asked: tuple[DataFile, str]) -> dict[tuple[str, str], Keys]:
         """Return a file's keys for all look-ups of a group, made from one reading of it."""
+        file, group = asked
         together = [lookup for lookup in self.lookups.values() if lookup.group == group]
         columns = list(dict.fromkeys(column for lookup in together for column in lookup.columns))
         rows = list(self.table.stream_file(file.name, columns))

@@ -15,7 +15,7 @@ import pytest
 from storage import EncodingStore, caption_hash, content_hash
 from storage.hashing import Fingerprint
 from storage.index import lookup
-from storage.index.keys import Digests, Keys, digests
+from storage.index.keys import Digests, Keys, digests, first_places
 from storage.io.cached_arrays import cached
 from tests.storage import synthetic
 
@@ -61,6 +61,26 @@ def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, monkeypatch: p
     found = {(which, kept.values["a"][row], kept.values["b"][row]) for which, row in zip(which, rows, strict=True)}
     expected = {(int(u) * 3 + int(v), a, b) for u, v, a, b in zip(upper, lower, *values.values(), strict=True)}
     assert found == expected
+
+
+@pytest.mark.parametrize("spread", ["even", "uneven", "ends", "alike", "few"])
+def test_places_are_those_that_numpy_finds(spread: str) -> None:
+    """Where hashes are spread evenly, as they are, and where they are not."""
+    random = np.random.default_rng(0)
+    numbers = random.integers(0, 1 << 64, 20_000, np.uint64)
+    ordered = np.sort(
+        {
+            "even": numbers,
+            "uneven": numbers >> (numbers % np.uint64(64)),
+            "ends": np.concatenate([numbers, np.repeat(np.array([0, (1 << 64) - 1], np.uint64), 300)]),
+            "alike": np.repeat(numbers[:10], 2000),
+            "few": numbers[:3],
+        }[spread]
+    )
+    ends = np.array([0, 1, (1 << 64) - 1], np.uint64)
+    for count in (0, 1, 20, 20_000):
+        wanted = np.sort(np.concatenate([random.choice(ordered, count), random.choice(numbers, count), ends[:count]]))
+        assert first_places(ordered, wanted).tolist() == np.searchsorted(ordered, wanted).tolist()
 
 
 @pytest.fixture
