@@ -257,8 +257,15 @@ def _values(keys: Keys, name: str, rows: np.ndarray) -> np.ndarray:
 def _runs(keys: Digests, value: tuple[str, np.ndarray]) -> tuple[Digests, dict[str, np.ndarray]]:
     """Return a key and the first value of each run of values that follow one another, and how many they are."""
     name, values = value
-    order = np.lexsort((values, keys.lower, keys.upper))
-    keys, values = keys[order], values[order]
-    goes_on = (keys.upper[1:] == keys.upper[:-1]) & (keys.lower[1:] == keys.lower[:-1]) & (np.diff(values) == 1)
-    first = np.flatnonzero(np.concatenate([[True], ~goes_on])) if len(values) else np.empty(0, np.int64)
-    return keys[first], {name: values[first], "count": np.diff(np.append(first, len(values)))}
+    keys, first, last = _joined(keys, values, values)  # rows come in order, as a rule: few are left to sort
+    order = np.lexsort((first, keys.lower, keys.upper))
+    keys, first, last = _joined(keys[order], first[order], last[order])
+    return keys, {name: first, "count": (last - first) + 1}
+
+
+def _joined(keys: Digests, first: np.ndarray, last: np.ndarray) -> tuple[Digests, np.ndarray, np.ndarray]:
+    """Return runs, with those of one key joined that come one after the other and follow one another."""
+    goes_on = (keys.upper[1:] == keys.upper[:-1]) & (keys.lower[1:] == keys.lower[:-1])
+    goes_on[goes_on] = first[1:][goes_on].astype(np.int64) - last[:-1][goes_on] == 1
+    begins = np.flatnonzero(np.append(True, ~goes_on))
+    return keys[begins], first[begins], last[np.append(begins[1:], len(last)) - 1]

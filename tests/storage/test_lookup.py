@@ -35,6 +35,11 @@ def test_a_key_is_the_same_however_a_column_is_kept() -> None:
     assert pairs(digests([chunked])) == pairs(digests([strings(*values).dictionary_encode()])) == pairs(plain)
     assert pairs(digests([strings("left out", *values).slice(1)])) == pairs(plain)
     assert len(set(pairs(plain))) == len(values)
+    hashes = [content_hash(bytes([row])) for row in range(9)]
+    whole = pairs(digests([strings(*hashes)]))
+    for beside in ("left out", hashes[0].upper(), hashes[0][:-1] + "é"[:1], "G" * 32, None):
+        assert pairs(digests([strings(*hashes, beside)]))[:-1] == whole
+        assert pairs(digests([strings(beside, *hashes).slice(1)])) == whole
 
 
 def test_the_order_of_columns_and_their_absence_matter() -> None:
