@@ -54,7 +54,7 @@ def _hashes(texts: pa.Array) -> np.ndarray | None:
     if np.bitwise_and.reduce(eights) & NO_CAPITAL != NO_CAPITAL:
         return None
     with suppress(ValueError):
-        return np.frombuffer(unhexlify(eights), HASH.base).reshape(-1, 2)
+        return np.frombuffer(unhexlify(eights.data), HASH.base).reshape(-1, 2)
     return None
 
 
