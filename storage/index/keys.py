@@ -6,6 +6,7 @@ mixed with the row's values, so that a bit that flipped in either makes the key 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from storage.index.hash_numbers import hash_numbers
 from storage.io.cached_arrays import CachedArrays, new_array
+from storage.io.read_ahead import read_ahead, read_places_alone
 
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
@@ -91,14 +93,17 @@ class Keys:
         maybe = np.arange(len(wanted))
         if self.filter is not None:
             place, bit = _bit_of(wanted.lower, len(self.filter))
+            read_ahead(self.filter, np.sort(place).astype(np.int64))
             maybe = maybe[(self.filter[place] & bit) != 0]
-        first = np.searchsorted(self.upper, wanted.upper[maybe])
+        search = np.searchsorted if self.filter is None else first_places
+        first = search(self.upper, wanted.upper[maybe])
         there = first < len(self)
         there[there] = self.upper[first[there]] == wanted.upper[maybe[there]]
         maybe, first = maybe[there], first[there]
-        counts = np.searchsorted(self.upper, wanted.upper[maybe], side="right") - first
+        counts = _repeats(self.upper, first)
         which = np.repeat(maybe, counts)
         rows = np.arange(len(which)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        read_ahead(self.sealed, rows)
         right = (self.sealed[rows] ^ _seal(self.values, rows)) == wanted.lower[which]
         return which[right], rows[right]
 
@@ -115,9 +120,44 @@ class Keys:
     @classmethod
     def mapped(cls, found: CachedArrays) -> Keys:
         """Return what `write` wrote; a row's values lie side by side, so that to find it costs one page."""
+        for array in found.arrays.values():
+            read_places_alone(array)
         rows = found.arrays["rows"]
         values = {name: rows[name] for name in rows.dtype.names or () if name != SEALED}
         return cls(found.arrays["upper"], rows[SEALED], values, found.facts["words"], found.arrays["filter"])
+
+
+def first_places(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return what `np.searchsorted` does, int64 ``(m,)``; for few hashes few pages of a mapped array are looked at.
+
+    Hashes are spread evenly, so that a key's place is known but for four times the square root of their number. What
+    is not in that range is searched for in all.
+
+    Args:
+        ordered: uint64 ``(n,)``, ascending.
+        wanted: uint64 ``(m,)``, ascending.
+    """
+    count, near = len(ordered), 2 * math.isqrt(len(ordered)) + 1
+    if 4 * near * len(wanted) >= count:
+        read_ahead(ordered, np.array([0][:count]), np.array([count - 1][:count]))
+        return np.searchsorted(ordered, wanted)
+    around = (wanted / 2.0**64 * count).astype(np.int64)
+    low, high = np.maximum(around - near, 0), np.minimum(around + near, count - 1)
+    read_ahead(ordered, low, high)
+    ranges = zip(low.tolist(), high.tolist(), wanted, strict=True)
+    found = np.array([i + ordered[i:j].searchsorted(key) for i, j, key in ranges], np.int64)
+    outside = (found == low) & (low > 0) | (ordered[found] < wanted)
+    found[outside] = np.searchsorted(ordered, wanted[outside])
+    return found
+
+
+def _repeats(ordered: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return how many times numbers are there, int64 ``(m,)``, by their first places: once, as a rule."""
+    counts = np.ones(len(first), np.int64)
+    again = np.flatnonzero(first + 1 < len(ordered))
+    again = again[ordered[first[again] + 1] == ordered[first[again]]]
+    counts[again] = np.searchsorted(ordered, ordered[first[again]], side="right") - first[again]
+    return counts
 
 
 def _bit_of(lower: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:

@@ -196,13 +196,20 @@ class KeyIndex:
             with ThreadPoolExecutor(at_once) as pool:
                 for found in pool.map(self._of_large, large):
                     self._keys |= found
-        for file, those in missing:
-            if file.rows < KEY_FILE_ROWS:
-                for group in dict.fromkeys(lookup.group for lookup in those):
-                    self._keys |= self._of_small(file, group)
+        small = [
+            (file, group)
+            for file, those in missing
+            if file.rows < KEY_FILE_ROWS
+            for group in dict.fromkeys(lookup.group for lookup in those)
+        ]
+        if small:
+            with ThreadPoolExecutor(self.table.read_at_once([file.name for file, _ in small])) as pool:
+                for found in pool.map(self._of_small, small):
+                    self._keys |= found
 
-    def _of_small(self, file: DataFile, group: str) -> dict[tuple[str, str], Keys]:
+    def _of_small(self, asked: tuple[DataFile, str]) -> dict[tuple[str, str], Keys]:
         """Return a file's keys for all look-ups of a group, made from one reading of it."""
+        file, group = asked
         together = [lookup for lookup in self.lookups.values() if lookup.group == group]
         columns = list(dict.fromkeys(column for lookup in together for column in lookup.columns))
         rows = list(self.table.stream_file(file.name, columns))
@@ -250,8 +257,15 @@ def _values(keys: Keys, name: str, rows: np.ndarray) -> np.ndarray:
 def _runs(keys: Digests, value: tuple[str, np.ndarray]) -> tuple[Digests, dict[str, np.ndarray]]:
     """Return a key and the first value of each run of values that follow one another, and how many they are."""
     name, values = value
-    order = np.lexsort((values, keys.lower, keys.upper))
-    keys, values = keys[order], values[order]
-    goes_on = (keys.upper[1:] == keys.upper[:-1]) & (keys.lower[1:] == keys.lower[:-1]) & (np.diff(values) == 1)
-    first = np.flatnonzero(np.concatenate([[True], ~goes_on])) if len(values) else np.empty(0, np.int64)
-    return keys[first], {name: values[first], "count": np.diff(np.append(first, len(values)))}
+    keys, first, last = _joined(keys, values, values)  # rows come in order, as a rule: few are left to sort
+    order = np.lexsort((first, keys.lower, keys.upper))
+    keys, first, last = _joined(keys[order], first[order], last[order])
+    return keys, {name: first, "count": (last - first) + 1}
+
+
+def _joined(keys: Digests, first: np.ndarray, last: np.ndarray) -> tuple[Digests, np.ndarray, np.ndarray]:
+    """Return runs, with those of one key joined that come one after the other and follow one another."""
+    goes_on = (keys.upper[1:] == keys.upper[:-1]) & (keys.lower[1:] == keys.lower[:-1])
+    goes_on[goes_on] = first[1:][goes_on].astype(np.int64) - last[:-1][goes_on] == 1
+    begins = np.flatnonzero(np.append(True, ~goes_on))
+    return keys[begins], first[begins], last[np.append(begins[1:], len(last)) - 1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.index.delta import DataFile, create_table
+from storage.index.delta import DataFile, first_entry, is_table
 from storage.index.log import DeltaLog
 from storage.index.state import LogState
 from storage.index.table_files import TableFiles
@@ -56,8 +56,10 @@ class Table(TableFiles):
         self.folder.make_folder()
         if self.folder.loses_power:
             self.log.remove_torn()
-        create_table(str(self.folder), self.schema)
+        self.log.log.make_folder()
         self.folder.sync()
+        if not is_table(str(self.folder)):
+            self.log.write(0, first_entry(self.schema))
         self.log.sync(0)
 
     @property

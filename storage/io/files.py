@@ -21,13 +21,21 @@ def write_file(path: Path, data: bytes) -> None:
 
 def create_file(path: Path, data: bytes) -> bool:
     """Write a file whole unless there is one; it gets its name once it is on the disk, which one alone can give it."""
-    try:
-        with _part(path, data) as part:
+    with _part(path, data) as part:
+        try:
             path.hardlink_to(part)
-    except FileExistsError:
-        return False
+        except FileExistsError:
+            if not _is_same(path, part):  # on a network's file system it may be ours, where the answer was lost
+                return False
     sync(path.parent)
     return True
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two names are of one file."""
+    with suppress(FileNotFoundError):
+        return path.samefile(other)
+    return False
 
 
 @contextmanager

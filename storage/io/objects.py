@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import obstore
 import pyarrow as pa
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 
 from storage.io import files
 
@@ -25,6 +26,8 @@ FOOTER = 1 << 19
 """Bytes that are fetched of a Parquet file for its footer, at first."""
 RETRY_FOR = timedelta(seconds=60)
 """How long a request is tried again that an object store did not answer."""
+WAITS = (0.1, 1.0)
+"""Seconds before a request is repeated that may have been carried out, which the client does not repeat by itself."""
 PROVIDERS = ("AWS_", "GOOGLE_", "AZURE_")
 """How the variables begin that lead a client to a bucket."""
 
@@ -87,13 +90,24 @@ class ObjectPath:
             obstore.put(self.client, self.key, data)
 
     def create(self, data: bytes) -> bool:
-        """Write an object unless there is one: of several that try at once, one gets True."""
-        try:
-            with self.naming():
-                obstore.put(self.client, self.key, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        """Write an object unless there is one: of several that try at once, each with other bytes, one gets True.
+
+        Where the answer to a request was lost, which the client or this function repeats, the object is there by then:
+        it is ours where it has our bytes.
+        """
+        for wait in (*WAITS, None):
+            try:
+                with self.naming():
+                    obstore.put(self.client, self.key, data, mode="create")
+                return True
+            except FileExistsError:
+                with suppress(FileNotFoundError):  # removed by now, or others are writing it just now
+                    return self.read_bytes() == data
+            except OSError as error:
+                if wait is None or not isinstance(error.__cause__, GenericError):
+                    raise
+            time.sleep(wait or 0.0)
+        raise OSError(f"{self}: expected an object, or none; found one that others make and remove again and again")
 
     def remove(self) -> None:
         with self.naming():

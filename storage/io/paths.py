@@ -49,7 +49,7 @@ class StorePath(Protocol):
         """Write a file whole or not at all."""
 
     def create(self, data: bytes) -> bool:
-        """Write a file whole unless there is one: of several that try at once, one gets True."""
+        """Write a file whole unless there is one: of several that try at once, each with other bytes, one gets True."""
 
     def remove(self) -> None:
         """Remove a file or a folder, if it is there."""

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -70,5 +71,6 @@ class WriterLocks(Protocol):
 
 
 def owner() -> bytes:
-    """Return what a lock says: which process holds it, and since when."""
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode()
+    """Return what a lock says: which process holds it, and since when; never the same twice."""
+    found = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "id": uuid.uuid4().hex}
+    return json.dumps(found).encode()

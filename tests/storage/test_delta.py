@@ -29,6 +29,12 @@ class DeltaContract:
         table.create()
         return table
 
+    def test_of_two_that_make_it_at_once_the_first_does(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("storage.index.table.is_table", lambda folder: False)  # as both saw it
+        second = Table(table.folder, SCHEMA)
+        second.create()
+        assert (second.newest().number, second.id) == (0, table.id)
+
     def test_who_depends_on_the_same_name_loses(self, table: Table) -> None:
         base = table.newest()
         append(table, "first", lambda version: (rows(1), ["source"]))

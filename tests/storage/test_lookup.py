@@ -15,7 +15,7 @@ import pytest
 from storage import EncodingStore, caption_hash, content_hash
 from storage.hashing import Fingerprint
 from storage.index import lookup
-from storage.index.keys import Digests, Keys, digests
+from storage.index.keys import Digests, Keys, digests, first_places
 from storage.io.cached_arrays import cached
 from tests.storage import synthetic
 
@@ -35,6 +35,11 @@ def test_a_key_is_the_same_however_a_column_is_kept() -> None:
     assert pairs(digests([chunked])) == pairs(digests([strings(*values).dictionary_encode()])) == pairs(plain)
     assert pairs(digests([strings("left out", *values).slice(1)])) == pairs(plain)
     assert len(set(pairs(plain))) == len(values)
+    hashes = [content_hash(bytes([row])) for row in range(9)]
+    whole = pairs(digests([strings(*hashes)]))
+    for beside in ("left out", hashes[0].upper(), hashes[0][:-1] + "é"[:1], "G" * 32, None):
+        assert pairs(digests([strings(*hashes, beside)]))[:-1] == whole
+        assert pairs(digests([strings(beside, *hashes).slice(1)])) == whole
 
 
 def test_the_order_of_columns_and_their_absence_matter() -> None:
@@ -61,6 +66,26 @@ def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, monkeypatch: p
     found = {(which, kept.values["a"][row], kept.values["b"][row]) for which, row in zip(which, rows, strict=True)}
     expected = {(int(u) * 3 + int(v), a, b) for u, v, a, b in zip(upper, lower, *values.values(), strict=True)}
     assert found == expected
+
+
+@pytest.mark.parametrize("spread", ["even", "uneven", "ends", "alike", "few"])
+def test_places_are_those_that_numpy_finds(spread: str) -> None:
+    """Where hashes are spread evenly, as they are, and where they are not."""
+    random = np.random.default_rng(0)
+    numbers = random.integers(0, 1 << 64, 20_000, np.uint64)
+    ordered = np.sort(
+        {
+            "even": numbers,
+            "uneven": numbers >> (numbers % np.uint64(64)),
+            "ends": np.concatenate([numbers, np.repeat(np.array([0, (1 << 64) - 1], np.uint64), 300)]),
+            "alike": np.repeat(numbers[:10], 2000),
+            "few": numbers[:3],
+        }[spread]
+    )
+    ends = np.array([0, 1, (1 << 64) - 1], np.uint64)
+    for count in (0, 1, 20, 20_000):
+        wanted = np.sort(np.concatenate([random.choice(ordered, count), random.choice(numbers, count), ends[:count]]))
+        assert first_places(ordered, wanted).tolist() == np.searchsorted(ordered, wanted).tolist()
 
 
 @pytest.fixture
