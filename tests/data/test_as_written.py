@@ -51,6 +51,18 @@ CASES: dict[str, tuple[dict[str, Content], list[str], dict[str, str]]] = {
         ["a", "b", "c", "[d]", "['e' 'f']"],
         {},
     ),
+    "a list of rows": ({"m.jsonl": '\n[{"text": "a"},\n {"Text": "b"}, 1]'}, ["a", "b", "broken_metadata"], {}),
+    "rows by number": (
+        {"m.json": '{"0": {"file_name": "1.png", "text": "a"}, "1": {"text": "b"}}', "0.png": PNG[0], "1.png": b"junk"},
+        ["a", "b"],
+        {"pictures": "1 that no row of the table beside them names: 0.png"},
+    ),
+    "blanks around names": ({"m.csv": "text, file_name\na, 0.png\n", "0.png": PNG[0]}, ["a"], {}),
+    "a Delta table": (
+        {"t/_delta_log/0.json": "{}", "t/0.parquet": pa.table({"text": ["gone"]}), "a.jsonl": '{"text": "a"}'},
+        ["a"],
+        {"t/": "a Delta table, of whose files some may be out of use"},
+    ),
     "a column without a name": ({"m.csv": ",caption,\n0,a,\n"}, ["a"], {}),
     "bytes as text": (
         {"m.jsonl": json.dumps({"image": "iVBORw0KGgo" * 9, "text": "a"})},
@@ -110,6 +122,22 @@ def test_pictures_of_the_ending_that_is_named(tmp_path: Path) -> None:
     assert found == ["a", "no_image"]
     assert lines == {"*.png": "2 files: pictures of another ending than the one that is named"}
     assert rows_in(tmp_path, Columns(image="photo"))[0] == ["a", "a", "b"]
+
+
+LINES = {"0.png": PNG[0], "0.txt": "a\n\n b\r\nc\n", "1.png": PNG[1], "1.caption": "d"}
+LINES |= {"2.png": PNG[2], "2.json": '{"text": "e\\nf"}', "3.png": PNG[0], "3.txt": ""}
+
+
+@pytest.mark.parametrize("layout", [LINES, {"a.tar": LINES}], ids=["a folder", "a tar"])
+def test_a_caption_a_line_where_that_is_asked_for(tmp_path: Path, layout: dict[str, Content]) -> None:
+    write(tmp_path, layout)
+    assert rows_in(tmp_path)[0] == ["a\n\n b\r\nc", "d", "e\nf", "empty_caption"]
+    assert rows_in(tmp_path, Columns(lines=True))[0] == ["a", "b", "c", "d", "e\nf", "empty_caption"]
+    assert rows_in(tmp_path, Columns(lines=True, captions=("txt",)))[0][:3] == ["a", "b", "c"]
+    (whole,), (by_lines,) = (open_source(tmp_path, Columns(lines=lines)) for lines in (False, True))
+    assert whole.content_hash != by_lines.content_hash
+    assert repr(Columns()) == "Columns(captions=(), every=False, image=None)", "remote data are known by it"
+    assert Columns().key == repr(Columns()) != Columns(lines=True).key
 
 
 def test_a_refused_row_names_its_file(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmdiff.data.rejects import BadRow
@@ -21,7 +22,8 @@ from llmdiff.data.sources.rows import (
 
 SAME_KIND = (PATH_COLUMNS[:3], BYTES_COLUMNS, PATH_COLUMNS[3:], URL_COLUMNS)
 """Known columns of pictures; of two of one kind neither goes before the other, as pictures go before their URLs."""
-CAPTION_OPTION, IMAGE_OPTION = "--caption-column", "--image-column"
+CAPTION_OPTION, IMAGE_OPTION, LINES_OPTION = "--caption-column", "--image-column", "--caption-lines"
+LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class ColumnError(ValueError):
@@ -38,6 +40,13 @@ class Columns:
     """Whether each of them that is filled is a caption of the row."""
     image: str | None = None
     """Column of the pictures; None for the known one that is there."""
+    lines: bool = field(default=False, repr=False)
+    """Whether in a text beside a picture, or in a tar, each line is a caption. `key` has it."""
+
+    @property
+    def key(self) -> str:
+        """What is chosen, as hashes have it: choices that came later are in it where they are made."""
+        return f"{self!r} by lines" if self.lines else repr(self)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -115,7 +124,7 @@ class Columns:
         texts = [ending for ending in files if ending != "json"]
         if not self.captions and texts:
             _check_one(f"{where}, {name}", [f".{ending}" for ending in texts], "captions", CAPTION_OPTION)
-            return files[texts[0]]()
+            return self._of_text(files[texts[0]]())
         record = files["json"]() if "json" in files else {}
         if isinstance(record, BadRow):
             return record
@@ -123,7 +132,7 @@ class Columns:
         values = []
         for key in (each.lower() for each in self.captions or CAPTION_COLUMNS):
             ending = key.removeprefix(".")
-            value = files[ending]() if ending in texts else record.get(key)
+            value = self._of_text(files[ending]()) if ending in texts else record.get(key)
             values += [(key, value)] if value is not None else []
         if not self.captions:
             _check_one(f"{where}, {name}", [key for key, _ in values], "captions", CAPTION_OPTION)
@@ -131,6 +140,13 @@ class Columns:
             known, found = " or ".join(self.captions or CAPTION_COLUMNS), _listed([*texts, *record])
             return BadRow("no_caption", f"{name}: expected text in {known}, found {found or 'nothing'}")
         return self.caption_of([value for _, value in values])
+
+    def _of_text(self, found: Any) -> Any:
+        """The caption that a text is, or those of its lines."""
+        if not self.lines or not isinstance(found, str):
+            return found
+        lines = [line for line in LINE_END.split(found) if line.strip()]
+        return lines if len(lines) > 1 else found
 
     def read_beside(self, names: Sequence[str]) -> list[str]:
         """Return those files of a picture, texts before JSON, that its caption is looked for in."""

@@ -18,11 +18,12 @@ def is_there(folder: DataPath, name: str) -> bool:
 def spelled(folder: DataPath, name: str) -> str:
     """Return a name as the file below a folder spells it; as it is given where there is none.
 
-    Windows writes ``a\\1.png``, and of letters with accents macOS makes two characters where others have one.
+    Windows writes ``a\\1.png``, and of letters with accents macOS makes two characters where others have one. There may
+    be blanks around it, after a comma.
     """
-    if name.isascii() and "\\" not in name:
+    if name.isascii() and "\\" not in name and name == name.strip():
         return name
-    path = name.replace("\\", "/")
+    path = name.strip().replace("\\", "/")
     forms = (name, path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
     try:
         return next((each for each in dict.fromkeys(forms) if is_there(folder, each)), name)

@@ -25,6 +25,8 @@ NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
 """What makes a folder an encoding store, whose own tables are no data."""
+LOG = "_delta_log"
+OF_DELTA = f"a Delta table, of whose files some may be out of use, as {LOG} says: write its rows out as Parquet"
 EXPECTED = (
     "a file of .parquet, .arrow, .tar, .jsonl, .csv, .tsv, .txt or .json (text and tar also as .gz, .zst or .bz2), "
     "a folder of such files, or a folder of pictures with captions beside them"
@@ -160,8 +162,8 @@ def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: Na
             found.passed_over[here + printable(entry.name)] = "a pipe, a socket or a device, and no file"
         else:
             files.append(folder / entry.name)
-    if name and STORE in names:
-        found.passed_over[here] = "an encoding store"
+    if (name and STORE in names) or LOG in names:
+        found.passed_over[here or "."] = "an encoding store" if STORE in names else OF_DELTA
         return
     named_by = _add_files(folder, here, files, names, named_by, found, bool(folders))
     for entry in folders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -37,7 +38,12 @@ def names_in(records: Iterable[Record]) -> list[str]:
 
 
 def _read_jsonl(file: DataPath) -> Iterator[Record]:
-    return map(_from_json, _lines(utf8_bytes(file)))
+    """A row a line; or a list of rows, as some call such a file."""
+    data = utf8_bytes(file)
+    if data.lstrip().startswith(b"["):  # as no row does
+        with suppress(ValueError, RecursionError):
+            return map(_lowered, loads(text(data)))
+    return map(_from_json, _lines(data))
 
 
 def _read_txt(file: DataPath) -> Iterator[Record]:
@@ -65,7 +71,7 @@ def _read_json(file: DataPath) -> Iterator[Record]:
     names = [_picture_name(file.parent, key) for key in by_name]
     if not any(names):
         raise ValueError(f"{file}: expected a list of rows, or rows by the names of pictures, found other JSON")
-    yield from (_by_name(name or key, value) for name, (key, value) in zip(names, by_name.items(), strict=True))
+    yield from (_by_name(key, name or key, value) for name, (key, value) in zip(names, by_name.items(), strict=True))
 
 
 def _may_be_captions(value: Any) -> bool:
@@ -78,14 +84,18 @@ def _lowered(item: Any) -> Record:
     return cells_of(item.items())
 
 
-def _by_name(name: str, value: Any) -> Record:
-    """A row that lies under its picture's name: captions, or a mapping that holds one, or tags in its place."""
+def _by_name(key: str, name: str, value: Any) -> Record:
+    """A row that lies under its picture's name: captions, or a mapping that holds one, or tags in its place.
+
+    Where the key has no ending it may as well be the row's number, so a name that the row has itself goes before.
+    """
     if not isinstance(value, dict):
         return {"file_name": name, "caption": value}
     cells = cells_of(value.items())
     if column(cells, CAPTION_COLUMNS) is None and isinstance(cells.get("tags"), str):
         cells["caption"] = cells.pop("tags")
-    return {**cells, "file_name": name}
+    own = None if is_picture(key) else cells.get("file_name")
+    return {**cells, "file_name": own or name}
 
 
 def _picture_name(folder: DataPath, key: str) -> str | None:

@@ -77,7 +77,8 @@ class SidecarShard(Streamed):
 
     def _may_have_several(self, _: str | None, names: tuple[str, ...]) -> bool:
         """Whether a sample may have several captions: a text is one."""
-        return bool(names) and (bool(self.columns.captions) or not any(map(is_text, names)))
+        is_one = not self.columns.captions and not self.columns.lines and any(map(is_text, names))
+        return bool(names) and not is_one
 
     def _records(self) -> Iterator[tuple[Any, Any, str]]:
         def record(sample: Sample) -> tuple[Any, Any, str]:
@@ -142,7 +143,7 @@ def sidecar_shards(
 def _listed_hash(folder: RemotePath, shard: SidecarShard) -> str | None:
     """A hash of a shard's files, as the folder's listing has them."""
     named = [Named(name) for picture, captions in shard.samples for name in (picture, *captions) if name is not None]
-    return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), repr(shard.columns)])
+    return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), shard.columns.key])
 
 
 def samples_in(folder: DataPath, columns: Columns = KNOWN) -> list[Sample]:

@@ -61,7 +61,8 @@ class TarShard(StreamedFile):
     @cached_attribute
     def content_hash(self) -> str:
         pictures = [] if self.columns.endings == PICTURES else [f"*.{self.columns.endings[0]}"]
-        return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions])
+        lines = ["a caption a line"] if self.columns.lines else []
+        return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions, *lines])
 
     @cached_attribute
     def count(self) -> int:
