@@ -47,8 +47,8 @@ CASES: dict[str, tuple[dict[str, Content], list[str], dict[str, str]]] = {
     "marks of a TSV's own": ({"m.tsv": 'caption\tn\n"a" b\t1\n"c"\t2\n"d\t3\n'}, ['"a" b', '"c"', '"d'], {}),
     "marks over lines": ({"m.tsv": 'caption\tn\n"a\tb\nc"\td\n'}, ['"a', 'c"'], {}),
     "lists in CSV": (
-        {"m.csv": 'caption\n"[""a"", ""b""]"\n"[\'c\']"\n[d]\n"[\'e\' \'f\']"\n'},
-        ["a", "b", "c", "[d]", "['e' 'f']"],
+        {"m.csv": 'caption\n"[""a"", ""b""]"\n"[\'c\']"\n[d]\n"[\'e\' \'f\']"\n[]\n'},
+        ["a", "b", "c", "[d]", "['e' 'f']", "no_caption"],
         {},
     ),
     "a list of rows": ({"m.jsonl": '\n[{"text": "a"},\n {"Text": "b"}, 1]'}, ["a", "b", "broken_metadata"], {}),
@@ -122,6 +122,10 @@ def test_pictures_of_the_ending_that_is_named(tmp_path: Path) -> None:
     assert found == ["a", "no_image"]
     assert lines == {"*.png": "2 files: pictures of another ending than the one that is named"}
     assert rows_in(tmp_path, Columns(image="photo"))[0] == ["a", "a", "b"]
+    (tmp_path / "0.jpg").unlink()
+    write(tmp_path, {"m.tar": {"2.jpg": PNG[0], "2.txt": "c"}})
+    found, lines = rows_in(tmp_path, Columns(image="jpg"))
+    assert (found, lines["*.txt"]) == (["c"], "2 files: captions of pictures that are not read")
 
 
 LINES = {"0.png": PNG[0], "0.txt": "a\n\n b\r\nc\n", "1.png": PNG[1], "1.caption": "d"}

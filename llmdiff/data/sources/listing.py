@@ -184,9 +184,7 @@ def _add_files(
     has_folders: bool,
 ) -> NamedBy | None:
     """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
-    left_out = [file for file in files if found.columns.leaves_out(file)]
-    found.leftovers.add(left_out, "pictures of another ending than the one that is named")
-    files = [file for file in files if not found.columns.leaves_out(file)]
+    files = _chosen(files, found)
     pictures = [file.name for file in files if is_picture(file)]
     found.folders += [(folder, here or "./")] if pictures else []
     stems = caption_stems(pictures)
@@ -219,6 +217,21 @@ def _add_files(
     found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
     found.if_alone += [(file, here + printable(file.name), OTHER_TEXT) for file in alone if kind_of(file)]
     return named_by
+
+
+def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
+    """A folder's files without its pictures of another ending than the one that is named, and what is beside these."""
+    left_out = [file for file in files if found.columns.leaves_out(file)]
+    if not left_out:
+        return files
+    found.leftovers.add(left_out, "pictures of another ending than the one that is named")
+    read = [file for file in files if not found.columns.leaves_out(file)]
+    if any(map(is_picture, read)):
+        return read
+    stems = caption_stems(file.name for file in left_out)
+    beside = [file for file in read if file.stem in stems and (is_text(file) or file.suffix.lower() == ".json")]
+    found.leftovers.add(beside, "captions of pictures that are not read")
+    return [file for file in read if file not in beside]
 
 
 def _tables(

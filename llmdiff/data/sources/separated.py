@@ -71,7 +71,7 @@ def list_in(value: Any) -> Any:
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             found = read(value.strip())
-            is_list = isinstance(found, list) and found and all(isinstance(each, str) for each in found)
+            is_list = isinstance(found, list) and all(isinstance(each, str) for each in found)
             return found if is_list and not WITHOUT_COMMA.search(value) else value
     return value
 
