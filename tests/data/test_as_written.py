@@ -72,6 +72,13 @@ CASES: dict[str, tuple[dict[str, Content], list[str], dict[str, str]]] = {
     "names and captions as lines": ({"captions.txt": "image,caption\n0.jpg,a\n0.jpg,b\n"}, [NAMES], {}),
     "names with numbers as lines": ({"captions.txt": "0.jpg#0\ta\n0.JPG#1\tb\n"}, [NAMES], {}),
     "names as lines": ({"captions.txt": "/data/0.png\n"}, [NAMES], {}),
+    "captions and names as lines": ({"captions.txt": "a cat\t0.png\na dog\t1.png\n"}, [NAMES], {}),
+    "a table as lines": (
+        {"captions.txt": "id\tCaption\n1\ta cat\n"},
+        ["captions.txt: expected a caption a line, found a table: 'id\\tCaption'"],
+        {},
+    ),
+    "a heading of one line": ({"captions.txt": "text, a\nb\n"}, ["text, a", "b"], {}),
     "lines with a name": ({"captions.txt": "0.jpg, a cat\na photo\n"}, ["0.jpg, a cat", "a photo"], {}),
     "captions of pictures below": (
         {"m.csv": "filename,caption\n0.png,a\n", "pictures/0.png": PNG[0]},
@@ -126,6 +133,15 @@ def test_pictures_of_the_ending_that_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"m.tar": {"2.jpg": PNG[0], "2.txt": "c"}})
     found, lines = rows_in(tmp_path, Columns(image="jpg"))
     assert (found, lines["*.txt"]) == (["c"], "2 files: captions of pictures that are not read")
+
+
+def test_pictures_in_the_cache_of_the_hub(tmp_path: Path) -> None:
+    """Their names are links to where the cache keeps the bytes; no other link that leads out is followed."""
+    write(tmp_path, {"blobs/ab": PNG[0], "blobs/cd": "a cat", "other/ab": PNG[1]})
+    (folder := tmp_path / "snapshots" / "0123" / "train").mkdir(parents=True)
+    for name, blob in (("0.png", "blobs/ab"), ("0.txt", "blobs/cd"), ("1.png", "other/ab"), ("1.txt", "blobs/cd")):
+        (folder / name).symlink_to(f"../../../{blob}")
+    assert rows_in(folder.parent)[0] == ["a cat", "outside_folder"]
 
 
 LINES = {"0.png": PNG[0], "0.txt": "a\n\n b\r\nc\n", "1.png": PNG[1], "1.caption": "d"}

@@ -231,8 +231,8 @@ def read_inside(folder: DataPath, name: str) -> bytes:
     if isinstance(folder, RemotePath):
         return read_below(folder, name)
     try:
-        file = (folder / spelled(folder, name)).resolve()
-        if not file.is_relative_to(folder.resolve()):
+        file, inside = (folder / spelled(folder, name)).resolve(), folder.resolve()
+        if not (file.is_relative_to(inside) or _is_of_hub(file, inside)):
             linked = ", a link that leads out of it" if ".." not in name and not Path(name).is_absolute() else ""
             raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}{linked}")
         about = file.stat()
@@ -248,3 +248,8 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         raise
     except ValueError as error:  # a NUL
         raise BadRow("no_image", f"{name!r}: {error}") from error
+
+
+def _is_of_hub(file: Path, folder: Path) -> bool:
+    """Whether a file is what the hub's cache has for a name of a folder: ``snapshots/…/1.png`` leads to ``blobs/…``."""
+    return any(above.name == "snapshots" and file.parent == above.parent / "blobs" for above in folder.parents)

@@ -16,13 +16,14 @@ from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
 from llmdiff.data.sources.records import SNIFFED, names_in, read_records
-from llmdiff.data.sources.rows import Pair, Row, UnreadableShard, checked, hash_rows, pairs
+from llmdiff.data.sources.rows import CAPTION_COLUMNS, Pair, Row, UnreadableShard, checked, column, hash_rows, pairs
 from llmdiff.data.sources.separated import list_in
 
 ROWS_PER_SHARD = 4096
 """Rows that make one shard, the unit of retry and of commit."""
-NAMES_PICTURE = re.compile(rf"[^,;|\t]*\.({'|'.join(PICTURES)})(#\d+)?\s*([,;|\t]|$)", re.IGNORECASE)
-"""How a line begins that names a picture, before its caption or alone."""
+SEPARATOR = re.compile(r"[,;|\t]")
+PICTURE = re.compile(rf".*\.({'|'.join(PICTURES)})(#\d+)?\s*", re.IGNORECASE | re.DOTALL)
+"""The name of a picture, and the number of a caption of it that may follow."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,19 @@ def table_shards(
 
 
 def _check_captions(file: DataPath, records: list[Record]) -> None:
-    """ValueError where lines name pictures; the first one may be a heading."""
+    """ValueError where lines are rows of values: they name pictures, or the first one names columns."""
     lines = [record["caption"] for record in records[:SNIFFED] if isinstance(record, dict)]
-    if lines and all(map(NAMES_PICTURE.match, lines[1:] or lines)):
-        raise ValueError(
-            f"{file}: expected a caption a line, found names of pictures: {lines[-1]!r:.80}; with captions after them, "
-            "call the file .csv or .tsv, and let its first line name the columns: file_name and caption"
-        )
+    rows = [SEPARATOR.split(line) for line in lines]
+    if rows and all(any(map(PICTURE.fullmatch, row)) for row in rows[1:] or rows):
+        found = f"names of pictures: {lines[-1]!r:.80}"
+    elif rows and min(map(len, rows)) > 1 and column(rows[0], CAPTION_COLUMNS) is not None:
+        found = f"a table: {lines[0]!r:.80}"
+    else:
+        return
+    expected = f"{file}: expected a caption a line, found {found}"
+    raise ValueError(
+        f"{expected}; call it .csv or .tsv, and let its first line name the columns: file_name and caption"
+    )
 
 
 def _chosen(file: DataPath, records: list[Record], columns: Columns) -> tuple[list[str], list[str]]:
