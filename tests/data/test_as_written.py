@@ -21,6 +21,7 @@ from tests.data.found_folders import Content, rows_in, write
 PAIR = {"0.png": PNG[0], "0.txt": "a cat"}
 NFC, NFD = "\u00e9.png", "e\u0301.png"
 FAILED = pa.table({"url": ["http://x"], "caption": ["b"], "status": ["failed"], "error_message": ["HTTP 404"]})
+URLS = pa.table({"image": ["http://x/1.png"], "caption": ["c"]})
 ELSEWHERE = "its column filename names pictures, which are in pictures/"
 NAMES = "captions.txt: expected a caption a line, found names of pictures: "
 
@@ -94,6 +95,11 @@ CASES: dict[str, tuple[dict[str, Content], list[str], dict[str, str]]] = {
         {"z/m.json": json.dumps([{"filename": "0.png", "caption": "a"}]), "pictures/0.png": PNG[0]},
         ["no_caption"],
         {"z/m.json": ELSEWHERE},
+    ),
+    "URLs where paths may be": (
+        {"m.csv": "image,caption\nhttp://x/1.png,b\n", "a/m.parquet": URLS, "a/0.png": PNG[0], "a/0.txt": "a", **PAIR},
+        ["a cat", "a", "c", "b"],
+        {},
     ),
     "captions of other pictures": (
         {"m.csv": "source,caption\n9.png,a\n", "pictures/0.png": PNG[0]},
