@@ -44,6 +44,7 @@ CASES: dict[str, tuple[dict[str, Content], list[str], dict[str, str]]] = {
         ['a "b", c', "d"],
         {},
     ),
+    "a TSV of which all is quoted": ({"m.tsv": '"caption"\t"n"\n"a"\t"1"\n'}, ["a"], {}),
     "a quoted TSV of lines": ({"m.tsv": 'caption\tn\n"a\nb"\t1\n"c\td"\t2\n'}, ["a\nb", "c\td"], {}),
     "marks of a TSV's own": ({"m.tsv": 'caption\tn\n"a" b\t1\n"c"\t2\n"d\t3\n'}, ['"a" b', '"c"', '"d'], {}),
     "marks over lines": ({"m.tsv": 'caption\tn\n"a\tb\nc"\td\n'}, ['"a', 'c"'], {}),

@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -39,29 +40,28 @@ def read_tsv(file: DataPath) -> Iterator[Record]:
 def _is_quoted(lines: list[str]) -> bool:
     """Whether a program such as pandas has put values into quotation marks.
 
-    With such marks all rows are as long as the first, and without them either some are not, or a value has its own
-    marks doubled.
+    With such marks all rows are as long as the first, and without them either some are not, or columns' names have
+    some, or a value has its own doubled.
     """
+
+    def rows(quoting: Any) -> Iterator[list[str]]:
+        return (row for row in csv.reader(lines, delimiter="\t", strict=True, quoting=quoting) if row)
+
     if not any(line.startswith('"') or '\t"' in line for line in lines):
         return False
     try:
-        quoted, plain = (
-            [row for row in csv.reader(lines, delimiter="\t", strict=True, quoting=how) if row]
-            for how in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)
-        )
+        quoted, plain = (Counter(map(len, rows(how))) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE))
+        if len(quoted) > 1 or len(plain) > 1:
+            return len(quoted) == 1
+        both = enumerate(zip(rows(csv.QUOTE_MINIMAL), rows(csv.QUOTE_NONE), strict=True)) if quoted == plain else ()
+        return any(row != written and (number == 0 or _is_doubled(row, written)) for number, (row, written) in both)
     except csv.Error:
         return False
-    if not _is_even(quoted):
-        return False
-    return not _is_even(plain) or any(
-        '"' in value and value != as_written
-        for row, written in zip(quoted, plain, strict=False)
-        for value, as_written in zip(row, written, strict=False)
-    )
 
 
-def _is_even(rows: list[list[str]]) -> bool:
-    return len({len(row) for row in rows}) == 1
+def _is_doubled(row: list[str], written: list[str]) -> bool:
+    """Whether a value of a row has marks that are written doubled, in marks."""
+    return any('"' in value and value != as_written for value, as_written in zip(row, written, strict=True))
 
 
 def list_in(value: Any) -> Any:
