@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from contextlib import suppress
 from functools import lru_cache
@@ -65,13 +66,14 @@ def load_image(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides here
+        warnings.filterwarnings("ignore", module="PIL", category=UserWarning)  # of facts about a picture that are cut
         try:
             with Image.open(io.BytesIO(data), formats=known_formats()) as picture:
                 _check_size(picture, max_pixels, min_side)
                 _check_shape(picture, size, max_pixels)
                 with _decoding.take(picture.width * picture.height):
                     picture.load()
-                    ImageOps.exif_transpose(picture, in_place=True)
+                    _turn(picture)
                     kept = (size, size) if buckets is None else buckets.of(*picture.size)
                     return _centre(_rgb(_srgb(picture)), kept)
         except BadRow:
@@ -125,6 +127,12 @@ def _format_of(data: bytes) -> str | None:
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "HEIC"
     return "JPEG XL" if data[:2] == b"\xff\n" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" else None
+
+
+def _turn(picture: Image.Image) -> None:
+    """Turn a picture upright by what its EXIF says; one that can't be read says nothing, as in viewers."""
+    with suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _srgb(picture: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from llmdiff.data.images import MAX_PIXELS
 from llmdiff.data.remote import is_remote
 from llmdiff.data.sources import Columns, Url, open_source
-from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION
+from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION, LINES_OPTION
 from llmdiff.image_files import known_formats
 from storage import EncodingStore
 from storage.maintenance.data_sets import data_sets
@@ -65,4 +65,4 @@ def columns_of(options: list[str]) -> Columns:
     pairs = list(pairwise([*options, ""]))
     captions = tuple(value for name, value in pairs if name == CAPTION_OPTION)
     image = next((value for name, value in pairs if name == IMAGE_OPTION), None)
-    return Columns(captions=captions, every="--every-caption" in options, image=image)
+    return Columns(captions=captions, every="--every-caption" in options, image=image, lines=LINES_OPTION in options)

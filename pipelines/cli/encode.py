@@ -13,7 +13,7 @@ from llmdiff.data.rejects import printable
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.console import print_json
-from pipelines.cli.options import Config, Json, Set, options_of
+from pipelines.cli.options import Config, Json, OneDataSet, Set, options_of
 from pipelines.cli.settings_help import settings_help
 from pipelines.requests.base import checked
 from pipelines.requests.encode import EncodeRequest
@@ -27,10 +27,11 @@ encode_app = typer.Typer()
 
 
 @encode_app.command(
+    cls=OneDataSet,
     epilog="Example: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> --store runs/store "
     "--set max_tokens=77\n\nExample: llmdiff encode --data photos/ --llm microsoft/phi-1_5 --diffusion <SD 1.5> "
     "--store runs/store --dry-run\n\nExample: llmdiff encode --data photos/ --llm microsoft/phi-1_5 "
-    f"--diffusion <SD 1.5> --store runs/store --processes 8\n\n{settings_help()}"
+    f"--diffusion <SD 1.5> --store runs/store --processes 8\n\n{settings_help()}",
 )
 @options_of(EncodeRequest, without=("settings", "captions", "readiness"))
 def encode(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+import typer.core
 from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -55,6 +56,17 @@ def options_of(
         return run
 
     return decorate
+
+
+class OneDataSet(typer.core.TyperCommand):
+    """A command that takes one data set: of several `--data` the last one would count, without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `typer.core.TyperCommand`."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        if (times := [parameter.name for parameter in given].count("data")) > 1:
+            ctx.fail(f"--data: expected one file, folder or address, found {times}: run the command once for each")
+        return super().parse_args(ctx, args)
 
 
 def option(name: str, info: FieldInfo, written: CommandLine | None = None, optional: bool = False) -> inspect.Parameter:

@@ -14,7 +14,7 @@ from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import encoder_config, start_engine
 from pipelines.cli.console import print_json
-from pipelines.cli.options import Config, Json, options_of
+from pipelines.cli.options import Config, Json, OneDataSet, options_of
 from pipelines.requests.base import CommandLine, checked
 from pipelines.requests.promote import PromotionPolicy
 from pipelines.requests.retrain import RetrainRequest
@@ -40,7 +40,7 @@ EncoderSet = Annotated[
 ]
 
 
-@retrain_app.command(epilog=EXAMPLES)
+@retrain_app.command(cls=OneDataSet, epilog=EXAMPLES)
 @options_of(
     RetrainRequest,
     ReadinessPolicy,

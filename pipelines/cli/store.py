@@ -16,7 +16,7 @@ import typer
 from llmdiff.extras import require
 from pipelines.cli.bootstrap import encode_options, start_engine
 from pipelines.cli.console import print_json, print_table, print_values
-from pipelines.cli.options import Json, Set, options_of
+from pipelines.cli.options import Json, OneDataSet, Set, options_of
 from pipelines.requests.base import checked
 from pipelines.requests.encode import EncodeRequest
 
@@ -63,6 +63,7 @@ def ls(path: StorePath, version: Version = None, as_json: Json = False) -> None:
 
 @store_app.command(
     "verify",
+    cls=OneDataSet,
     epilog="Example: llmdiff store verify runs/store --repair --data photos/ --llm microsoft/phi-1_5 "
     "--diffusion <SD 1.5>",
 )

@@ -26,6 +26,7 @@ def drop(
     caption_column: Annotated[list[str] | None, typer.Option(metavar="NAME", help="As `encode` was given it.")] = None,
     image_column: Annotated[str | None, typer.Option(metavar="NAME", help="As `encode` was given it.")] = None,
     every_caption: Annotated[bool, typer.Option("--every-caption", help="As `encode` was given it.")] = False,
+    caption_lines: Annotated[bool, typer.Option("--caption-lines", help="As `encode` was given it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Take samples out of the newest version whose rows were deleted from the data, or changed in them.
@@ -45,7 +46,8 @@ def drop(
             work.total = shards
             work.reach(done)
 
-        columns = Columns(captions=tuple(caption_column or ()), image=image_column, every=every_caption)
+        captions = tuple(caption_column or ())
+        columns = Columns(captions=captions, image=image_column, every=every_caption, lines=caption_lines)
         found = drop_missing(store, data, fingerprint, dry_run, columns, show)
     rows = [row for each in found.values() for row in each.to_pylist()]
     if as_json:

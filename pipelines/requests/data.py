@@ -18,9 +18,13 @@ class DataRequest(Request):
     """Column of the captions; in a tar and beside pictures, an ending such as txt, or a key of the JSON. Of several,
     each given by its own option, the first counts that a row has filled. Default: caption, text or prompt."""
     image_column: Annotated[str | None, CommandLine(metavar="NAME")] = None
-    """Column of the pictures; in a tar an ending such as jpg. Default: the known one that is there."""
+    """Column of the pictures; in a tar and a folder of pictures, an ending such as jpg. Default: the known one that is
+    there."""
     every_caption: Annotated[bool, CommandLine(flag="--every-caption")] = False
     """Whether a row has a caption in each of its columns of captions that is filled, not in the first one alone."""
+    caption_lines: Annotated[bool, CommandLine(flag="--caption-lines")] = False
+    """Whether each line of a text beside a picture, or of one in a tar, is a caption of its own. Default: the whole
+    text is one."""
     allow_private_addresses: Annotated[bool, CommandLine(flag="--allow-private-addresses")] = False
     """Download pictures from this machine and its network, too, where URLs in the data lead there. Only for data that
     you trust: whoever wrote them chooses what is asked."""
@@ -28,4 +32,9 @@ class DataRequest(Request):
     @property
     def columns(self) -> Columns:
         """The columns that are chosen."""
-        return Columns(captions=tuple(self.caption_columns or ()), image=self.image_column, every=self.every_caption)
+        return Columns(
+            captions=tuple(self.caption_columns or ()),
+            image=self.image_column,
+            every=self.every_caption,
+            lines=self.caption_lines,
+        )

@@ -67,6 +67,7 @@ class RetrainRequest(DataRequest):
             caption_columns=self.caption_columns,
             image_column=self.image_column,
             every_caption=self.every_caption,
+            caption_lines=self.caption_lines,
             allow_private_addresses=self.allow_private_addresses,
             store=self.store,
             diffusion=self.diffusion,

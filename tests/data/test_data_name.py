@@ -46,5 +46,6 @@ def test_chosen_columns_are_in_the_name() -> None:
         Columns(captions=("title",), every=True, image="jpg"): (
             "s3://b/a --caption-column title --image-column jpg --every-caption"
         ),
+        Columns(lines=True): "s3://b/a --caption-lines",
     }
     assert {columns: data_name("s3://b/a", columns) for columns in names} == names

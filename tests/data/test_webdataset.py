@@ -45,7 +45,8 @@ def test_members_of_one_key_are_a_sample(tmp_path: Path) -> None:
     }
     write_tar(tmp_path / "x" / "0.tar", members)
     assert rows(tmp_path / "x") == [
-        Row(i, PNG, caption) for i, caption in enumerate(["a cat", "a dog", "a fox", "a bird"])
+        Row(i, PNG, caption, f"{key}: ")
+        for i, (key, caption) in enumerate([("a/1", "a cat"), ("b/1", "a dog"), ("2", "a fox"), ("3", "a bird")])
     ]
 
 

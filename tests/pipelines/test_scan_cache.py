@@ -61,6 +61,7 @@ OTHERS: dict[str, Any] = {
     "caption_columns": ["title"],
     "image_column": "jpg",
     "every_caption": True,
+    "caption_lines": True,
 }
 """Of the fields that decide what a run writes, another value than that of `asked`."""
 

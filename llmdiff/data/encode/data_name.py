@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.sources import Columns
-from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION, KNOWN
+from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION, KNOWN, LINES_OPTION
 
 
 def data_name(data: str, columns: Columns = KNOWN) -> str:
@@ -39,4 +39,5 @@ def _options(columns: Columns) -> list[str]:
     """Return the options of the command line that choose columns; names are in any case, as columns are found."""
     chosen = [part for name in columns.captions for part in (CAPTION_OPTION, name.lower())]
     chosen += [IMAGE_OPTION, columns.image.lower()] if columns.image is not None else []
-    return [*chosen, *["--every-caption"] * (columns.every and bool(chosen))]
+    chosen += ["--every-caption"] * (columns.every and bool(chosen))
+    return [*chosen, *[LINES_OPTION] * columns.lines]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from llmdiff.data.sources.kinds import METADATA_FILES
     from llmdiff.data.sources.listing import Listing, check_data, list_data
     from llmdiff.data.sources.parquet import ParquetShard
-    from llmdiff.data.sources.records import read_text
     from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
     from llmdiff.data.sources.sidecars import SidecarShard
+    from llmdiff.data.sources.text_bytes import read_text
     from llmdiff.data.sources.text_tables import ROWS_PER_SHARD, TableShard
     from llmdiff.data.sources.webdataset import TarShard
 
@@ -59,9 +59,9 @@ _HOMES = {
     "kinds": ("METADATA_FILES",),
     "listing": ("Listing", "check_data", "list_data"),
     "parquet": ("ParquetShard",),
-    "records": ("read_text",),
     "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),
     "sidecars": ("SidecarShard",),
+    "text_bytes": ("read_text",),
     "text_tables": ("ROWS_PER_SHARD", "TableShard"),
     "webdataset": ("TarShard",),
 }

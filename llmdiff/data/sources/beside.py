@@ -9,6 +9,7 @@ from typing import Any
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import RemotePath
+from llmdiff.data.sources.file_names import spelled
 from llmdiff.data.sources.limits import check_size
 
 
@@ -66,7 +67,7 @@ def _said(folder: RemotePath, name: str) -> str | None:
 
 def _below(folder: RemotePath, name: str) -> str:
     """A name relative to a folder, without the dots in it; BadRow where it leads out of the folder."""
-    path = posixpath.normpath(name)
+    path = posixpath.normpath(spelled(folder, name))
     if path.startswith(("/", "../")) or path in ("..", ".") or "\0" in path:
         raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}")
     return path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources.kinds import is_text
+from llmdiff.data.remote import DataPath
+from llmdiff.data.sources.kinds import PICTURES, ending_of, is_picture, is_text
 from llmdiff.data.sources.rows import (
     BYTES_COLUMNS,
     CAPTION_COLUMNS,
@@ -20,7 +22,8 @@ from llmdiff.data.sources.rows import (
 
 SAME_KIND = (PATH_COLUMNS[:3], BYTES_COLUMNS, PATH_COLUMNS[3:], URL_COLUMNS)
 """Known columns of pictures; of two of one kind neither goes before the other, as pictures go before their URLs."""
-CAPTION_OPTION, IMAGE_OPTION = "--caption-column", "--image-column"
+CAPTION_OPTION, IMAGE_OPTION, LINES_OPTION = "--caption-column", "--image-column", "--caption-lines"
+LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class ColumnError(ValueError):
@@ -37,6 +40,23 @@ class Columns:
     """Whether each of them that is filled is a caption of the row."""
     image: str | None = None
     """Column of the pictures; None for the known one that is there."""
+    lines: bool = field(default=False, repr=False)
+    """Whether in a text beside a picture, or in a tar, each line is a caption. `key` has it."""
+
+    @property
+    def key(self) -> str:
+        """What is chosen, as hashes have it: choices that came later are in it where they are made."""
+        return f"{self!r} by lines" if self.lines else repr(self)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Endings of the pictures in tars and folders: the one that is named, or all."""
+        named = (self.image or "").lower().removeprefix(".")
+        return (named,) if named in PICTURES else PICTURES
+
+    def leaves_out(self, file: DataPath | str) -> bool:
+        """Return whether a file is a picture of another ending than the one that is named."""
+        return is_picture(file) and ending_of(file) not in self.endings
 
     def image_in(self, file: object, names: Sequence[str]) -> str | None:
         """Return the pictures' column, as it is written; None where there is none.
@@ -89,11 +109,12 @@ class Columns:
             return filled[0]
         return [caption for value in filled for caption in (value if isinstance(value, list) else [value])]
 
-    def caption_beside(self, where: str, files: Mapping[str, Callable[[], Any]]) -> Any:
+    def caption_beside(self, where: object, name: str, files: Mapping[str, Callable[[], Any]]) -> Any:
         """Return the caption of a picture's own files.
 
         Args:
             where: they are, for messages.
+            name: theirs, for messages.
             files: what reads each, by ending: text, and of ``json`` an object by lower-case names; or BadRow. The JSON
                 counts where nothing is named and there is no text, for it holds other facts, too.
 
@@ -102,22 +123,30 @@ class Columns:
         """
         texts = [ending for ending in files if ending != "json"]
         if not self.captions and texts:
-            _check_one(where, [f".{ending}" for ending in texts], "captions", CAPTION_OPTION)
-            return files[texts[0]]()
+            _check_one(f"{where}, {name}", [f".{ending}" for ending in texts], "captions", CAPTION_OPTION)
+            return self._of_text(files[texts[0]]())
         record = files["json"]() if "json" in files else {}
         if isinstance(record, BadRow):
             return record
+        record = {key: _named(name, value) for key, value in record.items()}
         values = []
-        for name in (each.lower() for each in self.captions or CAPTION_COLUMNS):
-            ending = name.removeprefix(".")
-            value = files[ending]() if ending in texts else record.get(name)
-            values += [(name, value)] if value is not None else []
+        for key in (each.lower() for each in self.captions or CAPTION_COLUMNS):
+            ending = key.removeprefix(".")
+            value = self._of_text(files[ending]()) if ending in texts else record.get(key)
+            values += [(key, value)] if value is not None else []
         if not self.captions:
-            _check_one(where, [name for name, _ in values], "captions", CAPTION_OPTION)
+            _check_one(f"{where}, {name}", [key for key, _ in values], "captions", CAPTION_OPTION)
         if not values:
             known, found = " or ".join(self.captions or CAPTION_COLUMNS), _listed([*texts, *record])
-            return BadRow("no_caption", f"expected text in {known}, found {found or 'nothing'}")
+            return BadRow("no_caption", f"{name}: expected text in {known}, found {found or 'nothing'}")
         return self.caption_of([value for _, value in values])
+
+    def _of_text(self, found: Any) -> Any:
+        """The caption that a text is, or those of its lines."""
+        if not self.lines or not isinstance(found, str):
+            return found
+        lines = [line for line in LINE_END.split(found) if line.strip()]
+        return lines if len(lines) > 1 else found
 
     def read_beside(self, names: Sequence[str]) -> list[str]:
         """Return those files of a picture, texts before JSON, that its caption is looked for in."""
@@ -165,6 +194,11 @@ def _check_images(file: object, found: Sequence[str], named: str | None) -> None
 def _check_one(file: object, found: Sequence[str], what: str, option: str) -> None:
     if len(found) > 1:
         raise ColumnError(f"{file}: expected one column of {what}, found {_listed(found)}: name one with {option}")
+
+
+def _named(name: str, value: Any) -> Any:
+    """A value, of one that can't be used with the name of the file that holds it."""
+    return BadRow(value.reason, f"{name}: {value.detail}") if isinstance(value, BadRow) else value
 
 
 def _is_filled(value: Any) -> bool:

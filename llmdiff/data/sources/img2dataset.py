@@ -61,6 +61,14 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
         yield damaged, damaged
 
 
+def failed_rows_of(folder: DataPath) -> Iterator[tuple[BadRow, Any]]:
+    """Give the same of the list beside a folder of pictures; the folder's name may have dots in it."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    if folder.name:
+        yield from failed_rows(folder.with_name(f"{folder.name}.parquet"))
+
+
 def why_failed(row: dict[str, Any]) -> BadRow | None:
     """Return why img2dataset has no picture of a row; None where it has."""
     return None if row[STATUS] == SUCCESS else _why(row)

@@ -11,6 +11,9 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources.limits import check_text
 from llmdiff.data.sources.rows import text
 
+Record = dict[str, Any] | BadRow
+"""A row by column, their names in lower case; or why it is none."""
+
 
 def json_record(data: bytes) -> dict[str, Any]:
     """Return a JSON object by lower-case names; BadRow where it is none."""

@@ -32,12 +32,17 @@ def kind_of(file: DataPath | str) -> str:
 
 def is_picture(file: DataPath | str) -> bool:
     """Return whether a file's name ends as a picture's does."""
-    return Path(_name(file)).suffix.lower().removeprefix(".") in PICTURES
+    return ending_of(file) in PICTURES
 
 
 def is_text(file: DataPath | str) -> bool:
     """Return whether a file's name ends as a caption's beside a picture does."""
-    return Path(_name(file)).suffix.lower().removeprefix(".") in TEXTS
+    return ending_of(file) in TEXTS
+
+
+def ending_of(file: DataPath | str) -> str:
+    """Return the ending of a file's name, in lower case and without its dot."""
+    return Path(_name(file)).suffix.lower().removeprefix(".")
 
 
 def _name(file: DataPath | str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columnar import ColumnarShard
+from llmdiff.data.sources.file_names import spelled
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.rows import SourceShard
 from llmdiff.data.sources.text_tables import TableShard
@@ -74,8 +75,8 @@ def _named(shard: SourceShard) -> Iterator[DataPath]:
     """Yield the pictures that a shard's rows name by path; a shard that cannot be read says so in its turn."""
     try:
         if isinstance(shard, ColumnarShard):
-            yield from (shard.file.parent / name for name in shard.named_pictures())
+            yield from (shard.file.parent / spelled(shard.file.parent, name) for name in shard.named_pictures())
         elif isinstance(shard, TableShard):
-            yield from (shard.folder / name for name in shard.named_pictures())
+            yield from (shard.folder / spelled(shard.folder, name) for name in shard.named_pictures())
     except ValueError:
         return

@@ -5,9 +5,6 @@ Only names are looked at, and of tables the columns: a table that names pictures
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,10 +12,10 @@ from llmdiff.data.lfs import check_fetched
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath, RemotePath, data_path
 from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.entries import entries_of, is_folder, is_special, why_no_data
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.leftovers import Leftovers
 from llmdiff.data.sources.naming import Naming, naming_in, naming_of
-from llmdiff.data.sources.readiness import TEMPORARY
 from llmdiff.data.sources.records import read_records
 from llmdiff.data.sources.row_index import INDEX_NAMES
 from llmdiff.data.sources.set_aside import INFO, STATE, set_aside
@@ -28,6 +25,8 @@ NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
 """What makes a folder an encoding store, whose own tables are no data."""
+LOG = "_delta_log"
+OF_DELTA = f"a Delta table, of whose files some may be out of use, as {LOG} says: write its rows out as Parquet"
 EXPECTED = (
     "a file of .parquet, .arrow, .tar, .jsonl, .csv, .tsv, .txt or .json (text and tar also as .gz, .zst or .bz2), "
     "a folder of such files, or a folder of pictures with captions beside them"
@@ -72,12 +71,23 @@ class _Found:
     passed_over: dict[str, str] = field(default_factory=dict)
     leftovers: Leftovers = field(default_factory=Leftovers)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
+    folders: list[tuple[DataPath, str]] = field(default_factory=list)
+    """Of pictures."""
+    without_pictures: list[tuple[DataPath, str, Naming | None]] = field(default_factory=list)
+    """Tables whose captions may be of pictures in another folder; None where that was not looked for."""
 
     def set_aside(self, table: NamedBy) -> None:
         """Take a table out of the data again."""
         if table.name not in self.passed_over:
             self.data = [each for each in self.data if each[1] != table.name]
             self.passed_over[table.name] = table.why_not
+
+    def look_elsewhere(self) -> None:
+        """Set aside the tables whose captions are of pictures in another folder."""
+        for table, name, naming in self.without_pictures if self.folders else ():
+            named = naming_of(table, self.columns) if naming is None else naming
+            if (why := named.why_not_beside(self.folders)) is not None:
+                self.set_aside(NamedBy(name, named.captions, why))
 
 
 def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns = KNOWN) -> Listing:
@@ -103,6 +113,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
         raise ValueError(f"{root}: expected {EXPECTED}, found an encoding store ({STORE})")
     found = _Found(columns)
     _walk(root, "", (), None, found)
+    found.look_elsewhere()
     if found.data:
         found.passed_over |= {name: why for _, name, why in found.if_alone}
     found.passed_over |= found.leftovers.lines()
@@ -122,7 +133,9 @@ def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
     else:
         there = root.exists()
     if not there:
-        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}")
+        is_pattern = any(sign in str(root) for sign in "*?{")
+        pattern = "; no pattern but those of https:// is read: name the folder" if is_pattern else ""
+        raise FileNotFoundError(f"{root}: no such file or folder; expected {EXPECTED}{pattern}")
     if root.is_file() and not kind_of(root):
         raise ValueError(f"{root}: expected {EXPECTED}")
     return root
@@ -132,7 +145,7 @@ def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: Na
     """Add what a folder holds; `named_by` is a table above it whose rows name pictures."""
     here = printable(f"{name}/") if name else ""
     try:
-        entries = sorted(_entries(folder), key=lambda entry: entry.name)
+        entries = sorted(entries_of(folder), key=lambda entry: entry.name)
     except ConnectionError:
         raise
     except OSError as error:
@@ -141,61 +154,24 @@ def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: Na
     names = {entry.name for entry in entries}
     folders, files = [], []
     for entry in entries:
-        if _is_folder(entry):
+        if is_folder(entry):
             folders.append(entry)
         elif entry.name[0] == ".":
             found.leftovers.hidden(entry.name)
-        elif _is_special(entry):
+        elif is_special(entry):
             found.passed_over[here + printable(entry.name)] = "a pipe, a socket or a device, and no file"
         else:
             files.append(folder / entry.name)
-    if name and STORE in names:
-        found.passed_over[here] = "an encoding store"
+    if (name and STORE in names) or LOG in names:
+        found.passed_over[here or "."] = "an encoding store" if STORE in names else OF_DELTA
         return
     named_by = _add_files(folder, here, files, names, named_by, found, bool(folders))
     for entry in folders:
         inner = folder / entry.name
-        if (why := _is_no_data(inner, (*above, folder.resolve()))) is not None:
+        if (why := why_no_data(inner, (*above, folder.resolve()))) is not None:
             found.passed_over[f"{here}{printable(entry.name)}/"] = why
         else:
             _walk(inner, f"{here}{entry.name}", (*above, folder.resolve()), named_by, found)
-
-
-def _entries(folder: DataPath) -> Iterable[os.DirEntry[str] | RemotePath]:
-    return folder.iterdir() if isinstance(folder, RemotePath) else os.scandir(folder)
-
-
-def _is_folder(entry: os.DirEntry[str] | RemotePath) -> bool:
-    """Return whether an entry is a folder or leads to one; only links cost a look of their own."""
-    if isinstance(entry, RemotePath):
-        return entry.is_dir()
-    return _mode(entry, stat.S_ISDIR) if entry.is_symlink() else entry.is_dir()
-
-
-def _is_special(entry: os.DirEntry[str] | RemotePath) -> bool:
-    """Return whether an entry is there and no file: reading a pipe would never end. A link to nowhere is a file."""
-    if isinstance(entry, RemotePath):
-        return False
-    return not entry.is_file(follow_symlinks=False) and _mode(entry, lambda mode: not stat.S_ISREG(mode))
-
-
-def _mode(entry: os.DirEntry[str], test: Callable[[int], bool]) -> bool:
-    """Return what a test says of the mode of what an entry is or leads to; False where that is nothing."""
-    try:
-        return test(entry.stat().st_mode)
-    except OSError:
-        return False
-
-
-def _is_no_data(folder: DataPath, above: tuple[DataPath, ...]) -> str | None:
-    """Return why a folder is not looked into; None where it is."""
-    if folder.name.startswith("."):
-        return "a hidden folder"
-    if folder.name == TEMPORARY:
-        return "the work of a job that has not ended"
-    if folder.resolve() in above:
-        return f"a link that leads back to {folder.resolve()}"
-    return None
 
 
 def _add_files(
@@ -208,7 +184,9 @@ def _add_files(
     has_folders: bool,
 ) -> NamedBy | None:
     """Add a folder's own files; return the table that names its pictures and those below it, if there is one."""
+    files = _chosen(files, found)
     pictures = [file.name for file in files if is_picture(file)]
+    found.folders += [(folder, here or "./")] if pictures else []
     stems = caption_stems(pictures)
     found.leftovers.unknown(files)
     texts = [file for file in files if is_text(file)]
@@ -218,7 +196,7 @@ def _add_files(
     tables = _tables(folder, here, files, names, bool(pictures or has_folders), found)
     tables += _json_tables(here, [file for file in jsons if file.stem not in stems], found)
     by_table = named_by is not None and named_by.captions
-    by_table = by_table or any(naming.pictures and naming.captions for _, _, naming in tables)
+    by_table = by_table or any(naming is not None and naming.pictures and naming.captions for _, _, naming in tables)
     for table, name, naming in tables:
         named_by = _add_table(table, name, naming, bool(beside) or by_table, found) or named_by
     if named_by is not None and not named_by.captions and beside:
@@ -241,23 +219,37 @@ def _add_files(
     return named_by
 
 
+def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
+    """A folder's files without its pictures of another ending than the one that is named, and what is beside these."""
+    left_out = [file for file in files if found.columns.leaves_out(file)]
+    if not left_out:
+        return files
+    found.leftovers.add(left_out, "pictures of another ending than the one that is named")
+    read = [file for file in files if not found.columns.leaves_out(file)]
+    if any(map(is_picture, read)):
+        return read
+    stems = caption_stems(file.name for file in left_out)
+    beside = [file for file in read if file.stem in stems and (is_text(file) or file.suffix.lower() == ".json")]
+    found.leftovers.add(beside, "captions of pictures that are not read")
+    return [file for file in read if file not in beside]
+
+
 def _tables(
     folder: DataPath, here: str, files: list[DataPath], names: set[str], may_name: bool, found: _Found
-) -> list[tuple[DataPath, str, Naming]]:
-    """A folder's tables, with what each says of pictures, where there may be some; JSON is apart."""
+) -> list[tuple[DataPath, str, Naming | None]]:
+    """A folder's tables, with what each says of pictures, where there may be some below it; JSON is apart."""
     tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
     aside = set_aside(folder, tables, names)
     found.passed_over |= {here + printable(name): why for name, why in aside.items()}
     read = [table for table in tables if table.name not in aside]
     return [
-        (table, here + printable(table.name), naming_of(table, found.columns) if may_name else Naming())
-        for table in read
+        (table, here + printable(table.name), naming_of(table, found.columns) if may_name else None) for table in read
     ]
 
 
-def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[DataPath, str, Naming]]:
+def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[DataPath, str, Naming | None]]:
     """The JSON files that are tables likewise."""
-    tables = []
+    tables: list[tuple[DataPath, str, Naming | None]] = []
     for file in files:
         name = here + printable(file.name)
         if file.name in NOT_DATA or file.name.endswith("_stats.json"):
@@ -280,13 +272,15 @@ def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[
     return tables
 
 
-def _add_table(table: DataPath, name: str, naming: Naming, has_captions: bool, found: _Found) -> NamedBy | None:
+def _add_table(table: DataPath, name: str, looked: Naming | None, has_captions: bool, found: _Found) -> NamedBy | None:
     """Add a table, unless its rows would lack their pictures, or these have captions elsewhere; see `_add_files`."""
+    naming = looked or Naming()
     if naming.pictures and not naming.captions and has_captions:
         found.passed_over[name] = naming.why_other_captions
     elif naming.unknown is not None and naming.captions:
         found.passed_over[name] = naming.why_named_first
     else:
         found.data.append((table, name))
+        found.without_pictures += [] if naming.pictures else [(table, name, looked)]
         return NamedBy(name, naming.captions, naming.why_other_captions) if naming.pictures else None
     return None

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columnar import ColumnarShard, is_text_type, path_in
 from llmdiff.data.sources.columns import IMAGE_OPTION, KNOWN, ColumnError, Columns
+from llmdiff.data.sources.file_names import is_there, spelled
+from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, kind_of
 from llmdiff.data.sources.parquet import ParquetShard
-from llmdiff.data.sources.records import Record, first_records, is_there, names_in
-from llmdiff.data.sources.rows import PATH_COLUMNS, column
+from llmdiff.data.sources.records import first_records, names_in
+from llmdiff.data.sources.rows import PATH_COLUMNS
+
+ALONE = "name the file itself for its captions alone"
 
 
 class Naming(NamedTuple):
@@ -26,6 +31,8 @@ class Naming(NamedTuple):
     """The names of all."""
     unknown: str | None = None
     """A column that names a picture which is there, where none is known that may hold pictures."""
+    elsewhere: tuple[str, str] | None = None
+    """Likewise a column that names one which is not there, and that name; not of a table of no captions."""
 
     @property
     def why_other_captions(self) -> str:
@@ -36,7 +43,19 @@ class Naming(NamedTuple):
     def why_named_first(self) -> str:
         """Why its captions are not read without their pictures."""
         named = f"{IMAGE_OPTION} {self.unknown}"
-        return f"its column {self.unknown} names pictures: add {named}, or name the file itself for its captions alone"
+        return f"its column {self.unknown} names pictures: add {named}, or {ALONE}"
+
+    def why_not_beside(self, folders: Iterable[tuple[DataPath, str]]) -> str | None:
+        """Why its captions are not read without their pictures, where these are in one of some folders, by name."""
+        if self.elsewhere is None:
+            return None
+        column, cell = self.elsewhere
+        name = PurePosixPath(cell.replace("\\", "/")).name
+        for folder, here in folders:
+            if is_there(folder, spelled(folder, name)):
+                paths = f"have it name them from the table's own folder and add {IMAGE_OPTION} {column}"
+                return f"its column {column} names pictures, which are in {here}: {paths}, or {ALONE}"
+        return None
 
 
 def naming_of(table: DataPath, columns: Columns = KNOWN) -> Naming:
@@ -62,12 +81,10 @@ def naming_in(table: DataPath, records: Iterable[Record], columns: Columns = KNO
     names = names_in(rows)
     first = {name: next((row[name] for row in rows if row.get(name)), None) for name in names}
     paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
-    return Naming(
-        pictures=column(names, paths) is not None,
-        captions=_has_captions(table, names, columns),
-        columns=tuple(names),
-        unknown=_naming_one(table, first) if columns.image is None and not _known(table, names, columns) else None,
-    )
+    pictures = any(name.strip() in paths and not _is_url(cell) for name, cell in first.items())
+    found = Naming(pictures, _has_captions(table, names, columns), tuple(names))
+    may_be_unknown = columns.image is None and not _known(table, names, columns)
+    return _with_unknown(found, table, first) if may_be_unknown else found
 
 
 def _naming_of_columnar(shard: ColumnarShard, columns: Columns) -> Naming:
@@ -78,13 +95,11 @@ def _naming_of_columnar(shard: ColumnarShard, columns: Columns) -> Naming:
     batch = next(iter(shard.batches(read)), None) if read else None
     first = {} if batch is None else {name: path_in(batch[name][0]) for name in read if len(batch)}
     paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
-    is_path = image in texts or isinstance(first.get(image), str)
-    return Naming(
-        pictures=image is not None and image.strip().lower() in paths and is_path,
-        captions=_has_captions(shard.file, names, columns),
-        columns=tuple(names),
-        unknown=_naming_one(shard.file, first) if columns.image is None and image is None else None,
-    )
+    cell = None if image is None else first.get(image)
+    is_path = (image in texts or isinstance(cell, str)) and not _is_url(cell)
+    pictures = image is not None and image.strip().lower() in paths and is_path
+    found = Naming(pictures, _has_captions(shard.file, names, columns), tuple(names))
+    return _with_unknown(found, shard.file, first) if columns.image is None and image is None else found
 
 
 def _known(table: DataPath, names: list[str], columns: Columns) -> list[str]:
@@ -102,14 +117,25 @@ def _has_captions(table: DataPath, names: list[str], columns: Columns) -> bool:
         return False
 
 
-def _naming_one(table: DataPath, first: Mapping[str, Any]) -> str | None:
-    """The first column of which the first filled cell is the name of a picture beside a table, or below."""
-    return next((name for name, cell in first.items() if isinstance(cell, str) and _is_one(table.parent, cell)), None)
+def _with_unknown(found: Naming, table: DataPath, first: Mapping[str, Any]) -> Naming:
+    """What is found with the first column of which the first filled cell names a picture, beside the table or not."""
+    named = {name: cell for name, cell in first.items() if isinstance(cell, str) and _may_be_one(cell)}
+    unknown = next((name for name, cell in named.items() if _is_one(table.parent, cell)), None)
+    elsewhere = next(iter(named.items()), None) if found.captions and unknown is None else None
+    return found._replace(unknown=unknown, elsewhere=elsewhere)
+
+
+def _is_url(cell: Any) -> bool:
+    return isinstance(cell, str) and "://" in cell
+
+
+def _may_be_one(cell: str) -> bool:
+    return is_picture(cell) and not _is_url(cell)
 
 
 def _is_one(folder: DataPath, cell: str) -> bool:
     try:
-        return is_picture(cell) and "://" not in cell and is_there(folder, cell)
+        return is_there(folder, spelled(folder, cell))
     except ConnectionError:
         raise
     except (OSError, ValueError):  # no name that a file system takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.beside import read_below
+from llmdiff.data.sources.file_names import spelled
 from llmdiff.data.sources.limits import check_size, check_text
 
 URL_COLUMNS = ("url", "image_url")
@@ -19,6 +21,8 @@ BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")
 """That img2dataset names after the pictures' format."""
 PATH_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path")
 IMAGE_COLUMNS = (*PATH_COLUMNS[:3], *BYTES_COLUMNS, *PATH_COLUMNS[3:], *URL_COLUMNS)
+BASE64 = re.compile(r"data:image/|(iVBORw0KGgo|/9j/|UklGR|R0lGOD)[A-Za-z0-9+/=]{80}")
+"""How the bytes of a picture begin that are written as text, which no path does."""
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
@@ -115,16 +119,18 @@ class Pair(NamedTuple):
     image: Any
     caption: Any
     place: str
+    name: str = ""
+    """By which the picture is found where its number says nothing: a file's, a key."""
 
 
-def pairs(records: Iterable[tuple[Any, Any]]) -> Iterator[Pair]:
-    """Numbers pictures with their captions: one pair for each caption of a list, one for an empty list too."""
+def pairs(records: Iterable[tuple[Any, Any] | tuple[Any, Any, str]]) -> Iterator[Pair]:
+    """Numbers pictures with their captions, and names: one pair for each caption of a list, one for an empty list."""
     number = 0
-    for row, (image, captions) in enumerate(records):
+    for row, (image, captions, *name) in enumerate(records):
         several = isinstance(captions, list)
         for i, caption in enumerate(captions if several and captions else [captions]):
             place = f"row {row} of the file, caption {i}, both from 0: " if several or number != row else ""
-            yield Pair(number, image, caption, place)
+            yield Pair(number, image, caption, place, *name)
             number += 1
 
 
@@ -136,11 +142,13 @@ def checked(pair: Pair, folder: DataPath | None = None, has_picture: bool = True
         folder: where pictures given by path are; None where there are no such.
         has_picture: whether there should be a picture.
     """
+    named = pair.place + (f"{pair.name}: " if pair.name else "")
     try:
         image = _picture(pair.image, folder) if has_picture else None
-        return Row(pair.number, image, _caption(pair.caption), pair.place)
+        return Row(pair.number, image, _caption(pair.caption), named)
     except BadRow as bad:
-        return BadRow(bad.reason, pair.place + bad.detail)
+        names_itself = bad is pair.image or bad is pair.caption
+        return BadRow(bad.reason, (pair.place if names_itself else named) + bad.detail)
 
 
 def column(names: Iterable[Any], known: tuple[str, ...]) -> str | None:
@@ -211,6 +219,8 @@ def _picture(value: Any, folder: DataPath | None) -> bytes | Url:
         return value
     if isinstance(value, str) and "://" in value:
         return Url(text(value))
+    if isinstance(value, str) and BASE64.match(value):
+        raise BadRow("no_image", f"expected a picture's bytes, path or URL, found bytes as text: {value!r:.80}")
     if isinstance(value, str) and value and folder is not None:
         return read_inside(folder, text(value))
     raise BadRow("no_image", f"expected a picture's bytes, path or URL, found {value!r:.80}")
@@ -221,8 +231,8 @@ def read_inside(folder: DataPath, name: str) -> bytes:
     if isinstance(folder, RemotePath):
         return read_below(folder, name)
     try:
-        file = (folder / name).resolve()
-        if not file.is_relative_to(folder.resolve()):
+        file, inside = (folder / spelled(folder, name)).resolve(), folder.resolve()
+        if not (file.is_relative_to(inside) or _is_of_hub(file, inside)):
             linked = ", a link that leads out of it" if ".." not in name and not Path(name).is_absolute() else ""
             raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}{linked}")
         about = file.stat()
@@ -238,3 +248,8 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         raise
     except ValueError as error:  # a NUL
         raise BadRow("no_image", f"{name!r}: {error}") from error
+
+
+def _is_of_hub(file: Path, folder: Path) -> bool:
+    """Whether a file is what the hub's cache has for a name of a folder: ``snapshots/…/1.png`` leads to ``blobs/…``."""
+    return any(above.name == "snapshots" and file.parent == above.parent / "blobs" for above in folder.parents)

@@ -15,12 +15,12 @@ from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.img2dataset import failed_rows
+from llmdiff.data.sources.img2dataset import failed_rows_of
 from llmdiff.data.sources.json_cells import json_record
-from llmdiff.data.sources.kinds import TEXTS, is_picture, is_text
-from llmdiff.data.sources.records import as_utf8
+from llmdiff.data.sources.kinds import TEXTS, ending_of, is_picture, is_text
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.streamed import Streamed
+from llmdiff.data.sources.text_bytes import as_utf8
 from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
 CAPTIONS = (*TEXTS, "json")
@@ -77,14 +77,15 @@ class SidecarShard(Streamed):
 
     def _may_have_several(self, _: str | None, names: tuple[str, ...]) -> bool:
         """Whether a sample may have several captions: a text is one."""
-        return bool(names) and (bool(self.columns.captions) or not any(map(is_text, names)))
+        is_one = not self.columns.captions and not self.columns.lines and any(map(is_text, names))
+        return bool(names) and not is_one
 
-    def _records(self) -> Iterator[tuple[Any, Any]]:
-        def record(sample: Sample) -> tuple[Any, Any]:
-            return self._picture(*sample), self._caption(*sample)
+    def _records(self) -> Iterator[tuple[Any, Any, str]]:
+        def record(sample: Sample) -> tuple[Any, Any, str]:
+            return self._picture(*sample), self._caption(*sample), sample[0] or sample[1][0]
 
         yield from each(record, self.samples, self._is_remote)
-        yield from self.failed
+        yield from ((why, caption, "") for why, caption in self.failed)
 
     def _picture(self, name: str | None, captions: tuple[str, ...]) -> bytes | BadRow:
         if name is None:
@@ -99,8 +100,8 @@ class SidecarShard(Streamed):
         if not names:
             kinds = ", ".join(f".{kind}" for kind in CAPTIONS)
             return BadRow("no_caption", f"expected a caption beside {picture}, in a file of {kinds}, found none")
-        files = {_ending(name): partial(self._read, name) for name in names}
-        return self.columns.caption_beside(f"{self.folder}, {', '.join(names)}", files)
+        files = {ending_of(name): partial(self._read, name) for name in names}
+        return self.columns.caption_beside(self.folder, ", ".join(names), files)
 
     def _read(self, name: str) -> Any:
         """A text file's text, a JSON file's object; or why it is none."""
@@ -109,7 +110,7 @@ class SidecarShard(Streamed):
             if is_pointer(data):
                 raise BadRow("no_caption", FOUND)
             data = as_utf8(data, name)
-            return json_record(data) if _ending(name) == "json" else text(data).strip()
+            return json_record(data) if ending_of(name) == "json" else text(data).strip()
         except BadRow as bad:
             return BadRow("no_caption" if bad.reason == "no_image" else bad.reason, f"{name}: {bad.detail}")
         except ValueError as error:
@@ -123,11 +124,11 @@ def sidecar_shards(
 
     Where two texts of one picture are there and none is named, a single shard says so.
     """
-    found = samples_in(folder)
+    found = samples_in(folder, columns)
     try:
         for _, names in found:
             columns.check_beside(folder, names)
-        failed = tuple(failed_rows(folder.with_suffix(".parquet"))) if folder.suffix == "" else ()
+        failed = tuple(failed_rows_of(folder))
     except ValueError as error:
         yield UnreadableShard(f"{name}/", str(error))
         return
@@ -142,12 +143,13 @@ def sidecar_shards(
 def _listed_hash(folder: RemotePath, shard: SidecarShard) -> str | None:
     """A hash of a shard's files, as the folder's listing has them."""
     named = [Named(name) for picture, captions in shard.samples for name in (picture, *captions) if name is not None]
-    return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), repr(shard.columns)])
+    return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), shard.columns.key])
 
 
-def samples_in(folder: DataPath) -> list[Sample]:
+def samples_in(folder: DataPath, columns: Columns = KNOWN) -> list[Sample]:
     """Pictures with their captions' files, and captions' files without a picture, by name."""
-    return samples_of(file.name for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
+    files = (file for file in folder.iterdir() if file.name[0] != "." and not columns.leaves_out(file))
+    return samples_of(file.name for file in files if not file.is_dir())
 
 
 def samples_of(names: Iterable[str]) -> list[Sample]:
@@ -181,10 +183,6 @@ def _captions_by_stem(names: list[str]) -> dict[str, dict[str, str]]:
     captions: dict[str, dict[str, str]] = {}
     for ending in CAPTIONS:
         for name in names:
-            if _ending(name) == ending:
+            if ending_of(name) == ending:
                 captions.setdefault(Path(name).stem, {}).setdefault(ending, name)
     return captions
-
-
-def _ending(name: str) -> str:
-    return Path(name).suffix.lower().removeprefix(".")

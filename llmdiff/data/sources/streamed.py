@@ -50,4 +50,4 @@ class StreamedFile(Streamed):
         """See `Streamed`; of what is chosen of the file, too."""
         facts = self.file.facts if isinstance(self.file, RemotePath) else None
         content = None if facts is None else facts.content_hash
-        return None if content is None else hashlib.sha256(f"{content}:{self.columns!r}".encode()).hexdigest()
+        return None if content is None else hashlib.sha256(f"{content}:{self.columns.key}".encode()).hexdigest()

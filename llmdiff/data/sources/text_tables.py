@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +13,17 @@ from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.kinds import METADATA_FILES, kind_of
-from llmdiff.data.sources.records import Record, names_in, read_records
-from llmdiff.data.sources.rows import Pair, Row, UnreadableShard, checked, hash_rows, pairs
+from llmdiff.data.sources.json_cells import Record
+from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
+from llmdiff.data.sources.records import SNIFFED, names_in, read_records
+from llmdiff.data.sources.rows import CAPTION_COLUMNS, Pair, Row, UnreadableShard, checked, column, hash_rows, pairs
+from llmdiff.data.sources.separated import list_in
 
 ROWS_PER_SHARD = 4096
 """Rows that make one shard, the unit of retry and of commit."""
+SEPARATOR = re.compile(r"[,;|\t]")
+PICTURE = re.compile(rf".*\.({'|'.join(PICTURES)})(#\d+)?\s*", re.IGNORECASE | re.DOTALL)
+"""The name of a picture, and the number of a caption of it that may follow."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +65,42 @@ def table_shards(
     file: DataPath, name: str, columns: Columns = KNOWN, rows_per_shard: int = ROWS_PER_SHARD
 ) -> Iterator[TableShard | UnreadableShard]:
     """Cuts a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
-    if kind_of(file).startswith(".txt"):
-        columns = KNOWN  # lines have no columns
+    is_lines = kind_of(file).startswith(".txt")
+    columns = KNOWN if is_lines else columns  # lines have no columns
     try:
         records = read_records(file)
+        if is_lines:
+            _check_captions(file, records)
         images, captions = _chosen(file, records, columns)
     except ValueError as error:
         yield UnreadableShard(name, printable(str(error)))
         return
-    found = list(pairs(_cells(record, images, captions, columns) for record in records))
+    is_separated = kind_of(file).startswith((".csv", ".tsv"))
+    found = list(pairs(_cells(record, images, captions, columns, is_separated) for record in records))
     has_pictures = bool(found) and (bool(images) or file.name in METADATA_FILES)
     read, unread = _used_columns(records, (*images, *captions))
-    read = () if kind_of(file).startswith(".txt") else read
+    read = () if is_lines else read
     for first in range(0, max(1, len(found)), rows_per_shard):
         part = tuple(found[first : first + rows_per_shard])
         rows = f"[{first}:{first + len(part)}]" if len(found) > rows_per_shard else ""
         listed = _listed_hash(file.parent, part) if isinstance(file, RemotePath) and has_pictures else None
         yield TableShard(file.parent, name + rows, has_pictures, part, unread, read, listed)
+
+
+def _check_captions(file: DataPath, records: list[Record]) -> None:
+    """ValueError where lines are rows of values: they name pictures, or the first one names columns."""
+    lines = [record["caption"] for record in records[:SNIFFED] if isinstance(record, dict)]
+    rows = [SEPARATOR.split(line) for line in lines]
+    if rows and all(any(map(PICTURE.fullmatch, row)) for row in rows[1:] or rows):
+        found = f"names of pictures: {lines[-1]!r:.80}"
+    elif rows and min(map(len, rows)) > 1 and column(rows[0], CAPTION_COLUMNS) is not None:
+        found = f"a table: {lines[0]!r:.80}"
+    else:
+        return
+    expected = f"{file}: expected a caption a line, found {found}"
+    raise ValueError(
+        f"{expected}; call it .csv or .tsv, and let its first line name the columns: file_name and caption"
+    )
 
 
 def _chosen(file: DataPath, records: list[Record], columns: Columns) -> tuple[list[str], list[str]]:
@@ -108,13 +133,17 @@ def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
 def _used_columns(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Columns that hold something: those that rows are made of, and the others."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
-    return tuple(name for name in chosen if name in names), tuple(name for name in names if name not in chosen)
+    others = (name or "a column without a name" for name in names if name not in chosen)
+    return tuple(name for name in chosen if name in names), tuple(others)
 
 
-def _cells(record: Record, images: list[str], captions: list[str], columns: Columns) -> tuple[Any, Any]:
-    """A row's picture and caption."""
+def _cells(
+    record: Record, images: list[str], captions: list[str], columns: Columns, is_separated: bool
+) -> tuple[Any, Any]:
+    """A row's picture and caption; of separated values a cell may hold several captions, as text."""
     if isinstance(record, BadRow):
         return record, record
     filled = (record[name] for name in images if record.get(name) not in (None, ""))
     picture = next(filled, None)
-    return picture, columns.caption_of([record.get(name) for name in captions])
+    values = [record.get(name) for name in captions]
+    return picture, columns.caption_of([list_in(value) for value in values] if is_separated else values)

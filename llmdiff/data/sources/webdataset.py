@@ -21,10 +21,10 @@ from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
 from llmdiff.data.sources.limits import MAX_BYTES, MAX_TEXT_BYTES, check_size
 from llmdiff.data.sources.opening import arrow_source
-from llmdiff.data.sources.records import as_utf8
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
 from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
+from llmdiff.data.sources.text_bytes import as_utf8
 
 MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
 """The most samples whose further members may still come, and the most bytes of theirs."""
@@ -60,8 +60,9 @@ class TarShard(StreamedFile):
 
     @cached_attribute
     def content_hash(self) -> str:
-        pictures = [] if self._pictures == PICTURES else [f"*.{self._pictures[0]}"]
-        return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions])
+        pictures = [] if self.columns.endings == PICTURES else [f"*.{self.columns.endings[0]}"]
+        lines = ["a caption a line"] if self.columns.lines else []
+        return self.columns.named(hash_file(self.file), [*pictures, *self.columns.captions, *lines])
 
     @cached_attribute
     def count(self) -> int:
@@ -77,7 +78,7 @@ class TarShard(StreamedFile):
         found: Counter[str] = Counter()
         with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
             members = (info for info in infos(tar) if not info.isdir())
-            found.update(_kind(info.name) for info in members if _member(info, self._pictures) is None)
+            found.update(_kind(info.name) for info in members if _member(info, self.columns.endings) is None)
         return _counted(found)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -91,29 +92,24 @@ class TarShard(StreamedFile):
             yield number, checked(pair)
         self.__dict__.update(count=number + 1, unread=_counted(passed_over))
 
-    def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Generator[tuple[Any, Any], None, None]:
-        """Each sample's picture and caption, of which members of some kinds are read; then what was not fetched."""
+    def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Generator[tuple[Any, Any, str], None, None]:
+        """Each sample's picture, caption and key; members of some kinds are read. Then what was not fetched."""
         samples = 0
         try:
             with self._opened() as tar:
-                for key, sample in _samples(tar, read, self._pictures, passed_over):
+                for key, sample in _samples(tar, read, self.columns.endings, passed_over):
                     samples += 1
-                    yield _picture(key, sample, self._pictures), _caption(key, sample, self.columns, self.file)
+                    image = _picture(key, sample, self.columns.endings)
+                    yield image, _caption(key, sample, self.columns, self.file), key
         except ColumnError:
             raise
         except ValueError as error:
             if not samples:
                 raise
             rest = BadRow("broken_tar", f"what follows the first {samples} samples cannot be read: {error.__cause__}")
-            yield rest, rest
+            yield rest, rest, ""
         stem = self.file.name[: -len(kind_of(self.file))]
-        yield from failed_rows(self.file.with_name(f"{stem}.parquet"))
-
-    @property
-    def _pictures(self) -> tuple[str, ...]:
-        """Endings of the members that are pictures: the one that is named, or all."""
-        named = (self.columns.image or "").lower().removeprefix(".")
-        return (named,) if named in PICTURES else PICTURES
+        yield from ((*failed, "") for failed in failed_rows(self.file.with_name(f"{stem}.parquet")))
 
     @contextmanager
     def _opened(self) -> Iterator[tarfile.TarFile]:
@@ -226,21 +222,21 @@ def _picture(key: str, sample: dict[str, Content], pictures: tuple[str, ...]) ->
 
 def _caption(key: str, sample: dict[str, Content], columns: Columns, file: DataPath) -> Any:
     """The text member's, or the JSON member's: text, a list of texts, None, or why it is none of them."""
-    kinds = {kind: partial(_content_of, sample[kind], kind) for kind in (*TEXTS, "json") if kind in sample}
+    kinds = {kind: partial(_content_of, sample[kind], f"{key}.{kind}") for kind in (*TEXTS, "json") if kind in sample}
     if not kinds:
         return BadRow("no_caption", f"expected a text of key {key!r}, found none: {NEIGHBOURS}")
-    return columns.caption_beside(f"{file}, key {key!r}", kinds)
+    return columns.caption_beside(file, f"key {key!r}", kinds)
 
 
-def _content_of(found: Content, kind: str) -> Any:
-    """A text member's text, a JSON member's object; or why it is none."""
+def _content_of(found: Content, name: str) -> Any:
+    """A text member's text, a JSON member's object; or why it is none, by the member's name."""
     if isinstance(found, BadRow):
         return found
     try:
-        data = as_utf8(found, f"a member *.{kind}")
-        return json_record(data) if kind == "json" else text(data).strip()
+        data = as_utf8(found, name)
+        return json_record(data) if name.endswith(".json") else text(data).strip()
     except BadRow as bad:
-        return bad
+        return BadRow(bad.reason, f"{name}: {bad.detail}")
     except ValueError as error:
         return BadRow("not_utf8", str(error))
 

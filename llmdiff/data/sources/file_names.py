@@ -1,0 +1,33 @@
+"""Names of files as tables have them: a file may be there under another spelling of its name."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from llmdiff.data.remote import DataPath, RemotePath
+
+
+def is_there(folder: DataPath, name: str) -> bool:
+    """Return whether there is such a file; elsewhere than on a disk, whether a listing has it."""
+    if isinstance(folder, RemotePath):
+        file = folder.listed(name)
+        return file.parent.holds(file.name)
+    return (folder / name).is_file()
+
+
+def spelled(folder: DataPath, name: str) -> str:
+    """Return a name as the file below a folder spells it; as it is given where there is none.
+
+    Windows writes ``a\\1.png``, and of letters with accents macOS makes two characters where others have one. There may
+    be blanks around it, after a comma.
+    """
+    if name.isascii() and "\\" not in name and name == name.strip():
+        return name
+    path = name.strip().replace("\\", "/")
+    forms = (name, path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    try:
+        return next((each for each in dict.fromkeys(forms) if is_there(folder, each)), name)
+    except ConnectionError:
+        raise
+    except (OSError, ValueError):  # no name that a file system takes
+        return name
