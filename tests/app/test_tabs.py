@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +18,11 @@ pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
 
 import gradio as gr
 
-from pipelines.app import run_view, store_view
+from pipelines.app import run_view, store_tab, store_view
 from pipelines.app.fields import OWN_SCHEDULER, RECORDED, request_of
 from pipelines.app.models import Models
 from pipelines.app.rejected import list_rejects, opened, rejected_picture
+from pipelines.app.run_tab import look_at
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.sources import choices
 from pipelines.app.try_tab import of_row
@@ -155,6 +157,16 @@ def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     assert all(row[-1] > 0 for row in rows.values())
 
 
+def test_captions_alone_and_a_store_without_its_adapter_need_no_base(at_demo: Path) -> None:
+    store = EncodingStore.open(at_demo / "demo" / "store")
+    row = {**store_view.find_samples(store.snapshot()).to_pylist()[0], "latent_key": None, "crop": None}
+    ((picture, _),) = store_tab.pictures(Models(), store, [row], "./gone", RECORDED)
+    assert picture.size == (64, 64)
+    assert store_tab.encoder_of("./gone") == ""
+    with pytest.raises(OSError, match="gone"):
+        store_tab.pictures(Models(), store, [{**row, "latent_key": "there"}], "./gone", RECORDED)
+
+
 def test_the_nearest_caption_to_one_that_is_stored_is_itself(at_demo: Path) -> None:
     import torch
 
@@ -180,7 +192,7 @@ def test_rejects_show_the_picture_where_it_can_be_read(at_demo: Path) -> None:
         rejected_picture(store, "another", 2, broken[5])
 
 
-def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
+def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path, tmp_path: Path) -> None:
     ((name, status, run),) = run_view.list_runs()
     assert (name, status) == (MARKUP, "finished")
     assert run_view.summary(run) == "finished, step 10 of 20; loss 0.1000; 25% of the time waiting for data"
@@ -194,9 +206,23 @@ def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
         "up_blocks.1.attn2",
     ]
     files = run_view.sample_files(run)
-    ((_, label),) = run_view.validation_pictures(files, Models().latent_encoder(run_view.base_model(run)))
-    assert label == f"step 10: {MARKUP}"
+    damaged, gone, copied = (tmp_path / f"step-{name}.safetensors" for name in ("00000020", "00000030", "00000010 (2)"))
+    damaged.write_bytes(b"half")
+    shutil.copy(files[0], copied)
+    decoder = Models().latent_encoder(run_view.base_model(run))
+    pictures, left = run_view.validation_pictures([gone, damaged, copied, *files], decoder)
+    assert [label for _, label in pictures] == [f"step 10 (2): {MARKUP}", f"step 10: {MARKUP}"]
+    assert [reason.partition(": ")[0] for reason in left] == [str(gone), str(damaged)]
     assert run_view.address(run) is None
+
+
+def test_a_run_whose_base_is_gone_keeps_its_curves(at_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((*_, run),) = run_view.list_runs()
+    monkeypatch.setattr(run_view, "base_model", lambda run_id: "./gone")
+    state, _, loss, *_, pictures = look_at(Models(), run)
+    assert state.startswith("finished, step 10 of 20; loss 0.1000; 25% of the time waiting for data; no pictures: ")
+    assert len(loss) > 0
+    assert pictures["visible"] is False
 
 
 def test_the_link_to_a_run_is_one_link_whatever_its_address_holds() -> None:
