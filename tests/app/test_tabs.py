@@ -30,7 +30,7 @@ from pipelines.app.why import reasons
 from pipelines.requests.app import AppRequest
 from pipelines.requests.generate import GenerateRequest
 from storage import EncodingStore
-from tests.app.conftest import MARKUP
+from tests.app.conftest import MARKUP, ODD
 
 VALUES: tuple[Any, ...] = ("x", RECORDED, "base", " a \n\nb", "not", 4, 7, 2.0, 0.5, OWN_SCHEDULER)
 
@@ -44,6 +44,10 @@ def test_fields_become_the_request_of_the_command() -> None:
     )
     with pytest.raises(ValueError, match="generate: steps: .*greater than or equal to 1, found 0"):
         request_of((*VALUES[:6], 0, *VALUES[7:]))
+    with pytest.raises(ValueError, match=r"generate: seed: .*, found 1000000000000000000000"):
+        request_of((*VALUES[:5], 10**21, *VALUES[6:]))
+    with pytest.raises(ValueError, match=r"generate: seed: .*valid integer, found None"):
+        request_of((*VALUES[:5], None, *VALUES[6:]))
     with pytest.raises(ValueError, match="adapter: expected a folder or a version, found none"):
         request_of((None, *VALUES[1:]))
 
@@ -141,7 +145,7 @@ def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     assert len(every) == 21
     assert [row["row"] for row in every if row["source"].startswith("shapes")] == list(range(20))
     (odd,) = store_view.find_samples(store.snapshot(), "ONERROR <img").to_pylist()
-    assert store_view.describe_sample(odd).startswith(f"{MARKUP}\nodd.parquet row 0 · ")
+    assert store_view.describe_sample(odd).startswith(f"{MARKUP}\n{ODD} row 0 · ")
     pictures = store_view.decode_pictures(
         store,
         [next(row for row in every if row["source"].startswith("shapes") and row["row"] == 7)],
@@ -152,8 +156,8 @@ def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     difference = np.asarray(picture, float) - np.asarray(Image.open(io.BytesIO(drawn)), float)
     assert np.abs(difference).mean() < 8
     rows = {row[0]: row[1:] for row in store_view.sources(store)}
-    assert rows["odd.parquet"][0] == 1
-    assert rows["odd.parquet"][4] == 2
+    assert rows[ODD][0] == 1
+    assert rows[ODD][4] == 2
     assert all(row[-1] > 0 for row in rows.values())
 
 
@@ -186,7 +190,7 @@ def test_rejects_show_the_picture_where_it_can_be_read(at_demo: Path) -> None:
     small, broken = list_rejects(store)
     assert (small[1], broken[1]) == (1, 2)
     assert rejected_picture(store, small[4], 1, small[5]).size == (8, 8)
-    with pytest.raises(ValueError, match=r"odd.parquet row 2: the picture can't be decoded"):
+    with pytest.raises(ValueError, match=rf"{ODD} row 2: the picture can't be decoded"):
         rejected_picture(store, broken[4], 2, broken[5])
     with pytest.raises(ValueError, match="does not know which data"):
         rejected_picture(store, "another", 2, broken[5])
