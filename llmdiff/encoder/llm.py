@@ -64,7 +64,8 @@ class DecoderLLM:
         self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
         self.config: Any = self.backbone.config
         self.layers = find_layers(self.backbone)
-        self.state_shape, self.end_width = (2, 2, self.hidden_size), self.hidden_size
+        self.state_shape: tuple[int, ...] = (2, 2, self.hidden_size)
+        self.end_width = self.hidden_size
         keep_weights(self.backbone)
         self.family: Family | None = FAMILIES.get(self.config.model_type)
         if self.family is None:

@@ -165,7 +165,9 @@ def _check_causal(source: str, config: Any) -> None:
     with naming(source):
         check_decoder_only(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
+        text = config.get_text_config(decoder=True)
+        expected = "expected one" if text is config else f"expected its language model ({text.model_type}) by itself"
+        raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM; {expected}")
 
 
 def _set_padding(source: str, tokenizer: Any) -> None:

@@ -37,6 +37,7 @@ def gemma3n() -> Any:
 
 
 OTHERS: dict[str, Callable[[], Any]] = {
+    "gpt": lambda: transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**OF_GPT)),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**OF_GPT)),
     "gptj": partial(build, "GPTJ", **OF_GPT, rotary_dim=4),
     "bloom": partial(build, "Bloom", **WIDE, hidden_size=48, n_layer=3, n_head=4),

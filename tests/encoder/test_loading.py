@@ -206,6 +206,13 @@ def test_a_model_that_is_no_decoder_only_llm(model_type: str, folder: Path) -> N
         Encoder.from_pretrained(folder)
 
 
+def test_a_model_of_pictures_and_text_is_refused_for_its_language_model(folder: Path) -> None:
+    transformers.AutoConfig.for_model("llava").save_pretrained(folder)
+    expected = r"model type 'llava' is no decoder-only LLM; expected its language model \(llama\) by itself"
+    with pytest.raises(ValueError, match=expected):
+        Encoder.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "T5EncoderModel", "BartForConditionalGeneration"])
 def test_an_encoder_decoder_object(name: str) -> None:
     settings = {"vocab_size": 64, "d_model": 48, "d_kv": 12, "d_ff": 80, "num_layers": 2, "num_heads": 4}
