@@ -278,9 +278,8 @@ def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[s
 
 
 def diagonal_mask(x: Tensor, like: Any = None) -> Tensor:
-    """Return the mask (batch, 1, token, token) under which each token attends to itself alone: added to scores.
-
-    Of a block whose own causal mask `like` is true where it hides (MPT's), a mask of that kind.
+    """Return the mask (batch, 1, token, token), added to scores, under which each token attends to itself alone; it is
+    true where it hides for a block whose own mask `like` is (MPT's).
     """
     batch, tokens, _ = x.shape
     others = ~torch.eye(tokens, dtype=torch.bool, device=x.device)
