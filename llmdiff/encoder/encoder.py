@@ -18,8 +18,9 @@ from llmdiff.encoder.batching import Budget, run_in_batches
 from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.fit import check_depth, check_tokenizer
 from llmdiff.encoder.langevin import noise_std
-from llmdiff.encoder.llm import DecoderLLM, check_positions
+from llmdiff.encoder.llm import DecoderLLM
 from llmdiff.encoder.loading import Placement, load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite
 from llmdiff.encoder.quantization import METHODS, check_quantised
@@ -72,9 +73,9 @@ class Encoder:
         self.config = resolve_template(tokenizer, with_dtype(self.llm, config))
         self.tokenizer, self.truncated = tokenizer, 0
         self._budget = Budget(self.config.token_budget)
+        check_fit(self.llm, self.tokenizer, self.config)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
-        check_fit(self.llm, self.tokenizer, self.config)
         self._encode_batch = BatchEncoder(self.llm, self.config, self.g, self.h, cache_folder)
 
     @classmethod
@@ -234,14 +235,13 @@ def with_dtype(llm: DecoderLLM, config: EncoderConfig) -> EncoderConfig:
 
 def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
     """Raise ValueError where LLM, tokenizer and settings do not fit each other."""
-    reading = Reading.parse(config.reading).of(llm.blocks)
-    if reading.takes_bands and config.bands > llm.blocks:
-        raise ValueError(f"bands is {config.bands}; expected at most {llm.blocks}, the LLM's blocks")
+    check_depth(llm.config, llm.blocks, config)
+    llm.check_states(Reading.parse(config.reading).kind == "last")
     check_quantised(llm.config, config.quantization)
-    check_positions(llm.config, config.max_tokens)
-    if config.append_eos and tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token; set one, or append_eos=False")
-    padding_id(tokenizer)
+    check_tokenizer(tokenizer, config)
+    if config.append_eos and tokenizer.eos_token_id >= llm.vocabulary:
+        expected = f"expected one below {llm.vocabulary}, the LLM's vocabulary; or append_eos=False"
+        raise ValueError(f"the tokenizer's EOS has the id {tokenizer.eos_token_id}; {expected}")
 
 
 def describe_llm(llm: DecoderLLM, config: EncoderConfig) -> dict[str, Any]:

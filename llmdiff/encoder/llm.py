@@ -26,6 +26,7 @@ from llmdiff.encoder.scores import (
     SentenceScore,
     UpdateScore,
     Watcher,
+    first,
     watching,
 )
 
@@ -63,11 +64,14 @@ class DecoderLLM:
         self.backbone: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
         self.config: Any = self.backbone.config
         self.layers = find_layers(self.backbone)
+        self.state_shape: tuple[int, ...] = (2, 2, self.hidden_size)
+        self.end_width = self.hidden_size
         keep_weights(self.backbone)
         self.family: Family | None = FAMILIES.get(self.config.model_type)
         if self.family is None:
             self._check_causal()
             if scores:
+                self.check_states(last=False)
                 self._check_scores()
 
     @property
@@ -136,15 +140,35 @@ class DecoderLLM:
 
     def forward(self, ids: Tensor) -> Tensor:
         """The plain forward pass, without the head: the final norm's output (batch, token, hidden)."""
-        hidden: Tensor = self.backbone(input_ids=ids, use_cache=False)[0]
+        hidden: Tensor = without_head(self.backbone)(input_ids=ids, use_cache=False)[0]
         return hidden
+
+    def check_states(self, last: bool) -> None:
+        """Raise ValueError where the final norm, or else the blocks, do not put out what an encoding is made of."""
+        if last and self.end_width != self.hidden_size:
+            found = f"{self.name} puts out {self.end_width}: read a layer, or the scores"
+            raise ValueError(f"reading is 'last'; expected the blocks' width, {self.hidden_size}, at the end; {found}")
+        if not last and self.state_shape != (2, 2, self.hidden_size):
+            expected = (
+                f"expected (batch, token, {self.hidden_size}); of such an LLM the reading 'last' alone is to be had"
+            )
+            raise ValueError(f"{self.name}: its blocks' states have {len(self.state_shape)} axes; {expected}")
 
     @torch.no_grad()
     def _check_causal(self) -> None:
-        """Raise ValueError for a model in which a token sees what comes after it."""
-        one, other = self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))[:, 0]
+        """Raise ValueError for a model in which a token sees what comes after it; look at what it puts out."""
+        handle = self.layers[0].register_forward_hook(self._see_state)
+        try:
+            end = self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))
+        finally:
+            handle.remove()
+        self.end_width = end.shape[-1]
+        one, other = end[:, 0]
         if not torch.allclose(one, other, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{self.name} is not decoder-only: a token's hidden state depends on the tokens after it")
+
+    def _see_state(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.state_shape = tuple(first(output).shape)
 
     @torch.no_grad()
     def _check_scores(self) -> None:
@@ -152,13 +176,25 @@ class DecoderLLM:
         try:
             with watching([DiagonalMaskCheck(layer) for layer in self.layers]):
                 self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))
-        except (RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(f"{self.name}: its blocks do not run under a diagonal mask ({error})") from error
+        except (RuntimeError, TypeError, LookupError, AttributeError, ValueError) as error:
+            expected = "expected blocks of attention alone; readings of hidden states take any"
+            raise ValueError(
+                f"{self.name}: its blocks do not run under a diagonal mask ({error}); {expected}"
+            ) from error
         warnings.warn(
             f"{self.name}: unknown family {self.config.model_type!r}; its blocks run a second time under a diagonal "
             f"mask, about twice the cost of one pass (known families: {', '.join(FAMILIES)})",
             stacklevel=4,
         )
+
+
+def without_head(backbone: nn.Module) -> nn.Module:
+    """Return what runs the blocks, of a model that calls itself its decoder and yet ends in logits (Llama 4's)."""
+    head = getattr(backbone, "get_output_embeddings", None)
+    if head is None or head() is None:
+        return backbone
+    inner = [module for module in backbone.children() if hasattr(module, "get_input_embeddings")]
+    return inner[0] if len(inner) == 1 else backbone
 
 
 def check_own_code(model: Any) -> None:
@@ -177,14 +213,6 @@ def check_decoder_only(config: Any) -> None:
         raise ValueError(f"model type {config.model_type!r} is an encoder-decoder; expected a decoder-only LLM")
     if getattr(text, "use_bidirectional_attention", False):
         raise ValueError(f"model type {text.model_type!r} attends in both directions; expected a decoder-only LLM")
-
-
-def check_positions(config: Any, max_tokens: int) -> None:
-    """Raises ValueError for more tokens than a configuration has positions; one that does not say has any number."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and max_tokens > int(positions):
-        expected = f"expected at most {positions}, the positions (max_position_embeddings) it was made for"
-        raise ValueError(f"max_tokens is {max_tokens}; {expected}")
 
 
 def check_blocks(config: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, __version__
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
 
 from llmdiff.compilation import check_compiler
 from llmdiff.devices import device
 from llmdiff.encoder.config import Attention, EncoderConfig
-from llmdiff.encoder.llm import check_blocks, check_decoder_only, check_positions
+from llmdiff.encoder.fit import check_depth, check_tokenizer
+from llmdiff.encoder.llm import check_blocks, check_decoder_only
 from llmdiff.encoder.quantization import METHODS, quantization_of
-from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.template import resolve_template
 from llmdiff.extras import require_for
 from llmdiff.model_files.gguf_files import check_gguf
 from llmdiff.model_files.model_folders import check_llm, first_line, gguf_file
+from llmdiff.model_files.named_files import json_object
 
 logger = logging.getLogger(__name__)
 HEADS = ("lm_head.", "embed_out.")  # not used: no logits are computed
@@ -114,12 +116,11 @@ def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: E
     of_text = config.get_text_config(decoder=True)
     with naming(source):
         check_blocks(of_text)
-        check_positions(of_text, settings.max_tokens)
-        Reading.parse(settings.reading).of(of_text.num_hidden_layers)
+        check_depth(of_text, of_text.num_hidden_layers, settings)
     tokenizer = _read(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))
     _set_padding(source, tokenizer)
     with naming(source):
-        resolve_template(tokenizer, settings)
+        check_tokenizer(tokenizer, resolve_template(tokenizer, settings))
     return config, tokenizer
 
 
@@ -164,7 +165,9 @@ def _check_causal(source: str, config: Any) -> None:
     with naming(source):
         check_decoder_only(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM")
+        text = config.get_text_config(decoder=True)
+        expected = "expected one" if text is config else f"expected its language model ({text.model_type}) by itself"
+        raise ValueError(f"LLM {source}: model type {config.model_type!r} is no decoder-only LLM; {expected}")
 
 
 def _set_padding(source: str, tokenizer: Any) -> None:
@@ -189,4 +192,16 @@ def _read(source: str, what: str, load: Any) -> Any:
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error
         where = "" if Path(source).exists() else "no folder of that name here; from the hub: "
-        raise ValueError(f"LLM {source}: {where}cannot read its {what}: {first_line(error)}") from error
+        raise ValueError(f"LLM {source}: {where}cannot read its {what}: {first_line(error)}{_newer(source)}") from error
+
+
+def _newer(source: str) -> str:
+    """Return that a folder's configuration was written by a newer transformers than this one, where it was."""
+    written = json_object(Path(source) / "config.json").get("transformers_version")
+    newer = isinstance(written, str) and _numbers(written) > _numbers(__version__)
+    return f" (of transformers {written:.20}, here is {__version__})" if newer else ""
+
+
+def _numbers(version: str) -> list[int]:
+    """Return what a version begins with: of 5.23.0, 5 and 23."""
+    return [int(number) for number in re.findall(r"\d{1,9}", version)[:2]]

@@ -48,7 +48,11 @@ def quantization_of(config: Any) -> str | None:
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None
-    method = settings["quant_method"] if isinstance(settings, dict) else settings.quant_method
+    if isinstance(settings, dict):  # as a file has it; earlier versions of bitsandbytes wrote no name
+        own = any(settings.get(name) for name in ("load_in_4bit", "load_in_8bit"))
+        method = settings.get("quant_method") or ("bitsandbytes" if own else "an unnamed method")
+    else:
+        method = settings.quant_method
     return str(getattr(method, "value", method))
 
 

@@ -273,15 +273,19 @@ def run_alone(layer: nn.Module, x: Tensor, args: tuple[Any, ...], kwargs: dict[s
     if "attention_mask" not in parameters.parameters:
         raise ValueError(f"{type(layer).__name__} takes no attention mask; only blocks of attention give word scores")
     call = parameters.bind(*((x, *args[1:]) if args else ()), **{**kwargs, **({} if args else {"hidden_states": x})})
-    call.arguments["attention_mask"] = diagonal_mask(x)
+    call.arguments["attention_mask"] = diagonal_mask(x, like=call.arguments.get("attention_mask"))
     return first(layer.forward(*call.args, **call.kwargs))
 
 
-def diagonal_mask(x: Tensor) -> Tensor:
-    """Return the additive mask (1, 1, token, token) under which each token attends to itself alone."""
-    tokens = x.shape[1]
-    mask = torch.full((tokens, tokens), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
-    return mask.fill_diagonal_(0.0)[None, None]
+def diagonal_mask(x: Tensor, like: Any = None) -> Tensor:
+    """Return the mask (batch, 1, token, token), added to scores, under which each token attends to itself alone; it is
+    true where it hides for a block whose own mask `like` is (MPT's).
+    """
+    batch, tokens, _ = x.shape
+    others = ~torch.eye(tokens, dtype=torch.bool, device=x.device)
+    if isinstance(like, Tensor) and like.dtype == torch.bool and not bool(like[..., 0, 0].any()):
+        return others.expand(batch, 1, tokens, tokens)
+    return others.to(x.dtype).masked_fill(others, torch.finfo(x.dtype).min).expand(batch, 1, tokens, tokens)
 
 
 def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -291,6 +295,6 @@ def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def first(output: Any) -> Tensor:
-    """Return a block's hidden state, alone or first of a tuple."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    """Return a block's hidden state, alone or first of several outputs."""
+    tensor: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return tensor

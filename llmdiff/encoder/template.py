@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from llmdiff.encoder.config import CHAT, EncoderConfig, TemplateKeep
+from llmdiff.model_files.model_folders import first_line
 
 TODAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 """Put before a chat template, so that one that tells today's date gives the same encodings on any day."""
@@ -27,9 +28,13 @@ def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
         )
     message = [{"role": "user", "content": "{caption}"}]
     template = TODAY + tokenizer.get_chat_template()
-    text: str = tokenizer.apply_chat_template(
-        message, chat_template=template, tokenize=False, add_generation_prompt=True
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            message, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program, which may end in any kind
+        refused = f"the tokenizer's chat template does not take a user's message: {first_line(error)}"
+        raise ValueError(f"template is {CHAT!r}; {refused}") from error
     begin = tokenizer.bos_token
     if begin and text.startswith(begin) and _begins_itself(tokenizer):
         text = text.removeprefix(begin)

@@ -81,21 +81,20 @@ def try_tokenise(
     if not captions:
         return []
     assert "{caption}" in config.template
+    check_room(tokenizer, config)
     after = config.template.partition("{caption}")[2]
     kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
     room = config.max_tokens - config.append_eos
-    if kept and kept >= room:
-        raise ValueError(
-            f"max_tokens is {config.max_tokens}; expected more than the template's {kept} after the caption"
-        )
     end = [tokenizer.eos_token_id] if config.append_eos else []
+    control = control_tokens(tokenizer)
     found: list[Tokens | BadCaption] = []
-    for caption, ids in zip(captions, _token_ids(tokenizer, captions, config.template), strict=True):
-        if isinstance(ids, BadCaption):
-            found.append(ids)
+    for caption, read in zip(captions, _token_ids(tokenizer, captions, config.template, control), strict=True):
+        if isinstance(read, BadCaption):
+            found.append(read)
             continue
+        ids, split = read
         body = ids[:-1] if end and ids[-1:] == end else ids  # the tokenizer may add an EOS of its own
-        first, last = _span(tokenizer, config, caption, body)
+        first, last = _span(tokenizer, config, caption, body, split)
         if (cut := len(body) - room) > 0:
             text = config.template.replace("{caption}", caption)
             body = _cut(body, room, _kept(tokenizer, text, after, kept))
@@ -105,47 +104,87 @@ def try_tokenise(
     return found
 
 
-def _span(tokenizer: Any, config: EncoderConfig, caption: str, ids: list[int]) -> tuple[int, int]:
+def check_room(tokenizer: Any, config: EncoderConfig) -> None:
+    """Raise ValueError where a template is so long that not one token of any caption is left beside it."""
+    (around,) = tokenizer([config.template.replace("{caption}", "")], verbose=False)["input_ids"]
+    own_eos = config.append_eos and around[-1:] == [tokenizer.eos_token_id]
+    if (count := len(around) - own_eos) and count + config.append_eos >= config.max_tokens:
+        what = f"the template's {count} tokens{' and EOS' if config.append_eos else ''}"
+        raise ValueError(f"max_tokens is {config.max_tokens}; expected more than {what}, for every caption is cut away")
+
+
+def _span(tokenizer: Any, config: EncoderConfig, caption: str, ids: list[int], split: bool) -> tuple[int, int]:
     """Return the range of the caption's tokens where it is asked for, else that of all."""
     if config.template_keep == "all":
         return 0, len(ids)
-    split = any(token in caption for token in control_tokens(tokenizer))
     return caption_span(tokenizer, config.template, caption, ids, split)
 
 
-def _token_ids(tokenizer: Any, captions: list[str], template: str) -> list[list[int] | BadCaption]:
-    """Return what the tokenizer makes of each caption in its template."""
+def _token_ids(
+    tokenizer: Any, captions: list[str], template: str, control: list[str]
+) -> list[tuple[list[int], bool] | BadCaption]:
+    """Return the ids of each caption in its template, and whether control tokens' letters were read as letters."""
     texts = [template.replace("{caption}", caption) for caption in captions]
-    control = control_tokens(tokenizer)
+    meant = _meant_ids(tokenizer, control)
+    usual = max(_count(meant, ids) for ids in _of_template(tokenizer, template))
     of_template = any(token in template for token in control)
-    found: list[list[int] | BadCaption] = list(tokenizer(texts, verbose=False)["input_ids"])
-    for i, caption in enumerate(captions):
-        held = next((token for token in control if token in caption), None)
+    found: list[tuple[list[int], bool] | BadCaption] = []
+    for text, caption, ids in zip(texts, captions, tokenizer(texts, verbose=False)["input_ids"], strict=True):
+        held = _held(tokenizer, caption, ids, control, meant, usual)
         if held is None:
+            found.append((ids, False))
             continue
+        split = tokenizer(text, verbose=False, split_special_tokens=True)["input_ids"]
+        refused = None
         if of_template:
-            both = "which the template has others of: they cannot be told apart"
-            found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {both}")
-            continue
-        ids = found[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True)["input_ids"]
-        of_empty = tokenizer(template.replace("{caption}", ""), verbose=False)["input_ids"]
-        if _controls(tokenizer, ids) > _controls(tokenizer, of_empty):
-            even_so = "which this tokenizer finds even where it is to read letters"
-            found[i] = BadCaption("control_token", f"caption {caption!r} has the control token {held!r}, {even_so}")
+            refused = "which the template has others of: they cannot be told apart"
+        elif _count(meant, split) > usual:
+            refused = "which this tokenizer finds even where it is to read letters"
+        named = f"caption {caption!r} has the control token {held!r}"
+        found.append((split, True) if refused is None else BadCaption("control_token", f"{named}, {refused}"))
     return found
 
 
-def _controls(tokenizer: Any, ids: list[int]) -> int:
-    """Return how many ids are control tokens'; a text may hold the one for unknown letters, and a word that pads."""
+def _of_template(tokenizer: Any, template: str) -> list[list[int]]:
+    """Return the ids of a template without a caption, and with the shortest: some tokenizers end no empty text."""
+    texts = [template.replace("{caption}", caption) for caption in ("", "a")]
+    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+    return ids
+
+
+def _held(tokenizer: Any, caption: str, ids: Any, control: list[str], meant: set[int], usual: int) -> str | None:
+    """Return a control token that a caption's letters are, as they stand or as the tokenizer normalises them."""
+    if (held := next((token for token in control if token in caption), None)) is not None:
+        return held
+    meant = meant - {getattr(tokenizer, "unk_token_id", None)}  # which stands for unknown letters, too
+    if _count(meant, ids) <= usual:
+        return None
+    return str(tokenizer.convert_ids_to_tokens(next(i for i in reversed(ids) if i in meant)))
+
+
+def _meant_ids(tokenizer: Any, control: list[str]) -> set[int]:
+    """Return the ids of control tokens; a text may hold the one for unknown letters, and a word that pads."""
+    if not control:
+        return set()
     harmless = {tokenizer.unk_token, tokenizer.pad_token} - {tokenizer.bos_token, tokenizer.eos_token}
-    controls = {tokenizer.convert_tokens_to_ids(token) for token in control_tokens(tokenizer) if token not in harmless}
-    return sum(i in controls for i in ids)
+    return {tokenizer.convert_tokens_to_ids(token) for token in control if token not in harmless}
+
+
+def _count(meant: set[int], ids: list[int]) -> int:
+    """Return how many of a text's ids are control tokens'."""
+    return sum(i in meant for i in ids)
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
-    """Return the tokens that a tokenizer finds in a text before all others, and that mean more than their letters."""
+    """Return the tokens that a tokenizer finds in a text before all others, and that mean more than their letters.
+
+    Those that its chat template speaks of are among them, for not every tokenizer calls them special.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return sorted({*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)})
+    chat = getattr(tokenizer, "chat_template", None) or ""
+    chat = chat if isinstance(chat, str) else " ".join(map(str, chat.values()))  # several, by name
+    meant = (str(token) for token in added if token.special or (str(token).strip() and str(token) in chat))
+    return sorted({*getattr(tokenizer, "all_special_tokens", ()), *meant})
 
 
 def _checked(caption: str, tokens: Tokens, vocabulary: int) -> Tokens | BadCaption:

@@ -44,6 +44,11 @@ def _check(file: Path, changed: int, size: int) -> None:
 
 def _check_blocks(file: Path, settings: dict[str, Any], names: list[str]) -> None:
     """Raise ValueError where a file says of how many blocks it is, and has not a tensor of each."""
+    if settings.get("split.count") not in (None, 0, 1):
+        found = f"one of {settings['split.count']!r:.80} parts"
+        raise ValueError(
+            f"{file}: expected the whole of a GGUF file, found {found}: llama-gguf-split --merge joins them"
+        )
     name = f"{settings.get('general.architecture')}.block_count"
     blocks = settings.get(name)
     if type(blocks) is not int or not 0 < blocks <= MOST_BLOCKS:

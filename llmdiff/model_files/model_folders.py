@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
-from llmdiff.model_files.named_files import check_named_files
+from llmdiff.model_files.named_files import PEFT_CONFIG, PEFT_WEIGHTS, check_named_files, json_object
 from llmdiff.model_files.safetensors_files import check_safetensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 GGUF, GGUF_MAGIC = ".gguf", b"GGUF"
 
 
@@ -25,11 +27,13 @@ def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
         check_hub_name(name_or_folder, "LLM folder")
         return
     what = f"LLM folder {folder}"
+    _check_whole(folder, what)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{what}: no config.json; expected a folder that save_pretrained wrote")
     check_named_files(folder)
     check_tokenizer(folder, what)
     check_weights(folder, what)
+    _check_weights_name(folder, what)
 
 
 def gguf_file(name_or_folder: str | os.PathLike[str]) -> Path | None:
@@ -48,6 +52,22 @@ def gguf_file(name_or_folder: str | os.PathLike[str]) -> Path | None:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"LLM folder {path}: expected one {GGUF} file, found {names}: name the file")
     return files[0] if files else None
+
+
+def _check_whole(folder: Path, what: str) -> None:
+    """Raise ValueError for an adapter in place of an LLM, or for one beside it that would not be read.
+
+    transformers passes over a PEFT adapter where that package is missing: the LLM would be another one.
+    """
+    if not (folder / PEFT_CONFIG).is_file():
+        return
+    weights = {path.name for path in folder.glob("*.safetensors")} - {PEFT_WEIGHTS}
+    if not (folder / "config.json").is_file() or not weights:
+        expected = "expected the whole LLM; a LoRA is merged into its base first"
+        raise ValueError(f"{what}: found an adapter ({PEFT_CONFIG}), {expected}")
+    if find_spec("peft") is None:
+        expected = "expected the package peft, which reads it: install it, or remove the adapter"
+        raise ValueError(f"{what}: found an adapter beside the weights ({PEFT_CONFIG}), {expected}")
 
 
 def weights_hash(folder: Path) -> str:
@@ -70,6 +90,8 @@ def is_same_path(one: str | None, other: str | None) -> bool:
 def first_line(error: Exception) -> str:
     """A library's error as far as its first line, or the next where that ends in a colon; its kind without words."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, KeyError):  # whose text is the key alone
+        lines[0] = f"{type(error).__name__}: {lines[0]}"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
@@ -106,6 +128,15 @@ def check_weights(folder: Path, what: str) -> None:
         raise ValueError(f"{what}: no *.safetensors weights (other formats are not loaded)")
     for file in files:
         check_safetensors(file)
+
+
+def _check_weights_name(folder: Path, what: str) -> None:
+    """ValueError where weights have names that transformers does not look for, or are parts without their index."""
+    if json_object(folder / "config.json").get("transformers_weights"):
+        return
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))[:3])
+        raise ValueError(f"{what}: expected {WEIGHTS[0]}, or {WEIGHTS[1]} that names its parts; found {found}")
 
 
 def _check_gguf(file: Path) -> None:

@@ -6,6 +6,7 @@ Needs no torch, so a flow can resolve a run before anything heavy is imported.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmdiff.adapter.config import check_bands
 from llmdiff.training.config import CONFIG, TrainConfig
@@ -108,10 +109,26 @@ def pinned_version(folder: Path, wanted: int | None) -> int | None:
 
 def find_fingerprint(store: EncodingStore, kind: str | None, wanted: str | None) -> str:
     """Return the fingerprint of the store's only encodings of a kind, or the wanted one if the store has it."""
-    known = {key: about.get("kind") for key, about in store.fingerprints().items()}
-    found = [key for key in known if (key == wanted if wanted is not None else known[key] == kind)]
+    known = store.fingerprints()
+    found = [
+        key for key, about in known.items() if (key == wanted if wanted is not None else about.get("kind") == kind)
+    ]
     if len(found) != 1:
         expected = f"encodings of {wanted}" if wanted is not None else f'one kind of "{kind}" encodings'
-        how = "encode again with --diffusion of this base" if kind == "pooled" else "encode first"
-        raise ValueError(f"{store.path}: expected {expected}, found {known}: {how}, or name a fingerprint")
+        how = "name a fingerprint" if found else "encode first, or name a fingerprint"
+        if kind == "pooled":
+            how = "encode again with --diffusion of this base, or name a fingerprint"
+        there = ", ".join(f"{key} ({_in_words(about)})" for key, about in known.items()) or "none"
+        raise ValueError(f"{store.path}: expected {expected}, found {there}: {how}")
     return found[0]
+
+
+def _in_words(about: dict[str, Any]) -> str:
+    """Return what tells an encoder from another of its kind: an LLM's reading, bands and template."""
+    if about.get("kind") != "llm":
+        return str(about.get("kind"))
+    facts = [about.get("llm", {}).get("class", "LLM"), about.get("reading", "score")]
+    facts += [f"{about['bands']} bands"] if about.get("bands", 1) != 1 else []
+    facts += [f"template {about['template']!r:.60}"] if about.get("template", "{caption}") != "{caption}" else []
+    facts += [f"keep {about['template_keep']}"] if "template_keep" in about else []
+    return ", ".join(map(str, facts))

@@ -78,16 +78,12 @@ def listed() -> list[tuple[str, str]]:
 
 
 def look_at(models: Models, run_id: str) -> list[Any]:
-    """Return what the tab shows of a run as it is now."""
+    """Return what the tab shows of a run as it is now; pictures that can't be decoded take none of it away."""
     from pipelines.app import run_view
 
-    files = run_view.sample_files(run_id)
-    samples = []
-    if files:
-        with models.lock:
-            samples = run_view.validation_pictures(files, models.latent_encoder(run_view.base_model(run_id)))
+    samples, left = samples_of(models, run_id)
     return [
-        run_view.summary(run_id),
+        "; ".join([run_view.summary(run_id), *(f"no pictures: {reason}" for reason in left)]),
         run_view.link(run_view.address(run_id)),
         run_view.curve(run_id, {"loss": "all", **run_view.BANDS}),
         run_view.curve(run_id, {"grad_norm": "gradient norm"}),
@@ -95,6 +91,20 @@ def look_at(models: Models, run_id: str) -> list[Any]:
         run_view.weights(run_id),
         gr.update(value=samples, visible=bool(samples)),
     ]
+
+
+def samples_of(models: Models, run_id: str) -> tuple[list[Any], list[str]]:
+    """Return a run's validation pictures with their labels, and why others can't be shown."""
+    from pipelines.app import run_view
+    from pipelines.runtime.error_line import error_line
+
+    if not (files := run_view.sample_files(run_id)):
+        return [], []
+    try:
+        with models.lock:
+            return run_view.validation_pictures(files, models.latent_encoder(run_view.base_model(run_id)))
+    except (OSError, ValueError) as error:  # the base may be gone
+        return [], [error_line(error)]
 
 
 def on_follow(wanted: bool) -> Any:

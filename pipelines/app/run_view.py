@@ -16,6 +16,7 @@ from infra.environment import tracking_uri
 from infra.tracking.run import EXPERIMENT, client, run_page
 from llmdiff.diffusion.latents import LatentEncoder, decode_samples
 from pipelines.reports.demo import weights_plot
+from pipelines.runtime.error_line import error_line
 
 LISTED = 100
 """The most runs that the page offers."""
@@ -122,10 +123,20 @@ def sample_files(run_id: str) -> list[Path]:
     return found[::-1][:LATEST]
 
 
-def validation_pictures(files: list[Path], latent_encoder: LatentEncoder) -> list[tuple[Image.Image, str]]:
-    """Return the pictures of files of validation samples, each with its step and prompt."""
-    return [
-        (image, f"step {int(file.stem.removeprefix('step-'))}: {prompt}")
-        for file in files
-        for prompt, image in decode_samples(file, latent_encoder)
-    ]
+def validation_pictures(
+    files: list[Path], latent_encoder: LatentEncoder
+) -> tuple[list[tuple[Image.Image, str]], list[str]]:
+    """Return the pictures of files of validation samples, each with its step and prompt; and why others are missing.
+
+    A run goes on while it is shown: a file may be half written, damaged, or gone.
+    """
+    pictures, left = [], []
+    for file in files:
+        try:
+            decoded = decode_samples(file, latent_encoder)
+        except (OSError, ValueError) as error:
+            left.append(error_line(error))
+        else:
+            step = file.stem.removeprefix("step-").lstrip("0") or "0"
+            pictures += [(image, f"step {step}: {prompt}") for prompt, image in decoded]
+    return pictures, left

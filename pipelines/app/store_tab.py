@@ -62,7 +62,7 @@ def samples_tab(models: Models, chosen: ModelFields, store: gr.Dropdown) -> None
         if wanted not in known:
             wanted = next((name for name in [encoder_of(adapter), *known] if name in known), "")
         found = find_samples(opened.snapshot(), text or "", wanted)
-        first = PAGE * (max(1, number or 1) - 1)
+        first = PAGE * (min(max(1, number or 1), -(-len(found) // PAGE) or 1) - 1)
         rows = found.slice(first, PAGE).to_pylist()
         said = f"{len(found)} samples of version {opened.version}; shown: {first + bool(rows)} to {first + len(rows)}"
         listed = [[row["caption"], row["source"], row["row"], row["token_count"], cut(row)] for row in rows]
@@ -185,8 +185,10 @@ def pictures(
 
     from pipelines.app.store_view import decode_pictures, describe_sample
 
-    with models.lock:
-        decoded = decode_pictures(store, rows, models.latent_encoder(base_of(adapter, diffusion)))
+    decoded = {}
+    if any(row["latent_key"] is not None for row in rows):
+        with models.lock:
+            decoded = decode_pictures(store, rows, models.latent_encoder(base_of(adapter, diffusion)))
     blank = Image.new("RGB", (64, 64), "white")
     before = labels or [""] * len(rows)
     return [
@@ -205,8 +207,11 @@ def base_of(adapter: str, diffusion: str) -> str:
 
 
 def encoder_of(adapter: str) -> str:
-    """Return the fingerprint of the encoder that an adapter was trained with; empty where none is chosen."""
-    return config_of(adapter).encoder_fingerprint if adapter else ""
+    """Return the fingerprint of the encoder that an adapter was trained with; empty where none can be read."""
+    try:
+        return config_of(adapter).encoder_fingerprint if adapter else ""
+    except (OSError, ValueError):
+        return ""  # a store is browsed without an adapter, too
 
 
 def config_of(adapter: str) -> AdapterConfig:

@@ -19,6 +19,7 @@ from pipelines.flows.register import register_flow
 from pipelines.flows.train import train_flow
 from pipelines.requests.retrain import RetrainRequest
 from pipelines.runtime.artifacts import show_text
+from pipelines.runtime.init_checkpoint import check_same_encodings
 from pipelines.runtime.promotion_policy import prompts_of
 from pipelines.runtime.recording import run_logger
 from pipelines.runtime.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
@@ -113,6 +114,8 @@ def encode_new(request: RetrainRequest) -> Found:
             unfinished=found.unfinished,
             broken=last.broken,
         )
+    if request.encoder == "llm" and request.start == "champion" and (champion := champion_address(request.name)):
+        check_same_encodings(champion, request.encoder_settings)
     done = encode_flow(**dict(request.to_encode()))
     if "no_answer" not in done.rejected and done.unfinished.keys() == found.unfinished.keys():
         keep(

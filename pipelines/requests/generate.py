@@ -22,7 +22,7 @@ class GenerateRequest(Request):
     """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     output: OptionalPathText = None
     """Folder for the pictures; default: one below the folder of runs."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Seed of the first picture's noise; the next picture has the next one, whatever the batch."""
     steps: int = Field(default=30, ge=1)
     """Sampling steps."""

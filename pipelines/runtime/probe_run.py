@@ -67,18 +67,20 @@ def run_probe(request: ProbeRequest) -> list[Row]:
 
 
 def chosen_readings(request: ProbeRequest, llm: str) -> list[str]:
-    """Return the readings to probe; ValueError where the LLM lacks a layer or a chat template that is asked for."""
+    """Return the readings to probe; ValueError where the LLM or its tokenizer can't do what is asked for."""
+    from llmdiff.encoder.fit import check_depth, check_tokenizer
     from llmdiff.encoder.template import resolve_template
     from llmdiff.probe.probing import default_readings
 
     config, tokenizer = load_tokenizer(llm, None, request.settings)
-    blocks = config.get_text_config(decoder=True).num_hidden_layers
+    of_text = config.get_text_config(decoder=True)
+    blocks = of_text.num_hidden_layers
     readings = list(dict.fromkeys(request.readings or default_readings(blocks)))
     with naming(llm):
         for reading in readings:
-            Reading.parse(reading).of(blocks)
+            check_depth(of_text, blocks, replace(request.settings, reading=reading))
         for template in request.templates:
-            resolve_template(tokenizer, replace(request.settings, template=template))
+            check_tokenizer(tokenizer, resolve_template(tokenizer, replace(request.settings, template=template)))
     return readings
 
 

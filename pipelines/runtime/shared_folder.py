@@ -45,6 +45,8 @@ def write_shared(request: PushRequest) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if grid is not None:
         shutil.copyfile(grid, folder / GRID)
+    else:
+        (folder / GRID).unlink(missing_ok=True)  # of an earlier call
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     write_file(folder / CONFIG, config_bytes(public))
     card = model_card(

@@ -16,6 +16,8 @@ from PIL import Image
 
 MARKUP = "<img src=x onerror=window.hacked=1>"
 """A caption, a prompt and a name that a page must show as text."""
+ODD = f"odd {MARKUP}.parquet"
+"""So is a file's name."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +37,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory, empty_tracking: Path) ->
     home = tmp_path_factory.mktemp("demo")
     data = home / "demo" / "data"
     write_shards(data, 20)
-    write_odd(data / "odd.parquet")
+    write_odd(data / ODD)
     store = EncodingStore.create(home / "demo" / "store")
     encoder = Encoder.from_pretrained(LLAMA, ENCODER)
     encoders = prepare(store, encoder, LatentEncoder.from_pretrained(str(DIFFUSION)), 64, 16)

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from llmdiff.process.tcp_ports import free_port
-from tests.app.conftest import MARKUP
+from tests.app.conftest import MARKUP, ODD
 from tests.app.test_drawing import pixels
 
 pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
@@ -114,6 +114,9 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
         page.click("#look")
         page.wait_for_selector("#samples img")
         keep(page, "store")
+        if "LLMDIFF_DEMO" not in os.environ:
+            page.get_by_role("tab", name="Rejects").click()  # and they are listed
+            page.locator("#rejects").get_by_text(ODD).locator("visible=true").first.wait_for()
         page.get_by_role("tab", name="Sources").click()  # and they are counted
         page.locator("#sources").get_by_text("shapes-00000").locator("visible=true").first.wait_for()
 

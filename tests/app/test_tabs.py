@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +18,11 @@ pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
 
 import gradio as gr
 
-from pipelines.app import run_view, store_view
+from pipelines.app import run_view, store_tab, store_view
 from pipelines.app.fields import OWN_SCHEDULER, RECORDED, request_of
 from pipelines.app.models import Models
 from pipelines.app.rejected import list_rejects, opened, rejected_picture
+from pipelines.app.run_tab import look_at
 from pipelines.app.sessions import Stops, shown
 from pipelines.app.sources import choices
 from pipelines.app.try_tab import of_row
@@ -28,7 +30,7 @@ from pipelines.app.why import reasons
 from pipelines.requests.app import AppRequest
 from pipelines.requests.generate import GenerateRequest
 from storage import EncodingStore
-from tests.app.conftest import MARKUP
+from tests.app.conftest import MARKUP, ODD
 
 VALUES: tuple[Any, ...] = ("x", RECORDED, "base", " a \n\nb", "not", 4, 7, 2.0, 0.5, OWN_SCHEDULER)
 
@@ -42,6 +44,10 @@ def test_fields_become_the_request_of_the_command() -> None:
     )
     with pytest.raises(ValueError, match="generate: steps: .*greater than or equal to 1, found 0"):
         request_of((*VALUES[:6], 0, *VALUES[7:]))
+    with pytest.raises(ValueError, match=r"generate: seed: .*, found 1000000000000000000000"):
+        request_of((*VALUES[:5], 10**21, *VALUES[6:]))
+    with pytest.raises(ValueError, match=r"generate: seed: .*valid integer, found None"):
+        request_of((*VALUES[:5], None, *VALUES[6:]))
     with pytest.raises(ValueError, match="adapter: expected a folder or a version, found none"):
         request_of((None, *VALUES[1:]))
 
@@ -139,7 +145,7 @@ def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     assert len(every) == 21
     assert [row["row"] for row in every if row["source"].startswith("shapes")] == list(range(20))
     (odd,) = store_view.find_samples(store.snapshot(), "ONERROR <img").to_pylist()
-    assert store_view.describe_sample(odd).startswith(f"{MARKUP}\nodd.parquet row 0 · ")
+    assert store_view.describe_sample(odd).startswith(f"{MARKUP}\n{ODD} row 0 · ")
     pictures = store_view.decode_pictures(
         store,
         [next(row for row in every if row["source"].startswith("shapes") and row["row"] == 7)],
@@ -150,9 +156,19 @@ def test_the_store_is_searched_counted_and_shown(at_demo: Path) -> None:
     difference = np.asarray(picture, float) - np.asarray(Image.open(io.BytesIO(drawn)), float)
     assert np.abs(difference).mean() < 8
     rows = {row[0]: row[1:] for row in store_view.sources(store)}
-    assert rows["odd.parquet"][0] == 1
-    assert rows["odd.parquet"][4] == 2
+    assert rows[ODD][0] == 1
+    assert rows[ODD][4] == 2
     assert all(row[-1] > 0 for row in rows.values())
+
+
+def test_captions_alone_and_a_store_without_its_adapter_need_no_base(at_demo: Path) -> None:
+    store = EncodingStore.open(at_demo / "demo" / "store")
+    row = {**store_view.find_samples(store.snapshot()).to_pylist()[0], "latent_key": None, "crop": None}
+    ((picture, _),) = store_tab.pictures(Models(), store, [row], "./gone", RECORDED)
+    assert picture.size == (64, 64)
+    assert store_tab.encoder_of("./gone") == ""
+    with pytest.raises(OSError, match="gone"):
+        store_tab.pictures(Models(), store, [{**row, "latent_key": "there"}], "./gone", RECORDED)
 
 
 def test_the_nearest_caption_to_one_that_is_stored_is_itself(at_demo: Path) -> None:
@@ -174,13 +190,13 @@ def test_rejects_show_the_picture_where_it_can_be_read(at_demo: Path) -> None:
     small, broken = list_rejects(store)
     assert (small[1], broken[1]) == (1, 2)
     assert rejected_picture(store, small[4], 1, small[5]).size == (8, 8)
-    with pytest.raises(ValueError, match=r"odd.parquet row 2: the picture can't be decoded"):
+    with pytest.raises(ValueError, match=rf"{ODD} row 2: the picture can't be decoded"):
         rejected_picture(store, broken[4], 2, broken[5])
     with pytest.raises(ValueError, match="does not know which data"):
         rejected_picture(store, "another", 2, broken[5])
 
 
-def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
+def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path, tmp_path: Path) -> None:
     ((name, status, run),) = run_view.list_runs()
     assert (name, status) == (MARKUP, "finished")
     assert run_view.summary(run) == "finished, step 10 of 20; loss 0.1000; 25% of the time waiting for data"
@@ -194,9 +210,23 @@ def test_a_run_shows_its_curves_weights_and_pictures(at_demo: Path) -> None:
         "up_blocks.1.attn2",
     ]
     files = run_view.sample_files(run)
-    ((_, label),) = run_view.validation_pictures(files, Models().latent_encoder(run_view.base_model(run)))
-    assert label == f"step 10: {MARKUP}"
+    damaged, gone, copied = (tmp_path / f"step-{name}.safetensors" for name in ("00000020", "00000030", "00000010 (2)"))
+    damaged.write_bytes(b"half")
+    shutil.copy(files[0], copied)
+    decoder = Models().latent_encoder(run_view.base_model(run))
+    pictures, left = run_view.validation_pictures([gone, damaged, copied, *files], decoder)
+    assert [label for _, label in pictures] == [f"step 10 (2): {MARKUP}", f"step 10: {MARKUP}"]
+    assert [reason.partition(": ")[0] for reason in left] == [str(gone), str(damaged)]
     assert run_view.address(run) is None
+
+
+def test_a_run_whose_base_is_gone_keeps_its_curves(at_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((*_, run),) = run_view.list_runs()
+    monkeypatch.setattr(run_view, "base_model", lambda run_id: "./gone")
+    state, _, loss, *_, pictures = look_at(Models(), run)
+    assert state.startswith("finished, step 10 of 20; loss 0.1000; 25% of the time waiting for data; no pictures: ")
+    assert len(loss) > 0
+    assert pictures["visible"] is False
 
 
 def test_the_link_to_a_run_is_one_link_whatever_its_address_holds() -> None:

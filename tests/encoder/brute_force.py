@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmdiff.encoder.llm import find_layers
+from llmdiff.encoder.scores import block_input, first
+
 
 def in_float64(model: Any) -> Any:
     """A copy in float64, or the model itself where it is."""
@@ -73,15 +76,31 @@ def alone(model: Any, index: int, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
     return (model.get_decoder().layers[index](rows, **own) - rows)[:, 0]
 
 
+@torch.no_grad()
+def context_scores(model: Any, ids: list[int]) -> Tensor:
+    """``S - W`` of every block of any family, in the model's dtype: (block, token, hidden).
+
+    A state is fed alone to its block with what the block is given when that token is all there is.
+    """
+    whole = record(model, torch.tensor([ids]))
+    singles = [record(model, torch.tensor([[token]])) for token in ids]
+    found = []
+    for i, (layer, (x, _, _, output)) in enumerate(zip(find_layers(model.get_decoder()), whole, strict=True)):
+        alone = [first(layer(x[:, d : d + 1], *one[i][1], **one[i][2])) for d, one in enumerate(singles)]
+        found.append((output - torch.cat(alone, dim=1))[0])
+    return torch.stack(found)
+
+
 def record(model: Any, ids: Tensor) -> list[tuple[Tensor, Any, dict[str, Any], Tensor]]:
     """(input, arguments, keyword arguments, output) of every block of one forward pass."""
     calls: list[tuple[Tensor, Any, dict[str, Any], Tensor]] = []
-    handles = [
-        layer.register_forward_hook(
-            lambda module, args, kwargs, output: calls.append((args[0], args[1:], kwargs, output)), with_kwargs=True
-        )
-        for layer in model.get_decoder().layers
-    ]
+
+    def see(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        calls.append((block_input(args, kwargs), args[1:], others, first(output)))
+
+    layers = find_layers(model.get_decoder())
+    handles = [layer.register_forward_hook(see, with_kwargs=True) for layer in layers]
     model.get_decoder()(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CTRLTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from llmdiff.encoder import Encoder, EncoderConfig
@@ -96,6 +96,33 @@ def test_a_control_token_of_the_template_stays_one() -> None:
     assert plain.ids[-1] == words.convert_tokens_to_ids("<|im_end|>")
     assert isinstance(bad, BadCaption)
     assert bad.reason == "control_token"
+
+
+def test_a_token_of_the_chat_template_is_a_control_token_though_nobody_calls_it_special() -> None:
+    words = bpe()
+    words.add_tokens(["<turn>", "circles", "  "])
+    words.chat_template = "{% for m in messages %}<turn>{{ m['content'] }}  {% endfor %}"
+    plain, bad = try_tokenise(words, ["a  red circles", "a <turn>"], EncoderConfig(append_eos=False), 10_000)
+    assert isinstance(plain, Tokens)
+    assert words.convert_tokens_to_ids("circles") in plain.ids
+    assert isinstance(bad, BadCaption)
+    assert (bad.reason, "the control token '<turn>'" in str(bad)) == ("control_token", True)
+
+
+@pytest.mark.parametrize("keep", ["all", "caption"])
+def test_letters_that_the_tokenizer_normalises_to_a_control_token_are_letters(keep: Any) -> None:
+    words = word_level()
+    words.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    words.backend_tokenizer.add_special_tokens([AddedToken("</turn>", normalized=True, special=True)])
+    unknown = words.unk_token_id
+    config = EncoderConfig(append_eos=False, template="the {caption} below", template_keep=keep)
+    for caption in ("red </TURN> circle", "red \uff1c/turn\uff1e circle"):
+        (found,) = try_tokenise(words, [caption], config, 10_000)
+        assert isinstance(found, Tokens)
+        inner = [words.convert_tokens_to_ids("red"), *[unknown] * 3, words.convert_tokens_to_ids("circle")]
+        around = words.convert_tokens_to_ids(["the", "below"])
+        assert found.ids == [around[0], *inner, around[1]]
+        assert found.ids[found.keep] == (found.ids if keep == "all" else inner)
 
 
 @pytest.mark.parametrize(

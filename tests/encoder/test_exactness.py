@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.families import FAMILIES as KNOWN
-from tests.encoder.brute_force import alone, in_float64, record, scores
+from llmdiff.encoder.llm import without_head
+from tests.encoder.brute_force import alone, context_scores, in_float64, record, scores
+from tests.encoder.other_models import OTHERS, gemma3n, opt
 from tests.encoder.tiny_models import FAMILIES, build, scramble, tokenizer
 
 CAPTIONS = [
@@ -27,6 +28,10 @@ TOLERANCE = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3
 # Gemma 2 norms the attention's output, in context and alone, and rounds both to bfloat16 before their difference is
 # taken. With one token and EOS that difference is small (3 % off): the one exception to the 2 % of every caption.
 ROUNDED_NORMS = {("gemma2", "bfloat16", 2): 4e-2}
+
+
+ONLY_32_BITS = ("deepseek-v3", "gpt-oss", "mixtral", "xglm")
+"""Which don't run in float64."""
 
 
 def relative(one: Tensor, other: Tensor) -> float:
@@ -92,19 +97,31 @@ def test_an_unknown_family_falls_back_to_a_diagonal_mask(word_path: str, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:.*unknown family")
-def test_a_family_with_learned_positions_falls_back() -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_fall_back(name: str) -> None:
     torch.manual_seed(0)
-    settings = {"vocab_size": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "bos_token_id": None, "eos_token_id": 1}
-    model = scramble(transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings))).eval()
-    encoder = Encoder(model, tokenizer(), EncoderConfig(dtype="float32", initial="zeros"))
-    ids = torch.tensor([[*encoder.tokenizer(CAPTIONS[0])["input_ids"], 1]])
-    hidden = model.double().transformer(ids, output_hidden_states=True).hidden_states
-    expected = torch.zeros(ids.shape[1], 48, dtype=torch.float64)
-    for layer, x in zip(model.transformer.h, hidden[:-1], strict=True):
-        alone = torch.cat([layer(x[:, d : d + 1])[0] for d in range(x.shape[1])])
-        expected += (layer(x)[0] - alone).detach()
-    model.float()
-    assert relative(encoder([CAPTIONS[0]])[0], expected) < 1e-5
+    model = scramble(OTHERS[name]()).eval()
+    words = tokenizer()
+    ids = [*words(CAPTIONS[0])["input_ids"], words.eos_token_id]
+    exact = in_float64(model) if name not in ONLY_32_BITS else model
+    truth = context_scores(exact, ids).sum(0)
+    assert relative(Encoder(model, words, EncoderConfig(initial="zeros"))([CAPTIONS[0]])[0], truth) < 1e-5
+    if name != "opt":
+        end = without_head(exact.get_decoder())(input_ids=torch.tensor([ids]), use_cache=False)[0][0]
+        found = Encoder(model, words, EncoderConfig(reading="last"))([CAPTIONS[0]])[0]
+        assert relative(found, end.detach()) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*unknown family")
+def test_states_that_are_no_encoding_are_refused_by_name() -> None:
+    with pytest.raises(
+        ValueError, match="reading is 'last'; expected the blocks' width, 48, .* OPTForCausalLM puts out 16"
+    ):
+        Encoder(opt(), tokenizer(), EncoderConfig(reading="last"))
+    for reading in ("score", "mean", "layer:1"):
+        with pytest.raises(ValueError, match="Gemma3nForCausalLM: its blocks' states have 4 axes; expected"):
+            Encoder(gemma3n(), tokenizer(), EncoderConfig(reading=reading))
+    assert Encoder(gemma3n(), tokenizer(), EncoderConfig(reading="last"))(["a"])[0].shape == (2, 48)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi", "gemma3"])

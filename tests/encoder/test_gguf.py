@@ -137,6 +137,10 @@ HOSTILE = {
     "no blocks": ([LLAMA], "llama.block_count: expected 1 to 200 blocks, found None"),
     "blocks in a list": ([LLAMA, field(BLOCKS, 9, array(4, 0))], "expected 1 to 200 blocks, found None"),
     "thousands of blocks": ([LLAMA, field(BLOCKS, 4, struct.pack("<I", 9999))], "expected 1 to 200 blocks, found 9999"),
+    "a part of a file": (
+        [LLAMA, field("split.count", 2, struct.pack("<H", 3))],
+        "expected the whole of a GGUF file, found one of 3 parts: llama-gguf-split --merge joins them",
+    ),
     "blocks without tensors": (
         [LLAMA, field(BLOCKS, 4, struct.pack("<I", 9))],
         "tensors of 9 blocks, found none of block 0",

@@ -169,10 +169,47 @@ def test_a_configuration_that_is_deep(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantization_config": {"load_in_8bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"bits": 3}}, "quant_method"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "requires"),
+        (
+            {"rope_parameters": {"rope_type": "spiral", "rope_theta": 1.0}},
+            "KeyError: 'spiral'",
+        ),
+        ({"model_type": "llama9", "transformers_version": "99.1"}, r"of transformers 99\.1, here is \d"),
+    ],
+)
+def test_a_configuration_of_what_is_not_here_is_one_line(
+    folder: Path, settings: dict[str, object], message: str
+) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(ValueError, match=rf"^LLM {folder}: cannot read its .*{message}") as caught:
+        Encoder.from_pretrained(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_under_another_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    expected = "expected model.safetensors, or model.safetensors.index.json that names its parts; found consolidated"
+    with pytest.raises(ValueError, match=expected):
+        Encoder.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("model_type", ["t5", "clip_text_model", "vit"])
 def test_a_model_that_is_no_decoder_only_llm(model_type: str, folder: Path) -> None:
     transformers.AutoConfig.for_model(model_type).save_pretrained(folder)
     with pytest.raises(ValueError, match="decoder-only"):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_model_of_pictures_and_text_is_refused_for_its_language_model(folder: Path) -> None:
+    transformers.AutoConfig.for_model("llava").save_pretrained(folder)
+    expected = r"model type 'llava' is no decoder-only LLM; expected its language model \(llama\) by itself"
+    with pytest.raises(ValueError, match=expected):
         Encoder.from_pretrained(folder)
 
 

@@ -101,6 +101,25 @@ def test_other_names_are_looked_at_too(folder: Path, file: str, settings: dict[s
         check_llm(folder)
 
 
+def test_an_adapter_is_no_llm_and_none_beside_one_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="someone/llm")
+    save_file({}, folder / "adapter_model.safetensors")
+    check_llm(folder)
+    monkeypatch.setattr(
+        "llmdiff.model_files.model_folders.find_spec", lambda name: None
+    )  # as if PEFT were not installed
+    with pytest.raises(ValueError, match="an adapter beside the weights .* expected the package peft"):
+        check_llm(folder)
+    for path in (*folder.glob("model*"), folder / "config.json"):
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"LLM folder {folder}: found an adapter|beside the weights|no such file"):
+            check_llm(folder)
+    with pytest.raises(
+        ValueError, match=r"found an adapter \(adapter_config.json\), expected the whole LLM; a LoRA is"
+    ):
+        check_llm(folder)
+
+
 def test_a_part_of_a_base_likewise(tmp_path: Path) -> None:
     base = shutil.copytree(DIFFUSION, tmp_path / "base")
     index = "diffusion_pytorch_model.safetensors.index.json"

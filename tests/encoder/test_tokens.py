@@ -105,6 +105,15 @@ def test_a_tokenizer_without_what_is_needed_is_refused() -> None:
         Encoder(build("llama"), bare, EncoderConfig(dtype="float32"))
 
 
+def test_an_eos_without_an_embedding_is_refused_at_once() -> None:
+    larger = tokenizer()
+    larger.add_tokens([f"word{i}" for i in range(80)])
+    larger.eos_token = "word79"
+    with pytest.raises(ValueError, match="the tokenizer's EOS has the id 101; expected one below 64"):
+        Encoder(build("llama"), larger)
+    Encoder(build("llama"), larger, EncoderConfig(append_eos=False))
+
+
 def test_an_id_without_an_embedding_names_the_caption() -> None:
     larger = tokenizer()
     larger.add_tokens([f"word{i}" for i in range(80)])

@@ -203,7 +203,7 @@ class TestTrain:
     ) -> None:
         EncodingStore.create(tmp_path / "store")
         line = fails(capsys, "train", "--store", tmp_path / "store", "--diffusion", world.diffusion)
-        assert 'expected one kind of "llm" encodings, found {}' in line
+        assert 'expected one kind of "llm" encodings, found none: encode first' in line
 
     @pytest.mark.parametrize(
         ("assignment", "message"),

@@ -77,6 +77,11 @@ def test_what_is_uploaded_loads_by_its_name_and_holds_nothing_private(
 def test_a_dry_run_writes_the_folder_alone(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert push(str(adapter), REPO, "--dry-run", "--output", str(tmp_path / "shared")) == 0
     assert capsys.readouterr().out == f"written: {tmp_path / 'shared'}\n"
+    assert (tmp_path / "shared" / "samples.png").is_file()
+    (tmp_path / "run" / "samples" / "step-00000004.png").unlink()
+    assert push(str(adapter), REPO, "--dry-run", "--output", str(tmp_path / "shared")) == 0
+    capsys.readouterr()
+    assert not (tmp_path / "shared" / "samples.png").exists(), "no picture of an earlier call is shared"
     shared, own = read_config(tmp_path / "shared"), read_config(adapter)
     assert (shared.store, shared.base_model, shared.training["steps"]) == ("", "", 7)
     assert shared.encoder_description == own.encoder_description
