@@ -57,8 +57,8 @@ SHALLOW = {
     "up_block_types": ("CrossAttnUpBlock2D",),
 }
 """Changes of the tiny one: one resolution, and as many cross-attentions in the same places."""
-TRACED = {**SHALLOW, "mid_block_type": None}
-"""For `torch.compile`, which takes longer for each module: every kind of them, and few."""
+TRACED = {**SHALLOW, "up_block_types": ("UpBlock2D",), "mid_block_type": None}
+"""For `torch.compile`, which takes longer for each module: every kind of them, and one cross-attention."""
 SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
 SDXL_CHANGES = {
     **SD2_CHANGES,
