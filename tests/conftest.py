@@ -37,8 +37,9 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PYTHONPATH=python_path(*(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)),
 )
-# As our programs do, but for PEFT: a LoRA goes beside an adapter in some tests.
-spare_imports({**CHANGES, "diffusers.utils.import_utils": plainly_told})
+# As our programs do, but some tests put a LoRA of PEFT's beside an adapter, and some give pandas' objects to PyArrow.
+changes = {**CHANGES, "diffusers.utils.import_utils": plainly_told}
+spare_imports({name: change for name, change in changes.items() if name not in ("pandas", "pyarrow")})
 
 IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
