@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from llmdiff.process.spared_imports import CHANGES, plainly_told, spare_imports
 from llmdiff.process.startup import collect_seldom
 from pipelines.studies.smollm2 import VARIABLE, is_there, location
 from tests import kinds
 from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
+from tests.log_capture import look_for_loggers_once
 from tests.object_store import BUCKET, object_store
 from tests.python_path import python_path
 
@@ -35,7 +37,9 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PYTHONPATH=python_path(*(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)),
 )
-
+# As our programs do, but some tests put a LoRA of PEFT's beside an adapter, and some give pandas' objects to PyArrow.
+changes = {**CHANGES, "diffusers.utils.import_utils": plainly_told}
+spare_imports({name: change for name, change in changes.items() if name not in ("pandas", "pyarrow")})
 
 IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
@@ -49,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
     os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=memory)
     kinds.note_starts()
+    look_for_loggers_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.version_info < (3, 11, 8):

@@ -69,12 +69,16 @@ def kind_of(item: pytest.Item) -> str:
 def group_of(item: pytest.Item) -> str | None:
     """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
 
-    A module may name its own, and have a server of its own with it: the longest group is what all others wait for.
+    A module may name its own, and have a server of its own with it: the longest group is what all others wait for. A
+    module's unit tests are a group: its fixtures are made once, and what it alone imports is imported once.
     """
     if (own := item.get_closest_marker("xdist_group")) is not None:
         return str(own.args[0])
     fixtures = fixtures_of(item)
-    return next((name for name in SHARED if name in fixtures), None)
+    shared = next((name for name in SHARED if name in fixtures), None)
+    if shared is None and kind_of(item) == "unit":
+        return f"{item.path.parent.name}/{item.path.stem}"
+    return shared
 
 
 def end_servers(item: pytest.Item, following: pytest.Item | None) -> None:
@@ -100,9 +104,9 @@ def longest_first(item: pytest.Item) -> tuple[int, int, str]:
 
     A group's tests follow one another in one process, too, for its servers end with the last of them.
     """
-    group = group_of(item)
-    name = group or item.path.stem
-    return LONGEST.index(name) if name in LONGEST else len(LONGEST), -KINDS.index(kind_of(item)), group or ""
+    group = group_of(item) or ""
+    found = [LONGEST.index(name) for name in (group, item.path.stem) if name in LONGEST]
+    return min(found, default=len(LONGEST)), -KINDS.index(kind_of(item)), group
 
 
 @contextmanager

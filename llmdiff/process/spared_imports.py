@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -18,47 +18,58 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+Change = Callable[[Any], AbstractContextManager[None]]
+"""A context in which a module is loaded."""
 LATER = ("scipy.integrate", "scipy.stats")
 """Modules that run when something of them is first used: diffusers' samplers import them, each for a rare setting."""
 
 
-def spare_imports() -> None:
+def spare_imports(changes: Mapping[str, Change] | None = None) -> None:
     """Have this process import less of other packages from now on; a program calls this before it imports torch.
 
-    That is a third of what a command that draws imports. A library leaves the choice to the program.
+    That is a third of what a command that draws imports. A library leaves the choice to the program. Other changes than
+    `CHANGES` may be given.
     """
-    sys.meta_path.insert(0, Spared())
+    sys.meta_path.insert(0, Spared(CHANGES if changes is None else changes))
 
 
 class Spared(MetaPathFinder):
-    """Finds the modules of `LATER` and `CHANGES` where they are anyway, and has them loaded in another way.
+    """Finds the modules of `LATER` and of changes where they are anyway, and has them loaded in another way.
 
     Those of `LATER` once. Of the others it may be asked before they are imported, by who looks whether they are there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Mapping[str, Change]) -> None:
+        self.changes = changes
         self.left = {*LATER}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the module's place; None for other modules, and where it is no plain file."""
-        if fullname not in self.left and fullname not in CHANGES:
+        if fullname not in self.left and fullname not in self.changes:
             return None
         self.left.discard(fullname)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
             return None
-        spec.loader = (Delayed if fullname in LATER else Changed)(fullname, spec.origin)
+        if fullname in LATER:
+            spec.loader = Delayed(fullname, spec.origin)
+        else:
+            spec.loader = Changed(fullname, spec.origin, self.changes[fullname])
         return spec
 
 
 class Changed(SourceFileLoader):
-    """Loads a module within the context that `CHANGES` has for it."""
+    """Loads a module within a context."""
+
+    def __init__(self, fullname: str, path: str, change: Change) -> None:
+        super().__init__(fullname, path)
+        self.change = change
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module."""
-        with CHANGES[module.__name__](module):
+        with self.change(module):
             super().exec_module(module)
 
 
@@ -85,8 +96,8 @@ class StandIn(ModuleType):
 def plainly_told(module: Any) -> Iterator[None]:
     """What diffusers looks for when it starts.
 
-    It reads the lists of files of all packages, to tell which distribution the quantisers of a base come from. And it
-    imports PEFT, for a LoRA beside the adapter. No program of ours loads either.
+    It reads the lists of files of all packages, to tell which distribution the quantisers of a base come from. No
+    program of ours loads them.
     """
     read = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = dict
@@ -94,6 +105,13 @@ def plainly_told(module: Any) -> Iterator[None]:
         yield
     finally:
         importlib.metadata.packages_distributions = read
+
+
+@contextmanager
+def without_peft(module: Any) -> Iterator[None]:
+    """Diffusers imports PEFT, for a LoRA beside the adapter, which no program of ours loads either."""
+    with plainly_told(module):
+        yield
     module._peft_available = False
 
 
@@ -171,8 +189,8 @@ class Hides(MetaPathFinder):
             raise ModuleNotFoundError(f"{fullname}: not looked for yet", name=fullname)
 
 
-CHANGES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
-    "diffusers.utils.import_utils": plainly_told,
+CHANGES: dict[str, Change] = {
+    "diffusers.utils.import_utils": without_peft,
     "gradio.component_meta": without_stubs,
     "pandas": known_to_pyarrow,
     "pyarrow": without_pandas,

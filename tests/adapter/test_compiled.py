@@ -20,7 +20,7 @@ from tests.graphs import Graphs
 def shallow(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A base of one resolution and its adapters: a quarter of the modules to trace, and every kind of them."""
     root = tmp_path_factory.mktemp("shallow")
-    pipe, unet = tiny.pipeline(), tiny.unet(**tiny.TRACED)
+    pipe, unet = tiny.pipeline(), tiny.unet(**tiny.SHALLOW)
     pipe.register_modules(unet=unet)
     pipe.save_pretrained(root / "base")
     about = json.loads((folders["on-llm"] / "adapter_config.json").read_text())

@@ -54,11 +54,10 @@ SDXL = {
 SHALLOW = {
     "block_out_channels": (32,),
     "down_block_types": ("CrossAttnDownBlock2D",),
-    "up_block_types": ("CrossAttnUpBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "mid_block_type": None,
 }
-"""Changes of the tiny one: one resolution, and as many cross-attentions in the same places."""
-TRACED = {**SHALLOW, "mid_block_type": None}
-"""For `torch.compile`, which takes longer for each module: every kind of them, and few."""
+"""Changes of the tiny one, where each module takes time: every kind of them, and one cross-attention."""
 SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
 SDXL_CHANGES = {
     **SD2_CHANGES,

@@ -27,9 +27,9 @@ def cut_gguf(file: Path, blocks: int, target: Path) -> Path:
         (offset,) = struct.unpack_from("<Q", data, end_of_shape)
         infos.append((data[at + 8 : end].decode(), data[at:end_of_shape], offset))
         at = end_of_shape + 8
-    contents = data[-(-at // ALIGNMENT) * ALIGNMENT :]
+    contents = memoryview(data)[-(-at // ALIGNMENT) * ALIGNMENT :]
     ends = [offset for _, _, offset in infos[1:]] + [len(contents)]
-    said, kept, count = b"", b"", 0
+    said, kept, count = b"", bytearray(), 0
     for (name, info, offset), end in zip(infos, ends, strict=True):
         if _is_kept(name, r"blk\.(\d+)\.", blocks):
             said += info + struct.pack("<Q", len(kept))

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("torch.compile")
 
 def objective(bands: int = 1, adapter: dict[str, Any] | None = None, **settings: Any) -> Objective:
     config = TrainConfig(**PATHS, steps=1, caption_dropout=0.5, **settings)
-    unet = tiny.unet(**tiny.TRACED)
+    unet = tiny.unet(**tiny.SHALLOW)
     prepare_unet(unet, config)
     made = tiny.adapter(unet, {"bands": bands}, **(adapter or {}))
     made.install(unet)
