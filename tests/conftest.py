@@ -23,7 +23,6 @@ from pipelines.studies.smollm2 import VARIABLE, is_there, location
 from tests import kinds
 from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
-from tests.log_capture import look_for_loggers_once
 from tests.object_store import BUCKET, object_store
 from tests.python_path import python_path
 
@@ -53,7 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
     os.environ["LLMDIFF_CACHE"] = tempfile.mkdtemp(prefix="llmdiff-tests-", dir=memory)
     kinds.note_starts()
-    look_for_loggers_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background has it; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.version_info < (3, 11, 8):
