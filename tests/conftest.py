@@ -36,9 +36,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PYTHONPATH=python_path(*(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)),
 )
-# As our programs do, but some tests put a LoRA of PEFT's beside an adapter, and some give pandas' objects to PyArrow.
-changes = {**CHANGES, "diffusers.utils.import_utils": plainly_told}
-spare_imports({name: change for name, change in changes.items() if name not in ("pandas", "pyarrow")})
+# As our programs do, but some tests put a LoRA of PEFT's beside an adapter.
+spare_imports({**CHANGES, "diffusers.utils.import_utils": plainly_told})
 
 IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30

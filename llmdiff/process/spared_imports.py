@@ -153,47 +153,9 @@ def without_stubs(module: Any) -> Iterator[None]:
     module.create_or_modify_pyi = lambda *_: None
 
 
-@contextmanager
-def without_pandas(module: Any) -> Iterator[None]:
-    """PyArrow imports pandas for its first array, to know pandas' objects, of which there are none by then.
-
-    What it does not find it does not look for again, unless somebody asks it for pandas.
-    """
-    yield
-    if "pandas" not in sys.modules:
-        hides = Hides("pandas")
-        sys.meta_path.insert(0, hides)
-        try:
-            module.array([])
-        finally:
-            sys.meta_path.remove(hides)
-
-
-@contextmanager
-def known_to_pyarrow(module: Any) -> Iterator[None]:
-    """Whoever imports pandas may give its objects to PyArrow, which is told here that there are some."""
-    yield
-    if (pyarrow := sys.modules.get("pyarrow.lib")) is not None:
-        assert pyarrow._pandas_api.pd is module
-
-
-class Hides(MetaPathFinder):
-    """Has a package seem not to be installed."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Raise ModuleNotFoundError for the package; return None for others."""
-        if fullname == self.name:
-            raise ModuleNotFoundError(f"{fullname}: not looked for yet", name=fullname)
-
-
 CHANGES: dict[str, Change] = {
     "diffusers.utils.import_utils": without_peft,
     "gradio.component_meta": without_stubs,
-    "pandas": known_to_pyarrow,
-    "pyarrow": without_pandas,
     "transformers.loss.loss_utils": without_scipy,
     "transformers.utils.import_utils": scanned_once,
 }
