@@ -41,7 +41,7 @@ FREE |= {"validation_prompts", "validation_steps", "validation_guidance", "llm",
 FREE |= {"batch_size", "accumulate", "zero_stage", "deepspeed", "gradient_checkpointing", "processes", "hosts"}
 FREE |= {"torch_compile", "channels_last"}
 
-LATER = {"layout_steps", "layout_batch_size", "layout_learning_rate", "layout_noise", "torch_compile", "channels_last"}
+LATER = {"layout_steps", "layout_batch_size", "layout_learning_rate", "torch_compile", "channels_last"}
 LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that are left out where they are the defaults: what was written before there were any compares equal."""
 UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
@@ -96,9 +96,6 @@ class TrainSettings(BaseModel):
     """Samples of such a step, over all processes."""
     layout_learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's in them, at its highest."""
-    layout_noise: float = Field(default=0.0, ge=0)
-    """Normal noise on the encodings in them, in standard deviations of each channel: keeps them from learning captions
-    by heart. Only with `adapter.standardise`, which knows those."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of samples that see the empty caption, for classifier-free guidance."""
     timestep_exponent: float = Field(default=1.0, gt=0)
@@ -169,8 +166,6 @@ class TrainSettings(BaseModel):
             raise ValueError("expected either steps or epochs")
         if self.base_fingerprint is not None and self.adapter.base_context != "clip":
             raise ValueError('base_fingerprint goes with adapter.base_context "clip" alone')
-        if self.layout_noise and not self.adapter.standardise:
-            raise ValueError("layout_noise goes with adapter.standardise true alone, which knows channels' deviations")
         if self.lr_scheduler == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
             end = f"{POLYNOMIAL_END:g}, where a polynomial schedule ends"
             raise ValueError(f"learning_rate: expected more than {end}, found {self.learning_rate:g}")

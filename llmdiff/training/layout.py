@@ -27,7 +27,7 @@ from llmdiff.adapter.refiner import RefinerBlock
 from llmdiff.training.batches import endless
 from llmdiff.training.config import LAYOUT_LOG
 from llmdiff.training.distributed import any_process
-from llmdiff.training.objective import Objective, noised, plain_attention, sample_generators
+from llmdiff.training.objective import Objective, plain_attention, sample_generators
 
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch, EncodingDataset
@@ -90,11 +90,7 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
     """Return the mean squared error of a batch's layouts; no caption is dropped."""
     generators = sample_generators(objective.config.seed, epoch, batch, device)
     dropped = torch.zeros(len(batch.latents), dtype=torch.bool, device=device)
-    encodings, mask, base = objective.captions(batch, dropped, generators)
-    if noise := objective.config.layout_noise:
-        assert objective.adapter.phi.standardisation is not None
-        encodings = noised(encodings, mask, noise * objective.adapter.phi.standardisation.std, generators)
-    context = objective.adapter.context(encodings, mask, base)  # (b, t, [k] d)
+    context = objective.adapter.context(*objective.captions(batch, dropped, generators))  # (b, t, [k] d)
     layouts = layout_of(batch.latents.to(device, torch.float32))  # (b, c, h, w)
     return F.mse_loss(decoder(context, layouts.shape[-2:]), layouts)
 

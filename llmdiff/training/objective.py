@@ -99,7 +99,7 @@ class Objective(nn.Module):
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
         encodings, mask = replace(encodings, mask, self.unconditional.encoding.to(device), dropped)
         if any(self.noise_std):
-            encodings = noised(encodings, mask, torch.tensor(self.noise_std).unsqueeze(1), generators)
+            encodings = noised(encodings, mask, self.noise_std, generators)
         if self.config.torch_compile:
             encodings, mask = lengthen(encodings, mask)
         if self.unconditional.base is None:
@@ -142,16 +142,13 @@ def predict(
     return predicted
 
 
-def noised(encodings: Tensor, mask: Tensor, std: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Add normal noise, as Algorithm 1 does, to encodings ``(batch, [band,] token, hidden)``; none on the padding.
-
-    `std` is ``(band, 1)`` or ``(band, hidden)``. Returns float32.
-    """
+def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    """Add the noise of Algorithm 1 to encodings ``(batch, [band,] token, hidden)``, float32; none on the padding."""
     banded = encodings.float().reshape(len(encodings), len(std), *encodings.shape[-2:])  # (b, k, t, d)
     noise = torch.zeros_like(banded)
     for row, tokens, generator in zip(noise, mask.sum(1).tolist(), generators, strict=True):
         row[:, :tokens] = torch.randn(row[:, :tokens].shape, generator=generator, device=generator.device)
-    return (banded + noise * std.to(banded).unsqueeze(1)).reshape(encodings.shape)
+    return (banded + noise * banded.new_tensor(std)[:, None, None]).reshape(encodings.shape)
 
 
 def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device) -> list[torch.Generator]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.training import TrainConfig, layout, setup
-from llmdiff.training.config import TrainSettings
 from llmdiff.training.layout import LayoutDecoder, layout_of
 from llmdiff.training.objective import Objective
 from tests.training import training_run
@@ -45,14 +44,8 @@ def test_the_decoder_reads_the_mean_of_bands_and_no_padding() -> None:
     torch.testing.assert_close(decoder(banded, torch.Size((6, 8))), found)
 
 
-def test_noise_goes_with_what_knows_the_channels() -> None:
-    with pytest.raises(ValueError, match=r"layout_noise goes with adapter\.standardise true alone"):
-        TrainSettings(layout_noise=0.3)
-
-
 @pytest.mark.process
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_it_teaches_phi_and_the_refiner_alone(noise: float, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_teaches_phi_and_the_refiner_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error falls; what reads the U-Net is as it was."""
     errors: list[float] = []
     before: dict[str, torch.Tensor] = {}
@@ -71,7 +64,7 @@ def test_it_teaches_phi_and_the_refiner_alone(noise: float, root: Path, monkeypa
 
     monkeypatch.setattr(layout, "layout_loss", noted)
     monkeypatch.setattr(setup, "pretrain_layout", pretrain)
-    train(config(root).model_copy(update={"layout_noise": noise}))
+    train(config(root))
     assert sum(errors[-3:]) < 0.9 * sum(errors[:3])
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == {name for name in after if name.startswith(("phi.norm", "phi.linear", "refiner."))}

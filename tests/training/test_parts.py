@@ -110,7 +110,7 @@ def test_noise_left_to_training_is_drawn_with_each_bands_deviation_and_never_on_
     encodings, mask = torch.ones(2, 3, 50, 400, dtype=torch.bfloat16), torch.arange(50) < torch.tensor([[50], [20]])
 
     def draw(epoch: int, encodings: torch.Tensor = encodings, mask: torch.Tensor = mask) -> torch.Tensor:
-        return noised(encodings, mask, torch.tensor([[0.5], [0.0], [2.0]]), sample_generators(0, epoch, batch, CPU))
+        return noised(encodings, mask, (0.5, 0.0, 2.0), sample_generators(0, epoch, batch, CPU))
 
     drawn = draw(0)
     assert (drawn.shape, drawn.dtype) == (encodings.shape, torch.float32)
