@@ -104,7 +104,8 @@ class RawFiles:
         self._folder = array.store_path.store.root / array.store_path.path
         self._key_of = array.metadata.encode_chunk_key
         self._others = (0,) * (array.ndim - 1)
-        self._paths: dict[int, str] = {}  # as they are asked for: an array may say that it has any number
+        # As they are asked for: an array may say that it has any number.
+        self._files: dict[int, tuple[str, int, int]] = {}
         self._open_file = open_file
 
     def read(self, start: int, into: memoryview) -> None:
@@ -131,9 +132,10 @@ class RawFiles:
             self._file(int(number)).will_need(chunks[chunks // per_file == number] % per_file)
 
     def _file(self, number: int) -> OuterShard:
-        if (path := self._paths.get(number)) is None:
-            path = self._paths[number] = str(self._folder / self._key_of((number, *self._others)))
-        return self._open_file(path, self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes)
+        if (file := self._files.get(number)) is None:
+            path = str(self._folder / self._key_of((number, *self._others)))
+            file = self._files[number] = path, self.outer_rows // self.chunk_rows, self.chunk_rows * self.row_bytes
+        return self._open_file(*file)
 
 
 class OuterShard:

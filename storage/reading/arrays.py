@@ -59,16 +59,15 @@ class ArrayReader:
                         check_ranges(array.array, first, stop)
                         array.files.will_need(first, stop)
 
-    def check_ranges(self, rows: ArrayRows, samples: np.ndarray) -> None:
-        """Raise ValueError where rows of some samples are not in their array; see `storage.io.arrays.check_ranges`."""
-        for array, _, first, stop in self._by_array(rows, samples):
-            check_ranges(array.array, first, stop)
-
     def read_blocks(self, samples: np.ndarray) -> Blocks:
-        """Read through Zarr what does not lie in raw files, not compared with its checksums yet."""
+        """Read through Zarr what does not lie in raw files, not compared with its checksums yet.
+
+        ValueError where rows of a sample are not in their array, raw or not: before `fill` takes memory for them.
+        """
         out: Blocks = defaultdict(dict)
         for rows in self.index.arrays:
             for array, ids, first, stop in self._by_array(rows, samples):
+                check_ranges(array.array, first, stop)
                 if array.files is None:
                     blocks = read_ranges(array.array, first.tolist(), stop.tolist(), gap=TOKENS_PER_CHUNK)
                     out[rows.array].update(zip(ids.tolist(), blocks, strict=True))

@@ -105,7 +105,6 @@ class BatchFiller:
 
     def _padded(self, rows: ArrayRows, ids: np.ndarray, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """Return ``(token, width)`` bits of each sample, bfloat16 ``(batch, token, width)``, and ``(batch, token)``."""
-        self.reader.check_ranges(rows, ids)
         counts = rows.count[ids].astype(np.int64)
         shape = (len(ids), int(counts.max()), *self.reader.array_of(rows, ids[0]).shape[1:])
         padded = self._buffers[rows.array].empty(shape, np.uint16)
@@ -116,7 +115,6 @@ class BatchFiller:
 
     def _stacked(self, rows: ArrayRows, ids: np.ndarray, blocks: Blocks) -> Tensor:
         """Return a row of each sample, one on the other."""
-        self.reader.check_ranges(rows, ids)
         array = self.reader.array_of(rows, ids[0])
         stacked = self._buffers[rows.array].empty((len(ids), *array.shape[1:]), array.dtype)
         self.reader.fill(rows, ids, stacked, stacked[0].nbytes, blocks)

@@ -41,8 +41,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment, object_store(log) as credentials:
         for name, value in {**quiet, **credentials}.items():
             environment.setenv(name, value)
+        from ray._private.authentication_test_utils import reset_auth_token_state
         from ray.cluster_utils import Cluster
 
+        reset_auth_token_state()  # what this process knew of it where it has imported Ray before
         folder = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
         environment.setenv("RAY_TMPDIR", folder)  # the cluster's address is written below it, whatever `temp_dir` says
         (Path(folder) / "ray").mkdir()

@@ -161,7 +161,7 @@ def test_reading_ahead_is_bounded_and_ends(filled, monkeypatch):
     fill = BatchFiller.fill
     monkeypatch.setattr(BatchFiller, "fill", lambda *of: made_so_far.append(of) or fill(*of))
     data = dataset(filled, batch_size=1, block_size=1, blocks_together=1, read_ahead=3)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     epoch = data.epoch(0)
     for taken in range(1, 4):
         next(epoch)
@@ -170,9 +170,9 @@ def test_reading_ahead_is_bounded_and_ends(filled, monkeypatch):
             time.sleep(0.01)
         time.sleep(0.1)
         assert len(made_so_far) == taken + 3
-    assert threading.active_count() == before + 1
+    assert len(set(threading.enumerate()) - before) == 1
     epoch.close()
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
     assert len(made_so_far) == 6
 
 
