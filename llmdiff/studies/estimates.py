@@ -48,18 +48,18 @@ def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Esti
     """Return how much of the teacher's gain over the base the student has: (student - base) / (teacher - base).
 
     All three are ``(seed, prompt)``, the base of one seed; prompts are resampled together, and seeds where there are
-    several. Undefined where the teacher has no gain.
+    several. Undefined where the teacher's gain can't be told from none.
     """
     rows, columns = _draw(teacher.shape)
     base_rows = np.zeros((RESAMPLES, 1), int)
     low, high = _means(base_rows, columns, base), _means(rows, columns, teacher)
     student_rows = rows if len(student) == len(teacher) else _draw(student.shape)[0]
-    found = _means(student_rows, columns, student)
+    found, gains = _means(student_rows, columns, student), high - low
+    if percentiles(gains)[0] <= 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = np.where(high > low, (found - low) / (high - low), np.nan)
-        gain = teacher.mean() - base.mean()
-        value = (student.mean() - base.mean()) / gain if gain > 0 else np.nan
-    return _estimate(value, resampled)
+        resampled = np.where(gains > 0, (found - low) / gains, np.nan)
+    return _estimate((student.mean() - base.mean()) / (teacher.mean() - base.mean()), resampled)
 
 
 def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -111,10 +111,13 @@ def row(name: str, found: dict[str, Shares], agreed: dict[str, float]) -> dict[s
 def findings(rows: list[dict[str, Any]]) -> list[str]:
     """How much survives, and how much of it the LLM's outputs bring over the text alone."""
     students = [row for row in rows if row["R²"] is not None]
-    kept = max(students, key=lambda row: row[KEPT].value)
+    defined = [row for row in students if not np.isnan(row[KEPT].value)]
+    kept = max(defined, key=lambda row: row[KEPT].value, default=None)
     best = max(students, key=lambda row: row["R²"])
     return [
-        f"Of the score difference's gain in relation, a student keeps {kept[KEPT]} at most, that of "
+        "The score difference itself gains nothing in relation that shows, so there is nothing to keep."
+        if kept is None
+        else f"Of the score difference's gain in relation, a student keeps {kept[KEPT]} at most, that of "
         f'"{kept["what is shown"]}".',
         f"On captions of held-out scenes the best student ({best['what is shown']}) explains {best['R²']:.0%} of the "
         f"encodings' variance, the one that sees no LLM {students[0]['R²']:.0%}.",

@@ -62,7 +62,7 @@ def beside(row: dict[str, Any], reference: str) -> str:
 
 def brief(value: Any) -> Any:
     """Return an estimate as its value alone; what is none, as it is."""
-    return f"{value.value:.2f}" if isinstance(value, Estimate) else value
+    return str(value).partition(" (")[0] if isinstance(value, Estimate) else value
 
 
 def name_of(row: dict[str, Any]) -> str:

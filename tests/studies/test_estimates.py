@@ -53,6 +53,9 @@ def test_what_survives_of_a_gain() -> None:
     assert survived(base, teacher, teacher) == (1, 1, 1)
     assert np.isnan(survived(teacher[:1], student, teacher).value)
     assert str(survived(teacher[:1], student, teacher)) == "not defined"
+    hardly = base.copy()
+    hardly[0, 0] = 1
+    assert str(survived(base, student, hardly)) == "not defined", "a gain of one prompt in a hundred may be none"
 
 
 def test_what_comes_back_of_one_model_s_own_gap_is_resampled_over_trainings() -> None:
