@@ -92,22 +92,10 @@ class ObjectPath:
     def create(self, data: bytes) -> bool:
         """Write an object unless there is one: of several that try at once, each with other bytes, one gets True.
 
-        Where the answer to a request was lost, which the client or this function repeats, the object is there by then:
+        Where the answer to a request was lost, which the client or this repeats, the object is there by then:
         it is ours where it has our bytes.
         """
-        for wait in (*WAITS, None):
-            try:
-                with self.naming():
-                    obstore.put(self.client, self.key, data, mode="create")
-                return True
-            except FileExistsError:
-                with suppress(FileNotFoundError):  # removed by now, or others are writing it just now
-                    return self.read_bytes() == data
-            except OSError as error:
-                if wait is None or not isinstance(error.__cause__, GenericError):
-                    raise
-            time.sleep(wait or 0.0)
-        raise OSError(f"{self}: expected an object, or none; found one that others make and remove again and again")
+        return _create(self, data)
 
     def remove(self) -> None:
         with self.naming():
@@ -194,6 +182,22 @@ class ObjectPath:
             raise type(error)(f"{self}: {_first_line(error)}") from error
         except BaseError as error:
             raise OSError(f"{self}: {_first_line(error)}") from error
+
+
+def _create(path: ObjectPath, data: bytes) -> bool:
+    for wait in (*WAITS, None):
+        try:
+            with path.naming():
+                obstore.put(path.client, path.key, data, mode="create")
+            return True
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # removed by now, or others are writing it just now
+                return path.read_bytes() == data
+        except OSError as error:
+            if wait is None or not isinstance(error.__cause__, GenericError):
+                raise
+        time.sleep(wait or 0.0)
+    raise OSError(f"{path}: expected an object, or none; found one that others make and remove again and again")
 
 
 def bucket_client(url: str) -> ObjectStore:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llmdiff.encoder import Encoder
 from llmdiff.probe.fit import Figures
-from llmdiff.shapes import DIFFUSION, PHI
-from llmdiff.shapes.captions import PROMPT, WORDINGS
+from llmdiff.shapes import DIFFUSION
+from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.estimates import Estimate
-from llmdiff.studies.readings import Reading
 from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, real, scale, stability, weights
-from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.compare import MAIN, rows, shares_plot
-from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm
+from pipelines.studies.llm import EMBEDDED, StudyLLM
 from pipelines.studies.outcome import markdown, plain
-from pipelines.studies.smollm2 import NAME, VARIABLE
 from pipelines.studies.words import beside, sentences, summary
-from pipelines.studies.workspace import PAPER, QUICK, Sizes, Variant, Workspace, remembered
+from pipelines.studies.workspace import PAPER, Sizes, Workspace
 
 SCENES = 60
+
+
 DEEP = StudyLLM(source="deep", name="Deep", blocks=30, width=576, template="{caption}", dtype="float32")
 
 
@@ -41,15 +40,6 @@ def shares(level: float, template: float | None = None) -> dict[str, dict[str, n
 def compared(levels: dict[str, float], reference: str) -> list[dict[str, Any]]:
     """The table of variants of such levels beside one of them."""
     return rows({name: shares(level) for name, level in levels.items()}, reference)
-
-
-def test_every_study_of_the_catalogue_is_there() -> None:
-    from importlib import import_module
-
-    assert set(CATALOGUE) == set(get_args(StudyName))
-    assert set(EXPERIMENTS) <= set(CATALOGUE)
-    for name in CATALOGUE:
-        assert callable(import_module(f"pipelines.studies.{name}").study)
 
 
 def test_a_table_tells_shares_and_differences() -> None:
@@ -152,36 +142,6 @@ def test_stability_names_settings_by_what_they_do() -> None:
         assert isinstance(variant.reading.load(str(DIFFUSION)), Encoder)
 
 
-def test_the_embedded_llm_is_what_studies_say_of_it() -> None:
-    encoder = Reading().load(str(DIFFUSION))
-    assert isinstance(encoder, Encoder)
-    assert (EMBEDDED.blocks, EMBEDDED.width) == (encoder.llm.blocks, encoder.hidden_size)
-    assert EMBEDDED.reading() == Reading()
-
-
-def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
-    found = {
-        variant.name: variant.reading.settings for variant, _ in stability.variants(DEEP, 700.0) if variant.reading
-    }
-    assert [name for name in found if name.startswith(("first", "last"))] == [
-        *("first 6 blocks", "first 12 blocks", "first 18 blocks", "first 24 blocks"),
-        *("last 6 blocks", "last 12 blocks", "last 18 blocks", "last 24 blocks"),
-    ]
-    assert found["last 6 blocks"]["g"] == [0.0] * 24 + [1.0] * 6
-    noise = (2 * DEEP.blocks * DEEP.width * found["noise cached, 50% of the norm"]["h"]) ** 0.5
-    assert noise == pytest.approx(350, rel=0.01)
-    embedded = {variant.name: variant.reading for variant, _ in stability.variants(EMBEDDED, 81.3)}
-    assert embedded["noise cached, h 1"] == Reading(settings={"template": PROMPT, "noise": "cached", "h": 1.0})
-    assert embedded["first block"] == Reading(settings={"template": PROMPT, "g": [1.0, 0, 0, 0, 0]})
-    assert list(encodings.readings(DEEP).values()) == [
-        *("score_norm", "last", "layer:-2", "layer:15", "layer:20", "mean", "norm_mean")
-    ]
-    assert encodings.readings(EMBEDDED)["a middle layer"] == "layer:3"
-    shallow = StudyLLM(source="x", name="x", blocks=2, width=8, template="{caption}")
-    names = [variant.name for variant, _ in stability.parts(shallow)]
-    assert names == ["first block", "first 2 blocks", "last block", "last 2 blocks"]
-
-
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
     _, *trainings = real.variants(workspace)
@@ -249,17 +209,6 @@ def test_controlled_prompts_differ_in_what_they_say() -> None:
     assert [thing.kind for thing in scene.things] == ["blue circle", "red square"]
 
 
-def test_shipped_llms_are_a_configuration_that_the_study_takes(tmp_path: Path) -> None:
-    sizes = scale.read_sizes(Path(__file__).parents[2] / "infra" / "recipes" / "scale.yaml")
-    assert [size.name for size in sizes] == ["Phi-1.5", "Llama-7B", "Mistral-7B", "Vicuna-7B"]
-    assert {size.variant.reading.settings["template"] for size in sizes if size.variant.reading} == {
-        Reading().settings["template"]
-    }
-    (tmp_path / "none.yaml").write_text("{}")
-    with pytest.raises(ValueError, match="expected a list of LLMs with name, llm and settings, found dict"):
-        scale.read_sizes(tmp_path / "none.yaml")
-
-
 def test_a_larger_llm_is_told_with_its_price() -> None:
     speeds = {"base": None, "small": 50.0, "large": 20.0}
     table = [
@@ -289,30 +238,6 @@ def test_latency_is_told_as_ratios() -> None:
     assert len(latency.plot(table, "a device").axes) == 1
 
 
-def test_variants_differ_in_what_they_name_and_in_nothing_else(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, Sizes(steps=300))
-    common = workspace.training(Variant(name="paper"), 1)
-    removed = workspace.training(pathways.REMOVED, 1)
-    assert removed.adapter == common.adapter.model_copy(update={"paths": "new"})
-    assert removed.model_copy(update={"adapter": common.adapter}) == common
-    assert common.steps == 300
-    assert common.batch_size * workspace.sizes.processes == 32
-    assert Workspace(tmp_path, QUICK).training(Variant(name="paper"), 0).batch_size == 32
-    assert list(workspace.seeds(pathways.BASE)) == [0]
-    assert list(workspace.seeds(pathways.BOTH)) == [0, 1]
-
-
-def test_what_is_remembered_is_made_again_where_it_is_of_another_thing(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def make() -> int:
-        calls.append(1)
-        return len(calls)
-
-    path = tmp_path / "a" / "b.json"
-    assert [remembered(path, {"size": size}, make) for size in (1, 1, 2, 2)] == [1, 1, 2, 2]
-
-
 def test_estimates_that_are_no_numbers_are_null_in_json() -> None:
     assert plain({"a": [Estimate(float("nan"), 0.0, 1.0)]}) == {"a": [{"value": None, "low": 0.0, "high": 1.0}]}
 
@@ -337,22 +262,3 @@ def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
     assert table[2]["relation, on top"] == pytest.approx(0.4 * (1 / 2 + 1 / 3) / 2)
     assert table[2]["binding, adapter"].value == pytest.approx(0.4)
     assert len(probe.plot(probed, found).axes) == 2
-
-
-def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    embedded = [variant.name for variant in probe.variants()]
-    assert len(set(embedded)) == len(embedded) == 11
-    monkeypatch.setenv(VARIABLE, str(PHI))  # in its place
-    added = probe.variants()[11:]
-    assert [variant.name for variant in added[:2]] == [f"{NAME}, score", f"{NAME}, score_norm"]
-    assert len(added) == 5
-    assert added[-1].name == f"{NAME}, layer:{probe.three_fifths(read_llm(str(PHI)))}"
-    assert probe.three_fifths(DEEP) == 18  # of SmolLM2's 30
-    assert [variant.reading for variant in added[:3]] == [
-        read_llm(str(PHI)).reading(**settings) for settings in ({}, {"reading": "score_norm"}, {"reading": "norm_mean"})
-    ]
-    paper = next(variant for variant in probe.variants() if variant.name == "llama, score")
-    assert paper.reading == PAPER.reading
