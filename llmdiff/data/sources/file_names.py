@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any, TypeGuard
 
 from llmdiff.data.remote import DataPath, RemotePath
+
+
+def is_url(cell: Any) -> TypeGuard[str]:
+    """Return whether a cell of a table is an address, and no file's name."""
+    return isinstance(cell, str) and "://" in cell
 
 
 def is_there(folder: DataPath, name: str) -> bool:

@@ -10,7 +10,7 @@ from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columnar import ColumnarShard, is_text_type, path_in
 from llmdiff.data.sources.columns import IMAGE_OPTION, KNOWN, ColumnError, Columns
-from llmdiff.data.sources.file_names import is_there, spelled
+from llmdiff.data.sources.file_names import is_there, is_url, spelled
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, kind_of
 from llmdiff.data.sources.parquet import ParquetShard
@@ -81,7 +81,7 @@ def naming_in(table: DataPath, records: Iterable[Record], columns: Columns = KNO
     names = names_in(rows)
     first = {name: next((row[name] for row in rows if row.get(name)), None) for name in names}
     paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
-    pictures = any(name.strip() in paths and not _is_url(cell) for name, cell in first.items())
+    pictures = any(name.strip() in paths and not is_url(cell) for name, cell in first.items())
     found = Naming(pictures, _has_captions(table, names, columns), tuple(names))
     may_be_unknown = columns.image is None and not _known(table, names, columns)
     return _with_unknown(found, table, first) if may_be_unknown else found
@@ -96,7 +96,7 @@ def _naming_of_columnar(shard: ColumnarShard, columns: Columns) -> Naming:
     first = {} if batch is None else {name: path_in(batch[name][0]) for name in read if len(batch)}
     paths = PATH_COLUMNS if columns.image is None else (columns.image.lower(),)
     cell = None if image is None else first.get(image)
-    is_path = (image in texts or isinstance(cell, str)) and not _is_url(cell)
+    is_path = (image in texts or isinstance(cell, str)) and not is_url(cell)
     pictures = image is not None and image.strip().lower() in paths and is_path
     found = Naming(pictures, _has_captions(shard.file, names, columns), tuple(names))
     return _with_unknown(found, shard.file, first) if columns.image is None and image is None else found
@@ -125,12 +125,8 @@ def _with_unknown(found: Naming, table: DataPath, first: Mapping[str, Any]) -> N
     return found._replace(unknown=unknown, elsewhere=elsewhere)
 
 
-def _is_url(cell: Any) -> bool:
-    return isinstance(cell, str) and "://" in cell
-
-
 def _may_be_one(cell: str) -> bool:
-    return is_picture(cell) and not _is_url(cell)
+    return is_picture(cell) and not is_url(cell)
 
 
 def _is_one(folder: DataPath, cell: str) -> bool:

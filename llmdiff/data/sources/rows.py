@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.sources.beside import read_below
-from llmdiff.data.sources.file_names import spelled
+from llmdiff.data.sources.file_names import is_url, spelled
 from llmdiff.data.sources.limits import check_size, check_text
 
 URL_COLUMNS = ("url", "image_url")
@@ -217,7 +217,7 @@ def _picture(value: Any, folder: DataPath | None) -> bytes | Url:
     if isinstance(value, bytes) and value:
         check_size(len(value), "a picture")
         return value
-    if isinstance(value, str) and "://" in value:
+    if is_url(value):
         return Url(text(value))
     if isinstance(value, str) and BASE64.match(value):
         raise BadRow("no_image", f"expected a picture's bytes, path or URL, found bytes as text: {value!r:.80}")

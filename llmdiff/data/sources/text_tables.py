@@ -13,6 +13,7 @@ from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.file_names import is_url
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
 from llmdiff.data.sources.records import SNIFFED, names_in, read_records
@@ -123,7 +124,7 @@ def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
     return hash_below(
         folder,
         (
-            Named(value) if isinstance(value, str) and value and "://" not in value and i == 0 else value
+            Named(value) if isinstance(value, str) and value and not is_url(value) and i == 0 else value
             for pair in part
             for i, value in enumerate((pair.image, pair.caption, pair.number))
         ),
