@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -60,7 +60,10 @@ def is_held_out(kind: str, other: str) -> bool:
 
 def relation_holds(relation: str, a: Thing, b: Thing) -> bool:
     """Return whether `a` stands in `relation` to `b`: the offset along its axis is the larger one, and has its sign."""
-    dx, dy = a.x - b.x, a.y - b.y
+    return _holds(relation, a.x - b.x, a.y - b.y)
+
+
+def _holds(relation: str, dx: float, dy: float) -> bool:
     along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
     sign = -1 if relation in ("left of", "above") else 1
     return sign * along > abs(across)
@@ -91,22 +94,26 @@ def _choose(rng: np.random.Generator, names: tuple[str, ...]) -> str:
 
 def _place(rng: np.random.Generator, things: list[Thing], relations: tuple[str, ...]) -> tuple[Thing, ...] | None:
     """Return centres under which nothing overlaps and every relation holds clearly, or None where none was found."""
-    low = np.array([[thing.radius + MARGIN] for thing in things])
-    high = SIDE - low
+    radii = [thing.radius for thing in things]
+    low = np.array(radii)[:, None] + MARGIN
+    room = SIDE - low - low
     for _ in range(40):
-        centres = rng.uniform(low, high, size=(len(things), 2)).tolist()
-        placed = tuple(Thing(t.colour, t.shape, t.size, x, y) for t, (x, y) in zip(things, centres, strict=True))
-        if _apart(placed) and all(
-            _holds_clearly(relation, a, b) for relation, a, b in zip(relations, placed, placed[1:], strict=False)
+        centres = (low + room * rng.random((len(things), 2))).tolist()  # as `rng.uniform`, which takes far longer
+        if _apart(centres, radii) and all(
+            _holds_clearly(relation, *a, *b) for relation, a, b in zip(relations, centres, centres[1:], strict=False)
         ):
-            return placed
+            return tuple(replace(thing, x=x, y=y) for thing, (x, y) in zip(things, centres, strict=True))
     return None
 
 
-def _apart(things: tuple[Thing, ...]) -> bool:
-    return all(max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius + MARGIN for a, b in combinations(things, 2))
+def _apart(centres: list[list[float]], radii: list[float]) -> bool:
+    return all(
+        max(abs(x - other_x), abs(y - other_y)) >= radius + other_radius + MARGIN
+        for ((x, y), radius), ((other_x, other_y), other_radius) in combinations(zip(centres, radii, strict=True), 2)
+    )
 
 
-def _holds_clearly(relation: str, a: Thing, b: Thing) -> bool:
-    dx, dy = abs(a.x - b.x), abs(a.y - b.y)
-    return relation_holds(relation, a, b) and max(dx, dy) >= 1.5 * min(dx, dy)
+def _holds_clearly(relation: str, x: float, y: float, other_x: float, other_y: float) -> bool:
+    dx, dy = x - other_x, y - other_y
+    small, large = sorted((abs(dx), abs(dy)))
+    return _holds(relation, dx, dy) and large >= 1.5 * small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +52,8 @@ def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Esti
     several. Undefined where the teacher's gain can't be told from none.
     """
     rows, columns = _draw(teacher.shape)
-    base_rows = np.zeros((RESAMPLES, 1), int)
-    low, high = _means(base_rows, columns, base), _means(rows, columns, teacher)
+    base_rows = np.ones((RESAMPLES, 1), int)
+    low, high = _means(base_rows, columns, base[:1]), _means(rows, columns, teacher)
     student_rows = rows if len(student) == len(teacher) else _draw(student.shape)[0]
     found, gains = _means(student_rows, columns, student), high - low
     if percentiles(gains)[0] <= 0:
@@ -62,20 +63,26 @@ def survived(base: np.ndarray, student: np.ndarray, teacher: np.ndarray) -> Esti
     return _estimate((student.mean() - base.mean()) / (teacher.mean() - base.mean()), resampled)
 
 
+@lru_cache(maxsize=4)  # one study compares many settings on the same seeds and prompts
 def _draw(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows ``(resample, seed)`` and columns ``(resample, prompt)`` drawn with replacement."""
+    """Draw with replacement; return how often each seed is drawn, ``(resample, seed)``, and each prompt, likewise."""
     seeds, prompts = shape
     rng = np.random.default_rng(seed)
     columns = rng.integers(prompts, size=(RESAMPLES, prompts))  # first, so that it depends on the prompts alone
-    return rng.integers(seeds, size=(RESAMPLES, seeds)), columns
+    return _counts(rng.integers(seeds, size=(RESAMPLES, seeds))), _counts(columns)
+
+
+def _counts(drawn: np.ndarray) -> np.ndarray:
+    """Return how often each of a resample's `n` numbers below `n` is in it, ``(resample, n)``."""
+    resamples, n = drawn.shape
+    drawn = drawn + n * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(resamples, n)
 
 
 def _means(rows: np.ndarray, columns: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
     """Return the mean of each resample, ``(resample,)``."""
-    by_row = np.stack([np.bincount(row, minlength=len(verdicts)) for row in rows])  # (r, seed)
-    by_column = np.stack([np.bincount(column, minlength=verdicts.shape[1]) for column in columns])  # (r, prompt)
-    sums: np.ndarray = ((by_row @ verdicts) * by_column).sum(1)  # exact, for verdicts are whole or half
-    return sums / (rows.shape[1] * columns.shape[1])
+    sums: np.ndarray = ((rows @ verdicts) * columns).sum(1)  # exact, for verdicts are whole or half
+    return sums / verdicts.size
 
 
 def _estimate(value: np.ndarray | float, resampled: np.ndarray) -> Estimate:
