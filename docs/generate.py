@@ -15,7 +15,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal
 
-import typer
 import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
@@ -23,7 +22,7 @@ from pydantic import TypeAdapter
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.cli.commands import app
+from pipelines.cli.commands import program
 
 DOCS = Path(__file__).resolve().parent
 PREFECT_FILE = DOCS.parent / "infra" / "prefect.yaml"
@@ -58,7 +57,7 @@ def commands_page() -> str:
         "Every command prints this with `--help`. `llmdiff --debug COMMAND` shows tracebacks and all logs; an error is "
         "otherwise one line, and the exit code is 1.",
     ]
-    for name, command in walk(typer.main.get_command(app), "llmdiff"):
+    for name, command in walk(program(), "llmdiff"):
         blocks += [f"## {name}", *command_blocks(name, command)]
     return "\n\n".join(blocks)
 

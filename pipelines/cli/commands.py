@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
 
@@ -57,3 +58,9 @@ def options(
 ) -> None:
     """Run before every command."""
     context.obj = debug
+
+
+@functools.cache
+def program() -> Any:
+    """Return all commands as what parses and runs them, made once: reading their signatures takes a while."""
+    return typer.main.get_command(app)

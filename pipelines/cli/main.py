@@ -32,9 +32,9 @@ def run(arguments: Sequence[str]) -> None:
     debug = "--debug" in given
     given = ["--debug", *(a for a in given if a != "--debug")] if debug else given  # wherever it was written
     try:
-        from pipelines.cli.commands import app
+        from pipelines.cli.commands import program
 
-        app(given)
+        program()(given)
     except Exception as error:
         if debug:
             raise

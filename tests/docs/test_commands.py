@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from prefect.utilities.callables import parameter_schema
 
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainSettings
-from pipelines.cli.commands import app
+from pipelines.cli.commands import program
 from pipelines.cli.config_files import read_settings
 from tests.docs.deployments import DEPLOYMENTS
 from tests.docs.pages import HISTORY, PAGES, blocks, command_lines, llmdiff_commands, name_of, spans
 
-PROGRAM = typer.main.get_command(app)
+PROGRAM = program()
 SHELL = ("bash",)
 SETTINGS: dict[str, dict[str, Callable[[dict[str, Any]], object]]] = {  # what checks an option's settings, by command
     "encode": {"--set": EncoderConfig.from_dict},

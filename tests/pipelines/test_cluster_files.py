@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from pipelines.cli.commands import app
+from pipelines.cli.commands import program
 from tests.pipelines.conftest import ROOT, Server
 
 CLUSTER = ROOT / "infra" / "cluster"
@@ -85,7 +85,7 @@ def test_slurm_scripts_are_bash_and_use_options_that_exist(script: Path) -> None
     lines = script.read_text().splitlines()
     code = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
     assert all(number < code[0] for number, line in enumerate(lines) if line.startswith("#SBATCH"))  # ignored after it
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = program().commands
     used = re.findall(r"llmdiff (\w+) (.*)", script.read_text())
     assert len(used) >= 1
     for name, arguments in used:

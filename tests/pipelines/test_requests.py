@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from prefect import Flow
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 
 from llmdiff.data.sources import UnreadableShard
 from llmdiff.encoder import EncoderConfig
 from llmdiff.training.config import TrainConfig, TrainSettings
-from pipelines.cli.commands import app
+from pipelines.cli.commands import program
 from pipelines.cli.options import option
 from pipelines.requests.base import FILE, Request, checked, help_of
 from pipelines.requests.encode import EncodeRequest
@@ -76,7 +75,7 @@ def test_the_form_of_a_flow_is_its_request(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITTEN_OTHERWISE)
 def test_the_options_of_a_command_are_its_request(name: str) -> None:
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = program().commands[name]
     options = {each.name: each for each in command.params}
     fields = {key: info for key, info in STAGES[name].model_fields.items() if key not in WRITTEN_OTHERWISE[name]}
     assert fields.keys() <= options.keys()
