@@ -31,9 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         models.build(name).save_pretrained(root / name)
         models.tokenizer().save_pretrained(root / name)
     encoder = Encoder.from_pretrained(root / "llama", EncoderConfig(dtype="float32", max_tokens=20))
-    base = BaseTextEncoder.from_pretrained(tiny.save_base(root / "base"))
+    base = BaseTextEncoder.from_pretrained(tiny.save_base(root / "base", **tiny.ONE_RESOLUTION))
     facts = {"encoder_description": encoder.describe(), "encoder_fingerprint": "f1", "llm": "tiny-llama"}
-    unet = tiny.unet()
+    unet = tiny.unet(**tiny.ONE_RESOLUTION)
     tiny.adapter(unet, facts, new_weight=0.5, copy_original=False).save(root / "on-llm")
     tiny.adapter(unet, facts, new_weight=0.5, base_context="clip").save(root / "on-both")
     control = {"encoder": "base", "encoding_dim": tiny.WIDTH, "encoder_description": base.describe()}

@@ -230,8 +230,8 @@ def gated(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     encoder = Encoder.from_pretrained(folders["llama"], EncoderConfig(dtype="float32", max_tokens=20, bands=2))
     facts = {"encoder_description": encoder.describe(), "llm": "tiny-llama", "bands": 2}
     for name, changes, settings in (
-        ("llm", {}, {}),
-        ("clip", {}, {"base_context": "clip"}),
+        ("llm", tiny.ONE_RESOLUTION, {}),
+        ("clip", tiny.ONE_RESOLUTION, {"base_context": "clip"}),
         ("xl", tiny.SDXL_CHANGES, {"base_context": "clip"}),
     ):
         adapter = tiny.adapter(tiny.unet(**changes), facts, new_weight=0.5, **settings, **ALL)
@@ -263,7 +263,7 @@ def test_xl_pipelines_and_controlnets_draw_with_them(gated: dict[str, Path], fol
     xl = tiny.xl_pipeline()
     load_adapter(xl, gated["xl"], folders["llama"])
     assert np.isfinite(draw(xl)).all()
-    plain = tiny.pipeline()
+    plain = tiny.pipeline(**tiny.ONE_RESOLUTION)
     net = tiny.controlnet(plain.unet)
     pipe = quiet(StableDiffusionControlNetPipeline(**plain.components, controlnet=net, requires_safety_checker=False))
     load_adapter(pipe, gated["llm"], folders["llama"])

@@ -114,7 +114,7 @@ def test_the_identity_of_a_single_file_is_of_it_and_of_its_configurations(tmp_pa
 def test_an_evaluation_takes_a_single_file_as_adapters_base_and_as_baseline(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    file = save_single(tmp_path / "base", tiny.pipeline())
+    file = save_single(tmp_path / "base", tiny.pipeline(**tiny.ONE_RESOLUTION))
     source = Source(adapter=str(folders["on-llm"]), llm=str(folders["llama"]), diffusion=str(file))
     models = [
         EvalModel(name="adapter", kind="adapter", spec=source.adapter, source=source),

@@ -58,6 +58,8 @@ SHALLOW = {
     "mid_block_type": None,
 }
 """Changes of the tiny one, where each module takes time: every kind of them, and one cross-attention."""
+ONE_RESOLUTION = {name: SHALLOW[name] for name in ("block_out_channels", "down_block_types", "up_block_types")}
+"""Changes of the tiny one, where what is around it counts: two cross-attentions, one down and one in the middle."""
 SD2_CHANGES = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of the tiny one
 SDXL_CHANGES = {
     **SD2_CHANGES,
@@ -128,9 +130,9 @@ def schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+def pipeline(prediction_type: str = "epsilon", **changes: Any) -> StableDiffusionPipeline:
     tokenizer = clip_tokenizer()
-    parts = (vae(), text_encoder(tokenizer), tokenizer, unet(), schedule(prediction_type), None, None)
+    parts = (vae(), text_encoder(tokenizer), tokenizer, unet(**changes), schedule(prediction_type), None, None)
     return StableDiffusionPipeline(*parts, requires_safety_checker=False)
 
 
@@ -150,8 +152,8 @@ def controlnet(model: UNet2DConditionModel, channels: tuple[int, ...] = (8, 16, 
     return net.eval().requires_grad_(False)
 
 
-def save_base(folder: Path, prediction_type: str = "epsilon") -> Path:
-    pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
+def save_base(folder: Path, prediction_type: str = "epsilon", **changes: Any) -> Path:
+    pipeline(prediction_type, **changes).save_pretrained(folder, safe_serialization=True)
     return folder
 
 

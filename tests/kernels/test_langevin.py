@@ -13,7 +13,7 @@ from kernels.langevin import TokenRows, gaussian, langevin_step, reference
 from tests.kernels.allocations import Allocations
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SHAPES = [(1, 1), (1, 16), (5, 41), (7, 401), (3, 1271), (2, 2049)]
+SHAPES = [(1, 1), (1, 16), (5, 41), (2, 401), (1, 1271), (2, 2049)]
 TERMS = [(False, False), (True, False), (True, True), (False, True)]
 
 

@@ -22,7 +22,6 @@ SHAPE = (4, 3)
 @pytest.fixture(scope="module", autouse=True)
 def old_objects_are_not_looked_at() -> None:
     """Each test has garbage collected, which would go through all that tests before these have imported."""
-    gc.collect()
     gc.freeze()
 
 
