@@ -147,6 +147,22 @@ def without_scipy(module: Any) -> Iterator[None]:
 
 
 @contextmanager
+def without_signals(module: Any) -> Iterator[None]:
+    """Torchmetrics imports SciPy's signal processing to give it an old name, which a package of audio asks for."""
+    name = "scipy.signal"
+    if name in sys.modules:
+        yield
+        return
+    found: Any = ModuleType(name)
+    found.hamming = None
+    sys.modules[name] = found
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextmanager
 def without_stubs(module: Any) -> Iterator[None]:
     """Gradio parses the source of each of its components, to write a stub for type checkers beside it."""
     yield
@@ -156,6 +172,7 @@ def without_stubs(module: Any) -> Iterator[None]:
 CHANGES: dict[str, Change] = {
     "diffusers.utils.import_utils": without_peft,
     "gradio.component_meta": without_stubs,
+    "torchmetrics": without_signals,
     "transformers.loss.loss_utils": without_scipy,
     "transformers.utils.import_utils": scanned_once,
 }

@@ -21,6 +21,7 @@ from llmdiff.process.spared_imports import CHANGES, LATER, Spared
 NAMES = {
     "diffusers.utils.import_utils": ("_package_map", "_peft_available"),
     "gradio.component_meta": ("create_or_modify_pyi",),
+    "torchmetrics": ("functional", "image"),
     "transformers.loss.loss_utils": (),
     "transformers.utils.import_utils": ("create_import_structure_from_path", "is_kernels_available"),
     "transformers.utils": ("is_scipy_available",),

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import typer
 import yaml
 
 from pipelines.cli.commands import program

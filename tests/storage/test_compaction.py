@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,15 +41,19 @@ def test_files_of_one_size_are_merged_once_there_are_enough() -> None:
 
 
 def test_a_hundred_million_rows_come_to_few_files_each_row_written_three_times() -> None:
-    files: list[int] = []
-    written = 0
+    files: list[DataFile] = []
+    ages, written = itertools.count(), 0
+
+    def add(rows: int) -> None:
+        files.append(DataFile(f"{(age := next(ages)):06}", rows, 1, age, 1))
+
     for _ in range(24_415):
-        files.append(4096)
-        while merged := due(version_of(*files)):
+        add(4096)
+        while merged := due(TableVersion(1, tuple(files))):
             whole = sum(rows_of(merged))
-            for rows in rows_of(merged):
-                files.remove(rows)
-            files.append(whole)
+            for file in merged:
+                files.remove(file)
+            add(whole)
             written += whole
     assert len(files) <= 100
     assert written / (24_415 * 4096) <= 2
