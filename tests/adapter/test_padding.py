@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmdiff.adapter.padding import pad, replace
 from llmdiff.adapter.prompts import same_length
 from tests.adapter import tiny
+from tests.examples import examples
 
 
 @functools.cache
@@ -24,7 +25,7 @@ def installed(bands: int, clip: bool) -> tuple[Any, Any]:
     return unet, adapter
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
     junk=st.sampled_from([0.0, 1.0, -1e30, float("inf"), float("nan")]),
@@ -43,7 +44,7 @@ def test_padding_never_changes_the_output(lengths: list[int], junk: float, clip:
     assert all(torch.equal(clean, soiled) for clean, soiled in zip(*results, strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=2, max_size=2),
     negative_lengths=st.lists(st.integers(1, 4), min_size=2, max_size=2),

@@ -23,6 +23,7 @@ from llmdiff.data.sources.listing import NOT_DATA
 from llmdiff.data.sources.sidecars import samples_in
 from storage import EncodingStore
 from tests.data.file_trees import PICTURES, PNG, ROWS, TEXTS, trees, write
+from tests.examples import examples
 
 
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
@@ -75,7 +76,7 @@ def is_silent(file: Path) -> bool:
     return file.name in NOT_DATA or file.name.endswith("_stats.json")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(tree=trees())
 def test_every_file_is_accounted_for_once(tree: list[Any]) -> None:
     with tempfile.TemporaryDirectory(dir=os.environ["LLMDIFF_CACHE"]) as folder:

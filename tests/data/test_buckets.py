@@ -26,6 +26,7 @@ from storage.maintenance.verify import verify
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from tests.data.conftest import SIZE
 from tests.data.pictures import encoded, picture, write_parquet
+from tests.examples import examples
 
 SIZES = [(96, 64), (64, 96), (80, 80), (96, 64), (300, 60)]
 ROWS = [
@@ -62,7 +63,7 @@ def test_pictures_go_into_the_nearest_bucket(picture_size: tuple[int, int], buck
     assert Buckets(size=512, step=64).of(*picture_size) == bucket
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(width=st.integers(1, 400), height=st.integers(1, 400))
 def test_the_centre_of_a_picture_fills_its_bucket(width: int, height: int) -> None:
     assume(max(width, height) <= MAX_ASPECT * min(width, height))

@@ -21,6 +21,7 @@ from storage.hashing import content_hash
 from storage.maintenance.verify import verify
 from tests.data.data_set_run import contents, run
 from tests.data.pictures import encoded, picture
+from tests.examples import examples
 
 PNG = [encoded(picture(16, 16, seed=seed)) for seed in range(3)]
 CAPTIONS = ["a red circle", "a blue square", "a green triangle"]
@@ -40,7 +41,7 @@ EDITS = st.lists(
 Files = dict[str, list[tuple[int, int]]]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(first=ROWS.filter(bool), edits=EDITS)
 def test_the_store_holds_what_the_data_held(
     encoder: Encoder, latent_encoder: LatentEncoder, first: list[tuple[int, int]], edits: list[tuple[str, str, object]]

@@ -19,6 +19,7 @@ from llmdiff.encoder.tokens import BadCaption, Tokens, tokenise, try_tokenise
 from tests.encoder.test_control_tokens import in_python
 from tests.encoder.tiny_encoder import byte_level_bpe
 from tests.encoder.tiny_models import build, tokenizer
+from tests.examples import examples
 
 CAPTIONS = ["a red circle next to the blue square", "a", "the small green triangle is above a large red square"]
 TEMPLATE = "the small {caption} above the square"
@@ -103,7 +104,7 @@ def test_a_begin_of_text_token_is_not_the_captions() -> None:
     assert kept(words, "", template="{caption}", template_keep="after") == [1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.text(alphabet="ab rsq,é\u65e5", max_size=8),
     st.text(alphabet="ab rsq,é", max_size=14),

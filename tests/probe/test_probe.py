@@ -14,7 +14,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT, canonical
 from llmdiff.shapes.scene import Scene, Thing
 
-SMALL = ProbeConfig(captions=240, tests=40, steps=60)
+SMALL = ProbeConfig(captions=160, tests=32, steps=60)
 TINY = ProbeConfig(captions=40, tests=8, steps=3)
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from storage import EncodingStore, ShardWriter, caption_hash, content_hash
 from storage.reading.batch import Batch
 from storage.reading.dataset import DatasetConfig, EncodingDataset
+from tests.examples import examples
 from tests.storage import synthetic
 
 SHAPES = {(4, 8, 8): 13, (4, 6, 10): 9, (4, 10, 6): 1}
@@ -107,7 +108,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     options=OPTIONS,
     ranks=st.integers(1, 4),
@@ -159,7 +160,7 @@ def expected_entries(rows: dict[tuple[str, int], Place], options: Any) -> list[A
     return [(name, n) for name, source in names for n in range(options["repeats"].get(source, 1))]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(options=OPTIONS, stop=st.integers(0, 40))
 def test_a_state_goes_on_with_the_batches_that_would_have_come(stored: Any, options: Any, stop: int) -> None:
     store, _ = stored

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from storage import Fingerprint, caption_hash, content_hash
 from storage.index.hash_numbers import hash_numbers
+from tests.examples import examples
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -20,7 +21,7 @@ def test_spellings_of_one_text_have_one_hash():
     assert caption_hash("a cat") == content_hash(b"a cat")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(NUMBERS)))
 def test_fingerprint_is_of_the_content(description):
     shuffled = json.loads(json.dumps(dict(reversed(description.items()))))

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.reading.shuffle import BlockShuffle, batch_edges, share
+from tests.examples import examples
 
 SHUFFLES = st.builds(
     BlockShuffle,
@@ -40,7 +41,7 @@ def sorted_at_once(shuffle, count, epoch, shape):
     return by_lane[by_step], lane[by_step]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SHUFFLES, st.integers(1, 300), st.integers(0, 5), st.integers(0, 3), st.floats(0, 1), st.floats(0, 1))
 def test_any_part_of_the_order_is_as_if_all_were_sorted_at_once(shuffle, count, epoch, shape, begin, end):
     first, last = sorted((int(begin * (count - 1)), int(end * (count - 1))))
@@ -49,7 +50,7 @@ def test_any_part_of_the_order_is_as_if_all_were_sorted_at_once(shuffle, count, 
     np.testing.assert_array_equal(found, [each[first : last + 1] for each in expected])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(SHUFFLES, st.integers(1, 300), st.integers(0, 5))
 def test_an_epoch_has_every_sample_once(shuffle, count, epoch):
     order, lanes = whole(shuffle, count, epoch)
@@ -83,7 +84,7 @@ def test_the_order_of_an_epoch_is_for_ever():
     assert order.tolist() == [6, 1, 8, 0, 9, 11, 7, 10, 4, 3, 5, 2]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SHUFFLES, st.integers(1, 200), st.integers(1, 5), st.integers(1, 7), st.booleans())
 def test_ranks_see_disjoint_samples_and_all_of_them(shuffle, count, ranks, batch_size, drop_last):
     order, lanes = whole(shuffle, count, 0)
@@ -101,7 +102,7 @@ def test_ranks_see_disjoint_samples_and_all_of_them(shuffle, count, ranks, batch
     assert len(seen) == (full if drop_last else count)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.integers(1, 500), st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=4), st.data()
 )

@@ -22,6 +22,7 @@ from storage.io import cached_arrays
 from storage.reading import sample_index
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.schema import INDEX
+from tests.examples import examples
 from tests.storage import synthetic, test_epochs
 
 
@@ -242,7 +243,7 @@ def test_little_memory_makes_the_same(
     assert contents() == expected
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     places=st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from("01"), st.integers(0, 3 << 20), st.integers(0, 9)),
