@@ -53,6 +53,7 @@ _started: list[str] | None = None
 """What the unit test at work has started; None while something else is at work."""
 
 
+@functools.cache
 def kind_of(item: pytest.Item) -> str:
     """Return the kind of a test, or raise UsageError where its mark and its fixtures contradict each other."""
     fixtures = fixtures_of(item)
@@ -66,6 +67,7 @@ def kind_of(item: pytest.Item) -> str:
     return found.pop() if found else "unit"
 
 
+@functools.cache
 def group_of(item: pytest.Item) -> str | None:
     """Return the group of tests that one pytest-xdist worker runs; None for a test that any worker may run.
 

@@ -35,6 +35,8 @@ CASES: list[dict[str, Any]] = [
     {"reading": "mean", "bands": 2},
     {"reading": "norm_mean", "bands": 3},
 ]
+COMPUTED = [*CASES[:3], *CASES[-4:]]
+"""Those that are no state as it is."""
 TOLERANCE = {"float64": 1e-6, "float32": 2e-5}  # Gemma's norms stay in float32
 
 
@@ -66,7 +68,7 @@ def test_every_reading_matches_brute_force(name: str) -> None:
         model = build(name, getattr(torch, dtype))
         exact_model, words = brute_force.in_float64(model), tokenizer()
         truths = [Truth.of(exact_model, words, caption) for caption in CAPTIONS]
-        for settings in CASES:
+        for settings in CASES if dtype == "float64" else COMPUTED:
             encoder = Encoder(model, words, EncoderConfig(token_budget=30, **settings))
             for encoding, truth in zip(encoder(CAPTIONS), truths, strict=True):
                 exact = truth.read(encoder)
