@@ -24,7 +24,6 @@ from tests.app.conftest import MARKUP, ODD
 from tests.app.test_drawing import pixels
 
 pytest.importorskip("gradio", reason="llmdiff[app] is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 PROMPT, SEED, STEPS = "a red circle to the left of a blue square", 3, 12
 LOGIN = ("ada", "a secret")
@@ -82,6 +81,7 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
     assert httpx.get(f"{address}/config").status_code == 401
     assert httpx.get(f"{address}/", headers={"Origin": "http://evil.example"}).status_code == 403
     asked: set[str] = set()
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -137,6 +138,7 @@ def test_every_parameter_of_a_deployment_exists(page: Path) -> None:
                     check_parameter(schema, value)
 
 
+@functools.cache
 def schema_of(deployment: str) -> dict[str, Any]:
     """Return the schema of a deployment's parameters."""
     assert deployment in DEPLOYMENTS, f"no deployment {deployment}; expected one of {', '.join(DEPLOYMENTS)}"

@@ -44,12 +44,13 @@ def written_out(c, plus, also, minus, rows, g, h, seed, block):
 def test_step_is_the_formula(backend: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     c = torch.randn(shape)
-    for (with_also, with_minus), h in zip(TERMS, itertools.cycle((0.0, 0.7)), strict=False):
+    terms = TERMS if dtype == torch.float32 else TERMS[2:]  # with noise and without; all are added in float32
+    for (with_also, with_minus), h in zip(terms, itertools.cycle((0.0, 0.7)), strict=False):
         plus, also, minus = (torch.randn(shape).to(dtype) for _ in range(3))
-        terms = (plus, also if with_also else None, minus if with_minus else None)
+        scores = (plus, also if with_also else None, minus if with_minus else None)
         settings = {"rows": rows_of(shape[0]), "g": 0.3, "h": h, "seed": 2**35 + 1, "block": 3}
-        expected = written_out(c, *terms, **settings)
-        result = langevin_step(c.clone(), *terms, **settings, backend=backend)
+        expected = written_out(c, *scores, **settings)
+        result = langevin_step(c.clone(), *scores, **settings, backend=backend)
         torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=2e-6)
 
 
