@@ -15,7 +15,7 @@ from tests.docs.test_commands import check
 from tests.encoder.tiny_models import llama, scramble
 from tests.pipelines.command_line import fails, succeeds
 
-SIZES = ("--captions", "40", "--tests", "10", "--steps", "2", "--reach", "1")
+SIZES = ("--captions", "24", "--tests", "10", "--steps", "2", "--reach", "1")
 CHOSEN = ("--llm", LLAMA, "--reading", "last", "--reading", "layer:2", "--template", PROMPT, "--template", "{caption}")
 
 
@@ -51,7 +51,7 @@ def test_json_has_every_figure_and_is_the_same_again(capsys: pytest.CaptureFixtu
         assert found["mean"] == pytest.approx(sum(shares) / 4)
         assert found["relation"] <= found["binding"]
     assert sum(row["in_reach"] is not None for row in first["rows"]) == 1
-    assert first["request"]["captions"] == 40
+    assert first["request"]["captions"] == 24
     assert "--set max_tokens=60" in first["recommended"]["commands"][0]
 
 
