@@ -17,6 +17,7 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from tests.adapter import tiny
 from tests.adapter.tiny import PROMPTS, Folders, draw, quiet, set_scale
 from tests.encoder import tiny_models as models
+from tests.examples import some
 
 
 @pytest.fixture(scope="module", params=["on-llm", "on-both", "control"])
@@ -188,7 +189,7 @@ def pair(folders: Folders) -> tuple[Any, Any]:
     )
 
 
-@pytest.mark.parametrize(("name", "options"), SCHEDULERS)
+@pytest.mark.parametrize(("name", "options"), some(SCHEDULERS))
 def test_every_scheduler(pair: tuple[Any, Any], name: str, options: dict[str, Any]) -> None:
     base, pipe = pair
     for one in pair:

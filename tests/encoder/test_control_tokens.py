@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_letters_of_a_control_token_are_never_that_token(
     make: Callable[..., Any], letters: str, tmp_path: Path
 ) -> None:
     words = make(tmp_path) if make is in_python else make()
+    unused = copy.deepcopy(words)  # trained anew, a tokenizer may number its tokens another way
     config = EncoderConfig(append_eos=False)
     ids = [words.convert_tokens_to_ids(token) for token in CONTROL]
     for caption in (f"a red {letters} circle", letters, f"{letters}{letters}", f"a{letters}"):
@@ -76,8 +78,8 @@ def test_letters_of_a_control_token_are_never_that_token(
             assert not set(ids) & set(found.ids)
         else:
             assert (found.reason, make) in (("control_token", unigram), ("control_token", word_level))
-    (after,) = try_tokenise(words, ["a red circle"], config, 10_000)
-    assert after == try_tokenise(make(tmp_path) if make is in_python else make(), ["a red circle"], config, 10_000)[0]
+    after, expected = (try_tokenise(each, ["a red circle"], config, 10_000) for each in (words, unused))
+    assert after == expected
 
 
 def test_a_word_that_pads_is_a_word() -> None:
@@ -162,9 +164,9 @@ def test_too_many_tokens_are_refused_before_tokenizer_and_weights_are_read(tmp_p
         Encoder.from_pretrained(tmp_path, EncoderConfig(max_tokens=positions + 1))
 
 
-def test_a_caption_of_megabytes_is_cut_and_costs_no_other_one() -> None:
+def test_a_caption_of_a_megabyte_is_cut_and_costs_no_other_one() -> None:
     encoder = Encoder(build("llama"), tokenizer(), EncoderConfig(dtype="float32", max_tokens=8))
-    long, short = encoder.encode(["red " * 500_000, "a red circle"])
+    long, short = encoder.encode(["red " * 250_000, "a red circle"])
     assert len(long) == 8
     assert encoder.truncated == 1
     torch.testing.assert_close(short, encoder(["a red circle"])[0])
