@@ -9,12 +9,13 @@ from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.evaluator import FACTS, facts_that_hold, find_things, score_facts
 from llmdiff.shapes.render import render_scene
 from llmdiff.shapes.scene import INVERSE, Scene, Thing, sample_scene
+from tests.examples import examples
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     rng = np.random.default_rng(11)
-    return [sample_scene(rng, 1 + i % 3, held_out=i % 2 == 1 and i % 3 > 0) for i in range(120)]
+    return [sample_scene(rng, 1 + i % 3, held_out=i % 2 == 1 and i % 3 > 0) for i in range(examples(120))]
 
 
 def test_every_fact_holds_in_true_pictures(scenes) -> None:
