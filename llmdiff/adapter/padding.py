@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,9 @@ LENGTHS = 64
 SD 1.5 has 2 % more to compute with 128 tokens than with 40.
 """
 
+GROUP = 16
+"""Captions of about one length that are computed together."""
+
 
 def pad(encodings: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return encodings of one batch, padded with zeros on the right, and their mask ``(batch, token)`` bool."""
@@ -19,6 +24,16 @@ def pad(encodings: list[Tensor]) -> tuple[Tensor, Tensor]:
     longest = int(lengths.max())
     padded = [F.pad(encoding, (0, 0, 0, longest - encoding.shape[-2])) for encoding in encodings]
     return torch.stack(padded), torch.arange(longest) < lengths[:, None]
+
+
+def by_length(mask: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Yield the rows of a mask ``(batch, token)`` in groups, the shortest captions first, and each group's longest.
+
+    A batch whose captions all go as far as its longest one computes padding for much of its time.
+    """
+    lengths = mask.sum(1)
+    for rows in lengths.argsort(stable=True).split(GROUP):
+        yield rows, int(lengths[rows[-1]])
 
 
 def replace(encodings: Tensor, mask: Tensor, unconditional: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:

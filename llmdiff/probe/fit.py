@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmdiff.adapter.padding import pad
+from llmdiff.adapter.padding import by_length, pad
 from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.one_cycle import one_cycle
 from llmdiff.probe.captions import Labelled, ProbeCaptions
@@ -107,7 +107,7 @@ def fit(probe: Probe, padded: Padded, answers: Tensor, config: ProbeConfig) -> N
     drawn = torch.Generator().manual_seed(config.seed)
     for _ in range(config.steps):
         rows = torch.randint(len(answers), (BATCH,), generator=drawn)
-        logits = probe(padded.encodings[rows], padded.mask[rows])
+        logits = read(probe, padded, rows)
         loss = torch.stack([F.cross_entropy(one, answers[rows, i]) for i, one in enumerate(logits)]).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -116,11 +116,21 @@ def fit(probe: Probe, padded: Padded, answers: Tensor, config: ProbeConfig) -> N
         rate.step()
 
 
+def read(probe: Probe, padded: Padded, rows: Tensor) -> list[Tensor]:
+    """Return a probe's logits ``(caption, choice)`` for each question, of the captions at `rows`."""
+    order, parts = [], []
+    for group, tokens in by_length(padded.mask[rows]):
+        some = rows[group]
+        order.append(group)
+        parts.append(probe(padded.encodings[some, ..., :tokens, :], padded.mask[some, :tokens]))
+    back = torch.cat(order).argsort()
+    return [torch.cat(logits)[back] for logits in zip(*parts, strict=True)]
+
+
 @torch.no_grad()
 def ask(probe: Probe, padded: Padded, rows: Tensor, test: Labelled) -> tuple[float, float]:
     """Return the shares of a test's captions with binding and with relation right; `rows` are their places."""
-    parts = [probe(padded.encodings[some], padded.mask[some]) for some in rows.split(BATCH)]
-    given = torch.cat([torch.stack([one.argmax(-1) for one in logits], dim=1) for logits in parts])  # (caption, q)
+    given = torch.stack([logits.argmax(-1) for logits in read(probe, padded, rows)], dim=1)  # (caption, q)
     in_order = (given == test.answers)[:, KINDS].all(1)
     swapped = (given == test.answers[:, SWAPPED])[:, KINDS].all(1)
     right = in_order & (given == test.answers)[:, AXIS]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llmdiff.adapter.attention import MASKED
+from llmdiff.adapter.padding import by_length
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import RefinerBlock
 from llmdiff.training.batches import endless
@@ -90,9 +91,15 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
     """Return the mean squared error of a batch's layouts; no caption is dropped."""
     generators = sample_generators(objective.config.seed, epoch, batch, device)
     dropped = torch.zeros(len(batch.latents), dtype=torch.bool, device=device)
-    context = objective.adapter.context(*objective.captions(batch, dropped, generators))  # (b, t, [k] d)
+    encodings, mask, base = objective.captions(batch, dropped, generators)
     layouts = layout_of(batch.latents.to(device, torch.float32))  # (b, c, h, w)
-    return F.mse_loss(decoder(context, layouts.shape[-2:]), layouts)
+    error = layouts.new_zeros(())
+    for rows, tokens in by_length(batch.mask):
+        context = objective.adapter.context(
+            encodings[rows, ..., :tokens, :], mask[rows, :tokens], None if base is None else base[rows]
+        )  # (g, t, [k] d)
+        error += F.mse_loss(decoder(context, layouts.shape[-2:]), layouts[rows], reduction="sum")
+    return error / layouts.numel()
 
 
 def layout_of(latents: Tensor) -> Tensor:
