@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmdiff.adapter import padding
 from llmdiff.adapter.padding import pad, replace
 from llmdiff.adapter.prompts import same_length
 from tests.adapter import tiny
@@ -105,3 +106,13 @@ def test_dropped_captions_become_the_empty_one(null_length: int, bands: tuple[in
     assert new_mask.sum(1).tolist() == [4, null_length, 1]
     assert torch.equal(replaced[0][..., :4, :], encodings[0])
     assert torch.equal(replaced[2][..., :4, :], encodings[2])
+
+
+def test_rows_of_like_length_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "GROUP", 2)
+    mask = torch.arange(6) < torch.tensor([5, 1, 6, 3, 1])[:, None]
+    assert [(rows.tolist(), longest) for rows, longest in padding.by_length(mask)] == [
+        ([1, 4], 1),
+        ([3, 0], 5),
+        ([2], 6),
+    ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llmdiff.adapter.padding import pad
 from llmdiff.diffusion.text import BaseTextEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.probe.captions import CHOICES, ProbeCaptions, answers
-from llmdiff.probe.fit import Figures, ProbeConfig
+from llmdiff.probe.fit import Figures, Padded, ProbeConfig, read
+from llmdiff.probe.model import Probe
 from llmdiff.probe.probing import Probing, Row, default_readings, encode_by, encode_by_readings, recommend, run_probes
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT, canonical
@@ -66,6 +68,18 @@ def test_a_seed_gives_the_same_figures_however_many_run_at_once(refiner: int) ->
     assert together == alone
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == threads
+
+
+@torch.no_grad()
+def test_captions_are_read_in_the_order_they_came_in() -> None:
+    """Whatever order they are computed in, by their lengths."""
+    torch.manual_seed(0)
+    probe, padded = Probe(16, refiner=1), Padded(*pad([torch.randn(1 + 7 * i % 11, 16) for i in range(40)]))
+    rows = torch.tensor([30, 2, 39, *range(20), 30])
+    for found, expected in zip(
+        read(probe, padded, rows), probe(padded.encodings[rows], padded.mask[rows]), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_best_on_top_alone_are_probed_within_reach() -> None:

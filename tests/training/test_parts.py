@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmdiff.adapter import LLMAdapter
+from llmdiff.adapter import LLMAdapter, padding
 from llmdiff.training import TrainConfig
 from llmdiff.training.distributed import parameter_groups
 from llmdiff.training.ema import EMA
+from llmdiff.training.layout import LayoutDecoder, layout_loss
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
 from llmdiff.training.optimiser import LossScale
 from llmdiff.training.plain import PlainAdamW
@@ -69,6 +70,18 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise(adapter: LLMAdapter) ->
     torch.testing.assert_close(loss, expected.mean())
     torch.testing.assert_close(losses, expected.mean(dim=(1, 2, 3)))
     assert torch.equal(weighted, losses)
+
+
+@pytest.mark.parametrize("group", [1, 16])
+def test_layouts_have_one_error_in_whatever_groups_their_captions_go(
+    adapter: LLMAdapter, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(padding, "GROUP", group)
+    model, x, decoder = objective(adapter), tiny.inputs(), LayoutDecoder(tiny.WIDTH, 4)
+    batch = make_batch(x)
+    assert batch.mask.sum(1).tolist() == [5, 1]  # the second comes first
+    found = decoder(adapter.context(batch.encodings, batch.mask), batch.latents.shape[-2:])
+    torch.testing.assert_close(layout_loss(model, decoder, batch, 0, CPU), F.mse_loss(found, batch.latents.float()))
 
 
 def test_dropout_reads_the_empty_caption(adapter: LLMAdapter) -> None:
