@@ -21,7 +21,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llmdiff.adapter.attention import MASKED
+from llmdiff.adapter.attention import padding_bias
 from llmdiff.adapter.padding import by_length
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import RefinerBlock
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST = 16  # places along a layout's longer side, at most
 BLOCKS, WIDENING = 2, 2
+PATCH = 2  # places a side that a query of the decoder answers for: a quarter of the queries of one for each
 CLIP = 1.0  # norm of the gradient
 RISE = 0.1  # share of the steps in which the rate rises
 
@@ -120,7 +121,7 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 class LayoutDecoder(nn.Module):
-    """Predicts a layout from a context: for each of its places a query, which reads the context's tokens twice."""
+    """Predicts a layout from a context: for each patch of places a query, which reads the context's tokens twice."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class LayoutDecoder(nn.Module):
         self.context_norm = Float32LayerNorm(width)
         self.blocks = nn.ModuleList(RefinerBlock(width, WIDENING) for _ in range(BLOCKS))
         self.norm = Float32LayerNorm(width)
-        self.out = nn.Linear(width, channels)
+        self.out = nn.Linear(width, channels * PATCH**2)
 
     def forward(self, context: Tensor, size: torch.Size) -> Tensor:
         """Read a context ``(batch, token, [band *] width)``, whose padding is rows of zeros.
@@ -137,11 +138,12 @@ class LayoutDecoder(nn.Module):
         Return a layout ``(batch, channel, height, width)`` of that size. Of several bands it reads the mean, with which
         gates begin.
         """
-        hidden = (context == 0).all(-1)  # (b, t)
         tokens = self.context_norm(context.unflatten(-1, (-1, self.width)).mean(2))  # (b, t, d)
-        places = get_2d_sincos_pos_embed(self.width, tuple(size), output_type="pt", device=context.device)
-        x = self.place(places.float()).expand(len(context), -1, -1)  # (b, h w, d)
-        bias = (hidden * MASKED).to(x.dtype).unsqueeze(1)  # (b, 1, t)
+        patches = tuple(-(-side // PATCH) for side in size)
+        places = get_2d_sincos_pos_embed(self.width, patches, output_type="pt", device=context.device)
+        x = self.place(places.float()).expand(len(context), -1, -1)  # (b, patch, d)
+        bias = padding_bias(context)  # (b, 1, t)
         for block in self.blocks:
             x = block(x, bias, tokens)
-        return self.out(self.norm(x)).transpose(1, 2).unflatten(-1, tuple(size))
+        found = self.out(self.norm(x)).transpose(1, 2).unflatten(-1, patches)  # (b, c p p, h / p, w / p)
+        return F.pixel_shuffle(found, PATCH)[..., : size[0], : size[1]]
