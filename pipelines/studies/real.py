@@ -24,8 +24,10 @@ from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace,
 matplotlib.use("Agg")
 ADAPTED = "adapted"
 """What a variant's name ends with where adapter and training are set for LLMs as they come."""
-ADAPTER, RATE, LAYOUT = (("standardise", True), ("refiner", 2)), 1e-3, 2
-"""Those settings: of `AdapterSettings`, the learning rate, and steps of layout pre-training for each step."""
+ADAPTER, LAYOUT = (("standardise", True), ("refiner", 2)), 2
+"""Those settings: of `AdapterSettings`, and steps of layout pre-training for each step;"""
+TRAINING = (("learning_rate", 1e-3), ("timestep_exponent", 1.0))
+"""and of `TrainSettings`."""
 SHARE = 0.4
 """Of the steps, those that take as long with all layout pre-training as all steps do without any, on shapes."""
 UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"
@@ -75,7 +77,7 @@ def adapted(name: str, reading: Reading, steps: int) -> Variant:
     """Return a reading under settings for LLMs as they come; what is scored on the way is kept."""
     half = marks(steps)[0]
     training = {
-        "learning_rate": RATE,
+        **dict(TRAINING),
         "checkpoint_every": half,
         "keep_checkpoints": math.ceil(steps / half),
         "layout_steps": LAYOUT * steps,
