@@ -150,6 +150,7 @@ MEASURES: dict[str, Callable[[Bench], None]] = {
     "memory": of_runs("measure_memory"),
     "scaling": of_runs("measure_scaling"),
     "overhead": of_runs("measure_overhead", "train_overhead"),
+    "layout": of_runs("measure_layout", "train_overhead"),
     "gpu": measure_gpu,
 }
 
