@@ -28,7 +28,7 @@ CATALOGUE: dict[StudyName, Entry] = {
     "scale": Entry("What does a larger LLM bring, and what does it cost?", 13),
     "latency": Entry("What do encoding and the second attention cost in time and memory?", 3),
     "probe": Entry("Does a probe of a few minutes tell which encodings an adapter will learn best from?", 70),
-    "real": Entry("How well does an LLM steer that nobody trained for it?", 170, alone=True),
+    "real": Entry("How well does an LLM steer that nobody trained for it?", 100, alone=True),
 }
 EXPERIMENTS: tuple[StudyName, ...] = ("prompts", "pathways", "scale")
 """Three first experiments on the method: `llmdiff study paper`."""
