@@ -155,8 +155,9 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     assert (trained.learning_rate, workspace.training(paper, 1).learning_rate) == (1e-3, 2.5e-3)
     assert trained.layout_steps == 2000
     assert workspace.training(untaught, 1) == trained.model_copy(update={"layout_steps": 0})
-    changed = {"steps": 500, "checkpoint_every": 250, "layout_batch_size": 32}
-    assert workspace.training(cheap, 1) == trained.model_copy(update=changed)
+    assert (trained.timestep_exponent, workspace.training(paper, 1).timestep_exponent) == (1, 0.75)
+    fewer = {"steps": 400, "checkpoint_every": 400}
+    assert workspace.training(cheap, 1) == trained.model_copy(update=fewer)
     levels = {paper.name: 0.2, last.name: 0.5}
     curves = {
         500: {last.name: shares(0.1)},
