@@ -107,7 +107,7 @@ def name_of(row: Row) -> str:
 
 def commands(request: ProbeRequest, best: Recommendation) -> list[str]:
     """Return the commands that take what is recommended, as far as they follow from it."""
-    adapter = ["adapter.standardise=true", *["adapter.refiner=2"] * best.refiner]
+    adapter = ["adapter.standardise=true", *["adapter.refiner=2", "layout_steps=2000"] * best.refiner]
     encode = base_options(request) if not best.row.template else llm_options(request, best.row)
     return [f"llmdiff encode … {encode}", f"llmdiff train … {assigned(adapter)}"]
 
