@@ -111,13 +111,14 @@ def layout_of(latents: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients."""
+    """Give every process the mean of all processes' gradients, in one exchange."""
     if (processes := dist.get_world_size()) == 1:
         return
-    for parameter in parameters:
-        assert parameter.grad is not None
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= processes
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    assert len(gradients) == len(parameters)
+    together = nn.utils.parameters_to_vector(gradients)
+    dist.all_reduce(together)
+    nn.utils.vector_to_parameters(together / processes, gradients)
 
 
 class LayoutDecoder(nn.Module):
