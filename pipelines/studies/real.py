@@ -29,7 +29,7 @@ ADAPTER, LAYOUT = (("standardise", True), ("refiner", 2)), 2
 TRAINING = (("learning_rate", 1e-3), ("timestep_exponent", 1.0))
 """and of `TrainSettings`."""
 SHARE = 0.4
-"""Of the steps, those that take as long with all layout pre-training as all steps do without any, on shapes."""
+"""Of the steps, those that take about as long with all layout pre-training as all do without, on shapes."""
 UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"
 
 MEAN = "mean of normalised layers"
@@ -92,7 +92,7 @@ def without_layout(variant: Variant) -> Variant:
 
 
 def in_budget(variant: Variant, steps: int) -> Variant:
-    """Return a variant that takes no longer than training alone: fewer steps after as much layout pre-training."""
+    """Return a variant that takes about as long as training alone: fewer steps after as much layout pre-training."""
     fewer = max(1, round(SHARE * steps))
     training = {**dict(variant.training), "steps": fewer, "checkpoint_every": fewer}
     return replace(variant, name=f"{variant.name}, {IN_BUDGET}", training=tuple(training.items()))

@@ -16,15 +16,13 @@ from llmdiff.shapes.evaluator import FACTS
 from llmdiff.studies.estimates import Estimate
 from pipelines.studies import closed, encodings, latency, pathways, probe, prompts, real, scale, stability, weights
 from pipelines.studies.compare import MAIN, rows, shares_plot
-from pipelines.studies.llm import EMBEDDED, StudyLLM
+from pipelines.studies.llm import EMBEDDED
 from pipelines.studies.outcome import markdown, plain
 from pipelines.studies.words import beside, sentences, summary
 from pipelines.studies.workspace import PAPER, Sizes, Workspace
+from tests.pipelines.test_study_variants import DEEP
 
 SCENES = 60
-
-
-DEEP = StudyLLM(source="deep", name="Deep", blocks=30, width=576, template="{caption}", dtype="float32")
 
 
 def shares(level: float, template: float | None = None) -> dict[str, dict[str, np.ndarray]]:
