@@ -1,7 +1,8 @@
 """How a command ends on Ctrl-C and SIGTERM: within seconds, with all that it started, and a line on how to go on.
 
 The exception that a signal raises unwinds what is at work. A thread sees to it that this takes no longer than it may:
-a library may swallow the exception, ask a server that is gone again and again, or wait for something in C.
+a library may swallow the exception, ask a server that is gone again and again, or wait for something in C. For the
+same reasons that thread, and not what the exception unwinds alone, has training processes save their state.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from llmdiff.process.startup import leave
 
@@ -31,8 +32,16 @@ _done: list[int] = []
 _said: list[str] = []
 _sockets: list[socket.socket] = []
 """Both ends, open until the process is gone."""
-_until = 0.0
-"""When `time.monotonic` says that a command that is ending has had its time."""
+
+
+class _Saving(NamedTuple):
+    """What must save its state before the command is gone."""
+
+    asked: Callable[[], bool]
+    seconds: float
+
+
+_saving: list[_Saving] = []
 
 
 @contextmanager
@@ -65,18 +74,23 @@ def well_ended(advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def time_to_save(seconds: float) -> Iterator[None]:
-    """Let an ending command take so long for the block, which saves the state of a run; a second Ctrl-C ends it."""
-    global _until
-    _until = max(_until, time.monotonic() + seconds)
+def saved_first(asked: Callable[[], bool], seconds: float) -> Iterator[None]:
+    """Have a command that ends while the block runs wait until something saved its state; not at a second Ctrl-C.
+
+    Args:
+        asked: asks it to end if that was not done yet, and returns whether it is still there; called again and again,
+            also from another thread.
+        seconds: that it may take.
+    """
+    _saving.append(saving := _Saving(asked, seconds))
     try:
         yield
     finally:
-        _until = time.monotonic() + SECONDS
+        _saving.remove(saving)
 
 
 def exit_if_ending() -> None:
-    """Exit where a signal came whose exception was swallowed, as some imports do."""
+    """Exit where a signal came whose exception was swallowed, as some imports and all finalisers do."""
     if _received:
         sys.exit(128 + _received[0])
 
@@ -110,18 +124,19 @@ def _leave() -> None:
 
 def _watch(reader: socket.socket, advice: str) -> None:
     """End this process and all that it started, where a signal did not in time, or at the second Ctrl-C."""
-    global _until
     number = _next_signal(reader)
-    began = time.monotonic()
-    _until = max(_until, began + SECONDS)
-    told = again = False
-    while time.monotonic() < _until and not again:
-        if not told and time.monotonic() > began + SECONDS:
-            told = True
-            _say("saving the state of the run; Ctrl-C again does not wait for it\n")
+    began = saved = now = time.monotonic()
+    again = False
+    while now < saved + SECONDS and not again:
+        still_saving = [saving.asked() for saving in _saving if now < began + saving.seconds]
+        if any(still_saving):
+            saved = now
+            if now > began + SECONDS:
+                _say("saving the state of the run; Ctrl-C again does not wait for it\n")
         reader.settimeout(0.05)
         with suppress(TimeoutError):
             again = _next_signal(reader) == signal.SIGINT
+        now = time.monotonic()
     _kill_children()
     _say(f"\n{SIGNALS[number]}: {advice}\n" if not _ended else "")  # a bar may have left its line open
     os._exit(128 + number)

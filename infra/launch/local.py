@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from infra.ending import time_to_save
+from infra.ending import exit_if_ending, saved_first
 from infra.environment import child_environment
 from infra.launch.errors import LaunchError, error_of, errors_in, is_echo
 from infra.launch.hostfile import Host, Topology
@@ -114,16 +114,18 @@ def run_workers(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own process group, so that all of it can be ended at once
         )
-        try:
-            while child.poll() is None:
+        asked = ender(child, topology)
+        with saved_first(asked, GRACE_SECONDS):
+            try:
+                while child.poll() is None:
+                    poll()
+                    exit_if_ending()
+                    time.sleep(interval)
                 poll()
-                time.sleep(interval)
-            poll()
-        finally:
-            with time_to_save(GRACE_SECONDS):
-                in_time = end_workers(child, topology, GRACE_SECONDS)
-            if not in_time:
-                raise LaunchError(f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed")
+            finally:
+                if not end_workers(child, asked, GRACE_SECONDS):
+                    message = f"the training processes did not end within {GRACE_SECONDS:.0f} s, and were killed"
+                    raise LaunchError(message)
     if child.returncode != 0:
         printed = topology.log(log).read_bytes()[start:].decode(errors="replace")
         failure = LaunchError(reason(printed, child.returncode, topology, log))
@@ -152,18 +154,29 @@ def reason(printed: str, code: int, topology: Topology, log: Path) -> str:
     return message
 
 
-def end_workers(child: subprocess.Popen[bytes], topology: Topology, grace: float) -> bool:
-    """Ask the workers to end, wait, and kill what is left; return False where that was needed.
+def ender(child: subprocess.Popen[bytes], topology: Topology) -> Callable[[], bool]:
+    """Return what asks each worker to end, once, and returns whether the child is still there.
 
     DeepSpeed's launcher is not asked: it would kill the workers after 30 seconds.
     """
-    deadline = time.monotonic() + grace
     asked: set[int] = set()
-    while child.poll() is None and time.monotonic() < deadline:
+
+    def ask() -> bool:
+        if child.poll() is not None:
+            return False
         for pid in workers_of(child.pid, topology) - asked:
             asked.add(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+        return True
+
+    return ask
+
+
+def end_workers(child: subprocess.Popen[bytes], asked: Callable[[], bool], grace: float) -> bool:
+    """Ask the workers to end, wait, and kill what is left; return False where that was needed."""
+    deadline = time.monotonic() + grace
+    while asked() and time.monotonic() < deadline:
         time.sleep(0.05)
     in_time = child.poll() is not None
     end_group(child, grace=0.0 if not in_time else deadline - time.monotonic())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from infra.ending import time_to_save
+from infra.ending import exit_if_ending, saved_first
 from infra.environment import SAFE_PATH
 from infra.launch import local
 from infra.launch.errors import LaunchError, is_echo
@@ -73,18 +73,19 @@ def run_on_hosts(
     Python, this checkout and the working directory are at the same paths on each host, and the log's folder is shared.
     """
     nodes: list[Node] = []
-    try:
-        for rank in range(len(topology.hosts)):
-            nodes.append(start(rank, module, arguments, topology, log))
-        while any(node.child.poll() is None for node in nodes) and not failed(nodes):
+    seconds = local.GRACE_SECONDS + EXTRA_SECONDS
+    with saved_first(lambda: asked_to_end(nodes), seconds):
+        try:
+            for rank in range(len(topology.hosts)):
+                nodes.append(start(rank, module, arguments, topology, log))
+            while any(node.child.poll() is None for node in nodes) and not failed(nodes):
+                poll()
+                exit_if_ending()
+                time.sleep(interval)
             poll()
-            time.sleep(interval)
-        poll()
-    finally:
-        with time_to_save(local.GRACE_SECONDS + EXTRA_SECONDS):
-            in_time = end(nodes, local.GRACE_SECONDS + EXTRA_SECONDS)
-        if not in_time:
-            raise LaunchError(f"hosts did not end within {local.GRACE_SECONDS:.0f} s: their ssh was killed")
+        finally:
+            if not end(nodes, seconds):
+                raise LaunchError(f"hosts did not end within {local.GRACE_SECONDS:.0f} s: their ssh was killed")
     errors = [node.error for node in failed(nodes)]
     if errors:
         raise LaunchError(next((error for error in reversed(errors) if not is_echo(error)), errors[0]))
@@ -122,19 +123,24 @@ def failed(nodes: list[Node]) -> list[Node]:
     return [node for node in nodes if node.child.returncode not in (None, 0)]
 
 
-def end(nodes: list[Node], seconds: float) -> bool:
-    """Has every host end its processes, and waits; False where that took too long."""
+def asked_to_end(nodes: list[Node]) -> bool:
+    """Asks every host to end its processes, and returns whether any is still there."""
     for node in nodes:
         assert node.child.stdin is not None
         with suppress(BrokenPipeError):
             node.child.stdin.close()  # which the host takes as a request to end
+    return any(node.child.poll() is None for node in nodes)
+
+
+def end(nodes: list[Node], seconds: float) -> bool:
+    """Has every host end its processes, and waits; False where that took too long."""
     deadline = time.monotonic() + seconds
-    while (left := [node for node in nodes if node.child.poll() is None]) and time.monotonic() < deadline:
+    while (some_left := asked_to_end(nodes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for node in left:
-        node.child.kill()
+    for node in nodes:
+        node.child.kill()  # which does nothing to one that has ended
         node.child.wait()
-    return not left
+    return not some_left
 
 
 class Ended(Exception):

@@ -5,6 +5,10 @@ import importlib.util
 import json
 import os
 import re
+import signal
+import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +20,36 @@ from infra.launch.errors import LaunchError, error_of
 from infra.launch.hostfile import Topology
 from infra.launch.local import run_workers
 from tests.hostile_folder import hostile_folder
+from tests.waiting import wait_until
+
+FOLLOWING = """
+import sqlite3, sys, time
+from contextlib import suppress
+from pathlib import Path
+from infra import ending
+from infra.launch.hostfile import Topology
+from infra.launch.local import run_workers
+
+def swallowing():
+    with suppress(BaseException):
+        time.sleep(60)
+
+def waiting_in_c():
+    with sqlite3.connect(folder / "locked", timeout=60) as database:
+        database.execute("BEGIN EXCLUSIVE")
+
+def poll():
+    if (folder / "rank-0").exists():
+        (folder / "following").touch()
+        {"swallowing": swallowing, "waiting in C": waiting_in_c}[sys.argv[2]]()
+
+folder = Path(sys.argv[1])
+ending.SECONDS = 0.5
+with ending.well_ended("the same command goes on"):
+    topology = Topology(processes=1)
+    run_workers("tests.infra.rank", [str(folder), "slow"], topology=topology, log=folder / "log", poll=poll)
+"""
+"""A command whose main thread a signal's exception reaches too late or never, with a process that saves for longer."""
 
 
 def run(folder: Path, end: str, poll: object = lambda: None, processes: int = 2, **options: object) -> None:
@@ -67,6 +101,24 @@ def test_ctrl_c_lets_every_process_save_and_leaves_none(
         for child in psutil.Process(os.getpid()).children(recursive=True)
         if "infra.launch.launcher" in child.cmdline()
     ]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("held_up", ["swallowing", "waiting in C"])
+def test_a_command_that_is_held_up_in_following_lets_its_processes_save(tmp_path: Path, held_up: str) -> None:
+    holder = sqlite3.connect(tmp_path / "locked")
+    holder.execute("BEGIN EXCLUSIVE")
+    command = [sys.executable, "-c", FOLLOWING, str(tmp_path), held_up]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until((tmp_path / "following").exists, 60, child)
+    time.sleep(0.2)  # it touches the file before it is held up
+    child.send_signal(signal.SIGTERM)
+    printed, _ = child.communicate(timeout=30)
+    holder.close()
+    assert child.returncode == 143, printed
+    assert printed.splitlines()[-1] == "stopped by SIGTERM: the same command goes on"
+    assert (tmp_path / "saved-0").exists()
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 
 @pytest.mark.process
