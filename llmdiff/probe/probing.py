@@ -103,6 +103,12 @@ def recommend(rows: Sequence[Row]) -> Recommendation:
     return best if best.figures.mean > without.figures.mean + CLEARLY else without
 
 
+def as_good(rows: Sequence[Row], best: Recommendation) -> list[Row]:
+    """Return the other rows whose figures of the same probe are not clearly lower than the recommended ones."""
+    found = [(row, row.in_reach if best.refiner else row.on_top) for row in rows if row is not best.row]
+    return [row for row, figures in found if figures is not None and figures.mean >= best.figures.mean - CLEARLY]
+
+
 def default_readings(blocks: int) -> list[str]:
     """Return the readings that a probe compares where none are named, each layer of an LLM of so many blocks once."""
     layers = (-2, blocks // 2, 2 * blocks // 3)

@@ -64,7 +64,7 @@ def probe(
 
 def print_rows(request: ProbeRequest, rows: list[Row]) -> None:
     """Print the table, what its figures are, and what to take."""
-    from llmdiff.probe.probing import recommend
+    from llmdiff.probe.probing import as_good, recommend
 
     for template in dict.fromkeys(row.template for row in rows):
         print(f"template {template!r}" if template else f"{request.diffusion}, its own text features")
@@ -79,6 +79,8 @@ def print_rows(request: ProbeRequest, rows: list[Row]) -> None:
     print(f"recommended: {name_of(best.row)}: {how} its four figures have the mean {best.figures.mean:.2f}")
     for command in commands(request, best):
         print(f"  {command}")
+    if others := as_good(rows, best):
+        print(f"not clearly worse, so that only adapters can tell: {'; '.join(map(name_of, others))}")
 
 
 COLUMNS = ("reading", "on top: natural", "new", "mean", "in reach: natural", "new ", "mean ")
@@ -140,14 +142,15 @@ def quoted(text: str) -> str:
 
 def document(request: ProbeRequest, rows: list[Row]) -> dict[str, Any]:
     """Return all that was asked and found as JSON values."""
-    from llmdiff.probe.probing import recommend
+    from llmdiff.probe.probing import as_good, recommend
 
     best = recommend(rows)
     chosen = {"reading": best.row.reading, "template": best.row.template, "refiner": best.refiner}
+    others = [{"reading": row.reading, "template": row.template} for row in as_good(rows, best)]
     return {
         "request": request.model_dump(mode="json"),
         "rows": [values(row) for row in rows],
-        "recommended": {**chosen, "commands": commands(request, best)},
+        "recommended": {**chosen, "commands": commands(request, best), "not_clearly_worse": others},
     }
 
 

@@ -59,10 +59,15 @@ def study(workspace: Workspace) -> Outcome:
 
 def findings(table: list[dict[str, Any]]) -> list[str]:
     """Whether the formula earns its place, reported either way."""
+    told = sentences(table, PAPER.name)
+    base = next(row for row in table if row["variant"] == BASE.name)
+    if max(signs(base, PAPER.name).values()) <= 0:
+        lost = "So here the paper's formula does not earn its place: nothing shows that it is better than base."
+        return [*told, lost]
     hidden = [row for row in table if row["variant"] not in (BASE.name, *SCORES, CLIP.name)]
     found = {row["variant"]: signs(row, PAPER.name).values() for row in hidden}
     better = [name for name, sign in found.items() if max(sign) > 0 and min(sign) >= 0]
     worse = [name for name, sign in found.items() if min(sign) < 0]
     earned = f"over {listed(better)}" if better else "over none of the hidden states"
-    lost = f", and loses to {listed(worse)}" if worse else ""
-    return [*sentences(table, PAPER.name), f"So here the paper's formula earns its place {earned}{lost}."]
+    beaten = f", and loses to {listed(worse)}" if worse else ""
+    return [*told, f"So here the paper's formula earns its place {earned}{beaten}."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmdiff.probe.fit import Figures, ProbeConfig
 from llmdiff.probe.probing import REFINER, encode_by, run_probes
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.studies.estimates import Estimate, share
-from llmdiff.studies.rank_correlation import rank_correlation
+from llmdiff.studies.rank_correlation import LEAST, rank_correlation
 from llmdiff.studies.readings import Reading
 from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.studies import smollm2
@@ -28,7 +29,13 @@ PROBES = {"on top": 0, "in reach": REFINER}
 """Blocks of the refiner in each probe."""
 TRAINING = 6
 """Captions that a probe learns on, for each that it is asked about in either wording."""
+ALL, OTHERS = "all", "not trained to answer"
+"""Groups of encoders: the second is without the embedded LLMs that answer at single tokens what a caption means."""
+ANSWERING = ("llama, ", "phi, ")
+"""Beginnings of the names of encoders of those."""
 
+Correlations = dict[tuple[str, str, str], Estimate]
+"""Rank correlations by group of encoders, probe and fact."""
 Probed = dict[str, dict[str, Figures]]
 """Figures by encoder and probe."""
 
@@ -39,12 +46,12 @@ def study(workspace: Workspace) -> Outcome:
     probed = {variant.name: probe_figures(workspace, variant) for variant in chosen}
     found = shares_by_variant(workspace, chosen)
     correlations = correlated(probed, found)
-    facts = {"correlations": {f"{probe}, {fact}": rho for (probe, fact), rho in correlations.items()}}
+    facts = {"correlations": {", ".join(of): rho for of, rho in correlations.items()}}
     return Outcome(
         rows=rows(probed, found),
         summary=summary(correlations),
         figure=plot(probed, found),
-        finding=findings(correlations, len(chosen)),
+        finding=findings(correlations, found),
         facts=facts,
     )
 
@@ -102,13 +109,21 @@ def of_fact(figures: Figures, fact: str) -> float:
     return float(getattr(figures, fact) + getattr(figures, f"new_{fact}")) / 2
 
 
-def correlated(probed: Probed, found: dict[str, Shares]) -> dict[tuple[str, str], Estimate]:
-    """Return by probe and fact how well the probe's order of the encoders is the adapters', over both wordings."""
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return all encoders, and those that were not trained to answer, where these are enough to have an order."""
+    every = list(names)
+    others = [name for name in every if not name.startswith(ANSWERING)]
+    return {ALL: every} | ({OTHERS: others} if LEAST <= len(others) < len(every) else {})
+
+
+def correlated(probed: Probed, found: dict[str, Shares]) -> Correlations:
+    """Return by group, probe and fact how well the probe's order is that of the adapters, over both wordings."""
     return {
-        (probe, fact): rank_correlation(
-            {name: of_fact(figures[probe], fact) for name, figures in probed.items()},
-            {name: float(pooled(shares, fact).mean()) for name, shares in found.items()},
+        (group, probe, fact): rank_correlation(
+            {name: of_fact(probed[name][probe], fact) for name in names},
+            {name: float(pooled(found[name], fact).mean()) for name in names},
         )
+        for group, names in groups(found).items()
         for probe in PROBES
         for fact in MAIN
     }
@@ -126,23 +141,31 @@ def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
     return table
 
 
-def findings(correlations: dict[tuple[str, str], Estimate], encoders: int) -> list[str]:
-    """How well each probe tells the order of the adapters."""
+def findings(correlations: Correlations, names: Iterable[str]) -> list[str]:
+    """How well each probe tells the order of the adapters, in each group of encoders."""
     told = []
-    for probe in PROBES:
-        parts = [f"{correlations[probe, fact].value:.2f} in {fact}" for fact in MAIN]
-        told.append(f"{probe}, {' and '.join(parts)}")
-    unsure = [f"{probe}, {fact}" for (probe, fact), rho in correlations.items() if rho.sign <= 0]
+    for group, members in groups(names).items():
+        parts = [
+            f"{probe}, {' and '.join(f'{correlations[group, probe, fact].value:.2f} in {fact}' for fact in MAIN)}"
+            for probe in PROBES
+        ]
+        which = f"all {len(members)}" if group == ALL else f"the {len(members)} that were {group}"
+        told.append(
+            f"Probes put {which} encoders in the order of the adapters trained on them with a rank correlation of, "
+            f"{'; '.join(parts)}."
+        )
+        unsure = [f"{p}, {fact}" for p in PROBES for fact in MAIN if correlations[group, p, fact].sign <= 0]
+        if unsure:
+            told.append(f"Nothing shows that these tell the order of {which}: {'; '.join(unsure)}.")
+    return told
+
+
+def summary(correlations: Correlations) -> list[dict[str, Any]]:
+    """A line a group and probe: the rank correlation with the adapters, a column a fact."""
     return [
-        f"Probes put {encoders} encoders in the order of the adapters trained on them with a rank correlation of, "
-        f"{'; '.join(told)}.",
-        *[f"Nothing shows that these tell the order: {'; '.join(unsure)}." for _ in unsure[:1]],
+        {"encoders": group, "probe": probe, **{fact: correlations[group, probe, fact] for fact in MAIN}}
+        for group, probe in dict.fromkeys((group, probe) for group, probe, _ in correlations)
     ]
-
-
-def summary(correlations: dict[tuple[str, str], Estimate]) -> list[dict[str, Any]]:
-    """A line a probe: the rank correlation with the adapters, a column a fact."""
-    return [{"probe": probe, **{fact: correlations[probe, fact] for fact in MAIN}} for probe in PROBES]
 
 
 def plot(probed: Probed, found: dict[str, Shares]) -> Figure:

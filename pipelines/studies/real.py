@@ -18,7 +18,7 @@ from pipelines.studies import compare
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel
-from pipelines.studies.words import brief, quoted, sentences, summary
+from pipelines.studies.words import beside, brief, quoted, sentences, summary
 from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace, stacked
 
 matplotlib.use("Agg")
@@ -65,10 +65,10 @@ def variants(workspace: Workspace) -> list[Variant]:
     return [
         BASE,
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
-        replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
+        adapted(PAPER.name, llm.reading(), workspace.sizes.steps),
         replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
         without_layout(mean := adapted(MEAN, llm.reading(reading="norm_mean"), workspace.sizes.steps)),
-        in_budget(mean, workspace.sizes.steps),
+        replace(in_budget(mean, workspace.sizes.steps), seeds=workspace.sizes.seeds + 1),
         mean,
     ]
 
@@ -163,7 +163,7 @@ def points(curves: Curves, steps: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def findings(table: list[dict[str, Any]], best: str, llm: str) -> list[str]:
-    """Which variant is best, and what it recovers."""
+    """Which variant is best, what it recovers, and whether the paper's formula earns its place."""
     row = next(row for row in table if row["variant"] == best)
     parts = []
     for wording in CAPTIONS:
@@ -172,7 +172,20 @@ def findings(table: list[dict[str, Any]], best: str, llm: str) -> list[str]:
     return [
         f"Of {llm}, {quoted(best)} is best: of what the base loses by a wording it recovers {', and '.join(parts)}.",
         *sentences(table, best, without=[BASE.name]),
+        formula(table, best),
     ]
+
+
+def formula(table: list[dict[str, Any]], best: str) -> str:
+    """Say whether the score difference earns its place: with the paper's adapter, and with one for such LLMs."""
+    found = {row["variant"]: row for row in table}
+    own = found[PAPER.name][f"relation recovered, {LABELS['natural']}"]
+    parts = [f"with the paper's adapter it recovers {brief(own)} of the relation on {LABELS['natural']}"]
+    with_settings = found.get(f"{PAPER.name}, {ADAPTED}")
+    if with_settings is not None and with_settings["variant"] != best:
+        parts.append(f"adapted it is, beside the best: {beside(with_settings, best)}")
+    earns = "earns" if best.startswith(PAPER.name) else "does not earn"
+    return f"So here the paper's formula {earns} its place: {'; '.join(parts)}."
 
 
 def plot(curve: list[dict[str, Any]]) -> Figure:

@@ -52,7 +52,10 @@ def test_json_has_every_figure_and_is_the_same_again(capsys: pytest.CaptureFixtu
         assert found["relation"] <= found["binding"]
     assert sum(row["in_reach"] is not None for row in first["rows"]) == 1
     assert first["request"]["captions"] == 24
-    assert "--set max_tokens=60" in first["recommended"]["commands"][0]
+    recommended = first["recommended"]
+    assert "--set max_tokens=60" in recommended["commands"][0]
+    chosen = {name: recommended[name] for name in ("reading", "template")}
+    assert chosen not in recommended["not_clearly_worse"]
 
 
 def test_the_base_alone(capsys: pytest.CaptureFixture[str]) -> None:

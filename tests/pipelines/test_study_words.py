@@ -68,6 +68,8 @@ def test_the_formula_earns_its_place_over_what_it_beats_alone() -> None:
     ]
     lost = encodings.findings(compared({**levels, "score difference": 0.2, "a middle layer": 0.2}, PAPER.name))
     assert "earns its place over none of the hidden states, and loses to" in lost[-1]
+    alike = encodings.findings(compared({**levels, "base": 0.7}, PAPER.name))
+    assert alike[-1].endswith("does not earn its place: nothing shows that it is better than base.")
 
 
 def test_a_sentence_claims_no_more_than_the_intervals() -> None:
@@ -143,7 +145,7 @@ def test_stability_names_settings_by_what_they_do() -> None:
 def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Sizes(steps=1000), llm=DEEP)
     _, *trainings = real.variants(workspace)
-    assert [len(workspace.seeds(variant)) for variant in trainings] == [1, 1, 1, 2, 2, 2]
+    assert [len(workspace.seeds(variant)) for variant in trainings] == [1, 2, 1, 2, 3, 2]
     paper, *_, untaught, cheap, last = trainings
     assert (real.marks(1), real.marks(2), real.marks(7), real.marks(1000)) == ([1], [1, 2], [3, 7], [500, 1000])
     trained = workspace.training(last, 1)
@@ -170,7 +172,12 @@ def test_a_real_llm_is_told_by_what_it_recovers(tmp_path: Path) -> None:
         f'Of Deep, "{best}" is best: of what the base loses by a wording it recovers 0.50 in binding and 0.50 in '
         "relation on wordings of training, and 0.50 in binding and 0.50 in relation on new wordings.",
         f'In binding and relation, "{best}" is better than "score difference".',
+        "So here the paper's formula does not earn its place: with the paper's adapter it recovers 0.12 of the "
+        "relation on wordings of training.",
     ]
+    with_settings = {f"{paper.name}, adapted": shares(0.4)} | curves[1000]
+    told = real.findings(real.rows({1000: with_settings | {"base": curves[1000]["base"]}}, best), best, "Deep")
+    assert told[-1].endswith("on wordings of training; adapted it is, beside the best: worse in both.")
     steps = {paper.name: 700, last.name: 1000}
     assert len(curve := real.points(curves, steps)) == 3 * 4
     assert {point["steps"] for point in curve if point["variant"] == paper.name} == {700}, "it has no more"
@@ -242,22 +249,25 @@ def test_estimates_that_are_no_numbers_are_null_in_json() -> None:
 
 
 def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
-    names = [f"encoder {i}" for i in range(6)]
-    levels = dict(zip(names, (0.1, 0.2, 0.4, 0.5, 0.7, 0.9), strict=True))
+    levels = dict(zip(("llama, score", "phi, score", "a", "b", "c"), (0.9, 0.7, 0.2, 0.4, 0.5), strict=True))
     found = {name: shares(level) for name, level in levels.items()}
-    alike = {name: Figures(level, level / 2, level, level / 3) for name, level in levels.items()}
-    probed = {name: {"on top": alike[name], "in reach": Figures(0.5, 0.5, 0.5, 0.5)} for name in names}
-    correlations = probe.correlated(probed, found)
-    assert correlations["on top", "binding"] == correlations["on top", "relation"] == (1.0, 1.0, 1.0)
-    told = probe.findings(correlations, len(names))
-    assert "with a rank correlation of, on top, 1.00 in binding and 1.00 in relation; in reach, " in told[0]
-    assert probe.summary(correlations)[0] == {
-        "probe": "on top",
-        "binding": (1.0, 1.0, 1.0),
-        "relation": (1.0, 1.0, 1.0),
+    probed = {
+        name: {"on top": Figures(level, level / 2, level, level / 3), "in reach": Figures(0.5, 0.5, 0.5, 0.5)}
+        for name, level in levels.items()
     }
-    assert told[-1] == "Nothing shows that these tell the order: in reach, binding; in reach, relation."
+    probed["a"]["on top"] = Figures(0.6, 0.25, 0.6, 0.25)  # between the best and all others
+    correlations = probe.correlated(probed, found)
+    assert correlations["all", "on top", "binding"].value == pytest.approx(0.7)
+    assert correlations["not trained to answer", "on top", "binding"].value == pytest.approx(-0.5)
+    told = probe.findings(correlations, found)
+    assert told[0].startswith("Probes put all 5 encoders in the order of the adapters trained on them with a rank ")
+    assert "correlation of, on top, 0.70 in binding and 0.70 in relation; in reach, " in told[0]
+    assert "Probes put the 3 that were not trained to answer encoders in the order" in told[2]
+    assert told[3].startswith("Nothing shows that these tell the order of the 3 that were not trained to answer: on to")
+    assert [(row["encoders"], row["probe"]) for row in probe.summary(correlations)] == [
+        (group, name) for group in ("all", "not trained to answer") for name in ("on top", "in reach")
+    ]
+    assert probe.groups(["llama, score", "a", "b"]) == {"all": ["llama, score", "a", "b"]}
     table = probe.rows(probed, found)
-    assert table[2]["relation, on top"] == pytest.approx(0.4 * (1 / 2 + 1 / 3) / 2)
-    assert table[2]["binding, adapter"].value == pytest.approx(0.4)
-    assert len(probe.plot(probed, found).axes) == 2
+    assert table[3]["relation, on top"] == pytest.approx(0.4 * (1 / 2 + 1 / 3) / 2)
+    assert table[3]["binding, adapter"].value == pytest.approx(0.4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,16 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.probe.captions import CHOICES, ProbeCaptions, answers
 from llmdiff.probe.fit import Figures, Padded, ProbeConfig, read
 from llmdiff.probe.model import Probe
-from llmdiff.probe.probing import Probing, Row, default_readings, encode_by, encode_by_readings, recommend, run_probes
+from llmdiff.probe.probing import (
+    Probing,
+    Row,
+    as_good,
+    default_readings,
+    encode_by,
+    encode_by_readings,
+    recommend,
+    run_probes,
+)
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT, canonical
 from llmdiff.shapes.scene import Scene, Thing
@@ -105,6 +116,17 @@ def test_a_refiner_is_recommended_where_it_brings_more_than_chance() -> None:
     assert (best.row.reading, best.refiner, best.figures.mean) == ("b", True, 0.9)
     best = recommend([row("a", 0.5, 0.7), row("b", 0.65, 0.6)])
     assert (best.row.reading, best.refiner, best.figures.mean) == ("b", False, 0.65)
+
+
+def test_rows_that_captions_cannot_tell_from_the_recommended_one_are_named() -> None:
+    figures = {"a": (0.5, 0.85), "b": (0.4, 0.9), "c": (0.55, None), "d": (0.3, 0.7)}
+    rows = [
+        Row(name, "{caption}", Figures(*[top] * 4), None if reach is None else Figures(*[reach] * 4))
+        for name, (top, reach) in figures.items()
+    ]
+    assert [row.reading for row in as_good(rows, recommend(rows))] == ["a"]
+    rows = [replace(row, in_reach=None) for row in rows]
+    assert [row.reading for row in as_good(rows, recommend(rows))] == ["a"]
 
 
 def test_encodings_that_are_not_finite_are_refused() -> None:
