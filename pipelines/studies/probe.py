@@ -149,9 +149,9 @@ def findings(correlations: Correlations, names: Iterable[str]) -> list[str]:
             f"{probe}, {' and '.join(f'{correlations[group, probe, fact].value:.2f} in {fact}' for fact in MAIN)}"
             for probe in PROBES
         ]
-        which = f"all {len(members)}" if group == ALL else f"the {len(members)} that were {group}"
+        which = f"all {len(members)} encoders" if group == ALL else f"the {len(members)} encoders {group}"
         told.append(
-            f"Probes put {which} encoders in the order of the adapters trained on them with a rank correlation of, "
+            f"Probes put {which} in the order of the adapters trained on them with a rank correlation of, "
             f"{'; '.join(parts)}."
         )
         unsure = [f"{p}, {fact}" for p in PROBES for fact in MAIN if correlations[group, p, fact].sign <= 0]

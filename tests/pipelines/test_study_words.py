@@ -262,8 +262,8 @@ def test_a_probe_is_told_by_how_well_it_orders_encoders() -> None:
     told = probe.findings(correlations, found)
     assert told[0].startswith("Probes put all 5 encoders in the order of the adapters trained on them with a rank ")
     assert "correlation of, on top, 0.70 in binding and 0.70 in relation; in reach, " in told[0]
-    assert "Probes put the 3 that were not trained to answer encoders in the order" in told[2]
-    assert told[3].startswith("Nothing shows that these tell the order of the 3 that were not trained to answer: on to")
+    assert "Probes put the 3 encoders not trained to answer in the order" in told[2]
+    assert told[3].startswith("Nothing shows that these tell the order of the 3 encoders not trained to answer: on to")
     assert [(row["encoders"], row["probe"]) for row in probe.summary(correlations)] == [
         (group, name) for group in ("all", "not trained to answer") for name in ("on top", "in reach")
     ]
