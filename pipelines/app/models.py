@@ -23,7 +23,7 @@ class Models:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._pipes: dict[tuple[str, str], tuple[Any, Any]] = {}
-        """By base and dtype: the pipeline, and the scheduler that it came with."""
+        """Loaded pipelines by base and dtype, each with the scheduler that it came with."""
         self._encoders: dict[tuple[str, str], Any] = {}
         self._latent_encoders: dict[str, Any] = {}
         self._adapters: dict[tuple[str, ...], Loaded] = {}

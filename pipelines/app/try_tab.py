@@ -14,14 +14,14 @@ from pipelines.app.sessions import Stops, shown
 
 PROGRESS = gr.Progress()
 MODELS = "models"
-"""Name of the queue of what needs the models: one at a time."""
+"""Name of the queue of calls that need the models: they run one at a time."""
 PICTURE: dict[str, Any] = {
     "format": "png",
     "type": "pil",
     "interactive": False,
     "buttons": ["download", "fullscreen"],
 }
-"""Of each picture: a PNG, which holds its settings."""
+"""Options of all pictures on the page: a PNG holds its settings."""
 KEPT = 60
 """Drawings that a session's history holds."""
 Drawing = dict[str, Any]

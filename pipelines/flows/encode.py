@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipelines.runtime.encode_job import EncodeJob
 
 SHOWN = 10
-"""Lines about what is not read."""
+"""Number of lines about what is not read."""
 
 
 class EncodeResult(BaseModel):

@@ -32,7 +32,7 @@ class EvaluateResult(BaseModel):
 
     output: str
     report: dict[str, Any]
-    """What ``report.json`` holds."""
+    """Content of ``report.json``."""
     run_id: str
     """Id of the run in MLflow."""
 

@@ -26,7 +26,7 @@ class GenerateResult(BaseModel):
 
     output: str
     grid: str
-    """The picture of all pictures, a row a prompt."""
+    """File of the image grid, a row a prompt."""
     adapter: str
     prompts: int
     seconds: float

@@ -18,9 +18,9 @@ from storage.maintenance.repair import repair
 from storage.schema import Content
 
 Rows = dict[tuple[str, str], set[int]]
-"""Rows of sources, by fingerprint and source hash."""
+"""Row numbers in the data, by fingerprint and source hash."""
 Captions = set[tuple[str, str]]
-"""Fingerprint and caption hash of each."""
+"""Pairs of fingerprint and caption hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,15 @@ class RepairResult:
     """What `repair_and_encode` did."""
 
     moved: int
-    """Encodings and latents copied whole into a new shard."""
+    """Number of encodings and latents copied whole into a new shard."""
     lost: Rows
     """Samples that lost their encoding or their latent."""
     captions: Captions
-    """Encodings lost that no sample uses: validation prompts, the empty caption."""
+    """Lost encodings that no sample uses: validation prompts, the empty caption."""
     missing: Rows
-    """Those of `lost` that encoding did not bring back: their data or their encoder are others."""
+    """Rows of `lost` that encoding did not bring back: their data or their encoder are others."""
     missing_captions: Captions
-    """Those of `captions`, likewise."""
+    """Captions of `captions` that encoding did not bring back: their data or their encoder are others."""
     sources: dict[str, str]
     """Names of the lost rows' sources, by source hash."""
 
@@ -137,7 +137,7 @@ def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) 
 
 
 def by_source(lost: pa.Table) -> Rows:
-    """Return the rows of `storage.maintenance.repair.Repaired.lost`."""
+    """Return lost rows, a table as `storage.maintenance.repair.Repaired.lost`, by fingerprint and source hash."""
     rows: Rows = {}
     for row in lost.to_pylist():
         rows.setdefault((row["fingerprint"], row["source_hash"]), set()).add(row["row"])
@@ -168,7 +168,7 @@ def missing_rows(store: EncodingStore, lost: pa.Table) -> pa.Table:
 
 
 def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
-    """Return those whose encodings the store does not have."""
+    """Return the captions whose encodings the store does not have."""
     return {(fingerprint, key) for fingerprint, key in captions if not store.snapshot().encodings(fingerprint, [key])}
 
 

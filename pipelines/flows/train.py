@@ -85,7 +85,7 @@ def announce_repeats(config: TrainConfig) -> None:
 
 
 def follow_training(config: TrainConfig, output: Path, topology: Topology) -> str:
-    """Do the same in a folder that nobody else follows."""
+    """Run the training and copy its logs to MLflow. The caller holds the folder's lock."""
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     layouts = RowReader(output / LAYOUT_LOG)
     tags = {name: str(getattr(config, name)) for name in ("store", "store_id", "store_version", "fingerprint")}

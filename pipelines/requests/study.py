@@ -37,7 +37,7 @@ class Sizes(Request):
 
 
 class LongSizes(Sizes):
-    """The demonstration's, of studies of what takes long to learn."""
+    """Default sizes of studies that need long trainings: those of the demonstration."""
 
     pictures: int = Field(default=6000, ge=8)
     """Number of pictures drawn for training."""
@@ -48,7 +48,7 @@ class LongSizes(Sizes):
 
 
 SIZES: dict[StudyName, type[Sizes]] = {"real": LongSizes}
-"""Of the studies whose sizes are others where nothing is said."""
+"""Default sizes of the studies that do not use `Sizes()`."""
 
 
 class StudyRequest(Request):

@@ -31,7 +31,7 @@ class EncodeJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: EncodeRequest
-    """Without the captions that have no pictures, which one task alone encodes."""
+    """The request without the captions that have no pictures, which one task alone encodes."""
     pictures: bool
     """Whether the data have pictures; the autoencoder is loaded for them alone."""
     run: str

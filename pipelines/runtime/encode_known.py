@@ -21,13 +21,13 @@ class Encoded(NamedTuple):
     """What became of the shards of a run."""
 
     fingerprint: str
-    """Of the captions' encoder."""
+    """Fingerprint of the captions' encoder."""
     reports: list[ShardReport]
-    """Of those that could be read, in their order."""
+    """Reports of the shards that could be read, in their order."""
     unreadable: dict[str, str]
-    """Why the others could not."""
+    """Reasons why shards could not be read, by name."""
     left: list[SourceShard]
-    """Those that were not come to."""
+    """Shards that were not reached."""
 
 
 def find_known(request: EncodeRequest, known: KnownEncoders, shards: list[SourceShard], to_do: Work) -> Encoded | None:

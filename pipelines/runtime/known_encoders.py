@@ -39,11 +39,11 @@ class KnownEncoders(BaseModel):
 
     state: str
     fingerprint: str
-    """Of the captions' encoder."""
+    """Fingerprint of the captions' encoder."""
     pooled: str | None = None
-    """Of the one beside it, of SDXL bases."""
+    """Fingerprint of the pooled encoder that SDXL bases have besides."""
     latents: str | None = None
-    """Of the pictures' encoder."""
+    """Fingerprint of the pictures' encoder."""
 
 
 def recall(request: EncodeRequest, pictures: bool) -> KnownEncoders | None:

@@ -29,11 +29,11 @@ class Work:
     """How much there is to read, as a bar counts it."""
 
     total: int | None
-    """Of the unit; None where nobody knows it."""
+    """Number of units; None where nobody knows it."""
     unit: str = "row"
     """``row``, or `BYTES`, where a shard's rows can't be told without reading it through."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Of bytes, how many each shard has, by name."""
+    """Bytes of each shard, by name, where the unit is bytes."""
 
     def of(self, reports: Sequence[ShardReport]) -> int:
         """Return how much of it is done with some shards."""
@@ -105,7 +105,7 @@ def _streamed(shards: Sequence[SourceShard]) -> list[Streamed]:
 
 
 def _key(shard: Streamed) -> str | None:
-    """What stands for a shard's content; None where only its bytes could say, or nobody says anything."""
+    """Return a key for a shard's content; None where only its bytes could tell, or its place says nothing."""
     with suppress(ValueError, OSError):
         return shard.facts_hash()
     return None

@@ -40,7 +40,7 @@ class ScanRecord(BaseModel):
 
 
 def scan_cache_path(request: EncodeRequest) -> Path:
-    """Return the file of a scan; another one where anything that what the store holds afterwards depends on is."""
+    """Return the file of a scan's record; all that decides what the store holds afterwards goes into its name."""
     facts = request.model_dump(mode="json", exclude=RUN_ONLY)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return home() / "retrain" / f"{digest[:16]}.json"
@@ -61,7 +61,7 @@ def keep(path: Path, record: ScanRecord) -> None:
 
 
 def model_signature(model: str | None) -> str:
-    """Return another one where a folder's files changed, or a hub name's commit in this machine's cache did."""
+    """Return a signature that changes with a folder's files, or with a hub name's commit in this machine's cache."""
     if model is None:
         return ""
     return signature(Path(model)) if Path(model).exists() else hub_revision(model)

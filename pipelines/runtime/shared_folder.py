@@ -21,7 +21,7 @@ from pipelines.requests.push import PushRequest
 from storage.io.files import write_file
 
 PRIVATE = ("hosts", "output", "parent", "start_from", "store", "validation_prompts")
-"""Settings of training that say where things lie, or hold texts of the user's."""
+"""Settings of training that say where things lie, or that hold texts of the user's."""
 CARD, GRID = "README.md", "samples.png"
 
 

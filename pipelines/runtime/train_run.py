@@ -25,7 +25,7 @@ from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
 STEPS = 1000
-"""Steps of a run whose settings name neither steps nor epochs."""
+"""Number of steps of a run whose settings name neither steps nor epochs."""
 
 
 def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:

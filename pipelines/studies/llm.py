@@ -25,14 +25,14 @@ class StudyLLM:
     source: str
     """Folder, GGUF file, or name on the hub."""
     name: str
-    """For people, and for the folder of what is found on it."""
+    """Name for people, and of the folder of what is found on it."""
     blocks: int
     """Number of blocks T."""
     width: int
     """Width of a hidden state."""
     template: str
     dtype: DType | None = None
-    """None is the encoder's default."""
+    """Dtype that it runs in; None is the encoder's default."""
 
     @property
     def embedded(self) -> bool:

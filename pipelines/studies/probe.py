@@ -27,14 +27,14 @@ matplotlib.use("Agg")
 PROBES = {"on top": 0, "in reach": REFINER}
 """Blocks of the refiner in each probe."""
 TRAINING = 6
-"""Captions that a probe learns on, for each that it is asked about in either wording."""
+"""Number of captions that a probe learns on, for each that it is asked about in either wording."""
 
 Probed = dict[str, dict[str, Figures]]
 """Figures by encoder and probe."""
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Probes every encoder's encodings, and trains an adapter on them."""
+    """Probe every encoder's encodings, and train an adapter on them."""
     chosen = variants()
     probed = {variant.name: probe_figures(workspace, variant) for variant in chosen}
     found = shares_by_variant(workspace, chosen)
@@ -103,7 +103,7 @@ def of_fact(figures: Figures, fact: str) -> float:
 
 
 def correlated(probed: Probed, found: dict[str, Shares]) -> dict[tuple[str, str], Estimate]:
-    """Return by probe and fact how well the probe's order of the encoders is the adapters', over both wordings."""
+    """Return how well a probe's order of the encoders agrees with the adapters', by probe and fact."""
     return {
         (probe, fact): rank_correlation(
             {name: of_fact(figures[probe], fact) for name, figures in probed.items()},
@@ -115,7 +115,7 @@ def correlated(probed: Probed, found: dict[str, Shares]) -> dict[tuple[str, str]
 
 
 def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
-    """A line an encoder: what the probes and the adapter get right, over both wordings."""
+    """Return a row an encoder: what the probes and the adapter get right, over both wordings."""
     table = []
     for name, shares in found.items():
         row: dict[str, Any] = {"encoder": name}
@@ -127,7 +127,7 @@ def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
 
 
 def findings(correlations: dict[tuple[str, str], Estimate], encoders: int) -> list[str]:
-    """How well each probe tells the order of the adapters."""
+    """Say how well each probe tells the order of the adapters."""
     told = []
     for probe in PROBES:
         parts = [f"{correlations[probe, fact].value:.2f} in {fact}" for fact in MAIN]
@@ -141,12 +141,12 @@ def findings(correlations: dict[tuple[str, str], Estimate], encoders: int) -> li
 
 
 def summary(correlations: dict[tuple[str, str], Estimate]) -> list[dict[str, Any]]:
-    """A line a probe: the rank correlation with the adapters, a column a fact."""
+    """Return a row a probe: the rank correlation with the adapters, a column a fact."""
     return [{"probe": probe, **{fact: correlations[probe, fact] for fact in MAIN}} for probe in PROBES]
 
 
 def plot(probed: Probed, found: dict[str, Shares]) -> Figure:
-    """A panel a fact, a point an encoder and probe: what the probe gets right, and what the adapter does."""
+    """Plot a panel a fact, a point an encoder and probe: what the probe gets right, and what the adapter does."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
     for axis, fact in zip(axes, MAIN, strict=True):

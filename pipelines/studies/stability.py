@@ -32,7 +32,7 @@ Setting = tuple[Variant, bool]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Figures of every setting's encodings, and pictures of some after a training of the same length."""
+    """Measure every setting's encodings, and score the pictures of some after a training of the same length."""
     default = setting(workspace.llm, DEFAULT)
     norm = encoding_figures(workspace, default[0])["norm"]
     compared = [default, *variants(workspace.llm, norm)]
@@ -101,7 +101,7 @@ def columns() -> list[str]:
 
 
 def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]:
-    """Norm, rank, agreement between seeds, non-finite share, overlap of a setting's encodings; measured once."""
+    """Return norm, rank, agreement between seeds, non-finite share and overlap of a setting's encodings."""
     assert variant.reading is not None
     reading = variant.reading
     captions = [prompt.text for prompt in workspace.prompts][: workspace.sizes.captions]
@@ -120,14 +120,14 @@ def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]
 
 
 def load(reading: Reading, seed: int) -> Encoder:
-    """A reading's encoder under a seed."""
+    """Load a reading's encoder under a seed."""
     encoder = reading.model_copy(update={"settings": {**reading.settings, "seed": seed}}).load(str(DIFFUSION))
     assert isinstance(encoder, Encoder)
     return encoder
 
 
 def findings(table: list[dict[str, Any]]) -> list[str]:
-    """What the settings do to pictures, and whether any breaks the encodings."""
+    """Say what the settings do to pictures, and whether any breaks the encodings."""
     broken = [str(row["setting"]) for row in table if row["nonfinite"] > 0]
     return [
         *sentences(table, DEFAULT),
@@ -143,7 +143,7 @@ def few_columns(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> Figure:
-    """Effective rank, agreement between seeds, and both image metrics, a line a setting."""
+    """Plot effective rank, agreement between seeds, and both image metrics, a line a setting."""
     names = list(figures)
     places = np.arange(len(names))
     figure = Figure(figsize=(11, 0.3 * len(names) + 1.2), layout="constrained")

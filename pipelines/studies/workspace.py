@@ -59,9 +59,9 @@ class Variant:
     adapter: tuple[tuple[str, Any], ...] = ()
     """Settings of `AdapterSettings`, over the demonstration's."""
     weights: tuple[float, float] | None = None
-    """Put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
+    """Weights put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
     seeds: int | None = None
-    """Trainings, where they are fewer than the study's."""
+    """Number of trainings, where they are fewer than the study's."""
 
 
 BASE = Variant(name="base", reading=None)
