@@ -26,16 +26,16 @@ SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 
 _received: list[int] = []
 _ended: list[int] = []
-"""The exit code."""
+"""Exit code of a command that a signal ended."""
 _done: list[int] = []
-"""The exit code of a command that came to its own end."""
+"""Exit code of a command that came to its own end."""
 _said: list[str] = []
 _sockets: list[socket.socket] = []
-"""Both ends, open until the process is gone."""
+"""Both ends of the pair that signals are written to, open until the process is gone."""
 
 
 class _Saving(NamedTuple):
-    """What must save its state before the command is gone."""
+    """A part of the program that must save its state before the command is gone."""
 
     asked: Callable[[], bool]
     seconds: float

@@ -64,9 +64,9 @@ class Repeat:
     row: int
     """Row of the source shard."""
     caption_hash: str
-    """The sample's."""
+    """Hash of the sample's caption."""
     image_hash: str | None
-    """The sample's."""
+    """Hash of the sample's picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,9 @@ empty caption's. ``shard`` is the shard that the row was committed with."""
 
 
 CONTENT_COLUMNS = ("image_hash", "caption_hash")
-"""What a row of the data holds."""
+"""Columns that hold the content of a row of the data."""
 Content = tuple[str | None, str]
-"""Their values: a picture's hash, or None, and a caption's."""
+"""Content of a row of the data: a picture's hash, or None, and a caption's."""
 ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
 LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")
 

@@ -192,7 +192,7 @@ class EncodingStore:
 
 
 def read_description(path: StorePath) -> dict[str, Any]:
-    """Return what a fingerprint stands for; ValueError naming its file where that is none."""
+    """Return the description of a fingerprint; ValueError naming its file where that is none."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -226,7 +226,7 @@ def check_format(root: StorePath) -> None:
 
 
 def read_format(root: StorePath) -> dict[str, Any]:
-    """Return what makes a folder a store: its format and, but for old ones, its id; ValueError where it does not."""
+    """Return the facts that make a folder a store: format and, but for old ones, id; ValueError without them."""
     try:
         found: dict[str, Any] = json.loads((root / "store.json").read_bytes())
         found["format"]

@@ -65,7 +65,7 @@ def worker_answers(config: ServiceConfig, since: datetime | None = None) -> bool
 
 
 def ask_prefect(config: ServiceConfig, path: str, body: Any = None) -> Any:
-    """Return what `ask` does, of Prefect's API."""
+    """Ask Prefect's API; see `ask`."""
     return ask(f"{config.prefect_url}/api/{path}", body, os.environ.get(PREFECT_AUTH))
 
 

@@ -51,7 +51,7 @@ def print_addresses(config: ServiceConfig) -> None:
 
 
 def secret_in_shell(folder: Path, variable: str) -> str:
-    """Return what stands for a login in a shell: the content of its file, or the variable that gave it."""
+    """Return a login as a shell gets it: from the content of its file, or from the variable that gave it."""
     file = made_here(folder, variable)
     return f'"$(cat {shlex.quote(str(file))})"' if file else f'"${variable}"'
 

@@ -67,7 +67,7 @@ class Background:
         return record if record.started == started(record.pid) else None
 
     def family(self) -> list[psutil.Process]:
-        """Return it and all that it started, in sessions of their own too, and after its own end."""
+        """Return the process and all that it started, in sessions of their own too, and after its own end."""
         return [process for process in psutil.process_iter() if _mark_of(process) == self._mark and alive(process)]
 
     def end(self, grace: float) -> int:

@@ -56,7 +56,7 @@ class SecondAttentions:
     def __call__(
         self, hidden_states: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Before the frozen attention (ComfyUI's ``attn2_patch``): it reads its part of the context.
+        """Read the adapter's part of the context, before the frozen attention (ComfyUI's ``attn2_patch``).
 
         `hidden_states` are ``(batch, query, channel)``; `context` and `value`, one tensor, ``(batch, token, channel)``.
         """
@@ -65,7 +65,7 @@ class SecondAttentions:
         return hidden_states, base, base
 
     def blend(self, original: Tensor, options: dict[str, Any]) -> Tensor:
-        """After the frozen attention (``attn2_output_patch``): return both paths' sum ``(batch, query, channel)``."""
+        """Return both paths' sum ``(batch, query, channel)``, after the frozen attention (``attn2_output_patch``)."""
         hidden_states, own = options.pop(NAME)
         if self.scale == 0:
             return original
@@ -86,7 +86,7 @@ class SecondAttentions:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Clones of the MODEL, which older versions of ComfyUI copy deeply, share the weights."""
+        """Share the weights between clones of the MODEL, which older versions of ComfyUI copy deeply."""
         return self
 
 

@@ -78,7 +78,7 @@ def listed() -> list[tuple[str, str]]:
 
 
 def look_at(models: Models, run_id: str) -> list[Any]:
-    """Return what the tab shows of a run as it is now; pictures that can't be decoded take none of it away."""
+    """Return what the tab shows of a run as it is now; damaged pictures leave the rest as it is."""
     from pipelines.app import run_view
 
     samples, left = samples_of(models, run_id)

@@ -14,7 +14,7 @@ from pipelines.requests.app import AppRequest
 
 logger = logging.getLogger(__name__)
 FOLDERS = ("*/adapter", "*/*/adapter")
-"""Where adapters of training runs lie below the folder of runs; the registry's own copies are no choice of theirs."""
+"""Patterns of adapter folders below the folder of runs; the registry's own copies are not among the choices."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,6 @@ def thumbnails(past: list[Drawing]) -> list[tuple[Image.Image, str]]:
 
 
 def reporter(progress: Any) -> Any:
-    """Return what shows the steps of a drawing on the page."""
+    """Return a function that shows the steps of a drawing on the page."""
     progress(0, desc="waiting for the models")
     return lambda done, total: progress((done, total), desc="drawing", unit="steps")

@@ -44,7 +44,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str | bytes, expected: str) -> Any:
-    """Return what a YAML text says; ValueError in one line, which begins with what was expected."""
+    """Return the parsed YAML; ValueError in one line, which begins with what was expected."""
     try:
         found = yaml.safe_load(text)
         count = _values_in(found, {})

@@ -183,7 +183,7 @@ def print_dry_run(found: DryRun, as_json: bool = False) -> None:
 
 
 def lines(found: DryRun) -> list[str]:
-    """Return it in words."""
+    """Return what the run would do as lines of text."""
     text = [total_line(found)]
     text += [f"  {shard_line(shard)}" for shard in found.shards[:SHOWN]]
     text += [f"  and {len(found.shards) - SHOWN} shards more"] * (len(found.shards) > SHOWN)
@@ -201,7 +201,7 @@ def lines(found: DryRun) -> list[str]:
 
 
 def total_line(found: DryRun) -> str:
-    """Return all shards in words."""
+    """Return the line about all shards together."""
     counted = [shard for shard in found.shards if shard.rows is not None]
     rows, pictures = total(counted), total([shard for shard in counted if shard.pictures])
     line = f"{len(counted)} shards, {rows:,} rows, {pictures:,} of them with pictures"
@@ -210,7 +210,7 @@ def total_line(found: DryRun) -> str:
 
 
 def shard_line(shard: ShardPlan) -> str:
-    """Return a shard in words."""
+    """Return the line about a shard."""
     if shard.unreadable is not None:
         return f"{shard.name}: can't be read: {shard.unreadable}"
     rows = "uncounted" if shard.rows is None else f"{shard.rows:,}"
@@ -221,7 +221,7 @@ def shard_line(shard: ShardPlan) -> str:
 
 
 def row_line(row: dict[str, Any]) -> str:
-    """Return a row in words."""
+    """Return the line about a row."""
     caption = "no caption" if row["caption"] is None else repr(row["caption"])
     parts = [f"{row['shard']} row {row['row']}: {caption:.120}", row["picture"]]
     parts += [f"rejected, {row['refused']}"] * (row["refused"] is not None)
@@ -229,7 +229,7 @@ def row_line(row: dict[str, Any]) -> str:
 
 
 def size_lines(found: DryRun) -> list[str]:
-    """Return in words what would be written, and how long it would take."""
+    """Return lines about what would be written, and how long it would take."""
     text = []
     if found.encoding_bytes is not None:
         cut = f", {found.truncated} of those looked at cut" if found.truncated else ""

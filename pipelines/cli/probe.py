@@ -101,7 +101,7 @@ def cells(figures: Figures | None) -> tuple[str, str, str]:
 
 
 def name_of(row: Row) -> str:
-    """Return what a row is of, in words."""
+    """Return a row's name: the reading and template, or the base model, that it is about."""
     return f"reading {row.reading} in template {row.template!r}" if row.template else "the base's own text features"
 
 
@@ -139,7 +139,7 @@ def quoted(text: str) -> str:
 
 
 def document(request: ProbeRequest, rows: list[Row]) -> dict[str, Any]:
-    """Return all that was asked and found as JSON values."""
+    """Return the request and all findings as JSON values."""
     from llmdiff.probe.probing import recommend
 
     best = recommend(rows)

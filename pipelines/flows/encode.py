@@ -107,7 +107,7 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
 
 
 def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
-    """Return what the data hold, and which of it is whole; all of it where no readiness policy is given."""
+    """Return the data's listing, and the scan of what of it is whole: all where no readiness policy is given."""
     how = request.readiness
     listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)

@@ -20,7 +20,7 @@ from pipelines.runtime.stage import stage, task
 
 
 class GenerateResult(BaseModel):
-    """Where the pictures are."""
+    """The result of a drawing: where the pictures are."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -152,7 +152,7 @@ def sources_holding(store: EncodingStore, lost: pa.Table) -> set[str]:
 
 
 def missing_rows(store: EncodingStore, lost: pa.Table) -> pa.Table:
-    """Return those of the lost rows that the store does not know, neither by their place nor by what they hold."""
+    """Return the lost rows that the store does not know, neither by their place nor by their content."""
     snapshot = store.snapshot()
     wanted: dict[str, set[Content]] = {}
     for row in lost.to_pylist():

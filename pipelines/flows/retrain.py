@@ -54,7 +54,7 @@ class RetrainResult(BaseModel):
     outcome: Outcome
     reason: str
     found: Found | None = None
-    """None where another retrain was at work."""
+    """What was found in the data; None where another retrain was at work."""
     unseen: list[str] = []
     """Files that no version had been trained on."""
     parent: str | None = None

@@ -25,7 +25,7 @@ from pipelines.runtime.train_run import finished_run, resolve_run
 
 
 class TrainResult(BaseModel):
-    """Where a training run left its files, and what it reached."""
+    """The result of a training run: its files, and what it reached."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -153,7 +153,7 @@ def keep_weights(config: TrainConfig, run_id: str) -> None:
 
 
 def train_result(config: TrainConfig, run_id: str, seconds: float, before: bool) -> TrainResult:
-    """Return what the flow returns, read from what the run wrote."""
+    """Return the flow's result, read from what the run wrote."""
     output = Path(config.output)
     rows = RowReader(output / "metrics.jsonl").read()
     if not rows:

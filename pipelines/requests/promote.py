@@ -61,7 +61,7 @@ class PromoteRequest(Request):
     name: str = MODEL
     """Registered model."""
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
-    """By which the candidate is compared with the champion."""
+    """Policy by which the candidate is compared with the champion."""
     llm: str | None = None
     """Folder, GGUF file or name of the LLM; default: as registered with each version."""
     diffusion: str | None = None

@@ -1,4 +1,4 @@
-"""Where an encode run's tasks run: one after the other here, or at once in processes or on a Ray cluster's workers."""
+"""Executors of an encode run's tasks: this process, several processes of this machine, or a Ray cluster's workers."""
 
 from __future__ import annotations
 

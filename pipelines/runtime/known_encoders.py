@@ -87,7 +87,7 @@ def has_all(store: EncodingStore, snapshot: Snapshot, known: KnownEncoders, capt
 
 
 def state_of(request: EncodeRequest) -> str:
-    """Return what is another text where a model's files, our code or a package changed; empty where nobody can say.
+    """Return a text that changes with a model's files, our code or a package; empty where nobody can say.
 
     A name on the hub counts as the commit that this machine's cache has of it.
     """

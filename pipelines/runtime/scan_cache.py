@@ -47,7 +47,7 @@ def scan_cache_path(request: EncodeRequest) -> Path:
 
 
 def recall(path: Path) -> ScanRecord | None:
-    """Return what was kept; None where nothing was, or another version of the program kept it."""
+    """Return the scan's record; None where there is none, or another version of the program wrote it."""
     try:
         return ScanRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

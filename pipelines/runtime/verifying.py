@@ -1,4 +1,4 @@
-"""Where the shards of a store are checked: in this process, in several of this machine, or on a Ray cluster."""
+"""Executors of a store's verification: this process, several of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def variant(llm: StudyLLM, reading: str) -> Variant:
 
 
 def probe_figures(workspace: Workspace, variant: Variant) -> dict[str, Figures]:
-    """Return what both probes find in an encoder's encodings; measured once."""
+    """Return the figures of both probes on an encoder's encodings; measure them once."""
     assert variant.reading is not None
     reading, sizes = variant.reading, workspace.sizes
     config = ProbeConfig(captions=TRAINING * sizes.captions, tests=sizes.captions, steps=2 * sizes.steps)

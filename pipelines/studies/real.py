@@ -25,9 +25,9 @@ matplotlib.use("Agg")
 ADAPTED = "adapted"
 """End of the names of variants whose adapter and training are set for LLMs as they come."""
 ADAPTER, LAYOUT = (("standardise", True), ("refiner", 2)), 2
-"""Those variants' `AdapterSettings`, and steps of layout pre-training for each step."""
+"""Settings of those variants: of `AdapterSettings`, and steps of layout pre-training for each step."""
 TRAINING = (("learning_rate", 1e-3), ("timestep_exponent", 1.0))
-"""Those variants' `TrainSettings`."""
+"""Settings of those variants: of `TrainSettings`."""
 SHARE = 0.4
 """Share of the steps that takes about as long with all layout pre-training as all steps do without, on shapes."""
 UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"

@@ -52,7 +52,7 @@ def setting(llm: StudyLLM, name: str, trained: bool = True, **settings: Any) -> 
 
 
 def variants(llm: StudyLLM, norm: float) -> list[Setting]:
-    """Return all settings but the default, whose encodings have that norm."""
+    """Return all settings but the default, whose encodings' norm is `norm`."""
     (low, weak), (middle, some), (high, strong) = noises(llm, norm).items()
     return [
         *parts(llm),

@@ -94,7 +94,7 @@ class Workspace:
 
     @cached_property
     def prompts(self) -> list[Any]:
-        """The same held-out prompts for every variant of every study."""
+        """Held-out prompts, the same for every variant of every study."""
         return held_out_prompts(self.sizes.scenes)
 
     def encodings(self, reading: Reading) -> str:
@@ -176,7 +176,7 @@ class Workspace:
 
 
 def remembered(path: Path, about: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """Return what a JSON file holds if it is about the same; else what `make` gives, written there."""
+    """Return what a JSON file holds, if it is about the same; else call `make`, and write what it returns there."""
     if path.exists():
         known = json.loads(path.read_text())
         if known["about"] == about:

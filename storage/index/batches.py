@@ -12,9 +12,9 @@ import pyarrow as pa
 from storage.index.table import Table
 
 ROWS = 1 << 16
-"""Of a batch, at most."""
+"""Most rows of a batch."""
 AHEAD = 2
-"""Row groups that are read before they are asked for."""
+"""Number of row groups that are read before they are asked for."""
 
 
 def batches(

@@ -38,14 +38,14 @@ class DataFile:
     """A Parquet file of a table, as the log names it."""
 
     name: str
-    """In the table's folder."""
+    """Name of the file in the table's folder."""
     rows: int
     size: int
-    """Bytes."""
+    """Size in bytes."""
     written: int
-    """When the action was made, in milliseconds: two files of one name, in copies of a table, differ in it."""
+    """Time of the action in milliseconds: two files of one name, in copies of a table, differ in it."""
     crc32c: int | None = None
-    """Of its bytes; None where the log does not say it."""
+    """Checksum of its bytes; None where the log does not say it."""
 
 
 def is_table(folder: str) -> bool:

@@ -1,4 +1,4 @@
-"""The log of a Delta table: its entries and checkpoints, on the disk when a commit returns, checked and mended.
+"""The log of a Delta table: its entries and checkpoints, on the disk when a commit returns, checked and repaired.
 
 A table made by an earlier version of the program may have an entry that was named before it was on the disk, and Delta
 has no checksum of an entry. Beside the log lies one for each entry, written once the entry is on the disk.
@@ -157,7 +157,7 @@ def refusing(path: StorePath) -> Iterator[None]:
 
 
 def _json_files(paths: list[StorePath]) -> dict[str, StorePath]:
-    """Return those by name, in the order of the paths."""
+    """Return the JSON files among some paths by name, in the order of the paths."""
     return {path.name: path for path in paths if path.name.endswith(".json") and path.name[0].isdigit()}
 
 

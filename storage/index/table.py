@@ -26,16 +26,16 @@ class TableVersion:
 
     number: int
     entries: tuple[DataFile, ...]
-    """Its files, sorted by name."""
+    """Files of the version, sorted by name."""
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the version's files."""
         return tuple(file.name for file in self.entries)
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return sum(file.rows for file in self.entries)
 
 

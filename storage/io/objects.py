@@ -29,7 +29,7 @@ RETRY_FOR = timedelta(seconds=60)
 WAITS = (0.1, 1.0)
 """Seconds before a request is repeated that may have been carried out, which the client does not repeat by itself."""
 PROVIDERS = ("AWS_", "GOOGLE_", "AZURE_")
-"""How the variables begin that lead a client to a bucket."""
+"""Beginnings of the variables that lead a client to a bucket."""
 
 
 @dataclass(frozen=True, order=True)

@@ -23,13 +23,13 @@ from storage.hashing import checksum
 NO_CHUNK = 2**64 - 1
 """Place and size of a chunk that is not there: all zeros."""
 UNWANTED = memoryview(bytearray(4))
-"""Where the checksums between chunks go that are read at once."""
+"""Buffer for the checksums between chunks that are read at once, which nobody needs."""
 PARTS_AT_ONCE = 1000
-"""Linux reads into at most 1,024 places at once."""
+"""Number of buffers of one read: Linux reads into at most 1,024 at once."""
 BEGIN_BYTES = 4 * 1024 * 1024
-"""Written between two times that the disk is told to begin."""
+"""Bytes that are written before the disk is told again to begin."""
 HINT_BYTES = 128 * 1024
-"""Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
+"""Bytes of one read-ahead hint: Linux takes as much from one, by default, and forgets the rest."""
 
 
 class OuterShardWriter:

@@ -39,10 +39,10 @@ class WriterLock(Protocol):
         """
 
     def renew(self) -> None:
-        """Say that its writer is alive; to be called now and then."""
+        """Say that the lock's writer is alive; to be called now and then."""
 
     def release(self, forget: bool = True) -> None:
-        """Give it back; with `forget` as if it had never been held: nothing half-written is left."""
+        """Give the lock back; with `forget` as if it had never been held: nothing half-written is left."""
 
 
 class WriterLocks(Protocol):
@@ -71,6 +71,6 @@ class WriterLocks(Protocol):
 
 
 def owner() -> bytes:
-    """Return what a lock says: which process holds it, and since when; never the same twice."""
+    """Return the text of a lock: which process holds it, and since when; never the same twice."""
     found = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "id": uuid.uuid4().hex}
     return json.dumps(found).encode()

@@ -44,13 +44,13 @@ FORMAT = 2
 KEPT = "_counts"
 """Name of the file in the index's folder; Delta's clients leave alone what begins so."""
 PACKED_AT_MOST = 200
-"""Bytes that a byte of that file may stand for; of shards that are all alike it stands for 70."""
+"""Largest factor by which that file may be packed; of shards that are all alike it is 70."""
 ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
 LATENTS = ("latent_shard", "latent_shape", "latent_index")
 ARRAY_BITS, FIRST_BITS = 10, 32
-"""Of the numbers that stand for an array's name and a row of it, below that of the shard."""
+"""Bits of an array's name, and of a row of the array, in the number of a place, below those of the shard."""
 PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
-"""Which shard, array and row of it, as one number; and how many rows."""
+"""A place, that is shard, array and row of it as one number, and the number of rows from there on."""
 
 
 @dataclass
@@ -58,13 +58,13 @@ class Counts:
     """What a version holds."""
 
     shards: dict[str, ShardCounts] = field(default_factory=dict)
-    """Those that it names, by name."""
+    """Counts of the shards that the version names, by name."""
     sources: set[str] = field(default_factory=set)
     """Names of the sources that samples are of."""
     files: tuple[str, ...] = ()
-    """Of the index, that were counted."""
+    """Files of the index that were counted."""
     number: int = 0
-    """Of the version."""
+    """Number of the version."""
     rewrites: frozenset[str] = frozenset()
     """Commits before it that took rows out; see `Table.rewrites`."""
 
@@ -228,7 +228,7 @@ class Places:
 
 
 def _version(store: EncodingStore, number: int) -> str | None:
-    """Return what stands for a version, which a copy of the store does not share once it went on; None without any."""
+    """Return a text for a version, which a copy of the store does not share once it went on; None without any."""
     with suppress(FileNotFoundError):
         return content_hash(store.index.log.entry(number).read_bytes())
     return None

@@ -27,12 +27,12 @@ class Collected:
     """What `collect` removed, or would."""
 
     paths: tuple[str, ...]
-    """Relative to the store."""
+    """Paths relative to the store."""
     bytes: int
     kept_versions: tuple[int, ...] | None
-    """None where all are kept."""
+    """Numbers of the versions that are kept; None where all are."""
     left_alone: tuple[str, ...] = ()
-    """What no kept version names and is not removed, for it does not look like the store's own."""
+    """Paths that no kept version names and that are not removed, for they do not look like the store's own."""
 
 
 def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:

@@ -16,9 +16,9 @@ from storage.schema import INDEX
 from storage.store import EncodingStore
 
 PART_BITS = 17
-"""Of the number of rows that are sorted in memory together: some 300 MB."""
+"""Bits of the number of rows that are sorted in memory together: some 300 MB."""
 MOST_PARTS = 512
-"""Files that are open at once; of more rows than fill them, more are sorted together."""
+"""Most files that are open at once; of more rows than fill them, more are sorted together."""
 ORDER = ("source", "source_hash", "row", "caption_hash")
 
 

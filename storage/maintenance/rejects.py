@@ -58,7 +58,7 @@ class RejectKeys:
     """Which rows of which sources were refused under which encoder, and which of them count no more."""
 
     def __init__(self, table: Table, version: TableVersion) -> None:
-        """Read them."""
+        """Read the refused rows' keys."""
         self._fingerprints, self._sources = Names(), Names()
         read = [self._read(batch) for batch in batches(table, version.files, KEY)]
         fingerprints, sources, rows = np.concatenate([np.empty((3, 0), np.int64), *read], axis=1)

@@ -1,4 +1,4 @@
-"""Mends a damaged store: keeps what is whole, forgets what is lost, so that the next encode makes just that again."""
+"""Repairs a damaged store: keeps what is whole, forgets what is lost, so that the next encode makes just that again."""
 
 from __future__ import annotations
 

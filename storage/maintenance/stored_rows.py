@@ -22,7 +22,7 @@ from storage.schema import ENCODING_COLUMNS, LATENT_COLUMNS
 from storage.store import EncodingStore
 
 BYTES_AT_ONCE = 64 * 1024 * 1024
-"""Read from an array at once."""
+"""Most bytes that are read from an array at once."""
 INDEX_BYTES_A_PART = 64 * 1024 * 1024
 """Bytes of the index, which is compressed, whose rows are in memory together."""
 

@@ -64,7 +64,7 @@ def _count(store: EncodingStore, fingerprint: str) -> tuple[Layout, list[str]]:
 
 
 def _no_samples(store: EncodingStore, fingerprint: str) -> str:
-    """Return what to say where there is no sample."""
+    """Return the error message for a version without samples to train on."""
     used = Names()
     for batch in batches(store.index, store.snapshot().at.files, ["fingerprint", "source"]):
         used.numbers(batch.filter(pc.is_valid(batch["source"]))["fingerprint"])

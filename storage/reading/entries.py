@@ -11,31 +11,31 @@ from storage.reading.random_values import RandomValues
 from storage.reading.sample_index import SampleIndex
 
 CAPTIONS, FLIPS = 1, 2
-"""Purposes of an epoch's random numbers, beside the order of the entries."""
+"""Numbers of the purposes that an epoch draws random numbers for, beside the order of the entries."""
 
 
 class Found(NamedTuple):
     """Some entries of an epoch."""
 
     number: np.ndarray
-    """int64 ``(n,)``, among all entries."""
+    """Number among all entries, int64 ``(n,)``."""
     unit: np.ndarray
-    """int64 ``(n,)``, the index's sample or picture."""
+    """Sample or picture of the index, int64 ``(n,)``."""
     repeat: np.ndarray
-    """int64 ``(n,)``, how often that came before in the epoch."""
+    """Number of times that the unit came before in the epoch, int64 ``(n,)``."""
 
 
 class Runs(NamedTuple):
     """The entries of one shape, as runs of neighbouring units: one a round of the repeats and a part of the index."""
 
     start: np.ndarray
-    """int64 ``(run + 1,)``, the first entry of each among those of the shape, and their number."""
+    """First entry of each run among those of the shape, and their number, int64 ``(run + 1,)``."""
     first: np.ndarray
-    """int64 ``(run,)``, its first unit among those of the shape."""
+    """First unit of each run among those of the shape, int64 ``(run,)``."""
     shift: np.ndarray
-    """int64 ``(run,)``, what its units' numbers lack to be the entries' numbers."""
+    """Number to add to a unit's for the entry's, int64 ``(run,)``."""
     round: np.ndarray
-    """int64 ``(run,)``"""
+    """Round of each run, int64 ``(run,)``."""
 
 
 class Entries:
@@ -48,7 +48,7 @@ class Entries:
         rounds, starts, stops = _rounds(times, index.unit_ends)
         self._runs = [_runs_of(index, shape, rounds, starts, stops) for shape in range(len(index.shapes))]
         self.counts = [int(runs.start[-1]) for runs in self._runs]
-        """Entries of each shape."""
+        """Number of entries of each shape."""
 
     def __len__(self) -> int:
         return sum(self.counts)

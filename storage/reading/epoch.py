@@ -35,15 +35,15 @@ class GlobalBatch(NamedTuple):
     """A batch over all ranks."""
 
     shape: int
-    """Of its latents, by number."""
+    """Number of its latents' shape."""
     first: int
-    """Where it begins in the order of its shape's entries."""
+    """Place of its first entry in the order of its shape's entries."""
     last: int
-    """Where it ends there."""
+    """Place after its last entry there."""
     seen: tuple[int, ...]
-    """Entries of each shape that the epoch has gone through after it."""
+    """Number of entries of each shape that the epoch has gone through after it."""
     order: EpochOrder
-    """The order of its shape's entries."""
+    """Order of its shape's entries."""
 
     def share(self, rank: int, ranks: int) -> Share:
         """Return which of its entries are a rank's."""
@@ -73,10 +73,10 @@ class Batches:
     entries: Entries
     shuffle: BlockShuffle
     global_batch: int
-    """Entries of a full one."""
+    """Number of entries of a full batch."""
     ranks: int
     drop_last: bool
-    """Leave out the entries of each shape that don't fill one."""
+    """Whether to leave out the entries of each shape that don't fill a batch."""
 
     def left(self, seen: Sequence[int]) -> int:
         """Return how many batches come after some entries of each shape."""

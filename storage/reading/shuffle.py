@@ -18,7 +18,7 @@ from storage.io.grouping import places_by_number
 from storage.reading.random_values import RandomValues
 
 ROUNDS_KEPT = 4
-"""Groups of blocks of each lane whose order is kept."""
+"""Number of groups of blocks whose order is kept for each lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class BlockShuffle:
 
     seed: int = 0
     block_size: int = 64
-    """Neighbouring samples that are read together."""
+    """Number of neighbouring samples that are read together."""
     blocks_together: int = 16
-    """Blocks whose samples mix: their encodings are in memory at once."""
+    """Number of blocks whose samples mix: their encodings are in memory at once."""
     lanes: int = 8
-    """Blocks are dealt to this many; ranks up to this number read disjoint blocks."""
+    """Number of lanes that blocks are dealt to; ranks up to this number read disjoint blocks."""
 
     def order(self, count: int, epoch: int, shape: int = 0) -> EpochOrder:
         """Return an epoch's order of so many samples.

@@ -19,7 +19,7 @@ from storage.io.grouping import places_by_number
 
 ROW_BITS = 20
 GROUP_ROWS = 1 << ROW_BITS
-"""Samples that are sorted together, about; and rows of a source that are a bucket."""
+"""Number of samples that are sorted together, about; and rows of a source that are a bucket."""
 COLUMNS = ("source", "source_hash", "row")
 
 
@@ -67,7 +67,7 @@ class SourceCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where sorted samples lie."""
+    """Layout of sorted samples: where each source's lie."""
 
     source_count: SourceCount
     codes: np.ndarray
@@ -75,9 +75,9 @@ class Layout:
     ranks: np.ndarray
     """int64 ``(source,)``, the number of each of those sources, by name and hash."""
     sources: list[str]
-    """Each one's name."""
+    """Name of each source."""
     ends: np.ndarray
-    """int64 ``(source,)``, where its samples end."""
+    """End of each source's samples, int64 ``(source,)``."""
     first_keys: np.ndarray
     """int64 ``(group,)``, which bucket each group begins with."""
     starts: np.ndarray

@@ -11,7 +11,7 @@ from storage.index.batches import batches
 from storage.store import EncodingStore
 
 PICTURES = ("source", "latent_shard")
-"""Both are there of a sample with a picture."""
+"""Columns that are both filled for a sample with a picture."""
 
 
 def trainable_rows(store: EncodingStore, fingerprint: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
