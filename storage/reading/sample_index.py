@@ -76,7 +76,7 @@ class SampleIndex:
         self.pooled = None if wanted.pooled is None else self._rows(facts, "pooled", f"encodings/{wanted.pooled}")
         """The captions' encodings under a third, where one was asked for."""
         self.crops = None if wanted.pooled is None else self._records["crop"]
-        """Width, height, left and top of each picture, where `pooled` is, int32 ``(n, 4)``; see `storage.Sample.crop`."""
+        """Width, height, left and top of each picture, beside `pooled`, int32 ``(n, 4)``; see `storage.Sample.crop`."""
         arrays = found.arrays
         self.pictures = Pictures(arrays["picture_samples"], arrays["picture_starts"]) if wanted.by_picture else None
         """Which samples have one picture, where that was asked for."""
