@@ -4,7 +4,7 @@
     python benchmarks/evaluate.py --prompts 4 --rounds 1 --results /tmp/evaluate    # to try the script
 
 Both draw as many pictures in the same batches, in turns; the bare passes get contexts and noise that are there already,
-and judge nothing. The adapter has its first weights: what it draws costs as much as a trained one's.
+and score nothing. The adapter has its first weights: what it draws costs as much as a trained one's.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Bench:
         return time.perf_counter() - start
 
 
-def made(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device) -> Any:
+def random_model(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device) -> Any:
     """Make a model with random weights."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
@@ -131,7 +131,7 @@ def measure_clip(bench: Bench) -> dict[int, float]:
     """Measure SD 1.5's text encoder on 77 tokens a prompt, as it always is."""
     small = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2} if bench.quick else {}
     config = CLIPTextConfig(**{**SHAPES["CLIP"], **small})
-    model = made(lambda: CLIPTextModel(config), bench.dtype, bench.device)
+    model = random_model(lambda: CLIPTextModel(config), bench.dtype, bench.device)
     ids = torch.randint(config.vocab_size, (max(BATCHES), CLIP_TOKENS), device=bench.device)
 
     def encode(batch: int) -> Tensor:
@@ -146,7 +146,7 @@ def measure_llm(bench: Bench, name: str) -> dict[int, float]:
     if bench.quick:
         config.update({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4})
     config.num_hidden_layers = bench.blocks or config.num_hidden_layers
-    model = made(lambda: AutoModelForCausalLM.from_config(config), bench.dtype, bench.device)
+    model = random_model(lambda: AutoModelForCausalLM.from_config(config), bench.dtype, bench.device)
     dtype = str(bench.dtype).removeprefix("torch.")
     encoder = Encoder(model, AutoTokenizer.from_pretrained(PHI), EncoderConfig(dtype=dtype))
     lengths = [len(encoding) for encoding in encoder(bench.captions)]

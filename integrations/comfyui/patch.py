@@ -12,7 +12,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.attention import LayerAdapter, padding_bias
 
 from .prompts import MARK, Adapter
-from .unet import Place, cross_attentions
+from .unet import BlockAddress, cross_attentions
 
 NAME = "llmdiff"
 
@@ -30,7 +30,7 @@ def patched(model: Any, adapter: Adapter, scale: float) -> Any:
     attentions = cross_attentions(model)
     weights = LLMAdapter.load_for(adapter.folder, {path: shape for path, (_, shape) in attentions.items()})
     second = SecondAttentions(
-        weights.eval().requires_grad_(False), {place: path for path, (place, _) in attentions.items()}, scale
+        weights.eval().requires_grad_(False), {address: path for path, (address, _) in attentions.items()}, scale
     )
     model = model.clone()
     model.set_model_attn2_patch(second)
@@ -47,9 +47,9 @@ class SecondAttentions:
     block has one of: IP-Adapters and others may use it.
     """
 
-    def __init__(self, adapter: LLMAdapter, paths: Mapping[Place, str], scale: float) -> None:
+    def __init__(self, adapter: LLMAdapter, paths: Mapping[BlockAddress, str], scale: float) -> None:
         self.layers = adapter.layers
-        self.by_place = {place: adapter.layer(path) for place, path in paths.items()}
+        self.by_address = {address: adapter.layer(path) for address, path in paths.items()}
         self.use_original = adapter.config.paths != "new"
         self.scale = scale
 
@@ -74,7 +74,7 @@ class SecondAttentions:
 
     def layer_at(self, options: dict[str, Any], like: Tensor) -> LayerAdapter:
         """Return the layer of the block that runs, where and in the dtype that it computes in."""
-        layer = self.by_place[*options["block"], options["block_index"]]
+        layer = self.by_address[*options["block"], options["block_index"]]
         if (layer.a.device, layer.a.dtype) != (like.device, like.dtype):
             self.layers.to(like.device, like.dtype)
         return layer

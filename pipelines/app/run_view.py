@@ -27,7 +27,7 @@ LATEST = 4
 """Number of steps whose validation pictures are shown, the latest ones."""
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A training run."""
 
     name: str
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     id: str
 
 
-def list_runs() -> list[Run]:
+def list_runs() -> list[TrainingRun]:
     """Return the training runs that MLflow knows, the newest first."""
     uri = tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
@@ -49,7 +49,9 @@ def list_runs() -> list[Run]:
         max_results=LISTED,
         order_by=["start_time DESC"],
     )
-    return [Run(run.info.run_name.removeprefix("train "), run.info.status.lower(), run.info.run_id) for run in found]
+    return [
+        TrainingRun(run.info.run_name.removeprefix("train "), run.info.status.lower(), run.info.run_id) for run in found
+    ]
 
 
 def curve(run_id: str, metrics: dict[str, str]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from storage import EncodingStore, Problem
 from storage.maintenance.repair import repair
 from storage.schema import Content
 
-Rows = dict[tuple[str, str], set[int]]
+LostRows = dict[tuple[str, str], set[int]]
 """Row numbers in the data, by fingerprint and source hash."""
 Captions = set[tuple[str, str]]
 """Pairs of fingerprint and caption hash."""
@@ -29,11 +29,11 @@ class RepairResult:
 
     moved: int
     """Number of encodings and latents copied whole into a new shard."""
-    lost: Rows
+    lost: LostRows
     """Samples that lost their encoding or their latent."""
     captions: Captions
     """Lost encodings that no sample uses: validation prompts, the empty caption."""
-    missing: Rows
+    missing: LostRows
     """Rows of `lost` that encoding did not bring back: their data or their encoder are others."""
     missing_captions: Captions
     """Captions of `captions` that encoding did not bring back: their data or their encoder are others."""
@@ -72,7 +72,7 @@ class RepairResult:
             lines.append("`llmdiff encode` with their data, --captions and encoder brings back what is missing")
         return "\n".join(lines)
 
-    def _row_values(self, rows: Rows) -> list[dict[str, Any]]:
+    def _row_values(self, rows: LostRows) -> list[dict[str, Any]]:
         return [
             {"source": self.sources[key], "source_hash": key, "fingerprint": fingerprint, "rows": sorted(numbers)}
             for (fingerprint, key), numbers in sorted(rows.items())
@@ -136,9 +136,9 @@ def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) 
     return lost - set(zip(used["fingerprint"].to_pylist(), used["caption_hash"].to_pylist(), strict=True))
 
 
-def by_source(lost: pa.Table) -> Rows:
+def by_source(lost: pa.Table) -> LostRows:
     """Return lost rows, a table as `storage.maintenance.repair.Repaired.lost`, by fingerprint and source hash."""
-    rows: Rows = {}
+    rows: LostRows = {}
     for row in lost.to_pylist():
         rows.setdefault((row["fingerprint"], row["source_hash"]), set()).add(row["row"])
     return rows
@@ -172,7 +172,7 @@ def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
     return {(fingerprint, key) for fingerprint, key in captions if not store.snapshot().encodings(fingerprint, [key])}
 
 
-def count(rows: Rows) -> int:
+def count(rows: LostRows) -> int:
     """Return how many rows there are."""
     return sum(map(len, rows.values()))
 

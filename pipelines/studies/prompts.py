@@ -21,7 +21,7 @@ from pipelines.runtime.progress import progress
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel, drawn
 from pipelines.studies.words import brief
-from pipelines.studies.workspace import BASE, MODEL_KEY, VERDICTS, Variant, Workspace
+from pipelines.studies.workspace import BASE, MODEL_KEY, Variant, Workspace
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
 
@@ -87,7 +87,7 @@ def verdicts_on(workspace: Workspace, model: StudyModel, texts: list[tuple[str, 
         "texts": [text for _, text, _ in texts],
         "noises": noises,
     }
-    path = workspace.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
+    path = workspace.scored / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()

@@ -43,8 +43,8 @@ Shares = dict[str, dict[str, np.ndarray]]
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
 """Sizes for trying the commands, at which nothing is learned."""
 BATCH = 32
-VERDICTS, MODEL_KEY = "judged", "drawing"
-"""The folder of verdicts, and the key of the scored model in them, by the names that studies of before have."""
+MODEL_KEY = "drawing"
+"""Key of the scored model in files of verdicts, by the name that it has in earlier studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,14 @@ class Workspace:
     @property
     def store(self) -> Path:
         return self.output / f"store-{self.sizes.pictures}"
+
+    @cached_property
+    def scored(self) -> Path:
+        """Folder of verdicts; that of a study by an earlier version of the program, ``judged``, gets this name."""
+        folder, earlier = self.output / "scored", self.output / "judged"
+        if earlier.is_dir() and not folder.exists():
+            earlier.rename(folder)
+        return folder
 
     @cached_property
     def prompts(self) -> list[Any]:
@@ -165,7 +173,7 @@ class Workspace:
     def verdicts(self, name: str, model: StudyModel) -> dict[str, Any]:
         """Return the verdicts ``found[wording][fact]``, a number a scene, of one model; once for all studies."""
         about = {MODEL_KEY: json.loads(model.model_dump_json()), "scenes": self.sizes.scenes}
-        path = self.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+        path = self.scored / f"{content_hash(canonical_json(about).encode())[:12]}.json"
 
         def draw() -> dict[str, Any]:
             with progress(f"score {name}", len(self.prompts), "picture"):

@@ -91,7 +91,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Found:
+class LookupResult:
     """What a look-up found."""
 
     which: np.ndarray
@@ -110,7 +110,7 @@ class KeyIndex:
         self._keys: dict[tuple[str, str], Keys] = {}
         self._searches = Counter[str]()
 
-    def find(self, version: TableVersion, name: str, wanted: Digests, fingerprint: str | None = None) -> Found:
+    def find(self, version: TableVersion, name: str, wanted: Digests, fingerprint: str | None = None) -> LookupResult:
         """Look keys up in a version; `fingerprint` is the column's value where all keys are of one, as they may be."""
         lookup = self.lookups[name]
         order = np.argsort(wanted.upper)
@@ -128,7 +128,7 @@ class KeyIndex:
                 break
         which = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
         names = parts[0][1].values if parts else {}
-        return Found(
+        return LookupResult(
             which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names}
         )
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.keys import Digests, digests
-from storage.index.lookup import Found, KeyIndex, Lookup
+from storage.index.lookup import KeyIndex, Lookup, LookupResult
 from storage.index.table import Table, TableVersion
 from storage.schema import (
     CONTENT_COLUMNS,
@@ -196,7 +196,7 @@ def _of_source(fingerprint: str, source_hash: str) -> Digests:
     return digests([pa.array([fingerprint], pa.string()), pa.array([source_hash], pa.string())])
 
 
-def _rows(found: Found, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _rows(found: LookupResult, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yield which key was found, and its values."""
     if len(found.which):
         yield from zip(found.which.tolist(), *(found.values[name].tolist() for name in columns), strict=True)

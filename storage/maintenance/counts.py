@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import canonical_json, checksum, content_hash
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.shard_counts import DAMAGED, ShardCounts, shards_of, unpacked
 from storage.index.table import TableVersion
 from storage.io.array_parts import ArrayParts
@@ -146,7 +146,7 @@ def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
         rows = sum(sizes.get(name, 0) for name in files) // 100  # of the index, 100 bytes at least
         encodings = Places(Path(folder, "encodings"), rows, before)
         latents = Places(Path(folder, "latents"), rows, before)
-        for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
+        for batch in stream_rows(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
             rows = _without(batch, "shard", before)
             _count_samples(rows, counts)
             encodings.add(rows.select(ENCODINGS))

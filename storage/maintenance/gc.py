@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.table import written_by
 from storage.index.transaction import rewrite
 from storage.io.paths import StorePath, remove_all, tree_size
@@ -119,7 +119,7 @@ def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]
 
 def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
     names = Names()
-    for batch in batches(store.index, sorted(files), ["encoding_shard", "latent_shard"]):
+    for batch in stream_rows(store.index, sorted(files), ["encoding_shard", "latent_shard"]):
         for column in batch.columns:
             names.numbers(column.drop_null())
     return set(names.values)

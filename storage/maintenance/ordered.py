@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.io.table_parts import TableParts
 from storage.reading.sorting import COLUMNS, SourceCount
 from storage.schema import INDEX
@@ -44,7 +44,7 @@ def ordered_samples(store: EncodingStore, fingerprint: str) -> Iterator[pa.Table
 
 
 def _samples(store: EncodingStore, columns: list[str], fingerprint: str) -> Iterator[pa.RecordBatch]:
-    for batch in batches(store.index, store.snapshot().at.files, columns, fingerprint):
+    for batch in stream_rows(store.index, store.snapshot().at.files, columns, fingerprint):
         samples = batch.filter(pc.is_valid(batch["source"]))
         if samples.num_rows:
             yield samples

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import checksum
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.io.arrays import open_array, read_rows
 from storage.io.paths import StorePath
 from storage.io.table_parts import TableParts
@@ -73,7 +73,7 @@ def stored_rows(store: EncodingStore, shards: Collection[str] | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
         encodings, latents = TableParts(Path(folder, "encodings"), parts), TableParts(Path(folder, "latents"), parts)
         names = Names()
-        for batch in batches(store.index, files, [*ENCODING_COLUMNS, *LATENT_COLUMNS]):
+        for batch in stream_rows(store.index, files, [*ENCODING_COLUMNS, *LATENT_COLUMNS]):
             for kind, columns, shard in (
                 (encodings, ENCODING_COLUMNS, "encoding_shard"),
                 (latents, LATENT_COLUMNS, "latent_shard"),

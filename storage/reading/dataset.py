@@ -253,13 +253,13 @@ def plan_of_shape(
     entries: Entries, config: DatasetConfig, batches: list[GlobalBatch], drawn: Drawn
 ) -> Iterator[PlannedBatch]:
     """Yield which samples a rank's batches of one shape hold; all are looked up at once."""
-    shares = [batch.share(config.rank, config.world_size) for batch in batches]
-    lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
+    per_batch = [batch.of_rank(config.rank, config.world_size) for batch in batches]
+    lanes, steps = (np.concatenate(column) for column in list(zip(*per_batch, strict=True))[:2])
     found = entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
     samples = drawn.samples(found)
     mirrored = drawn.mirrored(found, samples)
     stop = 0
-    for batch, mine in zip(batches, shares, strict=True):
+    for batch, mine in zip(batches, per_batch, strict=True):
         some = slice(stop, stop := stop + len(mine.lanes))
         yield PlannedBatch(
             ids=samples[some],

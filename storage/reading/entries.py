@@ -14,7 +14,7 @@ CAPTIONS, FLIPS = 1, 2
 """Numbers of the purposes that an epoch draws random numbers for, beside the order of the entries."""
 
 
-class Found(NamedTuple):
+class EpochEntries(NamedTuple):
     """Some entries of an epoch."""
 
     number: np.ndarray
@@ -53,12 +53,12 @@ class Entries:
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def of_shape(self, shape: int, places: np.ndarray) -> Found:
+    def of_shape(self, shape: int, places: np.ndarray) -> EpochEntries:
         """Return the entries at some places among those of a shape."""
         runs = self._runs[shape]
         run = np.searchsorted(runs.start, places, "right") - 1
         unit = self.index.units_of_shape(shape, runs.first[run] + places - runs.start[run])
-        return Found(unit + runs.shift[run], unit, runs.round[run])
+        return EpochEntries(unit + runs.shift[run], unit, runs.round[run])
 
     def each_seen(self, seen: int | Sequence[int]) -> tuple[int, ...]:
         """Return how many of each shape were seen: 0 of all, a number of the only shape, or one of each.
@@ -84,7 +84,7 @@ class Drawn:
         self._captions = RandomValues(seed, epoch, CAPTIONS)
         self._flips = RandomValues(seed, epoch, FLIPS)
 
-    def samples(self, found: Found) -> np.ndarray:
+    def samples(self, found: EpochEntries) -> np.ndarray:
         """Return the sample of each entry, int64 ``(n,)``."""
         if self.index.pictures is None:
             return found.unit
@@ -92,7 +92,7 @@ class Drawn:
         drawn = self._captions.take(found.number) % count.astype(np.uint64)
         return self.index.pictures.samples[first + drawn.astype(np.int64)]
 
-    def mirrored(self, found: Found, samples: np.ndarray) -> np.ndarray | None:
+    def mirrored(self, found: EpochEntries, samples: np.ndarray) -> np.ndarray | None:
         """Return which entries' pictures are mirrored, bool ``(n,)``; None where no picture may be."""
         if not self.index.any_may_flip:
             return None

@@ -136,7 +136,7 @@ def batch_edges(count: int, start: int, global_batch: int, ranks: int, drop_last
     return edges
 
 
-def share(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+def places_of_rank(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
     """Return which samples of a global batch are a rank's: as many as another's, or one more; maybe none."""
     first, last = len(lanes) * rank // ranks, len(lanes) * (rank + 1) // ranks
     return np.argsort(lanes, kind="stable")[first:last]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.store import EncodingStore
 
 PICTURES = ("source", "latent_shard")
@@ -20,7 +20,7 @@ def trainable_rows(store: EncodingStore, fingerprint: str, columns: Sequence[str
     Columns of few values come as dictionaries.
     """
     wanted = [*columns, *(name for name in PICTURES if name not in columns)]
-    for batch in batches(store.index, store.snapshot().at.files, wanted, fingerprint):
+    for batch in stream_rows(store.index, store.snapshot().at.files, wanted, fingerprint):
         kept = batch.filter(pc.and_(*(pc.is_valid(batch[name]) for name in PICTURES))).select(list(columns))
         if kept.num_rows:
             yield kept

@@ -202,7 +202,7 @@ def test_a_decision_stays(there: Path, done: Done) -> None:
     uri = f"sqlite:///{done.folder / 'runs' / 'mlflow.db'}"
     api = MlflowClient(uri, uri)
     run = api.get_model_version_by_alias("llmdiff-adapter", "candidate").run_id
-    assert len(api.get_metric_history(run, "promotion.candidate")) == 1  # nothing was drawn and judged again
+    assert len(api.get_metric_history(run, "promotion.candidate")) == 1  # nothing was drawn and scored again
 
 
 def test_lineage_goes_back_to_the_data(done: Done) -> None:

@@ -186,7 +186,7 @@ def test_other_llms_go_through_every_study_that_takes_them(tmp_path: Path) -> No
 def times(output: Path) -> dict[Path, int]:
     """When everything that is made once was written."""
     found = [
-        *output.glob("judged/*"),
+        *output.glob("scored/*"),
         *output.glob("readings/*"),
         *output.glob("students/*/*"),
         *output.glob("adapters/*/*"),

@@ -111,3 +111,10 @@ def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
     ]
     paper = next(variant for variant in probe.variants() if variant.name == "llama, score")
     assert paper.reading == PAPER.reading
+
+
+def test_verdicts_of_an_earlier_version_are_found_again(tmp_path: Path) -> None:
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "one.json").touch()
+    assert (Workspace(tmp_path, QUICK).scored / "one.json").exists()
+    assert not (tmp_path / "judged").exists()

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from storage import EncodingStore, ShardWriter, content_hash
 from storage.index import shard_counts
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.index.shard_counts import KEY, MOST_RUNS, ShardCounts, count_shards, note_of, noted
 from storage.maintenance.counts import KEPT
 from storage.maintenance.gc import drop
@@ -37,9 +37,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def note(table: Any, files: Any, *arguments: Any) -> Any:
         found.append(len(files))
-        return batches(table, files, *arguments)
+        return stream_rows(table, files, *arguments)
 
-    monkeypatch.setattr("storage.maintenance.counts.batches", note)
+    monkeypatch.setattr("storage.maintenance.counts.stream_rows", note)
     return found
 
 

@@ -162,7 +162,7 @@ def test_power_lost_after_the_commit(store, tmp_path):
 
 
 def test_killed_while_repairing(store, tmp_path):
-    """The index is as before or mended, and a second attempt ends well."""
+    """The index is as before or repaired, and a second attempt ends well."""
     (llm,) = store.fingerprints()
     chunk = next(path for path in store.path.rglob("encodings/*/c/0/0"))
     chunk.write_bytes(chunk.read_bytes()[:-1])
