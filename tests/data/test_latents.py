@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (11, SIZE, SIZE, 3), np.uint8
 
 
 class SmallMemory:
-    """In place of an autoencoder's encoder pass: memory for so many pictures, and which passes were tried."""
+    """A stand-in for an autoencoder's encoder pass: memory for so many pictures, and which passes were tried."""
 
     def __init__(self, vae: Any, room: int) -> None:
         self.encode, self.room = vae.encode, room

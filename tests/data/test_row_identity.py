@@ -261,7 +261,7 @@ def test_urls_are_fetched_where_their_place_is_new(
 
 @pytest.fixture
 def http_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and what it was asked for; it is busy while that holds "away"."""
+    """A server's address, and what it was asked for; it is busy while that holds "away"."""
     asked: list[str] = []
 
     class Pictures(BaseHTTPRequestHandler):

@@ -114,7 +114,7 @@ def test_little_of_a_batch_is_padding() -> None:
 
 @pytest.mark.process
 def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
-    """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
+    """In a process with little memory one batch of 500 captions does not fit, and smaller ones do."""
     code = """
     import logging, resource, sys, torch
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout)

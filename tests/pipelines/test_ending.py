@@ -24,7 +24,7 @@ from tests.prefect_database import copy_tables
 from tests.waiting import wait_until
 
 END_SECONDS = 20
-"""For a machine that is busy with other tests; five when it is not."""
+"""Seconds for a machine that is busy with other tests; five suffice when it is not."""
 STUBBORN = """
 import subprocess, sys, time
 from infra import ending

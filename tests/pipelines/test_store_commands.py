@@ -70,7 +70,7 @@ def fingerprint(path: Path, kind: str = "llm") -> str:
 
 
 def flip_a_byte(path: Path, shard: str = "a", array: str = "encodings") -> str:
-    """Of the first chunk of a shard's array; the file's name in the store."""
+    """Flip a byte of the first chunk of a shard's array; return the file's name in the store."""
     file = next(file for file in sorted((path / "shards" / shard / array).rglob("c/**/*")) if file.is_file())
     content = bytearray(file.read_bytes())
     content[100] ^= 1

@@ -136,7 +136,7 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
 
 
 def shards_of(store: Path) -> set[str]:
-    """Those of pictures, also where they are only half-written."""
+    """Return the shards of pictures, also where they are only half-written."""
     return {path.name for path in store.glob("shards/*") if not path.name.startswith("captions-")}
 
 

@@ -45,7 +45,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def unnoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if an earlier version of the program had written all files."""
+    """Remove the notes, as if an earlier version of the program had written all files."""
     monkeypatch.setattr("storage.index.table_files.noted", lambda metadata: None)
 
 
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> EncodingStore:
 
 
 def check(store: EncodingStore, cache: Path) -> None:
-    """With what was kept, and without."""
+    """Compare counts with what was kept, and without."""
     found = list_shards(store), summarise(store)
     shutil.rmtree(cache)
     assert (list_shards(store), summarise(store)) == found

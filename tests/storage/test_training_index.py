@@ -38,14 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EncodingStore:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this machine keeps it."""
+    """The folder where this machine keeps the index."""
     monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "training"
 
 
 @pytest.fixture
 def built_indexes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stores whose index was made."""
+    """The paths of the stores whose index was built."""
     found: list[str] = []
     build = sample_index.build
 

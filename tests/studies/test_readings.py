@@ -27,7 +27,7 @@ def test_a_reading_loads_what_it_names() -> None:
 
 
 def test_the_hidden_states_of_the_study_are_those_of_passes_that_keep_all() -> None:
-    """In float32, on the embedded LLM: the last one after the final norm, the output of block 3 of 5, the mean."""
+    """They are compared in float32 on the embedded LLM: the last after the final norm, block 3 of 5, the mean."""
     for reading in readings(EMBEDDED).values():
         encoder = EMBEDDED.reading(reading=reading, dtype="float32").load(str(DIFFUSION))
         assert isinstance(encoder, Encoder)

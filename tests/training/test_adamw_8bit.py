@@ -21,13 +21,13 @@ pytest.importorskip("torchao")
 
 @pytest.fixture(autouse=True)
 def as_it_is_written() -> Iterator[None]:
-    """To compile its step takes half a minute, which changes rounding alone."""
+    """Leave the step uncompiled: to compile it takes half a minute, and changes rounding alone."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def parameters() -> list[torch.nn.Parameter]:
-    """One of 8-bit moments, one that is too small for them."""
+    """A parameter of 8-bit moments, and one that is too small for them."""
     torch.manual_seed(0)
     return [torch.nn.Parameter(torch.randn(64, 80)), torch.nn.Parameter(torch.randn(80))]
 

@@ -110,7 +110,7 @@ def test_one_that_was_cut_short_while_it_was_saved_counts_for_nothing(
 
 @pytest.fixture
 def earlier(folder: Path) -> Path:
-    """As earlier versions wrote them."""
+    """Files as earlier versions wrote them."""
     for path in folder.rglob("manifest.json"):
         path.unlink()
     return folder
