@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmdiff.diffusion.latents import LatentEncoder
 
-DTYPES = {  # of the weights, whether products of float32 are taken in TF32, and the weights' memory format
+DTYPES = {  # dtype and memory format of the weights, and whether float32 products are in TF32
     "float32": (torch.float32, False, torch.preserve_format),
     "tf32": (torch.float32, True, torch.preserve_format),
     "bfloat16": (torch.bfloat16, False, torch.preserve_format),

@@ -100,7 +100,14 @@ FIGURES = {
         script="store",
         arguments=(
             *("--only", "read", "--width", "2048", "--prompts", "PartiPrompts", MADE),
-            *("--peer", "memmap", "--cache", "warm", "--rounds", "45"),  # of half a second, which vary by a tenth
+            *(
+                "--peer",
+                "memmap",
+                "--cache",
+                "warm",
+                "--rounds",
+                "45",
+            ),  # rounds of half a second, which vary by a tenth
         ),
         file="store.csv",
         ratio="ratio",

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{photos}: no such folder; no pictures measured (see --data)")
         return
     if "pictures" in arguments.part:
-        from common.encode_pictures import CASES, measure_pictures  # with the store's packages, which text needs not
+        from common.encode_pictures import CASES, measure_pictures  # needs the store's packages, which text does not
 
         measure_pictures(photos, arguments.case or list(CASES), arguments.rounds)
     if "dtype" in arguments.part:

@@ -30,7 +30,7 @@ from llmdiff.shapes import PHI
 BATCHES = (1, 8)
 CLIP_TOKENS = 77
 LLMS = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}
-STEPS = 30  # of a picture, over which an encoding's time is spread
+STEPS = 30  # steps of a picture, over which an encoding's time is spread
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -117,7 +117,7 @@ def _leave() -> None:
             sys.stdout.flush()
         os._exit(_ended[0])
     if _done:
-        with suppress(OSError, ValueError):  # of which Python tells, as it ends
+        with suppress(OSError, ValueError):  # Python reports them as it ends
             sys.stdout.flush()
             leave(_done[0])
 

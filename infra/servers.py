@@ -135,7 +135,7 @@ def silence(setting: Setting) -> str | None:
 def _ask(setting: Setting) -> str | None:
     if importlib.util.find_spec("httpx") is None:
         return "can't be asked without the package httpx"
-    import httpx  # as Prefect does; through the same proxies
+    import httpx  # Prefect's own client, which takes the same proxies
 
     local = is_loopback(hostname(setting.url))
     try:

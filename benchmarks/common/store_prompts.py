@@ -19,8 +19,8 @@ REPEATS = {
     "PartiPrompts": 4,
     "DPG-Bench": 2,
     MADE: 1,
-}  # so that an epoch takes long enough to time, and several groups of blocks
-LATENT = (4, 32, 32)  # of a picture of 256 x 256
+}  # enough for an epoch that can be timed, of several groups of blocks
+LATENT = (4, 32, 32)  # a picture of 256 x 256
 
 
 @dataclass(frozen=True, kw_only=True)

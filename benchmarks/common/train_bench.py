@@ -58,7 +58,7 @@ class Bench:
 
     def run(self, name: str, **settings: Any) -> TrainConfig:
         """Return the configuration of a real run; the base and the store are made when first asked for."""
-        from common.real_training import make_store, save_base  # with the store's packages, which other parts need not
+        from common.real_training import make_store, save_base  # needs the store's packages, which other parts do not
 
         side = settings.pop("side", 16)
         base = self.work / "base"

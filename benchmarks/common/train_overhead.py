@@ -29,7 +29,7 @@ from llmdiff.training.resolve import resolve
 from llmdiff.training.setup import Run, open_layout_data, prepare
 from pipelines.runtime.shapes_benchmark import PROCESSES, TRAINING
 
-BATCH = PROCESSES * TRAINING.batch_size  # as the demonstration trains each of its adapters, in one process
+BATCH = PROCESSES * TRAINING.batch_size  # the demonstration's, which trains each adapter in one process
 ROUND, WARM = 50, 10
 """Number of steps of a round: five rows of the log, and one look of the monitor; and of those before the first."""
 LAYOUT_STEPS, SMOLLM2_WIDTH = 4, 576

@@ -124,7 +124,7 @@ def _model_state(model: str | None, file: str) -> str:
             found = path.stat()
         except OSError:
             return ""
-        # of a file that was written into, or put in another's place, the time of change is another one
+        # the time of change differs once a file was written to, or put in another's place
         facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         digest.update(f"{path.absolute()}\0{facts}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

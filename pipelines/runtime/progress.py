@@ -192,4 +192,4 @@ def quieten_loading() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="huggingface_hub")  # of arguments that diffusers still gives it
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # about arguments that diffusers still gives it

@@ -46,7 +46,7 @@ def write_shared(request: PushRequest) -> Path:
     if grid is not None:
         shutil.copyfile(grid, folder / GRID)
     else:
-        (folder / GRID).unlink(missing_ok=True)  # of an earlier call
+        (folder / GRID).unlink(missing_ok=True)  # an earlier call's
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     write_file(folder / CONFIG, config_bytes(public))
     card = model_card(

@@ -75,7 +75,7 @@ def name_of(source: str) -> str:
     """Return an LLM's name, fit for a file's: the one in its folder's configuration, or else the folder's own."""
     path = Path(source).resolve()
     name = path.name
-    if path.is_file():  # of GGUF
+    if path.is_file():  # a GGUF file
         name = path.stem
     elif path == smollm2.location().resolve():
         name = smollm2.NAME

@@ -1,4 +1,4 @@
-"""The same adapter on LLMs of several sizes: what each brings, and what encoding costs with it."""
+"""LLMs of several sizes under one adapter: what each brings, and what encoding costs with it."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Table(TableFiles):
     def check_files(self, version: TableVersion) -> Iterator[tuple[str, str, str]]:
         """Yield kind, name and what was found of a version's files that are not as they were committed."""
         checksums = {file.name: file.crc32c for file in version.entries}
-        if None in checksums.values():  # of before the files' own entries said it, and the log was summed up since
+        if None in checksums.values():  # from before entries held checksums, in a log that was summed up since
             noted = self.log.checksums(version.number)
             checksums = {name: noted.get(name) for name in checksums}
         yield from self.compare(checksums)

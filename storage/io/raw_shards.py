@@ -104,7 +104,7 @@ class RawFiles:
         self._folder = array.store_path.store.root / array.store_path.path
         self._key_of = array.metadata.encode_chunk_key
         self._others = (0,) * (array.ndim - 1)
-        # As they are asked for: an array may say that it has any number.
+        # Opened when asked for: an array may claim any number of files.
         self._files: dict[int, tuple[str, int, int]] = {}
         self._open_file = open_file
 
@@ -165,7 +165,7 @@ class OuterShard:
         """Read from an offset on, counted as if the chunks lay one after the other; zeros where there is no chunk."""
         chunk, offset = divmod(offset, self.chunk_bytes)
         begin = end = 0
-        parts: list[memoryview] = []  # of what to read at once: neighbours in the file, their checksums between them
+        parts: list[memoryview] = []  # buffers of one read: neighbours in the file, and the checksums between them
         while into:
             start = self._starts[chunk] + offset
             part, into = into[: self.chunk_bytes - offset], into[self.chunk_bytes - offset :]

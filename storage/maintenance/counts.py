@@ -143,7 +143,7 @@ def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
     before = frozenset(counts.shards)
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
         sizes = store.index.folder.file_sizes()
-        rows = sum(sizes.get(name, 0) for name in files) // 100  # of the index, 100 bytes at least
+        rows = sum(sizes.get(name, 0) for name in files) // 100  # a row of the index takes 100 bytes at least
         encodings = Places(Path(folder, "encodings"), rows, before)
         latents = Places(Path(folder, "latents"), rows, before)
         for batch in stream_rows(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):

@@ -51,7 +51,7 @@ class EpochOrder:
         self._random = RandomValues(shuffle.seed, epoch, shape=shape)
         self._blocks = -(-count // self._size)
         self._block_at = np.argsort(self._random.range(0, self._blocks), kind="stable")
-        self._missing = self._blocks * self._size - count  # from the last block, which may be short
+        self._missing = self._blocks * self._size - count  # samples that the last block lacks
         short = int(np.flatnonzero(self._block_at == self._blocks - 1)[0]) if count else 0
         self._short_lane, self._short_group = short % self._lanes, short // self._lanes // self._together
         blocks = np.array([len(self._block_at[lane :: self._lanes]) for lane in range(self._lanes)], np.int64)

@@ -129,7 +129,7 @@ class Sorter:
         rows = self.out[start:stop]
         source, row = rows["source"].astype(np.int64), rows["row"].copy()
         if ((source[1:] > source[:-1]) | ((source[1:] == source[:-1]) & (row[1:] > row[:-1]))).all():
-            return  # as a source's rows lie that were encoded in their order
+            return  # rows that were encoded in their source's order lie so already
         order = _order(source, row)
         source, row = source[order], row[order]
         if ((source[1:] == source[:-1]) & (row[1:] == row[:-1])).any():  # several captions of a row

@@ -1,4 +1,4 @@
-"""The same pictures and captions in every layout that people bring, and what is read of a folder."""
+"""Pictures and captions in every layout that people bring, and what is read of a folder."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_a_registered_version_is_fetched(there: Path, tmp_path: Path, monkeypatc
 
 
 def test_parameters_of_retraining_are_taken() -> None:
-    """As `llmdiff shapes --retrain` wrote them, and as a user may have added to them."""
+    """`llmdiff shapes --retrain` wrote such parameters, and a user may have added to them."""
     from pipelines.flows.retrain import retrain_flow
 
     named_anew = {"growing": "readiness", "rule": "policy"}
