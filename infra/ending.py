@@ -103,14 +103,14 @@ def _raise(number: int, _: Any) -> None:
 
 
 def _end(advice: str) -> NoReturn:
-    """Say how to go on, and leave; the watch stays, for what runs at exit."""
+    """Say how to go on, and exit; the watching thread stays, for what runs at exit."""
     _ended.append(128 + _received[0])
     _say(f"{SIGNALS[signal.Signals(_received[0])]}: {advice}\n")
     raise SystemExit(_ended[0]) from None
 
 
 def _leave() -> None:
-    """Leave with nothing left behind, and without taking modules apart, which takes seconds, in the watch's absence."""
+    """Exit with no process left behind, and without taking modules apart, which takes seconds."""
     if _ended:
         _kill_children()
         with suppress(OSError, ValueError):

@@ -20,7 +20,7 @@ MARK = "LLMDIFF_SERVE"
 
 
 class Record(NamedTuple):
-    """A pid file's content. The number alone may be another process's by now; with the time of its start it is not."""
+    """A pid file's content: the number, which another process may have by now, and the process's start, which tells."""
 
     pid: int
     started: str

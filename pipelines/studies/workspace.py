@@ -224,9 +224,9 @@ def encode_with(store: Path, data: Path, reading: Reading) -> str:
     quieten_loading()
     encoder, latent_encoder = reading.load(str(DIFFUSION)), LatentEncoder.from_pretrained(str(DIFFUSION), device())
     opened = EncodingStore.open_or_create(str(store))
-    recipe = prepare(opened, encoder, latent_encoder, picture_size(str(DIFFUSION), latent_encoder))
+    encoders = prepare(opened, encoder, latent_encoder, picture_size(str(DIFFUSION), latent_encoder))
     shards = open_source(str(data))
     with progress(f"encode, {reading.kind}", sum(shard.count for shard in shards), "row"):
         for shard in shards:
-            encode_shard(EncodingStore.open(str(store)), shard, recipe, advance)
-    return str(recipe.fingerprint)
+            encode_shard(EncodingStore.open(str(store)), shard, encoders, advance)
+    return str(encoders.fingerprint)

@@ -64,7 +64,7 @@ class DeltaLog:
         return self.entry(version).create(data)
 
     def check_newest(self, version: int) -> None:
-        """Raise ValueError where an entry after this one was there, for its checksum is."""
+        """Raise ValueError where there was an entry after this one, for its checksum is there."""
         following = entry_name(version + 1)
         if (self.sidecars / following).exists() and not (self.log / following).exists():
             raise ValueError(
@@ -72,7 +72,7 @@ class DeltaLog:
             )
 
     def sync(self, version: int, ours: bool = False) -> None:
-        """Bring an entry to the disk, unless it is `ours`, which is there, and then its checksum."""
+        """Bring an entry to the disk, unless it is `ours`, which is there already, and then its checksum."""
         entry = self.entry(version)
         sidecar = self.sidecars / entry.name
         if sidecar.exists():

@@ -43,7 +43,7 @@ LOOKED_AT_ONE_BY_ONE = 1000
 
 
 class TableFiles:
-    """The files in a table's folder, by name."""
+    """Reader of the files in a table's folder, by name."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
         self.folder = folder

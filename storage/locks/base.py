@@ -32,7 +32,7 @@ class WriterLock(Protocol):
         """The file that says whose it is."""
 
     def acquire(self, removing: bool = False) -> bool:
-        """Return True if it is ours now; False if it is another's, or was of one who died.
+        """Return whether the lock is ours now; False where another holds it, or held it and died.
 
         Args:
             removing: `WriterLocks.removing` is held by the caller.
@@ -55,19 +55,19 @@ class WriterLocks(Protocol):
         """Return the names that are locked, by the living or the dead."""
 
     def abandoned(self, forget: bool = True) -> Iterator[WriterLock]:
-        """Yield the locks of writers that have died; each is ours while the caller deals with it."""
+        """Yield the locks of writers that have died; the caller holds each while it deals with it."""
 
     def leftovers(self) -> list[StorePath]:
-        """Return files of locks that were never acquired."""
+        """Return the files of locks that were never acquired."""
 
     def committing(self, meanwhile: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """Return what is held while a commit names data; never while `removing` is held; on a disk by one at a time.
+        """Return a context in which data are named by a commit: never while `removing` is held; on a disk by one at a time.
 
         `meanwhile` is called again and again while others have it.
         """
 
     def removing(self) -> AbstractContextManager[None]:
-        """Return what is held while files that nothing names are removed, or rows are replaced."""
+        """Return a context in which files that nothing names are removed, or rows are replaced."""
 
 
 def owner() -> bytes:
