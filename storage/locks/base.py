@@ -61,7 +61,7 @@ class WriterLocks(Protocol):
         """Return the files of locks that were never acquired."""
 
     def committing(self, meanwhile: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """Return a context in which data are named by a commit: never while `removing` is held; on a disk by one at a time.
+        """Return a context for naming data by a commit: never while `removing` is held; on a disk by one at a time.
 
         `meanwhile` is called again and again while others have it.
         """
