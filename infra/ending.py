@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 from llmdiff.process.startup import leave
 
 SECONDS = 4.0
-"""How long a command may take to end, from the signal on or from where it has saved its state."""
+"""Seconds that a command may take to end, from the signal on or from where it has saved its state."""
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 
 _received: list[int] = []

@@ -50,7 +50,7 @@ LOADING = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSizes:
-    """How large a demonstration is, and about how many seconds each stage takes on two cores, for the time left."""
+    """Sizes of a demonstration, and about how many seconds each stage takes on two cores, for the time left."""
 
     pictures: int
     """Number of pictures drawn for training."""

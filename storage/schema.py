@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it, row by row, and the schemas of the three Delta tables."""
+"""The rows of the store, as they go in and come out, and the schemas of the three Delta tables."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class EncodingRef:
-    """Where an encoding lies: rows of ``shards/<shard>/encodings/<fingerprint>``."""
+    """Place of an encoding: rows of ``shards/<shard>/encodings/<fingerprint>``."""
 
     shard: str
     first_token: int
@@ -82,7 +82,7 @@ class EncodingRef:
 
 @dataclass(frozen=True, slots=True)
 class LatentRef:
-    """Where a latent lies: a row of ``shards/<shard>/latents/<shape>``."""
+    """Place of a latent: a row of ``shards/<shard>/latents/<shape>``."""
 
     shard: str
     index: int

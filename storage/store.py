@@ -37,7 +37,7 @@ from storage.schema import INDEX, REJECTS, REPEATS
 
 FORMAT = 1
 OURS = {"store.json", "index", "rejects", "repeats", "shards", "fingerprints", "writing"}
-"""What a store's folder holds; some of it before ``store.json``, where it is still being made."""
+"""Names of what a store's folder holds; some are there before ``store.json``, where a store is still being made."""
 
 
 class EncodingStore:
@@ -113,7 +113,7 @@ class EncodingStore:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether it lacks nothing that `bring_up_to_date` gives."""
+        """Whether the store lacks nothing that `bring_up_to_date` gives."""
         self._up_to_date = self._up_to_date or "id" in read_format(self.path)
         return self._up_to_date
 

@@ -23,7 +23,7 @@ from infra.launch.hostfile import Host, Topology
 from llmdiff.process.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
-"""How long a cancelled run may take to save its state before it is killed."""
+"""Seconds that a cancelled run may take to save its state before it is killed."""
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """Settings that have the C library keep freed memory for the next step: the kernel would clear its pages each time."""
 

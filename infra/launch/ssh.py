@@ -58,7 +58,7 @@ class Node:
 
     @property
     def error(self) -> str:
-        """What went wrong there."""
+        """The error that the host's start, or ssh, printed."""
         self.printed.seek(0)
         lines = self.printed.read().decode(errors="replace").strip().splitlines()
         shown = [line for line in lines if line.startswith("error: ")] or lines or ["nothing was printed"]

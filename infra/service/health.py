@@ -1,4 +1,4 @@
-"""What the servers and the worker answer: the HTTP interfaces of Prefect and MLflow that `make serve` relies on."""
+"""Health checks of the servers and the worker, over the HTTP interfaces that `make serve` relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users are told of the servers: where they are, how to log in, how to open their pages."""
+"""Messages to users of the servers: where they are, how to log in, how to open their pages."""
 
 from __future__ import annotations
 

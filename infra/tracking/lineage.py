@@ -1,4 +1,4 @@
-"""What an adapter was made from, read where it is registered: data files, models, code."""
+"""The origin of an adapter, read where it is registered: data files, models, code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ RECORDED = "as recorded"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFields:
-    """Which adapter, LLM and base model; and which store."""
+    """Fields of the models: adapter, LLM and base model; and the store."""
 
     adapter: gr.Dropdown
     llm: gr.Dropdown
@@ -43,7 +43,7 @@ class ModelFields:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawFields:
-    """What is drawn, and how."""
+    """Fields of what is drawn, and how."""
 
     prompts: gr.Textbox
     negative: gr.Textbox

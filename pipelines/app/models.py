@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """What is loaded, and the one lock under which it draws: two people's adapters never meet in a base."""
+    """Loaded models, and the one lock under which they draw: two people's adapters never meet in a base."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

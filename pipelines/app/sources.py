@@ -1,4 +1,4 @@
-"""What there is to choose among: versions in the registry, adapter folders, models and stores."""
+"""The choices of the page's menus: versions in the registry, adapter folders, models and stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDERS = ("*/adapter", "*/*/adapter")
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the page's menus offer, the first of each chosen."""
+    """Choices of the page's menus, the first of each chosen."""
 
     adapters: list[str]
     llms: list[str]

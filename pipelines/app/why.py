@@ -25,7 +25,7 @@ Labelled = list[tuple[Image.Image, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reasons:
-    """What there is to see of one prompt."""
+    """Pictures that explain one prompt's picture."""
 
     heat_map: Image.Image | None
     """Token by block: sentence, word and context score; None for an adapter on the base's own text features."""

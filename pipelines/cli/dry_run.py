@@ -34,7 +34,7 @@ SHOWN = 10
 
 
 class ShardPlan(BaseModel):
-    """What a run would find in a shard."""
+    """A shard as a run would find it."""
 
     name: str
     rows: int | None = Field(default=0, description="none where counting them takes fetching all of it")
@@ -45,7 +45,7 @@ class ShardPlan(BaseModel):
 
 
 class DryRun(BaseModel):
-    """What an encode run would do. Rows that the store has already are not counted: that takes the models' weights."""
+    """A plan of an encode run. Rows that the store has already are not counted: that takes the models' weights."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -35,7 +35,7 @@ SHOWN = 10
 
 
 class EncodeResult(BaseModel):
-    """What an encode run did: over readable shards, ``rows == known + samples + sum(rejected.values())``."""
+    """The result of an encode run: over readable shards, ``rows == known + samples + sum(rejected.values())``."""
 
     model_config = ConfigDict(frozen=True)
 

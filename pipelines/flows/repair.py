@@ -25,7 +25,7 @@ Captions = set[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class RepairResult:
-    """What `repair_and_encode` did."""
+    """The result of `repair_and_encode`."""
 
     moved: int
     """Number of encodings and latents copied whole into a new shard."""

@@ -32,7 +32,7 @@ SHOWN = 5  # files that a line names
 
 
 class EncodedData(BaseModel):
-    """What a scan of the data found, and what encoding them did."""
+    """Findings of a scan of the data, and the result of encoding them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,7 @@ class EncodedData(BaseModel):
 
 
 class RetrainResult(BaseModel):
-    """What a retrain did, and why."""
+    """The result of a retraining, and its reason."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -39,7 +39,7 @@ class TrainResult(BaseModel):
     loss: float
     seconds: float
     before: bool = False
-    """Whether an earlier call had finished it."""
+    """Whether an earlier call had finished the run."""
 
 
 @stage("train")

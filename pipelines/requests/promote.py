@@ -1,4 +1,4 @@
-"""What the promote stage is asked for: the policy by which one adapter is better than another."""
+"""The request of the promote stage, and the policy by which one adapter is better than another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the retrain stage is asked for: encode what is new, train, promote."""
+"""The request of the retrain stage: encode what is new, train, promote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study is asked for, and how large it is."""
+"""The request of a study, and its sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ON_ANY_LLM: tuple[StudyName, ...] = ("prompts", "encodings", "stability", "close
 
 
 class Sizes(Request):
-    """How large the studies are; the same for all variants of one."""
+    """Sizes of studies; they are the same for all variants of one."""
 
     pictures: int = Field(default=3000, ge=8)
     """Number of pictures drawn for training."""

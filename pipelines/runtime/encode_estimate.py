@@ -1,4 +1,4 @@
-"""How much an encode run would write, from configurations and tokenizers alone."""
+"""Estimates of how much an encode run would write, from configurations and tokenizers alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CaptionSize(NamedTuple):
 
 
 class LatentSize(NamedTuple):
-    """What a picture's latent is like."""
+    """Size of a picture's latent."""
 
     size: int
     """Side of the square in pixels; buckets have at most as many pixels as this square."""

@@ -1,4 +1,4 @@
-"""What becomes of the shards of an encode run up to the first with a new row: no model is loaded for them."""
+"""An encode run's shards up to the first with a new row: no model is loaded for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage.index.snapshot import Snapshot
 
 
 class Encoded(NamedTuple):
-    """What became of the shards of a run."""
+    """Results of a run, shard by shard."""
 
     fingerprint: str
     """Fingerprint of the captions' encoder."""

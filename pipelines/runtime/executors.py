@@ -27,11 +27,11 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of our own packages."""
 DEATHS = 3
-"""How often a task is given to another worker after the one that ran it died."""
+"""Number of times that a task is given to another worker after the one that ran it died."""
 AHEAD = 2
 """Tasks in flight for each worker: none waits for the flow's process to hand it the next one."""
 GRACE_SECONDS = 60.0
-"""How long the tasks of a cancelled run may take to remove what they had half-written."""
+"""Seconds that the tasks of a cancelled run may take to remove what they had half-written."""
 NO_MASK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """Variable that keeps Ray from masking GPUs: a worker's next task may have another GPU, but CUDA keeps its mask."""
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

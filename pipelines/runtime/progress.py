@@ -1,4 +1,4 @@
-"""How far a flow is: a bar in a terminal; in Prefect's pages an artifact, and lines in the run's log."""
+"""Progress of a flow: a bar in a terminal; in Prefect's pages an artifact, and lines in the run's log."""
 
 from __future__ import annotations
 

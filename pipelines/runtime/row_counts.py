@@ -1,4 +1,4 @@
-"""How many rows shards have, before they are read.
+"""Row counts of shards before they are read.
 
 Shards elsewhere that can only be counted by fetching them whole, as tars, are counted once, in a file below
 the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
@@ -26,7 +26,7 @@ from storage.io.files import write_file
 
 @dataclass(frozen=True)
 class Work:
-    """How much there is to read, as a bar counts it."""
+    """Amount of data to read, as a bar counts it."""
 
     total: int | None
     """Number of units; None where nobody knows it."""

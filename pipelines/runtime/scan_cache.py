@@ -1,4 +1,4 @@
-"""What the last scan of growing data found, so that data which did not change since need no other.
+"""The record of the last scan of growing data, so that data which did not change since need no other.
 
 A file below the folder of runs. It saves time alone: without it, all is read again, and what the store holds is found.
 """
@@ -23,7 +23,7 @@ RUN_ONLY |= {"torch_compile", "channels_last"}
 
 
 class ScanRecord(BaseModel):
-    """What a scan found of one data set, for one store and encoder."""
+    """A record of what a scan found of one data set, for one store and encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What of an adapter is shared: weights, a configuration without anything private, a model card; and its upload."""
+"""The shared folder of an adapter: weights, a configuration without anything private, a model card; and its upload."""
 
 from __future__ import annotations
 

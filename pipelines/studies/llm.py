@@ -36,7 +36,7 @@ class StudyLLM:
 
     @property
     def embedded(self) -> bool:
-        """Whether it is the one that the package holds, asked as it was trained."""
+        """Whether this is the LLM that the package holds, asked as it was trained."""
         return self == EMBEDDED
 
     def reading(self, **settings: Any) -> Reading:

@@ -1,4 +1,4 @@
-"""What a study leaves: `finding.md`, `summary.md`, `table.md`, `plot.png` and `result.json`."""
+"""The files that a study leaves: `finding.md`, `summary.md`, `table.md`, `plot.png` and `result.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter weighs."""
+"""Numbers of an adapter's parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe finds in encodings, against what an adapter that is trained on them draws."""
+"""The findings of probes in encodings, against what adapters that are trained on them draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings that the paper leaves open do to the encodings, and what to the pictures."""
+"""Effects of the settings that the paper leaves open, on the encodings and on pictures."""
 
 from __future__ import annotations
 

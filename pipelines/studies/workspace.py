@@ -1,4 +1,4 @@
-"""What studies are made of: encodings, adapters and scored pictures, each made once for all studies that need it."""
+"""The parts of studies: encodings, adapters and scored pictures, each made once for all studies that need it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Variant:
 
     name: str
     reading: Reading | None = Reading()
-    """What encodes captions; None is the base model without an adapter."""
+    """Reading that encodes captions; None is the base model without an adapter."""
     training: tuple[tuple[str, Any], ...] = ()
     """Settings of `TrainSettings`, over the demonstration's at the study's size."""
     adapter: tuple[tuple[str, Any], ...] = ()

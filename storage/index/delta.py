@@ -1,4 +1,4 @@
-"""What of the Delta protocol the store writes and reads, and what it leaves to the Delta library.
+"""The part of the Delta protocol that the store writes and reads; the rest is left to the Delta library.
 
 delta-rs sums up logs. Entries are written and read here, for delta-rs lists the whole log for each: at
 100,000 commits it takes 0.35 s for one and 0.1 s to see what is new, and both grow with every commit. Everything that

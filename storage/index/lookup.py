@@ -1,4 +1,4 @@
-"""What is looked up in the tables, and where: sorted keys of each file, of large ones in a cache of this machine.
+"""Look-ups in the tables, through sorted keys of each file, of large ones in a cache of this machine.
 
 The table is the truth. Keys of a file are made from it where the cache has none that fit, and a file never changes. So
 a look-up costs a few binary searches a file, and the files are few, for the table is compacted.
@@ -43,7 +43,7 @@ AT_ONCE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """What is asked of a table, by which columns."""
+    """A question to a table: which columns to look up, by which."""
 
     name: str
     key: tuple[str, ...]
@@ -55,7 +55,7 @@ class Lookup:
     only_with: str | None = None
     """A column that is null in the rows to leave out."""
     unique: bool = True
-    """Whether the rows of one key have the same values, or values of which any does."""
+    """Whether all rows of one key have the same values, or values of which any will do."""
     runs: bool = False
     """Whether the one value, a number, is kept as runs of neighbours: `values` and ``count``."""
 
@@ -92,7 +92,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class LookupResult:
-    """What a look-up found."""
+    """The result of a look-up."""
 
     which: np.ndarray
     """Index of the key, int64 ``(m,)``; one that is not `Lookup.unique` may be there several times."""

@@ -1,6 +1,6 @@
-"""What a file of the index says of the shards that its rows were committed with, so that counting reads no rows.
+"""Counts of the shards that a file's rows were committed with, noted in the file, so that counting reads no rows.
 
-It lies in the footer of the Parquet file: a commit writes it, a merge puts together those of the files merged. What a
+They lie in the footer of the Parquet file: a commit writes them, a merge combines those of its files. What a
 shard's rows name in other shards was counted with those.
 """
 
@@ -37,7 +37,7 @@ Runs = dict[str, dict[str, list[int]]]
 
 @dataclass
 class ShardCounts:
-    """What lies in a shard as the index names it."""
+    """Counts of what lies in a shard as the index names it."""
 
     samples: dict[str, int] = field(default_factory=dict)
     """Number of samples committed with it, by fingerprint."""

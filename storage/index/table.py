@@ -17,7 +17,7 @@ from storage.index.table_files import TableFiles
 from storage.io.paths import StorePath
 
 REWRITES = ("drop-", "repair-")
-"""How the names of commits begin that replace rows; see `storage.index.transaction.rewrite`."""
+"""Beginnings of the names of commits that replace rows; see `storage.index.transaction.rewrite`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Table(TableFiles):
 
     @property
     def was_rewritten(self) -> bool:
-        """Whether rows were ever taken out of it or moved."""
+        """Whether rows were ever taken out of the table or moved."""
         return bool(self.newest_and_rewrites()[1])
 
     def wrote(self, file: str) -> bool:

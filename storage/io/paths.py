@@ -19,7 +19,7 @@ class StorePath(Protocol):
     """A folder or a file of a store, wherever it lies; it is named and joined as `pathlib.Path` is."""
 
     lock_kind: ClassVar[str]
-    """How writers keep each other out: ``file`` or ``lease``; see `storage.locks.select`."""
+    """Kind of lock that keeps writers apart: ``file`` or ``lease``; see `storage.locks.select`."""
     is_remote: ClassVar[bool]
     """Whether each read waits for a server, which may not answer."""
     loses_power: ClassVar[bool]

@@ -1,4 +1,4 @@
-"""What locks of writers do, wherever a store lies: which shards are being written, and who may remove what."""
+"""Locks of writers, wherever a store lies: which shards are being written, and who may remove what."""
 
 from __future__ import annotations
 

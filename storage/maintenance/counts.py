@@ -1,4 +1,4 @@
-"""What a version of a store holds, counted by shard with little memory, and kept for the next time.
+"""Counts of a store's version by shard, made with little memory, and kept for the next time.
 
 Each file of the index notes what its rows say of the shards that they were committed with
 (`storage.index.shard_counts`), and no row is read. Once rows were taken out, what is left of a shard may be named by
@@ -55,7 +55,7 @@ PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
 
 @dataclass
 class Counts:
-    """What a version holds."""
+    """Counts of what a version holds."""
 
     shards: dict[str, ShardCounts] = field(default_factory=dict)
     """Counts of the shards that the version names, by name."""
@@ -193,7 +193,7 @@ def _count_samples(batch: pa.RecordBatch, counts: Counts) -> None:
 
 
 class Places:
-    """Which rows of arrays are named, each once."""
+    """Places of arrays that rows name, each once."""
 
     def __init__(self, folder: Path, rows: int, without: frozenset[str]) -> None:
         """Keep what `add` brings in a folder to be made; leave out what lies in some shards."""

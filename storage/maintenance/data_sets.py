@@ -1,4 +1,4 @@
-"""Which sources the data sets have and had that a store was filled from: ``data/<key>.json``, one of each and encoder.
+"""The data sets that a store was filled from, and the sources of each by encoder: ``data/<key>.json``.
 
 The tables name the source that a row was first found in. Of which data set that source is, and whether the data set
 still has it, is kept here: once a run of it is over, for a run sees all of a data set and a shard does not.

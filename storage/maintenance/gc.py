@@ -24,7 +24,7 @@ from storage.writing.removable import check_own_folders, is_removable
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` removed, or would."""
+    """The result of `collect`, or of a dry run of it."""
 
     paths: tuple[str, ...]
     """Paths relative to the store."""

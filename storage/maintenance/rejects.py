@@ -55,7 +55,7 @@ def count_rows(table: Table, version: TableVersion) -> int:
 
 
 class RejectKeys:
-    """Which rows of which sources were refused under which encoder, and which of them count no more."""
+    """Keys of refused rows, by source and encoder, and which of them count no more."""
 
     def __init__(self, table: Table, version: TableVersion) -> None:
         """Read the refused rows' keys."""

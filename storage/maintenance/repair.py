@@ -25,7 +25,7 @@ from storage.writing.staging import StagedArrays
 
 @dataclass(frozen=True)
 class Repaired:
-    """What `repair` did."""
+    """The result of `repair`."""
 
     version: int
     """The first version that names no damaged shard."""

@@ -29,7 +29,7 @@ INDEX_BYTES_A_PART = 64 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """What the index names of one array: encodings' tokens or latents, in the order in which they lie."""
+    """Rows of one array that the index names: encodings' tokens or latents, in the order in which they lie."""
 
     name: str
     """Name of the array inside its shard."""

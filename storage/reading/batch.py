@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedBatch:
-    """Which samples a batch will hold."""
+    """The plan of a batch: which samples it will hold."""
 
     ids: np.ndarray
     """int64 ``(batch,)``, into the sample index."""

@@ -33,7 +33,7 @@ NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahea
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """What an `EncodingDataset` reads, in what order, and how."""
+    """Configuration of an `EncodingDataset`: what it reads, in what order, and how."""
 
     fingerprint: str
     """The encoder whose encodings to read."""
@@ -89,13 +89,13 @@ class DatasetConfig:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """What decides what is drawn, and how often."""
+        """The settings that decide what is drawn, and how often."""
         words = list(self.flip_words) if self.flip else None
         return {"caption_choice": self.caption_choice, "flip_words": words, "repeats": dict(self.repeats)}
 
     @property
     def shuffle(self) -> BlockShuffle:
-        """How each epoch is shuffled."""
+        """The shuffle of each epoch."""
         return BlockShuffle(
             seed=self.seed, block_size=self.block_size, blocks_together=self.blocks_together, lanes=self.lanes
         )

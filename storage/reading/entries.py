@@ -1,4 +1,4 @@
-"""What an epoch goes through, found by its number where the epoch has come to: nothing of it is kept by the entry."""
+"""Entries that an epoch goes through, found by their numbers: nothing of them is kept one by one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Entries:
 
 
 class Drawn:
-    """What is drawn in an epoch: captions and orientations, functions of seed, epoch and entry alone."""
+    """Random choices of an epoch: captions and orientations, functions of seed, epoch and entry alone."""
 
     def __init__(self, index: SampleIndex, seed: int, epoch: int) -> None:
         self.index = index

@@ -1,4 +1,4 @@
-"""How an epoch's entries become batches: each of one shape of latents, and the same whatever the ranks.
+"""Batches of an epoch's entries: each of one shape of latents, and the same whatever the ranks.
 
 The entries of each shape are shuffled for themselves (`BlockShuffle`) and cut into global batches. Batches of several
 shapes are mixed so that each shape is spread over the whole epoch.
@@ -28,7 +28,7 @@ class RankEntries(NamedTuple):
     steps: np.ndarray
     """int64 ``(n,)``"""
     borrowed: bool
-    """Whether the rank has none, and holds one of another's."""
+    """Whether the rank has no entry of its own, and holds one of another's."""
 
 
 class GlobalBatch(NamedTuple):
@@ -68,7 +68,7 @@ class BatchOrder(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """How each epoch's entries become global batches."""
+    """Batches of all epochs: how each epoch's entries become global batches."""
 
     entries: Entries
     shuffle: BlockShuffle

@@ -1,4 +1,4 @@
-"""Which samples have one picture."""
+"""The pictures of an index: which samples have one in common."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ NO_CROP = (-1, -1, -1, -1)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to make an index of, and what to look up for it."""
+    """Selection of what an index is made of."""
 
     fingerprint: str
     """Fingerprint of the encoder whose samples are indexed."""

@@ -26,10 +26,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayRows:
-    """Where the samples' rows of one array lie."""
+    """Places of the samples' rows of one array."""
 
     array: str
-    """What to call it: ``latents``, whatever their shapes; of encodings, the array's name inside each shard."""
+    """Name of the array: ``latents``, whatever their shapes; of encodings, the array's name inside each shard."""
     shards: Sequence[str]
     """Names of shards."""
     names: Sequence[str]
@@ -79,7 +79,7 @@ class SampleIndex:
         """Width, height, left and top of each picture, beside `pooled`, int32 ``(n, 4)``; see `storage.Sample.crop`."""
         arrays = found.arrays
         self.pictures = Pictures(arrays["picture_samples"], arrays["picture_starts"]) if wanted.by_picture else None
-        """Which samples have one picture, where that was asked for."""
+        """Samples by picture, where that was asked for."""
         self.unit_ends = np.array(facts["unit_ends"], np.int64)
         """End of each source's units, which are its pictures where those are known, else its samples."""
         self._by_shape, self._shape_ends = arrays.get("by_shape"), [0, *facts["shape_ends"]]

@@ -23,7 +23,7 @@ ROUNDS_KEPT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class BlockShuffle:
-    """How an epoch is shuffled; two runs with the same values see the same order."""
+    """A shuffle of epochs; two runs with the same values see the same order."""
 
     seed: int = 0
     block_size: int = 64

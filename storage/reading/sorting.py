@@ -24,7 +24,7 @@ COLUMNS = ("source", "source_hash", "row")
 
 
 class SourceCount:
-    """What the first look counts."""
+    """Counts of each source's samples, from a first look at all rows."""
 
     def __init__(self, row_bits: int | None = None) -> None:
         """Count for groups of some ``2 ** row_bits`` samples; of `GROUP_ROWS` where it is None."""

@@ -17,7 +17,7 @@ from storage.store import EncodingStore
 
 @dataclass
 class ShardRows:
-    """What a shard adds to the store's tables."""
+    """Rows that a shard adds to the store's tables."""
 
     shard: str
     encodings: dict[tuple[str, str], EncodingRef] = field(default_factory=dict)

@@ -28,7 +28,7 @@ JOB = "optimize"
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizedTable:
-    """What was done to a table, or would be."""
+    """The result of `optimize` for a table, or of a dry run of it."""
 
     table: str
     files: int
