@@ -280,7 +280,7 @@ class TrainConfig(TrainSettings):
         return {
             "train_micro_batch_size_per_gpu": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `Plain` clips
+            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `ZeroStage0Optimizer` clips
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

@@ -1,7 +1,7 @@
 """What training needs of DeepSpeed that DeepSpeed does not promise: its private names, all of them here.
 
 `tests/training/test_deepspeed_internals.py` holds each of them against the installed version, and names the one that a
-new version changed. An engine whose optimiser is a `Plain` one (ZeRO 0) has none of DeepSpeed's own around it.
+new version changed. An engine whose optimiser is a `ZeroStage0Optimizer` has none of DeepSpeed's own around it.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmdiff.training.adamw_8bit import plain_adamw_8bit
+from llmdiff.training.adamw_8bit import zero_stage_0_adamw_8bit
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
-from llmdiff.training.plain import PlainAdamW
+from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
 
 
 def start(config: TrainConfig) -> torch.device:
@@ -112,9 +112,9 @@ def wrap(objective: Objective, config: TrainConfig) -> Any:
 def optimiser_of(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return the optimiser that a run asks for; under ZeRO 1 to 3 DeepSpeed clips."""
     if config.optimizer == "adamw_8bit":
-        return plain_adamw_8bit(groups, config.grad_clip, lr=config.learning_rate)
+        return zero_stage_0_adamw_8bit(groups, config.grad_clip, lr=config.learning_rate)
     if config.zero_stage == 0:
-        return PlainAdamW(groups, config.grad_clip, lr=config.learning_rate, fused=True)
+        return ZeroStage0AdamW(groups, config.grad_clip, lr=config.learning_rate, fused=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

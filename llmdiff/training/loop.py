@@ -11,7 +11,6 @@ from pathlib import Path
 import torch.distributed as dist
 
 from llmdiff.training.adamw_8bit import set_rate
-from llmdiff.training.batches import RankBatch, endless
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
 from llmdiff.training.learning_rate import learning_rate
@@ -19,6 +18,7 @@ from llmdiff.training.lock import locked
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
 from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
+from llmdiff.training.rank_batches import RankBatch, endless
 from llmdiff.training.setup import Run, prepare
 
 

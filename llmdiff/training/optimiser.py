@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmdiff.training import deepspeed_internals as internals
 from llmdiff.training.adamw_8bit import is_8bit, loaded, saved
-from llmdiff.training.plain import Plain
+from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_SCALE, WINDOW = 2.0**16, 1000
@@ -131,4 +131,4 @@ def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) ->
 
 def is_plain(engine: Any) -> bool:
     """Return whether the engine's optimiser is ZeRO 0's, with nothing of DeepSpeed around it."""
-    return isinstance(engine.optimizer, Plain)
+    return isinstance(engine.optimizer, ZeroStage0Optimizer)

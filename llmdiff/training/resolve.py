@@ -11,7 +11,7 @@ from typing import Any
 from llmdiff.adapter.config import check_bands
 from llmdiff.training.config import CONFIG, TrainConfig
 from llmdiff.training.kohya import read_repeats
-from llmdiff.training.whole import newest_state
+from llmdiff.training.newest_checkpoint import newest_state
 from storage import EncodingStore, caption_hash
 
 OLDER = "request.json"

@@ -14,8 +14,8 @@ import sys
 import traceback
 import warnings
 
+from llmdiff.process.parent_death import end_with_input
 from llmdiff.process.startup import leave, start_lightly
-from llmdiff.process.tied import end_with_input
 
 
 def main(arguments: list[str] | None = None) -> int:

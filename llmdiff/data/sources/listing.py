@@ -13,13 +13,13 @@ from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath, RemotePath, data_path
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.entries import entries_of, is_folder, is_special, why_no_data
+from llmdiff.data.sources.ignored_tables import INFO, STATE, ignored_tables
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
-from llmdiff.data.sources.leftovers import Leftovers
 from llmdiff.data.sources.naming import Naming, naming_in, naming_of
 from llmdiff.data.sources.records import read_records
 from llmdiff.data.sources.row_index import INDEX_NAMES
-from llmdiff.data.sources.set_aside import INFO, STATE, set_aside
 from llmdiff.data.sources.sidecars import caption_stems, samples_of
+from llmdiff.data.sources.unread_files import UnreadFiles
 
 NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES)
 """JSON files that tools leave beside data: descriptions and counts."""
@@ -69,7 +69,7 @@ class _Found:
     if_alone: list[tuple[DataPath, str, str]] = field(default_factory=list)
     """Files that are data where there are no other, and why they are not read beside others."""
     passed_over: dict[str, str] = field(default_factory=dict)
-    leftovers: Leftovers = field(default_factory=Leftovers)
+    unread_files: UnreadFiles = field(default_factory=UnreadFiles)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
     folders: list[tuple[DataPath, str]] = field(default_factory=list)
     """Of pictures."""
@@ -116,7 +116,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     found.look_elsewhere()
     if found.data:
         found.passed_over |= {name: why for _, name, why in found.if_alone}
-    found.passed_over |= found.leftovers.lines()
+    found.passed_over |= found.unread_files.lines()
     files = sorted(found.data or [(file, name) for file, name, _ in found.if_alone], key=lambda item: item[1])
     passed_over = {name: printable(why) for name, why in sorted(found.passed_over.items())}
     if not files and not may_be_empty:
@@ -157,7 +157,7 @@ def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: Na
         if is_folder(entry):
             folders.append(entry)
         elif entry.name[0] == ".":
-            found.leftovers.hidden(entry.name)
+            found.unread_files.hidden(entry.name)
         elif is_special(entry):
             found.passed_over[here + printable(entry.name)] = "a pipe, a socket or a device, and no file"
         else:
@@ -188,7 +188,7 @@ def _add_files(
     pictures = [file.name for file in files if is_picture(file)]
     found.folders += [(folder, here or "./")] if pictures else []
     stems = caption_stems(pictures)
-    found.leftovers.unknown(files)
+    found.unread_files.unknown(files)
     texts = [file for file in files if is_text(file)]
     jsons = [file for file in files if file.suffix.lower() == ".json"]
     beside = [file for file in (*texts, *jsons) if file.stem in stems]
@@ -208,13 +208,13 @@ def _add_files(
         used = {name for picture, of in samples for name in (found.columns.read_beside(of) if picture else of[:1])}
         others = [file for file in (*alone, *beside) if file.name not in used]
         beaten = "not of the captions that are named" if found.columns.captions else BEATEN
-        found.leftovers.add(others, beaten)
+        found.unread_files.add(others, beaten)
         return None
     if pictures:
         found.pictures[folder] = pictures
     if named_by is not None:
-        found.leftovers.add(beside, f"{named_by.name} names the pictures; their captions are read there")
-    found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
+        found.unread_files.add(beside, f"{named_by.name} names the pictures; their captions are read there")
+    found.unread_files.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
     found.if_alone += [(file, here + printable(file.name), OTHER_TEXT) for file in alone if kind_of(file)]
     return named_by
 
@@ -224,13 +224,13 @@ def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
     left_out = [file for file in files if found.columns.leaves_out(file)]
     if not left_out:
         return files
-    found.leftovers.add(left_out, "pictures of another ending than the one that is named")
+    found.unread_files.add(left_out, "pictures of another ending than the one that is named")
     read = [file for file in files if not found.columns.leaves_out(file)]
     if any(map(is_picture, read)):
         return read
     stems = caption_stems(file.name for file in left_out)
     beside = [file for file in read if file.stem in stems and (is_text(file) or file.suffix.lower() == ".json")]
-    found.leftovers.add(beside, "captions of pictures that are not read")
+    found.unread_files.add(beside, "captions of pictures that are not read")
     return [file for file in read if file not in beside]
 
 
@@ -239,7 +239,7 @@ def _tables(
 ) -> list[tuple[DataPath, str, Naming | None]]:
     """A folder's tables, with what each says of pictures, where there may be some below it; JSON is apart."""
     tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
-    aside = set_aside(folder, tables, names)
+    aside = ignored_tables(folder, tables, names)
     found.passed_over |= {here + printable(name): why for name, why in aside.items()}
     read = [table for table in tables if table.name not in aside]
     return [

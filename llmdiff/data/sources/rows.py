@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
-from llmdiff.data.sources.beside import read_below
 from llmdiff.data.sources.file_names import is_url, spelled
 from llmdiff.data.sources.limits import check_size, check_text
+from llmdiff.data.sources.remote_pictures import read_below
 
 URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")

@@ -13,11 +13,11 @@ from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.img2dataset import failed_rows_of
 from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import TEXTS, ending_of, is_picture, is_text
+from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_bytes import as_utf8

@@ -11,12 +11,12 @@ from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, printable
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.file_names import is_url
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
 from llmdiff.data.sources.records import SNIFFED, names_in, read_records
+from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Pair, Row, UnreadableShard, checked, column, hash_rows, pairs
 from llmdiff.data.sources.separated import list_in
 

@@ -21,7 +21,7 @@ SHOWN = 3
 
 
 @dataclass
-class Leftovers:
+class UnreadFiles:
     """Files below a path that are not read, by their ending and the reason."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)

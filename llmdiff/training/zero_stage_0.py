@@ -12,7 +12,7 @@ from torch import nn
 from llmdiff.training import deepspeed_internals as internals
 
 
-class Plain(torch.optim.Optimizer):
+class ZeroStage0Optimizer(torch.optim.Optimizer):
     """ZeRO 0's optimisers: like ZeRO's own they clip, tell the gradient's norm, and skip a step that is not finite."""
 
     clip = 0.0
@@ -40,5 +40,5 @@ class Plain(torch.optim.Optimizer):
         return super().step(closure)
 
 
-class PlainAdamW(Plain, torch.optim.AdamW):
+class ZeroStage0AdamW(ZeroStage0Optimizer, torch.optim.AdamW):
     """AdamW with moments of 32 bits."""

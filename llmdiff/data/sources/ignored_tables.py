@@ -20,7 +20,7 @@ UNREAD_SHARD = ".tfrecord"
 """A format of img2dataset's that is not read."""
 
 
-def set_aside(folder: DataPath, tables: Iterable[DataPath], names: set[str]) -> dict[str, str]:
+def ignored_tables(folder: DataPath, tables: Iterable[DataPath], names: set[str]) -> dict[str, str]:
     """Return by name which tables of a folder are no data, and why.
 
     Args:
