@@ -15,10 +15,11 @@ from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
-from llmdiff.adapter.prompts import Loaded, TextEncoder
+from llmdiff.adapter.prompts import LoadedAdapter
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.components import load_components
 from llmdiff.diffusion.xl import text_encoder_of
+from llmdiff.encoder.text_encoder import TextEncoder
 from llmdiff.model_files.base_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
 from llmdiff.model_files.checkpoint_file import checkpoint_path
 from llmdiff.model_files.named_files import check_pipeline_files
@@ -145,7 +146,7 @@ def check_pipeline(pipe: DiffusionPipeline) -> None:
 
 def read(
     adapter: str | os.PathLike[str], pipe: DiffusionPipeline, llm: str | os.PathLike[str] | TextEncoder | None
-) -> Loaded:
+) -> LoadedAdapter:
     """Reads an adapter folder into a pipeline's U-Net."""
     adapter = adapter_folder(adapter)
     unet = not_compiled(pipe.unet)
@@ -153,15 +154,15 @@ def read(
     encoder, following = find_encoder(pipe, weights.config, llm)
     check_encoder(adapter, weights.config, encoder)
     weights = weights.to(execution_device(pipe), unet.dtype)
-    loaded = Loaded(unet, weights.eval().requires_grad_(False), encoder, following)
+    loaded = LoadedAdapter(unet, weights.eval().requires_grad_(False), encoder, following)
     loaded.install()
     return loaded
 
 
-def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> Loaded:
+def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> LoadedAdapter:
     """The adapter of another pipeline."""
     adapter_of(source)
-    loaded: Loaded = source.encode_prompt.loaded
+    loaded: LoadedAdapter = source.encode_prompt.loaded
     if not_compiled(pipe.unet) is not loaded.unet:
         raise ValueError("the two pipelines have different U-Nets: load the adapter from its folder")
     return loaded

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +16,9 @@ from torch import Tensor, nn
 from llmdiff.adapter.adapter import LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, is_compiled, is_offloaded
 from llmdiff.adapter.padding import lead, pad, whole_length
+from llmdiff.encoder.text_encoder import TextEncoder
 
 PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
-
-
-class TextEncoder(Protocol):
-    """What `llmdiff.encoder.Encoder` and `BaseTextEncoder` have in common."""
-
-    @property
-    def hidden_size(self) -> int: ...
-
-    def __call__(self, captions: list[str]) -> list[Tensor]: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 class PromptEncoder:
@@ -36,12 +26,12 @@ class PromptEncoder:
 
     Everything a pipeline does with prompt embeddings (repeating, guidance, callbacks, giving them back as
     ``prompt_embeds``) works on the context, because it is one tensor that carries its padding. It ends in a row of
-    zeros, by which `Loaded` knows it. Where the pipeline has a ControlNet, the base's own text features lead it.
+    zeros, by which `LoadedAdapter` knows it. Where the pipeline has a ControlNet, the base's own text features lead it.
 
     A pipeline calls this before all else, wherever it has been moved by then: so adapter and LLM follow here.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, loaded: Loaded) -> None:
+    def __init__(self, pipe: DiffusionPipeline, loaded: LoadedAdapter) -> None:
         self.pipe = pipe
         self.loaded = loaded
         self.original = pipe.encode_prompt
@@ -158,7 +148,7 @@ class PromptEncoder:
         return args, {**kwargs, "encoder_hidden_states": text}
 
 
-class Loaded:
+class LoadedAdapter:
     """An adapter in a U-Net, what encodes captions for it, and the pipelines that share the U-Net.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Budget:
+class SharedBudget:
     """An amount of which threads take parts for a while. What is larger than all of it has it alone."""
 
     def __init__(self, amount: int) -> None:

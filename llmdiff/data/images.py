@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from llmdiff.data.buckets import Buckets
-from llmdiff.data.budget import Budget
+from llmdiff.data.budget import SharedBudget
 from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.image_files import known_formats
@@ -33,7 +33,7 @@ PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
 PROFILES_KEPT, MAX_PROFILE_KEPT = 64, 1024**2
 """Colour profiles whose conversion is kept, of at most so many bytes: a camera's pictures all have the same."""
 
-_decoding = Budget(PIXELS_AT_ONCE)
+_decoding = SharedBudget(PIXELS_AT_ONCE)
 
 
 class Crop(NamedTuple):

@@ -17,7 +17,7 @@ from llmdiff.compilation import check_compiler, compile_by_shape, uncompiled
 from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.model_files.model_folders import first_line
 
 AT_ONCE = 16
@@ -40,7 +40,7 @@ class LatentEncoder:
             if (found := vae.config.get(setting)) is not None:
                 raise ValueError(f"the autoencoder has {setting} {found!r}, expected None: a scaling_factor alone")
         self.vae, self.at_once, self.compiled = vae, at_once, False
-        self._budget = Budget(at_once, item="picture", unit="pictures")
+        self._budget = BatchBudget(at_once, item="picture", unit="pictures")
 
     @classmethod
     def from_pretrained(

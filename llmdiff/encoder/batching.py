@@ -17,7 +17,7 @@ CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a 
 
 
 @dataclass
-class Budget:
+class BatchBudget:
     """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
 
     tokens: int
@@ -50,7 +50,7 @@ def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
 
 
 def run_in_batches(
-    lengths: list[int], budget: Budget, run: Callable[[list[int]], Result]
+    lengths: list[int], budget: BatchBudget, run: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
     """Run ``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
 
@@ -73,7 +73,7 @@ def run_in_batches(
         left = [i for i in left if i not in finished]
 
 
-def _halved(indices: list[int], lengths: list[int], budget: Budget, error: Exception) -> int:
+def _halved(indices: list[int], lengths: list[int], budget: BatchBudget, error: Exception) -> int:
     """Return half of the budget, or of what the failed batch took of it."""
     used = len(indices) * max(lengths[i] for i in indices)
     if len(indices) == 1:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
@@ -72,7 +72,7 @@ class Encoder:
         self.llm = DecoderLLM(model, scores=Reading.parse(config.reading).takes_scores)
         self.config = resolve_template(tokenizer, with_dtype(self.llm, config))
         self.tokenizer, self.truncated = tokenizer, 0
-        self._budget = Budget(self.config.token_budget)
+        self._budget = BatchBudget(self.config.token_budget)
         check_fit(self.llm, self.tokenizer, self.config)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
@@ -204,7 +204,7 @@ def encode_tokens(
     tokens: Mapping[str, Tokens | BadCaption],
     copies: Mapping[str, int],
     padding: int,
-    budget: Budget,
+    budget: BatchBudget,
     progress: Progress | None,
 ) -> dict[str, Tensor | BadCaption]:
     """Return the encoding of each text, batch by batch, or why it has none; `progress` counts each text's copies."""

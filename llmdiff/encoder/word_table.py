@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kernels.langevin import TokenRows
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
 from llmdiff.encoder.llm import DecoderLLM
@@ -94,7 +94,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
         llm.stream(torch.tensor(ids, device=llm.device)[:, None], "sentence", langevin.fold)
         return langevin.c
 
-    for ids, rows in run_in_batches([1] * llm.vocabulary, Budget(config.token_budget), run):
+    for ids, rows in run_in_batches([1] * llm.vocabulary, BatchBudget(config.token_budget), run):
         table[torch.tensor(ids)] = rows.cpu()
     return table
 

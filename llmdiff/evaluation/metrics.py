@@ -105,7 +105,7 @@ class CLIPIQA:
         return {name: _array(nearer[:, i]) for i, name in enumerate(self.columns)}
 
 
-class Facts:
+class FactsScore:
     """Which kinds of stated fact hold in pictures of the synthetic shapes benchmark: 1 or 0."""
 
     columns = ("binding", *(fact for fact in FACTS if fact != "binding"))
@@ -134,7 +134,7 @@ def load_metric(spec: str) -> Metric:
     """Return a metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
     name, model = split_spec(spec)
     if name == "facts":
-        return Facts()
+        return FactsScore()
     if name not in _ON_MODELS:
         raise ValueError(f"metric {spec}: expected one of {', '.join(METRICS)}, found {name!r}")
     make, usual = _ON_MODELS[name]

@@ -39,7 +39,7 @@ class Header(NamedTuple):
     """What its writer had to say."""
 
 
-class Place(NamedTuple):
+class TensorSpan(NamedTuple):
     """Where in a file a tensor lies."""
 
     start: int
@@ -64,39 +64,39 @@ def read_header(file: Path) -> Header:
     try:
         tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", None)
-        places = sorted(_place(name, about) for name, about in tensors.items())
+        spans = sorted(_span(name, about) for name, about in tensors.items())
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{file}: expected a safetensors file, found {size} bytes without its header") from None
-    expected = 8 + length + max((place.stop for place in places), default=0)
+    expected = 8 + length + max((span.stop for span in spans), default=0)
     if size != expected:
         how = "is cut short" if size < expected else "goes on after its last tensor"
         raise ValueError(f"{file}: expected {expected} bytes, found {size}: the file {how}")
-    _check_places(file, places)
+    _check_spans(file, spans)
     shapes = {name: tuple(about["shape"]) for name, about in tensors.items()}
     return Header(shapes, metadata if isinstance(metadata, dict) else {})
 
 
-def _place(name: str, about: Mapping[str, Any]) -> Place:
+def _span(name: str, about: Mapping[str, Any]) -> TensorSpan:
     """Return where a tensor lies, as a header says it; ValueError, LookupError or TypeError where it says no such."""
     start, stop = about["data_offsets"]
     shape = tuple(about["shape"])
     if not all(type(number) is int and 0 <= number < MOST_NUMBERS for number in (start, stop, *shape)):
         raise ValueError(name)
-    return Place(start, stop, name, shape, str(about["dtype"]))
+    return TensorSpan(start, stop, name, shape, str(about["dtype"]))
 
 
-def _check_places(file: Path, places: list[Place]) -> None:
+def _check_spans(file: Path, spans: list[TensorSpan]) -> None:
     """Raise ValueError where tensors don't lie one after the other, each in as many bytes as its shape takes."""
     end = 0
-    for place in places:
-        if place.start != end or place.stop < end:
-            found = f"bytes {place.start} to {place.stop}"
-            raise ValueError(f"{file}: tensor {place.name!r}: expected it to begin at byte {end}, found {found}")
-        end = place.stop
-        bits = BITS.get(place.dtype)
-        if bits is not None and (expected := _numbers(place.shape) * bits // 8) != place.stop - place.start:
-            found = f"{place.stop - place.start} bytes of shape {list(place.shape)!s:.80}"
-            raise ValueError(f"{file}: tensor {place.name!r}: expected {expected} bytes, found {found}")
+    for span in spans:
+        if span.start != end or span.stop < end:
+            found = f"bytes {span.start} to {span.stop}"
+            raise ValueError(f"{file}: tensor {span.name!r}: expected it to begin at byte {end}, found {found}")
+        end = span.stop
+        bits = BITS.get(span.dtype)
+        if bits is not None and (expected := _numbers(span.shape) * bits // 8) != span.stop - span.start:
+            found = f"{span.stop - span.start} bytes of shape {list(span.shape)!s:.80}"
+            raise ValueError(f"{file}: tensor {span.name!r}: expected {expected} bytes, found {found}")
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from llmdiff.encoder.encoder import Encoder
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.shared_pass import encode_readings
+from llmdiff.encoder.text_encoder import TextEncoder
 from llmdiff.probe.captions import ProbeCaptions
 from llmdiff.probe.fit import Figures, ProbeConfig, prepare_probe
 
@@ -30,14 +31,8 @@ Progress = Callable[[int], None]
 Key = TypeVar("Key")
 
 
-class TextEncoder(Protocol):
-    """What makes encodings of captions: an LLM's encoder, or a diffusion model's own."""
-
-    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
-
-
 @dataclass(frozen=True)
-class Row:
+class ProbeResult:
     """What was found of one kind of encodings."""
 
     reading: str
@@ -61,18 +56,18 @@ class Probing:
     def __init__(self, config: ProbeConfig, reach: int) -> None:
         self.config, self.reach = config, reach
         self.captions = ProbeCaptions.draw(config.captions, config.tests, config.seed)
-        self.rows: dict[tuple[str, str], Row] = {}
+        self.rows: dict[tuple[str, str], ProbeResult] = {}
         self.kept: dict[tuple[str, str], list[Tensor]] = {}
 
     def add(self, template: str, encodings: Mapping[str, list[Tensor]], progress: Progress | None = None) -> None:
         """Probe encodings of `ProbeCaptions.all` by their readings, all of one template."""
         for reading, on_top in run_probes(encodings, self.captions, 0, self.config, progress).items():
-            self.rows[reading, template] = Row(reading, template, on_top)
+            self.rows[reading, template] = ProbeResult(reading, template, on_top)
             self.kept[reading, template] = encodings[reading]
         best = sorted(self.kept, key=lambda key: -self.rows[key].on_top.mean)
         self.kept = {key: self.kept[key] for key in best[: self.reach]}
 
-    def finish(self, progress: Progress | None = None) -> list[Row]:
+    def finish(self, progress: Progress | None = None) -> list[ProbeResult]:
         """Probe the best within reach, and return all rows in the order in which they came."""
         found = run_probes(self.kept, self.captions, REFINER, self.config, progress)
         self.rows |= {key: replace(self.rows[key], in_reach=figures) for key, figures in found.items()}
@@ -83,7 +78,7 @@ class Probing:
 class Recommendation(NamedTuple):
     """What to encode with, and whether to train an adapter with a refiner on it."""
 
-    row: Row
+    row: ProbeResult
     refiner: bool
 
     @property
@@ -94,7 +89,7 @@ class Recommendation(NamedTuple):
         return found
 
 
-def recommend(rows: Sequence[Row]) -> Recommendation:
+def recommend(rows: Sequence[ProbeResult]) -> Recommendation:
     """Return the row with the highest mean of the four figures, with a refiner only where that is clearly higher."""
     found = [Recommendation(row, False) for row in rows]
     refined = [Recommendation(row, True) for row in rows if row.in_reach is not None]

@@ -15,7 +15,7 @@ from llmdiff.shapes.captions import PROMPT
 from storage.hashing import canonical_json, content_hash
 
 
-class Reading(BaseModel):
+class StudyReading(BaseModel):
     """What encodes captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,7 +6,6 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,17 +13,10 @@ from torch import Tensor
 
 from llmdiff.data.encode.known import new_captions
 from llmdiff.data.rejects import BadRow
+from llmdiff.encoder.text_encoder import TextEncoder
 from storage import EncodingStore, Reject, ShardWriter
 
 logger = logging.getLogger(__name__)
-
-
-class TextEncoder(Protocol):
-    """What `llmdiff.encoder.Encoder` and `llmdiff.diffusion.text.BaseTextEncoder` have in common."""
-
-    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ class Picture(NamedTuple):
     crop: Crop
 
 
-class Loaded(NamedTuple):
+class LoadedRow(NamedTuple):
     """What was read of a row, without its picture's bytes; or why it can't be used."""
 
     number: int
@@ -57,7 +57,7 @@ class Step(NamedTuple):
     """Their pictures, which are of one size: uint8 ``(picture, height, width, 3)``."""
     done: int
     """Rows that are done with this step."""
-    rows: list[Loaded]
+    rows: list[LoadedRow]
     """The rows of a whole chunk, with its last step; none before."""
     known: dict[str, set[str]]
     """Hashes of the chunk's captions that the store has encodings of, by fingerprint."""
@@ -143,7 +143,7 @@ class ShardReader:
 
     def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, ReadRow, Decoded]]) -> Iterator[Step]:
         at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
-        loaded: list[Loaded] = []
+        loaded: list[LoadedRow] = []
         batches: dict[tuple[int, ...], list[tuple[np.ndarray, Picture]]] = {}
         done = 0
         for number, row, decoded in rows:
@@ -160,7 +160,7 @@ class ShardReader:
             yield self._step(chunk, batch, 0, [])
         yield self._step(chunk, last, len(loaded) - done, loaded)
 
-    def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[Loaded]) -> Step:
+    def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[LoadedRow]) -> Step:
         """Lay pictures of one size side by side."""
         pixels = {picture.latent_key: pixels for pixels, picture in batch}
         new = [key for key in pixels if key not in chunk.latents and key not in self.planned]
@@ -222,9 +222,9 @@ def _hash(row: Row | BadRow) -> str:
     return content_hash(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else ""
 
 
-def _loaded(number: int, row: ReadRow, decoded: Decoded) -> Loaded:
+def _loaded(number: int, row: ReadRow, decoded: Decoded) -> LoadedRow:
     if not isinstance(row, Row):
-        return Loaded(number, row)
+        return LoadedRow(number, row)
     if isinstance(decoded, BadRow):
-        return Loaded(number, BadRow(decoded.reason, row.place + decoded.detail))
-    return Loaded(number, row._replace(image=None), None if decoded is None else decoded[1])
+        return LoadedRow(number, BadRow(decoded.reason, row.place + decoded.detail))
+    return LoadedRow(number, row._replace(image=None), None if decoded is None else decoded[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmdiff.data.encode.captions import as_bits, reject
 from llmdiff.data.encode.encoder_set import EncoderSet
-from llmdiff.data.encode.reading import Loaded, Picture
+from llmdiff.data.encode.reading import LoadedRow, Picture
 from llmdiff.data.encode.repeats import RowContent, content_of
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
@@ -46,7 +46,7 @@ class RowWriter:
                 self.report.captions += 1
                 self.report.tokens += len(bits)
 
-    def add_rows(self, rows: Sequence[Loaded], failed: Mapping[str, BadRow]) -> None:
+    def add_rows(self, rows: Sequence[LoadedRow], failed: Mapping[str, BadRow]) -> None:
         """Add rows to the samples, the repeats or the rejects.
 
         `failed` says of captions, by hash, why they have no encoding.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from llmdiff.data.remote.place import Facts, Refusal
+from llmdiff.data.remote.place import FileFacts, Refusal
 
 TRIES = 6
 """How often a request is made, as long as none brings a byte."""
@@ -36,7 +36,7 @@ class _Busy(Exception):
 
 
 def read_range(url: str, start: int, stop: int | None, tag: str = "", headers: Mapping[str, str] = {}) -> bytes:
-    """Return the bytes of a file from `start` to `stop`, or to its end; errors as of `Place.read`.
+    """Return the bytes of a file from `start` to `stop`, or to its end; errors as of `RemotePlace.read`.
 
     Args:
         url: of the file.
@@ -60,7 +60,7 @@ def read_range(url: str, start: int, stop: int | None, tag: str = "", headers: M
     return bytes(data)
 
 
-def facts_of(url: str, headers: Mapping[str, str] = {}) -> Facts | None:
+def facts_of(url: str, headers: Mapping[str, str] = {}) -> FileFacts | None:
     """Return what a server says of a file; None where it has none.
 
     It is asked for the first byte, for an address that was signed for reading is refused to a HEAD.
@@ -131,7 +131,7 @@ def _check(answer: httpx.Response, url: str) -> None:
     raise ValueError(f"{without_secrets(url)}: expected a file, found {status}")
 
 
-def _facts(answer: httpx.Response) -> Facts:
+def _facts(answer: httpx.Response) -> FileFacts:
     """Return what an answer to a request for the first byte says of the file."""
     size = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if answer.status_code == 200:
@@ -139,7 +139,7 @@ def _facts(answer: httpx.Response) -> Facts:
     if not size.isdecimal():
         raise ValueError(f"{without_secrets(str(answer.url))}: expected a file of known size, found none")
     tag = answer.headers.get("ETag", "")
-    return Facts(
+    return FileFacts(
         int(size),
         _time(answer.headers.get("Last-Modified", "")),
         "" if tag.startswith("W/") else tag.strip('"'),  # a weak one is not of the bytes

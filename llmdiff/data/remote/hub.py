@@ -22,7 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from llmdiff.data.remote.http import read_range
-from llmdiff.data.remote.place import Child, Facts, Refusal
+from llmdiff.data.remote.place import Child, FileFacts, Refusal
 
 KIND = "dataset"
 NAME = re.compile(r"(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/:]+|[^/:]+))?(?P<rest>[/:].*)?")
@@ -37,7 +37,7 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set at a commit; see `llmdiff.data.remote.place.Place`.
+    """A data set at a commit; see `llmdiff.data.remote.place.RemotePlace`.
 
     The hub's address and the token are those of huggingface_hub: ``HF_ENDPOINT``, ``HF_TOKEN``.
     """
@@ -70,7 +70,7 @@ class Hub:
             except EntryNotFoundError:
                 return
 
-    def facts(self, key: str) -> Facts | None:
+    def facts(self, key: str) -> FileFacts | None:
         if not key:
             return None
         with _naming(self.address(key)):
@@ -78,7 +78,7 @@ class Hub:
         return next((_facts(entry) for entry in found if isinstance(entry, RepoFile)), None)
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:
-        """See `Place.read`; a commit never changes."""
+        """See `RemotePlace.read`; a commit never changes."""
         url = hf_hub_url(self.repo, key, repo_type=KIND, revision=self.commit, endpoint=self.endpoint)
         return read_range(url, start, stop, headers=build_hf_headers())
 
@@ -136,8 +136,8 @@ def _files_of_split(card: Any, split: str) -> tuple[str, ...]:
     return tuple(path for each in files for path in ([each] if isinstance(each, str) else each))
 
 
-def _facts(entry: RepoFile) -> Facts:
-    return Facts(entry.size, tag=entry.blob_id, sha256="" if entry.lfs is None else entry.lfs.sha256)
+def _facts(entry: RepoFile) -> FileFacts:
+    return FileFacts(entry.size, tag=entry.blob_id, sha256="" if entry.lfs is None else entry.lfs.sha256)
 
 
 @contextmanager

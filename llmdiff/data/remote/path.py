@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from llmdiff.cached import cached_attribute
-from llmdiff.data.remote.place import Child, Facts, Place, Refusal
+from llmdiff.data.remote.place import Child, FileFacts, Refusal, RemotePlace
 from llmdiff.data.remote.read_ahead import ReadAhead
 
 BUFFER = 64 * 1024
@@ -19,12 +19,15 @@ BUFFER = 64 * 1024
 
 
 class RemotePath:
-    """A path of a `Place`. As `os.DirEntry` does, it keeps what a listing said of it, and asks once for what it lacks.
+    """A path of a `RemotePlace`.
 
-    A pickled one keeps its own facts and forgets the listing around it.
+    As `os.DirEntry` does, it keeps what a listing said of it, and asks once for what it lacks. A pickled path keeps its
+    own facts and forgets the listing around it.
     """
 
-    def __init__(self, place: Place, key: str, known: Child | None = None, parent: RemotePath | None = None) -> None:
+    def __init__(
+        self, place: RemotePlace, key: str, known: Child | None = None, parent: RemotePath | None = None
+    ) -> None:
         self.place = place
         self.key = key
         self._known = known
@@ -96,7 +99,7 @@ class RemotePath:
         return self  # there are no links
 
     @cached_attribute
-    def facts(self) -> Facts | None:
+    def facts(self) -> FileFacts | None:
         """What is known of the file; None where there is none."""
         known = self._known
         return self.place.facts(self.key) if known is None or not (known.is_folder or known.facts) else known.facts

@@ -16,7 +16,7 @@ class Refusal(ConnectionError):
         self.errno = errno.EACCES
 
 
-class Facts(NamedTuple):
+class FileFacts(NamedTuple):
     """What a place knows of a file without reading it."""
 
     size: int
@@ -44,11 +44,11 @@ class Child(NamedTuple):
 
     name: str
     is_folder: bool
-    facts: Facts | None = None
+    facts: FileFacts | None = None
     """None for a folder, and where the listing does not say."""
 
 
-class Place(Protocol):
+class RemotePlace(Protocol):
     """A bucket, a web server or a data set of the hub. It is pickled with the shards that lie there.
 
     Keys are paths below it, without a slash at either end. Every method raises ConnectionError where the place does not
@@ -64,7 +64,7 @@ class Place(Protocol):
     def children(self, key: str) -> Iterator[Child]:
         """Give what lies directly in a folder, a page of the listing at a time; nothing where there is no folder."""
 
-    def facts(self, key: str) -> Facts | None:
+    def facts(self, key: str) -> FileFacts | None:
         """Return what is known of a file; None where there is none."""
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:

@@ -12,14 +12,14 @@ from typing import ClassVar, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from llmdiff.data.remote.http import facts_of, read_range, without_secrets
-from llmdiff.data.remote.place import Child, Facts
+from llmdiff.data.remote.place import Child, FileFacts
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
 class Web:
-    """A web server; see `llmdiff.data.remote.place.Place`."""
+    """A web server; see `llmdiff.data.remote.place.RemotePlace`."""
 
     can_list: ClassVar[bool] = False
 
@@ -36,8 +36,8 @@ class Web:
         for name, is_folder in sorted({(rest.partition("/")[0], "/" in rest) for rest in rests}):
             yield Child(name, is_folder)
 
-    def facts(self, key: str) -> Facts | None:
-        """See `Place.facts`; servers make a tag of a file's time and size, which two files may share."""
+    def facts(self, key: str) -> FileFacts | None:
+        """See `RemotePlace.facts`; servers make a tag of a file's time and size, which two files may share."""
         if self._inside(key):  # a folder
             return None
         found = facts_of(self._url(key))
@@ -47,7 +47,7 @@ class Web:
         return read_range(self._url(key), start, stop, tag)
 
     def only(self, key: str) -> Self:
-        """See `Place.only`: of the files of other endings alone may some lie beside a file, as pictures or a list."""
+        """See `RemotePlace.only`; what lies beside a file, as a list does, has another ending than the file."""
         below = self._inside(key)
         beside = [file for file in self._inside(posixpath.dirname(key)) if _ending(file[0]) != _ending(key)]
         return type(self)(self.root, tuple(below or [(key, dict(self.files).get(key, "")), *beside]))
