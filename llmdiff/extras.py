@@ -41,7 +41,7 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
 
 
 def require_for(package: str, what: str) -> None:
-    """Raise a ModuleNotFoundError that names `what` and the extra, where a package of `PACKAGES` is not installed."""
+    """Raise a ModuleNotFoundError that names `what` and the extra, if a package of `PACKAGES` is not installed."""
     title, extra = PACKAGES[package]
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"{what} needs {title}: pip install 'llmdiff[{extra}]'", name=package)

@@ -1,4 +1,4 @@
-"""The Langevin step of Algorithm 1: one transformer block's scores folded into the text encoding."""
+"""The Langevin step of Algorithm 1, which folds one transformer block's scores into the text encoding."""
 
 from kernels.langevin.ops import langevin_step
 from kernels.langevin.reference import TokenRows, gaussian

@@ -18,7 +18,7 @@ CHUNK_ELEMENTS = 1 << 17  # worked on at once: its temporaries stay in a core's 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """Which token of which caption each row of an encoding is.
+    """The token and the caption that each row of an encoding belongs to.
 
     position: int32 (row,). The token's index in its caption; negative: padding, a row that is left as it is.
     caption: int64 (row,). 64 bits of the caption's hash, for the noise.
@@ -129,7 +129,7 @@ def gaussian(rows: TokenRows, hidden: int, seed: int, block: int) -> Tensor:
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox 4x32-10 (Salmon et al., 2011): int64 tensors that hold 32-bit words, in and out."""
+    """Compute Philox 4x32-10 (Salmon et al., 2011) on int64 tensors that hold 32-bit words; return such tensors."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):

@@ -13,7 +13,7 @@ FILES = (WEIGHTS, CONFIG)
 
 
 def write_files(folder: Path, weights: bytes, config: AdapterConfig) -> None:
-    """Write an adapter's folder; where that is cut short over an older adapter, it is refused as damaged."""
+    """Write an adapter's folder; one that was cut short over an older adapter is later refused as damaged."""
     from storage.io.files import write_file  # for what is written alone
 
     folder.mkdir(parents=True, exist_ok=True)

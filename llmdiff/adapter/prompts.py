@@ -22,7 +22,7 @@ PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
 
 
 class PromptEncoder:
-    """Stands in for a pipeline's ``encode_prompt``: the adapter's context goes where text features went.
+    """Takes the place of a pipeline's ``encode_prompt`` and returns the adapter's context instead of text features.
 
     Everything a pipeline does with prompt embeddings (repeating, guidance, callbacks, giving them back as
     ``prompt_embeds``) works on the context, because it is one tensor that carries its padding. It ends in a row of
@@ -39,7 +39,7 @@ class PromptEncoder:
 
     @property
     def text_tokens(self) -> int:
-        """How many of the base's own text features lead a context."""
+        """Number of the base's own text features that lead a context."""
         if self.has_controlnet:
             return int(self.pipe.tokenizer.model_max_length)
         return self.loaded.adapter.config.base_tokens
@@ -51,7 +51,7 @@ class PromptEncoder:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         """Return contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each.
 
-        Called as the pipeline's own. Pooled text features, which SDXL has besides, stay the base's.
+        It is called as the pipeline's own method. Pooled text features, which SDXL has besides, stay the base's.
         """
         call = self.signature.bind(*args, **kwargs)
         call.apply_defaults()
@@ -92,7 +92,7 @@ class PromptEncoder:
 
     @contextmanager
     def llm_at(self, device: torch.device) -> Iterator[None]:
-        """The LLM where the pipeline computes; that of an offloaded one leaves again."""
+        """Move the LLM to the pipeline's device; after the block, return that of an offloaded pipeline to the CPU."""
         for module in self.loaded.following:
             module.to(device)
         try:
@@ -142,7 +142,7 @@ class PromptEncoder:
         del self.pipe.llm_adapter, self.pipe.encode_prompt
 
     def text_alone(self, controlnet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Before a ControlNet: of a context, the base's own text features, which it was trained on."""
+        """Give a ControlNet only the base's own text features of a context, which it was trained on."""
         width = self.loaded.adapter.config.context_dim
         text = kwargs["encoder_hidden_states"][:, : self.text_tokens, :width].contiguous()
         return args, {**kwargs, "encoder_hidden_states": text}

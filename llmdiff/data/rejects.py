@@ -26,12 +26,12 @@ Reason = Literal[
     "no_embedding",
     "control_token",
 ]
-"""What the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
+"""Reasons that the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
 TRY_AGAIN: tuple[Reason, ...] = ("no_answer",)
 """Reasons that may have gone by the next run; the others are final."""
 
 LONGEST = 500
-"""Characters of a detail: a caption that it quotes may be megabytes long."""
+"""Most characters of a detail: a caption that it quotes may be megabytes long."""
 
 
 class BadRow(ValueError):

@@ -126,4 +126,4 @@ FAMILIES: dict[Family, dict[str, dict[str, Any]]] = {
 }
 """Each part's configuration by its name; `llmdiff.diffusion.single_file` adds what a file says of itself."""
 SIDES = {"epsilon": 64, "v_prediction": 96}
-"""Side of the latents that an SD 2.x was made for, by what it predicts."""
+"""Side of the latents that an SD 2.x model was made for, by what it predicts."""

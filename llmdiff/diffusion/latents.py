@@ -21,7 +21,7 @@ from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.model_files.model_folders import first_line
 
 AT_ONCE = 16
-"""Pictures that the autoencoder takes at once, unless memory runs out."""
+"""Most pictures in one pass of the autoencoder, unless memory runs out."""
 
 
 class LatentEncoder:
@@ -29,7 +29,7 @@ class LatentEncoder:
 
     Args:
         vae: the autoencoder, its weights in the dtype of its passes.
-        at_once: the most pictures of a pass. Half of them are taken from then on whenever memory runs out.
+        at_once: the most pictures of a pass. It is halved from then on whenever memory runs out.
 
     Raises:
         ValueError: the autoencoder's latents are normalised by more than a factor.
@@ -76,12 +76,12 @@ class LatentEncoder:
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent."""
+        """Side of the square of pixels that becomes one latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
-        """Image ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16.
+        """Return latents ``(batch, channel, height/f, width/f)`` float16 of images ``(batch, height, width, 3)`` uint8.
 
         Raises:
             ValueError: the images are of another dtype or shape.

@@ -18,17 +18,17 @@ CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a 
 
 @dataclass
 class BatchBudget:
-    """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
+    """Tokens in a batch, padding included. A size for which memory did not suffice is not tried again."""
 
     tokens: int
     item: str = "caption"
-    """What a batch is made of, for messages."""
+    """Name of what a batch is made of, for messages."""
     unit: str = "tokens"
-    """What its size is counted in."""
+    """Name of what its size is counted in, for messages."""
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Yield batches of captions' indices, of like length, longest first, at most ``budget`` tokens with padding.
+    """Yield batches of captions' indices, of similar length, longest first, at most ``budget`` tokens with padding.
 
     A batch ends where it is full, or where a share of it would be padding (and it is no small batch). A caption longer
     than the budget is a batch of its own.

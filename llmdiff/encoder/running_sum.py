@@ -1,4 +1,4 @@
-"""An encoding while the LLM runs: what each block brings goes into it, and is forgotten."""
+"""An encoding while the LLM runs: each block's contribution is added to it, and not kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RunningSum:
         """Take the first block's input, the embeddings (batch, token, hidden)."""
 
     def fold(self, score: BlockScore) -> None:
-        """Take what a block did."""
+        """Add a block's contribution."""
         raise NotImplementedError
 
     def end(self, x: Tensor) -> None:
@@ -44,7 +44,7 @@ class RunningSum:
         return torch.isfinite(self.c).flatten(1).all(dim=1)
 
     def _on_rows(self, flat: Tensor) -> Tensor:
-        """Return what of padded outputs (batch * token, ...) belongs to each row, where the sum is: (row, ...)."""
+        """Return the rows (row, ...) of padded outputs (batch * token, ...), on the device of the sum."""
         here = flat.to(self.c.device)
         return here if self.rows.source is None else here.index_select(0, self.rows.source)
 

@@ -9,7 +9,7 @@ from llmdiff.encoder.config import CHAT, EncoderConfig, TemplateKeep
 from llmdiff.model_files.model_folders import first_line
 
 TODAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
-"""Put before a chat template, so that one that tells today's date gives the same encodings on any day."""
+"""Macro put before a chat template, so that one with today's date gives the same encodings on any day."""
 
 
 def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
@@ -49,7 +49,7 @@ def _begins_itself(tokenizer: Any) -> bool:
 
 
 def caption_span(tokenizer: Any, template: str, caption: str, ids: list[int], split: bool) -> tuple[int, int]:
-    """Return the range of a text's tokens that hold letters of its caption; of none, where they would be.
+    """Return the range of a text's tokens that hold letters of its caption; an empty range where there are none.
 
     A tokenizer that cannot say which letters a token is of is taken at what it makes of the template's parts alone.
 

@@ -50,7 +50,7 @@ def load_or_make_table(
 
 
 class WordTable:
-    """A file's tensor (vocabulary, band, hidden), float32 (float64 for float64), of which rows are read as needed.
+    """A file's tensor (vocabulary, band, hidden), float32 (float64 for float64), whose rows are read as needed.
 
     Mapped into memory, a few hundred scattered rows would bring in the whole of it, half a gigabyte for a Llama.
     """
@@ -100,7 +100,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
 
 
 def _whole(path: Path) -> bool:
-    """Return whether a table is there; one that was cut short (a disk that lost power) is made again."""
+    """Return whether there is a whole table; one that was cut short (a disk that lost power) is made again."""
     if not path.is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a base's folder or file lacks, found before anything heavy is loaded; hub names are left to the hub."""
+"""Check a base's folder or file before anything heavy is loaded; hub names are left to the hub."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do withou
 }
 XL_PARTS = ("text_encoder_2", "tokenizer_2")  # which an SDXL has besides
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
-"""A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
+"""Names of a part's files of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, shards."""
 
 
 def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: bool = True) -> None:
-    """FileNotFoundError or ValueError where a path is no Stable Diffusion with these parts, or none for an adapter.
+    """Raise FileNotFoundError or ValueError where a path is no Stable Diffusion with these parts for an adapter.
 
     Args:
         name_or_folder: a folder, or a single file; a hub name passes.

@@ -1,4 +1,4 @@
-"""Safetensors files by what their headers say; nothing of the weights is read."""
+"""Read and check the headers of safetensors files; no weights are read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; the library reads no longer one."""
+"""Most bytes of a header that the library reads."""
 MOST_NUMBERS = 2**63
-"""Of a tensor; the library counts no further."""
+"""Most numbers that the library counts in a tensor."""
 BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
     **dict.fromkeys(("I32", "U32", "F32"), 32),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
-"""Of a number, by its type; of later types, nothing is known here."""
+"""Bits of a number, by type; later types are unknown here."""
 
 
 def check_safetensors(file: Path) -> None:
@@ -31,19 +31,19 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 class Header(NamedTuple):
-    """What a file says of itself."""
+    """Content of a file's header."""
 
     shapes: dict[str, tuple[int, ...]]
-    """Of each tensor, by its name."""
+    """Shape of each tensor, by its name."""
     metadata: dict[str, Any]
-    """What its writer had to say."""
+    """The file's metadata."""
 
 
 class TensorSpan(NamedTuple):
-    """Where in a file a tensor lies."""
+    """The bytes of a file that hold a tensor."""
 
     start: int
-    """Bytes after the header."""
+    """First byte, counted from the end of the header."""
     stop: int
     name: str
     shape: tuple[int, ...]
@@ -51,9 +51,9 @@ class TensorSpan(NamedTuple):
 
 
 def read_header(file: Path) -> Header:
-    """Return what a file says of itself; raise ValueError as `check_safetensors`.
+    """Return the header of a file; raise ValueError as `check_safetensors`.
 
-    As the library does, it is refused where tensors overlap, leave a gap, or have other sizes than their shapes.
+    As in the library, a file is refused whose tensors overlap, leave a gap, or have other sizes than their shapes.
     """
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise ValueError(f"{file}: expected a safetensors file, found a folder or a device")
@@ -77,7 +77,7 @@ def read_header(file: Path) -> Header:
 
 
 def _span(name: str, about: Mapping[str, Any]) -> TensorSpan:
-    """Return where a tensor lies, as a header says it; ValueError, LookupError or TypeError where it says no such."""
+    """Return a tensor's span from its entry; ValueError, LookupError or TypeError where the entry is not valid."""
     start, stop = about["data_offsets"]
     shape = tuple(about["shape"])
     if not all(type(number) is int and 0 <= number < MOST_NUMBERS for number in (start, stop, *shape)):

@@ -1,4 +1,4 @@
-"""What reading single-file checkpoints needs of diffusers that it does not promise, all here.
+"""All private names of diffusers that reading single-file checkpoints needs, though they are not promised.
 
 `tests/adapter/test_single_file_internals.py` holds it against the installed version.
 """
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 UNKNOWN = "v1"
-"""What diffusers takes a file for of which it knows nothing."""
+"""Model type that diffusers gives to a file that it does not know."""
 
 
 class _Shaped:
-    """What stands for a tensor where its shape alone is asked for."""
+    """A stand-in for a tensor of which only the shape is asked for."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape

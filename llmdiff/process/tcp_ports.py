@@ -6,7 +6,7 @@ import random
 import socket
 
 CHOSEN_FROM = range(20_000, 32_000)
-"""Below the ports that systems give to connections: one of those may be taken before a server listens there."""
+"""Ports below those that systems give to connections, which may be taken before a server listens there."""
 TRIES = 1000
 
 

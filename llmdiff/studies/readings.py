@@ -16,7 +16,7 @@ from storage.hashing import canonical_json, content_hash
 
 
 class StudyReading(BaseModel):
-    """What encodes captions."""
+    """The choice of what encodes captions in a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class StudyReading(BaseModel):
 
     @property
     def key(self) -> str:
-        """A short name of all that is set."""
+        """Short name made of all settings."""
         return content_hash(canonical_json(self.model_dump()).encode())[:8]
 
     def load(self, diffusion: str) -> Encoder | BaseTextEncoder:

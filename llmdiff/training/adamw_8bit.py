@@ -15,7 +15,7 @@ from llmdiff.extras import require_for
 from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
 
 CODES, SCALE = ".codes", ".scale"
-"""Ends of the names under which the two tensors of a moment are saved."""
+"""Endings of the names under which a moment's two tensors are saved."""
 
 
 def zero_stage_0_adamw_8bit(groups: Any, clip: float, **options: Any) -> ZeroStage0Optimizer:
@@ -24,7 +24,7 @@ def zero_stage_0_adamw_8bit(groups: Any, clip: float, **options: Any) -> ZeroSta
     from torchao.optim import AdamW8bit
 
     class ZeroStage0AdamW8bit(ZeroStage0Optimizer, AdamW8bit):
-        """torchao's AdamW."""
+        """AdamW of torchao with moments of 8 bits, as an optimiser of ZeRO stage 0."""
 
         eight_bit = True
 
@@ -45,12 +45,12 @@ def is_8bit(optimiser: Any) -> bool:
 
 
 def saved(moment: Any) -> dict[str, Tensor]:
-    """Return the tensors of a moment by the end of their names; one of 32 bits is itself."""
+    """Return the tensors of a moment by the endings of their names; a moment of 32 bits is one tensor."""
     return {CODES: moment.codes, SCALE: moment.scale} if hasattr(moment, "codes") else {"": moment}
 
 
 def loaded(tensors: Mapping[str, Tensor], name: str, signed: bool, parameter: Tensor) -> Tensor:
-    """Return a parameter's moment of the `tensors` that `saved` gave; the first moment is signed, the second is not."""
+    """Return a parameter's moment from the `tensors` of `saved`; the first moment is signed, the second is not."""
     if name in tensors:
         return tensors[name].to(parameter.device, copy=True)
     from torchao.optim.subclass_8bit import OptimState8bit

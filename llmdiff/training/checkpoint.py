@@ -61,7 +61,7 @@ def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor])
 
 
 def load_adapter(path: Path) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint or its ``ema``."""
+    """Return the weights in a checkpoint's folder or its ``ema``."""
     return load_file(path / WEIGHTS)
 
 
@@ -71,7 +71,7 @@ def load_moments(path: Path) -> dict[str, Tensor]:
 
 
 def newest(folder: Path, device: torch.device) -> Path | None:
-    """Return the newest checkpoint that is whole, as the first process finds it; ValueError where all are damaged."""
+    """Return the newest whole checkpoint that the first process finds; ValueError where all are damaged."""
 
     def find() -> str:
         found = newest_whole(folder)

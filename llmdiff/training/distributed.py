@@ -1,4 +1,4 @@
-"""One process or many: DeepSpeed's start-up, on a CPU as on GPUs."""
+"""Start DeepSpeed in one process or many, on a CPU or on GPUs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def join() -> None:
 
 
 def check_alike(config: TrainConfig, device: torch.device) -> None:
-    """Raise ValueError on every process where one has read another configuration."""
+    """Raise ValueError on every process if one of them has read another configuration."""
     found = zlib.crc32(config.model_dump_json().encode())
     ends = torch.tensor([found, -found], device=device)
     dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the least, and minus the greatest

@@ -15,7 +15,7 @@ from storage import EncodingStore
 from storage.reading.trainable import trainable_rows
 
 SAMPLE = 2048
-"""Captions that the statistics are of, at most."""
+"""Most captions that the statistics are computed of."""
 
 
 def set_statistics(

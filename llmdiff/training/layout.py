@@ -81,7 +81,7 @@ def pretrain_layout(
 
 
 def new_log(path: Path) -> TextIO:
-    """Return an empty file in the place of one that an attempt before left, whose reader must see another file."""
+    """Return a new empty file in place of the one of an earlier attempt, so that its readers see another file."""
     part = path.with_suffix(".part")
     file = part.open("w")
     part.replace(path)
@@ -104,7 +104,7 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
 
 
 def layout_of(latents: Tensor) -> Tensor:
-    """Return latents ``(batch, channel, height, width)`` as few numbers as a layout has, each a mean of its place."""
+    """Return latents ``(batch, channel, height, width)`` averaged to the few places of a layout."""
     height, width = latents.shape[-2:]
     scale = min(1.0, LONGEST / max(height, width))
     return F.adaptive_avg_pool2d(latents, (max(1, round(height * scale)), max(1, round(width * scale))))

@@ -1,4 +1,4 @@
-"""AdamW under any ZeRO stage: a step that is not finite is left out, and the moments come and go as whole tensors.
+"""AdamW under any ZeRO stage: skip steps that are not finite, and save and restore moments as whole tensors.
 
 Under ZeRO 0 the moments may be of 8 bits, see `llmdiff.training.adamw_8bit`.
 """
@@ -46,7 +46,7 @@ class LossScale:
         self.engine.backward(loss * self.value if is_plain(self.engine) else loss)
 
     def update(self, applied: bool) -> bool:
-        """Take note of a step; return False where it failed and no smaller scale is left to try."""
+        """Record a step, finite or not; return False where it failed and no smaller scale is left to try."""
         if applied:
             self.good_steps += 1
             if self.dynamic and self.good_steps % WINDOW == 0:
@@ -74,7 +74,7 @@ def moments(engine: Any, module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(engine: Any, module: nn.Module, tensors: dict[str, Tensor], count: int) -> None:
-    """Give an optimiser that has made no step yet the moments of `count` steps."""
+    """Set the moments of `count` steps in an optimiser that has made no step yet."""
     if count == 0:
         return
     if is_8bit(engine.optimizer):
@@ -107,7 +107,7 @@ def base(engine: Any) -> Any:
 
 
 def parts(engine: Any) -> list[Tensor]:
-    """Return what the torch optimiser steps on: parameters, or this process's share of them, flat."""
+    """Return the tensors that the torch optimiser steps on: parameters, or this process's share of them, flat."""
     if is_plain(engine):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     return internals.flat_parts(engine)
@@ -122,7 +122,7 @@ def get_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 
 
 def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    """Take this process's share of a parameter's whole moment."""
+    """Set this process's share of a parameter's moment from the whole moment."""
     if is_plain(engine):
         engine.optimizer.state[parameter][key].copy_(value)
     else:

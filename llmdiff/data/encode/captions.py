@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:
-    """Stores captions that belong to no picture, such as validation prompts; returns how many were new.
+    """Store captions that belong to no picture, such as validation prompts; return how many were new.
 
-    One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
+    A caption whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
     """
     new = new_captions(store.snapshot(), fingerprint, captions)
     if not new:
@@ -40,7 +40,7 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
 
 
 def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tuple[str, Tensor | BadRow]]:
-    """The encodings of captions by hash; a reason in place of one that has none, or none that is finite."""
+    """Yield each caption's hash and encoding; a BadRow in place of one that is missing or not finite."""
     if not captions:
         return
     encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
@@ -54,13 +54,13 @@ def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tu
 
 
 def as_bits(encoding: Tensor) -> np.ndarray:
-    """``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
+    """Return ``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
     tokens = encoding if encoding.ndim == 2 else encoding.transpose(0, 1).flatten(1)
     return tokens.to(torch.bfloat16).contiguous().view(torch.uint16).cpu().numpy()
 
 
 def reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: str) -> Reject:
-    """The store's record of a refused row."""
+    """Return the store's record of a refused row."""
     return Reject(
         source=source,
         source_hash=source_hash,
@@ -72,6 +72,6 @@ def reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: st
 
 
 def shard_id(name: str) -> str:
-    """A new folder's name that tells people where it came from."""
+    """Return the name of a new shard's folder, which begins with the name of its source."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".parquet"))[-60:].strip("-")
     return f"{readable or 'shard'}-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""Puts what the models made of a shard's rows into the shard that is being written, and counts it."""
+"""Put what the models made of a shard's rows into the shard that is being written, and count it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmdiff.data.sources import Row, SourceShard
 from storage import Repeat, Sample, ShardWriter, caption_hash
 
 EXAMPLES = 5
-"""Refused rows of a shard that its report spells out; the store's rejects have them all."""
+"""Most refused rows that a shard's report spells out; the store's rejects have them all."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class RowWriter:
     encoders: EncoderSet
     report: ShardReport
     added: set[RowContent] = field(default_factory=set)
-    """What the samples of this shard hold."""
+    """Contents of this shard's samples."""
 
     def add_latents(self, keys: Sequence[str], latents: Tensor) -> None:
         """Add latents, float16 ``(picture, channel, height, width)`` on any device, by key."""
@@ -61,7 +61,7 @@ class RowWriter:
                 self.add_row(row, picture, failed.get(caption_hash(row.caption)))
 
     def add_row(self, row: Row, picture: Picture | None, bad: BadRow | None) -> None:
-        """Add a row to the samples; to the repeats, where one holds the same; to the rejects, without an encoding."""
+        """Add a row to the samples; to the repeats if a sample holds the same; to the rejects if it has no encoding."""
         if bad is not None:
             self.reject(row.row, BadRow(bad.reason, row.place + bad.detail))
             return
@@ -86,7 +86,7 @@ class RowWriter:
         self.report.samples += 1
 
     def add_repeat(self, number: int, content: RowContent) -> None:
-        """Add a row to the repeats: the next run knows it by its place, as it knows a sample, and reads no picture."""
+        """Add a row to the repeats: the next run knows it by its number, as it knows samples, and reads no picture."""
         self.writer.add_repeat(
             Repeat(
                 fingerprint=self.encoders.fingerprint,

@@ -32,7 +32,7 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Words in the names of files by which `datasets` tells a split; another split has its own name alone."""
+"""Words in file names by which `datasets` recognises a split; any other split is recognised by its own name."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Hub:
     commit: str
     endpoint: str
     shown: str
-    """How the data set is named to people: with the revision that was asked for."""
+    """The data set's name for people, with the revision that was asked for."""
     files: tuple[str, ...] = ()
-    """Patterns of the files of a split, as the data set's card has them; none for all files."""
+    """Patterns of the files of a split, from the data set's card; empty for all files."""
     words: tuple[str, ...] = ()
-    """Words of which one must be in the name of a file; none for all files."""
+    """Words of which a file's name must hold one; empty for all files."""
 
     def address(self, key: str) -> str:
         return f"hf://datasets/{self.shown}/{key}"
@@ -96,7 +96,7 @@ class Hub:
 
 
 def hub_data(text: str) -> tuple[Hub, str]:
-    """Return a data set of the hub and a path in it, empty for all of it.
+    """Return a data set of the hub and a path in it, which is empty for the whole data set.
 
     Args:
         text: ``hf://datasets/owner/name[@revision][/path]`` or ``hf:owner/name[@revision][:split]``.
@@ -126,7 +126,7 @@ def hub_data(text: str) -> tuple[Hub, str]:
 
 
 def _files_of_split(card: Any, split: str) -> tuple[str, ...]:
-    """Patterns of a split's files in the default configuration of a data set's card; none where it says nothing."""
+    """Return the patterns of a split's files in the default configuration of a data set's card; empty without any."""
     configs = [config for config in (card or {}).get("configs") or [] if isinstance(config, dict)]
     ordered = sorted(configs, key=lambda config: not (config.get("default") or config.get("config_name") == "default"))
     found = ordered[0].get("data_files") if ordered else None

@@ -1,4 +1,4 @@
-"""A file or a folder of another place, named, joined and opened as `pathlib.Path` is."""
+"""A remote file or folder, named, joined and opened as a `pathlib.Path` is."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RemotePath:
         return path
 
     def listed(self, name: str) -> RemotePath:
-        """Return a file below this folder with what a listing of its own folder says of it."""
+        """Return a file below this folder, with what the listing of the file's own folder says of it."""
         *folders, last = PurePosixPath(name).parts
         path = self
         for part in folders:
@@ -100,29 +100,29 @@ class RemotePath:
 
     @cached_attribute
     def facts(self) -> FileFacts | None:
-        """What is known of the file; None where there is none."""
+        """Return the facts of the file; None where there is no such file."""
         known = self._known
         return self.place.facts(self.key) if known is None or not (known.is_folder or known.facts) else known.facts
 
     @property
     def listed_size(self) -> int | None:
-        """Bytes of the file, as a listing has them; None where none was made, or it does not say."""
+        """Size of the file in bytes, from a listing; None where there was no listing, or it has no size."""
         facts = None if self._known is None else self._known.facts
         return None if facts is None else facts.size
 
     @cached_property
     def children(self) -> dict[str, RemotePath]:
-        """What lies directly in the folder, by name, as it was when this was first asked; nothing of a file."""
+        """Return what lies directly in the folder, by name, as it was at the first call; empty for a file."""
         found = self.place.children(self.key)
         joined = ((child, posixpath.join(self.key, child.name)) for child in found)
         return {child.name: RemotePath(self.place, key, child, self) for child, key in joined}
 
     def again(self) -> RemotePath:
-        """Return the same path, of which nothing is known."""
+        """Return the same path without anything known of it."""
         return RemotePath(self.place, self.key)
 
     def is_file(self) -> bool:
-        """Return whether there is such a file; False, too, where the place does not let anybody know."""
+        """Return whether there is such a file; False also where the place refuses to tell."""
         with suppress(Refusal):
             return self.facts is not None
         return False
@@ -134,13 +134,13 @@ class RemotePath:
         return self.is_file() or self.is_dir()
 
     def holds(self, name: str) -> bool:
-        """Return whether a name lies directly in the folder; of a place that lists nothing, whether it was given."""
+        """Return whether a name lies directly in the folder; for a place without listings, whether it was given."""
         known = self.is_listed or not self.place.can_list
         return name in self.children if known else (self / name).exists()
 
     @property
     def is_listed(self) -> bool:
-        """Whether somebody has asked for what lies in the folder."""
+        """Whether the folder has been listed."""
         return "children" in self.__dict__
 
     def iterdir(self) -> Iterator[RemotePath]:
@@ -151,7 +151,7 @@ class RemotePath:
         return self.place.read(self.key, 0, None, "" if facts is None else facts.tag)
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
-        """Return the file to be read and sought in, read ahead; FileNotFoundError where there is none."""
+        """Open the file for reading and seeking, with read-ahead; FileNotFoundError where there is none."""
         assert mode == "rb"
         if self.facts is None:
             raise FileNotFoundError(f"{self}: no such file")

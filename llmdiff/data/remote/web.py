@@ -1,4 +1,4 @@
-"""Files of a web server, which does not list what it has: those whose addresses are given."""
+"""Files of a web server by their addresses; it does not list what it has."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Web:
     can_list: ClassVar[bool] = False
 
     root: str
-    """Its address: ``https://host``."""
+    """Address of the server: ``https://host``."""
     files: tuple[tuple[str, str], ...]
-    """The keys that were given, and the query of each address, which may be its signature."""
+    """Key of each given address, and its query, which may be a signature."""
 
     def address(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -53,7 +53,7 @@ class Web:
         return type(self)(self.root, tuple(below or [(key, dict(self.files).get(key, "")), *beside]))
 
     def _inside(self, folder: str) -> list[tuple[str, str]]:
-        """The files below a folder."""
+        """Return the files below a folder."""
         return [file for file in self.files if file[0].startswith(f"{folder}/" if folder else "")]
 
     def _url(self, key: str) -> str:
@@ -62,7 +62,7 @@ class Web:
 
 
 def web_files(text: str) -> Web:
-    """Return the server and the files of some addresses, with white space between them.
+    """Return the server and the files of some addresses, which white space separates.
 
     ``{00000..00099}`` in an address stands for the numbers between, as WebDataset has it.
 
@@ -93,7 +93,7 @@ def _ending(key: str) -> str:
 
 
 def _numbered(url: str) -> Iterator[str]:
-    """An address for each of the numbers in braces."""
+    """Yield an address for each of the numbers in braces."""
     pieces = BRACES.split(url)
     ranges = [
         [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]

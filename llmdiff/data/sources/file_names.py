@@ -22,7 +22,7 @@ def is_there(folder: DataPath, name: str) -> bool:
 
 
 def spelled(folder: DataPath, name: str) -> str:
-    """Return a name as the file below a folder spells it; as it is given where there is none.
+    """Return a name as the file below a folder spells it; the name as given where there is no such file.
 
     Windows writes ``a\\1.png``, and of letters with accents macOS makes two characters where others have one. There may
     be blanks around it, after a comma.

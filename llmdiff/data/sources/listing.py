@@ -1,4 +1,4 @@
-"""What a path holds: the files and folders that shards are cut from, and what is passed over, with the reason.
+"""List what a path holds: the files and folders that shards are cut from, and what is passed over, with the reason.
 
 Only names are looked at, and of tables the columns: a table that names pictures has their captions, too.
 """
@@ -24,7 +24,7 @@ from llmdiff.data.sources.unread_files import UnreadFiles
 NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES)
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
-"""What makes a folder an encoding store, whose own tables are no data."""
+"""File whose presence makes a folder an encoding store; a store's own tables are no data."""
 LOG = "_delta_log"
 OF_DELTA = f"a Delta table, of whose files some may be out of use, as {LOG} says: write its rows out as Parquet"
 EXPECTED = (
@@ -38,14 +38,14 @@ OTHER_TEXT = "a text file beside other data; name it itself to have its lines as
 
 
 class Listing(NamedTuple):
-    """What was found below a path; names are relative to it."""
+    """Everything that was found below a path; names are relative to it."""
 
     files: list[tuple[DataPath, str]]
     """Files of data, and folders whose pictures have their captions beside them, in the order of their names."""
     passed_over: dict[str, str]
-    """What looks like data and is not read, and why."""
+    """Names of what looks like data and is not read, with the reason."""
     root: DataPath
-    """What was listed; of another place, it keeps what the listing said."""
+    """The path that was listed; a remote one keeps what the listing said."""
     pictures: dict[DataPath, list[str]] = {}
     """Names of the pictures of folders whose pictures a table names."""
 
@@ -55,9 +55,9 @@ class NamedBy(NamedTuple):
 
     name: str
     captions: bool
-    """Whether it has their captions."""
+    """Whether the table has the pictures' captions."""
     why_not: str
-    """Why it is not read where they lie beside the pictures."""
+    """Why the table is not read where the captions lie beside the pictures."""
 
 
 @dataclass
@@ -67,17 +67,17 @@ class _Found:
     columns: Columns
     data: list[tuple[DataPath, str]] = field(default_factory=list)
     if_alone: list[tuple[DataPath, str, str]] = field(default_factory=list)
-    """Files that are data where there are no other, and why they are not read beside others."""
+    """Files that are data only where there is no other data, and why they are not read beside other data."""
     passed_over: dict[str, str] = field(default_factory=dict)
     unread_files: UnreadFiles = field(default_factory=UnreadFiles)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
     folders: list[tuple[DataPath, str]] = field(default_factory=list)
-    """Of pictures."""
+    """Folders that hold pictures, with their names."""
     without_pictures: list[tuple[DataPath, str, Naming | None]] = field(default_factory=list)
-    """Tables whose captions may be of pictures in another folder; None where that was not looked for."""
+    """Tables whose captions may be of pictures in another folder; None in place of a `Naming` not yet made."""
 
     def set_aside(self, table: NamedBy) -> None:
-        """Take a table out of the data again."""
+        """Take a table out of the data, and note why."""
         if table.name not in self.passed_over:
             self.data = [each for each in self.data if each[1] != table.name]
             self.passed_over[table.name] = table.why_not
@@ -96,9 +96,9 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     A folder that is linked is followed. Hidden folders, `TEMPORARY` ones and encoding stores are no data.
 
     Args:
-        path: of this machine, or of another place: see `llmdiff.data.remote.data_path`.
-        may_be_empty: whether no data are no error.
-        columns: that are chosen; the named one of pictures may hold paths.
+        path: a path of this machine, or a remote address: see `llmdiff.data.remote.data_path`.
+        may_be_empty: whether a folder without data is allowed.
+        columns: the chosen ones; the named column of pictures may hold paths.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -126,7 +126,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
 
 
 def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
-    """Return the path of data that are there, without a look into folders; errors as of `list_data`."""
+    """Return the path of data, if it exists, without looking into folders; errors as of `list_data`."""
     root = data_path(path)
     if isinstance(root, RemotePath):
         there = (may_be_empty and not kind_of(root)) or root.facts is not None or root.is_dir()
@@ -220,7 +220,7 @@ def _add_files(
 
 
 def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
-    """A folder's files without its pictures of another ending than the one that is named, and what is beside these."""
+    """Return a folder's files without pictures of another ending than the named one, and without their captions."""
     left_out = [file for file in files if found.columns.leaves_out(file)]
     if not left_out:
         return files
@@ -237,7 +237,7 @@ def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
 def _tables(
     folder: DataPath, here: str, files: list[DataPath], names: set[str], may_name: bool, found: _Found
 ) -> list[tuple[DataPath, str, Naming | None]]:
-    """A folder's tables, with what each says of pictures, where there may be some below it; JSON is apart."""
+    """Return a folder's tables, except JSON; with `may_name`, also what each says of pictures."""
     tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
     aside = ignored_tables(folder, tables, names)
     found.passed_over |= {here + printable(name): why for name, why in aside.items()}
@@ -248,7 +248,7 @@ def _tables(
 
 
 def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[DataPath, str, Naming | None]]:
-    """The JSON files that are tables likewise."""
+    """Return the JSON files that are tables, with what each says of pictures."""
     tables: list[tuple[DataPath, str, Naming | None]] = []
     for file in files:
         name = here + printable(file.name)
@@ -273,7 +273,7 @@ def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[
 
 
 def _add_table(table: DataPath, name: str, looked: Naming | None, has_captions: bool, found: _Found) -> NamedBy | None:
-    """Add a table, unless its rows would lack their pictures, or these have captions elsewhere; see `_add_files`."""
+    """Add a table, unless its rows would lack their pictures, or the pictures have captions elsewhere."""
     naming = looked or Naming()
     if naming.pictures and not naming.captions and has_captions:
         found.passed_over[name] = naming.why_other_captions

@@ -32,7 +32,7 @@ TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
 
 def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
-    """Trains U-Net and text encoder on the latents of ``folder/vae`` and completes the Stable Diffusion folder."""
+    """Train U-Net and text encoder on the latents of ``folder/vae`` and complete the Stable Diffusion folder."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED + 2)
     vae = AutoencoderKL.from_pretrained(folder / "vae")
@@ -90,7 +90,7 @@ def write_cards(folder: Path, pool: int, figures: dict[str, Any]) -> None:
 def pretrain_text_encoder(
     text_encoder: CLIPTextModel, latents: torch.Tensor, tokens: torch.Tensor, rng: np.random.Generator, steps: int
 ) -> None:
-    """Regresses the latents from the last position's feature with a linear layer that is then thrown away."""
+    """Regress the latents from the last position's feature with a linear layer that is then thrown away."""
     head = torch.nn.Linear(WIDTH, latents[0].numel())
 
     def loss_of(step: int) -> torch.Tensor:

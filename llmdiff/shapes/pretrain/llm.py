@@ -38,7 +38,7 @@ class Training:
     steps: int
     batch: int = 64
     bottleneck: float = 0.5
-    """Share of documents whose restated part sees the caption through the questions alone."""
+    """Share of documents whose restated part sees the caption only through the questions."""
     learning_rate: float = 2e-3
 
 
@@ -113,7 +113,7 @@ def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
 def train_llm(
     name: str, model: Any, tokenizer: PreTrainedTokenizerFast, training: Training, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Next-token loss of what is restated, and four tokens at once at each question; returns the figures."""
+    """Train by the next-token loss of the restated part, and of four tokens at each question; return the figures."""
     heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # thrown away after training
     batches = text_batches(rng, training.batch)
     asked: list[float] = []
@@ -137,7 +137,7 @@ def train_llm(
 
 
 def restating(ids: torch.Tensor, present: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Who may look where in documents ``caption questions end restated end``, and which tokens are the restated ones.
+    """Return the attention mask of documents ``caption questions end restated end``, and which tokens are restated.
 
     Args:
         ids: ``(document, token)``.
