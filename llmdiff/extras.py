@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-PACKAGES = {  # by import name: what people call it, and the smallest extra that has it
+PACKAGES = {  # by import name: the usual name, and the smallest extra that brings it
     "crc32c": ("crc32c", "store"),
     "deltalake": ("Delta Lake", "store"),
     "httpcore": ("HTTPCore", "store"),

@@ -55,7 +55,7 @@ class Adapted:
             kind = LLMDiffXLPipeline if xl else LLMDiffPipeline
             return kind.from_pretrained(base, adapter, llm, **options)
         if xl:
-            options.pop("safety_checker", None)  # it has none
+            options.pop("safety_checker", None)  # a single file has none
         parts = [part for part in BASE_PARTS if (xl or part not in XL_PARTS) and part not in options]
         check_base(base, *parts)
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
@@ -63,7 +63,7 @@ class Adapted:
         if checkpoint_path(base) is not None:
             pipe = cls(**{**load_components(os.fspath(base), parts, dtype), **options})
         else:
-            check_pipeline_files(base)  # parts such as a safety checker, too
+            check_pipeline_files(base)  # checks other parts too, such as a safety checker
             options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
             pipe = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
         if adapter is not None:
@@ -150,7 +150,7 @@ def read(
     """Load an adapter folder for a pipeline's U-Net, with the encoder that it was trained with."""
     adapter = adapter_folder(adapter)
     unet = not_compiled(pipe.unet)
-    weights = LLMAdapter.load(adapter, unet)  # before the LLM, which is heavier
+    weights = LLMAdapter.load(adapter, unet)  # before the LLM, which takes longer
     encoder, following = find_encoder(pipe, weights.config, llm)
     check_encoder(adapter, weights.config, encoder)
     weights = weights.to(execution_device(pipe), unet.dtype)
@@ -197,7 +197,7 @@ def encoder_settings(config: AdapterConfig) -> EncoderConfig:
     settings = {
         name: value for name, value in config.encoder_description.items() if name in names and value is not None
     }
-    for name in ("g", "h"):  # one number a block, there; a constant one lets an LLM of another depth get to the check
+    for name in ("g", "h"):  # described with a number for each block; a constant fits LLMs of any depth, for the check
         if len(set(settings.get(name, ()))) == 1:
             settings[name] = settings[name][0]
     return EncoderConfig.from_dict(settings)

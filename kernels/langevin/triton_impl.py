@@ -14,8 +14,8 @@ from torch import Tensor
 from kernels.langevin.reference import TokenRows
 
 MAX_BLOCK = 2048  # channels a program; wider rows take several programs
-LANE_CHANNELS = 8  # of a lane: 128 bits of 16-bit numbers
-LANES = 64 if torch.version.hip else 32  # of a warp
+LANE_CHANNELS = 8  # channels of a lane: 128 bits of 16-bit numbers
+LANES = 64 if torch.version.hip else 32  # lanes of a warp
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def langevin_kernel(
             b_score += tl.load(p_also + row_offset(i_source, s_also) + o_col, mask=m_col, other=0.0).to(tl.float32)
         if HAS_MINUS:
             b_score -= tl.load(p_minus + row_offset(i_source, s_minus) + o_col, mask=m_col, other=0.0).to(tl.float32)
-        b_step = b_score * tl.where(position == 0, 0.0, 1.0) * g  # times zero, not zero: a NaN stays one
+        b_step = b_score * tl.where(position == 0, 0.0, 1.0) * g  # multiplied by zero, so that a NaN stays one
         if HAS_NOISE:
             o_group = i_block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
             caption = tl.load(p_caption + i_row)
@@ -160,7 +160,7 @@ def langevin_step(
     if len(rows) == 0 or hidden == 0:
         return out
     width = max(16, min(MAX_BLOCK, triton.next_power_of_2(hidden)))
-    absent = c  # a pointer that its switch keeps from being read
+    absent = c  # a pointer that is never read, as its switch is off
     with torch.cuda.device_of(c):
         langevin_kernel[(len(rows), triton.cdiv(hidden, width))](
             c,

@@ -40,7 +40,7 @@ class LLMAdapter(nn.Module):
         self.phi = Phi(config)
         # A module's name can't hold a dot; `state` gives the paths their dots back.
         self.layers = nn.ModuleDict({slashed(path): LayerAdapter(shape, config) for path, shape in shapes.items()})
-        # Last, so that all else starts as it would without.
+        # Last, so that the random weights of all other parts are the same with or without it.
         self.refiner = Refiner(config.context_dim, config.refiner) if config.refiner else None
         self.processors: list[tuple[Any, AdapterProcessor]] = []
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmdiff.adapter.config import AdapterConfig
 from llmdiff.model_files.base_kinds import check_unet
 
-PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
+PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net registers its blocks in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
 
 
@@ -32,7 +32,7 @@ class LayerShape:
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
     """Return a U-Net's cross-attentions by module path, from its input on; ValueError where it takes no adapter."""
     check_unet(unet.config)
-    named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
+    named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # a stable sort
     layers = {name: module for name, module in named if is_cross_attention(module)}
     if not layers:
         raise ValueError("the U-Net has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
@@ -115,7 +115,7 @@ class BandGate(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Mix ``(batch, token, band * channel)`` to ``(batch, token, channel)``; padding stays rows of zeros."""
         banded = context.unflatten(-1, (self.bands, -1))  # (b, t, k, d)
-        return (self.weights().to(context.dtype).unsqueeze(0) @ banded).squeeze(-2)  # einsum copies first
+        return (self.weights().to(context.dtype).unsqueeze(0) @ banded).squeeze(-2)  # einsum would copy first
 
 
 class LayerAdapter(nn.Module):
@@ -183,7 +183,7 @@ class AdapterProcessor:
 
     def take(self, processor: Callable[..., Tensor]) -> None:
         """Stand in for the attention's own `set_processor`: it is the original path's processor that changes."""
-        if processor is not self:  # given back by who had asked for all processors
+        if processor is not self:  # skip one's own, which a caller read and sets again
             self.original = processor
 
     def __call__(

@@ -18,7 +18,7 @@ from llmdiff.adapter.diffusers_internals import execution_device, is_compiled, i
 from llmdiff.adapter.padding import lead, pad, whole_length
 from llmdiff.encoder.text_encoder import TextEncoder
 
-PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
+PASSED_ON = ("lora_scale", "clip_skip")  # options passed on to the base's own text encoder
 
 
 class PromptEncoder:
@@ -111,7 +111,7 @@ class PromptEncoder:
         encodings, mask = pad([encoding.to(device) for encoding in self.loaded.encoder(captions)])
         text = self.text(captions, device, options) if self.text_tokens else None
         if text is not None and no_prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
-            text = torch.zeros_like(text)  # as SDXL's own
+            text = torch.zeros_like(text)  # as SDXL's pipeline does
         base = text if adapter.config.base_tokens else None
         context = adapter.context(encodings, mask.to(device), base)
         if text is not None and base is None:
@@ -188,7 +188,7 @@ class LoadedAdapter:
         if "encoder_hidden_states" not in kwargs:
             args, kwargs = args[:2], {"encoder_hidden_states": args[2], **kwargs}
         context = kwargs["encoder_hidden_states"]
-        # Once a call: it is the same tensor at every step, and looking into it makes a GPU wait.
+        # Checked once a call: the tensor is the same at every step, and reading it makes a GPU wait.
         if not torch.compiler.is_compiling() and context is not self.known():
             if context[:, -1].any():
                 raise ValueError(

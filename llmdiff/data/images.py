@@ -66,7 +66,7 @@ def load_image(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides here
-        warnings.filterwarnings("ignore", module="PIL", category=UserWarning)  # of facts about a picture that are cut
+        warnings.filterwarnings("ignore", module="PIL", category=UserWarning)  # about metadata that is cut short
         try:
             with Image.open(io.BytesIO(data), formats=known_formats()) as picture:
                 _check_size(picture, max_pixels, min_side)
@@ -80,7 +80,7 @@ def load_image(
             raise
         except Image.DecompressionBombError as error:
             raise BadRow("image_too_large", str(error)) from error
-        except Exception as error:  # Pillow's decoders raise many kinds on damaged data; each means the same here
+        except Exception as error:  # Pillow's decoders raise errors of many classes, which mean the same here
             raise _unreadable(data, error) from error
 
 
@@ -188,7 +188,7 @@ def _centre(picture: Image.Image, kept: tuple[int, int]) -> tuple[np.ndarray, Cr
     return np.asarray(centre), Crop(width, height, left, top)
 
 
-for _module in PLUGINS.values():  # registers itself with Pillow, where it is installed
+for _module in PLUGINS.values():  # importing an installed one registers it with Pillow
     with suppress(ImportError):
         _plugin = import_module(_module)
         getattr(_plugin, "register_heif_opener", lambda: None)()

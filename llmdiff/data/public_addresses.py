@@ -48,5 +48,5 @@ def is_public(address: str) -> bool:
         if inner is not None:
             return is_public(str(inner))
         if found not in UNICAST or found.sixtofour is not None or found.teredo is not None:
-            return False  # tunnels hold an address of IPv4, too
+            return False  # a tunnel's address holds an IPv4 address
     return found.is_global and not found.is_multicast and found not in CLOUD

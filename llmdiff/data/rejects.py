@@ -44,7 +44,7 @@ class BadRow(ValueError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[BadRow], tuple[Reason, str]]:
-        return BadRow, (self.reason, self.detail)  # a shard that holds some goes to other processes
+        return BadRow, (self.reason, self.detail)  # picklable: shards that hold rejects go to other processes
 
 
 def printable(text: str) -> str:

@@ -51,7 +51,7 @@ def unet_config(base: str) -> dict[str, Any]:
     check_unet(config, what)
     check_channels(config, what)
     if is_xl(config):
-        check_hub_kind(base)  # a refiner's U-Net has SDXL's form
+        check_hub_kind(base)  # a refiner's U-Net alone looks like SDXL's
         if pooled_width(config) <= 0:
             raise ValueError(f"{what} reads no pooled embedding and {TIME_IDS} time ids, as SDXL's does")
     return config
@@ -138,7 +138,7 @@ def read_config(base: str, part: str, load: Callable[..., T]) -> T:
 
 def read_index(base: str) -> dict[str, Any]:
     """Return the ``model_index.json`` of a base model, empty for a single file; ValueError where there is none."""
-    from diffusers import DiffusionPipeline  # which imports the autoencoders, and training is to load none
+    from diffusers import DiffusionPipeline  # late: it imports the autoencoders, which training does not need
 
     if (file := checkpoint_path(base)) is not None:
         return index_of(read_checkpoint(file))

@@ -90,7 +90,7 @@ FAMILIES: dict[Family, dict[str, dict[str, Any]]] = {
     "sd2": {
         "unet": {
             **UNET,
-            "sample_size": None,  # follows from what it predicts
+            "sample_size": None,  # set by what the file predicts
             "cross_attention_dim": 1024,
             "attention_head_dim": [5, 10, 20, 20],
             "use_linear_projection": True,

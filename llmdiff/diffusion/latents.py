@@ -95,10 +95,10 @@ class LatentEncoder:
         if pixels.shape[1] % self.factor or pixels.shape[2] % self.factor:
             raise ValueError(f"expected sides divisible by {self.factor}, found {tuple(pixels.shape[1:3])}")
 
-        def run(indices: list[int]) -> Tensor:  # they follow one another
+        def run(indices: list[int]) -> Tensor:  # consecutive indices
             part = pixels[indices[0] : indices[-1] + 1].to(self.vae.device)
             scaled = (part.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).to(self.vae.dtype)
-            with uncompiled(self.compiled and len(part) < self._budget.tokens):  # code is made for whole passes alone
+            with uncompiled(self.compiled and len(part) < self._budget.tokens):  # compiled for whole passes only
                 latents = self.vae.encode(scaled).latent_dist.mean
             return (latents.float() * self.vae.config.scaling_factor).half()
 

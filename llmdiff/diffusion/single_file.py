@@ -122,7 +122,7 @@ def vocabulary(checkpoint: Checkpoint) -> dict[str, Path]:
 
     try:
         return {name: Path(hf_hub_download(CLIP, name)) for name in (WORDS, MERGES)}
-    except (OSError, ValueError) as error:  # huggingface_hub's own are of these
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
         raise ValueError(
             f"a single file holds no tokenizer: expected {WORDS} and {MERGES} of {CLIP} in {places[1]}, "
             f"or from the hub: {first_line(error)}"

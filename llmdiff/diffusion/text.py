@@ -87,7 +87,7 @@ class CaptionEncoder(ABC):
         length = tokenizer.model_max_length
         self.truncated += sum(len(ids) > length for ids in tokenizer(captions).input_ids)
         ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        device = text_encoder.device  # offloaded, it fetches its inputs itself
+        device = text_encoder.device  # an offloaded model moves its inputs itself
         return ids.input_ids if device.type == "meta" else ids.input_ids.to(device)
 
 
@@ -142,8 +142,8 @@ def content_hash(model: torch.nn.Module) -> str:
         raise ValueError("the base's text encoder is offloaded already: load the adapter before")
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if tensor.is_floating_point():  # position ids come and go between versions of transformers
+        if tensor.is_floating_point():  # without position ids, which only some versions of transformers have
             digest.update(name.encode())
-            plain = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()  # in whatever memory format
+            plain = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()  # the same in any memory format
             digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-PADDING = 0.1  # the most of a batch that may be padding,
+PADDING = 0.1  # largest share of a batch that may be padding,
 SMALL = 0.125  # unless it holds less than this share of the budget
 CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
 

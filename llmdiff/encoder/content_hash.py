@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of a transformers configuration: what says where it came from or how it is run, not what it computes.
+# Fields of a transformers configuration that say where it came from or how it is run, not what it computes.
 INCIDENTAL = {
     "_name_or_path",
     "architectures",

@@ -139,7 +139,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
     panel_width = max(blocks * CELL, 6 * CELL)
     width = LABEL + len(panels) * (panel_width + MARGIN) + MARGIN
     caption = [printable(line) for line in textwrap.wrap(inspection.caption, (width - MARGIN) // LETTER)]
-    top = (2 + max(1, len(caption))) * MARGIN  # of the cells
+    top = (2 + max(1, len(caption))) * MARGIN  # top of the cells
     image = Image.new("RGB", (width, top + tokens * CELL + 2 * MARGIN), "white")
     canvas = ImageDraw.Draw(image)
     scaled = log_scale(torch.stack(list(panels.values())))

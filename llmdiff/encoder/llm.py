@@ -42,7 +42,7 @@ PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block
 
 OWN_CODE = "transformers_modules"
 MOST_BLOCKS = 1000
-LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
+LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks are called by any thread that runs the model
 
 
 class DecoderLLM:
@@ -99,7 +99,7 @@ class DecoderLLM:
         """Device of the embedding, which takes token ids and where encodings are summed; blocks may lie elsewhere."""
         tensors = chain(self.backbone.get_input_embeddings().parameters(), self.backbone.parameters())
         devices = (tensor.device for tensor in chain(tensors, self.backbone.buffers()) if not tensor.is_meta)
-        return next(devices, torch.device("cpu"))  # an offloaded embedding is nowhere until it runs
+        return next(devices, torch.device("cpu"))  # an offloaded embedding has no device until it runs
 
     @property
     def dtype(self) -> torch.dtype:

@@ -98,7 +98,7 @@ def load_pretrained(
     quantised = "quantization_config" in arguments or quantization_of(config) is not None
     if placement.device_map is not None:
         arguments["device_map"] = placement.device_map
-    elif quantised and "gguf_file" not in arguments:  # made where they stay
+    elif quantised and "gguf_file" not in arguments:  # quantised on the device where they stay
         arguments["device_map"] = {"": placement.one_device}
     model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
@@ -187,7 +187,7 @@ def _read(source: str, what: str, load: Any) -> Any:
     """Return what ``load`` returns; raise its failures in one line that names the LLM."""
     try:
         return load()
-    except Exception as error:  # transformers raises many kinds over files that are none; each means the same here
+    except Exception as error:  # transformers raises errors of many classes for bad files; all mean the same here
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error

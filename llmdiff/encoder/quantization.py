@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
+REPACKS = "support_avx512bf16_for_cpu"  # attribute of bitsandbytes' Linear4bit
 
 
 class Method(NamedTuple):

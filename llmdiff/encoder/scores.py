@@ -165,7 +165,7 @@ class ContextScore:
         if self.after_attention is not None:
             alone = self.after_attention.forward(alone)
             self.context = self.after_attention.forward(sentence) - alone
-        self.word = self._on_rows(self.x).to(alone.device) + alone  # of several devices it may come from another
+        self.word = self._on_rows(self.x).to(alone.device) + alone  # on several devices, it may lie on another one
 
     def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.sentence_mlp = self._on_rows(output)

@@ -57,7 +57,7 @@ def batch_encoder(encoder: Encoder, reading: str) -> BatchEncoder:
     """Return a batch encoder for another reading of an encoder's LLM; errors as of `encode_readings`."""
     own, other = Reading.parse(encoder.config.reading), Reading.parse(reading)
     if other.takes_scores and not own.takes_scores:
-        DecoderLLM(encoder.llm.model)  # looks whether its blocks give scores
+        DecoderLLM(encoder.llm.model)  # raises if its blocks give no scores
     bands = encoder.config.bands if own.takes_bands and other.takes_bands else 1
     config = dataclasses.replace(encoder.config, reading=reading, bands=bands)
     if config.word_path == "isolated":

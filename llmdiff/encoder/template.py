@@ -32,7 +32,7 @@ def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
         text: str = tokenizer.apply_chat_template(
             message, chat_template=template, tokenize=False, add_generation_prompt=True
         )
-    except Exception as error:  # a template is a program, which may end in any kind
+    except Exception as error:  # a template is a program, which may raise anything
         refused = f"the tokenizer's chat template does not take a user's message: {first_line(error)}"
         raise ValueError(f"template is {CHAT!r}; {refused}") from error
     begin = tokenizer.bos_token
@@ -78,7 +78,7 @@ def caption_span(tokenizer: Any, template: str, caption: str, ids: list[int], sp
 
 
 def kept_range(keep: TemplateKeep, span: tuple[int, int], count: int) -> tuple[int, int | None]:
-    """Return the range of `count` tokens, EOS included, that are kept: one at least, where there is one.
+    """Return the range of the kept ones among `count` tokens, EOS included: at least one, where there are tokens.
 
     Where nothing is left, as of an empty caption, that is the token before the place, or the first.
     """

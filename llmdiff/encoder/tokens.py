@@ -156,7 +156,7 @@ def _held(tokenizer: Any, caption: str, ids: Any, control: list[str], meant: set
     """Return a control token that a caption spells, as it stands or as the tokenizer normalises it; else None."""
     if (held := next((token for token in control if token in caption), None)) is not None:
         return held
-    meant = meant - {getattr(tokenizer, "unk_token_id", None)}  # which stands for unknown letters, too
+    meant = meant - {getattr(tokenizer, "unk_token_id", None)}  # it also stands for unknown letters
     if _count(meant, ids) <= usual:
         return None
     return str(tokenizer.convert_ids_to_tokens(next(i for i in reversed(ids) if i in meant)))
@@ -182,7 +182,7 @@ def control_tokens(tokenizer: Any) -> list[str]:
     """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     chat = getattr(tokenizer, "chat_template", None) or ""
-    chat = chat if isinstance(chat, str) else " ".join(map(str, chat.values()))  # several, by name
+    chat = chat if isinstance(chat, str) else " ".join(map(str, chat.values()))  # several templates, by name
     meant = (str(token) for token in added if token.special or (str(token).strip() and str(token) in chat))
     return sorted({*getattr(tokenizer, "all_special_tokens", ()), *meant})
 

@@ -86,7 +86,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
 
     def run(ids: list[int]) -> Tensor:
         count = len(ids)
-        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # position 0 would be taken for context-free
+        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # not 0: a first token's score is zero
         rows = TokenRows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
         langevin = Langevin(
             rows, g, zeros, bands=config.bands, hidden=llm.hidden_size, initial="zeros", seed=0, dtype=dtype

@@ -78,7 +78,7 @@ def score_model(
         batch_size: pictures drawn, and scored, at once.
         progress: called with the number of pictures done, once when drawn and once when scored.
     """
-    loaded = [load_metric(spec) for spec in metrics]  # before a picture is drawn
+    loaded = [load_metric(spec) for spec in metrics]  # loaded before a picture is drawn, to fail early
     paths = Gallery(folder, model, sampling or Sampling()).draw(prompts, batch_size, progress)
     return Evaluation(prompts, paths, score_pictures(paths, prompts, loaded, batch_size, progress))
 

@@ -11,7 +11,7 @@ CHANNELS = {5: "a depth-to-image model", 7: "an upscaler", 8: "an editing model"
 """Kinds of models by the number of channels that their U-Net reads; latents have 4."""
 GUIDES = ("transformer", "prior", "prior_prior", "decoder")
 """Parts of other pipelines that take the place of a Stable Diffusion's U-Net."""
-TIME_IDS = 6  # that SDXL's U-Net reads: height and width of the original, top and left of the crop, target size
+TIME_IDS = 6  # numbers that SDXL's U-Net reads: original height and width, top and left of the crop, target size
 # Settings of a U-Net that an adapter goes with: with others, conditions are read outside the cross-attentions, too.
 TAKEN: dict[str, tuple[Any, ...]] = {
     "addition_embed_type": (None, "text_time"),

@@ -36,7 +36,7 @@ def write_manifest(folder: Path, names: Iterable[str], known: Mapping[str, Liste
         names: the files' paths relative to it.
         known: entries of files that are measured already.
     """
-    from storage.io.files import write_file  # for what is written alone
+    from storage.io.files import write_file  # late: only writing needs the store's packages
 
     known = known or {}
     files = {name: (known.get(name) or measured(folder / name))._asdict() for name in sorted(names)}

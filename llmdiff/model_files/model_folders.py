@@ -90,7 +90,7 @@ def is_same_path(one: str | None, other: str | None) -> bool:
 def first_line(error: Exception) -> str:
     """Return the first line of a library's error, and the next after a colon; without a text, the error's class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if isinstance(error, KeyError):  # whose text is the key alone
+    if isinstance(error, KeyError):  # its text is only the key
         lines[0] = f"{type(error).__name__}: {lines[0]}"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 

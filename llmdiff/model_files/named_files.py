@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index"
-NAMES = {  # of a configuration: the setting, and what the files that it names may be
+NAMES = {  # by configuration: the setting that names files, and the allowed kinds of files
     "config.json": ("transformers_weights", (SUFFIX, f"{INDEX}.json")),
     "tokenizer_config.json": ("fast_tokenizer_files", (".json",)),
 }

@@ -55,7 +55,7 @@ def read_header(file: Path) -> Header:
 
     As in the library, a file is refused whose tensors overlap, leave a gap, or have other sizes than their shapes.
     """
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # reading a pipe would block
         raise ValueError(f"{file}: expected a safetensors file, found a folder or a device")
     size = file.stat().st_size
     with file.open("rb") as data:

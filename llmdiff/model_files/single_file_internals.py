@@ -28,7 +28,7 @@ def model_type(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
     try:
         found: str = infer_diffusers_model_type({name: _Shaped(shape) for name, shape in shapes.items()})
-    except (LookupError, ValueError, TypeError, AttributeError):  # it reads what such a model always has
+    except (LookupError, ValueError, TypeError, AttributeError):  # it reads tensors that other models lack
         return None
     return None if found == UNKNOWN else found
 

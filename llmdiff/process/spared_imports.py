@@ -85,7 +85,7 @@ class StandIn(ModuleType):
     """A stand-in for a module, which imports it when something of it is used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__all__":  # which other modules are asked for, too
+        if name.startswith("__") and name != "__all__":  # which any module may be asked for
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             sys.modules.pop(self.__name__, None)

@@ -12,7 +12,7 @@ TRIES = 1000
 
 def free_port() -> int:
     """Return a TCP port that nobody uses now; OSError where there is none."""
-    for port in random.SystemRandom().sample(CHOSEN_FROM, TRIES):  # seeds fix other processes' choice too
+    for port in random.SystemRandom().sample(CHOSEN_FROM, TRIES):  # unseeded: other processes may have the same seed
         if is_free(port):
             return port
     raise OSError(f"expected a free TCP port from {CHOSEN_FROM.start} to {CHOSEN_FROM.stop - 1}, found none")

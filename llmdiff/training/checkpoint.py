@@ -43,7 +43,7 @@ def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Ten
         write_manifest(path / EMA_FOLDER, (WEIGHTS, CONFIG))
         save_file(moments, path / OPTIMIZER)
         write_last(path, state)
-    except (OSError, SafetensorError) as error:  # their words for a full disk
+    except (OSError, SafetensorError) as error:  # how they report a full disk
         shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(f"{path}: not saved, with {free:.0f} MB free on the disk: {error}") from error
@@ -84,6 +84,6 @@ def newest(folder: Path, device: torch.device) -> Path | None:
 def write_last(path: Path, state: State) -> None:
     """Make everything written before durable, add the state, then let the manifest appear at once and whole."""
     sync_tree(path)
-    known = {name: measured(path / name) for name in FILES if name != STATE}  # all that takes long
+    known = {name: measured(path / name) for name in FILES if name != STATE}  # these take long
     write_file(path / STATE, f"{state.model_dump_json()}\n".encode())
     write_manifest(path, FILES, known)

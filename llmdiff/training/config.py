@@ -258,7 +258,7 @@ class TrainConfig(TrainSettings):
         }
         before, now = defaults | json.loads(path.read_text()), defaults | json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
-            before["store"] = now["store"]  # it was moved, or is a copy
+            before["store"] = now["store"]  # the store was moved, or is a copy
         for key in ("base", "start_from"):
             if is_same_path(before.get(key), now.get(key)):
                 before[key] = now[key]
@@ -280,7 +280,7 @@ class TrainConfig(TrainSettings):
         return {
             "train_micro_batch_size_per_gpu": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `ZeroStage0Optimizer` clips
+            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # in stage 0, `ZeroStage0Optimizer` clips
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

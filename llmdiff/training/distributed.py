@@ -42,7 +42,7 @@ def join() -> None:
     if os.environ["WORLD_SIZE"] == "1" and not dist.is_initialized():  # needs no port, which others may take first
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    import deepspeed  # takes seconds
+    import deepspeed  # late: this import takes seconds
 
     deepspeed.utils.logger.setLevel("WARNING")
     leave_out_shared_memory()
@@ -56,7 +56,7 @@ def check_alike(config: TrainConfig, device: torch.device) -> None:
     """Raise ValueError on every process if one of them has read another configuration."""
     found = zlib.crc32(config.model_dump_json().encode())
     ends = torch.tensor([found, -found], device=device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the least, and minus the greatest
+    dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the minimum, and minus the maximum
     if ends.sum() != 0:
         raise ValueError(
             f"{config.output}: not the same configuration on every host: expected a folder that all hosts share, "

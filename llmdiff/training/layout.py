@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST = 16  # places along a layout's longer side, at most
 BLOCKS, WIDENING = 2, 2
-PATCH = 2  # places a side that a query of the decoder answers for: a quarter of the queries of one for each
+PATCH = 2  # side of the patch of places that a query of the decoder answers for, to save queries
 CLIP = 1.0  # norm of the gradient
 RISE = 0.1  # share of the steps in which the rate rises
 

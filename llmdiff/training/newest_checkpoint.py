@@ -67,7 +67,7 @@ def check_checkpoint(path: Path) -> None:
         raise ValueError(f"{path}: cut short while it was saved")
     if (listed := read_manifest(path)) is not None:
         check_files(path, dict.fromkeys((*FILES, *listed)))
-    elif (path / EMA_FOLDER / MANIFEST).exists():  # which is of this version, too
+    elif (path / EMA_FOLDER / MANIFEST).exists():  # written by this version, as the manifest was
         raise ValueError(f"{path / MANIFEST}: damaged: expected the list of its files, found no such file")
     else:
         for name in TENSORS:

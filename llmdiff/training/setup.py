@@ -152,7 +152,7 @@ def prepare(config: TrainConfig, device: torch.device, interrupted: Sequence[int
         ema.load(load_adapter(found / EMA_FOLDER))
     ema.to(device)
     adapter.install(unet)
-    engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
+    engine = wrap(objective, config)  # last, for ZeRO 3 partitions the weights
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
     return Run(

@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         end_with_parent()
     if options.tied:
         end_with_input()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about collectives that DeepSpeed calls
     try:
         from llmdiff.training.config import TrainConfig
 
-        if int(os.environ.get("CROSS_SIZE", 1)) > 1:  # of hosts: the first writes the configuration before it starts
+        if int(os.environ.get("CROSS_SIZE", 1)) > 1:  # hosts: the first writes the configuration before it starts
             from llmdiff.training.distributed import join
 
             join()
@@ -66,7 +66,7 @@ def leave_out_unused() -> None:
 
 def end_with_parent() -> None:
     """Make the kernel send a SIGTERM when this process's parent dies, after which it would go on training."""
-    PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+    PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -43,7 +43,7 @@ def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tu
     """Yield each caption's hash and encoding; a BadRow in place of one that is missing or not finite."""
     if not captions:
         return
-    encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
+    encode = getattr(encoder, "encode", encoder)  # `encode` returns errors in the place of encodings
     for (key, text), encoding in zip(captions.items(), encode(list(captions.values())), strict=True):
         if isinstance(encoding, Exception):
             yield key, BadRow(getattr(encoding, "reason", "not_finite"), str(encoding))

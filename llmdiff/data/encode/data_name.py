@@ -29,7 +29,7 @@ def _address(data: str) -> str:
     """Return an address in one of its spellings: the scheme in small letters, no slash at the end."""
     if data.startswith("hf:") and not data.startswith("hf://"):
         repository = data.removeprefix("hf:")
-        return data if ":" in repository else f"hf://datasets/{repository}"  # a split is no path
+        return data if ":" in repository else f"hf://datasets/{repository}"  # a split's name is kept, as it is no path
     lower = re.sub(r"^\w+://", lambda found: found[0].lower(), shown(data))
     several = lower.split() if lower.startswith("http") else [lower]
     return " ".join(each.rstrip("/") for each in several)

@@ -72,7 +72,7 @@ def find_left(
     all_known = data_sets(store, fingerprint)
     left = left_rows(store, fingerprint, all_known, [known.data])
     edited = edited_in_place(store, known, left)
-    with suppress(LockedError):  # an object store's, while another writer is at work: the next run does it
+    with suppress(LockedError):  # another writer holds the object store's lock: the next run drops them
         drop_rejects(store, fingerprint, all_known)
         drop_rows(store, edited)
     still = left_rows(store, fingerprint, all_known, [known.data]) if len(edited) else left

@@ -180,7 +180,7 @@ class ShardReader:
 
     @property
     def _latents(self) -> LatentEncoding:
-        assert self.encoders.latents is not None  # `encode_shard` looked
+        assert self.encoders.latents is not None  # `encode_shard` checked
         return self.encoders.latents
 
 

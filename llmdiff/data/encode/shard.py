@@ -76,7 +76,7 @@ def encode_shard(
                 progress(step.done)
     report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
     report.truncated = getattr(encoders.encoder, "truncated", 0) - before
-    report.rows = source.count  # of a stream, known once its rows have been read
+    report.rows = source.count  # a streamed shard knows it once its rows have been read
     report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report

@@ -57,7 +57,7 @@ def shown(data: str) -> str:
 
 def _in_bucket(data: str, scheme: str) -> RemotePath:
     parts = urlsplit(data)
-    if "@" in parts.netloc or parts.query:  # not even this error repeats it
+    if "@" in parts.netloc or parts.query:  # the error does not repeat it
         raise ValueError(f"data: expected {scheme}://bucket/prefix alone, for credentials come from the environment")
     if scheme not in BUCKETS or not parts.netloc:
         raise ValueError(f"{data}: expected {EXPECTED}")

@@ -49,7 +49,7 @@ class Bucket:
         for prefix in found["common_prefixes"]:
             yield Child(prefix.rpartition("/")[2], is_folder=True)
         for entry in found["objects"]:
-            if entry["path"] != key:  # what some tools leave in the place of a folder
+            if entry["path"] != key:  # without the object that some tools leave in place of a folder
                 yield Child(entry["path"].rpartition("/")[2], is_folder=False, facts=_facts(entry))
 
     def facts(self, key: str) -> FileFacts | None:
@@ -87,5 +87,5 @@ class Bucket:
 
 
 def _facts(entry: ObjectMeta) -> FileFacts:
-    tag = (entry["e_tag"] or "").strip('"')  # listings of some providers have no quotes around it
+    tag = (entry["e_tag"] or "").strip('"')  # some providers' listings have it without quotes
     return FileFacts(entry["size"], entry["last_modified"].timestamp(), tag)

@@ -142,7 +142,7 @@ def _facts(answer: httpx.Response) -> FileFacts:
     return FileFacts(
         int(size),
         _time(answer.headers.get("Last-Modified", "")),
-        "" if tag.startswith("W/") else tag.strip('"'),  # a weak one is not of the bytes
+        "" if tag.startswith("W/") else tag.strip('"'),  # a weak tag does not identify the bytes
     )
 
 

@@ -115,7 +115,7 @@ def hub_data(text: str) -> tuple[Hub, str]:
     repo, revision, endpoint = found["repo"], found["revision"], constants.ENDPOINT
     with _naming(text):
         about = HfApi(endpoint=endpoint).dataset_info(repo, revision=revision)
-    assert about.sha is not None  # the hub always gives it
+    assert about.sha is not None  # the hub always sends it
     shown = repo if revision is None else f"{repo}@{revision}"
     if is_url or not rest[1:]:
         return Hub(repo, about.sha, endpoint, shown), rest.strip("/") if is_url else ""
@@ -157,5 +157,5 @@ def _naming(address: str) -> Iterator[None]:
         raise FileNotFoundError(f"{address}: no such data set; is it private, and HF_TOKEN not set?") from error
     except HfHubHTTPError as error:
         raise ConnectionError(f"{address}: {str(error).partition(chr(10))[0]}") from error
-    except Exception as error:  # of whichever HTTP library this version of the hub's has
+    except Exception as error:  # errors of the HTTP library, which depends on huggingface_hub's version
         raise ConnectionError(f"{address}: {type(error).__name__}: {error}") from error

@@ -96,7 +96,7 @@ class RemotePath:
         return self.with_name(self.stem + suffix)
 
     def resolve(self) -> RemotePath:
-        return self  # there are no links
+        return self  # remote places have no links
 
     @cached_attribute
     def facts(self) -> FileFacts | None:

@@ -71,7 +71,7 @@ def web_files(text: str) -> Web:
     """
     urls = [url for each in text.split() for url in _numbered(each)]
     for url in urls:
-        if "@" in urlsplit(url).netloc:  # not even this error repeats it
+        if "@" in urlsplit(url).netloc:  # the error does not repeat it
             raise ValueError("data: expected an address without a user and a password, found one with them")
     parts = [urlsplit(url) for url in urls]
     roots = sorted({f"{part.scheme}://{part.netloc}" for part in parts})

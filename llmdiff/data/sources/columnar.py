@@ -155,8 +155,8 @@ def _value(scalar: pa.Scalar) -> Any:
         return [_value(item) for item in scalar.values]
     try:
         found = scalar.as_py()
-        return tuple(found) if isinstance(found, list) else found  # of a map, say: one caption, which is no text
-    except UnicodeDecodeError as error:  # Arrow does not check what it calls a string
+        return tuple(found) if isinstance(found, list) else found  # a list here is a map, say: one caption, no text
+    except UnicodeDecodeError as error:  # Arrow does not check that its strings are UTF-8
         return BadRow("not_utf8", f"expected UTF-8 text, found {error.object!r:.80}")
 
 
@@ -169,7 +169,7 @@ def _bytes_of(scalar: pa.Scalar) -> int:
     if isinstance(scalar, pa.StructScalar):
         return sum(_bytes_of(scalar[i]) for i in range(len(scalar)))
     if isinstance(scalar, pa.ListScalar):
-        return sum(map(_bytes_of, scalar.values))  # the array's own size counts once what a dictionary repeats
+        return sum(map(_bytes_of, scalar.values))  # the array's own size would count a dictionary's repeats once
     return int(scalar.as_buffer().size) if isinstance(scalar, pa.BinaryScalar) else 0
 
 

@@ -35,5 +35,5 @@ def spelled(folder: DataPath, name: str) -> str:
         return next((each for each in dict.fromkeys(forms) if is_there(folder, each)), name)
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return name

@@ -81,7 +81,7 @@ def _why(row: dict[str, Any]) -> BadRow:
 
 def _failed(row: dict[str, Any]) -> tuple[BadRow, Any]:
     caption = row.get(column(row, CAPTION_COLUMNS) or "")
-    is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # and of no use here
+    is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # too long to be of use
     return _why(row), None if is_long else caption
 
 

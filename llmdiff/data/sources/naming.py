@@ -134,5 +134,5 @@ def _is_one(folder: DataPath, cell: str) -> bool:
         return is_there(folder, spelled(folder, cell))
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return False

@@ -60,7 +60,7 @@ class FileState(NamedTuple):
             return cls(sum(facts.size for facts in said), int(changed * 1e9), tags) if said else None
         try:
             found = [file.stat()]
-            if file.is_dir():  # whose pictures are its rows
+            if file.is_dir():  # a folder whose pictures are rows
                 found += [entry.stat() for entry in os.scandir(file) if entry.is_file()]
         except OSError:
             return None
@@ -114,7 +114,7 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
     seen: set[str] = set()
     for folder, folders, names in os.walk(root if root.is_dir() else root.parent, followlinks=root.is_dir()):
         if (real := os.path.realpath(folder)) in seen:
-            folders.clear()  # a link that leads back, or here twice
+            folders.clear()  # the folder was seen before, through a link
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if name != TEMPORARY)

@@ -40,7 +40,7 @@ def names_in(records: Iterable[Record]) -> list[str]:
 def _read_jsonl(file: DataPath) -> Iterator[Record]:
     """Return a row for each line; or the rows of a list, for some give that the ending ``.jsonl`` too."""
     data = utf8_bytes(file)
-    if data.lstrip().startswith(b"["):  # as no row does
+    if data.lstrip().startswith(b"["):  # no row begins so
         with suppress(ValueError, RecursionError):
             return map(_lowered, loads(text(data)))
     return map(_from_json, _lines(data))
@@ -106,7 +106,7 @@ def _picture_name(folder: DataPath, key: str) -> str | None:
         return next((f"{key}.{end}" for end in PICTURES if is_there(folder, f"{key}.{end}")), None)
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return None
 
 

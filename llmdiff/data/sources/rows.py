@@ -246,7 +246,7 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         raise BadRow("no_image", f"{name}: {error}") from error
     except BadRow:
         raise
-    except ValueError as error:  # a NUL
+    except ValueError as error:  # a name with a NUL
         raise BadRow("no_image", f"{name!r}: {error}") from error
 
 

@@ -87,7 +87,7 @@ def _separated(file: DataPath, lines: list[str], **dialect: Any) -> Iterator[Rec
     start = 0
     while start < len(lines):
         reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True, **dialect)
-        done = 0  # lines of whole rows
+        done = 0  # lines that complete rows have used
         try:
             for values in reader:
                 done = reader.line_num

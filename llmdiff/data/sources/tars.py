@@ -23,7 +23,7 @@ def infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar without keeping them, as `tarfile` would; ReadError for a negative size."""
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # not in its stubs
-        if info.size < 0:  # by an extended header, which is read after the first one
+        if info.size < 0:  # an extended header may say so, after the checked one
             raise tarfile.ReadError(f"{info.name!r} of {info.size} bytes")
         yield info
 

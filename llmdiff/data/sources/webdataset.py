@@ -76,7 +76,7 @@ class TarShard(StreamedFile):
     @cached_attribute
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
-        with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
+        with suppress(ValueError), self._opened() as tar:  # a damaged tar is read as far as it can be
             members = (info for info in infos(tar) if not info.isdir())
             found.update(_kind(info.name) for info in members if _member(info, self.columns.endings) is None)
         return _counted(found)
@@ -201,7 +201,7 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return b""
     try:
         check_size(info.size, repr(info.name), MAX_BYTES if member.kind in PICTURES else MAX_TEXT_BYTES)
-    except BadRow as bad:  # a sparse one may claim any size
+    except BadRow as bad:  # a sparse member may claim any size
         return bad
     file = tar.extractfile(info)
     assert file is not None  # it is a regular file
@@ -209,7 +209,7 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return file.read()
     except ConnectionError:
         raise
-    except DAMAGED as error:  # which the search for the next member meets, too
+    except DAMAGED as error:  # the search for the next member fails in the same way
         return BadRow("broken_tar", f"{info.name!r}: expected {info.size} bytes: {error}")
 
 

@@ -26,7 +26,7 @@ from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, BATCH, POOL, DROPOUT = 0, 32, 30000, 0.1
-STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the rule-based evaluator is content
+STEPS, SCHEDULE_STEPS = 6000, 15000  # training stops in mid-cosine, once the rule-based evaluator is satisfied
 TEXT_STEPS, TEXT_BATCH = 2500, 128
 TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
@@ -50,7 +50,7 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
         x, ids = latents[rows], tokens[rows]
         ids = torch.where(torch.rand(BATCH, 1) < DROPOUT, null, ids)
         noise = torch.randn_like(x)
-        t = (1000 * torch.rand(BATCH).sqrt()).long()  # more of the noisy steps: there the text decides
+        t = (1000 * torch.rand(BATCH).sqrt()).long()  # prefers noisy steps, where the text decides
         with fast_cpu_math():
             context = text_encoder(ids).last_hidden_state
             predicted = unet(scheduler.add_noise(x, noise, t), t, context).sample

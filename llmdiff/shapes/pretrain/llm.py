@@ -28,7 +28,7 @@ from llmdiff.shapes.shards import random_scene
 SEED, POOL = 0, 16  # batches made at once
 SCENES = 20_000
 END, PAD, END_ID = "<|endoftext|>", "<|pad|>", 0
-WORDS = 4  # of an answer, each one token
+WORDS = 4  # words of an answer, one token each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ TRAINING = {  # the two smaller Llamas are not embedded: a study of LLM sizes tr
     "llama-small": Training(steps=1200),
     "llama-tiny": Training(steps=1200),
 }
-MODELS: dict[str, Callable[[int], Any]] = {  # by size of the vocabulary
+MODELS: dict[str, Callable[[int], Any]] = {  # functions of the vocabulary's size
     "llama": partial(llama, hidden=160, blocks=5, heads=8),
     "llama-small": partial(llama, hidden=96, blocks=4, heads=4),
     "llama-tiny": partial(llama, hidden=48, blocks=3, heads=4),
@@ -114,7 +114,7 @@ def train_llm(
     name: str, model: Any, tokenizer: PreTrainedTokenizerFast, training: Training, rng: np.random.Generator
 ) -> dict[str, float]:
     """Train by the next-token loss of the restated part, and of four tokens at each question; return the figures."""
-    heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # thrown away after training
+    heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # discarded after training
     batches = text_batches(rng, training.batch)
     asked: list[float] = []
 
