@@ -1,4 +1,4 @@
-"""Print the requirements of what is installed whose markers hold under another Python, and not under this one."""
+"""Print the installed packages' requirements whose markers hold under another Python, and not under this one."""
 
 from __future__ import annotations
 

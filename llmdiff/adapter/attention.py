@@ -47,7 +47,7 @@ def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
 
 
 def is_cross_attention(module: nn.Module) -> bool:
-    """Return whether a module reads the text, in whichever of diffusers' ways."""
+    """Return whether a module is a cross-attention to the text, in any of diffusers' forms."""
     return isinstance(module, Attention) and (module.is_cross_attention or module.added_kv_proj_dim is not None)
 
 
@@ -75,7 +75,7 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def copy(self, attn: Attention) -> None:
-        """Start as the original attention; a base without some bias starts with zeros there."""
+        """Copy the original attention's weights; where it lacks a bias, start from zeros."""
         self.to_q.weight.copy_(attn.to_q.weight)
         self.to_k.weight.copy_(attn.to_k.weight)
         self.to_v.weight.copy_(attn.to_v.weight)
@@ -177,7 +177,7 @@ class AdapterProcessor:
         attn.set_processor = self.take
 
     def uninstall(self, attn: Attention) -> None:
-        """Leave the attention with the processor that it would have by now."""
+        """Leave the attention, with the processor that it would have by now without the adapter."""
         del attn.set_processor
         attn.set_processor(self.original)
 

@@ -34,7 +34,7 @@ def is_offloaded(module: nn.Module) -> bool:
 
 
 def not_compiled(module: Any) -> Any:
-    """Return the module in a compiled one; another as it is."""
+    """Return the module inside a compiled one; return any other module as it is."""
     return getattr(module, COMPILED, module)
 
 

@@ -47,7 +47,7 @@ def adapter_folder(name: str | os.PathLike[str]) -> Path:
 
 
 def hub_parts(text: str) -> tuple[str, str | None] | None:
-    """Return repository and revision of a name on the hub; None for what is a folder, or can only be meant as one."""
+    """Return repository and revision of a name on the hub; None for a folder, and for what can only mean a folder."""
     asked = text.startswith(SCHEME)
     found = NAME.fullmatch(text.removeprefix(SCHEME))
     if asked and found is None:

@@ -1,4 +1,4 @@
-"""Encodings of different lengths in one batch, the empty caption's in place of some, and text before a context."""
+"""Pad encodings of one batch, replace some by the empty caption's, and put text features before a context."""
 
 from __future__ import annotations
 

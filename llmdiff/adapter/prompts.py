@@ -1,4 +1,4 @@
-"""Prompts as the adapter's contexts, in pipelines that know nothing of adapters."""
+"""Encode prompts as the adapter's contexts, in pipelines that know nothing of adapters."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PromptEncoder:
         negative_prompt_embeds: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the contexts; what is given is taken as it is."""
+        """Return the contexts of prompts; contexts that are given are returned as they are."""
         options = {name: options[name] for name in PASSED_ON if name in options}
         self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
         here = execution_device(self.pipe)

@@ -1,4 +1,4 @@
-"""Downloads pictures over HTTP: several at once, bounded in bytes and time; failures are reasons to refuse a row.
+"""Download pictures over HTTP: several at once, bounded in bytes and time; failures are reasons to refuse a row.
 
 Whoever wrote the data chose the URLs, and what answers may be hostile: no address of this machine's own network is
 asked unless that is allowed, and nothing that arrives is unpacked.

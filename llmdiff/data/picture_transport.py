@@ -26,7 +26,7 @@ _end: ContextVar[float] = ContextVar("end")
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let every request of this thread in the block end after so many seconds, whatever it is at: `httpx.ReadTimeout`.
+    """End every request of this thread in the block after so many seconds, with `httpx.ReadTimeout`.
 
     The look-up of a name alone may take longer: as long as the system's resolver tries.
     """

@@ -1,4 +1,4 @@
-"""Rows of data that cannot be used: why not, in a few words to count by."""
+"""Rejects: rows of data that cannot be used, with reasons to count by."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Reason = Literal[
 ]
 """Reasons that the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
 TRY_AGAIN: tuple[Reason, ...] = ("no_answer",)
-"""Reasons that may have gone by the next run; the others are final."""
+"""Reasons that may no longer hold in the next run, which tries again; the others are final."""
 
 LONGEST = 500
 """Most characters of a detail: a caption that it quotes may be megabytes long."""

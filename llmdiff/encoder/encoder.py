@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 class Encoder:
     """A frozen decoder-only LLM as a text encoder.
 
-    A run repeated with the same captions gives the same bits; in other company a caption's matrix products round
+    A run repeated with the same captions gives the same bits; in another batch a caption's matrix products round
     differently. On trained weights (SmolLM2-135M) that is up to 2e-6 of its encoding in float32 and 2e-2 in bfloat16.
     Against float64, float32 is off by 1e-6 of a token's encoding on average (5e-6 at most, any reading); bfloat16 by
     2e-2 (9e-2) with scores and the last hidden state, by 1e-2 (5e-2) with means, as that dtype's hidden states are.

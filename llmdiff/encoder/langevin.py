@@ -74,11 +74,11 @@ class Langevin(RunningSum):
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
-        """Take the summed word scores of the isolated path away.
+        """Subtract the summed word scores of the isolated path.
 
         Args:
             table: word scores (id, band, hidden).
-            source: int32 (row,), the line of the table for each row.
+            source: int32 (row,), the table's line for each row.
         """
         rows = TokenRows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):

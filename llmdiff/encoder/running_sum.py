@@ -30,14 +30,14 @@ class RunningSum:
         """Which bands hold a sum so far; the others hold anything."""
 
     def start(self, x: Tensor) -> None:
-        """Take the first block's input, the embeddings (batch, token, hidden)."""
+        """Start from the first block's input, the embeddings (batch, token, hidden)."""
 
     def fold(self, score: BlockScore) -> None:
         """Add a block's contribution."""
         raise NotImplementedError
 
     def end(self, x: Tensor) -> None:
-        """Take the final norm's output, the last hidden state (batch, token, hidden)."""
+        """Add the final norm's output, the last hidden state (batch, token, hidden), where it is read."""
 
     def finite(self) -> Tensor:
         """Return whether a row has neither NaN nor infinity: bool (row,)."""

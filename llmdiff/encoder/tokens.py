@@ -1,4 +1,4 @@
-"""From a caption to token ids: normalisation, template, end of sequence, truncation."""
+"""Turn a caption into token ids: normalisation, template, end of sequence, truncation."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def check_name(file: Path, name: Any, kinds: tuple[str, ...]) -> None:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """Return a configuration; empty where there is none, or no JSON object, which is left to the libraries."""
+    """Return a configuration; empty where it is missing or no JSON object, which is left to the libraries."""
     try:
         found = json.loads(file.read_bytes()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):

@@ -29,9 +29,9 @@ class ProbeConfig:
     """Sizes of a probe and of its training."""
 
     captions: int = 1200
-    """Captions that it learns on."""
+    """Captions that a probe is trained on."""
     tests: int = 200
-    """Captions of held-out pairs that it is asked about, in wordings of training and in new ones each."""
+    """Captions of held-out pairs that it is asked about, in wordings of training, and as many in new wordings."""
     steps: int = 400
     """Steps of training, of 64 captions."""
     seed: int = 0

@@ -169,7 +169,7 @@ def next_token(teacher: Encoder, states: Tensor) -> Tensor:
 
 
 def narrowed(logprobs: Tensor) -> Tensor:
-    """Return ``(token, vocabulary)`` as it is; a large vocabulary less its mean and projected at random to `CHANNELS`.
+    """Return ``(token, vocabulary)`` as it is; a large vocabulary's less its mean, projected at random to `CHANNELS`.
 
     All captions' log-probabilities over 50,000 tokens would not fit into memory. Less their mean they are a linear
     function of hidden states, or have but `TOP` values that stand out; the projection keeps distances to about 2 %.

@@ -56,10 +56,10 @@ class TrainSettings(BaseModel):
     adapter: AdapterSettings = AdapterSettings()
     """The method's choices."""
     base_fingerprint: str | None = None
-    """With `adapter.base_context` "clip": which of the base model's own text features in the store, if there are
+    """Which of the base model's own text features in the store to read with `adapter.base_context` "clip", if there are
     several."""
     pooled_fingerprint: str | None = None
-    """With an SDXL base: which of the pooled embeddings in the store, if there are several."""
+    """Which of the pooled embeddings in the store to read with an SDXL base, if there are several."""
 
     start_from: str | None = None
     """An adapter folder, version in the registry, or name on the hub, whose weights training goes on from, with a fresh

@@ -35,15 +35,15 @@ class LossScale:
 
     def set(self, value: float) -> None:
         self.value = value
-        if is_plain(self.engine):
+        if is_zero_stage_0(self.engine):
             self.engine.optimizer.loss_scale = value
         elif self.dynamic:
             internals.set_loss_scale(self.engine, value)
 
     def backward(self, loss: Tensor) -> None:
-        """Run the backward pass; a loss that is not finite makes every gradient NaN, which the norm tells to all."""
+        """Run the backward pass; a loss that is not finite makes all gradients NaN, so that every process sees it."""
         loss = loss * (loss.detach() * 0 + 1)
-        self.engine.backward(loss * self.value if is_plain(self.engine) else loss)
+        self.engine.backward(loss * self.value if is_zero_stage_0(self.engine) else loss)
 
     def update(self, applied: bool) -> bool:
         """Record a step, finite or not; return False where it failed and no smaller scale is left to try."""
@@ -103,19 +103,19 @@ def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def base(engine: Any) -> Any:
     """Return the torch optimiser below DeepSpeed's."""
-    return engine.optimizer if is_plain(engine) else internals.inner_optimiser(engine)
+    return engine.optimizer if is_zero_stage_0(engine) else internals.inner_optimiser(engine)
 
 
 def parts(engine: Any) -> list[Tensor]:
     """Return the tensors that the torch optimiser steps on: parameters, or this process's share of them, flat."""
-    if is_plain(engine):
+    if is_zero_stage_0(engine):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     return internals.flat_parts(engine)
 
 
 def get_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
     """Return a parameter's whole moment, on every process."""
-    if is_plain(engine):
+    if is_zero_stage_0(engine):
         whole: Tensor = engine.optimizer.state[parameter][key]
         return whole
     return internals.get_moment(parameter, key)
@@ -123,12 +123,12 @@ def get_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 
 def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
     """Set this process's share of a parameter's moment from the whole moment."""
-    if is_plain(engine):
+    if is_zero_stage_0(engine):
         engine.optimizer.state[parameter][key].copy_(value)
     else:
         internals.set_moment(engine, parameter, key, value)
 
 
-def is_plain(engine: Any) -> bool:
-    """Return whether the engine's optimiser is ZeRO 0's, with nothing of DeepSpeed around it."""
+def is_zero_stage_0(engine: Any) -> bool:
+    """Return whether the engine's optimiser is that of ZeRO stage 0, with nothing of DeepSpeed around it."""
     return isinstance(engine.optimizer, ZeroStage0Optimizer)

@@ -26,7 +26,7 @@ def data_name(data: str, columns: Columns = KNOWN) -> str:
 
 
 def _address(data: str) -> str:
-    """Return an address in one of its spellings: the scheme in small letters, no slash at the end."""
+    """Return the normal spelling of an address: the scheme in small letters, no slash at the end."""
     if data.startswith("hf:") and not data.startswith("hf://"):
         repository = data.removeprefix("hf:")
         return data if ":" in repository else f"hf://datasets/{repository}"  # a split's name is kept, as it is no path

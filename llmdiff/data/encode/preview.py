@@ -32,7 +32,7 @@ class SeenRow:
     picture: str | None = None
     """The picture's size and what is kept of it, or its URL; None where there is no usable picture."""
     refused: str | None = None
-    """Why it would be a reject."""
+    """Reason why the row would be a reject."""
 
 
 @dataclass(kw_only=True)

@@ -36,7 +36,7 @@ class Picture(NamedTuple):
     """The index's entry of a picture."""
 
     hash: str
-    """Hash of its bytes."""
+    """Hash of the picture's bytes."""
     latent_key: str
     crop: Crop
 
@@ -101,7 +101,7 @@ class ShardReader:
 
     @contextmanager
     def steps(self, rows: Iterable[NumberedRow]) -> Iterator[Iterator[Step]]:
-        """Give the steps of numbered rows, in a ``with`` block at whose end every thread has ended."""
+        """Yield an iterator of the steps of numbered rows; every thread has ended at the end of the ``with`` block."""
         decoders = ThreadPoolExecutor(self.encoders.threads or cores(), "decode")
         read = self._chunks(rows)
         chunks = ahead(read, CHUNKS_AHEAD, "read")

@@ -84,7 +84,7 @@ def encode_shard(
 
 @dataclass
 class StepEncoder:
-    """Runs the models on a shard's steps, each caption and picture once, and has the results written behind."""
+    """Runs the models on a shard's steps, each caption and picture once, and has a thread write the results."""
 
     encoders: EncoderSet
     rows: RowWriter

@@ -1,4 +1,4 @@
-"""Names of files as tables have them: a file may be there under another spelling of its name."""
+"""Find files by the names that tables give them, which may be spelled otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_url(cell: Any) -> TypeGuard[str]:
 
 
 def is_there(folder: DataPath, name: str) -> bool:
-    """Return whether there is such a file; elsewhere than on a disk, whether a listing has it."""
+    """Return whether there is such a file; for a remote one, whether a listing has it."""
     if isinstance(folder, RemotePath):
         file = folder.listed(name)
         return file.parent.holds(file.name)

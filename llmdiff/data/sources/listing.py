@@ -47,7 +47,7 @@ class Listing(NamedTuple):
     root: DataPath
     """The path that was listed; a remote one keeps what the listing said."""
     pictures: dict[DataPath, list[str]] = {}
-    """Names of the pictures of folders whose pictures a table names."""
+    """Names of pictures by folder, of folders whose pictures a table names."""
 
 
 class NamedBy(NamedTuple):
