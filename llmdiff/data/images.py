@@ -177,7 +177,7 @@ def _scaled(values: np.ndarray, white: int) -> Image.Image:
 
 
 def _centre(picture: Image.Image, kept: tuple[int, int]) -> tuple[np.ndarray, Crop]:
-    """Resize a picture until it just covers the kept width and height, then return its centre and what was cut."""
+    """Resize a picture until it just covers the kept width and height, then cut out its centre."""
     width, height = picture.size
     scale = max(kept[0] / width, kept[1] / height)
     resized = max(kept[0], round(width * scale)), max(kept[1], round(height * scale))

@@ -250,7 +250,7 @@ class TrainConfig(TrainSettings):
         return path
 
     def check_same(self, path: Path) -> None:
-        """Raise ValueError where a run left another configuration in ``config.json`` at `path`."""
+        """Raise ValueError where the run of ``config.json`` at `path` differs in more than a resumed run may change."""
         if not path.exists():
             return
         defaults = TrainSettings().model_dump(mode="json") | {

@@ -1,4 +1,4 @@
-"""Repeats: rows whose picture and caption the store has, as of a file that was appended to, or twice in the data."""
+"""Repeats: rows whose picture and caption the store has, such as those of a file that was appended to."""
 
 from __future__ import annotations
 
