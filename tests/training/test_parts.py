@@ -165,7 +165,7 @@ def test_weight_decay_is_for_matrices_alone(adapter: LLMAdapter) -> None:
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
 
-def test_plain_adamw_clips_and_leaves_out_what_is_not_finite() -> None:
+def test_adamw_of_zero_stage_0_clips_and_leaves_out_what_is_not_finite() -> None:
     ours, theirs = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
     optimiser, reference = ZeroStage0AdamW([ours], clip=1.0, lr=0.1), torch.optim.AdamW([theirs], lr=0.1)
     for gradient in ([3.0, 0.0, 4.0, 0.0], [0.1, 0.2, 0.3, 0.4]):
