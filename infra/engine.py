@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from infra.environment import child_environment
-from llmdiff.process.tied import end_with_input
+from llmdiff.process.parent_death import end_with_input
 
 STARTS = "_run_uvicorn_command"
 """Prefect's method that starts its server."""

@@ -14,8 +14,8 @@ from llmdiff.data.encode.preview import Preview, preview
 from llmdiff.data.encode.reading import cores
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard, expected_row_count, known_row_count, list_data, shards_of
-from llmdiff.data.sources.leftovers import unnamed_pictures
 from llmdiff.data.sources.streamed import Streamed
+from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_models, check_pictures

@@ -15,7 +15,7 @@ from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
-from llmdiff.data.sources.leftovers import unnamed_pictures
+from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime import known_encoders
 from pipelines.runtime.artifacts import show_table

@@ -14,7 +14,7 @@ from torch import Tensor
 from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.estimates import Estimate, share, survived
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.stage import task
@@ -72,7 +72,7 @@ def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]
 
 @task("teach student")
 def teach(
-    store: Path, reading: Reading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
+    store: Path, reading: StudyReading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
 ) -> dict[str, float]:
     """Train a student on the store's encodings, and compare it with its teacher on captions it has not seen."""
     quieten_loading()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.studies.compare import rows, shares_by_variant, shares_plot
 from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
@@ -12,7 +12,7 @@ from pipelines.studies.parameter_counts import parameters
 from pipelines.studies.words import listed, sentences, signs, summary
 from pipelines.studies.workspace import BASE, PAPER, Variant, Workspace
 
-CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+CLIP = Variant(name="CLIP", reading=StudyReading(kind="base"))
 NORMALISED = "each score normalised"
 SCORES = (PAPER.name, NORMALISED)
 

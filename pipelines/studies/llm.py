@@ -14,7 +14,7 @@ from llmdiff.encoder.config import DType
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.studies import smollm2
 
 
@@ -39,10 +39,10 @@ class StudyLLM:
         """Whether this is the LLM that the package holds, asked as it was trained."""
         return self == EMBEDDED
 
-    def reading(self, **settings: Any) -> Reading:
+    def reading(self, **settings: Any) -> StudyReading:
         """Return a reading of it, by settings of `EncoderConfig`."""
         common = {"template": self.template} | ({} if self.dtype is None else {"dtype": self.dtype})
-        return Reading(llm=self.source, settings={**common, **settings})
+        return StudyReading(llm=self.source, settings={**common, **settings})
 
 
 EMBEDDED = StudyLLM(source=str(LLAMA), name="the embedded LLM", blocks=5, width=160, template=PROMPT)

@@ -14,7 +14,7 @@ from llmdiff.probe.probing import REFINER, encode_by, run_probes
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.studies.estimates import Estimate, share
 from llmdiff.studies.rank_correlation import rank_correlation
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.studies import smollm2
 from pipelines.studies.compare import MAIN, pooled, shares_by_variant
@@ -55,7 +55,7 @@ def variants() -> list[Variant]:
     found = [variant(llm, reading) for llm in (llama, phi) for reading in ("score", "last", "mean", "layer:2")]
     unasked = replace(llama, name="llama without questions", template="{caption}")
     found += [variant(unasked, reading) for reading in ("score", "mean")]
-    found.append(Variant(name="CLIP", reading=Reading(kind="base"), seeds=1))
+    found.append(Variant(name="CLIP", reading=StudyReading(kind="base"), seeds=1))
     if smollm2.is_there(folder := smollm2.location()):
         real = read_llm(str(folder))
         deep = f"layer:{three_fifths(real)}"

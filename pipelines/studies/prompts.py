@@ -16,7 +16,7 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import Scene, Thing
 from llmdiff.studies.estimates import share
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import progress
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel, drawn
@@ -26,7 +26,7 @@ from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
 
 matplotlib.use("Agg")
-CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+CLIP = Variant(name="CLIP", reading=StudyReading(kind="base"))
 KINDS = {  # one word away from the first
     "as it is": ("red circle", "blue square", "left of"),
     "other colour": ("green circle", "blue square", "left of"),

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate, survived
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.training.state import EMA_FOLDER
 from pipelines.studies import compare
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled
@@ -66,14 +66,14 @@ def variants(workspace: Workspace) -> list[Variant]:
         BASE,
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
         replace(adapted(PAPER.name, llm.reading(), workspace.sizes.steps), seeds=1),
-        replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
+        replace(adapted("CLIP", StudyReading(kind="base"), workspace.sizes.steps), seeds=1),
         without_layout(mean := adapted(MEAN, llm.reading(reading="norm_mean"), workspace.sizes.steps)),
         in_budget(mean, workspace.sizes.steps),
         mean,
     ]
 
 
-def adapted(name: str, reading: Reading, steps: int) -> Variant:
+def adapted(name: str, reading: StudyReading, steps: int) -> Variant:
     """Return a reading under settings for LLMs as they come; what is scored on the way is kept."""
     half = marks(steps)[0]
     training = {

@@ -18,7 +18,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA, PHI
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.shapes.pretrain.llm import pretrain_llm
 from llmdiff.studies.estimates import Estimate
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import quieten_loading
 from pipelines.runtime.stage import task
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, shares_by_variant
@@ -44,7 +44,7 @@ class Size(BaseModel):
 
     @property
     def variant(self) -> Variant:
-        return Variant(name=self.name, reading=Reading(llm=self.llm, settings=self.settings))
+        return Variant(name=self.name, reading=StudyReading(llm=self.llm, settings=self.settings))
 
 
 def study(workspace: Workspace) -> Outcome:

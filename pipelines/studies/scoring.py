@@ -15,7 +15,7 @@ from llmdiff.sampling import Sampling, load_pipeline
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.evaluator import FACTS
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import advance, quieten_loading
 from pipelines.runtime.stage import task
 
@@ -27,7 +27,7 @@ class StudyModel(BaseModel):
 
     adapter: str | None
     """Folder of the adapter; None is the base model as it is."""
-    reading: Reading | None
+    reading: StudyReading | None
     """Reading that encodes prompts."""
     student: str | None = None
     """Folder of a student that stands in for the reading."""

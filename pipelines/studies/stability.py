@@ -13,7 +13,7 @@ from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.estimates import share
 from llmdiff.studies.geometry import geometry, overlap
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import MAIN, pooled, rows
 from pipelines.studies.llm import StudyLLM
@@ -119,7 +119,7 @@ def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]
     return {name: float(value) for name, value in remembered(path, about, measure).items()}
 
 
-def load(reading: Reading, seed: int) -> Encoder:
+def load(reading: StudyReading, seed: int) -> Encoder:
     """Load a reading's encoder under a seed."""
     encoder = reading.model_copy(update={"settings": {**reading.settings, "seed": seed}}).load(str(DIFFUSION))
     assert isinstance(encoder, Encoder)

@@ -21,7 +21,7 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
 from pipelines.requests.study import Sizes
@@ -52,7 +52,7 @@ class Variant:
     """One line of a study: what differs from the paper's adapter on the embedded LLM."""
 
     name: str
-    reading: Reading | None = Reading()
+    reading: StudyReading | None = StudyReading()
     """Reading that encodes captions; None is the base model without an adapter."""
     training: tuple[tuple[str, Any], ...] = ()
     """Settings of `TrainSettings`, over the demonstration's at the study's size."""
@@ -105,7 +105,7 @@ class Workspace:
         """Held-out prompts, the same for every variant of every study."""
         return held_out_prompts(self.sizes.scenes)
 
-    def encodings(self, reading: Reading) -> str:
+    def encodings(self, reading: StudyReading) -> str:
         """Return the fingerprint of the training captions' encodings, in the store that all studies share."""
 
         def encode() -> str:
@@ -125,7 +125,7 @@ class Workspace:
         if (folder / "done").exists():
             return folder
         if settings.adapter.base_context == "clip":
-            self.encodings(Reading(kind="base"))
+            self.encodings(StudyReading(kind="base"))
         request = TrainRequest(
             store=str(self.store),
             diffusion=str(DIFFUSION),
@@ -219,7 +219,7 @@ def draw_pictures(folder: Path, pictures: int) -> None:
 
 
 @task("encode with")
-def encode_with(store: Path, data: Path, reading: Reading) -> str:
+def encode_with(store: Path, data: Path, reading: StudyReading) -> str:
     """Encode what the store lacks under a reading, as the encode flow does; return the fingerprint."""
     quieten_loading()
     encoder, latent_encoder = reading.load(str(DIFFUSION)), LatentEncoder.from_pretrained(str(DIFFUSION), device())

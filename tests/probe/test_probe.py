@@ -11,7 +11,15 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.probe.captions import CHOICES, ProbeCaptions, answers
 from llmdiff.probe.fit import Figures, Padded, ProbeConfig, read
 from llmdiff.probe.model import Probe
-from llmdiff.probe.probing import Probing, Row, default_readings, encode_by, encode_by_readings, recommend, run_probes
+from llmdiff.probe.probing import (
+    ProbeResult,
+    Probing,
+    default_readings,
+    encode_by,
+    encode_by_readings,
+    recommend,
+    run_probes,
+)
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT, canonical
 from llmdiff.shapes.scene import Scene, Thing
@@ -98,8 +106,10 @@ def test_the_best_on_top_alone_are_probed_within_reach() -> None:
 
 
 def test_a_refiner_is_recommended_where_it_brings_more_than_chance() -> None:
-    def row(name: str, on_top: float, in_reach: float | None = None) -> Row:
-        return Row(name, "{caption}", Figures(*[on_top] * 4), None if in_reach is None else Figures(*[in_reach] * 4))
+    def row(name: str, on_top: float, in_reach: float | None = None) -> ProbeResult:
+        return ProbeResult(
+            name, "{caption}", Figures(*[on_top] * 4), None if in_reach is None else Figures(*[in_reach] * 4)
+        )
 
     best = recommend([row("a", 0.5), row("b", 0.4, 0.9)])
     assert (best.row.reading, best.refiner, best.figures.mean) == ("b", True, 0.9)
