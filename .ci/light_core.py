@@ -30,14 +30,14 @@ SETTINGS = EncoderConfig(dtype="float32")
 
 
 def check_environment() -> None:
-    """Llmdiff comes from its wheel, and nothing that an extra brings is there."""
+    """Check that llmdiff comes from its wheel, and that nothing is installed that an extra brings."""
     assert "site-packages" in str(llmdiff.__file__)
     assert importlib.metadata.version("llmdiff") == llmdiff.__version__
     assert not (found := [name for name in HEAVY if importlib.util.find_spec(name)]), found
 
 
 def check_kernel() -> None:
-    """One Langevin step on the CPU is ``c + g (plus - minus)``, and zero for a caption's first token."""
+    """Check one Langevin step on the CPU: it adds ``g (plus - minus)``, and nothing for a caption's first token."""
     c, plus, minus = torch.randn(3, 5, 8)
     rows = TokenRows(position=torch.arange(5, dtype=torch.int32), caption=torch.zeros(5, dtype=torch.int64))
     expected = c + 0.5 * (plus - minus) * (rows.position > 0)[:, None]
@@ -45,7 +45,7 @@ def check_kernel() -> None:
 
 
 def check_encoder() -> Encoder:
-    """A caption's encoding has a row for each of its tokens."""
+    """Check that a caption's encoding has a row for each of its tokens; return the encoder."""
     encoder = Encoder.from_pretrained(LLAMA, SETTINGS)
     (encoding,) = encoder.encode([CAPTION])
     assert encoding.shape[-1] == encoder.hidden_size
@@ -55,7 +55,7 @@ def check_encoder() -> Encoder:
 
 
 def load_base() -> StableDiffusionPipeline:
-    """The embedded Stable Diffusion without an adapter."""
+    """Load the embedded Stable Diffusion without an adapter."""
     return StableDiffusionPipeline.from_pretrained(DIFFUSION, safety_checker=None, dtype=torch.float32)
 
 
@@ -71,14 +71,14 @@ def make_adapter(folder: Path, encoder: Encoder) -> None:
 
 
 def draw(pipe: StableDiffusionPipeline) -> np.ndarray:
-    """The same picture in a few steps, ``(height, width, 3)``."""
+    """Draw the same picture each time, in a few steps: ``(height, width, 3)``."""
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     return pipe(CAPTION, num_inference_steps=3, generator=generator, output_type="np").images[0]
 
 
 def check_pictures(adapter: Path, encoder: Encoder) -> None:
-    """Both ways to an adapter draw the same picture; without it the pipeline draws what it drew before."""
+    """Check that both ways to load an adapter draw the same picture, and that unloading it restores the pipeline."""
     drawn = draw(LLMDiffPipeline.from_pretrained(DIFFUSION, adapter, LLAMA, safety_checker=None))
     pipe = load_base()
     plain = draw(pipe)
@@ -91,14 +91,14 @@ def check_pictures(adapter: Path, encoder: Encoder) -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, in an empty folder."""
+    """Run the command line in an empty folder."""
     command = [str(Path(sys.executable).with_name("llmdiff")), *arguments]
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(command, capture_output=True, text=True, cwd=empty)
 
 
 def check_commands() -> None:
-    """Help and doctor answer; a command whose extra is missing says which to install."""
+    """Check that help and doctor work, and that a command whose extra is missing says which to install."""
     assert "Start with: llmdiff demo" in run("--help").stdout
     doctor = run("doctor")
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
@@ -115,7 +115,7 @@ def check_commands() -> None:
 
 
 def main() -> None:
-    """All of it, and a line for each that passed."""
+    """Run all checks, and print a line for each that passed."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     check_environment()

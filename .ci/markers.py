@@ -1,4 +1,4 @@
-"""Print the requirements of what is installed whose markers hold under another Python, and not under this one."""
+"""Print the installed packages' requirements whose markers hold under another Python, and not under this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 
 def requirements_of(version: str) -> list[str]:
-    """Requirements, without their markers, that Python `version` adds to this environment's; extras aside."""
+    """Return the requirements, without markers or extras, that Python `version` adds to this environment's."""
     there = {"python_version": version, "python_full_version": f"{version}.0", "extra": ""}
     lines = {line for dist in importlib.metadata.distributions() for line in dist.requires or ()}
     parsed = [Requirement(line) for line in lines]

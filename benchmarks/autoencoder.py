@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmdiff.diffusion.latents import LatentEncoder
 
-DTYPES = {  # of the weights, whether products of float32 are taken in TF32, and the weights' memory format
+DTYPES = {  # dtype and memory format of the weights, and whether float32 products are in TF32
     "float32": (torch.float32, False, torch.preserve_format),
     "tf32": (torch.float32, True, torch.preserve_format),
     "bfloat16": (torch.bfloat16, False, torch.preserve_format),
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def smooth_images(count: int, size: int) -> Tensor:
-    """Random pictures without noise of single pixels: ``(batch, size, size, 3)`` uint8."""
+    """Return random pictures without noise of single pixels: ``(batch, size, size, 3)`` uint8."""
     coarse = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     fine = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     return (255 * fine).round().byte().permute(0, 2, 3, 1)
@@ -82,7 +82,7 @@ def smooth_images(count: int, size: int) -> Tensor:
 
 @contextmanager
 def products_in_tf32(on: bool) -> Iterator[None]:
-    """Matrix products and convolutions of float32 in TF32, or not."""
+    """Turn TF32 on or off for matrix products and convolutions of float32."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:

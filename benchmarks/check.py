@@ -30,7 +30,7 @@ from common.prompts import MADE
 
 Row = dict[str, str]
 NEWEST = 5
-"""Rows of the past that count: older ones may be of code that was slower."""
+"""Number of rows of the past that count: older ones may be of code that was slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class Figure:
     ratio: str
     """Column of the ratio, the median of its rounds."""
     spread: tuple[str, str] | None
-    """Columns of the 20th and the 80th percentile of the rounds, where there are some."""
+    """Columns of the rounds' 20th and 80th percentiles, where there are some."""
     more_is_better: bool
     least: float
     """Share by which a ratio may be worse than its rows even where these agree: what other programs on the machine do
     to it."""
     key: Callable[[Row], tuple[str, ...]]
-    """What is the same in rows that can be compared; the first is the device, with its threads."""
+    """Function that returns what is the same in comparable rows; the first value is the device, with its threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Verdict:
     row: Row
     new: float
     before: float | None
-    """The median of the comparable rows; None where there are none."""
+    """Median of the comparable rows; None where there are none."""
     rows: int
     allowed: float
     """Share by which it may be worse."""
@@ -100,7 +100,14 @@ FIGURES = {
         script="store",
         arguments=(
             *("--only", "read", "--width", "2048", "--prompts", "PartiPrompts", MADE),
-            *("--peer", "memmap", "--cache", "warm", "--rounds", "45"),  # of half a second, which vary by a tenth
+            *(
+                "--peer",
+                "memmap",
+                "--cache",
+                "warm",
+                "--rounds",
+                "45",
+            ),  # rounds of half a second, which vary by a tenth
         ),
         file="store.csv",
         ratio="ratio",
@@ -165,7 +172,7 @@ def measure(figure: Figure) -> list[Row]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, the oldest first; none where there is no such file."""
+    """Return the rows of a file, the oldest first; none where there is no such file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -221,7 +228,7 @@ def spread(figure: Figure, row: Row) -> float:
 
 
 def print_table(verdicts: Sequence[Verdict]) -> None:
-    """One line a ratio: what it is, what it was, how much worse it is and may be."""
+    """Print one line a ratio: what it is, what it was, how much worse it is and may be."""
     print(f"\n{'':28} {'now':>7} {'before':>7} {'rows':>5} {'worse':>7} {'allowed':>8}")
     for each in verdicts:
         before = "" if each.before is None else f"{each.before:.3f}"

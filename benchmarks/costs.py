@@ -22,15 +22,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
 START, END = "<!-- made by benchmarks/costs.py -->", "<!-- end -->"
 SCALES = {"1 M": 10**6, "100 M": 10**8, "1 B": 10**9}
 FILES_OF_A_SHARD = 9
-"""Beside its arrays' data: six descriptions of groups and arrays, the manifest among them; the index's three."""
+"""Number of a shard's files beside its arrays' data: six of groups and arrays, with the manifest; the index's three."""
 FILE_BYTES = 128 * 1024**2
 LATENT_BYTES = 2 * 4 * 64 * 64
 SHARD_ROWS = 4096
-"""Of the commits and look-ups that were measured."""
+"""Number of rows of the commits and look-ups that were measured."""
 
 
 def assumed(value: float | str, meaning: str) -> float | str:
-    """A field that can be set on the command line."""
+    """Return a field that can be set on the command line."""
     return field(default=value, metadata={"help": meaning})
 
 
@@ -52,7 +52,7 @@ class Assumptions:
 
 
 class Costs:
-    """Of so many captions with a picture each; hours are of one GPU unless a name says otherwise."""
+    """What so many captions with a picture each cost; hours are of one GPU unless a name says otherwise."""
 
     def __init__(self, llm: LLM, at: Assumptions) -> None:
         self.llm, self.at = llm, at
@@ -76,14 +76,14 @@ class Costs:
         return n * (self.text_seconds() + self.vae / (self.at.tf32 * self.share("autoencoder")))
 
     def text_seconds(self) -> float:
-        """Of a caption."""
+        """Return GPU seconds of a caption."""
         return self.llm.tokens * self.llm.tflop * self.llm.ratio / (self.at.bf16 * self.share(self.llm.name))
 
     def images_a_second(self) -> float:
         return self.at.bf16 * self.share("training") / self.step
 
     def share(self, of: str) -> float:
-        """Of the peak: measured, or else assumed."""
+        """Return the share of the peak that is reached: measured, or else assumed."""
         return self.at.share if self.shares is None else self.shares.of.get(of, self.at.share)
 
     def encodings(self, n: float) -> float:
@@ -101,31 +101,31 @@ class Costs:
         return self.shards(n) * (FILES_OF_A_SHARD + data)
 
     def commit_seconds(self, n: float) -> float:
-        """All commits one after the other, as the index takes them; each is slower by the rows before it."""
+        """Return seconds of all commits one after the other; each is slower by the rows before it."""
         return self.shards(n) * (self.commit[0] + self.commit[1] * n / 2)
 
     def lookup_seconds(self, n: float) -> float:
-        """Of one worker, for `SHARD_ROWS` rows: what the store has of their captions and pictures."""
+        """Return seconds of one worker's look-ups for `SHARD_ROWS` rows: which captions and pictures are stored."""
         return self.lookup[0] + self.lookup[1] * n
 
     def keys_seconds(self, n: float) -> float:
-        """Of the processor, to make the keys of all look-ups, the first time on a machine."""
+        """Return processor seconds to make the keys of all look-ups, the first time on a machine."""
         return sum(none + each * n for none, each in self.keys)
 
     def encoder_memory(self, n: float) -> float:
-        """Bytes of one worker."""
+        """Return bytes of one worker that encodes."""
         return 1e6 * (self.lookup_memory[0] + self.lookup_memory[1] * n)
 
     def trainer_memory(self, n: float) -> float:
-        """Bytes of one process, for the index."""
+        """Return bytes of one training process for the index."""
         return 1e6 * (self.train_memory[0] + self.train_memory[1] * n)
 
     def make_seconds(self, n: float) -> float:
-        """Of the processor, the first time on a machine."""
+        """Return processor seconds to make the training index, the first time on a machine."""
         return self.make[0] + self.make[1] * n
 
     def open_seconds(self, n: float) -> float:
-        """Every other time."""
+        """Return processor seconds to open the training index every other time."""
         return self.open[0] + self.open[1] * n
 
     def verify_seconds(self, n: float) -> float:
@@ -133,12 +133,12 @@ class Costs:
 
 
 def machines(gpu_seconds: float, days: float, at: Assumptions) -> int:
-    """Machines that get so much done in so many days."""
+    """Return the machines that get so much done in so many days."""
     return math.ceil(gpu_seconds / at.gpus / (days * 86400))
 
 
 def costs_table(at: Assumptions) -> str:
-    """Hours, machines and bytes."""
+    """Return the table of hours, machines and bytes."""
     lines = [
         f"| {at.gpu}, {basis(Costs(llms()[0], at).shares, at.share)} | LLM | {' | '.join(SCALES)} |",
         "| --- | --- |" + " --- |" * len(SCALES),
@@ -169,7 +169,7 @@ def costs_table(at: Assumptions) -> str:
 
 
 def limits_table(at: Assumptions, rows: float) -> str:
-    """What grows with the store, for shards of so many rows; of Phi-1.5."""
+    """Return the table of what grows with the store, for shards of so many rows; of Phi-1.5."""
     cost = Costs(llms()[0], Assumptions(**{**vars(at), "rows": rows}))
     lines = [f"| shards of {rows:,.0f} rows | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
     values: list[tuple[str, Callable[[float], str]]] = [
@@ -181,7 +181,7 @@ def limits_table(at: Assumptions, rows: float) -> str:
 
 
 def index_table(at: Assumptions) -> str:
-    """What grows with the index's rows, however they are cut into shards; of Phi-1.5."""
+    """Return the table of what grows with the index's rows, however they are cut into shards; of Phi-1.5."""
     cost = Costs(llms()[0], at)
     lines = [f"| however large the shards | {' | '.join(SCALES)} |", "| --- |" + " --- |" * len(SCALES)]
     values: list[tuple[str, Callable[[float], str]]] = [
@@ -197,7 +197,7 @@ def index_table(at: Assumptions) -> str:
 
 
 def walls_table(at: Assumptions) -> str:
-    """At how many captions something takes as much as there is, the first first; of Phi-1.5."""
+    """Return the table of how many captions use up something that there is, the fewest first; of Phi-1.5."""
     cost, memory = Costs(llms()[0], at), 1e9 * at.memory
     large = Costs(llms()[0], Assumptions(**{**vars(at), "rows": 65536}))
     gpus = at.machines * at.gpus
@@ -220,13 +220,13 @@ def walls_table(at: Assumptions) -> str:
 
 
 def defaults() -> Assumptions:
-    """Of the GPU that was measured, where one was."""
+    """Return the assumptions for the GPU that was measured, where one was."""
     found = Costs(llms()[0], Assumptions()).measured
     return Assumptions() if found is None else Assumptions(gpu=found.device, bf16=found.peak, tf32=found.peak / 2)
 
 
 def tables(at: Assumptions) -> str:
-    """All of them."""
+    """Return all tables."""
     listed = "\n".join(f"| `--{f.name}` | {getattr(at, f.name)} | {f.metadata['help']} |" for f in fields(at))
     assumptions = f"| assumption | value | |\n| --- | --- | --- |\n{listed}"
     parts = {
@@ -239,13 +239,13 @@ def tables(at: Assumptions) -> str:
 
 
 def page(text: str, made: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with its tables made anew."""
     before, _, rest = text.partition(START)
     return f"{before}{START}\n\n{made}\n\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
     start = defaults()

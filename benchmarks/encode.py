@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{photos}: no such folder; no pictures measured (see --data)")
         return
     if "pictures" in arguments.part:
-        from common.encode_pictures import CASES, measure_pictures  # with the store's packages, which text needs not
+        from common.encode_pictures import CASES, measure_pictures  # needs the store's packages, which text does not
 
         measure_pictures(photos, arguments.case or list(CASES), arguments.rounds)
     if "dtype" in arguments.part:
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
-    """The rows of one LLM's shape."""
+    """Add the rows of one LLM's shape."""
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     torch.set_num_threads(arguments.threads)
@@ -142,7 +142,7 @@ def measure(
     shape: str,
     against: Sequence[str] = tuple(OBVIOUS),
 ) -> dict[str, Any]:
-    """Times, ratios and peaks of one encoder; columns of obvious ways that it is not held against are empty."""
+    """Return times, ratios and peaks of one encoder; columns of ways that it is not held against are empty."""
     word_path = encoder.config.word_path
     tokens = [token.ids for token in tokenise(encoder.tokenizer, captions, encoder.config, encoder.llm.vocabulary)]
     batches = list(batches_by_tokens([len(ids) for ids in tokens], encoder.config.token_budget))
@@ -195,7 +195,7 @@ def measure(
 def obvious_encode(
     encoder: Encoder, tokens: list[list[int]], device: torch.device, length: int | None = None
 ) -> list[Tensor]:
-    """What one would write first: two passes that keep all hidden states, the second under a diagonal mask.
+    """Encode as one would write it first: two passes that keep all hidden states, the second under a diagonal mask.
 
     Batches in file order, padded to their longest caption or to ``length``, an attention mask for the padding.
     """

@@ -4,7 +4,7 @@
     python benchmarks/evaluate.py --prompts 4 --rounds 1 --results /tmp/evaluate    # to try the script
 
 Both draw as many pictures in the same batches, in turns; the bare passes get contexts and noise that are there already,
-and judge nothing. The adapter has its first weights: what it draws costs as much as a trained one's.
+and score nothing. The adapter has its first weights: what it draws costs as much as a trained one's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def pipeline(work: Path) -> Any:
-    """The base with a new adapter of the demonstration's settings in it, ready to draw."""
+    """Return the base with a new adapter of the demonstration's settings in it, ready to draw."""
     pipe = load_pipeline(DIFFUSION)
     encoder = Encoder.from_pretrained(str(LLAMA), ENCODER, device=str(pipe.device))
     facts = {"encoding_dim": encoder.llm.hidden_size, "encoder_description": encoder.describe()}
@@ -85,7 +85,7 @@ def contexts(pipe: Any, texts: list[str]) -> list[torch.Tensor]:
 
 
 def draw_bare(pipe: Any, read: list[torch.Tensor]) -> None:
-    """Guided steps and decoding of as many pictures: no encoding, scheduler, conversion or judge."""
+    """Run guided steps, and decode as many pictures: no encoding, scheduler, conversion or evaluator."""
     side = pipe.unet.config.sample_size
     for context in read:
         latents = torch.randn(len(context) // 2, pipe.unet.config.in_channels, side, side, device=pipe.device)

@@ -37,9 +37,9 @@ class Part(NamedTuple):
     arguments: str
     quick: str = ""
     seconds: int = 90
-    """After which it is given up."""
+    """Seconds after which the part is given up."""
     writes: bool = True
-    """Whether it takes a folder for its rows."""
+    """Whether the part takes a folder for its rows."""
 
 
 ENCODE_QUICK = "--quick --blocks 1 --captions 4 --rounds 1 --max-tokens 16 --data none"
@@ -155,7 +155,7 @@ def note(part: str, state: str, results: Path, seconds: float = 0.0, error: str 
 
 
 def states(results: Path) -> list[dict[str, str]]:
-    """What was noted of parts, the oldest first."""
+    """Return what was noted of parts, the oldest first."""
     path = results / f"{STATE}.csv"
     if not path.exists():
         return []
@@ -164,7 +164,7 @@ def states(results: Path) -> list[dict[str, str]]:
 
 
 def done(results: Path) -> set[str]:
-    """The parts that are done on this device."""
+    """Return the parts that are done on this device."""
     from common.measure import device_name
 
     device = device_name(torch_device())
@@ -172,7 +172,7 @@ def done(results: Path) -> set[str]:
 
 
 def torch_device() -> Any:
-    """The GPU where there is one."""
+    """Return the GPU where there is one."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

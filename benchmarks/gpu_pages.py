@@ -23,14 +23,14 @@ def main() -> None:
 
 
 def page(path: Path) -> str:
-    """A page with the sentence, and that of the recipes with its table, made anew."""
+    """Return a page with the sentence, and that of the recipes with its table, made anew."""
     before, _, rest = path.read_text().partition(GPU)
     text = f"{before}{GPU}{sentence()}{costs.END}{rest.partition(costs.END)[2]}"
     return costs.page(text, hours_table()) if path == RECIPES else text
 
 
 def hours_table() -> str:
-    """The paper's runs of a million pairs and ten epochs, on one kind of GPU a column."""
+    """Return the paper's runs of a million pairs and ten epochs, on one kind of GPU a column."""
     gpus = [costs.Assumptions(gpu="A100", bf16=312, tf32=156, price=2), costs.Assumptions(gpu="H100 SXM")]
     measured_gpu = costs.defaults()
     gpus += [measured_gpu] * (measured_gpu.gpu not in {at.gpu for at in gpus})

@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "store-index.png"
 SMALL_COMMITS, MEASURED_COMMITS = 8, 8
 LARGE_COMMIT, MERGED = 1 << 17, 1 << 21
-"""Rows of a commit, beyond a million rows and beyond three: the latter are files as merging leaves them."""
+"""Number of rows of a commit, beyond a million rows and beyond three: the latter are files as merging leaves them."""
 GOALS = {
     "look 256 captions up": "< 0.2",
     "look 10,000 captions up": "< 2",
@@ -97,7 +97,7 @@ def place(s3: bool, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def measure_growth(path: str, where: str, sizes: list[int], opened: bool) -> None:
-    """One store, probed at each size; beyond a million rows it grows by larger commits, for the time that takes."""
+    """Measure one store at each size; beyond a million rows it grows by larger commits, for the time that takes."""
     fingerprint = EncodingStore.create(path).register_fingerprint({"kind": "benchmark", "bands": 1})
     shard = rows = 0
     seconds: list[float] = []
@@ -143,7 +143,7 @@ def add_commits(taken: list[tuple[float, float]], of: str, note: dict[str, Any])
 
 
 def folders_of(path: str) -> list[Path]:
-    """What lies on this machine's disk of a store, and of what is derived from it."""
+    """Return what lies on this machine's disk of a store, and of what is derived from it."""
     cache = Path(os.environ["LLMDIFF_CACHE"])
     return [cache] if "://" in path else [Path(path), cache]
 
@@ -188,7 +188,7 @@ def add_lookups(state: str, found: dict[str, float], note: dict[str, Any]) -> No
 
 
 def probe(*arguments: str) -> dict[str, float]:
-    """What a fresh process measures."""
+    """Return what a fresh process measures."""
     command = [sys.executable, str(HERE / "common" / "index_probe.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
@@ -196,7 +196,7 @@ def probe(*arguments: str) -> dict[str, float]:
 
 
 def measure_commits(root: str, where: str, commits: int) -> None:
-    """Commits of 4,096 rows to a store that had so many before, which were merged since."""
+    """Measure commits of 4,096 rows to a store that had so many before, which were merged since."""
     store = EncodingStore.create(f"{root}/commits-{commits}")
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
     age(store, commits)
@@ -208,7 +208,7 @@ def measure_commits(root: str, where: str, commits: int) -> None:
 
 
 def measure_writers(path: str, where: str, writers: int, each: int = 2, rows: int = 256) -> None:
-    """Processes that commit different shards at once, which they made ready before; none is lost."""
+    """Measure processes that commit different shards at once, which they made ready before; none is lost."""
     store = EncodingStore.create(path)
     fingerprint = store.register_fingerprint({"kind": "benchmark", "bands": 1})
     command = [sys.executable, str(HERE / "common" / "index_writer.py"), path, fingerprint]

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(case: str, count: int, hidden: int, device: torch.device, rounds: int) -> dict[str, Any]:
-    """One row of the CSV."""
+    """Measure one row of the CSV."""
     also, minus, h = CASES[case]
     c = torch.zeros(count, hidden, device=device)
     terms = [torch.randn(count, hidden, device=device).bfloat16() for _ in range(1 + also + minus)]
@@ -85,7 +85,7 @@ def measure(case: str, count: int, hidden: int, device: torch.device, rounds: in
 
 
 def measure_noise(count: int, hidden: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Rows of the noise alone, up to each of its stages: what Philox and Box-Muller add to writing numbers."""
+    """Add rows of the noise alone, up to each of its stages: what Philox and Box-Muller add to writing numbers."""
     from common.noise_kernel import STAGES, write_noise
 
     out = torch.empty(count, hidden, device=device)
@@ -108,7 +108,7 @@ def measure_noise(count: int, hidden: int, device: torch.device, rounds: int) ->
 def times_of(
     runs: dict[str, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Quantiles of each run's seconds. A GPU gets many runs at once, so that starting one takes none of its time."""
+    """Return quantiles of each run's seconds. A GPU gets many runs at once, so that starting one takes no time."""
     times = REPEATS if device.type == "cuda" else 1
 
     def repeated(run: Callable[[], object]) -> Callable[[], object]:
@@ -119,13 +119,13 @@ def times_of(
 
 
 def facts(device: torch.device, backend: str, case: str, count: int, hidden: int) -> dict[str, Any]:
-    """What was measured on what."""
+    """Return what was measured on what."""
     shape = {"case": case, "rows": count, "hidden": hidden}
     return {"device": device_name(device), "versions": versions(), "backend": backend, **shape}
 
 
 def speeds(times: tuple[float, float, float], speed: float, ceiling: float) -> dict[str, float]:
-    """Milliseconds, and bytes a second beside those of a copy."""
+    """Return milliseconds, and bytes a second beside those of a copy."""
     in_ms = dict(zip(("p20_ms", "p50_ms", "p80_ms"), (1e3 * value for value in times), strict=True))
     return {**in_ms, "gb_per_s": speed / 1e9, "copy_gb_per_s": ceiling / 1e9, "over_copy": speed / ceiling}
 
@@ -133,7 +133,7 @@ def speeds(times: tuple[float, float, float], speed: float, ceiling: float) -> d
 def eager(
     c: Tensor, plus: Tensor, also: Tensor | None, minus: Tensor | None, position: Tensor, g: float, h: float
 ) -> Tensor:
-    """The step as one would write it in PyTorch, its noise from the global generator."""
+    """Run the step as one would write it in PyTorch, its noise from the global generator."""
     score = plus.float()
     if also is not None:
         score = score + also.float()
@@ -147,7 +147,7 @@ def eager(
 
 
 def copy_of_bytes(like: Tensor) -> Callable[[], object]:
-    """A copy between two tensors of this size: the ceiling of anything that moves bytes."""
+    """Return a copy between two tensors of this size: the ceiling of anything that moves bytes."""
     source, target = torch.zeros_like(like), torch.empty_like(like)
     return lambda: target.copy_(source)
 

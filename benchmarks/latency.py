@@ -30,7 +30,7 @@ from llmdiff.shapes import PHI
 BATCHES = (1, 8)
 CLIP_TOKENS = 77
 LLMS = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}
-STEPS = 30  # of a picture, over which an encoding's time is spread
+STEPS = 30  # steps of a picture, over which an encoding's time is spread
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +76,7 @@ class Bench:
         self.captions = [scene_caption(rng) for _ in range(max(BATCHES))]
 
     def add(self, what: str, batch: int, value: float, unit: str, **more: Any) -> None:
-        """A row; figures of small models are no benchmark and are named so."""
+        """Add a row; figures of small models are no benchmark and are named so."""
         row = {
             "device": device_name(self.device),
             "versions": versions(),
@@ -90,7 +90,7 @@ class Bench:
         append_row("latency", row | {"p20": "", "p80": "", "peak_mb": "", "setting": ""} | more, self.results)
 
     def measure(self, runs: dict[str, Callable[[int], object]], setting: str) -> dict[str, dict[int, float]]:
-        """Rows of every run at every batch size, in turns; their median seconds."""
+        """Add the rows of every run at every batch size, in turns; return their median seconds."""
         found: dict[str, dict[int, float]] = {name: {} for name in runs}
         for batch in BATCHES:
             times: dict[str, list[float]] = {name: [] for name in runs}
@@ -106,7 +106,7 @@ class Bench:
         return found
 
     def seconds(self, run: Callable[[int], object], batch: int) -> float:
-        """Wall-clock, a GPU's work done."""
+        """Return wall-clock seconds of a run, a GPU's work done."""
         start = time.perf_counter()
         run(batch)
         if self.device.type == "cuda":
@@ -114,8 +114,8 @@ class Bench:
         return time.perf_counter() - start
 
 
-def made(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device) -> Any:
-    """A model with random weights."""
+def random_model(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device) -> Any:
+    """Make a model with random weights."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -128,10 +128,10 @@ def made(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.devic
 
 
 def measure_clip(bench: Bench) -> dict[int, float]:
-    """SD 1.5's text encoder on 77 tokens a prompt, as it always is."""
+    """Measure SD 1.5's text encoder on 77 tokens a prompt, as it always is."""
     small = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2} if bench.quick else {}
     config = CLIPTextConfig(**{**SHAPES["CLIP"], **small})
-    model = made(lambda: CLIPTextModel(config), bench.dtype, bench.device)
+    model = random_model(lambda: CLIPTextModel(config), bench.dtype, bench.device)
     ids = torch.randint(config.vocab_size, (max(BATCHES), CLIP_TOKENS), device=bench.device)
 
     def encode(batch: int) -> Tensor:
@@ -141,12 +141,12 @@ def measure_clip(bench: Bench) -> dict[int, float]:
 
 
 def measure_llm(bench: Bench, name: str) -> dict[int, float]:
-    """The score difference of a whole LLM; the tokenizer is the embedded Phi's, whose tokens are as good as any."""
+    """Measure the score difference of a whole LLM; the embedded Phi's tokenizer gives tokens as good as any."""
     config = LLMS[name]()
     if bench.quick:
         config.update({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4})
     config.num_hidden_layers = bench.blocks or config.num_hidden_layers
-    model = made(lambda: AutoModelForCausalLM.from_config(config), bench.dtype, bench.device)
+    model = random_model(lambda: AutoModelForCausalLM.from_config(config), bench.dtype, bench.device)
     dtype = str(bench.dtype).removeprefix("torch.")
     encoder = Encoder(model, AutoTokenizer.from_pretrained(PHI), EncoderConfig(dtype=dtype))
     lengths = [len(encoding) for encoding in encoder(bench.captions)]
@@ -156,7 +156,7 @@ def measure_llm(bench: Bench, name: str) -> dict[int, float]:
 
 
 def measure_steps(bench: Bench) -> dict[int, float]:
-    """A guided sampling step of the base, and with the adapter; the base's median seconds."""
+    """Measure a guided sampling step of the base, and with the adapter; return the base's median seconds."""
     unet = make_unet(bench.quick, bench.dtype, bench.device)
     width = 64 if bench.quick else LLMS["phi-1.5"]().hidden_size
     adapter = LLMAdapter.for_unet(unet, AdapterSettings(), encoding_dim=width).to(bench.device, bench.dtype)
@@ -185,7 +185,7 @@ def measure_steps(bench: Bench) -> dict[int, float]:
 
 
 def parameters(model: nn.Module) -> str:
-    """How many there are, in words."""
+    """Return the number of parameters in words."""
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f} M parameters"
 
 

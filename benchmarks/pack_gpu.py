@@ -57,7 +57,7 @@ def download(folder: Path, python: str) -> None:
 
 
 def pins(constraints: str) -> list[str]:
-    """The packages at their tested versions.
+    """Return the packages at their tested versions.
 
     Raises:
         ValueError: one has no pin.

@@ -94,7 +94,7 @@ def temporary(parent: Path | None) -> Iterator[Path]:
 
 
 def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: StoreResults) -> None:
-    """The store of a collection's captions, each once and without pictures, against the padded layouts."""
+    """Measure a collection's captions in the store, each once and without pictures, against the padded layouts."""
     count = len(prompts) // REPEATS[prompts.name]
     store, _ = make_store(folder / "store", prompts, range(count), pictures=False)
     ours = tree_size(store.path) / count
@@ -135,7 +135,7 @@ def measure_bytes(prompts: Prompts, folder: Path, arguments: argparse.Namespace,
 
 
 def measure_writing(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: StoreResults) -> None:
-    """A shard through the writer, until its commit is on the disk, against writing the same bytes with one fsync."""
+    """Measure a shard through the writer, until its commit is on the disk, against the same bytes with one fsync."""
     rows = list(range(min(SHARD_ROWS, len(prompts))))
     size = int(prompts.counts[rows].sum()) * prompts.width * 2 + len(rows) * prompts.latents[0].nbytes
     data = bytearray(size)

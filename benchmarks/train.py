@@ -103,7 +103,7 @@ def with_adapter(unet: UNet2DConditionModel, adapter: LLMAdapter, latents: Tenso
 
 
 def measure_flops(bench: Bench) -> None:
-    """Floating-point operations of real shapes, counted on tensors without data: a fact, whatever the device."""
+    """Count the floating-point operations of real shapes on tensors without data: a fact, whatever the device."""
     meta = torch.device("meta")
     with meta:
         unet = UNet2DConditionModel(**SHAPES["UNET"]).requires_grad_(False)
@@ -130,14 +130,14 @@ def measure_flops(bench: Bench) -> None:
 
 
 def tera(run: Callable[[], object]) -> float:
-    """TFLOP of a run: two for each multiply and add."""
+    """Return the TFLOP of a run: two for each multiply and add."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e12
 
 
 def of_runs(name: str, module: str = "train_runs") -> Callable[[Bench], None]:
-    """A measurement of real runs, whose store needs packages that the others do without."""
+    """Return a measurement of real runs, whose store needs packages that the others do without."""
     return lambda bench: getattr(import_module(f"common.{module}"), name)(bench)
 
 

@@ -21,21 +21,21 @@ from typing import Any, NamedTuple, NoReturn
 from llmdiff.process.startup import leave
 
 SECONDS = 4.0
-"""How long a command may take to end, from the signal on or from where it has saved its state."""
+"""Seconds that a command may take to end, from the signal on or from where it has saved its state."""
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 
 _received: list[int] = []
 _ended: list[int] = []
-"""The exit code."""
+"""Exit code of a command that a signal ended."""
 _done: list[int] = []
-"""The exit code of a command that came to its own end."""
+"""Exit code of a command that came to its own end."""
 _said: list[str] = []
 _sockets: list[socket.socket] = []
-"""Both ends, open until the process is gone."""
+"""Both ends of the pair that signals are written to, open until the process is gone."""
 
 
 class _Saving(NamedTuple):
-    """What must save its state before the command is gone."""
+    """A part of the program that must save its state before the command is gone."""
 
     asked: Callable[[], bool]
     seconds: float
@@ -106,21 +106,21 @@ def _raise(number: int, _: Any) -> None:
 
 
 def _end(advice: str) -> NoReturn:
-    """Say how to go on, and leave; the watch stays, for what runs at exit."""
+    """Say how to go on, and exit; the watching thread stays, for what runs at exit."""
     _ended.append(128 + _received[0])
     _say(f"{SIGNALS[signal.Signals(_received[0])]}: {advice}\n")
     raise SystemExit(_ended[0]) from None
 
 
 def _leave() -> None:
-    """Leave with nothing left behind, and without taking modules apart, which takes seconds, in the watch's absence."""
+    """Exit with no process left behind, and without taking modules apart, which takes seconds."""
     if _ended:
         _kill_children()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(_ended[0])
     if _done:
-        with suppress(OSError, ValueError):  # of which Python tells, as it ends
+        with suppress(OSError, ValueError):  # Python reports them as it ends
             sys.stdout.flush()
             leave(_done[0])
 

@@ -13,12 +13,12 @@ import sys
 from typing import Any
 
 from infra.environment import child_environment
-from llmdiff.process.tied import end_with_input
+from llmdiff.process.parent_death import end_with_input
 
 STARTS = "_run_uvicorn_command"
 """Prefect's method that starts its server."""
 GRACE_SECONDS = 2.0
-"""For the server to close its database, once the process that needed it is gone."""
+"""Seconds that the server gets to close its database after its owner has ended."""
 
 
 def tie_server() -> None:

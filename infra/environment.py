@@ -1,4 +1,4 @@
-"""Where a machine's runs, tracking database and flow engine live when nothing else is said."""
+"""Default places of a machine's runs, tracking database and flow engine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 HOME_VARIABLE = "LLMDIFF_HOME"
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Keeps Python from looking for modules in the working directory."""
+"""Variable that keeps Python from looking for modules in the working directory."""
 NO_PROXY = ("no_proxy", "NO_PROXY")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT")
 """Variables with the addresses of what commands talk to."""
 ENGINE_BYTES = 20_000_000
-"""What Prefect's records take at first; on a fuller disk its engine would wait three minutes to say nothing of it."""
+"""Bytes that Prefect's records take at first; on a fuller disk its engine would wait three minutes without a word."""
 
 
 def home() -> Path:

@@ -24,9 +24,9 @@ PREFECT_URL = "PREFECT_API_URL"
 TRACKING_URL = "MLFLOW_TRACKING_URI"
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 SCHEMES = ("http", "https", "socks5", "socks5h")
-"""Of proxies that HTTPX can use; with any other, it refuses every request."""
+"""Schemes of proxies that HTTPX can use; with any other, it refuses every request."""
 AWAY = (404, 502, 503, 504)
-"""What something else answers in the place of a server."""
+"""HTTP statuses that something else answers with in the place of a server."""
 
 
 class Setting(NamedTuple):
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
     path: str = "/health"
     headers: tuple[tuple[str, str], ...] = ()
     login: str = ""
-    """The variables that hold it."""
+    """Names of the variables that hold the login."""
 
 
 def check_servers(*, tracking: bool) -> None:
@@ -135,7 +135,7 @@ def silence(setting: Setting) -> str | None:
 def _ask(setting: Setting) -> str | None:
     if importlib.util.find_spec("httpx") is None:
         return "can't be asked without the package httpx"
-    import httpx  # as Prefect does; through the same proxies
+    import httpx  # Prefect's own client, which takes the same proxies
 
     local = is_loopback(hostname(setting.url))
     try:

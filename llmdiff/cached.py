@@ -1,4 +1,4 @@
-"""Attributes that are computed once an object, of many objects in many threads at the same time."""
+"""Attributes that are computed once for each object, also where many threads compute those of many objects."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_SHAPES = 64
-"""Shapes that a function has code for; those that come later run as they are."""
+"""Most shapes that a function gets compiled code for; later shapes run uncompiled."""
 
 
 def check_compiler() -> None:
@@ -53,7 +53,7 @@ def compile_by_shape(module: nn.Module) -> None:
 
 
 def make_room() -> None:
-    """Let `MOST_SHAPES` have code."""
+    """Let torch keep compiled code for `MOST_SHAPES` shapes of a function."""
     import torch
 
     config = torch._dynamo.config
@@ -61,7 +61,7 @@ def make_room() -> None:
 
 
 def uncompiled(where: bool = True) -> AbstractContextManager[object]:
-    """Run what is compiled as it is written, inside the context: hooks are heeded, and no code is made."""
+    """Run compiled modules uncompiled inside the context: hooks are called, and no code is made."""
     import torch
 
     return torch.compiler.set_stance("force_eager") if where else nullcontext()

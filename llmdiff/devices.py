@@ -1,4 +1,4 @@
-"""Where models run unless somebody says otherwise."""
+"""The device that models run on by default."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-PACKAGES = {  # by import name: what people call it, and the smallest extra that has it
+PACKAGES = {  # by import name: the usual name, and the smallest extra that brings it
     "crc32c": ("crc32c", "store"),
     "deltalake": ("Delta Lake", "store"),
     "httpcore": ("HTTPCore", "store"),
@@ -41,7 +41,7 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
 
 
 def require_for(package: str, what: str) -> None:
-    """Raise a ModuleNotFoundError that names `what` and the extra, where a package of `PACKAGES` is not installed."""
+    """Raise a ModuleNotFoundError that names `what` and the extra, if a package of `PACKAGES` is not installed."""
     title, extra = PACKAGES[package]
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"{what} needs {title}: pip install 'llmdiff[{extra}]'", name=package)

@@ -1,4 +1,4 @@
-"""Pictures as files: written whole or not at all, with what they were drawn from inside."""
+"""Read and write pictures: they are written whole or not at all, with the settings that drew them as metadata."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 from storage.io.files import write_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "HEIF", "JXL")
-"""Formats of pictures that are read, where Pillow or a package for it can. It has others that start other programs."""
+"""Formats that are read, where Pillow or a package for it can. Pillow's other formats may start other programs."""
 
 
 @cache
 def known_formats() -> list[str]:
-    """Return those of `FORMATS` that can be read here: another name is an error of Pillow's."""
+    """Return those of `FORMATS` that can be read here, as Pillow raises an error for any other name."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -35,9 +35,9 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None 
 
 
 def public_name(model: str) -> str:
-    """Return a model's folder or name as a picture may have it in its metadata, which goes to others.
+    """Return a model's folder or name in the form that goes into a picture's metadata, which others see.
 
-    Of an absolute path it is the folder's own name, for those above it say whose machine it was.
+    An absolute path is cut to the folder's own name, for the folders above it may tell whose machine it was.
     """
     is_private = Path(model).is_absolute() or model.startswith(("~", ".."))
     return Path(model).name if is_private else model

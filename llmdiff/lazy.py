@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use (PEP 562)."""
+"""Import names of a package on first use (PEP 562)."""
 
 from __future__ import annotations
 

@@ -15,10 +15,11 @@ from llmdiff.adapter import AdapterConfig, LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, not_compiled
 from llmdiff.adapter.files import check_adapter
 from llmdiff.adapter.hub import adapter_folder
-from llmdiff.adapter.prompts import Loaded, TextEncoder
+from llmdiff.adapter.prompts import LoadedAdapter
 from llmdiff.diffusion.base import LOADING, is_xl, unet_config
 from llmdiff.diffusion.components import load_components
 from llmdiff.diffusion.xl import text_encoder_of
+from llmdiff.encoder.text_encoder import TextEncoder
 from llmdiff.model_files.base_folders import BASE_PARTS, XL_PARTS, check_base, variant_of
 from llmdiff.model_files.checkpoint_file import checkpoint_path
 from llmdiff.model_files.named_files import check_pipeline_files
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Adapted:
-    """What an adapter adds to a pipeline's loading and its call."""
+    """Base of pipelines with an adapter: how they are loaded and called."""
 
     @classmethod
     def from_pretrained(
@@ -38,7 +39,7 @@ class Adapted:
         llm: str | os.PathLike[str] | TextEncoder | None = None,
         **options: Any,
     ) -> Any:
-        """Loads a base model, an adapter (folder or hub name) and the LLM (folder, name, `Encoder`) of its training.
+        """Load a base model, an adapter (folder or hub name) and the LLM (folder, name, `Encoder`) of its training.
 
         The base is a folder, a hub name, or a single-file checkpoint (``.safetensors``). `options` go to diffusers'
         ``from_pretrained``, or of a single file to the pipeline itself; without a `dtype` all is float32. No LLM is
@@ -54,7 +55,7 @@ class Adapted:
             kind = LLMDiffXLPipeline if xl else LLMDiffPipeline
             return kind.from_pretrained(base, adapter, llm, **options)
         if xl:
-            options.pop("safety_checker", None)  # it has none
+            options.pop("safety_checker", None)  # a single file has none
         parts = [part for part in BASE_PARTS if (xl or part not in XL_PARTS) and part not in options]
         check_base(base, *parts)
         dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
@@ -62,7 +63,7 @@ class Adapted:
         if checkpoint_path(base) is not None:
             pipe = cls(**{**load_components(os.fspath(base), parts, dtype), **options})
         else:
-            check_pipeline_files(base)  # parts such as a safety checker, too
+            check_pipeline_files(base)  # checks other parts too, such as a safety checker
             options = {**LOADING, "variant": variant_of(Path(base) / "unet"), **options}
             pipe = super().from_pretrained(base, dtype=dtype, **options)  # type: ignore[misc]
         if adapter is not None:
@@ -77,11 +78,11 @@ class Adapted:
         llm: str | os.PathLike[str] | TextEncoder | None = None,
         **options: Any,
     ) -> Any:
-        """`from_pretrained`, under diffusers' name for it."""
+        """Load as `from_pretrained` does; this is diffusers' name for a base that is a single file."""
         return cls.from_pretrained(file, adapter, llm, **options)
 
     def __call__(self, *args: Any, adapter_scale: float | None = None, **kwargs: Any) -> Any:
-        """As diffusers' pipeline; `adapter_scale` from 1, as trained, to 0, the original attention alone."""
+        """Draw as diffusers' pipeline does; `adapter_scale` 1 is the adapter as trained, 0 the original alone."""
         draw: Any = super().__call__  # type: ignore[misc]
         if adapter_scale is None:
             return draw(*args, **kwargs)
@@ -98,7 +99,7 @@ class LLMDiffPipeline(Adapted, StableDiffusionPipeline):
 
 
 class LLMDiffXLPipeline(Adapted, StableDiffusionXLPipeline):
-    """`StableDiffusionXLPipeline`, likewise."""
+    """`StableDiffusionXLPipeline` with an adapter and its LLM: called like it, ``adapter_scale`` besides."""
 
 
 def load_adapter(
@@ -106,7 +107,7 @@ def load_adapter(
     adapter: str | os.PathLike[str] | DiffusionPipeline,
     llm: str | os.PathLike[str] | TextEncoder | None = None,
 ) -> LLMAdapter:
-    """Puts an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts.
+    """Put an adapter into a pipeline of the Stable Diffusion family: its U-Net, and its way of encoding prompts.
 
     `adapter` is a folder, or a name on the hub (``hf:owner/name``); or another pipeline with the same U-Net, whose
     adapter this one is to know of.
@@ -123,13 +124,13 @@ def load_adapter(
 
 
 def unload_adapter(pipe: DiffusionPipeline) -> None:
-    """Gives the pipeline, and those that share its U-Net, back as they were before `load_adapter`."""
+    """Give the pipeline, and those that share its U-Net, back as they were before `load_adapter`."""
     adapter_of(pipe)
     pipe.encode_prompt.loaded.remove()
 
 
 def adapter_of(pipe: DiffusionPipeline) -> LLMAdapter:
-    """The adapter that `load_adapter` put into a pipeline."""
+    """Return the adapter that `load_adapter` put into a pipeline."""
     if "llm_adapter" not in vars(pipe):
         raise ValueError("the pipeline has no adapter: load one first")
     adapter = pipe.llm_adapter
@@ -138,30 +139,30 @@ def adapter_of(pipe: DiffusionPipeline) -> LLMAdapter:
 
 
 def check_pipeline(pipe: DiffusionPipeline) -> None:
-    """ValueError for a pipeline of another family."""
+    """Raise ValueError for a pipeline of another family."""
     if not (hasattr(pipe, "encode_prompt") and hasattr(getattr(pipe, "unet", None), "config")):
         raise ValueError(f"expected a pipeline with a U-Net that is told what to draw, found {type(pipe).__name__}")
 
 
 def read(
     adapter: str | os.PathLike[str], pipe: DiffusionPipeline, llm: str | os.PathLike[str] | TextEncoder | None
-) -> Loaded:
-    """Reads an adapter folder into a pipeline's U-Net."""
+) -> LoadedAdapter:
+    """Load an adapter folder for a pipeline's U-Net, with the encoder that it was trained with."""
     adapter = adapter_folder(adapter)
     unet = not_compiled(pipe.unet)
-    weights = LLMAdapter.load(adapter, unet)  # before the LLM, which is heavier
+    weights = LLMAdapter.load(adapter, unet)  # before the LLM, which takes longer
     encoder, following = find_encoder(pipe, weights.config, llm)
     check_encoder(adapter, weights.config, encoder)
     weights = weights.to(execution_device(pipe), unet.dtype)
-    loaded = Loaded(unet, weights.eval().requires_grad_(False), encoder, following)
+    loaded = LoadedAdapter(unet, weights.eval().requires_grad_(False), encoder, following)
     loaded.install()
     return loaded
 
 
-def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> Loaded:
-    """The adapter of another pipeline."""
+def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> LoadedAdapter:
+    """Return the loaded adapter of another pipeline with the same U-Net."""
     adapter_of(source)
-    loaded: Loaded = source.encode_prompt.loaded
+    loaded: LoadedAdapter = source.encode_prompt.loaded
     if not_compiled(pipe.unet) is not loaded.unet:
         raise ValueError("the two pipelines have different U-Nets: load the adapter from its folder")
     return loaded
@@ -170,9 +171,9 @@ def loaded_in(source: DiffusionPipeline, pipe: DiffusionPipeline) -> Loaded:
 def find_encoder(
     pipe: DiffusionPipeline, config: AdapterConfig, llm: str | os.PathLike[str] | TextEncoder | None
 ) -> tuple[TextEncoder, list[nn.Module]]:
-    """The encoder that the adapter names: the base's own, or the LLM with the settings that it was trained with.
+    """Return the encoder that the adapter names: the base's own, or the LLM with the settings that it was trained with.
 
-    And what of it moves with the pipeline.
+    Return also the modules of it that move with the pipeline.
     """
     if config.encoder == "base":
         return text_encoder_of(pipe), []
@@ -189,21 +190,21 @@ def find_encoder(
 
 
 def encoder_settings(config: AdapterConfig) -> EncoderConfig:
-    """The settings in an encoder's description; None there is a setting without effect."""
+    """Return the settings in an encoder's description, without those that are None, as they have no effect."""
     from llmdiff.encoder import EncoderConfig
 
     names = [field.name for field in dataclasses.fields(EncoderConfig)]
     settings = {
         name: value for name, value in config.encoder_description.items() if name in names and value is not None
     }
-    for name in ("g", "h"):  # one number a block, there; a constant one lets an LLM of another depth get to the check
+    for name in ("g", "h"):  # described with a number for each block; a constant fits LLMs of any depth, for the check
         if len(set(settings.get(name, ()))) == 1:
             settings[name] = settings[name][0]
     return EncoderConfig.from_dict(settings)
 
 
 def check_encoder(adapter: str | os.PathLike[str], config: AdapterConfig, encoder: TextEncoder) -> None:
-    """ValueError, naming both, where an encoder is not the one that the adapter was trained with."""
+    """Raise ValueError, naming both, where an encoder is not the one that the adapter was trained with."""
     if encoder.hidden_size != config.encoding_dim:
         raise ValueError(
             f"{adapter}: the adapter was trained on encodings of width {config.encoding_dim} ({config.llm}), "

@@ -32,11 +32,11 @@ SCHEDULERS: dict[Scheduler, str] = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-"""The classes of diffusers that the names stand for."""
+"""Classes of diffusers by the names of samplers."""
 
 
 class Sampling(BaseModel):
-    """How pictures are drawn: the same for every model that is compared."""
+    """Settings of drawing, the same for every model that is compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -45,7 +45,7 @@ class Sampling(BaseModel):
     guidance: float = 3.0
     """Classifier-free guidance scale."""
     size: int | None = None
-    """Side in pixels; None is each model's own."""
+    """Side of a picture in pixels; None is each model's own."""
     scheduler: Scheduler | None = None
     """The sampler, a key of `SCHEDULERS`; None is each model's own."""
     dtype: DType = "float32"
@@ -53,11 +53,11 @@ class Sampling(BaseModel):
     negative: str = ""
     """What not to draw."""
     scale: float = 1.0
-    """How much of the adapter: 1 is as trained, 0 the original attention alone."""
+    """Share of the adapter: 1 is as trained, 0 the original attention alone."""
     torch_compile: bool = False
     """Compile the U-Net: see `prepare`."""
     channels_last: bool = False
-    """The memory format of convolutions: see `prepare`."""
+    """Whether convolutions use the memory format `channels_last`: see `prepare`."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -71,7 +71,7 @@ class Sampling(BaseModel):
     def key(self) -> dict[str, Any]:
         """Return the settings that name a picture in a gallery; `negative` and `scale` only where they are set.
 
-        Those that move it by rounding alone, as its batch does, are none of them.
+        Settings that move it by rounding alone, as its batch does, are left out.
         """
         later = {"negative": "", "scale": 1.0}
         settings = self.model_dump(exclude={"torch_compile", "channels_last"})
@@ -133,7 +133,7 @@ def noise(seed: int) -> torch.Generator:
 
 
 def finite(pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """Return the pictures, or raise ValueError where some pixels are infinite or no numbers."""
+    """Return the pictures; raise ValueError where some pixels are infinite or NaN."""
     import numpy as np
 
     if not np.isfinite(pictures).all():
@@ -172,7 +172,7 @@ def load_pipeline(
         diffusion: the base model's folder, name or single file.
         adapter: its folder; None is the base model alone.
         llm: folder, name or ready encoder of the LLM that the adapter was trained with.
-        dtype: of the base model and the adapter.
+        dtype: dtype of the base model and the adapter.
         scheduler, torch_compile, channels_last: see `prepare`.
     """
     import torch
@@ -227,7 +227,7 @@ def denoise(
 
     Args:
         unet: a U-Net of diffusers, with or without an adapter.
-        scheduler: of diffusers; its steps are set here.
+        scheduler: a scheduler of diffusers; its steps are set here.
         latents: ``(prompt, channel, height, width)`` float32, the starting noise.
         context: ``(2 prompt, token, channel)``: of the unconditional half, then of the prompts.
         sampling: the settings, of which `steps` and `guidance` count here.

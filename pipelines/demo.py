@@ -41,25 +41,25 @@ from pipelines.runtime.shapes_benchmark import ENCODER, PROCESSES, SAMPLING, TRA
 from pipelines.runtime.side_by_side import side_by_side
 
 BATCH = 25
-"""Pictures drawn at once: with as many as 50, what a layer hands to the next no longer fits into a core's cache."""
+"""Number of pictures drawn at once: with 50, a layer's output no longer fits into a core's cache."""
 DRAWN = 4
-"""Captions that training draws on the way."""
+"""Number of captions that training draws pictures of on the way."""
 LOADING = threading.Lock()
-"""Held while models are loaded, which uses settings of the whole process."""
+"""Lock held while models are loaded, which uses settings of the whole process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSizes:
-    """How large a demonstration is, and about how many seconds each stage takes on two cores, for the time left."""
+    """Sizes of a demonstration, and about how many seconds each stage takes on two cores, for the time left."""
 
     pictures: int
-    """Drawn for training."""
+    """Number of pictures drawn for training."""
     prompts: int
-    """Scenes evaluated, each worded in three ways."""
+    """Number of scenes evaluated, each worded in three ways."""
     training: TrainSettings
     seconds: dict[str, int]
     note: str | None = None
-    """What a reader must know before the figures."""
+    """Remark printed before the figures, for readers who must know it."""
 
 
 FULL = DemoSizes(
@@ -164,7 +164,7 @@ def compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evalu
 
 
 def _compare(prompts: list[Prompt], adapters: dict[str, Path]) -> dict[str, Evaluation]:
-    """Do the same with some of the prompts, in a thread of its own."""
+    """Evaluate the base model and each adapter on some of the prompts, in a thread of its own."""
     torch.set_num_threads(1)
     with LOADING:
         pipes: dict[str, Any] = {"base": load_pipeline(DIFFUSION)}
@@ -247,7 +247,7 @@ def _encode(out: Path, encoder: EncoderKind) -> EncodeResult:
 
 
 def _train(out: Path, name: str, encoder: EncoderKind, settings: TrainSettings) -> TrainResult:
-    """One of two runs side by side: one process, of the batch that several would share, on half of the cores."""
+    """Train one of two runs that go side by side: in one process, on half of the cores, with the full batch."""
     alone = {"batch_size": PROCESSES * settings.batch_size, "threads": max(1, cores() // 2)}
     request = TrainRequest(
         store=str(out / "store"),

@@ -12,7 +12,7 @@ import crc32c
 import numpy as np
 
 HASH_BYTES = 16
-"""128 bits: no two of 10^12 captions share a hash, and an index of a million rows stays small."""
+"""Bytes of a hash: no two of 10^12 captions share one of 128 bits, and an index of a million rows stays small."""
 
 
 def content_hash(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it, row by row, and the schemas of the three Delta tables."""
+"""The rows of the store, as they go in and come out, and the schemas of the three Delta tables."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Repeat:
     row: int
     """Row of the source shard."""
     caption_hash: str
-    """The sample's."""
+    """Hash of the sample's caption."""
     image_hash: str | None
-    """The sample's."""
+    """Hash of the sample's picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingRef:
-    """Where an encoding lies: rows of ``shards/<shard>/encodings/<fingerprint>``."""
+    """Place of an encoding: rows of ``shards/<shard>/encodings/<fingerprint>``."""
 
     shard: str
     first_token: int
@@ -82,7 +82,7 @@ class EncodingRef:
 
 @dataclass(frozen=True, slots=True)
 class LatentRef:
-    """Where a latent lies: a row of ``shards/<shard>/latents/<shape>``."""
+    """Place of a latent: a row of ``shards/<shard>/latents/<shape>``."""
 
     shard: str
     index: int
@@ -154,9 +154,9 @@ empty caption's. ``shard`` is the shard that the row was committed with."""
 
 
 CONTENT_COLUMNS = ("image_hash", "caption_hash")
-"""What a row of the data holds."""
+"""Columns that hold the content of a row of the data."""
 Content = tuple[str | None, str]
-"""Their values: a picture's hash, or None, and a caption's."""
+"""Content of a row of the data: a picture's hash, or None, and a caption's."""
 ENCODING_COLUMNS = ("fingerprint", "caption_hash", "encoding_shard", "first_token", "token_count", "encoding_checksum")
 LATENT_COLUMNS = ("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum")
 

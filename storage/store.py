@@ -37,7 +37,7 @@ from storage.schema import INDEX, REJECTS, REPEATS
 
 FORMAT = 1
 OURS = {"store.json", "index", "rejects", "repeats", "shards", "fingerprints", "writing"}
-"""What a store's folder holds; some of it before ``store.json``, where it is still being made."""
+"""Names of what a store's folder holds; some are there before ``store.json``, where a store is still being made."""
 
 
 class EncodingStore:
@@ -113,7 +113,7 @@ class EncodingStore:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether it lacks nothing that `bring_up_to_date` gives."""
+        """Whether the store lacks nothing that `bring_up_to_date` gives."""
         self._up_to_date = self._up_to_date or "id" in read_format(self.path)
         return self._up_to_date
 
@@ -192,7 +192,7 @@ class EncodingStore:
 
 
 def read_description(path: StorePath) -> dict[str, Any]:
-    """Return what a fingerprint stands for; ValueError naming its file where that is none."""
+    """Return the description of a fingerprint; ValueError naming its file where that is none."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -226,7 +226,7 @@ def check_format(root: StorePath) -> None:
 
 
 def read_format(root: StorePath) -> dict[str, Any]:
-    """Return what makes a folder a store: its format and, but for old ones, its id; ValueError where it does not."""
+    """Return the facts that make a folder a store: format and, but for old ones, id; ValueError without them."""
     try:
         found: dict[str, Any] = json.loads((root / "store.json").read_bytes())
         found["format"]

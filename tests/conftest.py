@@ -42,7 +42,7 @@ spare_imports({**CHANGES, "diffusers.utils.import_utils": plainly_told})
 
 IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
-"""Where temporary folders go if there is so much room: a store syncs each of its files, which a disk takes long for."""
+"""Folder in memory for temporary folders, and the room that it needs: stores sync each file, which disks do slowly."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 EVERY = 3 if os.environ.get("LLMDIFF_FAST") else 1
-"""One of so many is tried."""
+"""One in so many examples is tried."""
 
 
 def examples(count: int) -> int:

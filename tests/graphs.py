@@ -11,7 +11,7 @@ class Graphs:
     """Graphs since the start of the block."""
 
     @property
-    def made(self) -> int:
+    def count(self) -> int:
         from torch._dynamo.utils import counters
 
         return counters["stats"]["unique_graphs"]

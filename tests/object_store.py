@@ -37,7 +37,7 @@ def object_store(log: Path, secret: str = "test") -> Iterator[dict[str, str]]:
 
 
 def _create_bucket(url: str, server: subprocess.Popen[bytes]) -> None:
-    """As soon as the server answers."""
+    """Create the bucket as soon as the server answers."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -22,7 +22,7 @@ USER = "llmdiff"
 
 @dataclass(frozen=True)
 class Postgres:
-    """Where it listens, and the password of `USER`."""
+    """A PostgreSQL server: where it listens, and the password of `USER`."""
 
     port: int
     password: str

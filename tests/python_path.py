@@ -1,4 +1,4 @@
-"""Where the Python processes that tests start look for modules first."""
+"""The folder where the Python processes that tests start look for modules first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 EVERY_PROCESS = str(Path(__file__).with_name("every_process"))
-"""Its `sitecustomize.py` is imported by each of them."""
+"""A folder whose `sitecustomize.py` each of those processes imports."""
 
 
 def python_path(*folders: str | Path) -> str:

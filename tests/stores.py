@@ -11,7 +11,7 @@ from storage.maintenance.verify import verify
 
 
 def contents(store: EncodingStore, *but: str) -> dict[str, Any]:
-    """All that a whole store says and holds, checksums included, but for the shards' names and the order in them."""
+    """Return all that a store says and holds, checksums included, without the shards' names and their order."""
     assert verify(store) == []
     places = ["shard", "encoding_shard", "first_token", "latent_shard", "latent_index"]
     samples = store.samples()

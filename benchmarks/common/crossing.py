@@ -9,7 +9,7 @@ FROM, NEVER = 1.0, 1e15
 
 
 def crossing(share: Callable[[float], float]) -> float:
-    """Where a growing share of what there is reaches all of it."""
+    """Return where a growing share of what there is reaches all of it."""
     low, high = FROM, NEVER
     while high / low > 1.001:
         middle = math.sqrt(low * high)

@@ -37,7 +37,7 @@ GOAL_SHARE, GOAL_WAITING = 0.9, 0.05
 
 
 class NoText:
-    """In place of the LLM: encodings of two tokens that take no time."""
+    """A text encoder in place of the LLM: encodings of two tokens that take no time."""
 
     def __call__(self, captions: Sequence[str]) -> list[Tensor]:
         return [torch.zeros(2, 64) for _ in captions]
@@ -48,10 +48,10 @@ class NoText:
 
 @dataclass
 class StandIn:
-    """In place of an accelerator: it sleeps as long as that would take for the pictures, and knows how long in all."""
+    """An autoencoder in place of an accelerator's: it sleeps as long as that would take, and counts how long in all."""
 
     seconds: float
-    """For a picture."""
+    """Seconds for a picture."""
     at_once: int = AT_ONCE
     factor: int = 8
     slept: float = field(default=0.0, init=False)
@@ -73,11 +73,11 @@ class Case(NamedTuple):
     pictures: int
     size: int
     enlarged: int = 1
-    """Times the side of the photographs: a telephone's are 3,000 pixels wide, and take long to decode."""
+    """Factor of the photographs' side: a telephone's are 3,000 pixels wide, and take long to decode."""
     settings: Mapping[str, Any] | None = None
-    """Over those of SD 1.5's autoencoder; None for a stand-in."""
+    """Settings over those of SD 1.5's autoencoder; None for a stand-in."""
     seconds: float = 0.0
-    """That the stand-in takes for a picture."""
+    """Seconds that the stand-in takes for a picture."""
 
 
 SMALL = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
@@ -110,13 +110,13 @@ def measure_pictures(photos: Path, names: Sequence[str], rounds: int) -> None:
 
 
 def make_encoder(settings: Mapping[str, Any]) -> LatentEncoder:
-    """An autoencoder of SD 1.5's layout with random weights."""
+    """Make an autoencoder of SD 1.5's layout with random weights."""
     torch.manual_seed(0)
     return LatentEncoder(AutoencoderKL(**{**VAE, **settings}).requires_grad_(False).eval())
 
 
 def write_shard(file: Path, photos: Path, case: Case) -> SourceShard:
-    """A Parquet file of photographs; bytes behind a picture's end make it another one."""
+    """Write a Parquet file of photographs; bytes behind a picture's end make it another one."""
     files = sorted(photos.glob("*.JPEG"))[: 24 if case.enlarged > 1 else None]
     data = [enlarged(photo, case.enlarged) for photo in files]
     pictures = [data[i % len(data)] + i.to_bytes(4, "little") for i in range(case.pictures)]
@@ -127,7 +127,7 @@ def write_shard(file: Path, photos: Path, case: Case) -> SourceShard:
 
 
 def enlarged(photo: Path, times: int) -> bytes:
-    """A photograph's bytes, or those of one so many times as wide."""
+    """Return a photograph's bytes, or those of one so many times as wide."""
     if times == 1:
         return photo.read_bytes()
     with Image.open(photo) as picture:
@@ -147,7 +147,7 @@ class Bench:
     encoder: Any
 
     def measure(self, rounds: int) -> dict[str, Any]:
-        """Pictures a second of each stage alone, of all in turn, and of `encode_shard`: medians of rounds in turns."""
+        """Return pictures a second of each stage alone, of all in turn, and of `encode_shard`: medians of rounds."""
         stages = {
             "decode": self.decode,
             "autoencoder": self.autoencoder,
@@ -183,19 +183,19 @@ class Bench:
         return self.encoder.slept
 
     def decode(self) -> None:
-        """Reading and decoding alone, in as many threads as the pipeline has."""
+        """Read and decode alone, in as many threads as the pipeline has."""
         with ThreadPoolExecutor(cores()) as pool:
             for _ in pool.map(lambda row: load_image(row[1].image, self.size), self.shard.rows()):
                 pass
 
     def autoencoder(self) -> None:
-        """The autoencoder alone, on the same few pictures again and again."""
+        """Run the autoencoder alone, on the same few pictures again and again."""
         squares = np.stack([load_image(row.image, self.size)[0] for _, row in islice(self.shard.rows(), AT_ONCE)])
         for start in range(0, self.shard.count, AT_ONCE):
             self.encoder(squares[: self.shard.count - start])
 
     def in_turn(self, store: EncodingStore, encoders: EncoderSet) -> None:
-        """What `encode_shard` did before it worked in stages."""
+        """Encode one stage after the other, as `encode_shard` did before it worked in stages at once."""
         in_turn: Callable[..., None] = runpy.run_path(str(ROOT / "tests" / "data" / "sequential.py"))["encode_in_turn"]
         in_turn(store, self.shard, encoders)
 

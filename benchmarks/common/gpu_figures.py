@@ -16,29 +16,29 @@ SHAPES = {"Phi-1.5": "phi-1.5", "Vicuna-7B": "vicuna-7b"}
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Of the published peak that was reached on one kind of GPU; what has no row is missing."""
+    """Shares of the published peak that were reached on one kind of GPU; what has no row is missing."""
 
     device: str
     peak: float
-    """TFLOP/s in bfloat16; half of it in TF32."""
+    """Peak in TFLOP/s in bfloat16; it is half of that in TF32."""
     of: Mapping[str, float]
-    """`training`, `autoencoder`, and the LLMs by name."""
+    """Share of the peak by what reached it: `training`, `autoencoder`, and the LLMs by name."""
 
 
 def gpu_row(file: str, device: str | None = None, **keys: str) -> dict[str, str] | None:
-    """The newest row of a GPU, or of this GPU, that has these values; a value may be the end of a field."""
+    """Return the newest row of a GPU, or of this GPU, that has these values; a value may be the end of a field."""
     found = [row for row in rows_of(file) if is_gpu(row["device"]) and device in (None, row["device"])]
     found = [row for row in found if all(row[name].endswith(value) for name, value in keys.items())]
     return found[-1] if found else None
 
 
 def is_gpu(device: str) -> bool:
-    """Whether a row's device is one: a CPU's name ends with its threads."""
+    """Return whether a row's device is a GPU: a CPU's name ends with its threads."""
     return not device.endswith("thread(s)")
 
 
 def shares(training_tflop: float, vae_tflop: float, llm_tflop: Mapping[str, float]) -> Shares | None:
-    """The shares on the GPU of the newest training row, from operations counted; None where no GPU was measured."""
+    """Return the shares on the GPU of the newest training row, from operations counted; None where there is none."""
     row = gpu_row("train.csv", what="images a second", setting=TRAINING)
     if row is None or (peak := published_peak(row["device"])) is None:
         return None
@@ -53,7 +53,7 @@ def shares(training_tflop: float, vae_tflop: float, llm_tflop: Mapping[str, floa
 
 
 def sentence() -> str:
-    """What the pages say of a GPU's speed."""
+    """Return what the pages say of a GPU's speed."""
     if (training := gpu_row("train.csv", what="images a second", setting=TRAINING)) is None:
         return NONE
     parts = [f"training takes {number(float(training['value']))} pictures of 512² a second (batch 32)"]
@@ -66,7 +66,7 @@ def sentence() -> str:
 
 
 def basis(found: Shares | None, assumed: float) -> str:
-    """What speeds follow from, in words."""
+    """Return in words what speeds follow from."""
     if found is None:
         return f"{assumed:g} of the peak, assumed"
     return "as measured" if len(found.of) > 2 else f"as measured, and {assumed:g} of the peak where there is no row"

@@ -26,7 +26,7 @@ MEMORY = {
 
 
 def plot_index(path: Path) -> None:
-    """Seconds of the processor and memory over the rows of the index, on a disk."""
+    """Plot processor seconds and memory over the rows of the index, on a disk."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     seconds, memory = figure.subplots(1, 2)
     for axes, lines, column in ((seconds, SECONDS, "cpu"), (memory, MEMORY, "value")):
@@ -46,13 +46,13 @@ def plot_index(path: Path) -> None:
 
 
 def label_of(name: str, cache: str) -> str:
-    """A line's name: what is cold is a process's first, which opens all that it reads."""
+    """Return a line's name: a cold figure is a process's first, which opens all that it reads."""
     first = " for the first time" if (name, cache) == ("look 256 captions up", "cold") else ""
     return f"{name}{first}{cache and f', {cache}'}"
 
 
 def newest(name: str, cache: str, column: str) -> dict[int, float]:
-    """The newest value at each size, to its first digit."""
+    """Return the newest value at each size, to its first digit."""
     of = ("", "4096 rows", "4096 rows, all of them known")
     found = [row for row in rows_of("index.csv") if (row["where"], row["name"], row["cache"]) == ("disk", name, cache)]
     found = [row for row in found if row["of"] in of and row[column]]

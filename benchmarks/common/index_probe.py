@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
-    """Seconds to open, and of look-ups, half of which find something; the most memory, and what of it is ours."""
+    """Measure seconds to open and of look-ups, half of which find something; the most memory, and our own of it."""
     some = [hashes(int(i), "caption_hash") for i in np.random.default_rng(1).permutation(shards)[:40]]
     there = [each for shard in some for each in shard[:125]]
     wanted = [*there, *(content_hash(each.encode()) for each in there)]
@@ -56,7 +56,7 @@ def probe_lookup(path: str, fingerprint: str, shards: int) -> dict[str, float]:
 
 
 def probe_one(path: str, fingerprint: str, shards: int) -> dict[str, float]:
-    """Seconds of a look-up of one caption, of those committed first and of none, as it is without keys in the cache."""
+    """Measure look-ups of one caption, of the first ones and of none, as they are without keys in the cache."""
     found: dict[str, float] = {}
     first, missing = hashes(0, "caption_hash")[0], content_hash(b"missing")
     for name, key in (("first", first), ("missing", missing)):
@@ -68,7 +68,7 @@ def probe_one(path: str, fingerprint: str, shards: int) -> dict[str, float]:
 
 
 def look_up_shard(store: EncodingStore, fingerprint: str, shard: int) -> None:
-    """All that encoding asks of a shard's rows that are there."""
+    """Look up all that encoding asks of a shard's rows that are there."""
     snapshot = store.snapshot()
     snapshot.prepare()
     captions, images, latents = (hashes(shard, name) for name in ("caption_hash", "image_hash", "latent_key"))
@@ -80,7 +80,7 @@ def look_up_shard(store: EncodingStore, fingerprint: str, shard: int) -> None:
 
 
 def timed(what: str, run: Callable[[], None]) -> dict[str, float]:
-    """Seconds of the first time, and of the best of five more; and CPU seconds of each."""
+    """Return seconds of the first time, and of the best of five more; and CPU seconds of each."""
     found: dict[str, float] = {}
     for number in range(6):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -92,7 +92,7 @@ def timed(what: str, run: Callable[[], None]) -> dict[str, float]:
 
 
 def memory(what: str) -> int:
-    """Bytes: ``VmHWM`` is the most there was, pages of mapped files included; ``RssAnon`` what is the process's own."""
+    """Return bytes: ``VmHWM`` is the most there was, mapped pages included; ``RssAnon`` is the process's own."""
     found = re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024

@@ -19,9 +19,9 @@ from storage.writing.optimize import compact
 SHARD_ROWS = 4096
 HASHES = ("caption_hash", "image_hash", "latent_key")
 BYTES = {"encodings": 671_000_000, "latents": 134_000_000, "all": 805_020_000}
-"""Of a shard's files, which are not there."""
+"""Bytes of a shard's files, which are not there."""
 WORDS = 12
-"""Of a caption; of 4 to 9 letters."""
+"""Number of words of a caption, of 4 to 9 letters each."""
 
 
 def shard_columns(fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> pa.Table:
@@ -71,7 +71,7 @@ def hashes(shard: int, column: str, rows: int = SHARD_ROWS) -> list[str]:
 
 
 def hash_column(shard: int, column: str, rows: int) -> pa.Array:
-    """Return them as a column."""
+    """Return a shard's hashes as a column."""
     text = np.random.default_rng([shard, HASHES.index(column)]).bytes(16 * rows).hex().encode()
     offsets = np.arange(0, len(text) + 1, 32, dtype=np.int32)
     return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
@@ -122,7 +122,7 @@ def shard_rows(fingerprint: str, shard: int, rows: int = SHARD_ROWS) -> ShardRow
 
 
 def commit_rows(store: EncodingStore, added: ShardRows) -> tuple[float, float]:
-    """Commit them, and compact; return seconds and CPU seconds of the commit."""
+    """Commit a shard's rows, and compact; return seconds and CPU seconds of the commit."""
     start, cpu = time.perf_counter(), time.thread_time()
     commit_shard(store, added)
     taken = time.perf_counter() - start, time.thread_time() - cpu

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 MOSAIC_SHARD_BYTES = 256 << 20
-"""As its script for T5 encodings sets it."""
+"""Size of a shard as MosaicML's script for T5 encodings sets it."""
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 bits to float32."""
+    """Return bfloat16 bits as float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def write_kohya(folder: Path, padded: Iterable[np.ndarray], counts: Sequence[int]) -> None:
-    """An .npz a picture beside it, 512 tokens: kohya-ss/sd-scripts, `FluxTextEncoderOutputsCachingStrategy`.
+    """Write an .npz a picture, 512 tokens: kohya-ss/sd-scripts, `FluxTextEncoderOutputsCachingStrategy`.
 
     Its CLIP vector is left out.
     """
@@ -37,7 +37,7 @@ def write_kohya(folder: Path, padded: Iterable[np.ndarray], counts: Sequence[int
 
 
 def write_pixart(folder: Path, padded: Iterable[np.ndarray], counts: Sequence[int]) -> None:
-    """A compressed .npz a prompt, 120 tokens, with its mask: PixArt-alpha, `tools/extract_features.py`."""
+    """Write a compressed .npz a prompt, 120 tokens, with its mask: PixArt-alpha, `tools/extract_features.py`."""
     for i, (bits, count) in enumerate(zip(padded, counts, strict=True)):
         mask = (np.arange(len(bits)) < count).astype(np.int64)
         np.savez_compressed(
@@ -46,7 +46,7 @@ def write_pixart(folder: Path, padded: Iterable[np.ndarray], counts: Sequence[in
 
 
 def write_mosaic(folder: Path, padded: Iterable[np.ndarray], captions: Sequence[str]) -> None:
-    """MDS shards of captions and float32 bytes, 512 tokens: mosaicml/diffusion, `scripts/precompute_t5xxl.py`.
+    """Write MDS shards of captions and float32 bytes, 512 tokens: mosaicml/diffusion, `precompute_t5xxl.py`.
 
     A shard is the number of samples, where each begins and the last ends (uint32), the columns as JSON, the samples; a
     sample is the sizes of its columns (uint32) and their bytes. Its columns of web metadata are left out.

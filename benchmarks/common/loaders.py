@@ -21,7 +21,7 @@ TensorBatch = tuple[Tensor, Tensor, Tensor]
 def read_memmap(
     folder: Path, counts: np.ndarray, width: int, latent: Sequence[int], batches: Sequence[np.ndarray]
 ) -> Iterator[TensorBatch]:
-    """Batches out of ``encodings.bin`` and ``latents.bin``, which hold the samples one after the other."""
+    """Yield batches out of ``encodings.bin`` and ``latents.bin``, which hold the samples one after the other."""
     stops = np.cumsum(counts)
     starts = stops - counts
     encodings = np.memmap(folder / "encodings.bin", np.uint16, "r").reshape(-1, width)
@@ -31,7 +31,7 @@ def read_memmap(
 
 
 def collate(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> TensorBatch:
-    """Pads encodings ``(token, width)`` of bits and stacks latents."""
+    """Pad encodings ``(token, width)`` of bits, and stack latents."""
     counts = np.array([len(bits) for bits, _ in samples])
     padded = np.zeros((len(samples), counts.max(), samples[0][0].shape[1]), np.uint16)
     for line, (bits, _) in zip(padded, samples, strict=True):
@@ -82,7 +82,7 @@ class KohyaFiles(Dataset[Any]):
 
 
 def stack(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    """Encodings and masks of one length."""
+    """Stack encodings and masks of one length."""
     encodings, masks = (torch.from_numpy(np.stack(column)) for column in zip(*samples, strict=True))
     return encodings, masks
 
@@ -90,7 +90,7 @@ def stack(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Ten
 def file_loader(
     files: Dataset[Any], batches: Sequence[np.ndarray], workers: int, join: Callable[..., Any]
 ) -> DataLoader[Any]:
-    """The batches in their order; the processes, once started, stay."""
+    """Return a loader of the batches in their order; its processes, once started, stay."""
     settings: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
     sampler = [ids.tolist() for ids in batches]
     return DataLoader(files, batch_sampler=sampler, num_workers=workers, collate_fn=join, **settings)

@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words."""
+    """Return the device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -30,17 +30,17 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> str:
-    """The versions that decide a figure."""
+    """Return the versions that decide a figure."""
     return " ".join(f"{name}-{version(name)}" for name in ("torch", "triton", "transformers"))
 
 
 def load() -> str:
-    """How busy the machine is, the measurement included."""
+    """Return how busy the machine is, the measurement included."""
     return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one run on a GPU; CPU seconds of the process on a CPU, which neighbours disturb less."""
+    """Return wall-clock seconds of a run on a GPU, CPU seconds of the process on a CPU: neighbours disturb it less."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         start = time.perf_counter()
@@ -53,7 +53,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round, in turns after one round of warming up: what drifts, drifts for all."""
+    """Return seconds of every run in every round, in turns after one round to warm up: what drifts, drifts for all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(rounds + 1):
         for name, run in runs.items():
@@ -64,13 +64,13 @@ def interleaved(runs: dict[str, Callable[[], object]], device: torch.device, rou
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
-    """The 20th, 50th and 80th percentile."""
+    """Return the 20th, 50th and 80th percentile."""
     p20, p50, p80 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
     return p20, p50, p80
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most memory in use while it runs: the allocator's on a GPU, the process's resident set on a CPU (Linux)."""
+    """Return the most memory in use meanwhile: the allocator's on a GPU, the process's resident set on a CPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -86,7 +86,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def append_row(name: str, row: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Adds a row to ``<name>.csv`` in a folder, its columns as in the file's first line; prints it too."""
+    """Add a row to ``<name>.csv`` in a folder, its columns as in the file's first line; print it too."""
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     row = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}

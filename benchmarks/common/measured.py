@@ -9,13 +9,13 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def rows_of(file: str) -> list[dict[str, str]]:
-    """A file of measured rows."""
+    """Return the rows of a file."""
     with (RESULTS / file).open(newline="") as opened:
         return list(csv.DictReader(opened))
 
 
 def measured(file: str, column: str, **keys: str) -> float:
-    """The newest row that has these values."""
+    """Return a column of the newest row that has these values."""
     found = [row for row in rows_of(file) if all(row[name] == value for name, value in keys.items())]
     if not found:
         raise ValueError(f"{RESULTS / file}: expected a row with {keys}, found none")
@@ -23,7 +23,7 @@ def measured(file: str, column: str, **keys: str) -> float:
 
 
 def growth(name: str, column: str = "value", **keys: str) -> tuple[float, float]:
-    """What a figure of ``index.csv`` is at no rows, on a disk, and how it grows with each; never less than 0.
+    """Return a figure of ``index.csv`` at no rows, on a disk, and how it grows with each row; never less than 0.
 
     It follows from the largest index and from the largest of half its rows or fewer.
     """
@@ -35,7 +35,7 @@ def growth(name: str, column: str = "value", **keys: str) -> tuple[float, float]
 
 
 def index_rows(name: str, **keys: str) -> list[dict[str, str]]:
-    """The rows of a figure of ``index.csv``, on a disk, the newest last."""
+    """Return the rows of a figure of ``index.csv``, on a disk, the newest last."""
     keys = {"where": "disk", "name": name, **keys}
     found = [row for row in rows_of("index.csv") if all(row[key] == value for key, value in keys.items())]
     if not found:

@@ -18,7 +18,7 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 
 
 def make_unet(quick: bool, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
-    """The U-Net, frozen; 860 M parameters, 3.4 GB in float32. With `quick` a small one of the same layout."""
+    """Make the U-Net, frozen; 860 M parameters, 3.4 GB in float32. With `quick` a small one of the same layout."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**{**SHAPES["UNET"], **(SMALL if quick else {})})
     unet = torch.nn.Module.to(unet, dtype).to_empty(device=device)  # diffusers' own `to` warns
@@ -28,14 +28,14 @@ def make_unet(quick: bool, dtype: torch.dtype, device: torch.device) -> UNet2DCo
 
 
 def make_vae(quick: bool, device: torch.device) -> AutoencoderKL:
-    """The autoencoder in float32, frozen. With `quick` a small one."""
+    """Make the autoencoder in float32, frozen. With `quick` a small one."""
     torch.manual_seed(0)
     vae = AutoencoderKL(**{**SHAPES["VAE"], **(SMALL_VAE if quick else {})})
     return vae.to(device).requires_grad_(False).eval()
 
 
 def make_batch(size: int, side: int, width: int, tokens: int) -> Any:
-    """A batch in memory, with the fields of the reader's that a training step asks for."""
+    """Make a batch in memory, with the fields of the reader's that a training step asks for."""
     return SimpleNamespace(
         encodings=torch.randn(size, tokens, width).bfloat16(),
         mask=torch.ones(size, tokens, dtype=torch.bool),

@@ -15,7 +15,7 @@ STAGES = ("channel index", "Philox", "Philox and Box-Muller")
 
 @triton.jit
 def noise_kernel(p_out, hidden, STAGE: tl.constexpr, BLOCK: tl.constexpr):
-    """One row, BLOCK channels a program, four of them from each call of Philox."""
+    """Write one row, BLOCK channels a program, four of them from each call of Philox."""
     i_row, i_block = tl.program_id(0), tl.program_id(1)
     o_group = i_block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
     c0 = o_group.to(tl.uint32)

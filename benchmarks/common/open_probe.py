@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def opened_to_train(path: str, fingerprint: str) -> Callable[[], object]:
-    """Open a version to train on, and plan the first batches of an epoch."""
+    """Return a function that opens a version to train on, and plans the first batches of an epoch."""
     from storage.reading.dataset import DatasetConfig, EncodingDataset
 
     def run() -> object:
@@ -42,7 +42,7 @@ def opened_to_train(path: str, fingerprint: str) -> Callable[[], object]:
 
 
 def summarised(path: str, fingerprint: str) -> Callable[[], object]:
-    """Summarise it."""
+    """Return a function that summarises the store."""
     from storage import EncodingStore
     from storage.maintenance.summary import summarise
 
@@ -50,7 +50,7 @@ def summarised(path: str, fingerprint: str) -> Callable[[], object]:
 
 
 def ordered(path: str, fingerprint: str) -> Callable[[], object]:
-    """Bring its samples into an export's order, a file's at a time, and read none of their arrays."""
+    """Return a function that brings samples into an export's order, and reads none of their arrays."""
     from storage import EncodingStore
     from storage.maintenance.export import in_files
     from storage.maintenance.ordered import ordered_samples
@@ -63,13 +63,13 @@ def ordered(path: str, fingerprint: str) -> Callable[[], object]:
 
 
 def own_memory() -> int:
-    """Bytes that no other process shares."""
+    """Return the bytes that no other process shares."""
     found = re.findall(r"^Private_(?:Clean|Dirty):\s*(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.M)
     return sum(map(int, found)) * 1024
 
 
 def anonymous_memory() -> int:
-    """Bytes that are of no file: those that a mapped file takes are the page cache's, and all processes share them."""
+    """Return the bytes that belong to no file: a mapped file's are in the page cache, and all processes share them."""
     found = re.search(r"RssAnon:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024

@@ -19,7 +19,7 @@ from storage.maintenance.gc import drop
 
 PROBE = Path(__file__).parent / "open_probe.py"
 Add = Callable[..., None]
-"""``index.add``, without what all rows of a size share."""
+"""Type of ``index.add`` without what all rows of a size share."""
 
 
 def measure_opening(path: str, fingerprint: str, rows: int, evict: Callable[[], None], add: Add) -> None:

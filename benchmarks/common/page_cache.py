@@ -20,7 +20,7 @@ PIECES_AT_ONCE = 4
 
 
 def evict(*folders: Path) -> float:
-    """Throws all files under some folders out of the cache; returns the share of their pages that is still there.
+    """Throw all files under some folders out of the cache; return the share of their pages that is still there.
 
     RuntimeError where more than 1 % of them is: what is read next would not be cold.
     """
@@ -42,7 +42,7 @@ def evict(*folders: Path) -> float:
 
 
 def warm(*folders: Path) -> None:
-    """Reads all files under some folders once."""
+    """Read all files under some folders once."""
     buffer = bytearray(1 << 22)
     for path in _files(folders):
         with path.open("rb", buffering=0) as file:
@@ -51,7 +51,7 @@ def warm(*folders: Path) -> None:
 
 
 def read_directly(folder: Path) -> Iterator[int]:
-    """Reads all files under a folder past the page cache, several pieces at once: what the disk can give.
+    """Read all files under a folder past the page cache, several pieces at once: what the disk can give.
 
     Yields the size of each piece.
     """
@@ -76,7 +76,7 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _count(descriptor: int) -> tuple[int, int]:
-    """A file's pages, and those in the cache, as mincore tells them."""
+    """Return the number of a file's pages, and of those in the cache, as mincore tells them."""
     size = os.fstat(descriptor).st_size
     if size == 0:
         return 0, 0

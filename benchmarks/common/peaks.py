@@ -7,5 +7,5 @@ BF16 = {"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100"
 
 
 def published_peak(device: str) -> float | None:
-    """The peak of a GPU by its name; None for one that is not listed."""
+    """Return the peak of a GPU by its name; None for one that is not listed."""
     return next((peak for name, peak in BF16.items() if name in device), None)

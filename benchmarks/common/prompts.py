@@ -22,7 +22,7 @@ REAL = "PartiPrompts, DPG-Bench"
 
 
 def read_prompts(folder: Path) -> list[str]:
-    """PartiPrompts, then DPG-Bench, in the order of their files."""
+    """Return the prompts of PartiPrompts, then of DPG-Bench, in the order of their files."""
     with (folder / "prompts" / "PartiPrompts.tsv").open(newline="") as file:
         short = [row["Prompt"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     with (folder / "prompts" / "dpg_bench.jsonl").open() as file:
@@ -30,7 +30,7 @@ def read_prompts(folder: Path) -> list[str]:
 
 
 def prompts_of(folder: Path, count: int) -> tuple[list[str], str]:
-    """So many prompts, spread over the real ones; made ones where the folder is missing. And which they are."""
+    """Return so many prompts, and which they are: spread over the real ones, or made ones without the folder."""
     if not folder.is_dir():
         return made_captions(count), MADE
     prompts = read_prompts(folder)
@@ -38,14 +38,14 @@ def prompts_of(folder: Path, count: int) -> tuple[list[str], str]:
 
 
 def made_captions(count: int) -> list[str]:
-    """Captions as long as the real prompts: three in five of 12 words on average (PartiPrompts), the others of 84."""
+    """Make captions as long as real prompts: three in five of 12 words on average (PartiPrompts), the others of 84."""
     rng = np.random.default_rng(0)
     ranges = [(6, 19) if rng.random() < 0.6 else (50, 119) for _ in range(count)]
     return [words(int(rng.integers(*bounds)), rng) for bounds in ranges]
 
 
 def words(count: int, rng: np.random.Generator) -> str:
-    """So many words about drawn scenes."""
+    """Return so many words about drawn scenes."""
     found: list[str] = []
     while len(found) < count:
         found += scene_caption(rng).split()
@@ -53,19 +53,19 @@ def words(count: int, rng: np.random.Generator) -> str:
 
 
 def scene_caption(rng: np.random.Generator) -> str:
-    """The caption of a drawn scene of two things."""
+    """Return the caption of a drawn scene of two things."""
     return caption(sample_scene(rng, 2), "natural", rng)
 
 
 def tokenizer_of(llm: str, folder: Path) -> Any:
-    """The real one of an LLM, or the embedded LLM's of its family where the folder is missing."""
+    """Return the real tokenizer of an LLM, or that of the embedded LLM of its family without the folder."""
     if not folder.is_dir():
         return AutoTokenizer.from_pretrained(PHI if llm == "phi-1.5" else LLAMA)
     return (gpt2_tokenizer if llm == "phi-1.5" else llama2_tokenizer)(folder)
 
 
 def gpt2_tokenizer(folder: Path) -> Any:
-    """The GPT-2 byte-level BPE, which Phi-1.5's extends."""
+    """Return the GPT-2 byte-level BPE, which Phi-1.5's extends."""
     files = folder / "tokenizers"
     vocabulary = json.loads((files / "gpt2_vocab.json").read_text())
     lines = (files / "gpt2_merges.txt").read_text().splitlines()
@@ -74,7 +74,7 @@ def gpt2_tokenizer(folder: Path) -> Any:
 
 
 def llama2_tokenizer(folder: Path) -> Any:
-    """The Llama-2 and Vicuna vocabulary, read from its SentencePiece file without the SentencePiece library."""
+    """Return the Llama-2 and Vicuna tokenizer, read from its file without the SentencePiece library."""
     data = (folder / "tokenizers" / "llama2.tokenizer.model").read_bytes()
     pieces = [dict(fields(piece))[1].decode() for number, piece in fields(data) if number == 1]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -82,7 +82,7 @@ def llama2_tokenizer(folder: Path) -> Any:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, value) of a protocol-buffer message."""
+    """Yield (field number, value) of a protocol-buffer message."""
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
@@ -99,7 +99,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:
-    """(value, next position) of a variable-length integer."""
+    """Return (value, next position) of a variable-length integer."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -28,14 +28,14 @@ WORKER = "llmdiff.training.worker"
 
 
 def save_base(folder: Path, quick: bool) -> Path:
-    """What training reads of a base: U-Net and schedule."""
+    """Save what training reads of a base: U-Net and schedule."""
     make_unet(quick, torch.float16, torch.device("cpu")).save_pretrained(folder / "unet")
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     return folder
 
 
 def make_store(folder: Path, samples: int, side: int, width: int, tokens: Sequence[int]) -> str:
-    """A store of random encodings `width` wide, as long as `tokens` says in turn, and latents; its fingerprint."""
+    """Make a store of random encodings, as long as `tokens` says in turn, and latents; return its fingerprint."""
     rng = np.random.default_rng(0)
     store = EncodingStore.create(folder)
     fingerprint = store.register_fingerprint({"kind": "llm", "bands": 1, "width": width})
@@ -51,7 +51,7 @@ def make_store(folder: Path, samples: int, side: int, width: int, tokens: Sequen
 
 
 def random_bits(rng: np.random.Generator, tokens: int, width: int) -> np.ndarray:
-    """bfloat16 bits of normal numbers."""
+    """Return bfloat16 bits of normal numbers."""
     values = torch.from_numpy(rng.standard_normal((tokens, width), np.float32))
     return values.bfloat16().view(torch.uint16).numpy()
 
@@ -79,13 +79,13 @@ class Training:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kills the run, as a power cut would; its files stay."""
+        """Kill the run, as a power cut would; its files stay."""
         if self.child.poll() is None:
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = 900) -> None:
-        """RuntimeError where the run ends or time is up before `ready`."""
+        """Wait until `ready` returns True; RuntimeError where the run ends or time is up before."""
         deadline = time.monotonic() + seconds
         while not ready():
             ended = self.child.poll() is not None
@@ -95,22 +95,22 @@ class Training:
             time.sleep(0.02)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The log's complete rows."""
+        """Return the log's complete rows."""
         path = Path(self.config.output) / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def step_seconds(self, row: dict[str, Any]) -> float:
-        """What the steps of a row took, each."""
+        """Return how long each step of a row took."""
         samples = self.config.batch_size * self.config.accumulate * self.processes
         return samples / row["samples_per_second"]
 
     def reset_peak(self) -> None:
-        """The resident set's high-water mark starts anew."""
+        """Reset the resident set's high-water mark."""
         Path(f"/proc/{self.child.pid}/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """The most bytes resident since then."""
+        """Return the most bytes resident since the reset."""
         status = Path(f"/proc/{self.child.pid}/status").read_text()
         found = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert found is not None

@@ -10,20 +10,20 @@ from common.measured import measured
 
 @dataclass(frozen=True, kw_only=True)
 class LLM:
-    """What the recipes' two LLMs differ in."""
+    """An LLM of the recipes, with the figures in which they differ."""
 
     name: str
     width: int
     tokens: int
-    """A caption's, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/how-to/recipes.md``."""
+    """Tokens of a caption, EOS included: mean of PartiPrompts and DPG-Bench, see ``docs/how-to/recipes.md``."""
     tflop: float
-    """A token, one plain forward pass."""
+    """TFLOP of a token in one plain forward pass."""
     ratio: float
-    """Of encoding over that."""
+    """Ratio of encoding over a plain forward pass."""
 
 
 def llms() -> list[LLM]:
-    """The recipes'."""
+    """Return the LLMs of the recipes."""
     of_pass = {"what": "LLM, one plain forward pass"}
     phi = measured("encode.csv", "ratio_p50", shape="phi-1.5", dtype="bfloat16", word_path="block")
     on_gpu = gpu_row("encode.csv", shape="vicuna-7b", word_path="block")

@@ -13,14 +13,14 @@ from common.prompts import MADE, made_captions, read_prompts, tokenizer_of
 from storage import EncodingStore, Sample, ShardWriter, caption_hash, content_hash
 
 LLMS = {2048: "phi-1.5", 4096: "vicuna-7b"}
-"""Whose tokenizer counts the tokens, by the width of the encodings."""
+"""LLM whose tokenizer counts the tokens, by the width of the encodings."""
 PARTI = 1632  # prompts of PartiPrompts, which `read_prompts` returns first
 REPEATS = {
     "PartiPrompts": 4,
     "DPG-Bench": 2,
     MADE: 1,
-}  # so that an epoch takes long enough to time, and several groups of blocks
-LATENT = (4, 32, 32)  # of a picture of 256 x 256
+}  # enough for an epoch that can be timed, of several groups of blocks
+LATENT = (4, 32, 32)  # a picture of 256 x 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,17 @@ class Prompts:
     width: int
     texts: list[str]
     counts: np.ndarray
-    """int64 ``(n,)``, tokens of each."""
+    """Number of tokens of each prompt, int64 ``(n,)``."""
     pool: np.ndarray
-    """uint16 ``(token, width)``, what encodings are cut out of."""
+    """Bits that encodings are cut out of, uint16 ``(token, width)``."""
     latents: np.ndarray
-    """float16 ``(64, *LATENT)``"""
+    """Latents, float16 ``(64, *LATENT)``."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def bits(self, i: int, tokens: int | None = None) -> np.ndarray:
-        """A caption's encoding, or as many rows from where it begins."""
+        """Return a caption's encoding, or as many rows from where it begins."""
         tokens = int(self.counts[i]) if tokens is None else tokens
         start = i * 7919 % (len(self.pool) - tokens)
         return self.pool[start : start + tokens]
@@ -55,7 +55,7 @@ class Prompts:
 
 
 def load_prompts(data: Path, width: int, quick: bool) -> Iterator[Prompts]:
-    """Both collections; repeated prompts get other texts, so that they are other captions, and other encodings.
+    """Load both collections; repeated prompts get other texts, so that they are other captions, and other encodings.
 
     Where the folder of data is missing, one of made captions.
     """
@@ -86,7 +86,7 @@ def make_store(folder: Path, prompts: Prompts, rows: Iterable[int], pictures: bo
 
 
 def write_shard(store: EncodingStore, samples: Iterable[Sample], prompts: Prompts) -> None:
-    """A shard of samples of one fingerprint, as the encoder writes it."""
+    """Write a shard of samples of one fingerprint, as the encoder writes it."""
     with ShardWriter(store) as writer:
         for sample in samples:
             writer.add_encoding(sample.caption_hash, prompts.bits(sample.row), sample.fingerprint)

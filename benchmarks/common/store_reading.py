@@ -35,7 +35,7 @@ class Reader:
 
 
 def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespace, results: StoreResults) -> None:
-    """An epoch of batches from the store, a memory map of the same bytes, and a file a prompt."""
+    """Read an epoch of batches from the store, from a memory map of the same bytes, and from a file a prompt."""
     store, fingerprint = make_store(folder / "store", prompts, range(len(prompts)), pictures=True)
     batches = batches_of(EncodingDataset(store.path, DatasetConfig(fingerprint=fingerprint, batch_size=BATCH)))
     write_memmap(folder / "memmap", prompts)
@@ -66,7 +66,7 @@ def measure_reading(prompts: Prompts, folder: Path, arguments: argparse.Namespac
 
 
 def kohya_readers(prompts: Prompts, folder: Path, count: int) -> dict[str, Reader]:
-    """So many captions as kohya writes them, spread over the prompts."""
+    """Write so many captions, spread over the prompts, as kohya does; return their readers."""
     some = np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int).tolist()
     kohya = KohyaFiles(folder)
     folder.mkdir()
@@ -76,7 +76,7 @@ def kohya_readers(prompts: Prompts, folder: Path, count: int) -> dict[str, Reade
 
 
 def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., Any]) -> dict[str, Reader]:
-    """Without processes and with two; starting them is not counted."""
+    """Return readers without processes and with two; starting the processes is not counted."""
     readers = {}
     for workers in (0, 2):
         loader = file_loader(files, batches, workers, join)
@@ -88,7 +88,7 @@ def file_readers(files: Any, batches: Sequence[np.ndarray], join: Callable[..., 
 
 
 def batches_of(data: EncodingDataset) -> list[np.ndarray]:
-    """Samples of each batch of its first epoch, in the order of the sources' rows."""
+    """Return the samples of each batch of the first epoch, in the order of the sources' rows."""
     return [planned.ids for planned in data.plan(0)]
 
 
@@ -103,7 +103,7 @@ def write_memmap(folder: Path, prompts: Prompts) -> None:
 
 
 def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
-    """Bit for bit, since random bits may be NaN."""
+    """Compare batches bit for bit, since random bits may be NaN."""
     for batch, (encodings, mask, latents) in zip(ours, theirs, strict=True):
         assert torch.equal(batch.encodings.view(torch.uint16), encodings.view(torch.uint16))
         assert torch.equal(batch.mask, mask)
@@ -111,7 +111,7 @@ def check_same(ours: Iterator[Any], theirs: Iterator[Any]) -> None:
 
 
 def epochs(runs: dict[str, Reader], cache: str, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of each reader in every round, in turns. Opening a store or starting processes is not timed."""
+    """Return samples a second of each reader in every round, in turns; opening a store is not timed."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     if cache == "warm":
         warm(*{run.folder for run in runs.values()})
@@ -163,5 +163,5 @@ def add_reading(prompts: Prompts, cache: str, rates: dict[str, list[float]], res
 
 
 def best(rates: dict[str, list[float]], name: str) -> str:
-    """The fastest of a reader's settings."""
+    """Return the fastest of a reader's settings."""
     return max((run for run in rates if run.split()[0] == name), key=lambda run: statistics.median(rates[run]))

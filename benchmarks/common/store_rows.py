@@ -42,7 +42,7 @@ class StoreResults:
         goal: str = "",
         note: str = "",
     ) -> None:
-        """One row; the goal is for the median ratio where there is one, and for the value where there is none."""
+        """Add a row; the goal is for the median ratio where there is one, and for the value where there is none."""
         p20, p50, p80 = quantiles(list(ratios)) if ratios else ("", "", "")
         row = {
             "device": self.device,

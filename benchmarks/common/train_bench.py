@@ -39,7 +39,7 @@ class Bench:
     def add(
         self, what: str, setting: str, value: float | str, unit: str, ratio: float | str = "", goal: str = ""
     ) -> None:
-        """A row; the goal is for the ratio where there is one."""
+        """Add a row; the goal is for the ratio where there is one."""
         row = {
             "device": device_name(self.device),
             "versions": " ".join(f"{name}-{version(name)}" for name in PACKAGES if find_spec(name)),
@@ -57,8 +57,8 @@ class Bench:
             append_row("train", row, self.results)
 
     def run(self, name: str, **settings: Any) -> TrainConfig:
-        """The configuration of a real run; the base and the store are made when first asked for."""
-        from common.real_training import make_store, save_base  # with the store's packages, which other parts need not
+        """Return the configuration of a real run; the base and the store are made when first asked for."""
+        from common.real_training import make_store, save_base  # needs the store's packages, which other parts do not
 
         side = settings.pop("side", 16)
         base = self.work / "base"
@@ -74,6 +74,6 @@ class Bench:
 
 
 def ratio_of(ours: list[float], others: list[float]) -> tuple[float, str]:
-    """The median of the rounds' ratios, and how they spread, in words."""
+    """Return the median of the rounds' ratios, and how they spread, in words."""
     p20, p50, p80 = quantiles([one / other for one, other in zip(ours, others, strict=True)])
     return p50, f"ratio {p20:.3f} to {p80:.3f} (p20, p80) in {len(ours)} rounds"

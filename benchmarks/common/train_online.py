@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def measure_online(bench: Bench) -> None:
-    """The same step from cached tensors, and with the LLM's and the autoencoder's passes in it."""
+    """Measure a step from cached tensors, and with the LLM's and the autoencoder's passes in it."""
     on_gpu = bench.device.type == "cuda"
     size, side = (8, 64) if on_gpu else (1, 8 if bench.quick else 32)
     dtype = torch.bfloat16 if on_gpu else torch.float32
@@ -68,7 +68,7 @@ def measure_online(bench: Bench) -> None:
 
 
 def typical_captions(bench: Bench, count: int) -> list[str]:
-    """Real prompts of about the mean length."""
+    """Return real prompts of about the mean length."""
     prompts, _ = prompts_of(bench.data, 1000)
     lengths = np.array([len(ids) + 1 for ids in tokenizer_of("phi-1.5", bench.data)(prompts)["input_ids"]])
     return [prompts[i] for i in np.argsort(abs(lengths - CAPTION), kind="stable")[:count]]
@@ -121,7 +121,7 @@ STEPS: dict[str, dict[str, bool]] = {
 
 
 def measure_gpu(bench: Bench) -> None:
-    """Images a second and memory at 512², bf16, and how much of the GPU's peak that is."""
+    """Measure images a second and memory at 512², bf16, and how much of the GPU's peak that is."""
     if bench.device.type != "cuda" and not bench.quick:
         print("No GPU is at hand: images a second at 512² in bf16 are NOT measured.")
         bench.add("images a second on a GPU", "not measured: no GPU at hand", "", "images/s")
@@ -132,7 +132,7 @@ def measure_gpu(bench: Bench) -> None:
 
 
 def measure_rate(bench: Bench, size: int, name: str) -> None:
-    """The rows of one batch size and one way to take a step."""
+    """Add the rows of one batch size and one way to take a step."""
     side, width = (8, 64) if bench.quick else (64, WIDTH)
     step = Step(bench, torch.bfloat16, **STEPS[name])
     batch = make_batch(size, side, width, 28)

@@ -29,14 +29,14 @@ from llmdiff.training.resolve import resolve
 from llmdiff.training.setup import Run, open_layout_data, prepare
 from pipelines.runtime.shapes_benchmark import PROCESSES, TRAINING
 
-BATCH = PROCESSES * TRAINING.batch_size  # as the demonstration trains each of its adapters, in one process
+BATCH = PROCESSES * TRAINING.batch_size  # the demonstration's, which trains each adapter in one process
 ROUND, WARM = 50, 10
-"""Steps of a round: five rows of the log, and one look of the monitor; and those before the first."""
+"""Number of steps of a round: five rows of the log, and one look of the monitor; and of those before the first."""
 LAYOUT_STEPS, SMOLLM2_WIDTH = 4, 576
 
 
 def measure_overhead(bench: Bench) -> None:
-    """Real steps of the worker's own loop, in this process; after each, the bare passes that it can't do without."""
+    """Run real steps of the worker's loop, in this process; after each, the bare passes that it can't do without."""
     config, whole, bare = in_turns(bench, PROMPT, AutoConfig.from_pretrained(LLAMA).hidden_size, bare_passes)
     ratio, spread = ratio_of(whole, bare)
     setting = f"{words(config)}; bare: {quantiles(bare)[1]:.3g} CPU s; {spread}"
@@ -44,7 +44,7 @@ def measure_overhead(bench: Bench) -> None:
 
 
 def measure_layout(bench: Bench) -> None:
-    """The same steps with a refiner, on encodings as wide as SmolLM2's; after each, some of layout pre-training."""
+    """Run steps with a refiner, on encodings as wide as SmolLM2's; after each, some of layout pre-training."""
     settings = {"adapter": AdapterSettings(refiner=2, standardise=True), "layout_steps": LAYOUT_STEPS}
     config, whole, layout = in_turns(bench, "{caption}", SMOLLM2_WIDTH, layout_passes, **settings)
     layout = [one / LAYOUT_STEPS for one in layout]
@@ -57,7 +57,7 @@ def measure_layout(bench: Bench) -> None:
 def in_turns(
     bench: Bench, template: str, width: int, passes: Callable[[Run], Iterator[None]], **settings: Any
 ) -> tuple[TrainConfig, list[float], list[float]]:
-    """A run, and by its rounds what a step of it costs, and what the passes do that come after each."""
+    """Return a run, and by its rounds what a step of it costs, and what the passes cost that come after each."""
     size = 4 if bench.quick else ROUND
     config = shapes_run(bench, WARM + size * (1 if bench.quick else bench.rounds), template, width, **settings)
     config.write(config.path)
@@ -73,7 +73,7 @@ def words(config: TrainConfig) -> str:
 
 
 def shapes_run(bench: Bench, count: int, template: str, width: int, **changes: Any) -> TrainConfig:
-    """A run of so many steps with the demonstration's settings, on random encodings and latents of its sizes."""
+    """Return a run of so many steps with the demonstration's settings, on random encodings and latents of its sizes."""
     rng = np.random.default_rng(0)
     tokenizer = AutoTokenizer.from_pretrained(LLAMA)
     captions = [template.format(caption=caption(random_scene(rng), "natural", rng)) for _ in range(256)]
@@ -87,7 +87,7 @@ def shapes_run(bench: Bench, count: int, template: str, width: int, **changes: A
 
 
 class Between(EMA):
-    """A run's averages, after whose update, the last of a step's work, other passes follow."""
+    """A run's averages, whose update, the last of a step's work, also runs other passes."""
 
     def __init__(self, run: Run, passes: Iterator[None]) -> None:
         vars(self).update(vars(run.ema))
@@ -97,7 +97,7 @@ class Between(EMA):
         self.since = time.process_time()
 
     def update(self, tensors: dict[str, torch.Tensor], step: int) -> None:
-        """Also note what the step cost, all threads together, and what the passes did, of this thread."""
+        """Update the averages; note what the step cost, of all threads, and what the passes cost, of this thread."""
         super().update(tensors, step)
         self.whole.append(time.process_time() - self.since)
         began = time.thread_time()
@@ -107,7 +107,7 @@ class Between(EMA):
 
 
 def bare_passes(run: Run) -> Iterator[None]:
-    """Forward and backward of the run's U-Net and adapter, on batches of its own, over and over."""
+    """Run U-Net and adapter forward and backward, on batches of their own, over and over."""
     adapter, (unet,) = run.objective.adapter, run.objective.frozen
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
     for batch in cycle(islice(run.data.epoch(0), 8)):
@@ -121,7 +121,7 @@ def bare_passes(run: Run) -> Iterator[None]:
 
 
 def layout_passes(run: Run) -> Iterator[None]:
-    """Some steps of layout pre-training each time, of an adapter that DeepSpeed does not watch, with a new decoder."""
+    """Run some steps of layout pre-training each time, of an adapter that DeepSpeed does not watch."""
     objective, data = copy.deepcopy(run.objective), open_layout_data(run.config)
     while True:
         pretrain_layout(objective, data, run.device)
@@ -129,5 +129,5 @@ def layout_passes(run: Run) -> Iterator[None]:
 
 
 def by_round(times: list[float], size: int) -> list[float]:
-    """The mean of each round's steps."""
+    """Return the mean of each round's steps."""
     return np.reshape(times, (-1, size)).mean(1).tolist()

@@ -17,7 +17,7 @@ from storage.reading.dataset import Batch, DatasetConfig, EncodingDataset
 
 
 def measure_steps(bench: Bench) -> None:
-    """One step; killed; the next one in a new process, from the checkpoint."""
+    """Measure a step; kill the run; measure the next step in a new process, from the checkpoint."""
     config = bench.run("resumed", steps=2, checkpoint_every=1)
     setting = f"{bench.name}, worker process, fp32, ZeRO {config.zero_stage}, batch 1, latents 16x16, 2 threads"
     with Training(config) as run:
@@ -34,7 +34,7 @@ def measure_steps(bench: Bench) -> None:
 
 
 def measure_memory(bench: Bench) -> None:
-    """Peaks of two steps, after the first; loading is not in them."""
+    """Measure the peaks of two steps, after the first; loading is not in them."""
     plain = {}
     for stage in (0, 1, 2, 3):
         setting, peak, _ = steady_peak(bench, f"zero{stage}", zero_stage=stage)
@@ -51,7 +51,7 @@ def measure_memory(bench: Bench) -> None:
 
 
 def steady_peak(bench: Bench, name: str, **settings: Any) -> tuple[str, int, float]:
-    """The run in words, its peak in bytes after the first step, and seconds a step."""
+    """Return the run in words, its peak in bytes after the first step, and seconds a step."""
     config = bench.run(name, steps=4, **settings)
     with Training(config) as run:
         run.wait_until(lambda: bool(run.rows()))
@@ -64,7 +64,7 @@ def steady_peak(bench: Bench, name: str, **settings: Any) -> tuple[str, int, flo
 
 
 def measure_wait(bench: Bench) -> None:
-    """In the real worker; and with a sleep in place of a GPU's step, for a CPU's hides any reader."""
+    """Measure waiting in the real worker; and with a sleep in place of a GPU's step, for a CPU's hides any reader."""
     config = bench.run("wait", steps=8)
     with Training(config) as run:
         run.wait_until(lambda: len(run.rows()) >= 7)
@@ -89,7 +89,7 @@ def measure_wait(bench: Bench) -> None:
 
 
 def simulated_wait(data: EncodingDataset, seconds: float) -> float:
-    """Share of an epoch spent waiting for batches, the first left out."""
+    """Return the share of an epoch spent waiting for batches, the first left out."""
     batches: Iterator[Batch] = data.epoch(1)
     next(batches)
     start, waited = time.perf_counter(), 0.0
@@ -103,7 +103,7 @@ def simulated_wait(data: EncodingDataset, seconds: float) -> float:
 
 @contextmanager
 def no_threads() -> Iterator[None]:
-    """One core for the reader, as a training process on a GPU has at the least."""
+    """Leave one core to the reader, as a training process on a GPU has at the least."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -111,7 +111,7 @@ def no_threads() -> Iterator[None]:
 
 
 def measure_scaling(bench: Bench) -> None:
-    """The same batch a process, a thread each: on two cores the second process brings its own core."""
+    """Train with the same batch a process, a thread each: on two cores the second process brings its own core."""
     rates = {}
     for processes in (1, 2):
         config = bench.run(f"processes-{processes}", steps=5, threads=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ECHOES = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL", "failed to recv")
-"""In errors of a process that has lost another one, whose error is the one to tell."""
+"""Texts in errors of a process that has lost another one, whose own error is the one to tell."""
 
 
 class LaunchError(RuntimeError):
@@ -13,19 +13,19 @@ class LaunchError(RuntimeError):
 
 
 def error_of(output: str, code: int, log: Path) -> str:
-    """What to tell of processes that printed `output` into `log` and ended with `code`."""
+    """Return what to tell of processes that printed `output` into `log` and ended with `code`."""
     errors = errors_in(output, log)
     found = [error for error in errors if not is_echo(error)] or errors
     return found[-1] if found else f"the training processes ended with exit code {code}; their output is in {log}"
 
 
 def is_echo(error: str) -> bool:
-    """Whether an error says no more than that another process has gone."""
+    """Return whether an error says no more than that another process has gone."""
     return any(echo in error for echo in ECHOES)
 
 
 def errors_in(output: str, log: Path) -> list[str]:
-    """The errors that processes printed: first those of tracebacks, then those that stand in a line of their own."""
+    """Return the errors that processes printed: those of tracebacks first, then those in a line of their own."""
     lines = [line.strip() for line in output.splitlines()]
     traced = []
     for number, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Where training processes run: this machine, or the hosts of a hostfile."""
+"""Topology of a training run: this machine, or the hosts of a hostfile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Host(NamedTuple):
     """A line of a hostfile."""
 
     name: str
-    """By which the other hosts, and ssh, find it."""
+    """Name by which the other hosts, and ssh, find it."""
     slots: int
-    """Training processes on it, one a GPU."""
+    """Number of training processes on it, one a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +26,21 @@ class Topology:
     """The processes of a run, and where they are started."""
 
     processes: int
-    """On all hosts together."""
+    """Number of processes on all hosts together."""
     hosts: tuple[Host, ...] = ()
-    """None is this machine alone."""
+    """Hosts of the run; none of them is this machine alone."""
     rank: int | None = None
-    """Which of the hosts this machine is; None starts all of them from here."""
+    """Index of this machine among the hosts; None starts all of them from here."""
     port: int = MASTER_PORT
-    """On the first host, where the processes find one another."""
+    """Port on the first host, where the processes find one another."""
 
     def log(self, path: Path) -> Path:
-        """The log of this host beside the first one's."""
+        """Return this host's log file, beside the first one's."""
         return path.with_stem(f"{path.stem}-{self.rank}") if self.rank else path
 
 
 def topology_of(processes: int, hostfile: str | os.PathLike[str] | None, rank: int | None, port: int) -> Topology:
-    """The processes that are asked for; ValueError where the wishes contradict one another."""
+    """Return the topology that is asked for; ValueError where the options contradict one another."""
     if hostfile is None:
         if rank is not None:
             raise ValueError(f"node rank {rank}: expected a hostfile with it")
@@ -55,7 +55,7 @@ def topology_of(processes: int, hostfile: str | os.PathLike[str] | None, rank: i
 
 
 def read_hostfile(path: str | os.PathLike[str]) -> tuple[Host, ...]:
-    """The hosts of DeepSpeed's hostfile: lines such as ``worker-1 slots=8``; ``#`` begins a comment.
+    """Return the hosts of DeepSpeed's hostfile: lines such as ``worker-1 slots=8``; ``#`` begins a comment.
 
     Raises:
         OSError: there is no such file.

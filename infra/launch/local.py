@@ -23,9 +23,9 @@ from infra.launch.hostfile import Host, Topology
 from llmdiff.process.tcp_ports import free_port, is_free
 
 GRACE_SECONDS = 60.0
-"""How long a cancelled run may take to save its state before it is killed."""
+"""Seconds that a cancelled run may take to save its state before it is killed."""
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""Has the C library keep memory that a step frees for the next one: the kernel would clear its pages at each anew."""
+"""Settings that have the C library keep freed memory for the next step: the kernel would clear its pages each time."""
 
 
 def launch_command(module: str, arguments: list[str], topology: Topology) -> list[str]:
@@ -155,7 +155,7 @@ def reason(printed: str, code: int, topology: Topology, log: Path) -> str:
 
 
 def ender(child: subprocess.Popen[bytes], topology: Topology) -> Callable[[], bool]:
-    """Return what asks each worker to end, once, and returns whether the child is still there.
+    """Return a function that asks each worker to end, once, and returns whether the child is still there.
 
     DeepSpeed's launcher is not asked: it would kill the workers after 30 seconds.
     """

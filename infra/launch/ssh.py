@@ -45,7 +45,7 @@ SENT = (
 )
 """Beginnings of the names of environment variables that every host gets."""
 EXTRA_SECONDS = 10.0
-"""Beyond `infra.launch.local.GRACE_SECONDS`, for a host to kill what it must and say so."""
+"""Seconds beyond `infra.launch.local.GRACE_SECONDS` that a host gets to kill what it must and say so."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Node:
 
     @property
     def error(self) -> str:
-        """What went wrong there."""
+        """The error that the host's start, or ssh, printed."""
         self.printed.seek(0)
         lines = self.printed.read().decode(errors="replace").strip().splitlines()
         shown = [line for line in lines if line.startswith("error: ")] or lines or ["nothing was printed"]
@@ -68,7 +68,7 @@ class Node:
 def run_on_hosts(
     module: str, arguments: list[str], *, topology: Topology, log: Path, poll: Callable[[], None], interval: float = 0.5
 ) -> None:
-    """As `infra.launch.local.run_workers`, on every host of a topology, each reached by ssh.
+    """Run a module as `infra.launch.local.run_workers` does, on every host of a topology, each reached by ssh.
 
     Python, this checkout and the working directory are at the same paths on each host, and the log's folder is shared.
     """
@@ -92,7 +92,7 @@ def run_on_hosts(
 
 
 def start(rank: int, module: str, arguments: list[str], topology: Topology, log: Path) -> Node:
-    """Starts the processes of one host."""
+    """Start the processes of one host."""
     root = Path(__file__).resolve().parents[2]
     command = f"cd {shlex.quote(str(Path.cwd()))} && exec env {SAFE_PATH}=1 PYTHONPATH={shlex.quote(str(root))} "
     command += f"{shlex.quote(sys.executable)} -m infra.launch.ssh"
@@ -114,17 +114,17 @@ def start(rank: int, module: str, arguments: list[str], topology: Topology, log:
 
 
 def sent_environment() -> dict[str, str]:
-    """What every host gets of this process's environment; credentials of an object store are in it."""
+    """Return what every host gets of this process's environment; credentials of an object store are in it."""
     return {name: value for name, value in os.environ.items() if name.startswith(SENT)}
 
 
 def failed(nodes: list[Node]) -> list[Node]:
-    """Those that ended with an error."""
+    """Return the hosts that ended with an error."""
     return [node for node in nodes if node.child.returncode not in (None, 0)]
 
 
 def asked_to_end(nodes: list[Node]) -> bool:
-    """Asks every host to end its processes, and returns whether any is still there."""
+    """Ask every host to end its processes, and return whether any is still there."""
     for node in nodes:
         assert node.child.stdin is not None
         with suppress(BrokenPipeError):
@@ -133,7 +133,7 @@ def asked_to_end(nodes: list[Node]) -> bool:
 
 
 def end(nodes: list[Node], seconds: float) -> bool:
-    """Has every host end its processes, and waits; False where that took too long."""
+    """Have every host end its processes, and wait; return False where that took too long."""
     deadline = time.monotonic() + seconds
     while (some_left := asked_to_end(nodes)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -148,7 +148,7 @@ class Ended(Exception):
 
 
 def main() -> int:
-    """One host's part; its processes are ended, with their state saved, when standard input is."""
+    """Run one host's part; its processes are ended, with their state saved, when standard input is closed."""
     request = json.loads(read_line())
     os.environ.update(request["environment"])
     log, hosts = Path(request["log"]), tuple(Host(*host) for host in request["hosts"])
@@ -165,13 +165,13 @@ def main() -> int:
 
 
 def check_shared(folder: Path) -> None:
-    """ValueError where the run's folder is not seen here."""
+    """Raise ValueError where the run's folder is not seen here."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder: expected one on a path that all hosts share")
 
 
 def read_line() -> bytes:
-    """A line of standard input, and nothing after it."""
+    """Return a line of standard input, and read nothing after it."""
     line = b""
     while not line.endswith(b"\n"):
         if not (byte := os.read(0, 1)):
@@ -181,7 +181,7 @@ def read_line() -> bytes:
 
 
 def until_ended() -> None:
-    """Raises `Ended` once standard input is closed."""
+    """Raise `Ended` once standard input is closed."""
     if select.select([0], [], [], 0)[0] and not os.read(0, 1):
         raise Ended
 

@@ -1,4 +1,4 @@
-"""Where the servers and the worker of `infra.service.manage` are: addresses, folder, and what each process is told."""
+"""Configuration of `infra.service.manage`: addresses and folder of servers and worker, and each one's environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALLOWED_HOSTS = "ALLOWED_HOSTS"
 ALLOWED_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
 LOG_STREAMS = ("PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED", "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED")
 SERVERS_ONLY = (*PREFECT_DATABASE, MLFLOW_DATABASE, MLFLOW_ARTIFACTS, PREFECT_AUTH, MLFLOW_AUTH)
-"""What the worker, and so the flows, have no use for."""
+"""Variables that the worker, and so the flows, have no use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def environment(config: ServiceConfig) -> dict[str, str]:
-    """Return what all three processes get: the user's environment, no proxy, Prefect's files beside the pid files."""
+    """Return the environment of all three processes: the user's, no proxy, Prefect's files beside the pid files."""
     own_host = () if config.host in ("127.0.0.1", "0.0.0.0") else (config.host,)
     ours = {
         **isolation(*own_host),

@@ -35,7 +35,7 @@ def announce_data(address: str, name: str, files: int) -> str:
     logging.getLogger("prefect.events.clients").setLevel("CRITICAL")  # the error below says the same, in one line
     try:
         asyncio.run(_send(event))
-    except Exception as error:  # of httpx, websockets or Prefect
+    except Exception as error:  # from httpx, websockets or Prefect
         raise ConnectionError(f"{redacted(str(server))}: the event was not taken: {error}") from error
     return redacted(str(server))
 

@@ -1,4 +1,4 @@
-"""What the servers and the worker answer: the HTTP interfaces of Prefect and MLflow that `make serve` relies on."""
+"""Health checks of the servers and the worker, over the HTTP interfaces that `make serve` relies on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def worker_answers(config: ServiceConfig, since: datetime | None = None) -> bool
 
 
 def ask_prefect(config: ServiceConfig, path: str, body: Any = None) -> Any:
-    """Return what `ask` does, of Prefect's API."""
+    """Ask Prefect's API; see `ask`."""
     return ask(f"{config.prefect_url}/api/{path}", body, os.environ.get(PREFECT_AUTH))
 
 

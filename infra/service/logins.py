@@ -15,11 +15,11 @@ from infra.service.config import MLFLOW_AUTH, PREFECT_AUTH
 PREFECT_FILE = "prefect-login"
 MLFLOW_FILE = "mlflow-password"
 MADE = {PREFECT_AUTH: (PREFECT_FILE, "llmdiff:"), MLFLOW_AUTH: (MLFLOW_FILE, "")}
-"""By the variable that gives a login: the file of one that is made here, and what comes before the random part."""
+"""File of each login that is made here, and the text before its random part, by the variable that gives the login."""
 
 
 def complete_logins(folder: Path) -> None:
-    """Put into the environment what it lacks of both logins: what an earlier start made in a folder, else a new one."""
+    """Complete the environment with missing logins: those that an earlier start made in a folder, else new ones."""
     for variable, (name, prefix) in MADE.items():
         if not os.environ.get(variable):
             os.environ[variable] = kept_secret(folder / name, prefix)

@@ -34,7 +34,7 @@ from infra.service.processes import Background
 from storage.io.files import lock_now
 
 FLOW_GRACE_SECONDS = 75.0
-"""For flows that run when the worker is stopped: a training run may take a minute to save its state."""
+"""Seconds that running flows get when the worker is stopped: a training run may take a minute to save its state."""
 
 
 def start() -> None:

@@ -1,4 +1,4 @@
-"""What users are told of the servers: where they are, how to log in, how to open their pages."""
+"""Messages to users of the servers: where they are, how to log in, how to open their pages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def print_addresses(config: ServiceConfig) -> None:
 
 
 def secret_in_shell(folder: Path, variable: str) -> str:
-    """Return what stands for a login in a shell: the content of its file, or the variable that gave it."""
+    """Return a login as a shell gets it: from the content of its file, or from the variable that gave it."""
     file = made_here(folder, variable)
     return f'"$(cat {shlex.quote(str(file))})"' if file else f'"${variable}"'
 

@@ -20,7 +20,7 @@ MARK = "LLMDIFF_SERVE"
 
 
 class Record(NamedTuple):
-    """A pid file's content. The number alone may be another process's by now; with the time of its start it is not."""
+    """A pid file's content: the number, which another process may have by now, and the process's start, which tells."""
 
     pid: int
     started: str
@@ -67,7 +67,7 @@ class Background:
         return record if record.started == started(record.pid) else None
 
     def family(self) -> list[psutil.Process]:
-        """Return it and all that it started, in sessions of their own too, and after its own end."""
+        """Return the process and all that it started, in sessions of their own too, and after its own end."""
         return [process for process in psutil.process_iter() if _mark_of(process) == self._mark and alive(process)]
 
     def end(self, grace: float) -> int:

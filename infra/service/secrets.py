@@ -12,7 +12,7 @@ SECRETS = (
     "MLFLOW_TRACKING_PASSWORD",
     "AWS_SECRET_ACCESS_KEY",
 )
-"""Environment variables that hold them."""
+"""Environment variables that hold passwords."""
 
 
 def redacted(text: str) -> str:

@@ -12,7 +12,7 @@ from infra.tracking.run import client
 
 
 def unseen_files(name: str, store: str, store_version: int, fingerprint: str) -> list[DataFile]:
-    """The files of a store's samples that no version of a registered model was trained on, or on fewer of their rows.
+    """Return the files of a store's samples that no version of a model was trained on, or on fewer of their rows.
 
     A file that lost rows since is no new one: there is nothing in it to train on that the version has not seen.
 
@@ -50,7 +50,7 @@ def rows_by_hash(files: Iterable[DataFile]) -> Counter[str]:
 
 
 def recorded_files(version: ModelVersion) -> list[DataFile]:
-    """The files a version was trained on: from its run's inputs, or where they were too many for it, from the store.
+    """Return the files a version was trained on: from its run's inputs, or where they were too many, from the store.
 
     Raises:
         FileNotFoundError, ValueError: they are in neither (any more).

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def hub_revision(model: str | None, file: str = "config.json") -> str:
-    """The commit of a hub model, by one of its files in this machine's cache; empty for a folder, or without one."""
+    """Return the commit of a hub model, by one of its files in this machine's cache; empty where there is none."""
     if model is None or Path(model).exists():
         return ""
     from huggingface_hub import try_to_load_from_cache

@@ -1,4 +1,4 @@
-"""What an adapter was made from, read where it is registered: data files, models, code."""
+"""The origin of an adapter, read where it is registered: data files, models, code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DataFile:
 
 
 def data_files(store: str, version: int | None, fingerprint: str, store_id: str = "") -> list[DataFile]:
-    """The files behind the samples that training reads from a version of a store, ordered by name.
+    """Return the files behind the samples that training reads from a version of a store, ordered by name.
 
     Raises:
         FileNotFoundError: there is no such store.
@@ -50,13 +50,13 @@ def data_files(store: str, version: int | None, fingerprint: str, store_id: str 
 
 
 def data_tags(files: list[DataFile]) -> dict[str, str]:
-    """The data as tags of a version; the files themselves are in `data_input`."""
+    """Return tags of a version that sum up its data; the files themselves are in `data_input`."""
     rows = sum(file.rows for file in files)
     return {"data_files": str(len(files)), "data_rows": str(rows), "data_digest": digest(files)}
 
 
 def data_input(config: dict[str, Any], files: list[DataFile]) -> DatasetInput:
-    """The data as an input of an MLflow run: the store as a data set, its files in the profile."""
+    """Return the data as an input of an MLflow run: the store as a data set, its files in the profile."""
     store, tags = config["store"], data_tags(files)
     remote = "://" in store
     profile: dict[str, Any] = {"num_rows": int(tags["data_rows"]), "num_files": len(files)}
@@ -79,7 +79,7 @@ def data_input(config: dict[str, Any], files: list[DataFile]) -> DatasetInput:
 
 
 def files_in(inputs: list[DatasetInput], wanted: str) -> list[DataFile] | None:
-    """The files that a run's inputs list under a digest; None where they list none."""
+    """Return the files that a run's inputs list under a digest; None where they list none."""
     for found in inputs:
         profile = json.loads(found.dataset.profile or "{}") if found.dataset.digest == wanted else {}
         if "files" in profile:
@@ -88,12 +88,12 @@ def files_in(inputs: list[DatasetInput], wanted: str) -> list[DataFile] | None:
 
 
 def digest(files: list[DataFile]) -> str:
-    """A hash of the list; 36 digits are what MLflow takes."""
+    """Return a hash of a list of files, of the 36 digits that MLflow takes."""
     return hashlib.sha256(json.dumps([asdict(file) for file in files]).encode()).hexdigest()[:36]
 
 
 def origin_tags(config: dict[str, Any]) -> dict[str, str]:
-    """Encoder, models, store and code as tags, out of an ``adapter_config.json``."""
+    """Return encoder, models, store and code as tags, out of an ``adapter_config.json``."""
     keys = ("encoder", "encoder_fingerprint", "llm", "llm_revision", "base_model", "store", "store_version")
     tags = {key: str(config[key]) for key in keys if config.get(key) not in (None, "")}
     described, training = config.get("encoder_description", {}), config.get("training", {})
@@ -113,7 +113,7 @@ def origin_tags(config: dict[str, Any]) -> dict[str, str]:
 
 
 def base_content(base: Path) -> str:
-    """A hash of a base's U-Net, of a single file of all that it holds; empty for what is not on this machine.
+    """Return a hash of a base's U-Net, or of all of a single file; empty for what is not on this machine.
 
     The same base as a folder and as a file has two.
     """
@@ -121,7 +121,7 @@ def base_content(base: Path) -> str:
 
 
 def code_commit() -> str:
-    """The commit of this checkout, marked where files differ from it; "unknown" outside a checkout."""
+    """Return the commit of this checkout, marked where files differ from it; "unknown" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

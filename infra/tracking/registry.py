@@ -25,7 +25,7 @@ from llmdiff.adapter.files import FILES, check_whole
 from llmdiff.model_files.manifest import MANIFEST, write_manifest
 
 INSIDE = "artifacts/adapter"
-"""Where they are in an MLflow model."""
+"""Folder of the adapter's files in an MLflow model."""
 CHAMPION = "champion"
 PREVIOUS = "previous_champion"
 ROLLED_BACK = "rolled_back"

@@ -3,5 +3,5 @@
 MODEL = "llmdiff-adapter"
 """The registered model whose versions are the trained adapters."""
 SCHEME = "models:/"
-"""How the address of a version begins."""
+"""Beginning of the address of a version."""
 CANDIDATE = f"{SCHEME}{MODEL}@candidate"

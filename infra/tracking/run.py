@@ -20,16 +20,16 @@ from llmdiff.training.rows import row_of
 
 EXPERIMENT = "llmdiff"
 PROCESS = "process"
-"""Tag of a run: whose it is."""
+"""Name of a run's tag that says which process it belongs to."""
 LONGEST_PARAM = 6000
 TRY_AGAIN_AFTER = 15.0
 """Seconds between two attempts at a server that does not answer, beside the client's own."""
 PATIENCE = 1800.0
-"""Seconds that a finished run waits for such a server: what it wrote is on the disk, and can be sent later."""
+"""Seconds that a finished run waits for such a server; what it wrote is on the disk, and can be sent later."""
 
 
 def client() -> MlflowClient:
-    """A client of the tracking server and registry that `infra.environment.tracking_uri` names."""
+    """Return a client of the tracking server and registry that `infra.environment.tracking_uri` names."""
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def client() -> MlflowClient:
 
 
 def run_page(run_id: str) -> str | None:
-    """Address of a run's page on the MLflow server; None where tracking is in a file."""
+    """Return the address of a run's page on the MLflow server; None where tracking is in a file."""
     server = tracking_uri().rstrip("/")
     if not server.startswith(("http://", "https://")):
         return None
@@ -55,7 +55,7 @@ class TrackedRun:
         self._next_attempt = 0.0
 
     def follow(self, rows: list[dict[str, Any]]) -> None:
-        """Logs rows of ``metrics.jsonl``: every number that changes in them, nested ones under dotted names.
+        """Log rows of ``metrics.jsonl``: every number that changes in them, nested ones under dotted names.
 
         They wait while the server is away; sent twice, they are the same points to it, for their time is of now.
         """
@@ -69,7 +69,7 @@ class TrackedRun:
             self._next_attempt = time.monotonic() + TRY_AGAIN_AFTER
 
     def catch_up(self) -> None:
-        """Sends what waits; TimeoutError where the server stays away for `PATIENCE`."""
+        """Send the metrics that wait; TimeoutError where the server stays away for `PATIENCE`."""
         deadline = time.monotonic() + PATIENCE
         while not self._send():
             if time.monotonic() > deadline:
@@ -79,7 +79,7 @@ class TrackedRun:
             time.sleep(TRY_AGAIN_AFTER)
 
     def _send(self) -> bool:
-        """False where the server is away."""
+        """Send the metrics that wait; return False where the server is away."""
         try:
             while self._waiting:
                 self.api.log_batch(self.run_id, metrics=self._waiting[:1000])  # the most that a server takes at once
@@ -91,14 +91,14 @@ class TrackedRun:
         return True
 
     def keep(self, path: Path, folder: str = "") -> None:
-        """Stores a file or a folder's content as artifacts below `folder`."""
+        """Store a file or a folder's content as artifacts below `folder`."""
         log = self.api.log_artifacts if path.is_dir() else self.api.log_artifact
         log(self.run_id, str(path), folder or None)
 
 
 @contextmanager
 def tracked_run(name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[TrackedRun]:
-    """An MLflow run from start to end: FINISHED, FAILED on an error, KILLED on Ctrl-C or cancellation.
+    """Track an MLflow run from start to end: FINISHED, FAILED on an error, KILLED on Ctrl-C or cancellation.
 
     One whose process was killed, or whose server was away then, can't say so itself: the next one does it for it.
     """
@@ -122,7 +122,7 @@ def tracked_run(name: str, params: dict[str, Any], tags: dict[str, str]) -> Iter
 
 
 def end_left_over(api: MlflowClient, experiment: str) -> None:
-    """Marks runs as KILLED whose process on this machine has ended without a word."""
+    """Mark runs as KILLED whose process on this machine has ended without a word."""
     for run in api.search_runs([experiment], "attributes.status = 'RUNNING'"):
         process = run.data.tags.get(PROCESS, "")
         host, _, pid = process.partition(" ")[0].rpartition(":")
@@ -131,12 +131,12 @@ def end_left_over(api: MlflowClient, experiment: str) -> None:
 
 
 def _process(pid: int) -> str:
-    """This machine's process of a number, distinguished from others that get the number later."""
+    """Return a text for this machine's process of a number, which no later process of that number shares."""
     return f"{socket.gethostname()}:{pid} {started(pid)}"
 
 
 class RowReader:
-    """The rows of steps to come that a growing ``metrics.jsonl`` got since the last look, each of them once."""
+    """Reader of a growing ``metrics.jsonl``: the rows of new steps since the last look, each of them once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -159,7 +159,7 @@ class RowReader:
 
 
 class WarningReader:
-    """What `llmdiff.training.monitor` wrote into a growing log since the last look."""
+    """Reader of a growing log: what `llmdiff.training.monitor` wrote into it since the last look."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +178,7 @@ class WarningReader:
 
 
 def numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a row by dotted name; in a list of dictionaries with a "layer", the layer is the name."""
+    """Yield the numbers of a row by dotted name; in a list of dictionaries with a "layer", the layer is the name."""
     for key, value in row.items():
         name = f"{prefix}{key}"
         if isinstance(value, bool):
@@ -195,7 +195,7 @@ def numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted name."""
+    """Yield nested settings by dotted name."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from flattened(value, f"{prefix}{key}.")

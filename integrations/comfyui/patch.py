@@ -12,7 +12,7 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.attention import LayerAdapter, padding_bias
 
 from .prompts import MARK, Adapter
-from .unet import Place, cross_attentions
+from .unet import BlockAddress, cross_attentions
 
 NAME = "llmdiff"
 
@@ -30,7 +30,7 @@ def patched(model: Any, adapter: Adapter, scale: float) -> Any:
     attentions = cross_attentions(model)
     weights = LLMAdapter.load_for(adapter.folder, {path: shape for path, (_, shape) in attentions.items()})
     second = SecondAttentions(
-        weights.eval().requires_grad_(False), {place: path for path, (place, _) in attentions.items()}, scale
+        weights.eval().requires_grad_(False), {address: path for path, (address, _) in attentions.items()}, scale
     )
     model = model.clone()
     model.set_model_attn2_patch(second)
@@ -47,16 +47,16 @@ class SecondAttentions:
     block has one of: IP-Adapters and others may use it.
     """
 
-    def __init__(self, adapter: LLMAdapter, paths: Mapping[Place, str], scale: float) -> None:
+    def __init__(self, adapter: LLMAdapter, paths: Mapping[BlockAddress, str], scale: float) -> None:
         self.layers = adapter.layers
-        self.by_place = {place: adapter.layer(path) for place, path in paths.items()}
+        self.by_address = {address: adapter.layer(path) for address, path in paths.items()}
         self.use_original = adapter.config.paths != "new"
         self.scale = scale
 
     def __call__(
         self, hidden_states: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Before the frozen attention (ComfyUI's ``attn2_patch``): it reads its part of the context.
+        """Read the adapter's part of the context, before the frozen attention (ComfyUI's ``attn2_patch``).
 
         `hidden_states` are ``(batch, query, channel)``; `context` and `value`, one tensor, ``(batch, token, channel)``.
         """
@@ -65,7 +65,7 @@ class SecondAttentions:
         return hidden_states, base, base
 
     def blend(self, original: Tensor, options: dict[str, Any]) -> Tensor:
-        """After the frozen attention (``attn2_output_patch``): return both paths' sum ``(batch, query, channel)``."""
+        """Return both paths' sum ``(batch, query, channel)``, after the frozen attention (``attn2_output_patch``)."""
         hidden_states, own = options.pop(NAME)
         if self.scale == 0:
             return original
@@ -74,7 +74,7 @@ class SecondAttentions:
 
     def layer_at(self, options: dict[str, Any], like: Tensor) -> LayerAdapter:
         """Return the layer of the block that runs, where and in the dtype that it computes in."""
-        layer = self.by_place[*options["block"], options["block_index"]]
+        layer = self.by_address[*options["block"], options["block_index"]]
         if (layer.a.device, layer.a.dtype) != (like.device, like.dtype):
             self.layers.to(like.device, like.dtype)
         return layer
@@ -86,7 +86,7 @@ class SecondAttentions:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Clones of the MODEL, which older versions of ComfyUI copy deeply, share the weights."""
+        """Share the weights between clones of the MODEL, which older versions of ComfyUI copy deeply."""
         return self
 
 

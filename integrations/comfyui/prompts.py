@@ -67,7 +67,7 @@ class Adapter:
 
     @property
     def context_tokens(self) -> int | None:
-        """How many tokens each context has where text features lead it; None where contexts differ.
+        """Number of tokens that each context has where text features lead it; None where contexts differ.
 
         ComfyUI repeats the shorter of two contexts to run them as one batch. The attentions give the same for a
         repeated context, but not where text features lead it: so these are all of one length.

@@ -7,14 +7,14 @@ from typing import Any
 
 from llmdiff.adapter import LayerShape
 
-Place = tuple[str, int, int]
-"""What ComfyUI calls a transformer block while it runs: part of the U-Net, block in it, transformer in that."""
+BlockAddress = tuple[str, int, int]
+"""Name that ComfyUI gives a transformer block while it runs: part of the U-Net, block in it, transformer in that."""
 QUERY = ".attn2.to_q.weight"
 BLOCK = re.compile(r"(?P<part>[a-z]+)_blocks?\.(?P<block>\d+)\..*?transformer_blocks\.(?P<index>\d+)\.attn2")
 
 
-def cross_attentions(model: Any) -> dict[str, tuple[Place, LayerShape]]:
-    """Return place and shape of each cross-attention of a MODEL, by its path in diffusers, from the input on.
+def cross_attentions(model: Any) -> dict[str, tuple[BlockAddress, LayerShape]]:
+    """Return address and shape of each cross-attention of a MODEL, by its path in diffusers, from the input on.
 
     Raises:
         ValueError: the MODEL is no U-Net of Stable Diffusion, or reads its text in other layers, too.
@@ -34,11 +34,11 @@ def cross_attentions(model: Any) -> dict[str, tuple[Place, LayerShape]]:
     if not found or found != set(named.values()):
         odd = min(found ^ set(named.values()), default="no cross-attention")
         raise ValueError(f"expected a MODEL of Stable Diffusion 1, 2 or XL, found a U-Net with other layers: {odd}")
-    return {path: (place_of(name), shape_of(unet.get_submodule(name))) for path, name in named.items()}
+    return {path: (address_of(name), shape_of(unet.get_submodule(name))) for path, name in named.items()}
 
 
-def place_of(name: str) -> Place:
-    """Return the place of a module such as ``input_blocks.1.1.transformer_blocks.0.attn2``."""
+def address_of(name: str) -> BlockAddress:
+    """Return the address of a module such as ``input_blocks.1.1.transformer_blocks.0.attn2``."""
     match = BLOCK.fullmatch(name)
     assert match is not None, name
     block = 0 if match["part"] == "middle" else int(match["block"])

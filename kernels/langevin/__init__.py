@@ -1,9 +1,9 @@
-"""The Langevin step of Algorithm 1: one transformer block's scores folded into the text encoding."""
+"""The Langevin step of Algorithm 1, which folds one transformer block's scores into the text encoding."""
 
 from kernels.langevin.ops import langevin_step
 from kernels.langevin.reference import TokenRows, gaussian
 from kernels.name_conflict import refuse_other
 
-refuse_other()  # once more: where the other package was installed over ours, `kernels` is that one's
+refuse_other()  # here too: if the other package was installed over ours, `kernels/__init__.py` is its own
 
 __all__ = ["TokenRows", "gaussian", "langevin_step"]

@@ -1,4 +1,4 @@
-"""Checks of the arguments and the choice between Triton and PyTorch."""
+"""Check the arguments, and choose between Triton and PyTorch."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def langevin_step(
 ) -> Tensor:
     """Return ``c <- c + g (plus + also - minus) + sqrt(2 h) eps`` (Algorithm 1), in one pass over memory on a GPU.
 
-    Arguments and result as in :func:`kernels.langevin.reference.langevin_step`. ``backend="auto"`` takes Triton on a
-    CUDA device and PyTorch elsewhere; ``"triton"`` on a CPU needs Triton's interpreter (``TRITON_INTERPRET=1``).
+    Arguments and result are those of :func:`kernels.langevin.reference.langevin_step`. ``backend="auto"`` takes Triton
+    on a CUDA device and PyTorch elsewhere; ``"triton"`` on a CPU needs Triton's interpreter (``TRITON_INTERPRET=1``).
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, ``h`` is negative, or a number is out of range.
@@ -60,7 +60,7 @@ def _implementation(c: Tensor, backend: Backend) -> Callable[..., Tensor]:
 def _check(
     c: Tensor, terms: dict[str, Tensor | None], rows: TokenRows, out: Tensor | None, h: float, seed: int, block: int
 ) -> None:
-    """Raise ValueError on what the implementations take for granted."""
+    """Raise ValueError where an assumption of the implementations does not hold."""
     if c.ndim != 2 or c.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"langevin_step: c must be (row, hidden) in float32 or float64, got {tuple(c.shape)} {c.dtype}"

@@ -10,15 +10,15 @@ from torch import Tensor
 
 WORD = 0xFFFFFFFF
 ROUND_A, ROUND_B = 0xD2511F53, 0xCD9E8D57  # Philox 4x32's multipliers
-KEY_A, KEY_B = 0x9E3779B9, 0xBB67AE85  # and its key schedule
+KEY_A, KEY_B = 0x9E3779B9, 0xBB67AE85  # Philox's key schedule
 ROUNDS = 10
-GROUP_BITS = 20  # of the 32-bit word that holds (block, group of four channels)
-CHUNK_ELEMENTS = 1 << 17  # worked on at once: its temporaries stay in a core's cache
+GROUP_BITS = 20  # low bits of the 32-bit word (block, group of four channels)
+CHUNK_ELEMENTS = 1 << 17  # elements at a time, whose temporaries fit a core's cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """Which token of which caption each row of an encoding is.
+    """The token and the caption that each row of an encoding belongs to.
 
     position: int32 (row,). The token's index in its caption; negative: padding, a row that is left as it is.
     caption: int64 (row,). 64 bits of the caption's hash, for the noise.
@@ -129,11 +129,11 @@ def gaussian(rows: TokenRows, hidden: int, seed: int, block: int) -> Tensor:
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox 4x32-10 (Salmon et al., 2011): int64 tensors that hold 32-bit words, in and out."""
+    """Compute Philox 4x32-10 (Salmon et al., 2011) on int64 tensors that hold 32-bit words; return such tensors."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        a, b = c0 * ROUND_A, c2 * ROUND_B  # 64-bit products: the sign bit is a bit like any other
+        a, b = c0 * ROUND_A, c2 * ROUND_B  # 64-bit products, whose sign bit counts as a plain bit
         c0, c1 = ((b >> 32) & WORD) ^ c1 ^ k0, b & WORD
         c2, c3 = ((a >> 32) & WORD) ^ c3 ^ k1, a & WORD
         k0, k1 = (k0 + KEY_A) & WORD, (k1 + KEY_B) & WORD

@@ -14,19 +14,19 @@ from torch import Tensor
 from kernels.langevin.reference import TokenRows
 
 MAX_BLOCK = 2048  # channels a program; wider rows take several programs
-LANE_CHANNELS = 8  # of a lane: 128 bits of 16-bit numbers
-LANES = 64 if torch.version.hip else 32  # of a warp
+LANE_CHANNELS = 8  # channels of a lane: 128 bits of 16-bit numbers
+LANES = 64 if torch.version.hip else 32  # lanes of a warp
 
 
 @triton.jit
 def row_offset(i_row, s_row):
-    """The element offset of a row, in int64: encodings pass 2^31 elements."""
+    """Return the element offset of a row, in int64: encodings pass 2^31 elements."""
     return i_row.to(tl.int64) * s_row
 
 
 @triton.jit
 def philox_round(c0, c1, c2, c3, k0, k1):
-    """One round of Philox 4x32 on blocks of uint32 words."""
+    """Compute one round of Philox 4x32 on blocks of uint32 words."""
     a: tl.constexpr = 0xD2511F53
     b: tl.constexpr = 0xCD9E8D57
     product_a = c0.to(tl.uint64) * a
@@ -38,7 +38,7 @@ def philox_round(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def box_muller(b_first, b_second):
-    """Two blocks of standard normals of two blocks of uint32 words, 24 bits of each."""
+    """Return two blocks of standard normals from two blocks of uint32 words, 24 bits of each."""
     uniform = ((b_first >> 8) + 1).to(tl.float32) * 5.9604644775390625e-08  # 2^-24: (0, 1]
     angle = (b_second >> 8).to(tl.float32) * 3.7450702829239286e-07  # 2 pi 2^-24
     radius = tl.sqrt(-2.0 * tl.log(uniform))
@@ -48,7 +48,7 @@ def box_muller(b_first, b_second):
 
 @triton.jit
 def sin_cos(b_angle):
-    """Sine and cosine of a float32 block of angles in [0, 2 pi], within 2^-23 (absolute).
+    """Return sine and cosine of a float32 block of angles in [0, 2 pi], within 2^-23 (absolute).
 
     `tl.sin` reduces any angle, by a table in memory and a stack; this one subtracts quarter turns in two parts (Cody
     and Waite, 1980) and takes Cephes' polynomials between -pi/4 and pi/4.
@@ -66,7 +66,7 @@ def sin_cos(b_angle):
 
 @triton.jit
 def gaussian_block(seed, caption, token, block, o_group, BLOCK: tl.constexpr, GROUP_BITS: tl.constexpr):
-    """The noise of BLOCK channels of one row; o_group: the indices of its BLOCK / 4 groups of four channels."""
+    """Return the noise of BLOCK channels of one row; o_group: the indices of its BLOCK / 4 groups of four channels."""
     zero = (o_group * 0).to(tl.uint32)
     c0 = zero + token.to(tl.uint32)
     c1 = o_group.to(tl.uint32) | (zero + (block.to(tl.uint32) << GROUP_BITS))
@@ -113,7 +113,7 @@ def langevin_kernel(
     HAS_NOISE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """One row, BLOCK channels a program. What a switch leaves out costs neither a read nor an instruction."""
+    """Update BLOCK channels of one row. What a switch leaves out costs neither a read nor an instruction."""
     i_row = tl.program_id(0)
     i_block = tl.program_id(1)
     position = tl.load(p_position + i_row)
@@ -128,7 +128,7 @@ def langevin_kernel(
             b_score += tl.load(p_also + row_offset(i_source, s_also) + o_col, mask=m_col, other=0.0).to(tl.float32)
         if HAS_MINUS:
             b_score -= tl.load(p_minus + row_offset(i_source, s_minus) + o_col, mask=m_col, other=0.0).to(tl.float32)
-        b_step = b_score * tl.where(position == 0, 0.0, 1.0) * g  # times zero, not zero: a NaN stays one
+        b_step = b_score * tl.where(position == 0, 0.0, 1.0) * g  # multiplied by zero, so that a NaN stays one
         if HAS_NOISE:
             o_group = i_block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
             caption = tl.load(p_caption + i_row)
@@ -160,7 +160,7 @@ def langevin_step(
     if len(rows) == 0 or hidden == 0:
         return out
     width = max(16, min(MAX_BLOCK, triton.next_power_of_2(hidden)))
-    absent = c  # a pointer that its switch keeps from being read
+    absent = c  # a pointer that is never read, as its switch is off
     with torch.cuda.device_of(c):
         langevin_kernel[(len(rows), triton.cdiv(hidden, width))](
             c,

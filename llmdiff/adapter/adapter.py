@@ -40,13 +40,13 @@ class LLMAdapter(nn.Module):
         self.phi = Phi(config)
         # A module's name can't hold a dot; `state` gives the paths their dots back.
         self.layers = nn.ModuleDict({slashed(path): LayerAdapter(shape, config) for path, shape in shapes.items()})
-        # Last, so that all else starts as it would without.
+        # Last, so that the random weights of all other parts are the same with or without it.
         self.refiner = Refiner(config.context_dim, config.refiner) if config.refiner else None
         self.processors: list[tuple[Any, AdapterProcessor]] = []
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel, settings: AdapterSettings, **facts: Any) -> LLMAdapter:
-        """A new adapter for `unet`; `facts` are the fields of `AdapterConfig` that the settings leave out."""
+        """Return a new adapter for `unet`; `facts` are the fields of `AdapterConfig` that the settings leave out."""
         shapes = cross_attention_shapes(unet)
         facts.setdefault("context_dim", next(iter(shapes.values())).context_dim)
         adapter = cls(shapes, AdapterConfig(**{**settings.model_dump(), **facts}))
@@ -62,7 +62,7 @@ class LLMAdapter(nn.Module):
         return layer
 
     def context(self, encodings: Tensor, mask: Tensor, base: Tensor | None = None) -> Tensor:
-        """The U-Net's ``encoder_hidden_states``, ``(batch, token, context_dim)`` in the dtype of `phi`.
+        """Return the U-Net's ``encoder_hidden_states``, ``(batch, token, context_dim)`` in the dtype of `phi`.
 
         With `band_gates` it is ``(batch, token, bands * context_dim)``: the bands side by side, for each layer to mix.
 
@@ -80,7 +80,7 @@ class LLMAdapter(nn.Module):
         return tokens if base is None else lead(base, tokens)
 
     def install(self, unet: UNet2DConditionModel) -> None:
-        """Adds the new path to every cross-attention of `unet`; `uninstall` takes it out again."""
+        """Add the new path to every cross-attention of `unet`; `uninstall` takes it out again."""
         assert not self.processors, "the adapter is installed already"
         check_shapes(self, unet)
         for path in cross_attention_shapes(unet):
@@ -96,14 +96,14 @@ class LLMAdapter(nn.Module):
             self.processors.append((attn, processor))
 
     def uninstall(self) -> None:
-        """Puts the original processors back: the U-Net computes what it computed before, bit for bit."""
+        """Put the original processors back: the U-Net computes what it computed before, bit for bit."""
         for attn, processor in self.processors:
             processor.uninstall(attn)
         self.processors = []
 
     @property
     def scale(self) -> float:
-        """How much of the adapter is mixed in: 1 is Eq. 9 as trained, 0 the original cross-attention alone."""
+        """Share of the adapter that is mixed in: 1 is Eq. 9 as trained, 0 the original cross-attention alone."""
         return self.processors[0][1].scale if self.processors else 1.0
 
     @scale.setter
@@ -113,15 +113,15 @@ class LLMAdapter(nn.Module):
 
     @torch.no_grad()
     def weights_by_layer(self) -> list[dict[str, Any]]:
-        """What each path ends up with, layer by layer in the U-Net's order (Figure 6); and each band, with gates."""
+        """Return each path's weight in each layer, in the U-Net's order (Figure 6); with gates, each band's too."""
         return weights_table({dotted(name): self.layer(dotted(name)) for name in self.layers})
 
     def state(self) -> dict[str, Tensor]:
-        """The weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
+        """Return the weights under the names of the file: ``phi.…`` and the U-Net's own module paths."""
         return {file_key(name): tensor for name, tensor in self.state_dict().items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over weights that `state` gave."""
+        """Take weights that `state` returned."""
         self.load_state_dict({name: tensors[file_key(name)] for name in self.state_dict()})
 
     def save(
@@ -130,7 +130,7 @@ class LLMAdapter(nn.Module):
         state: dict[str, Tensor] | None = None,
         dtype: torch.dtype = torch.float16,
     ) -> Path:
-        """Writes ``adapter.safetensors``, ``adapter_config.json`` and, last, ``manifest.json`` with their checksums.
+        """Write ``adapter.safetensors``, ``adapter_config.json`` and, last, ``manifest.json`` with their checksums.
 
         `state` is written in place of its own weights (an EMA).
 
@@ -146,12 +146,12 @@ class LLMAdapter(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], unet: UNet2DConditionModel) -> LLMAdapter:
-        """Reads what `save` wrote, for `unet`; errors as `load_for`."""
+        """Read what `save` wrote, for `unet`; errors as `load_for`."""
         return cls.load_for(folder, cross_attention_shapes(unet))
 
     @classmethod
     def load_for(cls, folder: str | os.PathLike[str], shapes: Mapping[str, LayerShape]) -> LLMAdapter:
-        """Reads what `save` wrote, for cross-attentions of the given shapes by their path in diffusers.
+        """Read what `save` wrote, for cross-attentions of the given shapes by their path in diffusers.
 
         Without any, `phi` and the refiner alone are read, which is all that `context` takes.
 
@@ -174,7 +174,7 @@ class LLMAdapter(nn.Module):
 
 
 def check_inputs(config: AdapterConfig, encodings: Tensor, base: Tensor | None) -> None:
-    """ValueError where an adapter reads other bands, widths or base features than these; see `LLMAdapter.context`."""
+    """Raise ValueError where an adapter reads other bands, widths or base features; see `LLMAdapter.context`."""
     expected = (config.bands, config.encoding_dim)
     found = (encodings.shape[1] if encodings.ndim == 4 else 1, encodings.shape[-1])
     if found != expected:
@@ -188,7 +188,7 @@ def check_inputs(config: AdapterConfig, encodings: Tensor, base: Tensor | None) 
 
 
 def weights_table(layers: Mapping[str, LayerAdapter]) -> list[dict[str, Any]]:
-    """Return a row a layer, by its path: what each of its attention paths ends up with, and each band, with gates."""
+    """Return a row for each layer, by its path: the weight of each attention path, and with gates of each band."""
     table = torch.stack([layer.weights() for layer in layers.values()]).tolist()
     rows: list[dict[str, Any]] = [
         {"layer": path, "original": original, "new": new} for path, (original, new) in zip(layers, table, strict=True)
@@ -200,7 +200,9 @@ def weights_table(layers: Mapping[str, LayerAdapter]) -> list[dict[str, Any]]:
 
 
 def check_tensors(folder: Path, shapes: Mapping[str, LayerShape], config: AdapterConfig) -> None:
-    """ValueError where an adapter's file has other tensors than its configuration and a U-Net of `shapes` ask for.
+    """Raise ValueError where an adapter's file lacks tensors that it should have, or has others, or of other shapes.
+
+    What it should have follows from its configuration and from the `shapes` of a U-Net.
 
     Without shapes the layers' tensors are not looked at. Nothing is allocated for it: not what a configuration claims,
     nor what the file holds.
@@ -222,7 +224,7 @@ def check_tensors(folder: Path, shapes: Mapping[str, LayerShape], config: Adapte
 
 
 def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:
-    """ValueError where the adapter's layers are not the U-Net's."""
+    """Raise ValueError where the adapter's layers are not the U-Net's."""
     shapes = cross_attention_shapes(unet)
     expected, found = list(adapter.layers), [slashed(path) for path in shapes]
     width = next(iter(shapes.values())).context_dim
@@ -234,7 +236,7 @@ def check_shapes(adapter: LLMAdapter, unet: UNet2DConditionModel) -> None:
 
 
 def as_written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix in `dtype`, if that can hold its numbers, anything else in float32; on the CPU."""
+    """Return a tensor on the CPU: a matrix in `dtype`, if that can hold its numbers, anything else in float32."""
     tensor = tensor.detach().cpu().float()
     if tensor.ndim >= 2 and tensor.abs().max() <= torch.finfo(dtype).max:
         tensor = tensor.to(dtype)
@@ -242,15 +244,15 @@ def as_written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def slashed(path: str) -> str:
-    """A module path as a name in a `ModuleDict`."""
+    """Return a module path as a name in a `ModuleDict`."""
     return path.replace(".", "/")
 
 
 def dotted(name: str) -> str:
-    """The other way round."""
+    """Return a name in a `ModuleDict` as a module path."""
     return name.replace("/", ".")
 
 
 def file_key(name: str) -> str:
-    """``layers.down_blocks/0/…/attn2.new.to_q.weight`` -> ``down_blocks.0.….attn2.new.to_q.weight``."""
+    """Return the file's name of a weight: ``layers.down_blocks/0/…/to_q.weight`` -> ``down_blocks.0.….to_q.weight``."""
     return dotted(name.removeprefix("layers."))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmdiff.adapter.config import AdapterConfig
 from llmdiff.model_files.base_kinds import check_unet
 
-PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net's attributes come in another order
+PLACES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net registers its blocks in another order
 MASKED = -10000.0  # finite, so that a context of padding alone gives zeros, and small enough for fp16
 
 
@@ -32,7 +32,7 @@ class LayerShape:
 def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
     """Return a U-Net's cross-attentions by module path, from its input on; ValueError where it takes no adapter."""
     check_unet(unet.config)
-    named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # stable
+    named = sorted(unet.named_modules(), key=lambda item: PLACES.get(item[0].split(".")[0], 0))  # a stable sort
     layers = {name: module for name, module in named if is_cross_attention(module)}
     if not layers:
         raise ValueError("the U-Net has no cross-attention: expected a UNet2DConditionModel with CrossAttn blocks")
@@ -47,7 +47,7 @@ def cross_attention_shapes(unet: UNet2DConditionModel) -> dict[str, LayerShape]:
 
 
 def is_cross_attention(module: nn.Module) -> bool:
-    """Return whether a module reads the text, in whichever of diffusers' ways."""
+    """Return whether a module is a cross-attention to the text, in any of diffusers' forms."""
     return isinstance(module, Attention) and (module.is_cross_attention or module.added_kv_proj_dim is not None)
 
 
@@ -75,7 +75,7 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def copy(self, attn: Attention) -> None:
-        """Start as the original attention; a base without some bias starts with zeros there."""
+        """Copy the original attention's weights; where it lacks a bias, start from zeros."""
         self.to_q.weight.copy_(attn.to_q.weight)
         self.to_k.weight.copy_(attn.to_k.weight)
         self.to_v.weight.copy_(attn.to_v.weight)
@@ -99,8 +99,8 @@ class MultiHeadAttention(nn.Module):
 class BandGate(nn.Module):
     """One layer's mixture of an encoding's bands: a softmax over logits, the same at every timestep.
 
-    After Semantic routing (arXiv 2602.03510). It mixes what `phi` has projected, which is the same as projecting the
-    mixture, for that is linear: so `phi` runs once for all layers.
+    It follows Semantic routing (arXiv 2602.03510). It mixes what `phi` has projected, which is the same as projecting
+    the mixture, for that is linear: so `phi` runs once for all layers.
     """
 
     def __init__(self, bands: int) -> None:
@@ -113,13 +113,13 @@ class BandGate(nn.Module):
         return self.logits.float().softmax(0)
 
     def forward(self, context: Tensor) -> Tensor:
-        """``(batch, token, band * channel)`` -> ``(batch, token, channel)``; padding stays rows of zeros."""
+        """Mix ``(batch, token, band * channel)`` to ``(batch, token, channel)``; padding stays rows of zeros."""
         banded = context.unflatten(-1, (self.bands, -1))  # (b, t, k, d)
-        return (self.weights().to(context.dtype).unsqueeze(0) @ banded).squeeze(-2)  # einsum copies first
+        return (self.weights().to(context.dtype).unsqueeze(0) @ banded).squeeze(-2)  # einsum would copy first
 
 
 class LayerAdapter(nn.Module):
-    """What is trained in one layer: the new attention, the weights ``a e^b`` of both paths, and the bands' gate."""
+    """The trained parts of one layer: the new attention, the weights ``a e^b`` of both paths, and the bands' gate."""
 
     def __init__(self, shape: LayerShape, config: AdapterConfig) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class LayerAdapter(nn.Module):
         self.base_tokens, self.base_width = config.base_tokens, config.context_dim
 
     def split(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the original and the new path read of a context, ``(batch, token, channel)`` each."""
+        """Return the parts of a context that the original and the new path read, ``(batch, token, channel)`` each."""
         own = context[:, self.base_tokens :]
         if self.gate is not None:
             own = self.gate(own)
@@ -145,7 +145,7 @@ class LayerAdapter(nn.Module):
         return torch.lerp(torch.tensor([1.0, 0.0]).to(weights), weights, scale)
 
     def forward(self, original: Tensor | None, new_inputs: tuple[Tensor, Tensor, Tensor], scale: float) -> Tensor:
-        """Eq. 9. `original` is the frozen attention's output ``(batch, query, channel)``, None where it is left out."""
+        """Return Eq. 9; `original` is the frozen attention's output ``(batch, query, channel)``, or None without it."""
         w_original, w_new = self.weights(scale).unbind()
         if self.new is None:
             assert original is not None
@@ -172,18 +172,18 @@ class AdapterProcessor:
         self.use_original = config.paths != "new"
 
     def install(self, attn: Attention) -> None:
-        """Go into an attention, and stays when attention slicing or its like set another processor."""
+        """Go into an attention, and stay there when attention slicing or its like set another processor."""
         attn.set_processor(self)
         attn.set_processor = self.take
 
     def uninstall(self, attn: Attention) -> None:
-        """Leave the attention with the processor that it would have by now."""
+        """Leave the attention, with the processor that it would have by now without the adapter."""
         del attn.set_processor
         attn.set_processor(self.original)
 
     def take(self, processor: Callable[..., Tensor]) -> None:
         """Stand in for the attention's own `set_processor`: it is the original path's processor that changes."""
-        if processor is not self:  # given back by who had asked for all processors
+        if processor is not self:  # skip one's own, which a caller read and sets again
             self.original = processor
 
     def __call__(
@@ -212,6 +212,6 @@ class AdapterProcessor:
 
 
 def padding_bias(context: Tensor) -> Tensor:
-    """Return ``(batch, token, channel)`` -> ``(batch, 1, token)``: 0 for a token, very negative for a row of zeros."""
+    """Return the bias ``(batch, 1, token)`` of a context: 0 for a token, very negative for a row of zeros."""
     largest = context.detach().abs().amax(-1)  # six times faster on a CPU than (context == 0).all(-1)
     return ((largest == 0) * MASKED).to(context.dtype).unsqueeze(1)

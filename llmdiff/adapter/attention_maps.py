@@ -1,4 +1,4 @@
-"""Which tokens each place of a picture attended to: both cross-attentions' maps, averaged over layers and steps."""
+"""Record which tokens each place of a picture attended to: the maps of both cross-attentions, averaged."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def _record(
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """``(row, head * channel)`` -> ``(head, row, channel)``."""
+    """Return ``(row, head * channel)`` as ``(head, row, channel)``."""
     return x.unflatten(-1, (heads, -1)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""What an adapter is and where it comes from; `AdapterConfig` is the ``adapter_config.json`` beside its weights."""
+"""Settings and lineage of an adapter; `AdapterConfig` is the ``adapter_config.json`` beside its weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
 STATISTICS = ("phi.standardisation.mean", "phi.standardisation.std")
 """Names of the tensors among the weights that are measured and not trained."""
 WIDEST = 2**24
-"""No model is so wide; with such numbers torch could not even work out what a tensor takes."""
+"""Width above which a configuration is refused: no model is so wide, and torch can't size a tensor that is."""
 LATER = ("band_gates", "refiner", "standardise")
-"""Settings that are left out where they are neutral: so what was written before there were any compares equal."""
+"""Settings that are not written where they are neutral, so that files of versions without them compare equal."""
 
 
 class AdapterSettings(BaseModel):
@@ -28,9 +28,9 @@ class AdapterSettings(BaseModel):
     paths: Literal["both", "original", "new"] = "both"
     """Ablations of Eq. 9: both terms, or one with the other's module left out altogether."""
     original_weight: float = 1.0
-    """Where ``a1``, the weight of the original path, starts."""
+    """Initial value of ``a1``, the weight of the original path."""
     new_weight: float = 0.1
-    """Where ``a2``, the weight of the new path, starts. With `base_context` "clip", 0 is exactly the loaded U-Net."""
+    """Initial value of ``a2``, the weight of the new path. With `base_context` "clip", 0 is the loaded U-Net itself."""
     learn_weights: bool = True
     """Whether ``a1, a2, b1, b2`` of every layer are trained."""
     copy_original: bool = True
@@ -49,7 +49,7 @@ class AdapterSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def leave_out_neutral(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return what is written of the settings: of `LATER`, only those that do something."""
+        """Return the settings that are written: those of `LATER` only where they do something."""
         fields, written = AdapterSettings.model_fields, write(self)
         return {key: value for key, value in written.items() if key not in LATER or value != fields[key].default}
 
@@ -66,7 +66,7 @@ class AdapterConfig(AdapterSettings):
     base_tokens: int = Field(default=0, ge=0, lt=WIDEST)
     """Tokens of the base model's own text features, which lead the context where `base_context` is "clip"."""
     encoder: Literal["llm", "base"] = "llm"
-    """Who made the encodings: a decoder-only LLM, or the base model's own text encoder (a control run)."""
+    """What made the encodings: a decoder-only LLM, or the base model's own text encoder (a control run)."""
     encoder_fingerprint: str = ""
     """The encoder's fingerprint in the store that the adapter was trained on."""
     encoder_description: dict[str, Any] = Field(default_factory=dict)
@@ -74,7 +74,7 @@ class AdapterConfig(AdapterSettings):
     llm: str = ""
     """Name of the LLM, for people."""
     llm_revision: str = ""
-    """Its commit on the hub, where it is from there."""
+    """Commit of the LLM on the hub, where it was loaded from there."""
     base_model: str = ""
     """Name or folder of the base model that the adapter was trained on."""
     store: str = ""

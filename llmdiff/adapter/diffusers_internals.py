@@ -1,4 +1,4 @@
-"""What an adapter needs of diffusers, accelerate and torch that they do not promise: their private names, all here.
+"""All private names of diffusers, accelerate and torch that an adapter needs, though they are not promised.
 
 `tests/adapter/test_diffusers_internals.py` holds each of them against the installed versions, and names the one that a
 new version changed.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 DEVICE = "_execution_device"
 """Attribute of a diffusers pipeline: where it computes, which for an offloaded one is not where its modules lie."""
 OFFLOADING = ("_hf_hook", "_diffusers_hook")
-"""What accelerate and diffusers hang on a module that they move about."""
+"""Attributes that accelerate and diffusers set on a module that they move between devices."""
 COMPILED = "_orig_mod"
 """Attribute of a module that `torch.compile` returned: the module itself."""
 COMPILED_CALL = "_compiled_call_impl"
@@ -34,7 +34,7 @@ def is_offloaded(module: nn.Module) -> bool:
 
 
 def not_compiled(module: Any) -> Any:
-    """Return the module in a compiled one; another as it is."""
+    """Return the module inside a compiled one; return any other module as it is."""
     return getattr(module, COMPILED, module)
 
 

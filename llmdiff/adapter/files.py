@@ -13,8 +13,8 @@ FILES = (WEIGHTS, CONFIG)
 
 
 def write_files(folder: Path, weights: bytes, config: AdapterConfig) -> None:
-    """Write an adapter's folder; where that is cut short over an older adapter, it is refused as damaged."""
-    from storage.io.files import write_file  # for what is written alone
+    """Write an adapter's folder; one that was cut short over an older adapter is later refused as damaged."""
+    from storage.io.files import write_file  # late: only writing needs the store's packages
 
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / WEIGHTS, weights)

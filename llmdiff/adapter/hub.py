@@ -35,10 +35,10 @@ def adapter_folder(name: str | os.PathLike[str]) -> Path:
     repo, revision = parts
     try:
         config = Path(hf_hub_download(repo, CONFIG, revision=revision))
-        weights = Path(hf_hub_download(repo, WEIGHTS, revision=config.parent.name))  # of the same commit
-        with suppress(EntryNotFoundError):  # earlier versions shared none
+        weights = Path(hf_hub_download(repo, WEIGHTS, revision=config.parent.name))  # from the same commit
+        with suppress(EntryNotFoundError):  # earlier versions uploaded none
             hf_hub_download(repo, MANIFEST, revision=config.parent.name)
-    except (OSError, ValueError) as error:  # huggingface_hub's own are of these
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
         expected = f"expected one, or an adapter's repository with {CONFIG} and {WEIGHTS}"
         raise FileNotFoundError(
             f"{text}: no such adapter folder; {expected}; from the hub: {first_line(error)}"
@@ -47,7 +47,7 @@ def adapter_folder(name: str | os.PathLike[str]) -> Path:
 
 
 def hub_parts(text: str) -> tuple[str, str | None] | None:
-    """Return repository and revision of a name on the hub; None for what is a folder, or can only be meant as one."""
+    """Return repository and revision of a name on the hub; None for a folder, and for what can only mean a folder."""
     asked = text.startswith(SCHEME)
     found = NAME.fullmatch(text.removeprefix(SCHEME))
     if asked and found is None:

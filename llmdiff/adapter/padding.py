@@ -1,4 +1,4 @@
-"""Encodings of different lengths in one batch, the empty caption's in place of some, and text before a context."""
+"""Pad encodings of one batch, replace some by the empty caption's, and put text features before a context."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LENGTHS = 64
-"""What the lengths of a compiled U-Net's contexts are multiples of: code is made for each length, and is best for such.
+"""Number that divides the lengths of a compiled U-Net's contexts: each length has code of its own, fastest for these.
 
 SD 1.5 has 2 % more to compute with 128 tokens than with 40.
 """
 
 GROUP = 16
-"""Captions of about one length that are computed together."""
+"""Captions of about the same length that are computed together."""
 
 
 def pad(encodings: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def whole_length(tokens: int) -> int:
 def lead(text: Tensor, context: Tensor) -> Tensor:
     """Return a context ``(batch, token, channel)`` with text features before it, in its dtype and on its device.
 
-    Text features are narrower than a context that holds several bands: zeros make up for it.
+    Text features are narrower than a context that holds several bands: they are filled up with zeros.
     """
     text = F.pad(text.to(context), (0, context.shape[-1] - text.shape[-1]))
     return torch.cat([text, context], dim=1)

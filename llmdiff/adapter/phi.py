@@ -71,7 +71,7 @@ class Standardisation(Float32Buffers):
         self.std.copy_(std)
 
     def forward(self, encodings: Tensor) -> Tensor:
-        """``(batch, [band,] token, hidden)`` float32 -> the same, of mean 0 and variance 1."""
+        """Return ``(batch, [band,] token, hidden)`` float32 with mean 0 and variance 1."""
         return (encodings - self.mean.unsqueeze(1)) / self.std.unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""Prompts as the adapter's contexts, in pipelines that know nothing of adapters."""
+"""Encode prompts as the adapter's contexts, in pipelines that know nothing of adapters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +16,22 @@ from torch import Tensor, nn
 from llmdiff.adapter.adapter import LLMAdapter
 from llmdiff.adapter.diffusers_internals import execution_device, is_compiled, is_offloaded
 from llmdiff.adapter.padding import lead, pad, whole_length
+from llmdiff.encoder.text_encoder import TextEncoder
 
-PASSED_ON = ("lora_scale", "clip_skip")  # to the base's own text encoder
-
-
-class TextEncoder(Protocol):
-    """What `llmdiff.encoder.Encoder` and `BaseTextEncoder` have in common."""
-
-    @property
-    def hidden_size(self) -> int: ...
-
-    def __call__(self, captions: list[str]) -> list[Tensor]: ...
-
-    def describe(self) -> dict[str, Any]: ...
+PASSED_ON = ("lora_scale", "clip_skip")  # options passed on to the base's own text encoder
 
 
 class PromptEncoder:
-    """Stands in for a pipeline's ``encode_prompt``: the adapter's context goes where text features went.
+    """Takes the place of a pipeline's ``encode_prompt`` and returns the adapter's context instead of text features.
 
     Everything a pipeline does with prompt embeddings (repeating, guidance, callbacks, giving them back as
     ``prompt_embeds``) works on the context, because it is one tensor that carries its padding. It ends in a row of
-    zeros, by which `Loaded` knows it. Where the pipeline has a ControlNet, the base's own text features lead it.
+    zeros, by which `LoadedAdapter` knows it. Where the pipeline has a ControlNet, the base's own text features lead it.
 
     A pipeline calls this before all else, wherever it has been moved by then: so adapter and LLM follow here.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, loaded: Loaded) -> None:
+    def __init__(self, pipe: DiffusionPipeline, loaded: LoadedAdapter) -> None:
         self.pipe = pipe
         self.loaded = loaded
         self.original = pipe.encode_prompt
@@ -49,7 +39,7 @@ class PromptEncoder:
 
     @property
     def text_tokens(self) -> int:
-        """How many of the base's own text features lead a context."""
+        """Number of the base's own text features that lead a context."""
         if self.has_controlnet:
             return int(self.pipe.tokenizer.model_max_length)
         return self.loaded.adapter.config.base_tokens
@@ -61,7 +51,7 @@ class PromptEncoder:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         """Return contexts of prompts and negative prompts, ``(prompt * num_images_per_prompt, token, channel)`` each.
 
-        Called as the pipeline's own. Pooled text features, which SDXL has besides, stay the base's.
+        It is called as the pipeline's own method. Pooled text features, which SDXL has besides, stay the base's.
         """
         call = self.signature.bind(*args, **kwargs)
         call.apply_defaults()
@@ -81,7 +71,7 @@ class PromptEncoder:
         negative_prompt_embeds: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the contexts; what is given is taken as it is."""
+        """Return the contexts of prompts; contexts that are given are returned as they are."""
         options = {name: options[name] for name in PASSED_ON if name in options}
         self.loaded.skip = self.text_tokens - self.loaded.adapter.config.base_tokens
         here = execution_device(self.pipe)
@@ -102,7 +92,7 @@ class PromptEncoder:
 
     @contextmanager
     def llm_at(self, device: torch.device) -> Iterator[None]:
-        """The LLM where the pipeline computes; that of an offloaded one leaves again."""
+        """Move the LLM to the pipeline's device; after the block, return that of an offloaded pipeline to the CPU."""
         for module in self.loaded.following:
             module.to(device)
         try:
@@ -121,7 +111,7 @@ class PromptEncoder:
         encodings, mask = pad([encoding.to(device) for encoding in self.loaded.encoder(captions)])
         text = self.text(captions, device, options) if self.text_tokens else None
         if text is not None and no_prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
-            text = torch.zeros_like(text)  # as SDXL's own
+            text = torch.zeros_like(text)  # as SDXL's pipeline does
         base = text if adapter.config.base_tokens else None
         context = adapter.context(encodings, mask.to(device), base)
         if text is not None and base is None:
@@ -152,13 +142,13 @@ class PromptEncoder:
         del self.pipe.llm_adapter, self.pipe.encode_prompt
 
     def text_alone(self, controlnet: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Before a ControlNet: of a context, the base's own text features, which it was trained on."""
+        """Give a ControlNet only the base's own text features of a context, which it was trained on."""
         width = self.loaded.adapter.config.context_dim
         text = kwargs["encoder_hidden_states"][:, : self.text_tokens, :width].contiguous()
         return args, {**kwargs, "encoder_hidden_states": text}
 
 
-class Loaded:
+class LoadedAdapter:
     """An adapter in a U-Net, what encodes captions for it, and the pipelines that share the U-Net.
 
     Args:
@@ -198,7 +188,7 @@ class Loaded:
         if "encoder_hidden_states" not in kwargs:
             args, kwargs = args[:2], {"encoder_hidden_states": args[2], **kwargs}
         context = kwargs["encoder_hidden_states"]
-        # Once a call: it is the same tensor at every step, and looking into it makes a GPU wait.
+        # Checked once a call: the tensor is the same at every step, and reading it makes a GPU wait.
         if not torch.compiler.is_compiling() and context is not self.known():
             if context[:, -1].any():
                 raise ValueError(

@@ -50,7 +50,7 @@ class RefinerBlock(nn.Module):
         self.mlp_out = nn.Linear(widening * width, width)
 
     def forward(self, x: Tensor, bias: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(batch, token, channel)``, which attends to a `context` of that form, or to itself where there is none.
+        """Return tokens ``(batch, token, channel)`` after attention to a `context` of that form, or else to themselves.
 
         `bias` ``(batch, 1, token)`` hides the padding of what it attends to.
         """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 STEP = 64
-"""Pixels between the sides of two buckets: what eight latents are, as the deepest layers of SD 1's U-Net need them."""
+"""Pixels between the sides of two buckets: eight latents, which the deepest layers of SD 1's U-Net need."""
 LEAST_AREA = 0.8
 """Least area of a bucket, as a share of the square's; with the 0.9 of SDXL's own list, 512 pixels would have no 3:2."""
 FARTHEST = 4
@@ -27,7 +27,7 @@ class Buckets:
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Width and height of each, in pixels."""
+        """Width and height of each bucket, in pixels."""
         most = self.size**2 / self.step**2
         sides = range(1, int(most**0.5 * FARTHEST) + 1)
         return tuple(

@@ -1,4 +1,4 @@
-"""Room that threads share: what takes much of it waits until there is enough."""
+"""A budget that threads share: a thread that needs more than is free waits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Budget:
-    """An amount of which threads take parts for a while. What is larger than all of it has it alone."""
+class SharedBudget:
+    """An amount that threads take parts of for a while; a part that exceeds it counts as all of it."""
 
     def __init__(self, amount: int) -> None:
         self._amount = amount
@@ -17,7 +17,7 @@ class Budget:
 
     @contextmanager
     def take(self, amount: int) -> Iterator[None]:
-        """Hold a part in a ``with`` block; wait for it before."""
+        """Wait until a part is free, then hold it in a ``with`` block."""
         amount = min(amount, self._amount)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= amount)

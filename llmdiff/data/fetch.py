@@ -1,4 +1,4 @@
-"""Downloads pictures over HTTP: several at once, bounded in bytes and time; failures are reasons to refuse a row.
+"""Download pictures over HTTP: several at once, bounded in bytes and time; failures are reasons to refuse a row.
 
 Whoever wrote the data chose the URLs, and what answers may be hostile: no address of this machine's own network is
 asked unless that is allowed, and nothing that arrives is unpacked.
@@ -35,14 +35,14 @@ NumberedRow = tuple[int, Row | BadRow]
 def with_pictures(
     rows: Iterable[NumberedRow], stopped: Callable[[], bool] = lambda: False, *, allow_private: bool = False
 ) -> Iterator[NumberedRow]:
-    """Yield the rows with the bytes of their pictures in place of URLs, `AT_ONCE` of them ahead.
+    """Yield the rows with the bytes of their pictures in place of URLs, fetched `AT_ONCE` rows ahead.
 
     A URL that is among the last few asked is not asked again. Once `stopped` returns True, from another thread, no
     other is asked; the rows are then of no use.
 
     Args:
-        rows: numbered.
-        stopped: see above.
+        rows: rows with their numbers.
+        stopped: function that tells whether to stop, see above.
         allow_private: whether addresses of this machine and its network may be asked.
     """
     last: OrderedDict[Url, Future[Any]] = OrderedDict()
@@ -80,7 +80,7 @@ def picture_client(*, allow_private: bool) -> httpx.Client:
 
 
 def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes | BadRow:
-    """Return what a URL gives, or why it gives none.
+    """Return the bytes behind a URL, or why there are none.
 
     The reasons: "private_address" where it leads to this machine or its network, "no_answer" where asking later may
     help, else "not_fetched".
@@ -103,7 +103,7 @@ def fetch(client: httpx.Client, url: str, max_bytes: int = MAX_BYTES) -> bytes |
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> bytes:
-    """The body as it was sent: what is packed is refused, for a few bytes of it may become gigabytes."""
+    """Return the body as it was sent; refuse a compressed one, of which a few bytes may become gigabytes."""
     data, address = bytearray(), without_secrets(str(answer.url))
     if (packed := answer.headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
         raise BadRow("not_fetched", f"{address}: expected a picture as it is, found it packed: {packed}")

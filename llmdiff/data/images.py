@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from llmdiff.data.buckets import Buckets
-from llmdiff.data.budget import Budget
+from llmdiff.data.budget import SharedBudget
 from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.image_files import known_formats
@@ -22,22 +22,22 @@ from llmdiff.image_files import known_formats
 MAX_PIXELS = 100_000_000
 """A picture of more pixels is refused before it is decoded: a small file can unpack to many gigabytes."""
 MAX_ASPECT = 50
-"""How many times its shorter side a picture's longer side may be: of a longer strip next to nothing would be kept."""
+"""Most times its shorter side that a picture's longer side may be: of a longer strip hardly anything would be kept."""
 PIXELS_AT_ONCE = 4 * MAX_PIXELS
 """Pixels of the pictures that are decoded at the same time, in all threads; one takes 4 to 16 bytes on its way."""
 PIXELS = "srgb/1"
-"""How a picture becomes its square, in its latent's key: another name wherever the same picture gives other pixels.
+"""Name, in a latent's key, of how a picture becomes pixels: it changes whenever the same picture gives other pixels.
 Latents without one are of before profiles were converted to sRGB."""
 PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
-"""Formats that Pillow reads with another package, and its module."""
+"""Formats that Pillow reads with another package, and that package's module."""
 PROFILES_KEPT, MAX_PROFILE_KEPT = 64, 1024**2
-"""Colour profiles whose conversion is kept, of at most so many bytes: a camera's pictures all have the same."""
+"""Most colour profiles whose conversion is kept, and most bytes of one: a camera's pictures all have the same."""
 
-_decoding = Budget(PIXELS_AT_ONCE)
+_decoding = SharedBudget(PIXELS_AT_ONCE)
 
 
 class Crop(NamedTuple):
-    """What of a picture was kept: its upright size in pixels, and the kept part's corner after the resize."""
+    """The part of a picture that was kept: its upright size in pixels, and the part's corner after the resize."""
 
     width: int
     height: int
@@ -48,7 +48,7 @@ class Crop(NamedTuple):
 def load_image(
     data: bytes, size: int, max_pixels: int = MAX_PIXELS, min_side: int = 1, buckets: Buckets | None = None
 ) -> tuple[np.ndarray, Crop]:
-    """Decodes a picture, turns it upright, and keeps its centre: a square at `size` pixels, or what fits its bucket.
+    """Decode a picture, turn it upright, and keep its centre: a square at `size` pixels, or what fits its bucket.
 
     Args:
         data: an encoded picture in one of `known_formats`; of an animation, the first frame. Its own profile
@@ -66,7 +66,7 @@ def load_image(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides here
-        warnings.filterwarnings("ignore", module="PIL", category=UserWarning)  # of facts about a picture that are cut
+        warnings.filterwarnings("ignore", module="PIL", category=UserWarning)  # about metadata that is cut short
         try:
             with Image.open(io.BytesIO(data), formats=known_formats()) as picture:
                 _check_size(picture, max_pixels, min_side)
@@ -80,7 +80,7 @@ def load_image(
             raise
         except Image.DecompressionBombError as error:
             raise BadRow("image_too_large", str(error)) from error
-        except Exception as error:  # Pillow's decoders raise many kinds on damaged data; each means the same here
+        except Exception as error:  # Pillow's decoders raise errors of many classes, which mean the same here
             raise _unreadable(data, error) from error
 
 
@@ -93,7 +93,7 @@ def _check_size(picture: Image.Image, max_pixels: int, min_side: int) -> None:
 
 
 def _check_shape(picture: Image.Image, size: int, max_pixels: int) -> None:
-    """BadRow for a picture that is too long, or has too many pixels once its shorter side is `size`."""
+    """Raise BadRow for a picture that is too long, or has too many pixels once its shorter side is `size`."""
     shorter, longer = sorted(picture.size)
     if longer > MAX_ASPECT * shorter:
         found = f"{picture.width}x{picture.height} pixels"
@@ -106,7 +106,7 @@ def _check_shape(picture: Image.Image, size: int, max_pixels: int) -> None:
 
 
 def _unreadable(data: bytes, error: Exception) -> BadRow:
-    """A picture that breaks off, recognised by Pillow's words or the length that a WebP states; or a broken one."""
+    """Return why a picture can't be read: truncated, by Pillow's words or the length that a WebP states, or broken."""
     detail = f"{type(error).__name__}: {error}".replace("\n", " ")
     if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         return BadRow("truncated_image", f"expected {8 + int.from_bytes(data[4:8], 'little')} bytes, found {len(data)}")
@@ -123,20 +123,20 @@ def _unreadable(data: bytes, error: Exception) -> BadRow:
 
 
 def _format_of(data: bytes) -> str | None:
-    """Which of `PLUGINS` a picture needs, by how it begins."""
+    """Return which of `PLUGINS` a picture needs, by its first bytes; None where it needs none."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "HEIC"
     return "JPEG XL" if data[:2] == b"\xff\n" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" else None
 
 
 def _turn(picture: Image.Image) -> None:
-    """Turn a picture upright by what its EXIF says; one that can't be read says nothing, as in viewers."""
+    """Turn a picture upright as its EXIF says; ignore EXIF that can't be read, as viewers do."""
     with suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
         ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _srgb(picture: Image.Image) -> Image.Image:
-    """The picture in sRGB, where it has a profile of its mode; one that can't be read counts as none, as in viewers."""
+    """Return the picture in sRGB where it has a profile; ignore a profile that can't be read, as viewers do."""
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return picture
@@ -148,14 +148,14 @@ def _srgb(picture: Image.Image) -> Image.Image:
 
 @lru_cache(PROFILES_KEPT)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    """The conversion from a profile to sRGB."""
+    """Return the conversion from a profile to sRGB."""
     to = "RGBA" if mode == "RGBA" else "RGB"
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, to)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Any colour mode as RGB: what has more than 8 bits is scaled, not clipped; what is transparent becomes white."""
+    """Return a picture of any mode as RGB: more than 8 bits are scaled, not clipped; transparent parts become white."""
     if picture.mode.startswith("I"):
         return _scaled(np.asarray(picture).astype(np.float64), 65535)
     if picture.mode == "F":
@@ -169,7 +169,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray, white: int) -> Image.Image:
-    """Grey values from 0 to `white` as RGB; BadRow where they are others, or no numbers."""
+    """Return grey values from 0 to `white` as RGB; raise BadRow for values outside that range, and for NaN."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
         found = f"values from {values.min():g} to {values.max():g}"
         raise BadRow("broken_image", f"expected grey values from 0 to {white}, found {found}")
@@ -177,7 +177,7 @@ def _scaled(values: np.ndarray, white: int) -> Image.Image:
 
 
 def _centre(picture: Image.Image, kept: tuple[int, int]) -> tuple[np.ndarray, Crop]:
-    """The picture just covers the width and height that are kept, then the centre is cut out."""
+    """Resize a picture until it just covers the kept width and height, then cut out its centre."""
     width, height = picture.size
     scale = max(kept[0] / width, kept[1] / height)
     resized = max(kept[0], round(width * scale)), max(kept[1], round(height * scale))
@@ -188,7 +188,7 @@ def _centre(picture: Image.Image, kept: tuple[int, int]) -> tuple[np.ndarray, Cr
     return np.asarray(centre), Crop(width, height, left, top)
 
 
-for _module in PLUGINS.values():  # registers itself with Pillow, where it is installed
+for _module in PLUGINS.values():  # importing an installed one registers it with Pillow
     with suppress(ImportError):
         _plugin = import_module(_module)
         getattr(_plugin, "register_heif_opener", lambda: None)()

@@ -1,4 +1,4 @@
-"""Results of threads in the order of the items that they are of, a bounded number begun ahead."""
+"""Results of threads, in the order of their items; a bounded number is begun ahead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 WAKE_SECONDS = 1.0
-"""How long a wait lasts at most before it is begun anew: Ray interrupts a worker without a signal, which ends none."""
+"""Most seconds of one wait, before the next one: Ray interrupts a worker without a signal, which ends no wait."""
 
 
 def in_order(
@@ -44,7 +44,7 @@ def in_order(
 
 
 def first_of(pending: deque[tuple[T, Future[Result]]]) -> tuple[T, Result]:
-    """Return what was begun first, and its result once it has ended."""
+    """Return the item that was begun first, and its result once there is one."""
     item, future = pending.popleft()
     while not future.done():
         wait([future], WAKE_SECONDS)

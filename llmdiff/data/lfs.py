@@ -1,4 +1,4 @@
-"""What Git leaves in the place of a large file that was not fetched: a few lines that point to it."""
+"""Pointers of Git LFS: the few lines that stand in the place of a large file that was not fetched."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FOUND = "expected the file itself, found a pointer of Git LFS: `git lfs pull` fe
 
 
 def is_pointer(data: bytes) -> bool:
-    """Return whether these are a pointer's bytes, or its first ones."""
+    """Return whether these bytes are a pointer, or begin one."""
     return data.startswith(BEGINNING)
 
 
 def check_fetched(file: DataPath) -> None:
-    """Raise ValueError where a file of this machine is a pointer; one that cannot be read says so in its turn."""
+    """Raise ValueError where a file of this machine is a pointer; pass one that can't be read."""
     if isinstance(file, Path):
         with suppress(OSError), file.open("rb") as data:
             if is_pointer(data.read(len(BEGINNING))):

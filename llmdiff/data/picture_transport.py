@@ -18,15 +18,15 @@ import httpx
 from llmdiff.data.public_addresses import resolve
 
 RETRIES = 3
-"""How often a connection that fails is tried again, with a growing pause before each try."""
+"""Further tries of a connection that fails, with a growing pause before each."""
 
 _end: ContextVar[float] = ContextVar("end")
-"""Until when this thread's request may last, by the monotonic clock."""
+"""End of the time that this thread's request may take, by the monotonic clock."""
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let every request of this thread in the block end after so many seconds, whatever it is at: `httpx.ReadTimeout`.
+    """End every request of this thread in the block after so many seconds, with `httpx.ReadTimeout`.
 
     The look-up of a name alone may take longer: as long as the system's resolver tries.
     """
@@ -162,7 +162,7 @@ class BoundedStream(httpcore.NetworkStream):
 
 
 def time_left(timeout: float | None) -> float:
-    """Return the seconds that a step may take: those that are left of the request's, or fewer where it says so."""
+    """Return the seconds that a step may take: those left of the request's, or the step's own limit if less."""
     left = _end.get() - time.monotonic()
     if left <= 0:
         raise httpcore.ReadTimeout("no end in the time of one picture")

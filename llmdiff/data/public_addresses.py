@@ -1,4 +1,4 @@
-"""Which addresses of the internet a data set may have asked: none of this machine, its network or its cloud."""
+"""Tell the addresses that a data set may have requested: public ones, none of this machine, its network or cloud."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 UNICAST = IPv6Network("2000::/3")
-"""Where all addresses lie that are given out."""
+"""Range of all public IPv6 addresses that are given out."""
 NAT64 = IPv6Network("64:ff9b::/96")
-"""How a network without IPv4 writes the addresses of IPv4: they are the last four bytes."""
+"""Prefix of IPv4 addresses in a network without IPv4: the address is in the last four bytes."""
 CLOUD = {IPv4Address("168.63.129.16")}
 """Addresses of a provider's own services that look like any other: Azure's. The others are link-local or private."""
 
@@ -48,5 +48,5 @@ def is_public(address: str) -> bool:
         if inner is not None:
             return is_public(str(inner))
         if found not in UNICAST or found.sixtofour is not None or found.teredo is not None:
-            return False  # tunnels hold an address of IPv4, too
+            return False  # a tunnel's address holds an IPv4 address
     return found.is_global and not found.is_multicast and found not in CLOUD

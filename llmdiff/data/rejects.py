@@ -1,4 +1,4 @@
-"""Rows of data that cannot be used: why not, in a few words to count by."""
+"""Rejects: rows of data that cannot be used, with reasons to count by."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Reason = Literal[
     "no_embedding",
     "control_token",
 ]
-"""What the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
+"""Reasons that the store's rejects are counted by; ``docs/reference/reject-reasons.md`` says what each means."""
 TRY_AGAIN: tuple[Reason, ...] = ("no_answer",)
-"""Reasons that may have gone by the next run; the others are final."""
+"""Reasons that may no longer hold in the next run, which tries again; the others are final."""
 
 LONGEST = 500
-"""Characters of a detail: a caption that it quotes may be megabytes long."""
+"""Most characters of a detail: a caption that it quotes may be megabytes long."""
 
 
 class BadRow(ValueError):
@@ -44,7 +44,7 @@ class BadRow(ValueError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[BadRow], tuple[Reason, str]]:
-        return BadRow, (self.reason, self.detail)  # a shard that holds some goes to other processes
+        return BadRow, (self.reason, self.detail)  # picklable: shards that hold rejects go to other processes
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads the parts of a Stable Diffusion that training needs, and no others: of a folder, a hub name, a single file."""
+"""Read the parts of a Stable Diffusion that training needs, and no others, from a folder, hub name or single file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ TARGETS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     "sample": lambda schedule, latents, noise, timesteps: latents,
     "v_prediction": lambda schedule, latents, noise, timesteps: schedule.get_velocity(latents, noise, timesteps),
 }
-"""What bases predict, by their schedule's name for it: one of `llmdiff.diffusion.fields.PREDICTIONS` each."""
+"""Training targets by the schedule's name for what a base predicts, one of `llmdiff.diffusion.fields.PREDICTIONS`."""
 # No pickled weights; and without accelerate, diffusers would warn at each model that it loads it the plain way.
 LOADING = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 
 
 def load_unet(base: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-    """The frozen U-Net, in evaluation mode and without gradients."""
+    """Return the frozen U-Net, in evaluation mode and without gradients."""
     unet = read_model(base, "unet", UNet2DConditionModel, dtype=dtype, **LOADING)
     return unet.requires_grad_(False).eval()
 
 
 def unet_config(base: str) -> dict[str, Any]:
-    """The configuration of a base's U-Net; ValueError, by name, for a base that an adapter can't be trained on."""
+    """Return the configuration of a base's U-Net; ValueError for a base that an adapter can't be trained on."""
     try:
         config: dict[str, Any] = read_config(base, "unet", UNet2DConditionModel.load_config)
     except ValueError:
@@ -51,14 +51,14 @@ def unet_config(base: str) -> dict[str, Any]:
     check_unet(config, what)
     check_channels(config, what)
     if is_xl(config):
-        check_hub_kind(base)  # a refiner's U-Net has SDXL's form
+        check_hub_kind(base)  # a refiner's U-Net alone looks like SDXL's
         if pooled_width(config) <= 0:
             raise ValueError(f"{what} reads no pooled embedding and {TIME_IDS} time ids, as SDXL's does")
     return config
 
 
 def check_hub_kind(base: str) -> None:
-    """ValueError for a hub name whose ``model_index.json`` says that it is no base; nothing where that can't be had."""
+    """Raise ValueError for a hub name whose ``model_index.json`` is no base's; pass one whose file can't be had."""
     if Path(base).exists():
         return  # and was looked at
     try:
@@ -74,7 +74,7 @@ def pooled_width(unet: Mapping[str, Any]) -> int:
 
 
 def latent_size(base: str) -> int:
-    """The side of the latents that a base was made for; ValueError naming the field where its U-Net does not say it."""
+    """Return the side of the latents that a base was made for; ValueError where its U-Net does not say it."""
     found = unet_config(base).get("sample_size")
     side = found[0] if isinstance(found, (list, tuple)) and len(set(found)) == 1 else found
     if not isinstance(side, int) or isinstance(side, bool) or side < 1:
@@ -86,7 +86,7 @@ def latent_size(base: str) -> int:
 
 
 def schedule_config(base: str) -> dict[str, Any]:
-    """The configuration of a base's noise schedule; ValueError where it predicts what training has no target for."""
+    """Return the configuration of a base's noise schedule; ValueError where training has no target for it."""
     config: dict[str, Any] = read_config(base, "scheduler", DDPMScheduler.load_config)
     check_fields("scheduler", config, base)
     check_prediction_type(config.get("prediction_type", "epsilon"), f"diffusion model {base}: scheduler/")
@@ -94,14 +94,14 @@ def schedule_config(base: str) -> dict[str, Any]:
 
 
 def load_noise_schedule(base: str) -> DDPMScheduler:
-    """The base's training noise schedule, whichever sampler its folder names; ValueError as `schedule_config`."""
+    """Return the base's noise schedule for training, whichever sampler it names; ValueError as `schedule_config`."""
     config = schedule_config(base)
     with naming(base, "scheduler"):
         return DDPMScheduler.from_config(config)
 
 
 def read_model(base: str, part: str, kind: Any, **options: Any) -> Any:
-    """A part of a base model with weights; ValueError or FileNotFoundError in one line that names both.
+    """Return a part of a base model with weights; ValueError or FileNotFoundError in one line with base and part.
 
     A part whose files lack some of its weights is refused: the libraries would leave these random, or without values.
 
@@ -124,7 +124,7 @@ def read_model(base: str, part: str, kind: Any, **options: Any) -> Any:
 
 
 def read_config(base: str, part: str, load: Callable[..., T]) -> T:
-    """A part's configuration, or a part without weights, as `load` gives it; errors as `read_model`.
+    """Return a part's configuration, or a part without weights, from `load`; errors as `read_model`.
 
     `load` is a class's ``load_config`` or ``from_pretrained``.
     """
@@ -137,8 +137,8 @@ def read_config(base: str, part: str, load: Callable[..., T]) -> T:
 
 
 def read_index(base: str) -> dict[str, Any]:
-    """The ``model_index.json`` of a base model; ValueError where there is none, and empty for a single file."""
-    from diffusers import DiffusionPipeline  # which imports the autoencoders, and training is to load none
+    """Return the ``model_index.json`` of a base model, empty for a single file; ValueError where there is none."""
+    from diffusers import DiffusionPipeline  # late: it imports the autoencoders, which training does not need
 
     if (file := checkpoint_path(base)) is not None:
         return index_of(read_checkpoint(file))
@@ -149,7 +149,7 @@ def read_index(base: str) -> dict[str, Any]:
 
 @contextmanager
 def naming(base: str, part: str) -> Iterator[None]:
-    """An error of reading a part as a ValueError in one line that names it."""
+    """Turn an error of reading a part into a ValueError in one line that names it."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -158,14 +158,14 @@ def naming(base: str, part: str) -> Iterator[None]:
 
 
 def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the base was trained to predict: noise, velocity (arXiv 2202.00512, appendix D) or the latents."""
+    """Return what the base was trained to predict: noise, velocity (arXiv 2202.00512, appendix D) or the latents."""
     kind = schedule.config.prediction_type
     check_prediction_type(kind)
     return TARGETS[kind](schedule, latents, noise, timesteps)
 
 
 def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Min-SNR loss weights ``(batch,)`` (arXiv 2303.09556): ``min(snr, gamma)`` in terms of the predicted quantity."""
+    """Return Min-SNR weights ``(batch,)`` (arXiv 2303.09556): ``min(snr, gamma)`` in terms of what is predicted."""
     alpha = schedule.alphas_cumprod.to(timesteps.device)[timesteps].double()
     snr = alpha / (1 - alpha)
     denominators = {"epsilon": snr.clamp(min=1e-8), "v_prediction": snr + 1, "sample": torch.ones_like(snr)}

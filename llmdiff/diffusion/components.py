@@ -1,4 +1,4 @@
-"""All parts of a base as a diffusers pipeline takes them, each read by itself: for bases that are single files."""
+"""Load all parts of a base that is a single file, each by itself, as a diffusers pipeline takes them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_components(base: str, parts: Iterable[str], dtype: torch.dtype) -> dict
 
     Args:
         base: a single file.
-        parts: what to load, what is small first; there is no safety checker.
-        dtype: of the models.
+        parts: names of the parts to load, small ones first; there is no safety checker.
+        dtype: dtype of the models.
     """
     wanted = set(parts)
     found: dict[str, Any] = settings_of(base)
@@ -42,7 +42,7 @@ def load_components(base: str, parts: Iterable[str], dtype: torch.dtype) -> dict
 
 
 def settings_of(base: str) -> dict[str, Any]:
-    """Return a pipeline's arguments that are no models."""
+    """Return a pipeline's arguments that are not models."""
     if is_xl(unet_config(base)):
         return {"force_zeros_for_empty_prompt": read_index(base).get("force_zeros_for_empty_prompt", True)}
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -90,7 +90,7 @@ FAMILIES: dict[Family, dict[str, dict[str, Any]]] = {
     "sd2": {
         "unet": {
             **UNET,
-            "sample_size": None,  # follows from what it predicts
+            "sample_size": None,  # set by what the file predicts
             "cross_attention_dim": 1024,
             "attention_head_dim": [5, 10, 20, 20],
             "use_linear_projection": True,
@@ -126,4 +126,4 @@ FAMILIES: dict[Family, dict[str, dict[str, Any]]] = {
 }
 """Each part's configuration by its name; `llmdiff.diffusion.single_file` adds what a file says of itself."""
 SIDES = {"epsilon": 64, "v_prediction": 96}
-"""Side of the latents that an SD 2.x was made for, by what it predicts."""
+"""Side of the latents that an SD 2.x model was made for, by what it predicts."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Expected(NamedTuple):
-    """What a field may hold, where it is there at all: a library's default stands for one that is missing."""
+    """Condition on a field's value, where it is present; a library's default stands for a missing one."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -49,9 +49,9 @@ FIELDS: dict[str, dict[str, Expected]] = {
     },
 }
 FILES = {"vae": "config.json", "unet": "config.json", "scheduler": "scheduler_config.json"}
-"""Where a part's fields are."""
+"""File that holds a part's fields, by part."""
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
-"""What bases predict that training has a target for, by their schedule's name for it."""
+"""Names, in a base's schedule, of what a base may predict: training has a target for each."""
 
 
 def check_fields(part: str, config: Any, base: str) -> None:
@@ -65,7 +65,7 @@ def check_fields(part: str, config: Any, base: str) -> None:
 
 
 def check_prediction_type(kind: str, where: str = "") -> None:
-    """ValueError where a noise schedule's `prediction_type` is none of `PREDICTIONS`."""
+    """Raise ValueError where a noise schedule's `prediction_type` is none of `PREDICTIONS`."""
     if kind not in PREDICTIONS:
         expected = f"expected one of {', '.join(PREDICTIONS)}, found {kind!r}"
         raise ValueError(f"{where}scheduler_config.json: prediction_type: {expected}")

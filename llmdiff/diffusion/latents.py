@@ -17,11 +17,11 @@ from llmdiff.compilation import check_compiler, compile_by_shape, uncompiled
 from llmdiff.diffusion.base import LOADING, read_config, read_model
 from llmdiff.diffusion.fields import check_fields
 from llmdiff.diffusion.text import content_hash
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.model_files.model_folders import first_line
 
 AT_ONCE = 16
-"""Pictures that the autoencoder takes at once, unless memory runs out."""
+"""Most pictures in one pass of the autoencoder, unless memory runs out."""
 
 
 class LatentEncoder:
@@ -29,7 +29,7 @@ class LatentEncoder:
 
     Args:
         vae: the autoencoder, its weights in the dtype of its passes.
-        at_once: the most pictures of a pass. Half of them are taken from then on whenever memory runs out.
+        at_once: the most pictures of a pass. It is halved from then on whenever memory runs out.
 
     Raises:
         ValueError: the autoencoder's latents are normalised by more than a factor.
@@ -40,7 +40,7 @@ class LatentEncoder:
             if (found := vae.config.get(setting)) is not None:
                 raise ValueError(f"the autoencoder has {setting} {found!r}, expected None: a scaling_factor alone")
         self.vae, self.at_once, self.compiled = vae, at_once, False
-        self._budget = Budget(at_once, item="picture", unit="pictures")
+        self._budget = BatchBudget(at_once, item="picture", unit="pictures")
 
     @classmethod
     def from_pretrained(
@@ -76,12 +76,12 @@ class LatentEncoder:
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent."""
+        """Side of the square of pixels that becomes one latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
-        """Image ``(batch, height, width, 3)`` uint8 -> latents ``(batch, channel, height/f, width/f)`` float16.
+        """Return latents ``(batch, channel, height/f, width/f)`` float16 of images ``(batch, height, width, 3)`` uint8.
 
         Raises:
             ValueError: the images are of another dtype or shape.
@@ -95,10 +95,10 @@ class LatentEncoder:
         if pixels.shape[1] % self.factor or pixels.shape[2] % self.factor:
             raise ValueError(f"expected sides divisible by {self.factor}, found {tuple(pixels.shape[1:3])}")
 
-        def run(indices: list[int]) -> Tensor:  # they follow one another
+        def run(indices: list[int]) -> Tensor:  # consecutive indices
             part = pixels[indices[0] : indices[-1] + 1].to(self.vae.device)
             scaled = (part.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).to(self.vae.dtype)
-            with uncompiled(self.compiled and len(part) < self._budget.tokens):  # code is made for whole passes alone
+            with uncompiled(self.compiled and len(part) < self._budget.tokens):  # compiled for whole passes only
                 latents = self.vae.encode(scaled).latent_dist.mean
             return (latents.float() * self.vae.config.scaling_factor).half()
 

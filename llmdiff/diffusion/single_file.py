@@ -27,18 +27,18 @@ from llmdiff.model_files.prediction_type import SCHEDULER_CONFIG, prediction_typ
 from llmdiff.model_files.single_file_internals import lacking, load_text_encoder
 
 CLIP = "openai/clip-vit-large-patch14"
-"""On the hub: the home of the vocabulary that all these families share."""
+"""Repository on the hub of the vocabulary that all these families share."""
 WORDS, MERGES = "vocab.json", "merges.txt"
 
 
 def load_model(checkpoint: Checkpoint, part: str, kind: Any, dtype: torch.dtype | None = None) -> tuple[Any, list[str]]:
-    """Return a part's model, and the names of weights that the file lacks: with some, it is of no use.
+    """Return a part's model, and the names of the weights that the file lacks; a model that lacks some is unusable.
 
     Args:
         checkpoint: the file.
-        part: with weights, such as "unet".
+        part: name of the part, which has weights, such as "unet".
         kind: the model's class, of diffusers or transformers.
-        dtype: of its weights; None is float32.
+        dtype: dtype of its weights; None is float32.
     """
     dtype = dtype or torch.float32
     tensors = read_tensors(checkpoint, part)
@@ -60,7 +60,7 @@ def read_tensors(checkpoint: Checkpoint, part: str) -> dict[str, Tensor]:
 
 @contextmanager
 def config_folder(checkpoint: Checkpoint, part: str) -> Iterator[str]:
-    """Give a folder with a part's configuration in it, as in a base's folder, until the block is left."""
+    """Write a part's configuration into a folder, as in a base's folder, for the time of the block."""
     with TemporaryDirectory(prefix="llmdiff-") as root:
         folder = Path(root) / part
         folder.mkdir()
@@ -122,7 +122,7 @@ def vocabulary(checkpoint: Checkpoint) -> dict[str, Path]:
 
     try:
         return {name: Path(hf_hub_download(CLIP, name)) for name in (WORDS, MERGES)}
-    except (OSError, ValueError) as error:  # huggingface_hub's own are of these
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
         raise ValueError(
             f"a single file holds no tokenizer: expected {WORDS} and {MERGES} of {CLIP} in {places[1]}, "
             f"or from the hub: {first_line(error)}"

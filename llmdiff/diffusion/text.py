@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class CaptionEncoder(ABC):
-    """Encodes captions in batches; `encode_batch` says what they become."""
+    """Encodes captions in batches, each by a subclass's `encode_batch`."""
 
     def __init__(self) -> None:
         self.truncated = 0
@@ -63,13 +63,13 @@ class CaptionEncoder(ABC):
     def encode(
         self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None
     ) -> list[Tensor | BadCaption]:
-        """Encode as a call does, but put the reason in the place of a caption with a token that has no embedding."""
+        """Encode as a call does, but return the reason in place of a caption with a token that has no embedding."""
         bad = self.without_embedding(captions)
         encodings = iter(self([caption for caption in captions if caption not in bad], progress))
         return [bad[caption] if caption in bad else next(encodings) for caption in captions]
 
     def without_embedding(self, captions: Sequence[str]) -> dict[str, BadCaption]:
-        """Return the captions for which a tokenizer that knows more tokens than its model gives one too many."""
+        """Return the captions with tokens that the model has no embedding for, as its tokenizer knows more tokens."""
         found: dict[str, BadCaption] = {}
         for model, tokenizer in self.parts:
             vocabulary = int(model.get_input_embeddings().weight.shape[0])
@@ -87,7 +87,7 @@ class CaptionEncoder(ABC):
         length = tokenizer.model_max_length
         self.truncated += sum(len(ids) > length for ids in tokenizer(captions).input_ids)
         ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        device = text_encoder.device  # offloaded, it fetches its inputs itself
+        device = text_encoder.device  # an offloaded model moves its inputs itself
         return ids.input_ids if device.type == "meta" else ids.input_ids.to(device)
 
 
@@ -142,8 +142,8 @@ def content_hash(model: torch.nn.Module) -> str:
         raise ValueError("the base's text encoder is offloaded already: load the adapter before")
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if tensor.is_floating_point():  # position ids come and go between versions of transformers
+        if tensor.is_floating_point():  # without position ids, which only some versions of transformers have
             digest.update(name.encode())
-            plain = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()  # in whatever memory format
+            plain = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()  # the same in any memory format
             digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

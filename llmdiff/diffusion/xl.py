@@ -41,7 +41,7 @@ class XLTextEncoder(CaptionEncoder):
         tokenizers: Sequence[PreTrainedTokenizerBase],
         empty_is_zeros: bool,
     ) -> None:
-        """`empty_is_zeros`: whether the empty caption's features are zeros."""
+        """Take the models; `empty_is_zeros` says whether the empty caption's features are zeros."""
         super().__init__()
         self.text_encoders = list(text_encoders)
         self.tokenizers = list(tokenizers)
@@ -104,7 +104,7 @@ class XLTextEncoder(CaptionEncoder):
 
 
 class PooledTextEncoder(XLTextEncoder):
-    """What SDXL's U-Net reads beside its context: the second text encoder's pooled embedding, as one token."""
+    """Encoder of the second text encoder's pooled embedding, one token, which SDXL's U-Net reads beside its context."""
 
     kind = "pooled"
     formula = "text_embeds/1"

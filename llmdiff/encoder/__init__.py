@@ -33,7 +33,7 @@ def check_kernels() -> None:
     refuse_other()
 
 
-check_kernels()  # before the modules here import them, each with an error that says nothing
+check_kernels()  # now, for imports of them below would fail with an unclear error
 
 __all__ = ["FORMULA_VERSION", "BadCaption", "Encoder", "EncoderConfig", "NonFinite"]
 

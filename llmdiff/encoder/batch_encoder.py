@@ -1,4 +1,4 @@
-"""One batch: one forward pass, whose block scores (Algorithm 1, arXiv 2502.04412) or states are summed as they come."""
+"""Encode a batch in one forward pass: sum block scores (Algorithm 1, arXiv 2502.04412) or states as they come."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BatchEncoder:
 
     @property
     def path(self) -> ScorePath:
-        """What is taken of each block: its output, score differences, or sentence scores less the word table's."""
+        """What is read of each block: its output, score differences, or sentence scores (with the word table)."""
         if not self.reading.takes_scores:
             return "output"
         return "context" if self.config.word_path == "block" else "sentence"
@@ -55,7 +55,7 @@ class BatchEncoder:
 
         Args:
             captions: the texts, by which noise is drawn.
-            tokens: of each.
+            tokens: the tokens of each caption.
             padding: the token id that fills shorter captions up.
 
         Returns:
@@ -105,11 +105,11 @@ class BatchEncoder:
         return locate(self.llm, self.path, self._start(rows), caption, ids)
 
     def _shape(self, c: Tensor) -> Tensor:
-        """Return (token, band, hidden) as callers see it."""
+        """Return an encoding (token, band, hidden) in the shape that callers get."""
         return c[:, 0] if self.config.bands == 1 else c.transpose(0, 1)
 
     def _word_scores(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return the word scores of a batch's different tokens, where the LLM runs, and every token's line in them."""
+        """Return the word scores of a batch's distinct tokens, on the LLM's device, and each token's row in them."""
         needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
         return self._table.rows(needed.tolist()).to(self.llm.device), index.to(self.llm.device, torch.int32)
 

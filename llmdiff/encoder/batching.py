@@ -11,24 +11,24 @@ import torch
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-PADDING = 0.1  # the most of a batch that may be padding,
+PADDING = 0.1  # largest share of a batch that may be padding,
 SMALL = 0.125  # unless it holds less than this share of the budget
 CPU_MEMORY = ("not enough memory", "can't allocate memory", "could not create a memory object")
 
 
 @dataclass
-class Budget:
-    """Tokens in a batch, padding included. What memory did not bear once is not tried again."""
+class BatchBudget:
+    """Tokens in a batch, padding included. A size for which memory did not suffice is not tried again."""
 
     tokens: int
     item: str = "caption"
-    """What a batch is made of, for messages."""
+    """Name of what a batch is made of, for messages."""
     unit: str = "tokens"
-    """What its size is counted in."""
+    """Name of what its size is counted in, for messages."""
 
 
 def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Yield batches of captions' indices, of like length, longest first, at most ``budget`` tokens with padding.
+    """Yield batches of captions' indices, of similar length, longest first, at most ``budget`` tokens with padding.
 
     A batch ends where it is full, or where a share of it would be padding (and it is no small batch). A caption longer
     than the budget is a batch of its own.
@@ -50,7 +50,7 @@ def batches_by_tokens(lengths: list[int], budget: int) -> Iterator[list[int]]:
 
 
 def run_in_batches(
-    lengths: list[int], budget: Budget, run: Callable[[list[int]], Result]
+    lengths: list[int], budget: BatchBudget, run: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
     """Run ``run`` on every batch; where memory runs out, the budget is halved for all that comes after.
 
@@ -73,7 +73,7 @@ def run_in_batches(
         left = [i for i in left if i not in finished]
 
 
-def _halved(indices: list[int], lengths: list[int], budget: Budget, error: Exception) -> int:
+def _halved(indices: list[int], lengths: list[int], budget: BatchBudget, error: Exception) -> int:
     """Return half of the budget, or of what the failed batch took of it."""
     used = len(indices) * max(lengths[i] for i in indices)
     if len(indices) == 1:

@@ -11,7 +11,7 @@ from llmdiff.encoder.llm import DecoderLLM
 
 
 def compile_blocks(llm: DecoderLLM) -> None:
-    """Compile the blocks, for any batch and length: of a known family the parts in which nothing is read.
+    """Compile the blocks, for any batch and length; of a known family's, those parts in which nothing is read.
 
     Hooks come and go with every batch, and code that had them in it would be made again each time. So a part's
     `forward` is compiled and its hooks stay outside: feed-forward parts and norms; attention and projections, whose

@@ -132,26 +132,26 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """The configuration of a mapping; ValueError on a key that is none of its fields."""
+        """Return the configuration of a mapping; ValueError for a key that is not one of its fields."""
         known = [item.name for item in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown encoder setting {', '.join(unknown)}; expected some of {', '.join(known)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """A mapping of JSON values that :meth:`from_dict` takes."""
+        """Return a mapping of JSON values that :meth:`from_dict` takes."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _check_integer(name: str, value: object, least: int) -> None:
-    """Raises ValueError unless the value is an integer of at least ``least``."""
+    """Raise ValueError unless the value is an integer of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _checked_schedule(name: str, value: Any) -> float | str | tuple[float, ...]:
-    """The schedule as a float, a name or a tuple of floats; ValueError on a negative ``h`` or a non-finite number."""
+    """Return the schedule as a float, name or tuple of floats; ValueError for a negative ``h``, NaN or infinity."""
     if isinstance(value, str):
         mean = parse_schedule(value)[1]
         checked: float | str | tuple[float, ...] = value

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of a transformers configuration: what says where it came from or how it is run, not what it computes.
+# Fields of a transformers configuration that say where it came from or how it is run, not what it computes.
 INCIDENTAL = {
     "_name_or_path",
     "architectures",
@@ -25,7 +25,7 @@ INCIDENTAL = {
 }
 
 OF_PACKAGE = {"_version", "set_inductor_config"}
-"""Of torchao's part in such a configuration: its format, and how it is compiled."""
+"""Fields of torchao's part in a configuration that are ignored too: its format, and how it is compiled."""
 
 
 def model_identity(backbone: Any) -> str:
@@ -56,7 +56,7 @@ def tokenizer_identity(tokenizer: Any, *, eos_pads: bool = False) -> str:
 
 
 def _fetched(backbone: Any, name: str) -> Tensor:
-    """Return a tensor that was offloaded, which is in the model's state without its numbers."""
+    """Return an offloaded tensor with its numbers, which the model's state lacks."""
     from accelerate.utils import align_module_device
 
     path, _, own = name.rpartition(".")
@@ -67,7 +67,7 @@ def _fetched(backbone: Any, name: str) -> Tensor:
 
 
 def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield a tensor with its name, or those that it is made of where it is of a class of its own (torchao's)."""
+    """Yield a tensor with its name, or for a tensor of torchao's own class the tensors that it is made of."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield name, tensor
         return
@@ -76,7 +76,7 @@ def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _settled(value: Any) -> Any:
-    """Return a configuration's value without what says how its package runs it."""
+    """Return a configuration's value without the fields that say how its package runs it."""
     if isinstance(value, dict):
         return {key: _settled(item) for key, item in value.items() if key not in OF_PACKAGE}
     return value

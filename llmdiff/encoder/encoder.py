@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
@@ -31,10 +31,10 @@ from llmdiff.encoder.tokens import BadCaption, Tokens, normalise, padding_id, tr
 
 logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
-"""Raised whenever the same settings would give other numbers.
+"""Version of the formula, which rises whenever the same settings would give other numbers.
 
-It was not when control tokens' letters in a caption became text: of all captions, those few alone have other ids since.
-One of them that a store holds from before stays as it is; a store of their own gives such captions their new encodings.
+It did not rise when control tokens' letters in a caption became text: only the few captions with such letters have
+other ids since. One that a store holds from before stays as it is; a new store gives it its new encoding.
 """
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 class Encoder:
     """A frozen decoder-only LLM as a text encoder.
 
-    A run repeated with the same captions gives the same bits; in other company a caption's matrix products round
+    A run repeated with the same captions gives the same bits; in another batch a caption's matrix products round
     differently. On trained weights (SmolLM2-135M) that is up to 2e-6 of its encoding in float32 and 2e-2 in bfloat16.
     Against float64, float32 is off by 1e-6 of a token's encoding on average (5e-6 at most, any reading); bfloat16 by
     2e-2 (9e-2) with scores and the last hidden state, by 1e-2 (5e-2) with means, as that dtype's hidden states are.
@@ -72,7 +72,7 @@ class Encoder:
         self.llm = DecoderLLM(model, scores=Reading.parse(config.reading).takes_scores)
         self.config = resolve_template(tokenizer, with_dtype(self.llm, config))
         self.tokenizer, self.truncated = tokenizer, 0
-        self._budget = Budget(self.config.token_budget)
+        self._budget = BatchBudget(self.config.token_budget)
         check_fit(self.llm, self.tokenizer, self.config)
         self.g = resolve_schedule(self.config.g, self.llm.blocks)
         self.h = resolve_schedule(self.config.h, self.llm.blocks)
@@ -107,7 +107,7 @@ class Encoder:
                 ``balanced``, ``sequential``, or a device for each module.
             attention: how attention is computed; transformers' own choice where None.
             torch_compile: compile the LLM's blocks, which moves encodings by rounding; see `compile_blocks`.
-            cache_folder: as for the constructor.
+            cache_folder: see the constructor.
 
         Raises:
             ValueError: no tokenizer, one with neither pad token nor EOS, no safetensors or GGUF weights, no known LLM,
@@ -154,7 +154,7 @@ class Encoder:
         return [encoding_of(result) for result in self.encode(captions, progress)]
 
     def encode(self, captions: Sequence[str], progress: Progress | None = None) -> list[Tensor | BadCaption]:
-        """Encode as a call does, but put the error in the place of a caption without a finite encoding, and go on."""
+        """Encode as a call does, but return the error in place of a caption without a finite encoding, and go on."""
         return self.encode_by(self._encode_batch, captions, progress)
 
     def encode_by(
@@ -193,7 +193,7 @@ class Encoder:
 
 
 def encoding_of(result: Tensor | BadCaption) -> Tensor:
-    """Return an encoding; raise what came in its place."""
+    """Return an encoding; raise the error that stands in its place."""
     if isinstance(result, BadCaption):
         raise result
     return result
@@ -204,7 +204,7 @@ def encode_tokens(
     tokens: Mapping[str, Tokens | BadCaption],
     copies: Mapping[str, int],
     padding: int,
-    budget: Budget,
+    budget: BatchBudget,
     progress: Progress | None,
 ) -> dict[str, Tensor | BadCaption]:
     """Return the encoding of each text, batch by batch, or why it has none; `progress` counts each text's copies."""
@@ -245,7 +245,7 @@ def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
 
 
 def describe_llm(llm: DecoderLLM, config: EncoderConfig) -> dict[str, Any]:
-    """Return what decides an LLM's numbers: its weights, and by what method the settings quantise them, if by any."""
+    """Return what decides an LLM's numbers: its weights, and the settings' method of quantising them, if any."""
     about = {"class": llm.name, "content": llm.identity, "hidden_size": llm.hidden_size}
     return about if config.quantization == "none" else about | {"quantization": METHODS[config.quantization].words}
 

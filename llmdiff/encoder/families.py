@@ -1,4 +1,4 @@
-"""What the encoder must know of an LLM family: the names of a block's parts, and whether they run in parallel.
+"""Facts of an LLM family that the encoder needs: the names of a block's parts, and whether they run in parallel.
 
 A new family is one entry of :data:`FAMILIES`. Rotary embeddings, masks, windows, query and key norms and soft-capping
 need no entry: the LLM's own forward pass runs them, and one token alone has no use for them.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def all_of_it(config: Any, projected: Tensor) -> Tensor:
-    """Return all of what a projection that gives values alone has put out."""
+    """Return the whole output of a projection that computes values alone."""
     return projected
 
 
@@ -41,13 +41,13 @@ class Family:
     after_mlp: str | None = None
     """A norm of the feed-forward part's output, before the residual is added."""
     parallel: Callable[[Any], bool] = lambda config: False
-    """Whether attention and MLP both read the block's input, by the model's configuration."""
+    """Function that tells from the model's configuration whether attention and MLP both read the block's input."""
     values: Callable[[Any, Tensor], Tensor] = all_of_it
-    """The values (batch, token, key-value heads * head) in what ``value`` gives."""
+    """Function that takes the values (batch, token, key-value heads * head) out of the output of ``value``."""
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The parts whose output is read."""
+        """Paths of the parts whose output is read."""
         paths = (self.value, self.output, self.mlp, self.after_attention, self.after_mlp)
         return tuple(path for path in paths if path is not None)
 

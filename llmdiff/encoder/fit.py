@@ -1,4 +1,4 @@
-"""Whether settings go with an LLM's depth and with its tokenizer: all that can be told before weights are read."""
+"""Check that settings fit an LLM's depth and tokenizer, as far as can be told before weights are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmdiff.encoder.schedules import resolve_schedule
 from llmdiff.encoder.tokens import check_room, padding_id
 
 POSITIONS = ("max_position_embeddings", "max_seq_len")
-"""How configurations call the number of their positions; the second is MPT's."""
+"""Names of the number of positions in configurations; the second is MPT's."""
 
 
 def check_depth(config: Any, blocks: int, settings: EncoderConfig) -> None:
@@ -18,8 +18,8 @@ def check_depth(config: Any, blocks: int, settings: EncoderConfig) -> None:
 
     Args:
         config: transformers' configuration of the text model.
-        blocks: how many it has.
-        settings: the encoder's.
+        blocks: number of the model's blocks.
+        settings: the encoder's settings.
     """
     check_positions(config, settings.max_tokens)
     reading = Reading.parse(settings.reading).of(blocks)
@@ -33,7 +33,7 @@ def check_depth(config: Any, blocks: int, settings: EncoderConfig) -> None:
 
 
 def check_positions(config: Any, max_tokens: int) -> None:
-    """Raise ValueError for more tokens than a configuration has positions; one that does not say has any number."""
+    """Raise ValueError for more tokens than a configuration has positions; one that names no number has no limit."""
     name = next((name for name in POSITIONS if getattr(config, name, None) is not None), None)
     if name is not None and max_tokens > (positions := int(getattr(config, name))):
         expected = f"expected at most {positions}, the positions ({name}) it was made for"

@@ -1,4 +1,4 @@
-"""What is read of a caption, block by block and token by token: for a person to look at."""
+"""Show a person what is read of a caption, block by block and token by token."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 COLOURS = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]  # dark to bright
 CELL, MARGIN, LABEL = 18, 12, 96  # pixels
 LETTER = 6
-"""Pixels that a letter takes at most on average."""
+"""Most pixels that a letter takes on average."""
 SPACES = "\u0120\u2581"
-"""How tokens of GPT-2's and of SentencePiece's kind have the space before a word."""
+"""Characters that stand for the space before a word in tokens of GPT-2's and of SentencePiece's kind."""
 
 
 class Outlier(NamedTuple):
@@ -36,7 +36,7 @@ class Outlier(NamedTuple):
     token: int
     channel: int
     ratio: float
-    """Its magnitude over the median magnitude of the block's output."""
+    """Magnitude of the channel over the median magnitude of the block's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Inspection:
     """The largest channel of each block's output."""
 
     def table(self) -> str:
-        """Return a line a block and token, then a line a block with its outlier channel."""
+        """Return a line for each block and token, then a line for each block with its outlier channel."""
         width = max(len(token) for token in self.tokens)
         lines = [f"{'block':>5}  {'token':<{width}}  " + "  ".join(f"{name:>10}" for name in self.norms)]
         for block in range(len(self.outliers)):
@@ -71,7 +71,7 @@ class Inspection:
 def inspect(encoder: Encoder, caption: str) -> Inspection:
     """Return the norms of what the encoder's reading takes of one caption.
 
-    Those are scores under its word path, before they are weighted or normalised; or all blocks' outputs.
+    It takes scores under its word path, before they are weighted or normalised; or all blocks' outputs.
     """
     caption = normalise(caption)
     ids = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)[0].ids
@@ -139,7 +139,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
     panel_width = max(blocks * CELL, 6 * CELL)
     width = LABEL + len(panels) * (panel_width + MARGIN) + MARGIN
     caption = [printable(line) for line in textwrap.wrap(inspection.caption, (width - MARGIN) // LETTER)]
-    top = (2 + max(1, len(caption))) * MARGIN  # of the cells
+    top = (2 + max(1, len(caption))) * MARGIN  # top of the cells
     image = Image.new("RGB", (width, top + tokens * CELL + 2 * MARGIN), "white")
     canvas = ImageDraw.Draw(image)
     scaled = log_scale(torch.stack(list(panels.values())))
@@ -156,7 +156,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
 
 
 def printable(text: str) -> str:
-    """Return text in the letters that every font of Pillow has; the space that a token begins with is a dot."""
+    """Return text in letters that every font of Pillow has; a dot stands for the space that a token begins with."""
     for space in SPACES:
         text = text.replace(space, "\u00b7")
     return text.encode("latin-1", "replace").decode("latin-1")

@@ -1,4 +1,4 @@
-"""Algorithm 1 as a stream: each block's score goes into the encoding when it is there, and is forgotten."""
+"""Algorithm 1 as a stream: each block's score is added to the encoding as it is computed, and not kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Langevin(RunningSum):
     """The sum of the blocks' scores. The initial value goes to the first of the depth bands.
 
     Args:
-        rows, bands, hidden, dtype: as of `RunningSum`.
+        rows, bands, hidden, dtype: see `RunningSum`.
         g, h: step size and noise level of each block, from the embedding up.
         initial: ``zeros``, ``embedding`` or ``noise``.
         seed: seed of the noise.
@@ -74,18 +74,18 @@ class Langevin(RunningSum):
         return finite if self.end_is_finite is None else finite & self.end_is_finite
 
     def subtract(self, table: Tensor, source: Tensor) -> None:
-        """Take the summed word scores of the isolated path away.
+        """Subtract the summed word scores of the isolated path.
 
         Args:
             table: word scores (id, band, hidden).
-            source: int32 (row,), the line of the table for each row.
+            source: int32 (row,), the table's line for each row.
         """
         rows = TokenRows(position=self.rows.position, caption=self.rows.caption, source=source)
         for band in range(self.bands):
             langevin_step(self.c[:, band], table[:, band], rows=rows, g=-1.0)
 
     def _terms(self, score: BlockScore) -> Terms:
-        """Return a score's ``plus``, ``also`` and ``minus`` where the sum is."""
+        """Return a score's ``plus``, ``also`` and ``minus`` on the device of the sum."""
         also = None if score.also is None else score.also.to(self.c.device)
         minus = None if score.minus is None else score.minus.to(self.c.device)
         return score.plus.to(self.c.device), also, minus
@@ -124,7 +124,7 @@ class NormalisedLangevin(Langevin):
 
 
 def _flat(term: Tensor | None) -> Tensor | None:
-    """(batch, token, hidden) or (row, hidden) -> (row, hidden)."""
+    """Return (batch, token, hidden) or (row, hidden) as (row, hidden)."""
     return None if term is None else term.flatten(0, -2)
 
 

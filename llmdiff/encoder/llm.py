@@ -42,7 +42,7 @@ PATHS: dict[tuple[ScorePath, bool], Any] = {  # by (what is wanted of each block
 
 OWN_CODE = "transformers_modules"
 MOST_BLOCKS = 1000
-LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks see whichever thread runs the model
+LOCKS: WeakKeyDictionary[nn.Module, Lock] = WeakKeyDictionary()  # hooks are called by any thread that runs the model
 
 
 class DecoderLLM:
@@ -96,10 +96,10 @@ class DecoderLLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies, token ids must go and encodings are summed; its blocks may lie elsewhere, too."""
+        """Device of the embedding, which takes token ids and where encodings are summed; blocks may lie elsewhere."""
         tensors = chain(self.backbone.get_input_embeddings().parameters(), self.backbone.parameters())
         devices = (tensor.device for tensor in chain(tensors, self.backbone.buffers()) if not tensor.is_meta)
-        return next(devices, torch.device("cpu"))  # an offloaded embedding is nowhere until it runs
+        return next(devices, torch.device("cpu"))  # an offloaded embedding has no device until it runs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,7 +121,7 @@ class DecoderLLM:
         start: Callable[[Tensor], None] | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """One forward pass over ``ids`` int64 (batch, token), padded on the right; return what :meth:`forward` does.
+        """Run one pass over ``ids`` int64 (batch, token), padded on the right; return what :meth:`forward` does.
 
         ``start`` gets the first block's input ``x^T``, then ``fold`` each block's score in turn, or with the path
         ``output`` its output alone. Nothing is kept from block to block: no logits, no hidden states, no cache. Threads
@@ -139,7 +139,7 @@ class DecoderLLM:
             return self.forward(ids)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The plain forward pass, without the head: the final norm's output (batch, token, hidden)."""
+        """Run the plain forward pass, without the head; return the final norm's output (batch, token, hidden)."""
         hidden: Tensor = without_head(self.backbone)(input_ids=ids, use_cache=False)[0]
         return hidden
 
@@ -156,7 +156,7 @@ class DecoderLLM:
 
     @torch.no_grad()
     def _check_causal(self) -> None:
-        """Raise ValueError for a model in which a token sees what comes after it; look at what it puts out."""
+        """Raise ValueError for a model in which, by its output, a token sees what comes after it."""
         handle = self.layers[0].register_forward_hook(self._see_state)
         try:
             end = self.forward(torch.tensor([[0, 1], [0, 2]], device=self.device))
@@ -189,7 +189,7 @@ class DecoderLLM:
 
 
 def without_head(backbone: nn.Module) -> nn.Module:
-    """Return what runs the blocks, of a model that calls itself its decoder and yet ends in logits (Llama 4's)."""
+    """Return the module that runs the blocks, also of a model whose decoder is itself and ends in logits (Llama 4)."""
     head = getattr(backbone, "get_output_embeddings", None)
     if head is None or head() is None:
         return backbone
@@ -198,7 +198,7 @@ def without_head(backbone: nn.Module) -> nn.Module:
 
 
 def check_own_code(model: Any) -> None:
-    """Raises ValueError for a model of code from its own repository, which transformers imports under one package."""
+    """Raise ValueError for a model of code from its own repository, which transformers imports under one package."""
     if any(cls.__module__.partition(".")[0] == OWN_CODE for cls in type(model).__mro__):
         raise ValueError(
             f"{type(model).__name__} is of code from its own repository (trust_remote_code); expected a model that "
@@ -207,7 +207,7 @@ def check_own_code(model: Any) -> None:
 
 
 def check_decoder_only(config: Any) -> None:
-    """Raises ValueError for a configuration that is an encoder-decoder's or attends in both directions."""
+    """Raise ValueError for a configuration that is an encoder-decoder's or attends in both directions."""
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"model type {config.model_type!r} is an encoder-decoder; expected a decoder-only LLM")
@@ -216,9 +216,9 @@ def check_decoder_only(config: Any) -> None:
 
 
 def check_blocks(config: Any) -> None:
-    """Raises ValueError for a configuration of more blocks than any LLM has: all would be made before weights are read.
+    """Raise ValueError for a configuration of more blocks than any LLM has: all would be made before weights are read.
 
-    One that does not say passes.
+    One that does not say how many passes.
     """
     blocks = getattr(config, "num_hidden_layers", None)
     if blocks is not None and not 0 < int(blocks) <= MOST_BLOCKS:
@@ -226,7 +226,7 @@ def check_blocks(config: Any) -> None:
 
 
 def find_layers(backbone: nn.Module) -> nn.ModuleList:
-    """The transformer blocks: the list of ``num_hidden_layers`` modules in the decoder."""
+    """Return the transformer blocks, which are the list of ``num_hidden_layers`` modules in the decoder."""
     count = getattr(backbone.config, "num_hidden_layers", None)
     for module in backbone.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

@@ -1,4 +1,4 @@
-"""Loading an LLM and its tokenizer: cheap checks first, safetensors or GGUF, no code of the model's own."""
+"""Load an LLM and its tokenizer: cheap checks first, safetensors or GGUF, no code of the model's own."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Placement:
     """
 
     device: str | torch.device | None = None
-    """All of it goes there; None: a GPU where there is one."""
+    """Device of the whole LLM; None is a GPU where there is one."""
     device_map: str | dict[str, Any] | None = None
-    """As transformers takes it; then `device` is None."""
+    """Devices of parts of the LLM, as transformers takes them; then `device` is None."""
     attention: Attention | None = None
-    """None: transformers' own choice."""
+    """How attention is computed; None is transformers' own choice."""
     torch_compile: bool = False
     """Whether its blocks are compiled, see `llmdiff.encoder.compiled`."""
 
@@ -64,7 +64,7 @@ class Placement:
 
     @property
     def one_device(self) -> torch.device:
-        """Where all of an LLM goes that is not spread out."""
+        """Device of an LLM that is not spread over several."""
         return torch.device(self.device or device())
 
 
@@ -98,7 +98,7 @@ def load_pretrained(
     quantised = "quantization_config" in arguments or quantization_of(config) is not None
     if placement.device_map is not None:
         arguments["device_map"] = placement.device_map
-    elif quantised and "gguf_file" not in arguments:  # made where they stay
+    elif quantised and "gguf_file" not in arguments:  # quantised on the device where they stay
         arguments["device_map"] = {"": placement.one_device}
     model, report = _read(source, "weights", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(HEADS)):
@@ -125,7 +125,7 @@ def load_tokenizer(name_or_folder: str | Path, revision: str | None, settings: E
 
 
 def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """Return what every ``from_pretrained`` is told of where an LLM lies."""
+    """Return the arguments of ``from_pretrained`` that say where an LLM lies."""
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     file = gguf_file(name_or_folder)
     if file is None:
@@ -136,7 +136,7 @@ def _source(name_or_folder: str | Path, revision: str | None) -> tuple[str, dict
 
 
 def _weights(source: str, config: Any, settings: EncoderConfig, dtype: torch.dtype, gguf: bool) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told of quantised weights: a GGUF file's are unpacked."""
+    """Return the arguments of ``from_pretrained`` that say how weights are kept: those of a GGUF file are unpacked."""
     if settings.quantization == "none":
         return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     _check_quantizable(source, settings, "a GGUF file" if gguf else quantization_of(config))
@@ -153,7 +153,7 @@ def _check_quantizable(source: str, settings: EncoderConfig, found: str | None) 
 
 @contextmanager
 def naming(source: str) -> Iterator[None]:
-    """Put the LLM's name before the ValueErrors of what is inside."""
+    """Put the LLM's name before the text of a ValueError that the block raises."""
     try:
         yield
     except ValueError as error:
@@ -184,10 +184,10 @@ def _set_padding(source: str, tokenizer: Any) -> None:
 
 
 def _read(source: str, what: str, load: Any) -> Any:
-    """Return what ``load`` gives; its failures in one line that names the LLM."""
+    """Return what ``load`` returns; raise its failures in one line that names the LLM."""
     try:
         return load()
-    except Exception as error:  # transformers raises many kinds over files that are none; each means the same here
+    except Exception as error:  # transformers raises errors of many classes for bad files; all mean the same here
         if "trust_remote_code" in str(error):
             reason = "it needs code from its own repository, which is not run; expected a model that transformers knows"
             raise ValueError(f"LLM {source}: {reason}") from error
@@ -196,12 +196,12 @@ def _read(source: str, what: str, load: Any) -> Any:
 
 
 def _newer(source: str) -> str:
-    """Return that a folder's configuration was written by a newer transformers than this one, where it was."""
+    """Return the words that a newer transformers than this one wrote a folder's configuration, if one did."""
     written = json_object(Path(source) / "config.json").get("transformers_version")
     newer = isinstance(written, str) and _numbers(written) > _numbers(__version__)
     return f" (of transformers {written:.20}, here is {__version__})" if newer else ""
 
 
 def _numbers(version: str) -> list[int]:
-    """Return what a version begins with: of 5.23.0, 5 and 23."""
+    """Return the first two numbers of a version: 5 and 23 for 5.23.0."""
     return [int(number) for number in re.findall(r"\d{1,9}", version)[:2]]

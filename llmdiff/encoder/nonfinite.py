@@ -1,4 +1,4 @@
-"""Encodings that are not finite: which caption, which block, which channel."""
+"""Find the caption, block and channel of an encoding that is not finite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def locate(llm: DecoderLLM, path: ScorePath, total: RunningSum, caption: str, id
     """Run the caption alone and find where it first stops being finite; only a caption that failed pays for it.
 
     Args:
-        llm: what the caption was encoded with.
+        llm: the LLM that encoded the caption.
         path: what the sum takes of each block.
         total: a sum that has not begun, of this caption alone.
         caption: the text.

@@ -1,4 +1,4 @@
-"""A projection without its bias, whatever its weights are kept in."""
+"""Compute a projection without its bias, however its weights are kept."""
 
 from __future__ import annotations
 

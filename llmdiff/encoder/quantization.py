@@ -1,4 +1,4 @@
-"""Weights of 4 or 8 bits, made of an LLM's own while it is loaded, and how the ways to make them are told apart."""
+"""Quantise an LLM's weights to 4 or 8 bits while it is loaded, and tell how a loaded model is quantised."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
+REPACKS = "support_avx512bf16_for_cpu"  # attribute of bitsandbytes' Linear4bit
 
 
 class Method(NamedTuple):
     """A way to quantise."""
 
     package: str
-    """The package that does it, which is also how transformers calls it."""
+    """Package of the method, which is also transformers' name for it."""
     words: str
-    """What an encoder's description says."""
+    """Name of the method in an encoder's description."""
     settings: Callable[[torch.dtype], Any]
-    """Returns transformers' configuration of it; the argument is the type of the pass."""
+    """Function that returns transformers' configuration of the method for a dtype of the pass."""
 
 
 def nf4(dtype: torch.dtype) -> Any:
@@ -44,7 +44,7 @@ METHODS = {
 
 
 def quantization_of(config: Any) -> str | None:
-    """Return how transformers calls the method by which a model's weights are quantised; None where they are not."""
+    """Return transformers' name for the method that a model's weights are quantised by; None where they are not."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None

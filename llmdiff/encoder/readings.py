@@ -1,4 +1,4 @@
-"""What is read of an LLM's blocks as the encoding: scores, or hidden states. By name; it needs no torch."""
+"""The readings of an LLM: which scores or hidden states of its blocks become the encoding. Needs no torch."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Reading:
 
     @property
     def takes_scores(self) -> bool:
-        """Whether scores are summed, and not hidden states."""
+        """Whether the encoding sums scores, and not hidden states."""
         return self.kind in ("score", "score_norm")
 
     @property
     def takes_bands(self) -> bool:
-        """Whether it goes over all blocks, so that depth bands may be kept apart."""
+        """Whether the reading covers all blocks, so that depth bands may be kept apart."""
         return self.kind not in ("last", "layers")
 
     def of(self, blocks: int) -> Reading:

@@ -1,4 +1,4 @@
-"""An encoding while the LLM runs: what each block brings goes into it, and is forgotten."""
+"""An encoding while the LLM runs: each block's contribution is added to it, and not kept."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class RunningSum:
         """Which bands hold a sum so far; the others hold anything."""
 
     def start(self, x: Tensor) -> None:
-        """Take the first block's input, the embeddings (batch, token, hidden)."""
+        """Start from the first block's input, the embeddings (batch, token, hidden)."""
 
     def fold(self, score: BlockScore) -> None:
-        """Take what a block did."""
+        """Add a block's contribution."""
         raise NotImplementedError
 
     def end(self, x: Tensor) -> None:
-        """Take the final norm's output, the last hidden state (batch, token, hidden)."""
+        """Add the final norm's output, the last hidden state (batch, token, hidden), where it is read."""
 
     def finite(self) -> Tensor:
         """Return whether a row has neither NaN nor infinity: bool (row,)."""
         return torch.isfinite(self.c).flatten(1).all(dim=1)
 
     def _on_rows(self, flat: Tensor) -> Tensor:
-        """Return what of padded outputs (batch * token, ...) belongs to each row, where the sum is: (row, ...)."""
+        """Return the rows (row, ...) of padded outputs (batch * token, ...), on the device of the sum."""
         here = flat.to(self.c.device)
         return here if self.rows.source is None else here.index_select(0, self.rows.source)
 

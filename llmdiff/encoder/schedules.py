@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-SCHEDULES: dict[str, Callable[[float], float]] = {  # of the depth left, t / T: 1 at the first block, 1 / T at the last
+SCHEDULES: dict[str, Callable[[float], float]] = {  # by remaining depth t / T: 1 at the first block, 1 / T at the last
     "constant": lambda left: 1.0,
     "linear": lambda left: left,
     "cosine": lambda left: 0.5 * (1.0 - math.cos(math.pi * left)),

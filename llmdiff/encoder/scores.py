@@ -22,7 +22,7 @@ from llmdiff.encoder.projection import without_bias
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScore:
-    """What one block adds to the encoding: ``plus + also - minus``, in the LLM's dtype.
+    """Contribution of one block to the encoding: ``plus + also - minus``, in the LLM's dtype.
 
     All of them are (batch, token, hidden), padding and all, or all (row, hidden), the real tokens alone. They lie where
     the block does, which need not be where the LLM begins.
@@ -48,7 +48,7 @@ class Watcher(Protocol):
 
 @contextmanager
 def watching(watchers: list[Watcher]) -> Iterator[None]:
-    """Hooks in place inside the context, and gone after it."""
+    """Keep hooks in place inside the context, and remove them after it."""
     handles: list[RemovableHandle] = []
     try:
         for watcher in watchers:
@@ -60,7 +60,7 @@ def watching(watchers: list[Watcher]) -> Iterator[None]:
 
 
 class FirstInput:
-    """Gives ``start`` the hidden states that the first block is fed: ``x^T``."""
+    """Passes to ``start`` the hidden states that the first block is fed: ``x^T``."""
 
     def __init__(self, layer: nn.Module, start: Callable[[Tensor], None]) -> None:
         self.layer, self.start = layer, start
@@ -165,7 +165,7 @@ class ContextScore:
         if self.after_attention is not None:
             alone = self.after_attention.forward(alone)
             self.context = self.after_attention.forward(sentence) - alone
-        self.word = self._on_rows(self.x).to(alone.device) + alone  # of several devices it may come from another
+        self.word = self._on_rows(self.x).to(alone.device) + alone  # on several devices, it may lie on another one
 
     def _see_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.sentence_mlp = self._on_rows(output)
@@ -180,7 +180,7 @@ class ContextScore:
         self.fold(score)
 
     def _on_rows(self, padded: Tensor) -> Tensor:
-        """(b, t, d) -> (r, d)."""
+        """Return the real tokens (r, d) of (b, t, d)."""
         flat = padded.flatten(0, 1)
         return flat if self.rows is None else flat.index_select(0, self.rows.to(flat.device))
 
@@ -208,7 +208,7 @@ class WholeBlockScore:
         self.fold(BlockScore(index=self.index, plus=x, minus=minus.to(x.device), output=x))
 
     def minus(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Return what is taken from the block's output; `args` and `kwargs` are what the block was called with."""
+        """Return what is subtracted from the block's output; `args` and `kwargs` are those of the block's call."""
         raise NotImplementedError
 
 

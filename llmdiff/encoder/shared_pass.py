@@ -54,10 +54,10 @@ def encode_readings(
 
 
 def batch_encoder(encoder: Encoder, reading: str) -> BatchEncoder:
-    """Return what encodes a batch by another reading of an encoder's LLM; errors as of `encode_readings`."""
+    """Return a batch encoder for another reading of an encoder's LLM; errors as of `encode_readings`."""
     own, other = Reading.parse(encoder.config.reading), Reading.parse(reading)
     if other.takes_scores and not own.takes_scores:
-        DecoderLLM(encoder.llm.model)  # looks whether its blocks give scores
+        DecoderLLM(encoder.llm.model)  # raises if its blocks give no scores
     bands = encoder.config.bands if own.takes_bands and other.takes_bands else 1
     config = dataclasses.replace(encoder.config, reading=reading, bands=bands)
     if config.word_path == "isolated":
@@ -83,12 +83,12 @@ class SharedPass(BatchEncoder):
         return SideBySide([part._start(rows) for part in self.parts])
 
     def _shape(self, c: Tensor) -> Tensor:
-        """(token, band, hidden) -> (band, token, hidden), however many bands."""
+        """Return (token, band, hidden) as (band, token, hidden), for one band too."""
         return c.transpose(0, 1)
 
 
 class SideBySide(RunningSum):
-    """Several sums of the same rows, in one tensor whose bands are those of all of them."""
+    """Several sums of the same rows in one tensor, which has the bands of all of them."""
 
     def __init__(self, parts: Sequence[RunningSum]) -> None:
         first = parts[0]

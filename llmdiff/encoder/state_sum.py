@@ -17,7 +17,7 @@ class StateSum(RunningSum):
     """Weighted sums of hidden states.
 
     Args:
-        rows, bands, hidden, dtype: as of `RunningSum`.
+        rows, bands, hidden, dtype: see `RunningSum`.
         states: band and weight of each state that is taken: 0 is the embedding, k block k's output, T + 1 the final
             norm's.
         normalise: layer-normalise each state first, over channels, without learned weights.

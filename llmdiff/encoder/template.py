@@ -9,7 +9,7 @@ from llmdiff.encoder.config import CHAT, EncoderConfig, TemplateKeep
 from llmdiff.model_files.model_folders import first_line
 
 TODAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
-"""Put before a chat template, so that one that tells today's date gives the same encodings on any day."""
+"""Macro put before a chat template, so that one with today's date gives the same encodings on any day."""
 
 
 def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
@@ -32,7 +32,7 @@ def resolve_template(tokenizer: Any, config: EncoderConfig) -> EncoderConfig:
         text: str = tokenizer.apply_chat_template(
             message, chat_template=template, tokenize=False, add_generation_prompt=True
         )
-    except Exception as error:  # a template is a program, which may end in any kind
+    except Exception as error:  # a template is a program, which may raise anything
         refused = f"the tokenizer's chat template does not take a user's message: {first_line(error)}"
         raise ValueError(f"template is {CHAT!r}; {refused}") from error
     begin = tokenizer.bos_token
@@ -49,7 +49,7 @@ def _begins_itself(tokenizer: Any) -> bool:
 
 
 def caption_span(tokenizer: Any, template: str, caption: str, ids: list[int], split: bool) -> tuple[int, int]:
-    """Return the range of a text's tokens that hold letters of its caption; of none, where they would be.
+    """Return the range of a text's tokens that hold letters of its caption; an empty range where there are none.
 
     A tokenizer that cannot say which letters a token is of is taken at what it makes of the template's parts alone.
 
@@ -78,7 +78,7 @@ def caption_span(tokenizer: Any, template: str, caption: str, ids: list[int], sp
 
 
 def kept_range(keep: TemplateKeep, span: tuple[int, int], count: int) -> tuple[int, int | None]:
-    """Return the range of `count` tokens, EOS included, that are kept: one at least, where there is one.
+    """Return the range of the kept ones among `count` tokens, EOS included: at least one, where there are tokens.
 
     Where nothing is left, as of an empty caption, that is the token before the place, or the first.
     """

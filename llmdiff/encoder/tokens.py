@@ -1,4 +1,4 @@
-"""From a caption to token ids: normalisation, template, end of sequence, truncation."""
+"""Turn a caption into token ids: normalisation, template, end of sequence, truncation."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Tokens:
 
     @property
     def keep(self) -> slice:
-        """The tokens that are kept, see `EncoderConfig.template_keep`."""
+        """Tokens whose encodings are kept, see `EncoderConfig.template_keep`."""
         return slice(self.start, self.stop)
 
     @property
     def kept(self) -> int:
-        """How many they are."""
+        """Number of tokens whose encodings are kept."""
         return len(self.ids[self.keep])
 
 
 def normalise(caption: str) -> str:
-    """The caption in Unicode's composed form: captions that look the same are the same."""
+    """Return the caption in Unicode's composed form: captions that look the same are the same."""
     return unicodedata.normalize("NFC", caption)
 
 
 def caption_key(caption: str) -> int:
-    """64 bits of the normalised caption's SHA-256, as a signed integer: its place in the noise's counter."""
+    """Return 64 bits of the normalised caption's SHA-256 as a signed integer: its key in the noise's counter."""
     return int.from_bytes(hashlib.sha256(normalise(caption).encode()).digest()[:8], "big", signed=True)
 
 
@@ -70,7 +70,7 @@ def tokenise(tokenizer: Any, captions: list[str], config: EncoderConfig, vocabul
 def try_tokenise(
     tokenizer: Any, captions: list[str], config: EncoderConfig, vocabulary: int
 ) -> list[Tokens | BadCaption]:
-    """Return token ids of normalised captions; in place of one that has none, that the LLM can embed, why.
+    """Return the token ids of normalised captions; a BadCaption in place of one that the LLM can't embed.
 
     What a caption says is text: a control token's letters in it are tokenised as letters. A template for a chat is
     one that `resolve_template` has made text of.
@@ -105,7 +105,7 @@ def try_tokenise(
 
 
 def check_room(tokenizer: Any, config: EncoderConfig) -> None:
-    """Raise ValueError where a template is so long that not one token of any caption is left beside it."""
+    """Raise ValueError where a template is so long that it leaves no token for a caption."""
     (around,) = tokenizer([config.template.replace("{caption}", "")], verbose=False)["input_ids"]
     own_eos = config.append_eos and around[-1:] == [tokenizer.eos_token_id]
     if (count := len(around) - own_eos) and count + config.append_eos >= config.max_tokens:
@@ -114,7 +114,7 @@ def check_room(tokenizer: Any, config: EncoderConfig) -> None:
 
 
 def _span(tokenizer: Any, config: EncoderConfig, caption: str, ids: list[int], split: bool) -> tuple[int, int]:
-    """Return the range of the caption's tokens where it is asked for, else that of all."""
+    """Return the range of the caption's tokens where it is asked for, else the range of all tokens."""
     if config.template_keep == "all":
         return 0, len(ids)
     return caption_span(tokenizer, config.template, caption, ids, split)
@@ -146,24 +146,24 @@ def _token_ids(
 
 
 def _of_template(tokenizer: Any, template: str) -> list[list[int]]:
-    """Return the ids of a template without a caption, and with the shortest: some tokenizers end no empty text."""
+    """Return the ids of a template without a caption and with the shortest one: some tokenizers end no empty text."""
     texts = [template.replace("{caption}", caption) for caption in ("", "a")]
     ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
     return ids
 
 
 def _held(tokenizer: Any, caption: str, ids: Any, control: list[str], meant: set[int], usual: int) -> str | None:
-    """Return a control token that a caption's letters are, as they stand or as the tokenizer normalises them."""
+    """Return a control token that a caption spells, as it stands or as the tokenizer normalises it; else None."""
     if (held := next((token for token in control if token in caption), None)) is not None:
         return held
-    meant = meant - {getattr(tokenizer, "unk_token_id", None)}  # which stands for unknown letters, too
+    meant = meant - {getattr(tokenizer, "unk_token_id", None)}  # it also stands for unknown letters
     if _count(meant, ids) <= usual:
         return None
     return str(tokenizer.convert_ids_to_tokens(next(i for i in reversed(ids) if i in meant)))
 
 
 def _meant_ids(tokenizer: Any, control: list[str]) -> set[int]:
-    """Return the ids of control tokens; a text may hold the one for unknown letters, and a word that pads."""
+    """Return the ids of control tokens, without those that a text may hold: for unknown letters, and words that pad."""
     if not control:
         return set()
     harmless = {tokenizer.unk_token, tokenizer.pad_token} - {tokenizer.bos_token, tokenizer.eos_token}
@@ -178,11 +178,11 @@ def _count(meant: set[int], ids: list[int]) -> int:
 def control_tokens(tokenizer: Any) -> list[str]:
     """Return the tokens that a tokenizer finds in a text before all others, and that mean more than their letters.
 
-    Those that its chat template speaks of are among them, for not every tokenizer calls them special.
+    The tokens in its chat template are among them, for not every tokenizer calls them special.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     chat = getattr(tokenizer, "chat_template", None) or ""
-    chat = chat if isinstance(chat, str) else " ".join(map(str, chat.values()))  # several, by name
+    chat = chat if isinstance(chat, str) else " ".join(map(str, chat.values()))  # several templates, by name
     meant = (str(token) for token in added if token.special or (str(token).strip() and str(token) in chat))
     return sorted({*getattr(tokenizer, "all_special_tokens", ()), *meant})
 
@@ -197,13 +197,13 @@ def _checked(caption: str, tokens: Tokens, vocabulary: int) -> Tokens | BadCapti
 
 
 def _cut(ids: list[int], room: int, kept: int) -> list[int]:
-    """The ids cut to `room`. What is cut is the caption: the last `kept` tokens are the template's."""
+    """Return the ids cut to `room`. What is cut is the caption: the last `kept` tokens are the template's."""
     kept = min(kept, room)
     return ids[: room - kept] + ids[len(ids) - kept :]
 
 
 def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
-    """How many of a text's last tokens hold what the template puts after the caption.
+    """Return how many of a text's last tokens hold what the template puts after the caption.
 
     In its place it need not fall into the tokens that it has alone: letters join with the caption's. A tokenizer that
     cannot say which letters a token is of is taken at what it makes of them alone.
@@ -216,7 +216,7 @@ def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """The id that fills a batch on the right, where no token ever sees it.
+    """Return the id that fills a batch on the right, where no token ever sees it.
 
     Raises:
         ValueError: the tokenizer has no pad token.

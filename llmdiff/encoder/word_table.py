@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kernels.langevin import TokenRows
-from llmdiff.encoder.batching import Budget, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.langevin import Langevin
 from llmdiff.encoder.llm import DecoderLLM
@@ -50,7 +50,7 @@ def load_or_make_table(
 
 
 class WordTable:
-    """A file's tensor (vocabulary, band, hidden), float32 (float64 for float64), of which rows are read as needed.
+    """A file's tensor (vocabulary, band, hidden), float32 (float64 for float64), whose rows are read as needed.
 
     Mapped into memory, a few hundred scattered rows would bring in the whole of it, half a gigabyte for a Llama.
     """
@@ -86,7 +86,7 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
 
     def run(ids: list[int]) -> Tensor:
         count = len(ids)
-        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # position 0 would be taken for context-free
+        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # not 0: a first token's score is zero
         rows = TokenRows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
         langevin = Langevin(
             rows, g, zeros, bands=config.bands, hidden=llm.hidden_size, initial="zeros", seed=0, dtype=dtype
@@ -94,13 +94,13 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
         llm.stream(torch.tensor(ids, device=llm.device)[:, None], "sentence", langevin.fold)
         return langevin.c
 
-    for ids, rows in run_in_batches([1] * llm.vocabulary, Budget(config.token_budget), run):
+    for ids, rows in run_in_batches([1] * llm.vocabulary, BatchBudget(config.token_budget), run):
         table[torch.tensor(ids)] = rows.cpu()
     return table
 
 
 def _whole(path: Path) -> bool:
-    """Return whether a table is there; one that was cut short (a disk that lost power) is made again."""
+    """Return whether there is a whole table; one that was cut short (a disk that lost power) is made again."""
     if not path.is_file():
         return False
     try:

@@ -39,6 +39,6 @@ def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def unit_means(values: np.ndarray, units: Sequence[int]) -> np.ndarray:
-    """Return the mean of each unit's values, ``(unit,)``, units in ascending order: what is resampled."""
+    """Return the mean of each unit's values, ``(unit,)``, units in ascending order: these means are resampled."""
     _, index, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
     return np.bincount(index, values.astype(np.float64)) / counts

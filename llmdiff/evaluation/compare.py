@@ -16,14 +16,14 @@ from llmdiff.evaluation.metrics import LARGE, split_spec
 from llmdiff.image_files import open_rgb
 
 WITHOUT_VALUE = ("complexity",)
-"""Columns of which more is not better."""
+"""Columns in which more is not better."""
 FEWEST = 10
 """Units below which an interval says too little for a verdict."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def compare(evaluations: Mapping[str, Evaluation], columns: Sequence[str]) -> dict[str, Any]:
-    """By column: each model's mean, and the first model's paired difference from each other one.
+    """Return, by column, each model's mean and the first model's paired difference from each other model.
 
     Returns:
         ``{"scores": {column: {model: entry}}, "differences": {column: {baseline: entry}}}``; an entry has "mean",
@@ -78,7 +78,7 @@ def _difference(column: str) -> Callable[[np.ndarray, np.ndarray], dict[str, Any
 
 
 def verdict(bounds: tuple[float, float] | None, n: int, less_is_better: bool = False) -> str:
-    """Return what an interval of a difference says: "better", "worse", "no difference shown", or "too few prompts"."""
+    """Return what an interval of a difference shows: "better", "worse", "no difference shown", or "too few prompts"."""
     if bounds is None or n < FEWEST:
         return "too few prompts"
     low, high = bounds
@@ -119,7 +119,7 @@ def load_distance(spec: str) -> Embedder:
 
 
 def _cmmd(drawn: Mapping[str, np.ndarray], real: np.ndarray, units: Sequence[int]) -> dict[str, Any]:
-    """Values, and differences of the first model from the others, each with its interval."""
+    """Return each model's CMMD, and the first model's differences from the others, each with its interval."""
     weights, n = unit_weights(units), len(set(units))
     values = {each: float(cmmd(vectors, real)[0]) for each, vectors in drawn.items()}
     resampled = {each: cmmd(vectors, real, weights) for each, vectors in drawn.items()}
@@ -148,7 +148,7 @@ def reference_files(folder: Path) -> list[Path]:
 def _encoded(
     encode: Callable[..., Any], files: Sequence[Path], progress: Callable[[int], None] | None, batch: int = 16
 ) -> np.ndarray:
-    """Return vectors of pictures, ``(picture, width)`` float32."""
+    """Return the vectors of pictures, ``(picture, width)`` float32."""
     found = []
     for start in range(0, len(files), batch):
         images = [open_rgb(file) for file in files[start : start + batch]]

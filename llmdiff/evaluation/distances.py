@@ -16,7 +16,7 @@ DISTANCES = ("fid", "cmmd")
 
 
 class Features(torch.nn.Module):
-    """Tells torchmetrics that what it is given are features already."""
+    """A model for torchmetrics that returns its input, for that holds features already."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

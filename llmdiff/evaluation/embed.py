@@ -38,7 +38,7 @@ class Embedder:
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the model's pooled features ``(image, width)`` float32 of RGB pictures."""
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
-        self.model.to(self.device)  # not before: until the first score, the pictures' model needs the room
+        self.model.to(self.device)  # only now: until the first score, the model that draws needs the memory
         encode = getattr(self.model, "get_image_features", self.model)
         found = getattr(encode(**inputs), "pooler_output", None)
         if found is None:

@@ -30,18 +30,18 @@ class Evaluation:
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
-        """Return one evaluation of all prompts from those of parts of them, whose pictures are arrays."""
+        """Return one evaluation of all prompts from evaluations of parts of them, whose pictures are arrays."""
         scores = {column: np.concatenate([part.scores[column] for part in parts]) for column in parts[0].scores}
         prompts = [prompt for part in parts for prompt in part.prompts]
         return cls(prompts, np.concatenate([part.pictures for part in parts]), scores)
 
     def sample(self, column: str, category: str | None = None) -> np.ndarray:
-        """The mean score of each unit, ``(unit,)`` in ascending order of units; None is over all categories."""
+        """Return the mean score of each unit, ``(unit,)`` in ascending order of units; None is over all categories."""
         rows = [i for i, prompt in enumerate(self.prompts) if category in (None, prompt.category)]
         return unit_means(self.scores[column][rows], [self.prompts[i].unit for i in rows])
 
     def categories(self) -> list[str]:
-        """The categories in the order in which they come."""
+        """Return the categories in the order of their first prompts."""
         return list(dict.fromkeys(prompt.category for prompt in self.prompts))
 
     def table(self) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ class Evaluation:
         return {w: {f: float(self.sample(f, w).mean()) for f in FACTS} for w in self._wordings()}
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """The 95 % bootstrap interval of each share in `table`."""
+        """Return the 95 % bootstrap interval of each share in `table`."""
         return {w: {f: mean_interval(self.sample(f, w)) for f in FACTS} for w in self._wordings()}
 
     def _wordings(self) -> list[str]:
@@ -66,19 +66,19 @@ def score_model(
     batch_size: int = 4,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """One model's scores on prompts: draws the pictures that the folder lacks, and scores all.
+    """Draw the pictures of prompts that a model's folder lacks, and return the scores of all of them.
 
     Args:
-        model: what draws.
-        prompts: of `held_out_prompts` or `read_prompts`.
-        metrics: as for `load_metric`: "facts", "siglip", "clip=folder", ...; ``.sample(column)`` of the result then has
-            a number a prompt, and the main column of "siglip" is "siglip".
-        folder: of all pictures ever drawn.
+        model: the model that draws.
+        prompts: those of `held_out_prompts` or `read_prompts`.
+        metrics: specs of `load_metric`: "facts", "siglip", "clip=folder", ...; ``.sample(column)`` of the result then
+            has a number a prompt, and the main column of "siglip" is "siglip".
+        folder: folder of all pictures ever drawn.
         sampling: the same for all models that are to be compared.
         batch_size: pictures drawn, and scored, at once.
         progress: called with the number of pictures done, once when drawn and once when scored.
     """
-    loaded = [load_metric(spec) for spec in metrics]  # before a picture is drawn
+    loaded = [load_metric(spec) for spec in metrics]  # loaded before a picture is drawn, to fail early
     paths = Gallery(folder, model, sampling or Sampling()).draw(prompts, batch_size, progress)
     return Evaluation(prompts, paths, score_pictures(paths, prompts, loaded, batch_size, progress))
 
@@ -90,7 +90,7 @@ def score_pictures(
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """The scores of pictures by several metrics, ``(picture,)`` by column."""
+    """Return the scores of pictures by several metrics, ``(picture,)`` by column."""
     starts = range(0, len(paths), batch_size)
     batches = ([open_rgb(path) for path in paths[start : start + batch_size]] for start in starts)
     return score_batches(batches, prompts, metrics, progress)
@@ -102,7 +102,7 @@ def score_batches(
     metrics: Sequence[Metric],
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Return the scores of pictures that come in batches, of which none is kept."""
+    """Return the scores of pictures that come in batches, without keeping the pictures."""
     scores: list[Scores] = []
     done = 0
     for images in batches:
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def gap_recovered(base: Evaluation, adapter: Evaluation, fact: str, wording: str) -> dict[str, Any]:
-    """How much of what the base loses by a wording the adapter brings back, with its 95 % interval.
+    """Return how much of what the base loses by a wording the adapter brings back, with its 95 % interval.
 
     (adapter - base on the wording) / (base on its own template - base on the wording): 1 means that the wording no
     longer matters. Prompts are resampled together, since all three samples are of the same scenes and seeds.

@@ -1,4 +1,4 @@
-"""Pictures of a model's prompts, each under a name made of all that decides its pixels: drawn once, ever."""
+"""Pictures of a model's prompts, each drawn only once: its name is a hash of all that decides its pixels."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Model:
 
     name: str
     identity: Mapping[str, Any]
-    """What its pixels depend on besides `Sampling`: hashes or revisions of its files."""
+    """What the model's pixels depend on besides `Sampling`: hashes or revisions of its files."""
     load: Callable[[Sampling], Any]
-    """Loads a diffusers pipeline; called where a picture is missing, and not before."""
+    """Function that loads a diffusers pipeline; it is called only if a picture is missing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Gallery:
     def draw(
         self, prompts: Sequence[Prompt], batch_size: int = 4, progress: Callable[[int], None] | None = None
     ) -> list[Path]:
-        """Draw what is missing, a batch at a time, and return the path of each prompt's picture.
+        """Draw the missing pictures, a batch at a time, and return the path of each prompt's picture.
 
         A picture's noise comes from its seed alone; the size of its batch can move a value by rounding, one level of
         255. Killed, at most one batch is lost.
@@ -83,5 +83,5 @@ class Gallery:
 
 
 def machine() -> dict[str, Any]:
-    """Return what pixels depend on besides models and settings: the kind of device, and the libraries."""
+    """Return what pixels depend on besides models and settings: the kind of device, and the libraries' versions."""
     return {"device": device(), "libraries": {name: version(name) for name in LIBRARIES}}

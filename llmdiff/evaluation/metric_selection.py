@@ -1,4 +1,4 @@
-"""Which metrics an evaluation computes, checked before anything is loaded."""
+"""Choose the metrics of an evaluation, and check them before anything is loaded."""
 
 from __future__ import annotations
 

@@ -17,15 +17,15 @@ from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import SIDE
 
 Scores = dict[str, np.ndarray]
-"""By column, ``(picture,)`` each. A bool column ``*_cut`` says which prompts were longer than the model reads."""
+"""Scores ``(picture,)`` by column. A bool column ``*_cut`` says which prompts were longer than the model reads."""
 
 
 class Metric(Protocol):
-    """Scores pictures one by one; more is better, but for complexity, which is what it says."""
+    """Scores pictures one by one; more is better, except for complexity."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it scores, its main score first."""
+        """Names of the scores, the main one first."""
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Scores:
         """Return the scores of RGB pictures that were drawn from these prompts."""
@@ -56,7 +56,7 @@ class SigLIPScore:
 
 
 class SigLIP2Score(SigLIPScore):
-    """The same by SigLIP 2 (arXiv 2502.14786), which was trained on lower-case text."""
+    """How well a picture fits its prompt by SigLIP 2 (arXiv 2502.14786), which was trained on lower-case text."""
 
     name = "siglip2"
 
@@ -105,8 +105,8 @@ class CLIPIQA:
         return {name: _array(nearer[:, i]) for i, name in enumerate(self.columns)}
 
 
-class Facts:
-    """Which kinds of stated fact hold in pictures of the synthetic shapes benchmark: 1 or 0."""
+class FactsScore:
+    """Whether each kind of stated fact holds in pictures of the synthetic shapes benchmark: 1 or 0."""
 
     columns = ("binding", *(fact for fact in FACTS if fact != "binding"))
 
@@ -134,7 +134,7 @@ def load_metric(spec: str) -> Metric:
     """Return a metric by name, or by ``name=model`` with the folder or hub name of another model than the usual one."""
     name, model = split_spec(spec)
     if name == "facts":
-        return Facts()
+        return FactsScore()
     if name not in _ON_MODELS:
         raise ValueError(f"metric {spec}: expected one of {', '.join(METRICS)}, found {name!r}")
     make, usual = _ON_MODELS[name]

@@ -12,17 +12,17 @@ from llmdiff.shapes.scene import Scene, sample_scene
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to draw, from which noise, and what is known of it."""
+    """A text to draw, the noise to draw it from, and what is known of it."""
 
     text: str
     seed: int
     """Seed of the picture's noise."""
     unit: int
-    """Prompts of one unit (a text with all its seeds, a scene in all its wordings) are no independent evidence."""
+    """Number of the prompt's unit: a text with all its seeds, or a scene in all its wordings. Units are independent."""
     category: str = ""
-    """Which of the file's kinds it is of; in the synthetic shapes benchmark, its wording."""
+    """Category of the prompt in its file; in the synthetic shapes benchmark, its wording."""
     scene: Scene | None = None
-    """What it states, where rules can decide whether it holds."""
+    """The scene that the prompt states, where rules can decide whether it holds."""
 
 
 def held_out_prompts(count: int, seed: int = 0, things: int = 2) -> list[Prompt]:

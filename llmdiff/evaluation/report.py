@@ -1,4 +1,4 @@
-"""What an evaluation says: its figures, the same in words, and the prompts that show them."""
+"""The report of an evaluation: its figures, the comparisons in words, and the prompts that show them best."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ CUT, PROBABILITY = "_cut", "_probability"
 def build_report(
     evaluations: Mapping[str, Evaluation], distances: Mapping[str, Any], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what ``report.json`` holds.
+    """Return the content of ``report.json``.
 
     Args:
         evaluations: by model, the one under test first.
-        distances: what `compare_with_references` found, by name.
-        about: what was compared; "metrics" are the specs that were asked for, "models" has the "kind" of each.
+        distances: results of `compare_with_references`, by name.
+        about: description of what was compared; "metrics" are the specs that were asked for, "models" has the "kind" of
+            each.
     """
     subject, *baselines = evaluations
     first = evaluations[subject]
@@ -124,7 +125,7 @@ def _not_run(names: Sequence[str]) -> dict[str, str]:
 
 
 def _summary(report: Mapping[str, Any], baseline: str) -> str:
-    """On how many scores the first model is better than a baseline, and on which it is worse.
+    """Return in words on how many scores the first model beats a baseline, and on which it is worse.
 
     A probability says in other units what the score beside it says, and isn't counted.
     """

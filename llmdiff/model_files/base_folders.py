@@ -1,4 +1,4 @@
-"""What a base's folder or file lacks, found before anything heavy is loaded; hub names are left to the hub."""
+"""Check a base's folder or file before anything heavy is loaded; hub names are left to the hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmdiff.model_files.model_folders import check_hub_name, check_tokenizer, c
 from llmdiff.model_files.named_files import check_named_files, json_object
 from llmdiff.model_files.prediction_type import schedule_settings
 
-BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do without, and whether it has weights
+BASE_PARTS = {  # each part's necessary file, and whether the part has weights
     "vae": ("config.json", True),
     "unet": ("config.json", True),
     "text_encoder": ("config.json", True),
@@ -21,13 +21,13 @@ BASE_PARTS = {  # of a Stable Diffusion: the file that each part can't do withou
     "text_encoder_2": ("config.json", True),
     "tokenizer_2": (None, False),
 }
-XL_PARTS = ("text_encoder_2", "tokenizer_2")  # which an SDXL has besides
+XL_PARTS = ("text_encoder_2", "tokenizer_2")  # further parts of an SDXL
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
-"""A part's file of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, or one of several."""
+"""Names of a part's files of weights: ``model.safetensors``, ``diffusion_pytorch_model.fp16.safetensors``, shards."""
 
 
 def check_base(name_or_folder: str | os.PathLike[str], *parts: str, weights: bool = True) -> None:
-    """FileNotFoundError or ValueError where a path is no Stable Diffusion with these parts, or none for an adapter.
+    """Raise FileNotFoundError or ValueError where a path is no Stable Diffusion with these parts for an adapter.
 
     Args:
         name_or_folder: a folder, or a single file; a hub name passes.

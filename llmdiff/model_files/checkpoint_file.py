@@ -1,4 +1,4 @@
-"""Single-file checkpoints of Stable Diffusion, by their headers: which family one is of, and what it lacks.
+"""Tell from the header of a single-file checkpoint which family of Stable Diffusion it is, and what it lacks.
 
 Such a file holds the weights of all parts under the names of the original code, and no configuration. A folder beside
 it that has its name without the suffix may hold parts' configurations, as in a base's folder: they come before those
@@ -32,12 +32,12 @@ PREFIXES: dict[Family, dict[str, str]] = {
         "text_encoder_2": "conditioner.embedders.1.model.",
     },
 }
-"""How the names of each part's tensors begin."""
+"""First part of the names of each part's tensors, by family."""
 NAMES: dict[Family, str] = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 WIDTHS: dict[Family, int] = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
-"""What the U-Net's cross-attentions read."""
+"""Width that the U-Net's cross-attentions read, by family."""
 TENSORS: dict[Family, int] = {"sd1": 686, "sd2": 686, "sdxl": 1680}
-"""Of the U-Net."""
+"""Number of the U-Net's tensors, by family."""
 REFINERS_TEXT, REFINERS_WIDTH = "conditioner.embedders.0.model.", 1280
 NORMALISED = ("edm_mean", "edm_vpred.sigma_max")
 """Tensors of models that are trained by EDM's formulation, such as Playground 2.5."""
@@ -54,13 +54,13 @@ class Checkpoint:
     path: Path
     family: Family
     shapes: dict[str, tuple[int, ...]]
-    """Of each tensor, by its name."""
+    """Shape of each tensor, by its name."""
     metadata: dict[str, Any]
-    """What the file's writer had to say."""
+    """The file's metadata."""
 
     @property
     def folder(self) -> Path:
-        """Where configurations for this file alone may lie."""
+        """Folder that may hold configurations for this file alone."""
         return folder_beside(self.path)
 
     def tensors(self, part: str) -> list[str]:
@@ -78,8 +78,8 @@ def checkpoint_path(base: str | os.PathLike[str]) -> Path | None:
     """Return the single file that a base is; None for a folder or a hub name.
 
     Raises:
-        FileNotFoundError: it can only be meant as a file, and is not there.
-        ValueError: it is a file of another kind.
+        FileNotFoundError: the name can only be meant as a file, and there is none.
+        ValueError: the file is of another kind.
     """
     path = Path(base)
     if path.is_dir():
@@ -127,7 +127,7 @@ def _read(path: Path, changed: int, size: int, has_unet: bool) -> Checkpoint:
 
 
 def _other(shapes: dict[str, tuple[int, ...]]) -> str:
-    """Return in words what a file is that can be no base; empty for one that can."""
+    """Return in words the kind of a file that can't be a base; empty for one that can."""
     if CONV_IN not in shapes:
         return _without_unet(shapes)
     if len(shapes[CONV_IN]) != 4:
@@ -142,7 +142,7 @@ def _other(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _without_unet(shapes: dict[str, tuple[int, ...]]) -> str:
-    """Return in words what a file is that has no U-Net of the original code."""
+    """Return in words the kind of a file without a U-Net of the original code."""
     if any("lora" in name.lower() for name in shapes):
         return "a LoRA, which goes into a base"
     if CONV_IN.removeprefix(UNET) in shapes:
@@ -155,7 +155,7 @@ def _without_unet(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _family(shapes: dict[str, tuple[int, ...]]) -> Family:
-    """Return the family by the names of the text encoder, or where it is left out by what the U-Net reads."""
+    """Return the family by the text encoder's tensors or, without one, by the width that the U-Net reads."""
     for family, prefixes in PREFIXES.items():
         if any(name.startswith(prefixes["text_encoder"]) for name in shapes):
             return family
@@ -164,7 +164,7 @@ def _family(shapes: dict[str, tuple[int, ...]]) -> Family:
 
 
 def _check_unet(shapes: dict[str, tuple[int, ...]], family: Family, what: str, own: Path) -> None:
-    """ValueError where the family's own configuration can't be that of the U-Net."""
+    """Raise ValueError where the family's own configuration does not fit the U-Net."""
     found, width = sum(name.startswith(UNET) for name in shapes), _width(shapes)
     other = f"for one of another shape, put its config.json into {own}"
     if width != WIDTHS[family]:
@@ -181,6 +181,6 @@ def _check_unet(shapes: dict[str, tuple[int, ...]], family: Family, what: str, o
 
 
 def _width(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Return what the U-Net's first cross-attention reads; 0 where there is none."""
+    """Return the width that the U-Net's first cross-attention reads; 0 without one."""
     found = [shape for name, shape in shapes.items() if name.startswith(UNET) and name.endswith("attn2.to_k.weight")]
     return found[0][-1] if found and found[0] else 0

@@ -1,4 +1,4 @@
-"""GGUF files by what their headers say, before a library reads them: nothing of the weights is read.
+"""Check the headers of GGUF files before a library reads them; no weights are read.
 
 The format is that of https://github.com/ggml-org/ggml. Its readers believe numbers of a header: arrays
 take hundreds of times their bytes as objects, and names are looked up block by block, for each of the blocks.
@@ -15,10 +15,10 @@ from typing import Any
 
 VERSIONS = (2, 3)
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Kinds of values that are numbers, as `struct` writes them."""
+"""Formats of `struct` for the kinds of values that are numbers."""
 STRING, ARRAY = 8, 9
 MOST_ITEMS = 4_000_000
-"""Of all arrays together: a vocabulary has some hundred thousand, in three arrays."""
+"""Most items of all arrays together: a vocabulary has some hundred thousand, in three arrays."""
 MOST_BLOCKS = 200
 MOST_SIDES = 8
 BLOCK = re.compile(r"blk\.(\d{1,9})\.")
@@ -43,7 +43,7 @@ def _check(file: Path, changed: int, size: int) -> None:
 
 
 def _check_blocks(file: Path, settings: dict[str, Any], names: list[str]) -> None:
-    """Raise ValueError where a file says of how many blocks it is, and has not a tensor of each."""
+    """Raise ValueError where a file names a number of blocks and lacks tensors of some of them."""
     if settings.get("split.count") not in (None, 0, 1):
         found = f"one of {settings['split.count']!r:.80} parts"
         raise ValueError(

@@ -16,12 +16,12 @@ MANIFEST = "manifest.json"
 
 
 class Listed(NamedTuple):
-    """What is listed of a file."""
+    """A file's entry in the list."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     crc32: str
-    """Eight hexadecimal digits."""
+    """CRC-32 as eight hexadecimal digits."""
 
 
 BLOCK = 1 << 20
@@ -32,11 +32,11 @@ def write_manifest(folder: Path, names: Iterable[str], known: Mapping[str, Liste
     """List files under a folder with size and CRC-32, and the list's own CRC-32; it appears at once and whole.
 
     Args:
-        folder: holds the files and gets the list.
+        folder: the folder that holds the files and gets the list.
         names: the files' paths relative to it.
-        known: what was measured of some of them already.
+        known: entries of files that are measured already.
     """
-    from storage.io.files import write_file  # for what is written alone
+    from storage.io.files import write_file  # late: only writing needs the store's packages
 
     known = known or {}
     files = {name: (known.get(name) or measured(folder / name))._asdict() for name in sorted(names)}
@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> dict[str, Listed] | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> bool:
-    """Raise ValueError where one of a folder's files is not as its manifest lists it; False where it has no manifest.
+    """Raise ValueError where a file is not as its folder's manifest lists it; return False where there is no manifest.
 
     Other files may lie there.
     """
@@ -93,7 +93,7 @@ def check_file(path: Path, listed: Listed) -> None:
 
 
 def measured(path: Path) -> Listed:
-    """Return what is to be listed of a file."""
+    """Return a file's size and checksum."""
     total = size = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):

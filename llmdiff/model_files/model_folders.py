@@ -1,4 +1,4 @@
-"""What an LLM's folder lacks, found before anything heavy is imported or loaded; hub names are left to the hub."""
+"""Check an LLM's folder before anything heavy is imported or loaded; hub names are left to the hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GGUF, GGUF_MAGIC = ".gguf", b"GGUF"
 
 
 def check_llm(name_or_folder: str | os.PathLike[str]) -> None:
-    """FileNotFoundError or ValueError where a path is no LLM's: configuration, tokenizer, whole weights; or GGUF."""
+    """Raise FileNotFoundError or ValueError where a path lacks configuration, tokenizer or whole weights, or GGUF."""
     if (file := gguf_file(name_or_folder)) is not None:
         _check_gguf(file)
         return
@@ -71,7 +71,7 @@ def _check_whole(folder: Path, what: str) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over a folder's safetensors files; empty where it has none."""
+    """Return the SHA-256 over a folder's safetensors files; empty where it has none."""
     files = sorted(folder.glob("*.safetensors"))
     total = hashlib.sha256()
     for path in files:
@@ -81,22 +81,22 @@ def weights_hash(folder: Path) -> str:
 
 
 def is_same_path(one: str | None, other: str | None) -> bool:
-    """Return whether two names are of the same file or folder, relative or absolute."""
+    """Return whether two names, relative or absolute, lead to the same file or folder."""
     if not one or not other:
         return False
     return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
 
 
 def first_line(error: Exception) -> str:
-    """A library's error as far as its first line, or the next where that ends in a colon; its kind without words."""
+    """Return the first line of a library's error, and the next after a colon; without a text, the error's class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if isinstance(error, KeyError):  # whose text is the key alone
+    if isinstance(error, KeyError):  # its text is only the key
         lines[0] = f"{type(error).__name__}: {lines[0]}"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def check_tokenizer(folder: Path, what: str) -> None:
-    """ValueError where there is no tokenizer, or one that does not say which tokens it adds to a text's own."""
+    """Raise ValueError where there is no tokenizer, or none that says which tokens it adds to a text's own."""
     if (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in TOKENIZER_SETTINGS):
         expected = " or ".join(TOKENIZER_SETTINGS)
         raise ValueError(f"{what}: expected {expected} beside tokenizer.model, to say how it begins and ends a text")
@@ -107,7 +107,7 @@ def check_tokenizer(folder: Path, what: str) -> None:
 
 
 def _check_parts(folder: Path, what: str) -> None:
-    """ValueError where the files of a tokenizer without ``tokenizer.json`` leave out what decides its ids."""
+    """Raise ValueError where the files of a tokenizer without ``tokenizer.json`` leave out what decides its ids."""
     if (folder / "tokenizer.model").is_file():
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_bytes())
@@ -122,7 +122,7 @@ def _check_parts(folder: Path, what: str) -> None:
 
 
 def check_weights(folder: Path, what: str) -> None:
-    """ValueError where a folder has no safetensors, or one that is cut short."""
+    """Raise ValueError where a folder has no safetensors, or one that is cut short."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{what}: no *.safetensors weights (other formats are not loaded)")
@@ -131,7 +131,7 @@ def check_weights(folder: Path, what: str) -> None:
 
 
 def _check_weights_name(folder: Path, what: str) -> None:
-    """ValueError where weights have names that transformers does not look for, or are parts without their index."""
+    """Raise ValueError where transformers does not look for the weights' names, or they are parts without an index."""
     if json_object(folder / "config.json").get("transformers_weights"):
         return
     if not any((folder / name).is_file() for name in WEIGHTS):
@@ -147,7 +147,7 @@ def _check_gguf(file: Path) -> None:
 
 
 def check_hub_name(name: str | os.PathLike[str], what: str) -> None:
-    """FileNotFoundError for what can only be meant as a path."""
+    """Raise FileNotFoundError for what can only be meant as a path."""
     text = os.fspath(name)
     if Path(text).is_file():
         raise ValueError(f"{what} {text}: expected a folder or a .gguf file, found a file")

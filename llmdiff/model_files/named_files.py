@@ -1,4 +1,4 @@
-"""Files that a model's configurations name: safetensors in the model's own folder, and no others."""
+"""Check the files that a model's configurations name: safetensors in the model's own folder, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index"
-NAMES = {  # of a configuration: the setting, and what the files that it names may be
+NAMES = {  # by configuration: the setting that names files, and the allowed kinds of files
     "config.json": ("transformers_weights", (SUFFIX, f"{INDEX}.json")),
     "tokenizer_config.json": ("fast_tokenizer_files", (".json",)),
 }
@@ -17,7 +17,7 @@ LAYERS = (
     *("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block", "depths"),
     *("down_block_types", "up_block_types"),
 )
-"""Settings that say how many layers a model has, all of which are made before its weights are read."""
+"""Settings for the number of a model's layers; all layers are made before its weights are read."""
 MOST_LAYERS = 1000
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -33,7 +33,7 @@ def check_pipeline_files(name_or_folder: str | os.PathLike[str]) -> None:
 def check_named_files(name_or_folder: str | os.PathLike[str]) -> None:
     """Raise ValueError where a model's folder has the libraries load a pickle, or a file from elsewhere.
 
-    Such are an index of weights, the settings in `NAMES`, and a PEFT adapter whose weights are no safetensors. So are a
+    Checked are the index of weights, the settings in `NAMES`, and the weights of a PEFT adapter. Refused are also a
     configuration of more layers than any model has, and a pipe, which would be waited for. A hub name passes.
     """
     folder = Path(name_or_folder)
@@ -92,7 +92,7 @@ def check_name(file: Path, name: Any, kinds: tuple[str, ...]) -> None:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """Return a configuration; empty where there is none, or no JSON object, which is left to the libraries."""
+    """Return a configuration; empty where it is missing or no JSON object, which is left to the libraries."""
     try:
         found = json.loads(file.read_bytes()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a single-file checkpoint predicts, noise or velocity: said beside the file, by its marks, or by its metadata."""
+"""Find out what a single-file checkpoint predicts, noise or velocity: from files beside it, its marks or metadata."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
-"""Tensors without numbers, by which checkpoints say that they predict velocity, from a last step of noise alone."""
+"""Names of empty tensors: the checkpoint predicts velocity; its last step is noise alone."""
 
 
 def schedule_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the file says of its noise schedule; ValueError where an SD 2.x does not say what it predicts."""
+    """Return the file's settings of its noise schedule; ValueError where an SD 2.x does not say what it predicts."""
     predicted = prediction_type(checkpoint)
     if predicted is None:
         of_code, own = checkpoint.path.with_suffix(".yaml"), checkpoint.folder / "scheduler" / SCHEDULER_CONFIG
@@ -31,9 +31,9 @@ def schedule_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def prediction_type(checkpoint: Checkpoint) -> str | None:
-    """Return what the base predicts, as its schedule would name it; None for an SD 2.x that does not say it.
+    """Return what the base predicts, by its schedule's name for it; None for an SD 2.x that does not say.
 
-    Said by the schedule beside the file, then by the original code's configuration beside it (``.yaml``), then by the
+    The schedule beside the file comes first, then the original code's configuration beside it (``.yaml``), then the
     file's marks and metadata (https://github.com/Stability-AI/ModelSpec).
     """
     own = json_object(checkpoint.folder / "scheduler" / SCHEDULER_CONFIG)
@@ -49,7 +49,7 @@ def prediction_type(checkpoint: Checkpoint) -> str | None:
 
 
 def _parameterization(file: Path) -> str | None:
-    """Return what a configuration of the original code says; None where there is none."""
+    """Return the parameterization in a configuration of the original code; None without one."""
     if not file.is_file():
         return None
     try:

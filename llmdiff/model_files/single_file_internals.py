@@ -1,4 +1,4 @@
-"""What reading single-file checkpoints needs of diffusers that it does not promise, all here.
+"""All private names of diffusers that reading single-file checkpoints needs, though they are not promised.
 
 `tests/adapter/test_single_file_internals.py` holds it against the installed version.
 """
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 UNKNOWN = "v1"
-"""What diffusers takes a file for of which it knows nothing."""
+"""Model type that diffusers gives to a file that it does not know."""
 
 
 class _Shaped:
-    """What stands for a tensor where its shape alone is asked for."""
+    """A stand-in for a tensor of which only the shape is asked for."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -28,7 +28,7 @@ def model_type(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
     try:
         found: str = infer_diffusers_model_type({name: _Shaped(shape) for name, shape in shapes.items()})
-    except (LookupError, ValueError, TypeError, AttributeError):  # it reads what such a model always has
+    except (LookupError, ValueError, TypeError, AttributeError):  # it reads tensors that other models lack
         return None
     return None if found == UNKNOWN else found
 

@@ -1,4 +1,4 @@
-"""Captions of two things, and what they say of them: what a probe learns on, and what it is asked.
+"""Captions of two things, with the questions about them that a probe is trained on and asked.
 
 They are the synthetic shapes benchmark's. A probe learns on natural wordings of pairs of things that are not held out.
 It is asked about held-out pairs, in the same wordings and in those that it never saw.
@@ -30,7 +30,7 @@ class Labelled(NamedTuple):
 
     captions: list[str]
     answers: Tensor
-    """int64 (caption, question): places in `CHOICES`."""
+    """Right answers, int64 (caption, question), as indices into `CHOICES`."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ProbeCaptions:
 
     train: Labelled
     natural: Labelled
-    """Held-out pairs, in the wordings of training."""
+    """Captions of held-out pairs, in the wordings of training."""
     new: Labelled
-    """Held-out pairs, in wordings that training has none of."""
+    """Captions of held-out pairs, in wordings that training lacks."""
 
     @classmethod
     def draw(cls, train: int, test: int, seed: int) -> ProbeCaptions:
@@ -54,7 +54,7 @@ class ProbeCaptions:
 
     @property
     def all(self) -> list[str]:
-        """All captions: those of training, then both tests."""
+        """All captions: those of training, then those of both tests."""
         return [*self.train.captions, *self.natural.captions, *self.new.captions]
 
 

@@ -1,4 +1,4 @@
-"""One probe of one kind of encodings: trained, then asked about captions of held-out pairs."""
+"""Train a probe of one kind of encodings, then ask it about captions of held-out pairs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ AXIS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How large a probe is."""
+    """Sizes of a probe and of its training."""
 
     captions: int = 1200
-    """Captions that it learns on."""
+    """Captions that a probe is trained on."""
     tests: int = 200
-    """Captions of held-out pairs that it is asked about, in wordings of training and in new ones each."""
+    """Captions of held-out pairs that it is asked about, in wordings of training, and as many in new wordings."""
     steps: int = 400
     """Steps of training, of 64 captions."""
     seed: int = 0
@@ -39,25 +39,25 @@ class ProbeConfig:
 
 
 class Figures(NamedTuple):
-    """What a probe found: shares of captions of held-out pairs."""
+    """Results of a probe, as shares of captions of held-out pairs."""
 
     binding: float
-    """Colour and shape of both things are right, whichever comes first, in wordings of training."""
+    """Share with colour and shape of both things right, in either order, in wordings of training."""
     relation: float
-    """They are, in their order, and so is the axis: who is what and where."""
+    """Share with colour, shape, order and axis right: who is what and where."""
     new_binding: float
-    """As `binding`, in wordings that the probe never saw."""
+    """The share of `binding` in wordings that the probe never saw."""
     new_relation: float
-    """As `relation`, in those."""
+    """The share of `relation` in wordings that the probe never saw."""
 
     @property
     def mean(self) -> float:
-        """The mean of the four."""
+        """Mean of the four shares."""
         return sum(self) / len(self)
 
 
 class Padded(NamedTuple):
-    """Encodings side by side."""
+    """Encodings padded to one length, and their mask."""
 
     encodings: Tensor
     """bfloat16 (caption, [band,] token, hidden), as a store holds them."""
@@ -73,8 +73,8 @@ def prepare_probe(
     It draws no global random numbers, so several calls may run in threads, and give what they would one by one.
 
     Args:
-        encodings: of `ProbeCaptions.all`, ``([band,] token, hidden)`` each.
-        captions: what they are of.
+        encodings: those of `ProbeCaptions.all`, ``([band,] token, hidden)`` each.
+        captions: the captions that they encode.
         refiner: blocks of the refiner.
         config: how large the probe is.
 

@@ -1,11 +1,11 @@
-"""Several kinds of encodings beside each other: a probe of each, and a second one of the best that is slower."""
+"""Compare several kinds of encodings: by a quick probe of each, and a slower second probe of the best ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,11 +13,12 @@ from torch import Tensor
 from llmdiff.encoder.encoder import Encoder
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.shared_pass import encode_readings
+from llmdiff.encoder.text_encoder import TextEncoder
 from llmdiff.probe.captions import ProbeCaptions
 from llmdiff.probe.fit import Figures, ProbeConfig, prepare_probe
 
 BASE = "base"
-"""The name, in place of a reading's, of a diffusion model's own text encoder."""
+"""Name, in place of a reading's, of a diffusion model's own text encoder."""
 REFINER = 2
 """Blocks of the refiner in the second probe: as many as an adapter's has at most."""
 CLEARLY = 0.1
@@ -26,28 +27,22 @@ CHUNK = 256
 """Captions that are encoded before their encodings are rounded."""
 
 Progress = Callable[[int], None]
-"""Is called with how much is done so far."""
+"""Function that is called with how much is done so far."""
 Key = TypeVar("Key")
 
 
-class TextEncoder(Protocol):
-    """What makes encodings of captions: an LLM's encoder, or a diffusion model's own."""
-
-    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
-
-
 @dataclass(frozen=True)
-class Row:
-    """What was found of one kind of encodings."""
+class ProbeResult:
+    """Figures of one kind of encodings."""
 
     reading: str
     """A value of `EncoderConfig.reading`, or `BASE`."""
     template: str
     """The template that captions were read in; empty for `BASE`."""
     on_top: Figures
-    """What each token tells by itself: an adapter finds it in few steps."""
+    """Figures of each token by itself: what an adapter finds in few steps."""
     in_reach: Figures | None = None
-    """What the tokens tell together: an adapter with a refiner finds it. None where it was not asked for."""
+    """Figures of the tokens together: what an adapter with a refiner finds. None without a second probe."""
 
 
 class Probing:
@@ -55,25 +50,26 @@ class Probing:
 
     Args:
         config: how large each probe is.
-        reach: how many, those best on top, get the second probe; their encodings are kept until `finish`.
+        reach: number of the kinds, those best on top, that get the second probe; their encodings are kept until
+            `finish`.
     """
 
     def __init__(self, config: ProbeConfig, reach: int) -> None:
         self.config, self.reach = config, reach
         self.captions = ProbeCaptions.draw(config.captions, config.tests, config.seed)
-        self.rows: dict[tuple[str, str], Row] = {}
+        self.rows: dict[tuple[str, str], ProbeResult] = {}
         self.kept: dict[tuple[str, str], list[Tensor]] = {}
 
     def add(self, template: str, encodings: Mapping[str, list[Tensor]], progress: Progress | None = None) -> None:
         """Probe encodings of `ProbeCaptions.all` by their readings, all of one template."""
         for reading, on_top in run_probes(encodings, self.captions, 0, self.config, progress).items():
-            self.rows[reading, template] = Row(reading, template, on_top)
+            self.rows[reading, template] = ProbeResult(reading, template, on_top)
             self.kept[reading, template] = encodings[reading]
         best = sorted(self.kept, key=lambda key: -self.rows[key].on_top.mean)
         self.kept = {key: self.kept[key] for key in best[: self.reach]}
 
-    def finish(self, progress: Progress | None = None) -> list[Row]:
-        """Probe the best within reach, and return all rows in the order in which they came."""
+    def finish(self, progress: Progress | None = None) -> list[ProbeResult]:
+        """Give the best kinds their second probe, and return all results in the order of their `add`."""
         found = run_probes(self.kept, self.captions, REFINER, self.config, progress)
         self.rows |= {key: replace(self.rows[key], in_reach=figures) for key, figures in found.items()}
         self.kept = {}
@@ -81,21 +77,21 @@ class Probing:
 
 
 class Recommendation(NamedTuple):
-    """What to encode with, and whether to train an adapter with a refiner on it."""
+    """The kind of encodings to use, and whether to train an adapter with a refiner on them."""
 
-    row: Row
+    row: ProbeResult
     refiner: bool
 
     @property
     def figures(self) -> Figures:
-        """The figures that it was chosen by."""
+        """Figures by which the kind was chosen."""
         found = self.row.in_reach if self.refiner else self.row.on_top
         assert found is not None
         return found
 
 
-def recommend(rows: Sequence[Row]) -> Recommendation:
-    """Return the row with the highest mean of the four figures, with a refiner only where that is clearly higher."""
+def recommend(rows: Sequence[ProbeResult]) -> Recommendation:
+    """Return the result with the highest mean of the four figures, with a refiner only where that is clearly higher."""
     found = [Recommendation(row, False) for row in rows]
     refined = [Recommendation(row, True) for row in rows if row.in_reach is not None]
     without = max(found, key=lambda one: one.figures.mean)
@@ -103,7 +99,7 @@ def recommend(rows: Sequence[Row]) -> Recommendation:
     return best if best.figures.mean > without.figures.mean + CLEARLY else without
 
 
-def as_good(rows: Sequence[Row], best: Recommendation) -> list[Row]:
+def as_good(rows: Sequence[ProbeResult], best: Recommendation) -> list[ProbeResult]:
     """Return the other rows whose figures of the same probe are not clearly lower than the recommended ones."""
     found = [(row, row.in_reach if best.refiner else row.on_top) for row in rows if row is not best.row]
     return [row for row, figures in found if figures is not None and figures.mean >= best.figures.mean - CLEARLY]
@@ -146,7 +142,7 @@ def run_probes(
     config: ProbeConfig,
     progress: Progress | None = None,
 ) -> dict[Key, Figures]:
-    """Train and ask a probe of each kind of encodings, one a thread: its tensors are too small for several.
+    """Train and ask a probe of each kind of encodings, each in one thread: its tensors are too small for several.
 
     The figures do not depend on how many run at once.
     """

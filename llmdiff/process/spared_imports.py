@@ -1,4 +1,4 @@
-"""What our own programs spare themselves of the imports of other packages, where nothing here asks them for it.
+"""Imports of other packages that our own programs skip or delay, because nothing here needs them.
 
 Each of these is tied to a name that the package does not promise. `tests/adapter/test_spared_imports.py` holds the
 names against the installed versions; where one is gone, the package is imported as it is.
@@ -19,24 +19,24 @@ from types import ModuleType
 from typing import Any
 
 Change = Callable[[Any], AbstractContextManager[None]]
-"""A context in which a module is loaded."""
+"""A function of a module that returns a context to load it in."""
 LATER = ("scipy.integrate", "scipy.stats")
-"""Modules that run when something of them is first used: diffusers' samplers import them, each for a rare setting."""
+"""Modules that run only once something of them is used: diffusers' samplers import them for rare settings."""
 
 
 def spare_imports(changes: Mapping[str, Change] | None = None) -> None:
-    """Have this process import less of other packages from now on; a program calls this before it imports torch.
+    """Make this process import less of other packages from now on; a program calls this before it imports torch.
 
-    That is a third of what a command that draws imports. A library leaves the choice to the program. Other changes than
-    `CHANGES` may be given.
+    It saves a third of what a command that draws imports. A library leaves the choice to the program. `changes` takes
+    the place of `CHANGES`.
     """
     sys.meta_path.insert(0, Spared(CHANGES if changes is None else changes))
 
 
 class Spared(MetaPathFinder):
-    """Finds the modules of `LATER` and of changes where they are anyway, and has them loaded in another way.
+    """Finds the modules of `LATER` and of the changes in their usual place, and has them loaded in another way.
 
-    Those of `LATER` once. Of the others it may be asked before they are imported, by who looks whether they are there.
+    A module of `LATER` is found once. The others may be looked for several times, before they are imported.
     """
 
     def __init__(self, changes: Mapping[str, Change]) -> None:
@@ -46,7 +46,7 @@ class Spared(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the module's place; None for other modules, and where it is no plain file."""
+        """Return the module's spec; None for other modules, and for one that is no plain file."""
         if fullname not in self.left and fullname not in self.changes:
             return None
         self.left.discard(fullname)
@@ -74,7 +74,7 @@ class Changed(SourceFileLoader):
 
 
 class Delayed(SourceFileLoader):
-    """Puts a stand-in where a module will be."""
+    """Puts a stand-in in a module's place."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Run nothing yet."""
@@ -82,10 +82,10 @@ class Delayed(SourceFileLoader):
 
 
 class StandIn(ModuleType):
-    """A module until something of it is used, which imports it in earnest."""
+    """A stand-in for a module, which imports it when something of it is used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__all__":  # which other modules are asked for, too
+        if name.startswith("__") and name != "__all__":  # which any module may be asked for
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             sys.modules.pop(self.__name__, None)
@@ -94,10 +94,9 @@ class StandIn(ModuleType):
 
 @contextmanager
 def plainly_told(module: Any) -> Iterator[None]:
-    """What diffusers looks for when it starts.
+    """Spare diffusers a look at the files of all packages while its module is loaded.
 
-    It reads the lists of files of all packages, to tell which distribution the quantisers of a base come from. No
-    program of ours loads them.
+    It looks to tell which distribution the quantisers of a base come from. No program of ours loads them.
     """
     read = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = dict
@@ -109,7 +108,7 @@ def plainly_told(module: Any) -> Iterator[None]:
 
 @contextmanager
 def without_peft(module: Any) -> Iterator[None]:
-    """Diffusers imports PEFT, for a LoRA beside the adapter, which no program of ours loads either."""
+    """Tell diffusers that PEFT is missing, which it imports for a LoRA: no program of ours loads one."""
     with plainly_told(module):
         yield
     module._peft_available = False
@@ -117,10 +116,10 @@ def without_peft(module: Any) -> Iterator[None]:
 
 @contextmanager
 def scanned_once(module: Any) -> Iterator[None]:
-    """What transformers looks for when it starts.
+    """Let transformers scan its models once, and not look for a package `kernels`.
 
-    It reads the source of all its models for their names, for the package and then for `models` in it. And it reads the
-    lists of files of all packages, to tell which one our `kernels` is, beside which there can be no other.
+    It reads the source of all its models for their names, for the package and then for `models` in it. It also reads
+    the lists of files of all packages, to tell which one our `kernels` is, beside which there can be no other.
     """
     yield
     scan = functools.cache(module.create_import_structure_from_path)
@@ -134,7 +133,7 @@ def scanned_once(module: Any) -> Iterator[None]:
 
 @contextmanager
 def without_scipy(module: Any) -> Iterator[None]:
-    """Losses of detecting objects, which every model of transformers imports, need SciPy's optimiser."""
+    """Tell transformers that SciPy is missing, which its losses for object detection import for every model."""
     from transformers import utils
 
     there: Any = utils
@@ -148,7 +147,7 @@ def without_scipy(module: Any) -> Iterator[None]:
 
 @contextmanager
 def without_signals(module: Any) -> Iterator[None]:
-    """Torchmetrics imports SciPy's signal processing to give it an old name, which a package of audio asks for."""
+    """Give torchmetrics a stand-in for SciPy's signal processing, which it imports only for an audio package."""
     name = "scipy.signal"
     if name in sys.modules:
         yield
@@ -164,7 +163,7 @@ def without_signals(module: Any) -> Iterator[None]:
 
 @contextmanager
 def without_stubs(module: Any) -> Iterator[None]:
-    """Gradio parses the source of each of its components, to write a stub for type checkers beside it."""
+    """Keep Gradio from parsing the source of its components, to write stubs for type checkers."""
     yield
     module.create_or_modify_pyi = lambda *_: None
 

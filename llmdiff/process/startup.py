@@ -1,4 +1,4 @@
-"""How our own programs start and end: most of that time goes to modules of torch and its like."""
+"""Start and end our own programs quickly: most of that time goes to modules of torch and its like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn
 from llmdiff.process.spared_imports import spare_imports
 
 SELDOM = 100_000, 50, 100
-"""Python's own are 700, 10 and 10."""
+"""Thresholds of the garbage collector's generations; Python's own are 700, 10 and 10."""
 
 
 def start_lightly() -> None:
@@ -22,7 +22,7 @@ def start_lightly() -> None:
 
 
 def collect_seldom() -> None:
-    """Have garbage collection look at new objects seldom: modules stay, and importing them takes a quarter less time.
+    """Make garbage collection look at new objects seldom: modules stay, and importing them takes a quarter less time.
 
     A program calls this when it starts; a library leaves the choice to the program.
     """
@@ -30,7 +30,7 @@ def collect_seldom() -> None:
 
 
 def wait_without_spinning() -> None:
-    """Have OpenMP's threads sleep while they wait for one another: where other programs use the cores, spinning costs
+    """Make OpenMP's threads sleep while they wait for one another: where other programs use the cores, spinning costs
     three times the processor time of the work itself. A program calls this before it imports torch.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,6 +43,6 @@ def leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody listens any more
+        with suppress(OSError, ValueError):  # the reader is gone
             stream.flush()
     os._exit(code)

@@ -6,13 +6,13 @@ import random
 import socket
 
 CHOSEN_FROM = range(20_000, 32_000)
-"""Below the ports that systems give to connections: one of those may be taken before a server listens there."""
+"""Ports below those that systems give to connections, which may be taken before a server listens there."""
 TRIES = 1000
 
 
 def free_port() -> int:
     """Return a TCP port that nobody uses now; OSError where there is none."""
-    for port in random.SystemRandom().sample(CHOSEN_FROM, TRIES):  # seeds fix other processes' choice too
+    for port in random.SystemRandom().sample(CHOSEN_FROM, TRIES):  # unseeded: other processes may have the same seed
         if is_free(port):
             return port
     raise OSError(f"expected a free TCP port from {CHOSEN_FROM.start} to {CHOSEN_FROM.stop - 1}, found none")

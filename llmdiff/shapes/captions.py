@@ -76,7 +76,7 @@ def caption(scene: Scene, wording: str, rng: np.random.Generator) -> str:
 
 
 def facts(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Return every fact of the scene as a short sentence, in random order: what a restating model must carry."""
+    """Return every fact of the scene as a short sentence, in random order: a model that restates it must know these."""
     things = scene.things
     found = [f"there are {NUMBER[len(things)]} things" if len(things) > 1 else "there is one thing"]
     for thing in things:

@@ -88,7 +88,7 @@ def _sample_thing(rng: np.random.Generator) -> Thing:
 
 
 def _choose(rng: np.random.Generator, names: tuple[str, ...]) -> str:
-    """Return what `rng.choice` would, which makes an array of the names each time."""
+    """Return what `rng.choice` would, without making an array of the names each time."""
     return names[rng.integers(len(names))]
 
 

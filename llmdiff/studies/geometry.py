@@ -1,4 +1,4 @@
-"""What encodings look like: norms, effective rank, agreement between seeds, overlap of sentence and word scores."""
+"""Measure encodings: norms, effective rank, agreement between seeds, overlap of sentence and word scores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEGENERATE = 0.1
 
 
 def geometry(encoder: Encoder, captions: Sequence[str], reseeded: Encoder) -> dict[str, float]:
-    """The figures of an encoder's encodings of some captions.
+    """Return the figures of an encoder's encodings of some captions.
 
     Args:
-        encoder: whose encodings.
+        encoder: the encoder that makes the encodings.
         captions: a few hundred.
         reseeded: the same encoder with another seed.
 
@@ -43,7 +43,7 @@ def geometry(encoder: Encoder, captions: Sequence[str], reseeded: Encoder) -> di
 
 
 def tokens_of(encodings: Sequence[Tensor], noise_std: Sequence[float], seed: int) -> Tensor:
-    """All tokens of encodings ``([band,] token, hidden)`` as ``(token, hidden)``: bands added, fresh noise drawn."""
+    """Return the tokens of encodings ``([band,] token, hidden)`` as ``(token, hidden)``, bands and noise added."""
     rows = torch.cat([encoding.sum(0) if encoding.ndim == 3 else encoding for encoding in encodings]).double()
     std = math.sqrt(sum(level**2 for level in noise_std))
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.dtype)
@@ -51,9 +51,10 @@ def tokens_of(encodings: Sequence[Tensor], noise_std: Sequence[float], seed: int
 
 
 def effective_rank(rows: Tensor) -> float:
-    """The exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007), mean taken away.
+    """Return the effective rank of ``(row, channel)`` (Roy and Vetterli, 2007), after subtracting the mean.
 
-    ``(row, channel)`` -> between 1, all rows on a line, and the number of channels, no direction preferred.
+    It is the exponential of the entropy of the singular values' shares: 1 for rows on a line, and at most the number of
+    channels, where no direction is preferred.
     """
     values = torch.linalg.svdvals(rows.double() - rows.double().mean(0))
     total = values.sum()
@@ -65,21 +66,21 @@ def effective_rank(rows: Tensor) -> float:
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> float:
-    """Mean cosine between rows ``(row, channel)`` of two tensors; rows of zeros agree with each other alone."""
+    """Return the mean cosine between rows ``(row, channel)`` of two tensors; it is 1 between two rows of zeros."""
     zero = (one.abs().amax(-1) == 0) & (other.abs().amax(-1) == 0)
     cosine = torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=-1)
     return float(torch.where(zero, 1.0, cosine).mean())
 
 
 def r_squared(predicted: Tensor, true: Tensor) -> float:
-    """Share of the variance of ``(row, channel)`` that a prediction explains, all channels together."""
+    """Return the share of the variance of ``(row, channel)``, over all channels, that a prediction explains."""
     true = true.double()
     left = (predicted.double() - true).square().sum()
     return float(1 - left / (true - true.mean(0)).square().sum())
 
 
 def overlap(encoder: Encoder, captions: Sequence[str]) -> dict[str, float]:
-    """How much sentence and word scores overlap, block by block and token by token, first tokens left out.
+    """Return how much sentence and word scores overlap, block by block and token by token, first tokens left out.
 
     Returns:
         overlap: mean cosine of ``S_t(d)`` and ``W_t(d)``. degenerate: share with ``|S - W| < 0.1 |S|``.

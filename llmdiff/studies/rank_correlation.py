@@ -1,4 +1,4 @@
-"""Whether one figure of encoders puts them in the order that another does."""
+"""Tell whether one figure of encoders puts them in the same order as another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llmdiff.evaluation.bootstrap import RESAMPLES, percentiles
 from llmdiff.studies.estimates import Estimate
 
 LEAST = 3
-"""Encoders that have an order worth comparing."""
+"""Fewest encoders whose order is worth comparing."""
 
 
 def rank_correlation(one: Mapping[str, float], other: Mapping[str, float], seed: int = 0) -> Estimate:
     """Return Spearman's rho of two figures of the same encoders, with its percentile bootstrap interval over encoders.
 
     Args:
-        one: figures by encoder, as a probe's binding.
-        other: figures by encoder, as a trained adapter's binding.
+        one: figures by encoder, such as a probe's binding.
+        other: figures by encoder, such as a trained adapter's binding.
         seed: fixes the resampling.
 
     Raises:

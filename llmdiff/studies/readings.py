@@ -15,8 +15,8 @@ from llmdiff.shapes.captions import PROMPT
 from storage.hashing import canonical_json, content_hash
 
 
-class Reading(BaseModel):
-    """What encodes captions."""
+class StudyReading(BaseModel):
+    """The choice of what encodes captions in a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class Reading(BaseModel):
 
     @property
     def key(self) -> str:
-        """A short name of all that is set."""
+        """Short name made of all settings."""
         return content_hash(canonical_json(self.model_dump()).encode())[:8]
 
     def load(self, diffusion: str) -> Encoder | BaseTextEncoder:

@@ -29,11 +29,11 @@ from llmdiff.studies.readings import hidden_states
 
 Shown = Literal["tokens", "embedding", "top", "logprobs"]
 TOP = 20
-"""Log-probabilities a token that an API shows at most; the others count as the least of them."""
+"""Most log-probabilities that an API shows for a token; the others count as the least of them."""
 WEIGHTS, CONFIG = "student.safetensors", "student.json"
 BATCH = 64
 CHANNELS = 1024
-"""Numbers a token that a student sees of log-probabilities over a vocabulary of more than `LARGE`."""
+"""Numbers for a token that a student sees, in place of log-probabilities over a vocabulary above `LARGE`."""
 LARGE = 4096
 
 
@@ -43,8 +43,8 @@ class StudentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shown: Shown
-    """What the API shows besides the text: nothing (``tokens``), one ``embedding`` a text (the mean of the last hidden
-    states), the ``top`` log-probabilities of each next token, or all ``logprobs``."""
+    """Output that the API shows besides the text: nothing (``tokens``), one ``embedding`` a text (the mean of the last
+    hidden states), the ``top`` log-probabilities of each next token, or all ``logprobs``."""
     width: int = Field(default=128, gt=0)
     blocks: int = Field(default=2, gt=0)
     heads: int = Field(default=4, gt=0)
@@ -54,7 +54,7 @@ class StudentConfig(BaseModel):
 
 
 class Seen(NamedTuple):
-    """What is visible of one caption."""
+    """The visible part of one caption."""
 
     ids: Tensor
     """int64 ``(token,)``."""
@@ -83,7 +83,7 @@ class Student(nn.Module):
         self.register_buffer("std", torch.ones(hidden))
 
     def forward(self, ids: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
-        """Return ``(caption, token)``, ``(caption, token, channel)``, ``(caption, token)`` bool -> scaled encodings."""
+        """Return scaled encodings from `ids` ``(caption, token)``, `shown` ``(caption, token, channel)`` and a mask."""
         x = self.embed(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
         if self.norm is not None and self.read is not None:
             x = x + self.read(self.norm(shown))
@@ -92,7 +92,7 @@ class Student(nn.Module):
 
 
 class StudentEncoder:
-    """A student in its teacher's place: the adapter that was trained on the teacher's encodings takes it for it."""
+    """A student as an encoder: an adapter trained on its teacher's encodings takes it for the teacher."""
 
     def __init__(self, teacher: Encoder, student: Student, config: StudentConfig) -> None:
         self.teacher = teacher
@@ -130,7 +130,7 @@ class StudentEncoder:
 
 @torch.no_grad()
 def look(teacher: Encoder, captions: Sequence[str], shown: Shown) -> list[Seen]:
-    """Return what an API of the teacher's LLM would show of captions in the encoder's template, on the CPU."""
+    """Return, on the CPU, what an API of the teacher's LLM would show of captions in the encoder's template."""
     texts = [normalise(caption) for caption in captions]
     tokens = tokenise(teacher.tokenizer, texts, teacher.config, teacher.llm.vocabulary)
     rows = [token.ids for token in tokens]
@@ -156,7 +156,7 @@ def logprobs_of(teacher: Encoder, states: Tensor) -> Tensor:
 
 
 def top_of(teacher: Encoder, states: Tensor) -> Tensor:
-    """Return the greatest `TOP` of them, the rest at the least of those."""
+    """Return log-probabilities with all but the greatest `TOP` set to the least of these."""
     logprobs = next_token(teacher, states)
     least = logprobs.topk(min(TOP, logprobs.shape[1])).values[:, -1:]
     return narrowed(logprobs.maximum(least))
@@ -169,7 +169,7 @@ def next_token(teacher: Encoder, states: Tensor) -> Tensor:
 
 
 def narrowed(logprobs: Tensor) -> Tensor:
-    """Return ``(token, vocabulary)`` as it is; a large vocabulary less its mean and projected at random to `CHANNELS`.
+    """Return ``(token, vocabulary)`` as it is; a large vocabulary's less its mean, projected at random to `CHANNELS`.
 
     All captions' log-probabilities over 50,000 tokens would not fit into memory. Less their mean they are a linear
     function of hidden states, or have but `TOP` values that stand out; the projection keeps distances to about 2 %.
@@ -259,7 +259,7 @@ def batched(seen: Sequence[Seen]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def agreement(student: StudentEncoder, teacher: Encoder, captions: Sequence[str]) -> dict[str, float]:
-    """On captions that the student has not seen: mean cosine with the teacher's encodings, and R² token by token.
+    """Return the mean cosine with the teacher's encodings and the R² of tokens, on captions that the student never saw.
 
     Both are of encodings less the student's mean of the training data, for all encodings share that.
     """

@@ -12,23 +12,23 @@ from typing import Any
 from torch import Tensor
 
 from llmdiff.extras import require_for
-from llmdiff.training.plain import Plain
+from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
 
 CODES, SCALE = ".codes", ".scale"
-"""Ends of the names under which the two tensors of a moment are saved."""
+"""Endings of the names under which a moment's two tensors are saved."""
 
 
-def plain_adamw_8bit(groups: Any, clip: float, **options: Any) -> Plain:
+def zero_stage_0_adamw_8bit(groups: Any, clip: float, **options: Any) -> ZeroStage0Optimizer:
     """Return the optimiser; raise ModuleNotFoundError without torchao."""
     require_for("torchao", "optimizer 'adamw_8bit'")
     from torchao.optim import AdamW8bit
 
-    class PlainAdamW8bit(Plain, AdamW8bit):
-        """torchao's AdamW."""
+    class ZeroStage0AdamW8bit(ZeroStage0Optimizer, AdamW8bit):
+        """AdamW of torchao with moments of 8 bits, as an optimiser of ZeRO stage 0."""
 
         eight_bit = True
 
-    return PlainAdamW8bit(groups, clip, **options)
+    return ZeroStage0AdamW8bit(groups, clip, **options)
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:
@@ -41,16 +41,16 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
 
 def is_8bit(optimiser: Any) -> bool:
     """Return whether an optimiser has moments of 8 bits."""
-    return isinstance(optimiser, Plain) and optimiser.eight_bit
+    return isinstance(optimiser, ZeroStage0Optimizer) and optimiser.eight_bit
 
 
 def saved(moment: Any) -> dict[str, Tensor]:
-    """Return the tensors of a moment by the end of their names; one of 32 bits is itself."""
+    """Return the tensors of a moment by the endings of their names; a moment of 32 bits is one tensor."""
     return {CODES: moment.codes, SCALE: moment.scale} if hasattr(moment, "codes") else {"": moment}
 
 
 def loaded(tensors: Mapping[str, Tensor], name: str, signed: bool, parameter: Tensor) -> Tensor:
-    """Return a parameter's moment of the `tensors` that `saved` gave; the first moment is signed, the second is not."""
+    """Return a parameter's moment from the `tensors` of `saved`; the first moment is signed, the second is not."""
     if name in tensors:
         return tensors[name].to(parameter.device, copy=True)
     from torchao.optim.subclass_8bit import OptimState8bit

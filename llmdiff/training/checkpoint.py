@@ -23,8 +23,8 @@ from llmdiff.adapter.files import config_bytes
 from llmdiff.model_files.manifest import measured, write_manifest
 from llmdiff.training.distributed import from_first
 from llmdiff.training.ema import EMA
+from llmdiff.training.newest_checkpoint import FILES, newest_whole
 from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name, step_folders
-from llmdiff.training.whole import FILES, newest_whole
 from storage.io.files import sync_tree, write_file
 
 
@@ -43,7 +43,7 @@ def save(folder: Path, state: State, adapter: LLMAdapter, moments: dict[str, Ten
         write_manifest(path / EMA_FOLDER, (WEIGHTS, CONFIG))
         save_file(moments, path / OPTIMIZER)
         write_last(path, state)
-    except (OSError, SafetensorError) as error:  # their words for a full disk
+    except (OSError, SafetensorError) as error:  # how they report a full disk
         shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(f"{path}: not saved, with {free:.0f} MB free on the disk: {error}") from error
@@ -61,7 +61,7 @@ def write_adapter(folder: Path, adapter: LLMAdapter, tensors: dict[str, Tensor])
 
 
 def load_adapter(path: Path) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint or its ``ema``."""
+    """Return the weights in a checkpoint's folder or its ``ema``."""
     return load_file(path / WEIGHTS)
 
 
@@ -71,7 +71,7 @@ def load_moments(path: Path) -> dict[str, Tensor]:
 
 
 def newest(folder: Path, device: torch.device) -> Path | None:
-    """Return the newest checkpoint that is whole, as the first process finds it; ValueError where all are damaged."""
+    """Return the newest whole checkpoint that the first process finds; ValueError where all are damaged."""
 
     def find() -> str:
         found = newest_whole(folder)
@@ -84,6 +84,6 @@ def newest(folder: Path, device: torch.device) -> Path | None:
 def write_last(path: Path, state: State) -> None:
     """Make everything written before durable, add the state, then let the manifest appear at once and whole."""
     sync_tree(path)
-    known = {name: measured(path / name) for name in FILES if name != STATE}  # all that takes long
+    known = {name: measured(path / name) for name in FILES if name != STATE}  # these take long
     write_file(path / STATE, f"{state.model_dump_json()}\n".encode())
     write_manifest(path, FILES, known)

@@ -23,7 +23,7 @@ from llmdiff.model_files.model_folders import is_same_path
 CONFIG, LAYOUT_LOG = "config.json", "layout.jsonl"
 LRScheduler = Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"]
 POLYNOMIAL_END = 1e-7
-"""Where diffusers' polynomial schedule ends."""
+"""Last rate of diffusers' polynomial schedule."""
 
 # DeepSpeed settings that follow from `TrainConfig`; a DeepSpeed file that names one would contradict it.
 OWNED: tuple[str, ...] = (
@@ -45,7 +45,7 @@ LATER = {"layout_steps", "layout_batch_size", "layout_learning_rate", "torch_com
 LATER |= {"lr_scheduler", "lr_num_cycles", "lr_power", "optimizer"}
 """Settings that are left out where they are the defaults: what was written before there were any compares equal."""
 UNNAMED = {"caption_choice", "flip", "flip_words", "kohya_repeats"}
-"""Settings that came late, too, but are written at their defaults: there they have no part in a run's name."""
+"""Later settings that are written at their defaults too, but are then left out of a run's name."""
 
 
 class TrainSettings(BaseModel):
@@ -56,10 +56,10 @@ class TrainSettings(BaseModel):
     adapter: AdapterSettings = AdapterSettings()
     """The method's choices."""
     base_fingerprint: str | None = None
-    """With `adapter.base_context` "clip": which of the base model's own text features in the store, if there are
+    """Which of the base model's own text features in the store to read with `adapter.base_context` "clip", if there are
     several."""
     pooled_fingerprint: str | None = None
-    """With an SDXL base: which of the pooled embeddings in the store, if there are several."""
+    """Which of the pooled embeddings in the store to read with an SDXL base, if there are several."""
 
     start_from: str | None = None
     """An adapter folder, version in the registry, or name on the hub, whose weights training goes on from, with a fresh
@@ -77,7 +77,7 @@ class TrainSettings(BaseModel):
     """AdamW with moments of 32 bits, or of 8 by torchao (extra `quantized`), a quarter of their memory. These go with
     `zero_stage` 0 alone, and their step is compiled: on a CPU they need a C++ compiler."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """AdamW's, after warm-up and before it decays."""
+    """AdamW's learning rate, after warm-up and before it decays."""
     lr_scheduler: LRScheduler = "cosine"
     """How the learning rate goes on after warm-up, as diffusers names it: half a cosine or a line down to 0, a cosine
     that starts again, a polynomial down to 1e-7, or as it is. "constant" alone has no warm-up."""
@@ -86,16 +86,16 @@ class TrainSettings(BaseModel):
     lr_power: float = Field(default=1.0, gt=0)
     """Power of `lr_scheduler` "polynomial"; 1 is a line."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's, for weight matrices alone: none on scalars, norms and biases."""
+    """AdamW's weight decay, for weight matrices alone: none on scalars, norms and biases."""
     warmup: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
     layout_steps: int = Field(default=0, ge=0)
     """Steps of layout pre-training before the first one: `phi` and the refiner learn to tell a picture's layout from
     its caption, without the U-Net. None with `start_from`."""
     layout_batch_size: int = Field(default=64, gt=0)
-    """Samples of such a step, over all processes."""
+    """Samples in a step of layout pre-training, over all processes."""
     layout_learning_rate: float = Field(default=1e-3, gt=0)
-    """AdamW's in them, at its highest."""
+    """Highest learning rate of AdamW in layout pre-training."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of samples that see the empty caption, for classifier-free guidance."""
     timestep_exponent: float = Field(default=1.0, gt=0)
@@ -156,7 +156,7 @@ class TrainSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def leave_out_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return what is written of the settings: of `LATER`, only those that are not the defaults."""
+        """Return the settings that are written: those of `LATER` only where they are not the defaults."""
         fields, written = TrainSettings.model_fields, write(self)
         return {key: value for key, value in written.items() if key not in LATER or value != fields[key].default}
 
@@ -183,16 +183,16 @@ class TrainSettings(BaseModel):
 
 
 class TrainConfig(TrainSettings):
-    """One run: what it reads, what it trains, how, and where it writes."""
+    """Everything that a run reads, trains and writes, and how."""
 
     store: str
     """Folder of the encoding store."""
     store_id: str = ""
-    """Which store it is, wherever it lies; empty in runs of before stores had one."""
+    """Identity of the store, wherever it lies; empty in runs from before stores had one."""
     store_version: int | None = None
-    """Snapshot of the store; None is for `llmdiff.training.resolve` to pin."""
+    """Snapshot of the store; None until `llmdiff.training.resolve` pins one."""
     fingerprint: str
-    """Which encodings of the captions the adapter reads."""
+    """Fingerprint of the encodings of captions that the adapter reads."""
     llm: str = ""
     """Name or folder of the LLM behind the fingerprint, for the adapter's lineage; it is not loaded."""
     llm_revision: str = ""
@@ -224,7 +224,7 @@ class TrainConfig(TrainSettings):
 
     @property
     def path(self) -> Path:
-        """Return where the resolved configuration is."""
+        """Return the path of the resolved configuration."""
         return Path(self.output) / CONFIG
 
     @classmethod
@@ -250,7 +250,7 @@ class TrainConfig(TrainSettings):
         return path
 
     def check_same(self, path: Path) -> None:
-        """Raise ValueError where the run that left ``config.json`` at `path`, if there is one, began otherwise."""
+        """Raise ValueError where the run of ``config.json`` at `path` differs in more than a resumed run may change."""
         if not path.exists():
             return
         defaults = TrainSettings().model_dump(mode="json") | {
@@ -258,7 +258,7 @@ class TrainConfig(TrainSettings):
         }
         before, now = defaults | json.loads(path.read_text()), defaults | json.loads(self.model_dump_json())
         if before.get("store_id") and before["store_id"] == now["store_id"]:
-            before["store"] = now["store"]  # it was moved, or is a copy
+            before["store"] = now["store"]  # the store was moved, or is a copy
         for key in ("base", "start_from"):
             if is_same_path(before.get(key), now.get(key)):
                 before[key] = now[key]
@@ -280,7 +280,7 @@ class TrainConfig(TrainSettings):
         return {
             "train_micro_batch_size_per_gpu": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # there, `Plain` clips
+            "gradient_clipping": self.grad_clip if self.zero_stage else 0.0,  # in stage 0, `ZeroStage0Optimizer` clips
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

@@ -1,7 +1,7 @@
-"""What training needs of DeepSpeed that DeepSpeed does not promise: its private names, all of them here.
+"""All private names of DeepSpeed that training needs, though DeepSpeed does not promise them.
 
 `tests/training/test_deepspeed_internals.py` holds each of them against the installed version, and names the one that a
-new version changed. An engine whose optimiser is a `Plain` one (ZeRO 0) has none of DeepSpeed's own around it.
+new version changed. An engine whose optimiser is a `ZeroStage0Optimizer` has none of DeepSpeed's own around it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 SHARED_MEMORY = "deepspeed_shm_comm"
 """The compiled all-reduce of processes on one CPU, in DeepSpeed's table of operators."""
 COMPILER, MUON = "deepspeed.runtime.compiler", "deepspeed.runtime.zero.muon.original_muon"
-"""What wraps functions for torch.compile, and the optimiser with such functions that each engine imports."""
+"""Module that wraps functions for torch.compile, and module of an optimiser with such functions."""
 NORM, OVERFLOW = "_global_grad_norm", "overflow"
-"""What an engine reads of an optimiser after a step: the gradient's norm, and whether the step was left out."""
+"""Attributes that an engine reads of an optimiser after a step: gradient norm, and whether it skipped the step."""
 PLACED = "ds_id"
-"""The attribute of a parameter that ZeRO 3 has taken apart."""
+"""Attribute of a parameter that ZeRO 3 has partitioned."""
 LINKED, LINK = "_hp_optimizer_states_linked", "_lazy_init_hp_params_optimizer_state"
-"""Attributes of ZeRO 1's and 2's optimiser: whether parameters find their moments, and what lets them."""
+"""Attributes of ZeRO 1's and 2's optimiser: whether parameters are linked to moments, and the call to link them."""
 PARTS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
-"""By ZeRO stage, the flat tensors that this process's part of the optimiser steps on."""
+"""Attribute, by ZeRO stage, with the flat tensors that this process's optimiser steps on."""
 
 
 def leave_out_shared_memory() -> None:
@@ -54,7 +54,7 @@ def leave_muon_uncompiled() -> None:
 
 
 def tell_engine(optimiser: torch.optim.Optimizer, norm: float, overflow: bool) -> None:
-    """Leave on an optimiser of our own what DeepSpeed's engine looks for after a step."""
+    """Set on an optimiser of our own what DeepSpeed's engine reads after a step."""
     setattr(optimiser, NORM, norm)
     setattr(optimiser, OVERFLOW, overflow)
 
@@ -70,12 +70,12 @@ def inner_optimiser(engine: Any) -> Any:
 
 
 def flat_parts(engine: Any) -> list[Tensor]:
-    """Return what the torch optimiser inside ZeRO's steps on: this process's share of each group, flat."""
+    """Return the tensors that the torch optimiser inside ZeRO's steps on: this process's share of each group, flat."""
     return list(getattr(engine.optimizer, PARTS[engine.zero_optimization_stage()]))
 
 
 def link_moments(engine: Any) -> None:
-    """Let ZeRO 1 and 2 find the moments: by itself it looks once, when only the first group has made a step."""
+    """Link parameters to moments under ZeRO 1 and 2, which does it only once, when one group has made a step."""
     if hasattr(engine.optimizer, LINK):
         setattr(engine.optimizer, LINKED, False)
         getattr(engine.optimizer, LINK)()

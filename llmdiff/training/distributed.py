@@ -1,4 +1,4 @@
-"""One process or many: DeepSpeed's start-up, on a CPU as on GPUs."""
+"""Start DeepSpeed in one process or many, on a CPU or on GPUs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmdiff.training.adamw_8bit import plain_adamw_8bit
+from llmdiff.training.adamw_8bit import zero_stage_0_adamw_8bit
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
-from llmdiff.training.plain import PlainAdamW
+from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
 
 
 def start(config: TrainConfig) -> torch.device:
@@ -42,7 +42,7 @@ def join() -> None:
     if os.environ["WORLD_SIZE"] == "1" and not dist.is_initialized():  # needs no port, which others may take first
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    import deepspeed  # takes seconds
+    import deepspeed  # late: this import takes seconds
 
     deepspeed.utils.logger.setLevel("WARNING")
     leave_out_shared_memory()
@@ -53,10 +53,10 @@ def join() -> None:
 
 
 def check_alike(config: TrainConfig, device: torch.device) -> None:
-    """Raise ValueError on every process where one has read another configuration."""
+    """Raise ValueError on every process if one of them has read another configuration."""
     found = zlib.crc32(config.model_dump_json().encode())
     ends = torch.tensor([found, -found], device=device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the least, and minus the greatest
+    dist.all_reduce(ends, op=dist.ReduceOp.MIN)  # the minimum, and minus the maximum
     if ends.sum() != 0:
         raise ValueError(
             f"{config.output}: not the same configuration on every host: expected a folder that all hosts share, "
@@ -112,9 +112,9 @@ def wrap(objective: Objective, config: TrainConfig) -> Any:
 def optimiser_of(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return the optimiser that a run asks for; under ZeRO 1 to 3 DeepSpeed clips."""
     if config.optimizer == "adamw_8bit":
-        return plain_adamw_8bit(groups, config.grad_clip, lr=config.learning_rate)
+        return zero_stage_0_adamw_8bit(groups, config.grad_clip, lr=config.learning_rate)
     if config.zero_stage == 0:
-        return PlainAdamW(groups, config.grad_clip, lr=config.learning_rate, fused=True)
+        return ZeroStage0AdamW(groups, config.grad_clip, lr=config.learning_rate, fused=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

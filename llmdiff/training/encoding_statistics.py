@@ -15,7 +15,7 @@ from storage import EncodingStore
 from storage.reading.trainable import trainable_rows
 
 SAMPLE = 2048
-"""Captions that the statistics are of, at most."""
+"""Most captions that the statistics are computed of."""
 
 
 def set_statistics(
@@ -30,7 +30,7 @@ def set_statistics(
 
 
 def store_statistics(store: EncodingStore, fingerprint: str, captions: int = SAMPLE) -> tuple[Tensor, Tensor]:
-    """Return `channel_statistics` of a store's encodings, over the tokens of as many of its captions."""
+    """Return `channel_statistics` of a store's encodings, over the tokens of at most `SAMPLE` captions."""
     return channel_statistics(iterate_encodings(store, fingerprint, sampled_captions(store, fingerprint, captions)))
 
 

@@ -1,4 +1,4 @@
-"""How often the pictures of a store's sources come in an epoch, where their folders' names say it."""
+"""Repeats of the pictures of a store's sources in an epoch, from the names of their folders."""
 
 from __future__ import annotations
 

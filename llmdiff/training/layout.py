@@ -25,17 +25,17 @@ from llmdiff.adapter.attention import padding_bias
 from llmdiff.adapter.padding import by_length
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import RefinerBlock
-from llmdiff.training.batches import endless
 from llmdiff.training.config import LAYOUT_LOG
 from llmdiff.training.distributed import any_process
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
+from llmdiff.training.rank_batches import endless
 
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch, EncodingDataset
 
 LONGEST = 16  # places along a layout's longer side, at most
 BLOCKS, WIDENING = 2, 2
-PATCH = 2  # places a side that a query of the decoder answers for: a quarter of the queries of one for each
+PATCH = 2  # side of the patch of places that a query of the decoder answers for, to save queries
 CLIP = 1.0  # norm of the gradient
 RISE = 0.1  # share of the steps in which the rate rises
 
@@ -81,7 +81,7 @@ def pretrain_layout(
 
 
 def new_log(path: Path) -> TextIO:
-    """Return an empty file in the place of one that an attempt before left, whose reader must see another file."""
+    """Return a new empty file in place of the one of an earlier attempt, so that its readers see another file."""
     part = path.with_suffix(".part")
     file = part.open("w")
     part.replace(path)
@@ -104,7 +104,7 @@ def layout_loss(objective: Objective, decoder: LayoutDecoder, batch: Batch, epoc
 
 
 def layout_of(latents: Tensor) -> Tensor:
-    """Return latents ``(batch, channel, height, width)`` as few numbers as a layout has, each a mean of its place."""
+    """Return latents ``(batch, channel, height, width)`` averaged to the few places of a layout."""
     height, width = latents.shape[-2:]
     scale = min(1.0, LONGEST / max(height, width))
     return F.adaptive_avg_pool2d(latents, (max(1, round(height * scale)), max(1, round(width * scale))))

@@ -25,7 +25,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 @lru_cache
 def decay(name: LRScheduler, peak: float, warmup: int, steps: int, cycles: int, power: float) -> Callable[[int], float]:
     """Return diffusers' schedule of that name: from a step after the warm-up to the share of the `peak`."""
-    nobody = torch.optim.SGD([torch.zeros(1)], lr=peak)  # whose rate it would change
+    nobody = torch.optim.SGD([torch.zeros(1)], lr=peak)  # which `get_scheduler` requires
     found = get_scheduler(
         name, nobody, num_warmup_steps=warmup, num_training_steps=steps + 1, num_cycles=cycles, power=power
     )

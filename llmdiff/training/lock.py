@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""Keep a folder to one run at a time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from storage.io.files import lock_now
 
 PATIENCE = 20.0
-"""Seconds that a run waits for another one to leave its folder: killed ones save before they end."""
+"""Seconds that a run waits for another to leave its folder: a killed run saves before it ends."""
 
 
 @contextmanager
 def locked(output: str | os.PathLike[str], name: str = "lock") -> Iterator[None]:
-    """Keeps a run's folder for this process; the kernel gives it back however the process ends.
+    """Keep a run's folder for this process; the kernel releases it however the process ends.
 
     Args:
         output: the folder.
-        name: of the lock's file: the training processes have one, and who started them another.
+        name: name of the lock's file: training processes have one, and the process that starts them another.
 
     Raises:
         ValueError: another process has it.

@@ -1,4 +1,4 @@
-"""Trains the adapter: fetch, loss, backward, step, log, save."""
+"""Train the adapter: fetch, loss, backward, step, log, save."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import torch.distributed as dist
 
 from llmdiff.training.adamw_8bit import set_rate
-from llmdiff.training.batches import RankBatch, endless
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import gathered, start
 from llmdiff.training.learning_rate import learning_rate
@@ -19,6 +18,7 @@ from llmdiff.training.lock import locked
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
 from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
+from llmdiff.training.rank_batches import RankBatch, endless
 from llmdiff.training.setup import Run, prepare
 
 
@@ -102,7 +102,7 @@ def set_learning_rate(run: Run, step: int) -> float:
 
 
 def timed(batches: Iterator[RankBatch], metrics: MetricLogger) -> RankBatch:
-    """Return the next batch; the time spent waiting for it counts as waited."""
+    """Return the next batch, and count the time spent waiting for it in `metrics.waited`."""
     start = time.perf_counter()
     rank_batch = next(batches)
     metrics.waited += time.perf_counter() - start
@@ -111,7 +111,7 @@ def timed(batches: Iterator[RankBatch], metrics: MetricLogger) -> RankBatch:
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """Give a list that fills when the process is asked to end, so that it can save first."""
+    """Yield a list that gets an item on a SIGTERM, so that the process can save before it ends."""
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:

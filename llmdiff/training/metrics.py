@@ -1,4 +1,4 @@
-"""What a run says about itself: ``metrics.jsonl``, a row for every few steps, and the progress bar."""
+"""A run's log: ``metrics.jsonl``, a row for every few steps, and the progress bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MetricLogger:
     """Sums losses between two rows, over all processes, and writes the rows on the first one."""
 
     def __init__(self, path: Path, state: State, total: int, timesteps: int, device: torch.device) -> None:
-        """Goes on from a checkpoint's `state`; `total` is the steps of the whole run."""
+        """Go on from a checkpoint's `state`; `total` is the number of steps of the whole run."""
         self.timesteps, self.steps = timesteps, total
         self.skipped = state.skipped
         self.sums = torch.zeros(2 + 2 * BANDS, device=device, dtype=torch.float64)
@@ -42,7 +42,7 @@ class MetricLogger:
         self.start, self.waited, self.samples = time.perf_counter(), 0.0, 0
 
     def add(self, weighted: Tensor, losses: Tensor, timesteps: Tensor) -> None:
-        """One batch: each sample's weighted loss, plain loss and timestep ``(batch,)``."""
+        """Add one batch: each sample's weighted loss, plain loss and timestep ``(batch,)``."""
         band = timesteps * BANDS // self.timesteps
         weighted, losses = weighted.double(), losses.double()
         self.sums[0] += weighted.sum()
@@ -52,7 +52,7 @@ class MetricLogger:
         self.samples += len(losses)
 
     def skip(self, step: int) -> None:
-        """A step that was left out."""
+        """Count and show a step that was left out."""
         self.skipped += 1
         if self.bar is not None:
             text = f"step {step}: left out, its loss or gradient is not finite ({self.skipped} so far)"

@@ -1,4 +1,4 @@
-"""What SDXL's U-Net reads beside its context: a caption's pooled embedding, a picture's size and crop.
+"""SDXL's conditions beside the context: a caption's pooled embedding, a picture's size and crop.
 
 Source: SDXL, arXiv 2307.01952, section 2.2.
 """
@@ -23,12 +23,12 @@ class MicroConditioning:
     """Makes the ``added_cond_kwargs`` of a `UNet2DConditionModel`; sizes are in pixels."""
 
     def __init__(self, unconditional: Tensor, factor: int) -> None:
-        """Take the pixels to a latent; `unconditional` ``(hidden,)`` is of the empty caption."""
+        """Take the empty caption's pooled embedding ``(hidden,)``, and the pixels of a latent's side."""
         self.unconditional = unconditional
         self.factor = factor
 
     def of_batch(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
-        """Return a batch's own, with the empty caption's pooled embedding in place of the `dropped` ``(batch,)`` ones.
+        """Return a batch's conditions, with the empty caption's embedding in place of the `dropped` ``(batch,)`` ones.
 
         ``text_embeds`` ``(batch, hidden)`` and ``time_ids`` ``(batch, 6)``, float32: in 16 bits, sizes get rounded.
         """
@@ -40,14 +40,17 @@ class MicroConditioning:
         return conditions(pooled, batch.crops.to(device), height, width)
 
     def of_prompts(self, pooled: Sequence[Tensor], latent_side: int, device: torch.device) -> dict[str, Tensor]:
-        """Return the empty caption's for every prompt, then the prompts' own, for whole pictures ``(2 prompts, …)``."""
+        """Return, for whole pictures, conditions of the empty caption, then of each prompt: ``(2 prompts, …)``."""
         rows = torch.stack([self.unconditional] * len(pooled) + list(pooled)).to(device)
         side = self.factor * latent_side
         return conditions(rows, torch.tensor([side, side, 0, 0], device=device).expand(len(rows), 4), side, side)
 
 
 def conditions(pooled: Tensor, crops: Tensor, of_height: int, of_width: int) -> dict[str, Tensor]:
-    """From pooled embeddings ``(batch, hidden)``, crops ``(batch, 4)``: width, height, left, top; and what was kept."""
+    """Return conditions from pooled embeddings ``(batch, hidden)``, crops and the kept height and width.
+
+    `crops` ``(batch, 4)`` are the picture's width and height, and the left and top of its kept part.
+    """
     width, height, left, top = crops.float().unbind(1)
     target = torch.full_like(height, of_height), torch.full_like(width, of_width)
     return {
@@ -57,7 +60,7 @@ def conditions(pooled: Tensor, crops: Tensor, of_height: int, of_width: int) -> 
 
 
 def pixels_to_a_latent(store: EncodingStore, shapes: Sequence[str]) -> int:
-    """Return the autoencoder's factor: as the store says it or, where all pictures are squares, by their side."""
+    """Return the autoencoder's factor as the store notes it or, for squares alone, as their side gives it."""
     kinds = [about for about in store.fingerprints().values() if about.get("kind") == "vae"]
     found = {about.get("factor") or about["size"] // int(shapes[0].rpartition("x")[2]) for about in kinds}
     if len(found) != 1:

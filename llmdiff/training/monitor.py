@@ -1,4 +1,4 @@
-"""Ways in which training is known to fail, watched for while training; each is reported with what to change.
+"""Watch training for ways in which it is known to fail, and report each with what to change.
 
 Text ignored, the original path drowned, NaN encodings, truncated captions. Nothing here changes a loss curve.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from storage.reading.dataset import Batch
 
 EVERY = 50
-"""Steps between two looks; a look is two more forward passes, one to two hundredths of the time."""
+"""Steps between two checks; a check is two more forward passes, one to two hundredths of the time."""
 PATIENCE = 500
 """Steps before ignored text counts: a new `phi` has to learn first."""
 WINDOW = 256
-"""Samples, the newest, whose losses are compared with and without their own captions."""
+"""Number of the newest samples whose losses are compared with and without their own captions."""
 LEAST_SHARE = 0.1
 """Share of a layer's output below which the original path counts as drowned."""
 MOST_TRUNCATED = 0.01
@@ -40,22 +40,22 @@ logger = logging.getLogger(__name__)
 
 
 class Finding(NamedTuple):
-    """A signature that shows."""
+    """A sign of failing training."""
 
     name: str
     badness: float
-    """How bad it is; it is reported again once this has doubled."""
+    """Measure of the failure, which is reported again once this has doubled."""
     text: str
-    """What was seen, and what to change."""
+    """Description of what was seen, and what to change."""
     own: bool = False
-    """Whether it is of this process's samples, which no other process has seen."""
+    """Whether the finding is about samples that only this process has seen."""
 
 
 class TrainingMonitor:
-    """What was seen so far, and what was reported of it."""
+    """Losses seen so far, and the findings that were reported."""
 
     def __init__(self, speaks: bool = True) -> None:
-        """One process of a run `speaks` of what they all see; under ZeRO 3 each has a part of the weights."""
+        """Take whether this process `speaks`: one process of a run reports the findings that all of them share."""
         self.speaks = speaks
         self.gains: deque[float] = deque(maxlen=WINDOW)
         self.reported: dict[str, float] = {}
@@ -65,7 +65,7 @@ class TrainingMonitor:
 
         Args:
             step: optimiser steps done.
-            batch: what the losses are of.
+            batch: the batch of these losses.
             own: loss ``(batch,)`` of each sample under its own caption.
             others: the same, under another sample's caption.
             shares: the original path's share of each layer's output.
@@ -84,11 +84,11 @@ class TrainingMonitor:
         return [f"{found.name}: {found.text}" for found in new]
 
 
-# The signatures
+# Signs of failure
 
 
 def text_ignored(gains: Sequence[float], step: int) -> Finding | None:
-    """Where losses are no lower under a sample's own caption than under another's, by two standard errors."""
+    """Return a finding where losses are not lower, by two standard errors, under a sample's own caption."""
     if step < PATIENCE or len(gains) < WINDOW:
         return None
     values = torch.tensor(list(gains), dtype=torch.float64)
@@ -105,7 +105,7 @@ def text_ignored(gains: Sequence[float], step: int) -> Finding | None:
 
 
 def original_drowned(shares: Mapping[str, float]) -> Finding | None:
-    """Where the original attention is hardly left in the U-Net's middle, or in a quarter of its layers.
+    """Return a finding where little of the original attention is left in the U-Net's middle or a quarter of its layers.
 
     A layer or two elsewhere that live on the new path do no harm: a good run of the demonstration has one.
     """
@@ -124,7 +124,7 @@ def original_drowned(shares: Mapping[str, float]) -> Finding | None:
 
 
 def nan_inputs(batch: Batch) -> Finding | None:
-    """Samples whose encoding or latent is not finite."""
+    """Return a finding where a sample's encoding or latent is not finite."""
     finite = batch.encodings.isfinite().flatten(1).all(1) & batch.latents.isfinite().flatten(1).all(1)
     bad = [f"{source} row {row}" for (source, row), fine in zip(batch.rows, finite.tolist(), strict=True) if not fine]
     if not bad:
@@ -139,7 +139,7 @@ def nan_inputs(batch: Batch) -> Finding | None:
 
 
 def captions_truncated(share: float, limit: int) -> Finding | None:
-    """Where many captions are as long as the encoder lets them be, and so were probably cut."""
+    """Return a finding where many captions have the encoder's maximal length, and so were probably cut."""
     if share <= MOST_TRUNCATED:
         return None
     return Finding(
@@ -150,12 +150,12 @@ def captions_truncated(share: float, limit: int) -> Finding | None:
     )
 
 
-# What they are detected by
+# Measures that show them
 
 
 @torch.no_grad()
 def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Each sample's loss ``(batch,)`` under its own caption and under its neighbour's, and `path_shares`.
+    """Return each sample's loss ``(batch,)`` under its own caption and under its neighbour's, and `path_shares`.
 
     Noise, timesteps and dropped captions are those of the training step, so that only the captions differ.
     """
@@ -173,13 +173,13 @@ def compare(objective: Objective, batch: Batch, epoch: int) -> tuple[Tensor, Ten
 
 
 def gains(own: Tensor, others: Tensor) -> list[float]:
-    """By how much of their mean each sample's loss is lower under its own caption than under another's."""
+    """Return how much lower each sample's loss is under its own caption, as a share of both losses' mean."""
     own, others = own.double(), others.double()
     return (2 * (others - own) / (others + own).clamp(min=1e-12)).tolist()
 
 
 def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
-    """Share of samples whose caption has as many tokens as its LLM encoder lets it, and that limit; else (0, 0).
+    """Return the share of samples whose caption has its LLM encoder's limit of tokens, and that limit; else (0, 0).
 
     Where tokens are dropped (`template_keep`), their number does not tell which captions were cut.
     """
@@ -195,7 +195,7 @@ def share_at_limit(store: EncodingStore, fingerprint: str) -> tuple[float, int]:
 
 
 def swapped(batch: Batch) -> Batch:
-    """Every sample with its neighbour's caption."""
+    """Return a batch in which every sample has its neighbour's caption."""
     base, base_mask, pooled = batch.base_encodings, batch.base_mask, batch.pooled
     return replace(
         batch,
@@ -209,7 +209,7 @@ def swapped(batch: Batch) -> Batch:
 
 @contextmanager
 def path_shares(adapter: LLMAdapter) -> Iterator[dict[str, float]]:
-    """Within it, forward passes of the U-Net leave each layer's share of the original path in its output's norm."""
+    """Collect, in forward passes of the block, each layer's share of the original path in its output's norm."""
     found: dict[str, float] = {}
     hooks = [
         layer.register_forward_hook(_share_into(found, name.replace("/", ".")))

@@ -52,8 +52,9 @@ class Objective(nn.Module):
         noise_std: Sequence[float] = (),
         micro_conditioning: MicroConditioning | None = None,
     ) -> None:
-        """`noise_std`, band by band, is of the Langevin noise that the encoder left to each use; none where empty.
+        """Take the parts.
 
+        `noise_std`, by band, is that of the Langevin noise that the encoder leaves to each use, or empty for none.
         `micro_conditioning` is what an SDXL base reads besides.
         """
         super().__init__()
@@ -94,7 +95,7 @@ class Objective(nn.Module):
     def captions(
         self, batch: Batch, dropped: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what `LLMAdapter.context` reads of a batch, with the empty caption in place of the `dropped` ones."""
+        """Return a batch's inputs of `LLMAdapter.context`, with the empty caption in place of the `dropped` ones."""
         device = dropped.device
         encodings, mask = batch.encodings.to(device), batch.mask.to(device)
         encodings, mask = replace(encodings, mask, self.unconditional.encoding.to(device), dropped)
@@ -136,7 +137,7 @@ def predict(
     captions: tuple[Tensor, Tensor, Tensor | None],
     conditions: dict[str, Tensor] | None,
 ) -> Tensor:
-    """Return what the U-Net predicts of noisy latents under the adapter's context of captions."""
+    """Return the U-Net's prediction for noisy latents under the adapter's context of captions."""
     context = adapter.context(*captions).to(noisy.dtype)  # (b, t, d)
     predicted: Tensor = unet(noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=conditions).sample
     return predicted
@@ -152,7 +153,7 @@ def noised(encodings: Tensor, mask: Tensor, std: Sequence[float], generators: Se
 
 
 def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device) -> list[torch.Generator]:
-    """Randomness as a function of sample, repeat and epoch: the same on any number of processes, and when resumed."""
+    """Return a generator for each sample, seeded by sample, repeat and epoch: the same on any number of processes."""
     generators = []
     repeats = batch.repeats or [0] * len(batch.rows)
     for (source, row), caption, repeat in zip(batch.rows, batch.caption_hashes, repeats, strict=True):
@@ -163,9 +164,9 @@ def sample_generators(seed: int, epoch: int, batch: Batch, device: torch.device)
 
 
 def split(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
-    """Yield a batch in `count` parts; where it has too few samples, one of it again, and False: it is not to count.
+    """Yield the `count` parts of a batch, and whether each counts.
 
-    Nor is a batch whose sample is borrowed.
+    Where a batch has too few samples, one of them comes again and does not count, and neither does a borrowed sample.
     """
     size = len(batch.latents)
     for i in range(count):
@@ -183,10 +184,10 @@ def part_of(batch: Batch, first: int, last: int) -> Batch:
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU, attention without the flash kernel, whose backward pass is slow; recomputed activations need it too."""
+    """Skip attention's flash kernel on a CPU, whose backward pass is slow; recomputed activations need this too."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the pass in 16 bits where the precision says so."""
+    """Return a context in which a pass runs in 16 bits, if the precision says so."""
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")

@@ -1,4 +1,4 @@
-"""AdamW under any ZeRO stage: a step that is not finite is left out, and the moments come and go as whole tensors.
+"""AdamW under any ZeRO stage: skip steps that are not finite, and save and restore moments as whole tensors.
 
 Under ZeRO 0 the moments may be of 8 bits, see `llmdiff.training.adamw_8bit`.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmdiff.training import deepspeed_internals as internals
 from llmdiff.training.adamw_8bit import is_8bit, loaded, saved
-from llmdiff.training.plain import Plain
+from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_SCALE, WINDOW = 2.0**16, 1000
@@ -35,18 +35,18 @@ class LossScale:
 
     def set(self, value: float) -> None:
         self.value = value
-        if is_plain(self.engine):
+        if is_zero_stage_0(self.engine):
             self.engine.optimizer.loss_scale = value
         elif self.dynamic:
             internals.set_loss_scale(self.engine, value)
 
     def backward(self, loss: Tensor) -> None:
-        """Run the backward pass; a loss that is not finite makes every gradient NaN, which the norm tells to all."""
+        """Run the backward pass; a loss that is not finite makes all gradients NaN, so that every process sees it."""
         loss = loss * (loss.detach() * 0 + 1)
-        self.engine.backward(loss * self.value if is_plain(self.engine) else loss)
+        self.engine.backward(loss * self.value if is_zero_stage_0(self.engine) else loss)
 
     def update(self, applied: bool) -> bool:
-        """Take note of a step; return False where it failed and no smaller scale is left to try."""
+        """Record a step, finite or not; return False where it failed and no smaller scale is left to try."""
         if applied:
             self.good_steps += 1
             if self.dynamic and self.good_steps % WINDOW == 0:
@@ -74,7 +74,7 @@ def moments(engine: Any, module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(engine: Any, module: nn.Module, tensors: dict[str, Tensor], count: int) -> None:
-    """Give an optimiser that has made no step yet the moments of `count` steps."""
+    """Set the moments of `count` steps in an optimiser that has made no step yet."""
     if count == 0:
         return
     if is_8bit(engine.optimizer):
@@ -103,32 +103,32 @@ def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def base(engine: Any) -> Any:
     """Return the torch optimiser below DeepSpeed's."""
-    return engine.optimizer if is_plain(engine) else internals.inner_optimiser(engine)
+    return engine.optimizer if is_zero_stage_0(engine) else internals.inner_optimiser(engine)
 
 
 def parts(engine: Any) -> list[Tensor]:
-    """Return what the torch optimiser steps on: parameters, or this process's share of them, flat."""
-    if is_plain(engine):
+    """Return the tensors that the torch optimiser steps on: parameters, or this process's share of them, flat."""
+    if is_zero_stage_0(engine):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     return internals.flat_parts(engine)
 
 
 def get_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
     """Return a parameter's whole moment, on every process."""
-    if is_plain(engine):
+    if is_zero_stage_0(engine):
         whole: Tensor = engine.optimizer.state[parameter][key]
         return whole
     return internals.get_moment(parameter, key)
 
 
 def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    """Take this process's share of a parameter's whole moment."""
-    if is_plain(engine):
+    """Set this process's share of a parameter's moment from the whole moment."""
+    if is_zero_stage_0(engine):
         engine.optimizer.state[parameter][key].copy_(value)
     else:
         internals.set_moment(engine, parameter, key, value)
 
 
-def is_plain(engine: Any) -> bool:
-    """Return whether the engine's optimiser is ZeRO 0's, with nothing of DeepSpeed around it."""
-    return isinstance(engine.optimizer, Plain)
+def is_zero_stage_0(engine: Any) -> bool:
+    """Return whether the engine's optimiser is that of ZeRO stage 0, with nothing of DeepSpeed around it."""
+    return isinstance(engine.optimizer, ZeroStage0Optimizer)

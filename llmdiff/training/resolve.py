@@ -1,4 +1,4 @@
-"""A training run, resolved once: snapshot, encodings, batch and processes, into one file that the workers read.
+"""Resolve a training run once: snapshot, encodings, batch and processes, into one file that the workers read.
 
 Needs no torch, so a flow can resolve a run before anything heavy is imported.
 """
@@ -11,19 +11,20 @@ from typing import Any
 from llmdiff.adapter.config import check_bands
 from llmdiff.training.config import CONFIG, TrainConfig
 from llmdiff.training.kohya import read_repeats
-from llmdiff.training.whole import newest_state
+from llmdiff.training.newest_checkpoint import newest_state
 from storage import EncodingStore, caption_hash
 
 OLDER = "request.json"
-"""Where runs of earlier versions kept their configuration until their first process had started."""
+"""File in which earlier versions kept a run's configuration until its first process had started."""
 
 
 def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> TrainConfig:
     """Return a run's configuration with all that it depends on pinned; refuse what contradicts an earlier start.
 
     Args:
-        draft: whose snapshot may be None: the one that the run began with, or the newest. Fingerprints may be empty.
-        kind: of the encodings, "llm" or "base", where the draft names no fingerprint.
+        draft: the configuration. A snapshot of None is the one that the run began with, or the newest; fingerprints may
+            be empty.
+        kind: kind of the encodings, "llm" or "base", where the draft names no fingerprint.
         xl: whether the base is an SDXL model, which reads pooled embeddings too.
 
     Raises:
@@ -56,7 +57,7 @@ def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> Tr
 
 
 def check_resolved(config: TrainConfig, processes: int) -> None:
-    """Raise ValueError where a worker is given another run than `resolve` made for as many processes."""
+    """Raise ValueError where a worker's configuration is not one that `resolve` made for as many processes."""
     if config.store_version is None:
         raise ValueError(
             f"{config.output}: expected a resolved run, as `llmdiff train` leaves it, found no store_version"
@@ -68,7 +69,7 @@ def check_resolved(config: TrainConfig, processes: int) -> None:
 
 
 def began_with(folder: Path) -> TrainConfig | None:
-    """Return the configuration that the run in a folder began with; None where none did."""
+    """Return the configuration that the run in a folder began with; None where none has begun."""
     for name in (CONFIG, OLDER):
         if (folder / name).exists():
             try:
@@ -80,7 +81,7 @@ def began_with(folder: Path) -> TrainConfig | None:
 
 
 def check_same_store(folder: Path, store: EncodingStore) -> None:
-    """Raise ValueError where the run in a folder began on another store, were it at the same path."""
+    """Raise ValueError where the run in a folder began on another store, even one at the same path."""
     before = began_with(folder)
     if before is not None and before.store_id not in ("", store.id):
         raise ValueError(
@@ -96,7 +97,7 @@ def check_store(config: TrainConfig, store: EncodingStore) -> None:
 
 
 def pinned_version(folder: Path, wanted: int | None) -> int | None:
-    """Return the snapshot that a run began with, if it did; raise ValueError where another one is wanted."""
+    """Return the snapshot that a run began with, if it has begun; raise ValueError where another one is wanted."""
     before = began_with(folder)
     began = wanted if before is None else before.store_version
     if wanted not in (None, began):
@@ -124,7 +125,7 @@ def find_fingerprint(store: EncodingStore, kind: str | None, wanted: str | None)
 
 
 def _in_words(about: dict[str, Any]) -> str:
-    """Return what tells an encoder from another of its kind: an LLM's reading, bands and template."""
+    """Return in words how an LLM's encoder differs from others: its reading, bands and template."""
     if about.get("kind") != "llm":
         return str(about.get("kind"))
     facts = [about.get("llm", {}).get("class", "LLM"), about.get("reading", "score")]

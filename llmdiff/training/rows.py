@@ -1,4 +1,4 @@
-"""Rows of a run's logs, ``metrics.jsonl`` and ``layout.jsonl``: a step each, as lines of JSON."""
+"""Rows of a run's logs, ``metrics.jsonl`` and ``layout.jsonl``: a line of JSON for each step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def row_of(line: str | bytes) -> dict[str, Any] | None:
-    """Return the row of a line; None for what a power loss or a full disk left in its place, which tells no step."""
+    """Return the row of a line; None for a line without a step, as a power loss or a full disk leaves."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -36,14 +36,14 @@ from storage.reading.dataset import DatasetConfig, EncodingDataset
 
 @dataclass(kw_only=True)
 class Run:
-    """What the loop works on."""
+    """Everything that the training loop works on."""
 
     config: TrainConfig
     device: torch.device
     rank: int
     processes: int
     state: State
-    """Where it goes on."""
+    """State from which the run goes on."""
     data: EncodingDataset
     objective: Objective
     engine: Any
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run. How an epoch ends can depend on the number of processes: steps done count as done."""
+        """Steps of the whole run. An epoch's steps may depend on the number of processes: those done count as done."""
         if self.config.steps is not None:
             return self.config.steps
         assert self.config.epochs is not None
@@ -69,11 +69,11 @@ class Run:
         return Path(self.config.output) / "checkpoints"
 
     def any_process(self, flag: bool) -> bool:
-        """Whether a flag is set on any process."""
+        """Return whether a flag is set on any process."""
         return any_process(flag, self.device)
 
     def save(self, step: int, epoch: int, seen: tuple[int, ...], metrics: MetricLogger) -> None:
-        """Writes a checkpoint, from the first process; the others have a part of its content."""
+        """Write a checkpoint on the first process. Every process calls this, as each holds a part of the content."""
         adapter = self.objective.adapter
         content = moments(self.engine, adapter)
         state = State(
@@ -94,7 +94,7 @@ class Run:
         dist.barrier()
 
     def save_adapter(self) -> Path:
-        """Writes the result, the averaged weights, from the first process; and the last ones beside it."""
+        """Write the result on the first process: the averaged weights, and the last ones beside them."""
         folder = Path(self.config.output) / "adapter"
         adapter = self.objective.adapter
         with gathered(adapter):
@@ -105,14 +105,14 @@ class Run:
         return folder
 
     def sample(self, step: int) -> None:
-        """Draws the validation prompts as they are at `step`."""
+        """Draw the validation prompts at `step`."""
         if self.rank == 0 and self.validation is not None:
             self.validation.sample(step, self.ema)
         dist.barrier()
 
 
 def prepare(config: TrainConfig, device: torch.device, interrupted: Sequence[int] = ()) -> Run:
-    """Opens the store, loads the U-Net, builds adapter and engine, and goes on from the newest whole checkpoint.
+    """Open the store, load the U-Net, build adapter and engine, and go on from the newest whole checkpoint.
 
     Layout pre-training ends early once `interrupted` holds something; the run is then to take no step.
     """
@@ -152,7 +152,7 @@ def prepare(config: TrainConfig, device: torch.device, interrupted: Sequence[int
         ema.load(load_adapter(found / EMA_FOLDER))
     ema.to(device)
     adapter.install(unet)
-    engine = wrap(objective, config)  # ZeRO 3 takes the weights apart: they were loaded before
+    engine = wrap(objective, config)  # last, for ZeRO 3 partitions the weights
     if found is not None:
         restore(engine, adapter, load_moments(found), state.updates)
     return Run(
@@ -171,7 +171,7 @@ def prepare(config: TrainConfig, device: torch.device, interrupted: Sequence[int
 
 
 def open_data(config: TrainConfig) -> EncodingDataset:
-    """This process's share of every step's batch: `accumulate` batches at once, so that a step never spans epochs."""
+    """Open this process's share of every step's batch: `accumulate` batches in one, so that no step spans epochs."""
     data = DatasetConfig(
         fingerprint=config.fingerprint,
         version=config.store_version,
@@ -191,7 +191,7 @@ def open_data(config: TrainConfig) -> EncodingDataset:
 
 
 def open_layout_data(config: TrainConfig) -> EncodingDataset:
-    """This process's share of the samples of layout pre-training."""
+    """Open this process's share of the samples of layout pre-training."""
     share = max(1, config.layout_batch_size // dist.get_world_size())
     return open_data(config.model_copy(update={"batch_size": share, "accumulate": 1}))
 
@@ -202,7 +202,7 @@ def start_state(config: TrainConfig) -> State:
 
 
 def read_unconditional(config: TrainConfig, store: EncodingStore) -> UnconditionalEmbedding:
-    """The empty caption's encodings."""
+    """Return the empty caption's encodings."""
 
     def read(fingerprint: str | None) -> Tensor | None:
         return None if fingerprint is None else read_encodings(store, fingerprint, [""])[0]
@@ -214,7 +214,7 @@ def read_unconditional(config: TrainConfig, store: EncodingStore) -> Uncondition
 def build_adapter(
     config: TrainConfig, store: EncodingStore, unet: Any, unconditional: UnconditionalEmbedding
 ) -> LLMAdapter:
-    """A new adapter, the same on every process, with its lineage."""
+    """Return a new adapter, the same on every process, with its lineage."""
     torch.manual_seed(config.seed)
     description = store.fingerprints()[config.fingerprint]
     return LLMAdapter.for_unet(
@@ -247,6 +247,6 @@ def noise_std(config: TrainConfig, store: EncodingStore) -> list[float]:
 
 
 def name_of(description: dict[str, Any]) -> str:
-    """What to call an LLM that nobody named: its class and the start of its content's hash."""
+    """Return a name for an unnamed LLM: its class and the first digits of its content's hash."""
     about = description.get("llm", {})
     return " ".join(filter(None, (about.get("class"), about.get("content", "")[:12])))

@@ -1,4 +1,4 @@
-"""Where a run stands: the ``state.json`` of a checkpoint. Needs no torch, so a flow can look."""
+"""The state of a run, ``state.json`` in a checkpoint. Needs no torch, so a flow can read it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ NAME = re.compile(r"step-\d{8,}")
 
 
 class State(BaseModel):
-    """What ``state.json`` holds."""
+    """The content of ``state.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int = 0
     """Steps done."""
     epoch: int = 0
-    """Which pass over the store."""
+    """Number of the pass over the store."""
     position: int = 0
-    """Samples of it that were seen, over all processes."""
+    """Samples of the epoch that were seen, over all processes."""
     seen: tuple[int, ...] | None = None
-    """The same for each shape of latents; None of a version that knew one shape alone."""
+    """Samples of the epoch that were seen of each shape of latents; None from versions with only one shape."""
     global_batch: int
     """Samples of a step, over all processes."""
     updates: int = 0
@@ -39,11 +39,11 @@ class State(BaseModel):
     good_steps: int = 0
     """Steps since the loss scale changed."""
     sums: list[float] = []
-    """Sums that the metric logger has over the steps since its last row."""
+    """Sums of the metric logger over the steps since its last row."""
 
     @property
     def where(self) -> int | tuple[int, ...]:
-        """Where `storage.reading.dataset.EncodingDataset.epoch` goes on."""
+        """Position from which `storage.reading.dataset.EncodingDataset.epoch` goes on."""
         return self.position if self.seen is None else self.seen
 
     def check_batch(self, config: TrainConfig, processes: int) -> None:
@@ -68,18 +68,18 @@ def read_state(path: Path) -> State:
 
 
 def folder_name(step: int) -> str:
-    """Return what a step's checkpoint is called."""
+    """Return the name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints, oldest first; others, such as a copy under another name, are none."""
+    """Return the folders of checkpoints, oldest first, without others such as copies under another name."""
     return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir())
 
 
 def complete(folder: Path) -> list[Path]:
     """Return the checkpoints that were saved to their end, oldest first; what happened to them since is not looked at.
 
-    One that lacks either its state or its manifest has lost it since; earlier versions wrote no manifest.
+    A folder that lacks either its state or its manifest has lost it later; earlier versions wrote no manifest.
     """
     return [path for path in step_folders(folder) if (path / STATE).exists() or (path / MANIFEST).exists()]

@@ -16,7 +16,7 @@ from storage.schema import EncodingRef
 
 
 def read_encodings(store: EncodingStore, fingerprint: str, captions: list[str]) -> list[Tensor]:
-    """Encodings ``([band,] token, hidden)`` bfloat16 of captions; ValueError naming one that the store lacks."""
+    """Return encodings ``([band,] token, hidden)`` bfloat16 of captions; ValueError for one that the store lacks."""
     hashes = [caption_hash(caption) for caption in captions]
     found = store.snapshot().encodings(fingerprint, hashes)
     for caption, key in zip(captions, hashes, strict=True):

@@ -27,7 +27,7 @@ from storage import EncodingStore
 from storage.io.files import write_file
 
 DRAWN = re.compile(r"step-(?P<step>\d+)\.(?:safetensors|png)|\.step-(?P<part>.*)\.part")
-"""Names of files of samples and their pictures, and of those that were being written."""
+"""Names of the files of samples and of their pictures, whole or partly written."""
 
 
 class Validation:
@@ -48,7 +48,7 @@ class Validation:
 
     @torch.no_grad()
     def sample(self, step: int, ema: EMA) -> Path:
-        """Writes ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
+        """Write ``samples/step-….safetensors``: ``latents`` ``(prompt, c, h, w)`` float32, scaled, and the prompts.
 
         The file is there whole or not at all.
         """
@@ -71,7 +71,7 @@ class Validation:
         return denoise(unet, self.sampler, latents, context, sampling, besides)
 
     def context(self, adapter: LLMAdapter, unet: UNet2DConditionModel) -> Tensor:
-        """The empty caption's context for every prompt, then the prompts' own: ``(2 prompts, token, channel)``."""
+        """Return the context of the empty caption, then of each prompt: ``(2 prompts, token, channel)``."""
         unconditional, count = self.objective.unconditional, len(self.encodings)
         encodings, mask = pad([unconditional.encoding] * count + self.encodings)
         base = (
@@ -83,12 +83,12 @@ class Validation:
 
 
 def folder_of(config: TrainConfig) -> Path:
-    """Where a run's samples lie, and in time their pictures."""
+    """Return the folder of a run's samples, and of the pictures that are decoded from them."""
     return Path(config.output) / "samples"
 
 
 def cut_samples(config: TrainConfig, step: int) -> None:
-    """Removes what an interrupted run drew past the `step` where it goes on: those steps come again."""
+    """Remove what an interrupted run drew after the `step` from which it goes on, as those steps come again."""
     for path in folder_of(config).glob("*step-*"):
         found = DRAWN.fullmatch(path.name)
         if found is not None and (found["part"] or int(found["step"]) > step):
@@ -97,7 +97,7 @@ def cut_samples(config: TrainConfig, step: int) -> None:
 
 @contextmanager
 def ema_adapter(adapter: LLMAdapter, unet: UNet2DConditionModel, ema: EMA) -> Iterator[LLMAdapter]:
-    """Puts an adapter of the averaged weights in place of the one in training, for a while."""
+    """Put an adapter with the averaged weights in place of the one in training, for the time of the block."""
     copy = LLMAdapter(cross_attention_shapes(unet), adapter.config)
     copy.load_state(ema.tensors)
     adapter.uninstall()

@@ -15,16 +15,16 @@ from llmdiff.adapter.config import AdapterConfig
 from llmdiff.model_files.model_folders import weights_hash
 
 SETTINGS = ("base_context", "paths", "band_gates", "refiner", "standardise")
-"""Settings that the weights are of no use without."""
+"""Settings that must be the same for the weights to be of use."""
 ALIKE = ("encoder_fingerprint", "encoding_dim", "bands", "context_dim", "base_tokens", *SETTINGS)
-"""What the weights are of no use without."""
+"""Facts of an adapter that must be the same for its weights to be of use."""
 
 
 def load_initial_checkpoint(adapter: LLMAdapter, folder: str, unet: UNet2DConditionModel) -> None:
     """Give a new adapter the weights of a trained one, and the statistics that they were trained with.
 
     Raises:
-        ValueError: that one reads other encodings, or is for another base.
+        ValueError: the trained adapter reads other encodings, or is for another base.
         FileNotFoundError: there is no such folder.
     """
     initial = LLMAdapter.load(folder, unet)

@@ -14,12 +14,12 @@ import sys
 import traceback
 import warnings
 
+from llmdiff.process.parent_death import end_with_input
 from llmdiff.process.startup import leave, start_lightly
-from llmdiff.process.tied import end_with_input
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains as the configuration says; a user's mistake is one line and exit code 1."""
+    """Train as the configuration says; report a user's mistake in one line, with exit code 1."""
     parser = argparse.ArgumentParser(prog="llmdiff.training.worker", description=__doc__)
     parser.add_argument("--config", required=True, help="JSON file of a resolved TrainConfig")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error above its line")
@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         end_with_parent()
     if options.tied:
         end_with_input()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of collectives that DeepSpeed calls
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about collectives that DeepSpeed calls
     try:
         from llmdiff.training.config import TrainConfig
 
-        if int(os.environ.get("CROSS_SIZE", 1)) > 1:  # of hosts: the first writes the configuration before it starts
+        if int(os.environ.get("CROSS_SIZE", 1)) > 1:  # hosts: the first writes the configuration before it starts
             from llmdiff.training.distributed import join
 
             join()
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def leave_out_unused() -> None:
-    """Keep modules out that only parts import of which nothing is used here: MLflow alone takes more than a second.
+    """Skip modules that only unused parts of other packages import: MLflow alone takes more than a second.
 
     DeepSpeed's autotuner imports MLflow, accelerate's launcher on SageMaker boto3.
     """
@@ -65,8 +65,8 @@ def leave_out_unused() -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel send a SIGTERM when the one who started this dies, which else would leave it training."""
-    PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+    """Make the kernel send a SIGTERM when this process's parent dies, after which it would go on training."""
+    PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -14,15 +14,15 @@ from pipelines.app.models import Models
 from pipelines.requests.generate import GenerateRequest
 
 BASE = None
-"""In place of a scale: the base model alone."""
+"""Column that is drawn with the base model alone, instead of with a scale of the adapter."""
 STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Scales of the adapter that a strip shows."""
 OnStep = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+"""Function that is called with the number of steps done and the number of all steps."""
 
 
 class StoppedError(Exception):
-    """Whoever asked for the pictures does not want them any more."""
+    """The person who asked for the pictures stopped the drawing."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Steps:
     done: int = 0
 
     def callback(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Do at each step's end what diffusers calls ``callback_on_step_end`` for."""
+        """Count a step, show it, and stop if asked to; diffusers calls this as ``callback_on_step_end``."""
         if self.stop.is_set():
             raise StoppedError
         self.done = min(self.done + 1, self.total)

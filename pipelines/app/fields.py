@@ -15,12 +15,12 @@ from pipelines.requests.generate import GenerateRequest
 
 OWN_SCHEDULER = "the base model's own"
 RECORDED = "as recorded"
-"""In place of an LLM or a base: the one that was recorded with the adapter."""
+"""Choice that stands for the LLM or the base model that was recorded with the adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFields:
-    """Which adapter, LLM and base model; and which store."""
+    """Fields of the models: adapter, LLM and base model; and the store."""
 
     adapter: gr.Dropdown
     llm: gr.Dropdown
@@ -28,7 +28,7 @@ class ModelFields:
 
     @classmethod
     def build(cls) -> ModelFields:
-        """Make them in the block that is open."""
+        """Make the fields in the open Gradio block."""
         with gr.Row():
             adapter = gr.Dropdown(label="Adapter", allow_custom_value=True, scale=3, min_width=320, elem_id="adapter")
             llm = gr.Dropdown(label="LLM", allow_custom_value=True, scale=2)
@@ -37,13 +37,13 @@ class ModelFields:
 
     @property
     def all(self) -> list[Any]:
-        """All of them, in the order of `request_of`."""
+        """Return all fields, in the order that `request_of` reads."""
         return [self.adapter, self.llm, self.diffusion]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawFields:
-    """What is drawn, and how."""
+    """Fields of what is drawn, and how."""
 
     prompts: gr.Textbox
     negative: gr.Textbox
@@ -55,7 +55,7 @@ class DrawFields:
 
     @classmethod
     def build(cls) -> DrawFields:
-        """Make them in the block that is open, with the defaults of `llmdiff generate`."""
+        """Make the fields in the open Gradio block, with the defaults of `llmdiff generate`."""
         fields = GenerateRequest.model_fields
         about = {name: help_of(info) for name, info in fields.items()}
         example = "a red circle to the left of a blue square"
@@ -79,7 +79,7 @@ class DrawFields:
 
     @property
     def all(self) -> list[Any]:
-        """All of them, in the order of `request_of`."""
+        """Return all fields, in the order that `request_of` reads."""
         return [self.prompts, self.negative, self.seed, self.steps, self.guidance, self.scale, self.scheduler]
 
 

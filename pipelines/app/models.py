@@ -13,20 +13,20 @@ from llmdiff.adapter.config import WEIGHTS, read_config
 from llmdiff.sampling import Sampling, load_pipeline, prepare
 
 if TYPE_CHECKING:
-    from llmdiff.adapter.prompts import Loaded
+    from llmdiff.adapter.prompts import LoadedAdapter
     from pipelines.runtime.adapter_source import Source
 
 
 class Models:
-    """What is loaded, and the one lock under which it draws: two people's adapters never meet in a base."""
+    """Loaded models, and the one lock under which they draw: two people's adapters never meet in a base."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._pipes: dict[tuple[str, str], tuple[Any, Any]] = {}
-        """By base and dtype: the pipeline, and the scheduler that it came with."""
+        """Loaded pipelines by base and dtype, each with the scheduler that it came with."""
         self._encoders: dict[tuple[str, str], Any] = {}
         self._latent_encoders: dict[str, Any] = {}
-        self._adapters: dict[tuple[str, ...], Loaded] = {}
+        self._adapters: dict[tuple[str, ...], LoadedAdapter] = {}
 
     @contextmanager
     def drawing(self, source: Source, sampling: Sampling, adapted: bool = True) -> Iterator[Any]:
@@ -77,7 +77,7 @@ class Models:
             self._pipes[key] = pipe, pipe.scheduler
         return self._pipes[key]
 
-    def _put_in(self, pipe: Any, source: Source, sampling: Sampling) -> Loaded:
+    def _put_in(self, pipe: Any, source: Source, sampling: Sampling) -> LoadedAdapter:
         """Put an adapter into a pipeline; one that was trained again since it was loaded is loaded anew."""
         from llmdiff.pipeline import load_adapter
 

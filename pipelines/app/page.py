@@ -17,7 +17,7 @@ from pipelines.app.why_tab import why_tab
 from pipelines.requests.app import AppRequest
 
 FONTS = ("system-ui", "sans-serif")
-"""Of the reader's machine: nothing is fetched from another host."""
+"""Font families that the reader's machine has: nothing is fetched from another host."""
 KEPT_PICTURES = (3600, 24 * 3600)
 """Seconds between two looks for pictures that nobody needs, and how old those are."""
 

@@ -19,7 +19,7 @@ from storage.maintenance.data_sets import data_sets
 
 REJECT_COLUMNS = ("source", "row", "reason", "detail", "source_hash", "fingerprint")
 SHOWN_REJECTS = 2000
-"""The most that the page lists."""
+"""Number of rejects that the page lists at most."""
 
 
 def list_rejects(store: EncodingStore) -> list[list[Any]]:

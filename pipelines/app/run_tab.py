@@ -13,7 +13,7 @@ EVERY = 5.0
 """Seconds between two looks at a run that is followed."""
 NONE = "MLflow knows no training run: `llmdiff train` or `llmdiff demo` makes one"
 CURVE: dict[str, Any] = {"x": "step", "y": "value", "color": "series", "color_title": " ", "y_title": " "}
-"""Of each plot of a metric by step, which its title names."""
+"""Options that all plots of a metric by step share; the title names the metric."""
 
 
 def run_tab(models: Models, tab: gr.Tab) -> None:
@@ -78,7 +78,7 @@ def listed() -> list[tuple[str, str]]:
 
 
 def look_at(models: Models, run_id: str) -> list[Any]:
-    """Return what the tab shows of a run as it is now; pictures that can't be decoded take none of it away."""
+    """Return what the tab shows of a run as it is now; damaged pictures leave the rest as it is."""
     from pipelines.app import run_view
 
     samples, left = samples_of(models, run_id)
@@ -108,5 +108,5 @@ def samples_of(models: Models, run_id: str) -> tuple[list[Any], list[str]]:
 
 
 def on_follow(wanted: bool) -> Any:
-    """Start or end looking again and again."""
+    """Start looking at the run again and again, or stop it."""
     return gr.update(active=wanted)

@@ -19,15 +19,15 @@ from pipelines.reports.demo import weights_plot
 from pipelines.runtime.error_line import error_line
 
 LISTED = 100
-"""The most runs that the page offers."""
+"""Number of runs that the page offers at most."""
 BANDS = {f"loss_by_timestep.{i}": name for i, name in enumerate(("cleanest", "cleaner", "noisier", "noisiest"))}
 """Metrics of the loss by quarter of the noise schedule, and what they are called."""
 PLACES = ("down_blocks", "mid_block", "up_blocks")
 LATEST = 4
-"""Steps whose validation pictures are shown."""
+"""Number of steps whose validation pictures are shown, the latest ones."""
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A training run."""
 
     name: str
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     id: str
 
 
-def list_runs() -> list[Run]:
+def list_runs() -> list[TrainingRun]:
     """Return the training runs that MLflow knows, the newest first."""
     uri = tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
@@ -49,7 +49,9 @@ def list_runs() -> list[Run]:
         max_results=LISTED,
         order_by=["start_time DESC"],
     )
-    return [Run(run.info.run_name.removeprefix("train "), run.info.status.lower(), run.info.run_id) for run in found]
+    return [
+        TrainingRun(run.info.run_name.removeprefix("train "), run.info.status.lower(), run.info.run_id) for run in found
+    ]
 
 
 def curve(run_id: str, metrics: dict[str, str]) -> pd.DataFrame:
@@ -77,7 +79,7 @@ def weights(run_id: str) -> Figure | None:
 
 
 def place(row: dict[str, Any]) -> tuple[int, list[int]]:
-    """Return where a layer is in the U-Net, to order by."""
+    """Return a sort key for a layer: its position in the U-Net."""
     layer = row["layer"]
     first = next((i for i, name in enumerate(PLACES) if layer.startswith(name)), len(PLACES))
     return first, [int(number) for number in re.findall(r"\d+", layer)]

@@ -63,7 +63,7 @@ def shown(action: Callable[..., Any]) -> Callable[..., Any]:
             return action(*args, **kwargs)
         except StoppedError:
             gr.Info("Stopped: nothing more is drawn.")
-            return gr.skip()  # of all outputs
+            return gr.skip()  # leave all outputs as they are
         except Exception as error:
             raise gr.Error(html.escape(error_line(error)), print_exception=False) from error
 

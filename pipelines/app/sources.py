@@ -1,4 +1,4 @@
-"""What there is to choose among: versions in the registry, adapter folders, models and stores."""
+"""The choices of the page's menus: versions in the registry, adapter folders, models and stores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipelines.requests.app import AppRequest
 
 logger = logging.getLogger(__name__)
 FOLDERS = ("*/adapter", "*/*/adapter")
-"""Where adapters of training runs lie below the folder of runs; the registry's own copies are no choice of theirs."""
+"""Patterns of adapter folders below the folder of runs; the registry's own copies are not among the choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the page's menus offer, the first of each chosen."""
+    """Choices of the page's menus, the first of each chosen."""
 
     adapters: list[str]
     llms: list[str]

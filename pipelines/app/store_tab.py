@@ -18,7 +18,7 @@ GALLERY: dict[str, Any] = {"columns": 6, "height": "auto", "format": "png"}
 SAMPLE_HEADERS = ["caption", "source", "row", "tokens", "size and cut"]
 REJECT_HEADERS = ["source", "row", "reason", "detail", "source hash", "encoder"]
 SOURCE_HEADERS = ["source", "samples", "captions", "tokens", "latents", "rejects", "MB"]
-Found = list[dict[str, Any]]
+FoundSamples = list[dict[str, Any]]
 
 
 def store_tab(models: Models, chosen: ModelFields) -> gr.Dropdown:
@@ -178,7 +178,7 @@ def open_store(path: str | None) -> Any:
 
 
 def pictures(
-    models: Models, store: Any, rows: Found, adapter: str, diffusion: str, labels: list[str] | None = None
+    models: Models, store: Any, rows: FoundSamples, adapter: str, diffusion: str, labels: list[str] | None = None
 ) -> list[tuple[Any, str]]:
     """Return the pictures of samples with what is known of them; a caption alone has a blank one."""
     from PIL import Image

@@ -22,7 +22,7 @@ from storage.schema import INDEX
 PAGE = 24
 """Samples shown at once."""
 COMPARED = 4096
-"""The most captions that a prompt is compared with."""
+"""Number of captions that a prompt is compared with at most."""
 COLUMNS = (
     *("caption", "caption_hash", "source", "row", "crop", "token_count", "fingerprint"),
     *("latent_key", "latent_shard", "latent_shape", "latent_index", "latent_checksum"),
@@ -131,7 +131,7 @@ def nearest(
 
 
 def mean_of(encoding: torch.Tensor) -> torch.Tensor:
-    """``([band,] token, hidden)`` -> ``(band * hidden,)`` float32: the mean over tokens."""
+    """Return the mean over tokens: ``([band,] token, hidden)`` -> ``(band * hidden,)`` float32."""
     return encoding.float().mean(-2).flatten()
 
 

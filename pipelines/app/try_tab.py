@@ -14,14 +14,14 @@ from pipelines.app.sessions import Stops, shown
 
 PROGRESS = gr.Progress()
 MODELS = "models"
-"""Name of the queue of what needs the models: one at a time."""
+"""Name of the queue of calls that need the models: they run one at a time."""
 PICTURE: dict[str, Any] = {
     "format": "png",
     "type": "pil",
     "interactive": False,
     "buttons": ["download", "fullscreen"],
 }
-"""Of each picture: a PNG, which holds its settings."""
+"""Options of all pictures on the page: a PNG holds its settings."""
 KEPT = 60
 """Drawings that a session's history holds."""
 Drawing = dict[str, Any]
@@ -122,6 +122,6 @@ def thumbnails(past: list[Drawing]) -> list[tuple[Image.Image, str]]:
 
 
 def reporter(progress: Any) -> Any:
-    """Return what shows the steps of a drawing on the page."""
+    """Return a function that shows the steps of a drawing on the page."""
     progress(0, desc="waiting for the models")
     return lambda done, total: progress((done, total), desc="drawing", unit="steps")

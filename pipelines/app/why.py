@@ -25,15 +25,15 @@ Labelled = list[tuple[Image.Image, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reasons:
-    """What there is to see of one prompt."""
+    """Pictures that explain one prompt's picture."""
 
     heat_map: Image.Image | None
     """Token by block: sentence, word and context score; None for an adapter on the base's own text features."""
     picture: Image.Image
     new: Labelled
-    """The picture under each token's map of the new path, with the token and its share of the attention."""
+    """The picture under the new path's map of each token, with the token and its share of the attention."""
     original: Labelled
-    """Likewise of the original path."""
+    """The picture under the original path's map of each token, with the token and its share of the attention."""
 
 
 def reasons(models: Models, request: GenerateRequest, show: OnStep, stop: threading.Event) -> Reasons:

@@ -62,5 +62,5 @@ def options(
 
 @functools.cache
 def program() -> Any:
-    """Return all commands as what parses and runs them, made once: reading their signatures takes a while."""
+    """Return the program that parses and runs all commands, made once: reading their signatures takes a while."""
     return typer.main.get_command(app)

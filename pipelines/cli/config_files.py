@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 MOST_BYTES, MOST_VALUES = 256 * 1024, 10_000
-"""Of a file of settings, and in it: a few lines of aliases may stand for more values than memory holds."""
+"""Largest settings file in bytes, and most values in it: a few lines of aliases may expand beyond what memory holds."""
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str | bytes, expected: str) -> Any:
-    """Return what a YAML text says; ValueError in one line, which begins with what was expected."""
+    """Return the parsed YAML; ValueError in one line, which begins with what was expected."""
     try:
         found = yaml.safe_load(text)
         count = _values_in(found, {})

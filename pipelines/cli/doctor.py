@@ -1,4 +1,4 @@
-"""What this machine can do, and what is wrong with it; asked without importing anything heavy."""
+"""Checks of this machine: what it can do, and what is wrong with it; nothing heavy is imported for them."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from llmdiff.data.encode.preview import Preview, preview
 from llmdiff.data.encode.reading import cores
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard, expected_row_count, known_row_count, list_data, shards_of
-from llmdiff.data.sources.leftovers import unnamed_pictures
 from llmdiff.data.sources.streamed import Streamed
+from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.encode_checks import check_models, check_pictures
@@ -34,7 +34,7 @@ SHOWN = 10
 
 
 class ShardPlan(BaseModel):
-    """What a run would find in a shard."""
+    """A shard as a run would find it."""
 
     name: str
     rows: int | None = Field(default=0, description="none where counting them takes fetching all of it")
@@ -45,7 +45,7 @@ class ShardPlan(BaseModel):
 
 
 class DryRun(BaseModel):
-    """What an encode run would do. Rows that the store has already are not counted: that takes the models' weights."""
+    """A plan of an encode run. Rows that the store has already are not counted: that takes the models' weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -183,7 +183,7 @@ def print_dry_run(found: DryRun, as_json: bool = False) -> None:
 
 
 def lines(found: DryRun) -> list[str]:
-    """Return it in words."""
+    """Return what the run would do as lines of text."""
     text = [total_line(found)]
     text += [f"  {shard_line(shard)}" for shard in found.shards[:SHOWN]]
     text += [f"  and {len(found.shards) - SHOWN} shards more"] * (len(found.shards) > SHOWN)
@@ -201,7 +201,7 @@ def lines(found: DryRun) -> list[str]:
 
 
 def total_line(found: DryRun) -> str:
-    """Return all shards in words."""
+    """Return the line about all shards together."""
     counted = [shard for shard in found.shards if shard.rows is not None]
     rows, pictures = total(counted), total([shard for shard in counted if shard.pictures])
     line = f"{len(counted)} shards, {rows:,} rows, {pictures:,} of them with pictures"
@@ -210,7 +210,7 @@ def total_line(found: DryRun) -> str:
 
 
 def shard_line(shard: ShardPlan) -> str:
-    """Return a shard in words."""
+    """Return the line about a shard."""
     if shard.unreadable is not None:
         return f"{shard.name}: can't be read: {shard.unreadable}"
     rows = "uncounted" if shard.rows is None else f"{shard.rows:,}"
@@ -221,7 +221,7 @@ def shard_line(shard: ShardPlan) -> str:
 
 
 def row_line(row: dict[str, Any]) -> str:
-    """Return a row in words."""
+    """Return the line about a row."""
     caption = "no caption" if row["caption"] is None else repr(row["caption"])
     parts = [f"{row['shard']} row {row['row']}: {caption:.120}", row["picture"]]
     parts += [f"rejected, {row['refused']}"] * (row["refused"] is not None)
@@ -229,7 +229,7 @@ def row_line(row: dict[str, Any]) -> str:
 
 
 def size_lines(found: DryRun) -> list[str]:
-    """Return in words what would be written, and how long it would take."""
+    """Return lines about what would be written, and how long it would take."""
     text = []
     if found.encoding_bytes is not None:
         cut = f", {found.truncated} of those looked at cut" if found.truncated else ""

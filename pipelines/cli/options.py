@@ -62,7 +62,7 @@ class OneDataSet(typer.core.TyperCommand):
     """A command that takes one data set: of several `--data` the last one would count, without a word."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See `typer.core.TyperCommand`."""
+        """Parse the arguments, and refuse a second data set; see `typer.core.TyperCommand`."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         if (times := [parameter.name for parameter in given].count("data")) > 1:
             ctx.fail(f"--data: expected one file, folder or address, found {times}: run the command once for each")

@@ -17,7 +17,7 @@ from pipelines.requests.probe import ProbeRequest
 
 if TYPE_CHECKING:
     from llmdiff.probe.fit import Figures
-    from llmdiff.probe.probing import Recommendation, Row
+    from llmdiff.probe.probing import ProbeResult, Recommendation
 
 probe_app = typer.Typer()
 
@@ -62,7 +62,7 @@ def probe(
         print_rows(request, rows)
 
 
-def print_rows(request: ProbeRequest, rows: list[Row]) -> None:
+def print_rows(request: ProbeRequest, rows: list[ProbeResult]) -> None:
     """Print the table, what its figures are, and what to take."""
     from llmdiff.probe.probing import as_good, recommend
 
@@ -86,7 +86,7 @@ def print_rows(request: ProbeRequest, rows: list[Row]) -> None:
 COLUMNS = ("reading", "on top: natural", "new", "mean", "in reach: natural", "new ", "mean ")
 
 
-def line(row: Row) -> dict[str, str]:
+def line(row: ProbeResult) -> dict[str, str]:
     """Return a row of the table."""
     found = {"reading": row.reading}
     for figures, names in ((row.on_top, COLUMNS[1:4]), (row.in_reach, COLUMNS[4:])):
@@ -102,8 +102,8 @@ def cells(figures: Figures | None) -> tuple[str, str, str]:
     return natural, f"{figures.new_binding:.2f} / {figures.new_relation:.2f}", f"{figures.mean:.2f}"
 
 
-def name_of(row: Row) -> str:
-    """Return what a row is of, in words."""
+def name_of(row: ProbeResult) -> str:
+    """Return a row's name: the reading and template, or the base model, that it is about."""
     return f"reading {row.reading} in template {row.template!r}" if row.template else "the base's own text features"
 
 
@@ -119,7 +119,7 @@ def base_options(request: ProbeRequest) -> str:
     return f"--encoder base --diffusion {shlex.quote(str(request.diffusion))}"
 
 
-def llm_options(request: ProbeRequest, row: Row) -> str:
+def llm_options(request: ProbeRequest, row: ProbeResult) -> str:
     """Return the options of `llmdiff encode` for a reading and a template, with the other settings that were given."""
     from pipelines.runtime.encode_checks import changed
 
@@ -140,7 +140,7 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def document(request: ProbeRequest, rows: list[Row]) -> dict[str, Any]:
+def document(request: ProbeRequest, rows: list[ProbeResult]) -> dict[str, Any]:
     """Return all that was asked and found as JSON values."""
     from llmdiff.probe.probing import as_good, recommend
 
@@ -154,7 +154,7 @@ def document(request: ProbeRequest, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def values(row: Row) -> dict[str, Any]:
+def values(row: ProbeResult) -> dict[str, Any]:
     """Return a row as JSON values."""
     found: dict[str, Any] = {"reading": row.reading, "template": row.template}
     for name, figures in (("on_top", row.on_top), ("in_reach", row.in_reach)):

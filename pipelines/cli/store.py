@@ -268,7 +268,7 @@ def samples_of(store: EncodingStore, fingerprint: str) -> int:
 
 
 def last_versions(path: str, newest: int, count: int) -> list[int]:
-    """Return those of the newest versions that are still kept."""
+    """Return the last `count` versions without those that are no longer kept."""
     return [version for version in range(max(0, newest - count + 1), newest + 1) if is_kept(path, version)]
 
 

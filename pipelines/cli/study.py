@@ -22,9 +22,9 @@ study_app = typer.Typer(help="Studies of the paper's open questions. Example: ll
 
 Output = Annotated[Path | None, typer.Option(help=help_of(StudyRequest.model_fields["output"]))]
 SIZE_OPTIONS = ("steps", "scenes", "seeds", "pictures")
-"""Those of the sizes that are options."""
+"""Sizes of a study that are options of the command."""
 OF_LLMS = {"llm", "template"}
-"""Options of the studies that take any LLM."""
+"""Names of options of the studies that take any LLM."""
 
 
 @study_app.command("list", epilog="Example: llmdiff study list")
@@ -92,7 +92,7 @@ def report(
 
 
 def study_request(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what every study is asked for, with the sizes that were given in a model of their own."""
+    """Return the request of all studies, with the sizes that were given in a model of their own."""
     sizes = {size: given[size] for size in SIZE_OPTIONS if given[size] is not None}
     others = {name: value for name, value in given.items() if name not in SIZE_OPTIONS}
     return {**others, "sizes": checked(sizes, Sizes, "sizes")}

@@ -15,7 +15,7 @@ from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, scan, shards_of
 from llmdiff.data.sources.kohya import folder_repeats, in_words
-from llmdiff.data.sources.leftovers import unnamed_pictures
+from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime import known_encoders
 from pipelines.runtime.artifacts import show_table
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from pipelines.runtime.encode_job import EncodeJob
 
 SHOWN = 10
-"""Lines about what is not read."""
+"""Number of lines about what is not read."""
 
 
 class EncodeResult(BaseModel):
-    """What an encode run did: over readable shards, ``rows == known + samples + sum(rejected.values())``."""
+    """The result of an encode run: over readable shards, ``rows == known + samples + sum(rejected.values())``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,7 +107,7 @@ def reachable(request: EncodeRequest) -> EncodeRequest:
 
 
 def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
-    """Return what the data hold, and which of it is whole; all of it where no readiness policy is given."""
+    """Return the data's listing, and the scan of what of it is whole: all where no readiness policy is given."""
     how = request.readiness
     listed = list_data(request.data, may_be_empty=how is not None, columns=request.columns)
     return listed, Scan(listed.files, {}) if how is None else scan(listed.root, listed.files, how)

@@ -26,13 +26,13 @@ from storage.io.files import write_file
 
 
 class EvaluateResult(BaseModel):
-    """Where an evaluation is, and what it says."""
+    """The result of an evaluation: its folder, its report, its MLflow run."""
 
     model_config = ConfigDict(frozen=True)
 
     output: str
     report: dict[str, Any]
-    """What ``report.json`` holds."""
+    """Content of ``report.json``."""
     run_id: str
     """Id of the run in MLflow."""
 
@@ -116,7 +116,7 @@ def score(prompts: list[Prompt], drawn: dict[str, list[Path]], metrics: list[str
 
 @task("compare")
 def compare(scores: Path, metrics: list[str], references: str | None, about: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``report.json`` holds, from the table of scores; take the distances to references."""
+    """Return the content of ``report.json``, from the table of scores; take the distances to references."""
     from llmdiff.evaluation import compare_with_references
     from llmdiff.evaluation.report import build_report
     from llmdiff.evaluation.scores_table import read_scores

@@ -20,13 +20,13 @@ from pipelines.runtime.stage import stage, task
 
 
 class GenerateResult(BaseModel):
-    """Where the pictures are."""
+    """The result of a drawing: where the pictures are."""
 
     model_config = ConfigDict(frozen=True)
 
     output: str
     grid: str
-    """The picture of all pictures, a row a prompt."""
+    """File of the image grid, a row a prompt."""
     adapter: str
     prompts: int
     seconds: float

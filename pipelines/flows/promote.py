@@ -29,7 +29,7 @@ POLICY = set(PromotionPolicy.model_fields)
 
 
 class Decision(PromotionPolicy):
-    """Whether a candidate became the champion, and why."""
+    """A decision whether a candidate becomes the champion, and its reason."""
 
     promoted: bool
     reason: str

@@ -17,26 +17,26 @@ from storage import EncodingStore, Problem
 from storage.maintenance.repair import repair
 from storage.schema import Content
 
-Rows = dict[tuple[str, str], set[int]]
-"""Rows of sources, by fingerprint and source hash."""
+LostRows = dict[tuple[str, str], set[int]]
+"""Row numbers in the data, by fingerprint and source hash."""
 Captions = set[tuple[str, str]]
-"""Fingerprint and caption hash of each."""
+"""Pairs of fingerprint and caption hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepairResult:
-    """What `repair_and_encode` did."""
+    """The result of `repair_and_encode`."""
 
     moved: int
-    """Encodings and latents copied whole into a new shard."""
-    lost: Rows
+    """Number of encodings and latents copied whole into a new shard."""
+    lost: LostRows
     """Samples that lost their encoding or their latent."""
     captions: Captions
-    """Encodings lost that no sample uses: validation prompts, the empty caption."""
-    missing: Rows
-    """Those of `lost` that encoding did not bring back: their data or their encoder are others."""
+    """Lost encodings that no sample uses: validation prompts, the empty caption."""
+    missing: LostRows
+    """Rows of `lost` that encoding did not bring back: their data or their encoder are others."""
     missing_captions: Captions
-    """Those of `captions`, likewise."""
+    """Captions of `captions` that encoding did not bring back: their data or their encoder are others."""
     sources: dict[str, str]
     """Names of the lost rows' sources, by source hash."""
 
@@ -72,7 +72,7 @@ class RepairResult:
             lines.append("`llmdiff encode` with their data, --captions and encoder brings back what is missing")
         return "\n".join(lines)
 
-    def _row_values(self, rows: Rows) -> list[dict[str, Any]]:
+    def _row_values(self, rows: LostRows) -> list[dict[str, Any]]:
         return [
             {"source": self.sources[key], "source_hash": key, "fingerprint": fingerprint, "rows": sorted(numbers)}
             for (fingerprint, key), numbers in sorted(rows.items())
@@ -136,9 +136,9 @@ def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) 
     return lost - set(zip(used["fingerprint"].to_pylist(), used["caption_hash"].to_pylist(), strict=True))
 
 
-def by_source(lost: pa.Table) -> Rows:
-    """Return the rows of `storage.maintenance.repair.Repaired.lost`."""
-    rows: Rows = {}
+def by_source(lost: pa.Table) -> LostRows:
+    """Return lost rows, a table as `storage.maintenance.repair.Repaired.lost`, by fingerprint and source hash."""
+    rows: LostRows = {}
     for row in lost.to_pylist():
         rows.setdefault((row["fingerprint"], row["source_hash"]), set()).add(row["row"])
     return rows
@@ -152,7 +152,7 @@ def sources_holding(store: EncodingStore, lost: pa.Table) -> set[str]:
 
 
 def missing_rows(store: EncodingStore, lost: pa.Table) -> pa.Table:
-    """Return those of the lost rows that the store does not know, neither by their place nor by what they hold."""
+    """Return the lost rows that the store does not know, neither by their place nor by their content."""
     snapshot = store.snapshot()
     wanted: dict[str, set[Content]] = {}
     for row in lost.to_pylist():
@@ -168,11 +168,11 @@ def missing_rows(store: EncodingStore, lost: pa.Table) -> pa.Table:
 
 
 def missing_captions(store: EncodingStore, captions: Captions) -> Captions:
-    """Return those whose encodings the store does not have."""
+    """Return the captions whose encodings the store does not have."""
     return {(fingerprint, key) for fingerprint, key in captions if not store.snapshot().encodings(fingerprint, [key])}
 
 
-def count(rows: Rows) -> int:
+def count(rows: LostRows) -> int:
     """Return how many rows there are."""
     return sum(map(len, rows.values()))
 

@@ -31,8 +31,8 @@ Outcome = Literal["nothing to do", "busy", "promoted", "not promoted"]
 SHOWN = 5  # files that a line names
 
 
-class Found(BaseModel):
-    """What a look at the data found, and what encoding them did."""
+class EncodedData(BaseModel):
+    """Findings of a scan of the data, and the result of encoding them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,14 +47,14 @@ class Found(BaseModel):
 
 
 class RetrainResult(BaseModel):
-    """What a retrain did, and why."""
+    """The result of a retraining, and its reason."""
 
     model_config = ConfigDict(frozen=True)
 
     outcome: Outcome
     reason: str
-    found: Found | None = None
-    """None where another retrain was at work."""
+    found: EncodedData | None = None
+    """What was found in the data; None where another retrain was at work."""
     unseen: list[str] = []
     """Files that no version had been trained on."""
     parent: str | None = None
@@ -98,7 +98,7 @@ def check(request: RetrainRequest) -> None:
         raise ValueError('settings.start_from: expected none, for it follows from start, "champion" or "scratch"')
 
 
-def encode_new(request: RetrainRequest) -> Found:
+def encode_new(request: RetrainRequest) -> EncodedData:
     """Encode what the store does not hold; data and models that are as they were last time are not read again."""
     models = [model_signature(model) for model in (request.diffusion, request.llm)]
     listed = list_data(request.data, may_be_empty=True, columns=request.columns)
@@ -108,7 +108,7 @@ def encode_new(request: RetrainRequest) -> Found:
     last, store = recall(path), EncodingStore.open(request.store)
     same = last is not None and (last.data, last.models, last.store_id) == (now, models, store.id)
     if last is not None and same and last.store_version <= store.version:
-        return Found(
+        return EncodedData(
             store_version=store.version,
             fingerprint=last.fingerprint,
             unfinished=found.unfinished,
@@ -129,7 +129,7 @@ def encode_new(request: RetrainRequest) -> Found:
                 broken=done.unreadable,
             ),
         )
-    return Found(
+    return EncodedData(
         store_version=done.store_version,
         fingerprint=done.fingerprint,
         samples=done.samples,
@@ -138,7 +138,7 @@ def encode_new(request: RetrainRequest) -> Found:
     )
 
 
-def unseen_in(request: RetrainRequest, found: Found) -> list[DataFile]:
+def unseen_in(request: RetrainRequest, found: EncodedData) -> list[DataFile]:
     """Return the files that no version was trained on."""
     return unseen_files(request.name, request.store, found.store_version, found.fingerprint)
 
@@ -149,14 +149,14 @@ def champion_address(name: str) -> str | None:
     return None if champion is None else address_of(champion)
 
 
-def train_on(request: RetrainRequest, found: Found, initial: str | None) -> Registered:
+def train_on(request: RetrainRequest, found: EncodedData, initial: str | None) -> Registered:
     """Train on all that the store holds now, and register the result; a run that was cut short goes on."""
     trained = train_flow(**dict(request.to_train(found.fingerprint, found.store_version, initial)))
     return register_flow(**dict(request.to_register(trained.adapter, trained.run_id)))
 
 
 def summed_up(
-    found: Found, unseen: list[str], initial: str | None, made: Registered | None, decision: Decision | None
+    found: EncodedData, unseen: list[str], initial: str | None, made: Registered | None, decision: Decision | None
 ) -> RetrainResult:
     """Return the result, with all that was done in one line."""
     if decision is None:

@@ -25,7 +25,7 @@ from pipelines.runtime.train_run import finished_run, resolve_run
 
 
 class TrainResult(BaseModel):
-    """Where a training run left its files, and what it reached."""
+    """The result of a training run: its files, and what it reached."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,7 @@ class TrainResult(BaseModel):
     loss: float
     seconds: float
     before: bool = False
-    """Whether an earlier call had finished it."""
+    """Whether an earlier call had finished the run."""
 
 
 @stage("train")
@@ -85,7 +85,7 @@ def announce_repeats(config: TrainConfig) -> None:
 
 
 def follow_training(config: TrainConfig, output: Path, topology: Topology) -> str:
-    """Do the same in a folder that nobody else follows."""
+    """Run the training and copy its logs to MLflow. The caller holds the folder's lock."""
     reader, warnings = RowReader(output / "metrics.jsonl"), WarningReader(output / "train.log")
     layouts = RowReader(output / LAYOUT_LOG)
     tags = {name: str(getattr(config, name)) for name in ("store", "store_id", "store_version", "fingerprint")}
@@ -153,7 +153,7 @@ def keep_weights(config: TrainConfig, run_id: str) -> None:
 
 
 def train_result(config: TrainConfig, run_id: str, seconds: float, before: bool) -> TrainResult:
-    """Return what the flow returns, read from what the run wrote."""
+    """Return the flow's result, read from what the run wrote."""
     output = Path(config.output)
     rows = RowReader(output / "metrics.jsonl").read()
     if not rows:

@@ -44,7 +44,7 @@ def build_report(
         registry: facts of the registered version.
         note: what a reader must know before the figures, where they say less than they seem to.
     """
-    from llmdiff.evaluation import gap_recovered  # with torch, which the plot of a run's weights needs not
+    from llmdiff.evaluation import gap_recovered  # imports torch, which the plot of a run's weights does not need
 
     base = evaluations["base"]
     scenes = {prompt.seed for prompt in base.prompts}

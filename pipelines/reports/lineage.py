@@ -1,4 +1,4 @@
-"""What a version in the registry came from, back to the data files."""
+"""The lineage of a version in the registry, back to the data files."""
 
 from __future__ import annotations
 

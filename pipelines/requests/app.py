@@ -1,4 +1,4 @@
-"""What the page is asked for."""
+"""The request of the page."""
 
 from __future__ import annotations
 

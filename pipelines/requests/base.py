@@ -1,4 +1,4 @@
-"""What every request has in common: frozen, typed, unknown fields refused, each field's docstring its help."""
+"""Base of all requests: frozen, typed, unknown fields refused, each field's docstring its help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which data a stage is asked to read, and which of their columns."""
+"""The part of a request that names data: where they are, and which of their columns to read."""
 
 from __future__ import annotations
 

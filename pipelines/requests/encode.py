@@ -1,4 +1,4 @@
-"""What the encode stage is asked for."""
+"""The request of the encode stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluate stage is asked for."""
+"""The request of the evaluate stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the generate stage is asked for."""
+"""The request of the generate stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe of text encoders is asked for."""
+"""The request of a probe of text encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the promote stage is asked for: the policy by which one adapter is better than another."""
+"""The request of the promote stage, and the policy by which one adapter is better than another."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PromoteRequest(Request):
     name: str = MODEL
     """Registered model."""
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
-    """By which the candidate is compared with the champion."""
+    """Policy by which the candidate is compared with the champion."""
     llm: str | None = None
     """Folder, GGUF file or name of the LLM; default: as registered with each version."""
     diffusion: str | None = None

@@ -1,4 +1,4 @@
-"""What sharing an adapter is asked for."""
+"""The request to share an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the register stage is asked for."""
+"""The request of the register stage."""
 
 from __future__ import annotations
 

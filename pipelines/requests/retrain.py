@@ -1,4 +1,4 @@
-"""What the retrain stage is asked for: encode what is new, train, promote."""
+"""The request of the retrain stage: encode what is new, train, promote."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RetrainRequest(DataRequest):
     readiness: ReadinessPolicy = ReadinessPolicy()
     """How files that are still being written are recognised, and left for the next time."""
     policy: PromotionPolicy = Field(default_factory=PromotionPolicy)
-    """By which the candidate is compared with the champion."""
+    """Policy by which the candidate is compared with the champion."""
     wait: float = Field(default=0.0, ge=0)
     """Seconds to wait for another retrain on the store to end."""
 

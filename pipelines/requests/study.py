@@ -1,4 +1,4 @@
-"""What a study is asked for, and how large it is."""
+"""The request of a study, and its sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ON_ANY_LLM: tuple[StudyName, ...] = ("prompts", "encodings", "stability", "close
 
 
 class Sizes(Request):
-    """How large the studies are; the same for all variants of one."""
+    """Sizes of studies; they are the same for all variants of one."""
 
     pictures: int = Field(default=3000, ge=8)
     """Number of pictures drawn for training."""
@@ -37,7 +37,7 @@ class Sizes(Request):
 
 
 class LongSizes(Sizes):
-    """The demonstration's, of studies of what takes long to learn."""
+    """Default sizes of studies that need long trainings: those of the demonstration."""
 
     pictures: int = Field(default=6000, ge=8)
     """Number of pictures drawn for training."""
@@ -48,7 +48,7 @@ class LongSizes(Sizes):
 
 
 SIZES: dict[StudyName, type[Sizes]] = {"real": LongSizes}
-"""Of the studies whose sizes are others where nothing is said."""
+"""Default sizes of the studies that do not use `Sizes()`."""
 
 
 class StudyRequest(Request):

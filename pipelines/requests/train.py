@@ -1,4 +1,4 @@
-"""What the train stage is asked for."""
+"""The request of the train stage."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What flows run on: executors, jobs, progress, caches."""
+"""Parts that flows run on: executors, jobs, progress, caches."""

@@ -11,7 +11,7 @@ from pipelines.reports.html import jpeg, within_area
 from pipelines.runtime.recording import in_a_run
 
 PIXELS = 1_000_000
-"""A picture inside an artifact has at most so many: some 200 kB in Prefect's database."""
+"""Most pixels of a picture inside an artifact: some 200 kB in Prefect's database."""
 
 
 def show_text(text: str, key: str, title: str | None = None) -> None:

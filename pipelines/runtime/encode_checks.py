@@ -1,4 +1,4 @@
-"""What is refused of an encode request before anything is loaded; it needs no Prefect."""
+"""Checks of an encode request before anything is loaded; they need no Prefect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much an encode run would write, from configurations and tokenizers alone."""
+"""Estimates of how much an encode run would write, from configurations and tokenizers alone."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ says another."""
 
 
 class CaptionSize(NamedTuple):
-    """What a caption's encoding takes in the mean."""
+    """Size of captions' encodings in the mean."""
 
     tokens: float
     width: int
-    """Numbers for a token, of all bands."""
+    """Width of a token's encoding, of all bands together."""
     truncated: int
-    """Captions that would be cut."""
+    """Number of captions that would be cut."""
     rejected: Counter[str]
-    """Captions that would have no encoding, by reason."""
+    """Number of captions that would have no encoding, by reason."""
     bytes: float
 
 
 class LatentSize(NamedTuple):
-    """What a picture's latent is like."""
+    """Size of a picture's latent."""
 
     size: int
-    """Side of the square, in pixels; of as many at most are the buckets."""
+    """Side of the square in pixels; buckets have at most as many pixels as this square."""
     factor: int
-    """Pixels a side that a number of the latent stands for."""
+    """Pixels per side that one number of the latent stands for."""
     bytes: int
-    """At most, of a picture with its mirror image where that is kept, too."""
+    """Most bytes of a picture's latent, with its mirror image where that is kept, too."""
 
 
 def caption_size(request: EncodeRequest, captions: list[str]) -> CaptionSize:
@@ -99,7 +99,7 @@ def buckets_of(request: EncodeRequest, latent: LatentSize | None) -> Buckets | N
 
 
 def _of_base(diffusion: str) -> CaptionSize:
-    """The base's own features: as many tokens for every caption."""
+    """Return the size of the base's own features: as many tokens for every caption."""
     parts = ("text_encoder", "text_encoder_2") if is_xl(unet_config(diffusion)) else ("text_encoder",)
     width = sum(read_config(diffusion, part, CLIPTextConfig.from_pretrained).hidden_size for part in parts)
     tokens = read_config(diffusion, "tokenizer", CLIPTokenizer.from_pretrained).model_max_length
@@ -108,6 +108,6 @@ def _of_base(diffusion: str) -> CaptionSize:
 
 
 def _pooled(diffusion: str) -> int:
-    """Numbers of the pooled embedding that SDXL reads besides; 0 for another base."""
+    """Return the width of the pooled embedding that SDXL reads besides; 0 for another base."""
     unet = unet_config(diffusion)
     return pooled_width(unet) if is_xl(unet) else 0

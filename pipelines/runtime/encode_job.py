@@ -1,4 +1,4 @@
-"""What an encode run's tasks must know, and the models that any process loads by it."""
+"""The job of an encode run, which its tasks get, and the models that any process loads by it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from storage.store import check_store_path
 
 
 class EncodeJob(BaseModel):
-    """What every task of an encode run must know; any process can load models and data from it."""
+    """The job of an encode run: all that its tasks must know, in any process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: EncodeRequest
-    """Without the captions that have no pictures, which one task alone encodes."""
+    """The request without the captions that have no pictures, which one task alone encodes."""
     pictures: bool
     """Whether the data have pictures; the autoencoder is loaded for them alone."""
     run: str

@@ -1,4 +1,4 @@
-"""What becomes of the shards of an encode run up to the first with a new row: no model is loaded for them."""
+"""An encode run's shards up to the first with a new row: no model is loaded for them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from storage.index.snapshot import Snapshot
 
 
 class Encoded(NamedTuple):
-    """What became of the shards of a run."""
+    """Results of a run, shard by shard."""
 
     fingerprint: str
-    """Of the captions' encoder."""
+    """Fingerprint of the captions' encoder."""
     reports: list[ShardReport]
-    """Of those that could be read, in their order."""
+    """Reports of the shards that could be read, in their order."""
     unreadable: dict[str, str]
-    """Why the others could not."""
+    """Reasons why shards could not be read, by name."""
     left: list[SourceShard]
-    """Those that were not come to."""
+    """Shards that were not reached."""
 
 
 def find_known(request: EncodeRequest, known: KnownEncoders, shards: list[SourceShard], to_do: Work) -> Encoded | None:

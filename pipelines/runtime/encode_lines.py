@@ -1,4 +1,4 @@
-"""What an encode run says of its data before it starts: shards, rows, columns, and what is not read."""
+"""Lines about a run's data before it starts: shards, rows, columns, and what is not read."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def find_eval_models(adapter: str, baselines: list[str], llm: str | None, diffus
 
 
 def model_of(eval_model: EvalModel) -> Model:
-    """Return what draws, and what its pixels depend on; raise ValueError for a hub model that can't be had."""
+    """Return the model that draws, and what its pixels depend on; ValueError for a hub model that can't be had."""
     if eval_model.source is None:
         spec = eval_model.spec
         return Model(eval_model.name, {"pipeline": identity(spec)}, lambda sampling: _load(spec, sampling))

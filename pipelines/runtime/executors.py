@@ -1,4 +1,4 @@
-"""Where an encode run's tasks run: one after the other here, or at once in processes or on a Ray cluster's workers."""
+"""Executors of an encode run's tasks: this process, several processes of this machine, or a Ray cluster's workers."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of our own packages."""
 DEATHS = 3
-"""How often a task is given to another worker after the one that ran it died."""
+"""Number of times that a task is given to another worker after the one that ran it died."""
 AHEAD = 2
 """Tasks in flight for each worker: none waits for the flow's process to hand it the next one."""
 GRACE_SECONDS = 60.0
-"""How long the tasks of a cancelled run may take to remove what they had half-written."""
+"""Seconds that the tasks of a cancelled run may take to remove what they had half-written."""
 NO_MASK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
-"""Ray may lend a worker another GPU for its next task, which a mask set after CUDA has started would not follow."""
+"""Variable that keeps Ray from masking GPUs: a worker's next task may have another GPU, but CUDA keeps its mask."""
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Where it is 0, Ray's servers listen on loopback alone, on Linux too."""
+"""Variable that, set to 0, has Ray's servers listen on loopback alone, on Linux too."""
 
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors that are there again a minute later: a full disk, a place that can't be written to."""
+"""Errors that will be there again a minute later: a full disk, a place that can't be written to."""
 
 
 class Workers(Protocol):
@@ -47,12 +47,12 @@ class Workers(Protocol):
     def __call__(
         self, task: StageTask[..., Any], job: Any, items: Iterable[T]
     ) -> Iterator[tuple[T, Callable[[], Any]]]:
-        """Each item as ``task(job, item)`` has ended, and a function that returns what it returned, or raises."""
+        """Yield each item once ``task(job, item)`` has ended, with a function that returns the result or raises."""
 
 
 @contextmanager
 def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
-    """This process, or a Ray cluster's workers or processes of this machine, whose unfinished tasks end with the block.
+    """Yield what runs tasks: this process, processes of this machine, or a Ray cluster; unfinished tasks end with it.
 
     Args:
         ray: address of the cluster as ``ray.init`` takes it; "local" starts one on this machine, for this run.
@@ -86,14 +86,14 @@ def workers(ray: str | None, count: int = 1) -> Iterator[Workers]:
 
 
 def here(task: StageTask[..., Any], job: Any, items: Iterable[T]) -> Iterator[tuple[T, Callable[[], Any]]]:
-    """See `Workers`: one after the other, for the models are in this process once and not made for threads."""
+    """Run tasks one after the other in this process, whose models are loaded once and not made for threads."""
     for item in items:
         yield item, partial(task, job, item)
 
 
 @dataclass
 class OnRay:
-    """See `Workers`: as many tasks at once as the cluster has GPUs, or processors where it has none."""
+    """Workers of a Ray cluster: as many tasks at once as it has GPUs, or processors where it has none."""
 
     runner: RayTaskRunner[Any]
     waiting: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class OnRay:
                 yield item, partial(result_of, future, getattr(item, "name", task.name))
 
     def submit(self, task: StageTask[..., Any], job: Any, item: Any) -> Any:
-        """The task's future. A worker keeps its process, and so its models, from task to task."""
+        """Return the future of a new task. A worker keeps its process, and so its models, from task to task."""
         from prefect_ray.context import remote_options
 
         parameters = dict(inspect.signature(task.fn).bind(job, item).arguments)
@@ -125,7 +125,7 @@ class OnRay:
             return self.runner.submit(task.recorded, parameters)
 
     def cancel(self) -> None:
-        """Interrupts the tasks that have not ended, so that they clear up; ends those that take too long for it."""
+        """Interrupt the tasks that have not ended, so that they clear up; end those that take too long for it."""
         import ray
 
         for reference in self.waiting:
@@ -136,7 +136,7 @@ class OnRay:
 
 
 def task_runner(address: str) -> RayTaskRunner[Any]:
-    """Prefect's runner on a Ray cluster; ValueError where it is not installed."""
+    """Return Prefect's runner on a Ray cluster; ValueError where it is not installed."""
     if missing := [name for name in ("ray", "prefect_ray") if importlib.util.find_spec(name) is None]:
         raise ValueError(f"ray: expected the package {missing[0]}, found none: .venv/bin/pip install 'llmdiff[ray]'")
     # The address goes past the runner, which would take "auto" for a new cluster.
@@ -151,7 +151,7 @@ def task_runner(address: str) -> RayTaskRunner[Any]:
 
 
 def server_url(address: str) -> str:
-    """Where tasks report to: the user's Prefect server, or this process's own for workers on this machine."""
+    """Return the server that tasks report to: the user's, or this process's own for workers on this machine."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -164,21 +164,21 @@ def server_url(address: str) -> str:
 
 
 def unit() -> str:
-    """What a worker is of the cluster: a GPU, or a processor where there are none."""
+    """Return the kind of resource that a worker takes of the cluster: a GPU, or a processor where there are none."""
     import ray
 
     return "GPU" if ray.cluster_resources().get("GPU") else "CPU"
 
 
 def worker_count() -> int:
-    """How many the cluster has by now; at least one, for it may be growing."""
+    """Return the number of workers that the cluster has by now; at least one, for it may be growing."""
     import ray
 
     return max(1, int(ray.cluster_resources().get(unit(), 0)))
 
 
 def lent_gpu() -> int | None:
-    """Torch's number of the GPU that this task has: lent by Ray, or of this one of a run's processes; else None."""
+    """Return Torch's number of this task's GPU, lent by Ray or assigned to its process; None where it has none."""
     if (number := process_number()) is not None:
         return gpu_of(number)
     if "ray" not in sys.modules:  # which a worker has imported
@@ -193,14 +193,14 @@ def lent_gpu() -> int | None:
 
 
 def gpu_of(process: int) -> int | None:
-    """Torch's number of the GPU of one of a run's processes, which share those there are; None where there is none."""
+    """Return Torch's number of a process's GPU; a run's processes share those there are. None where there is none."""
     import torch
 
     return process % torch.cuda.device_count() if torch.cuda.is_available() else None
 
 
 def result_of(future: Any, name: str) -> Any:
-    """A task's result; RuntimeError with its name where every worker that ran it died."""
+    """Return a task's result; RuntimeError with its name where every worker that ran it died."""
     from ray.exceptions import RayError
 
     try:
@@ -210,7 +210,7 @@ def result_of(future: Any, name: str) -> Any:
 
 
 def limited(task: StageTask[..., T], limit: str | None) -> StageTask[..., T]:
-    """The task under a concurrency limit; ValueError where the server has none of that tag."""
+    """Return the task under a concurrency limit; ValueError where the server has none of that tag."""
     if limit is None:
         return task
     from prefect.client.orchestration import get_client
@@ -226,15 +226,15 @@ def limited(task: StageTask[..., T], limit: str | None) -> StageTask[..., T]:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a shard failed of what may have gone in a minute: not of what the data are, nor of a full disk."""
+    """Return whether trying again may help: not where the data are at fault, nor where the disk is full."""
     return isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) not in LASTING
 
 
 def absolute(path: str) -> str:
-    """A path as processes know it that were started in another folder; a URL as it is."""
+    """Return an absolute path, for processes that were started in another folder; a URL as it is."""
     return path if is_remote(path) else str(Path(path).absolute())
 
 
 def absolute_model(name: str | None) -> str | None:
-    """A model's folder likewise; a name on the hub as it is."""
+    """Return the absolute path of a model's folder; a name on the hub as it is."""
     return absolute(name) if name is not None and Path(name).exists() else name

@@ -39,11 +39,11 @@ class KnownEncoders(BaseModel):
 
     state: str
     fingerprint: str
-    """Of the captions' encoder."""
+    """Fingerprint of the captions' encoder."""
     pooled: str | None = None
-    """Of the one beside it, of SDXL bases."""
+    """Fingerprint of the pooled encoder that SDXL bases have besides."""
     latents: str | None = None
-    """Of the pictures' encoder."""
+    """Fingerprint of the pictures' encoder."""
 
 
 def recall(request: EncodeRequest, pictures: bool) -> KnownEncoders | None:
@@ -87,7 +87,7 @@ def has_all(store: EncodingStore, snapshot: Snapshot, known: KnownEncoders, capt
 
 
 def state_of(request: EncodeRequest) -> str:
-    """Return what is another text where a model's files, our code or a package changed; empty where nobody can say.
+    """Return a text that changes with a model's files, our code or a package; empty where nobody can say.
 
     A name on the hub counts as the commit that this machine's cache has of it.
     """
@@ -124,7 +124,7 @@ def _model_state(model: str | None, file: str) -> str:
             found = path.stat()
         except OSError:
             return ""
-        # of a file that was written into, or put in another's place, the time of change is another one
+        # the time of change differs once a file was written to, or put in another's place
         facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         digest.update(f"{path.absolute()}\0{facts}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

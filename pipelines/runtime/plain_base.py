@@ -1,4 +1,4 @@
-"""Whether a base is an ordinary Stable Diffusion, told without diffusers, whose import takes seconds."""
+"""A check whether a base is an ordinary Stable Diffusion, made without diffusers, whose import takes seconds."""
 
 from __future__ import annotations
 

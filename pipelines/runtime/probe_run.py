@@ -17,7 +17,7 @@ from pipelines.runtime.progress import progress, quieten_loading
 
 if TYPE_CHECKING:
     from llmdiff.encoder import Encoder
-    from llmdiff.probe.probing import Row
+    from llmdiff.probe.probing import ProbeResult
 
 
 def check_probe(request: ProbeRequest) -> None:
@@ -39,7 +39,7 @@ def check_probe(request: ProbeRequest) -> None:
         check_base(request.diffusion, "text_encoder", "tokenizer")
 
 
-def run_probe(request: ProbeRequest) -> list[Row]:
+def run_probe(request: ProbeRequest) -> list[ProbeResult]:
     """Return what the probes found, a row a reading and template, and one of the diffusion model's own features."""
     from llmdiff.probe.fit import ProbeConfig
     from llmdiff.probe.probing import BASE, Probing, encode_by, encode_by_readings

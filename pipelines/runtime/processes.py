@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GRACE_SECONDS = 60.0
-"""How long the processes of a run that ends may take to remove what they had half-written."""
+"""Seconds that the processes of a run that ends may take to remove what they had half-written."""
 ORPHAN_SECONDS = 4.0
-"""The same, where the run's process is gone: what is left after that, the next writer removes."""
+"""Seconds that they may take where the run's process is gone: the next writer removes what is left after that."""
 LOOK_SECONDS = 0.1
 """Seconds between two looks at which tasks have ended."""
 
@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 @dataclass
 class OnProcesses:
-    """See `pipelines.runtime.executors.Workers`: a task at a time in each process; none waits in a queue behind it."""
+    """Workers in processes of this machine, each with one task at a time; none waits in a queue behind it."""
 
     runner: ProcessPoolTaskRunner
     count: int

@@ -1,4 +1,4 @@
-"""How far a flow is: a bar in a terminal; in Prefect's pages an artifact, and lines in the run's log."""
+"""Progress of a flow: a bar in a terminal; in Prefect's pages an artifact, and lines in the run's log."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Progress:
         )
 
     def count_from(self, done: int) -> None:
-        """So much was done before: the time left follows from the pace from now on."""
+        """Count from work that was done before: the time left follows from the pace from now on."""
         self.bar.reset()
         self.bar.initial = self.bar.n = self.bar.last_print_n = self.first = self.done = done
         self.began = self.reached_at = time.monotonic()
 
     def reach(self, done: int, note: str = "") -> None:
-        """So much is done now; the note stands beside it."""
+        """Note how much is done now; `note` stands beside it."""
         self.bar.total = self.total
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done - self.done)
@@ -62,7 +62,7 @@ class Progress:
             self.report()
 
     def say(self, text: str) -> None:
-        """A line in the terminal and in the run's log, with the seconds since the work began."""
+        """Print a line in the terminal and in the run's log, with the seconds since the work began."""
         text = f"{text} ({time.monotonic() - self.began:.1f} s)"
         if not self.bar.disable:
             self.bar.write(text, file=sys.stderr)
@@ -70,14 +70,14 @@ class Progress:
             run_logger().info(text)
 
     def warn(self, text: str) -> None:
-        """A line in the terminal and in the run's log."""
+        """Print a warning in the terminal and in the run's log."""
         if not self.bar.disable:
             self.bar.write(f"warning: {text}", file=sys.stderr)
         if self.artifact is not None:
             run_logger().warning(text)
 
     def is_due(self) -> bool:
-        """Whether it is time for another line of the log."""
+        """Return whether it is time for another line of the log."""
         since = time.monotonic() - self.reported_at
         return since >= SELDOM or (since >= OFTEN and self.percent() // 10 > self.percent(self.reported) // 10)
 
@@ -97,15 +97,15 @@ class Progress:
             update_progress_artifact(self.artifact, self.percent(), line)
 
     def percent(self, done: int | None = None) -> float:
-        """From 0 to 100; 0 where nobody knows how much there is to do."""
+        """Return how much is done, from 0 to 100; 0 where nobody knows how much there is to do."""
         return min(100.0, 100 * max(0, self.done if done is None else done) / self.total) if self.total else 0.0
 
     def amount(self, count: float) -> str:
-        """A number of units in words, without their name unless they are bytes."""
+        """Return a number of units in words, without the unit's name unless it is bytes."""
         return f"{tqdm.format_sizeof(count)}B" if self.unit == BYTES else str(count)
 
     def line(self) -> str:
-        """All of it in words."""
+        """Return the whole state of the work in words."""
         of = f" of {self.amount(self.total)}" if self.total else ""
         unit = "" if self.unit == BYTES else f" {self.unit}s"
         parts = [f"{self.what}: {self.amount(self.done)}{of}{unit}" + f" ({self.percent():.0f} %)" * bool(self.total)]
@@ -122,7 +122,7 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
-    """Work of a flow, which its tasks advance where they run in the flow's own process.
+    """Follow work of a flow, which its tasks advance where they run in the flow's own process.
 
     On standard error a bar, redrawn in a terminal, a line now and then in a file. In Prefect the artifact
     ``<what>-progress`` and a line of the log at each tenth of the work, and twice a minute where that takes longer.
@@ -143,7 +143,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
 
 
 def advance(count: int, in_bytes: bool = False) -> None:
-    """So much more of the current work is done; does nothing where there is none (on another machine, in a test).
+    """Note that so much more of the current work is done; do nothing where there is none (elsewhere, in a test).
 
     Nor where the work is counted in bytes and this is not, or the other way round. What is tried again counts twice,
     but never past the total.
@@ -155,13 +155,13 @@ def advance(count: int, in_bytes: bool = False) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the current work, see `Progress.say`; nothing where there is none."""
+    """Print a line of the current work, see `Progress.say`; do nothing where there is none."""
     if (work := _current.get()) is not None:
         work.say(text)
 
 
 def make_artifact(what: str) -> UUID:
-    """A progress artifact at 0."""
+    """Make a progress artifact at 0 %."""
     from prefect.artifacts import create_progress_artifact
 
     key = re.sub(r"[^a-z0-9]+", "-", f"{what}-progress".lower())
@@ -184,7 +184,7 @@ def find_root_logger() -> Any:
 
 
 def quieten_loading() -> None:
-    """No bars of transformers and diffusers while models load: they would break the flow's own; nor their quarrels."""
+    """Silence progress bars of transformers and diffusers, which would break the flow's own, and the hub's warnings."""
     import warnings
 
     import diffusers.utils.logging
@@ -192,4 +192,4 @@ def quieten_loading() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="huggingface_hub")  # of arguments that diffusers still gives it
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # about arguments that diffusers still gives it

@@ -1,4 +1,4 @@
-"""The score by which a promotion policy has one adapter better than another: of its pictures of some prompts."""
+"""The score by which a promotion policy compares adapters: of their pictures of some prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.requests.promote import PromotionPolicy
 from pipelines.runtime.progress import advance
 
 BATCH = 4
-"""Pictures drawn and scored at once."""
+"""Number of pictures drawn and scored at once."""
 
 
 def prompts_of(policy: PromotionPolicy) -> list[Prompt]:

@@ -40,7 +40,7 @@ def flow_run_id() -> str | None:
 
 
 def run_id() -> str:
-    """Return what no other run has: the id of the flow's run, or of the moment."""
+    """Return an id that no other run has: that of the flow's run, or one made of the moment."""
     return flow_run_id() or str(time.time_ns())
 
 

@@ -1,4 +1,4 @@
-"""How many rows shards have, before they are read.
+"""Row counts of shards before they are read.
 
 Shards elsewhere that can only be counted by fetching them whole, as tars, are counted once, in a file below
 the folder of runs. It saves time alone: without it, a shard that the store knows is fetched once more.
@@ -26,14 +26,14 @@ from storage.io.files import write_file
 
 @dataclass(frozen=True)
 class Work:
-    """How much there is to read, as a bar counts it."""
+    """Amount of data to read, as a bar counts it."""
 
     total: int | None
-    """Of the unit; None where nobody knows it."""
+    """Number of units; None where nobody knows it."""
     unit: str = "row"
     """``row``, or `BYTES`, where a shard's rows can't be told without reading it through."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Of bytes, how many each shard has, by name."""
+    """Bytes of each shard, by name, where the unit is bytes."""
 
     def of(self, reports: Sequence[ShardReport]) -> int:
         """Return how much of it is done with some shards."""
@@ -105,7 +105,7 @@ def _streamed(shards: Sequence[SourceShard]) -> list[Streamed]:
 
 
 def _key(shard: Streamed) -> str | None:
-    """What stands for a shard's content; None where only its bytes could say, or nobody says anything."""
+    """Return a key for a shard's content; None where only its bytes could tell, or its place says nothing."""
     with suppress(ValueError, OSError):
         return shard.facts_hash()
     return None

@@ -1,4 +1,4 @@
-"""What the last scan of growing data found, so that data which did not change since need no other.
+"""The record of the last scan of growing data, so that data which did not change since need no other.
 
 A file below the folder of runs. It saves time alone: without it, all is read again, and what the store holds is found.
 """
@@ -23,7 +23,7 @@ RUN_ONLY |= {"torch_compile", "channels_last"}
 
 
 class ScanRecord(BaseModel):
-    """What a scan found of one data set, for one store and encoder."""
+    """A record of what a scan found of one data set, for one store and encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,14 +40,14 @@ class ScanRecord(BaseModel):
 
 
 def scan_cache_path(request: EncodeRequest) -> Path:
-    """Return the file of a scan; another one where anything that what the store holds afterwards depends on is."""
+    """Return the file of a scan's record; all that decides what the store holds afterwards goes into its name."""
     facts = request.model_dump(mode="json", exclude=RUN_ONLY)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return home() / "retrain" / f"{digest[:16]}.json"
 
 
 def recall(path: Path) -> ScanRecord | None:
-    """Return what was kept; None where nothing was, or another version of the program kept it."""
+    """Return the scan's record; None where there is none, or another version of the program wrote it."""
     try:
         return ScanRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -61,7 +61,7 @@ def keep(path: Path, record: ScanRecord) -> None:
 
 
 def model_signature(model: str | None) -> str:
-    """Return another one where a folder's files changed, or a hub name's commit in this machine's cache did."""
+    """Return a signature that changes with a folder's files, or with a hub name's commit in this machine's cache."""
     if model is None:
         return ""
     return signature(Path(model)) if Path(model).exists() else hub_revision(model)

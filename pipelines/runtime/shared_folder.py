@@ -1,4 +1,4 @@
-"""What of an adapter is shared: weights, a configuration without anything private, a model card; and its upload."""
+"""The shared folder of an adapter: weights, a configuration without anything private, a model card; and its upload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.requests.push import PushRequest
 from storage.io.files import write_file
 
 PRIVATE = ("hosts", "output", "parent", "start_from", "store", "validation_prompts")
-"""Settings of training that say where things lie, or hold texts of the user's."""
+"""Settings of training that say where things lie, or that hold texts of the user's."""
 CARD, GRID = "README.md", "samples.png"
 
 
@@ -46,7 +46,7 @@ def write_shared(request: PushRequest) -> Path:
     if grid is not None:
         shutil.copyfile(grid, folder / GRID)
     else:
-        (folder / GRID).unlink(missing_ok=True)  # of an earlier call
+        (folder / GRID).unlink(missing_ok=True)  # an earlier call's
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     write_file(folder / CONFIG, config_bytes(public))
     card = model_card(

@@ -91,16 +91,16 @@ class StageTask(Generic[Given, Result]):
     fn: Callable[Given, Result]
     name: str
     run_name: str | None = None
-    """Of its runs, a template of its arguments."""
+    """Template of its runs' names, filled with its arguments."""
     delays: tuple[float, ...] = ()
-    """Seconds before each time that it is tried again."""
+    """Seconds to wait before each further attempt."""
     may_pass: Callable[[BaseException], bool] = lambda error: True
     """Whether trying again may help after an error."""
     tags: tuple[str, ...] = ()
-    """Of Prefect's concurrency limits."""
+    """Tags of Prefect's concurrency limits."""
 
     def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Result:
-        """Run it once, and again after each of the `delays` where an error may pass."""
+        """Run the function once, and again after each of the `delays` where an error may pass."""
         if in_a_run():
             return self.recorded(*args, **kwargs)
         for seconds in self.delays:

@@ -25,7 +25,7 @@ from pipelines.runtime.plain_base import is_plain
 from storage import EncodingStore
 
 STEPS = 1000
-"""Steps of a run whose settings name neither steps nor epochs."""
+"""Number of steps of a run whose settings name neither steps nor epochs."""
 
 
 def resolve_run(request: TrainRequest, topology: Topology) -> TrainConfig:
@@ -98,7 +98,7 @@ def run_folder(draft: TrainConfig, encoder: str) -> Path:
         FileNotFoundError, ValueError: there is no such store.
     """
     store, runs = EncodingStore.open(draft.store), home() / "train"
-    by_path = runs / run_name(draft, encoder, draft.store)  # of before stores had an id
+    by_path = runs / run_name(draft, encoder, draft.store)  # the folder of runs from before stores had an id
     before = began_with(by_path)
     if before is not None and before.store_id in ("", store.id):
         return by_path

@@ -1,4 +1,4 @@
-"""Where the shards of a store are checked: in this process, in several of this machine, or on a Ray cluster."""
+"""Executors of a store's verification: this process, several of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from storage.io.paths import StorePath
 from storage.maintenance.check_shard import Checked, Stored, check_in_processes, check_shard, check_shards
 
 Check = Callable[[StorePath, Iterable[Stored]], Iterator[Checked]]
-"""Checks shards of the store at a path, in any order."""
+"""Function that checks shards of the store at a path, in any order."""
 
 
 def checking(processes: int = 1, ray: str | None = None) -> Check:
-    """Return what checks shards where that was asked for.
+    """Return the function that checks shards where the caller asked for it: here, in processes, or on a cluster.
 
     Args:
         processes: how many of this machine, where there is no Ray.

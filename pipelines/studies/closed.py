@@ -14,7 +14,7 @@ from torch import Tensor
 from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.estimates import Estimate, share, survived
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.studies.student import Shown, StudentConfig, StudentEncoder, agreement, train_student
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.stage import task
@@ -38,7 +38,7 @@ KEPT = "relation, share of the gain"
 
 
 def study(workspace: Workspace) -> Outcome:
-    """A student for each thing that an API may show; the adapters are those of the score difference."""
+    """Train a student for each thing that an API may show, and draw with it through the trained adapters."""
     paper = workspace.paper
     found = {"base": workspace.shares(BASE), TEACHER: workspace.shares(paper)}
     agreed: dict[str, dict[str, float]] = {}
@@ -54,14 +54,14 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def student_name(workspace: Workspace, shown: Shown) -> str:
-    """A folder for a student of this size."""
+    """Return a folder name for a student of this size."""
     key = workspace.llm.reading().key
     about = {"pictures": workspace.sizes.pictures, "steps": workspace.sizes.student_steps, "reading": key}
     return f"{shown}-{content_hash(canonical_json(about).encode())[:8]}"
 
 
 def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]:
-    """Cosine and R² of a student with its teacher on captions of held-out scenes; trained once."""
+    """Return cosine and R² of a student with its teacher on captions of held-out scenes; train it once."""
     config = StudentConfig(shown=shown, steps=workspace.sizes.student_steps)
     captions = [prompt.text for i, prompt in enumerate(workspace.prompts) if i % 3 > 0]  # not in the base's template
     reading = workspace.llm.reading()
@@ -72,9 +72,9 @@ def taught(workspace: Workspace, shown: Shown, folder: Path) -> dict[str, float]
 
 @task("teach student")
 def teach(
-    store: Path, reading: Reading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
+    store: Path, reading: StudyReading, fingerprint: str, config: StudentConfig, held_out: list[str], folder: Path
 ) -> dict[str, float]:
-    """Trains a student on the store's encodings, and compares it with its teacher on captions it has not seen."""
+    """Train a student on the store's encodings, and compare it with its teacher on captions it has not seen."""
     quieten_loading()
     teacher = reading.load(str(DIFFUSION))
     assert isinstance(teacher, Encoder)
@@ -85,7 +85,7 @@ def teach(
 
 
 def stored(store: Path, fingerprint: str) -> tuple[list[str], list[Tensor]]:
-    """The store's different captions with their encodings ``(token, hidden)``, bfloat16."""
+    """Return the store's different captions with their encodings ``(token, hidden)``, bfloat16."""
     samples = EncodingStore.open(str(store)).samples(fingerprint)
     texts = dict(zip(samples["caption_hash"].to_pylist(), samples["caption"].to_pylist(), strict=True))
     found: dict[str, Tensor] = {}
@@ -98,7 +98,7 @@ def stored(store: Path, fingerprint: str) -> tuple[list[str], list[Tensor]]:
 
 
 def row(name: str, found: dict[str, Shares], agreed: dict[str, float]) -> dict[str, Any]:
-    """Agreement with the teacher, both facts, and how much of the teacher's gain is left."""
+    """Return a table row: agreement with the teacher, both facts, and how much of the teacher's gain is left."""
     line: dict[str, Any] = {"what is shown": name, "cosine": agreed.get("cosine"), "R²": agreed.get("r2")}
     for fact in MAIN:
         line[fact] = share(pooled(found[name], fact))
@@ -109,7 +109,7 @@ def row(name: str, found: dict[str, Shares], agreed: dict[str, float]) -> dict[s
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    """How much survives, and how much of it the LLM's outputs bring over the text alone."""
+    """Say how much of the gain survives, and how much of it the LLM's outputs bring over the text alone."""
     students = [row for row in rows if row["R²"] is not None]
     defined = [row for row in students if not np.isnan(row[KEPT].value)]
     kept = max(defined, key=lambda row: row[KEPT].value, default=None)
@@ -125,13 +125,13 @@ def findings(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same without intervals, and without what follows from other columns."""
+    """Return the table without intervals, and without columns that follow from others."""
     columns = ("what is shown", "R²", *MAIN, KEPT)
     return [{column: brief(row[column]) for column in columns} for row in rows]
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
-    """Both facts, a line for each thing shown."""
+    """Plot both facts, a line for each thing shown."""
     figure = Figure(figsize=(8, 0.45 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
     places = np.arange(len(rows))

@@ -23,17 +23,17 @@ SHARES = tuple(f"{fact}, {LABELS[wording]}" for fact in MAIN for wording in CAPT
 
 
 def shares_by_variant(workspace: Workspace, variants: Iterable[Variant]) -> dict[str, Shares]:
-    """Every variant's verdicts."""
+    """Return every variant's verdicts."""
     return {variant.name: workspace.shares(variant) for variant in variants}
 
 
 def pooled(shares: Shares, fact: str, wordings: Sequence[str] = CAPTIONS) -> np.ndarray:
-    """Verdicts ``(seed, scene)`` on one fact, the mean of several wordings: a scene is one piece of evidence."""
+    """Return verdicts ``(seed, scene)`` on one fact, the mean of several wordings: a scene is one piece of evidence."""
     return np.mean([shares[wording][fact] for wording in wordings], axis=0)
 
 
 def rows(found: dict[str, Shares], reference: str) -> list[dict[str, Any]]:
-    """A line a variant: shares in both wordings, and differences from the reference."""
+    """Return a row a variant: shares in both wordings, and differences from the reference."""
     table: list[dict[str, Any]] = []
     for name, shares in found.items():
         row: dict[str, Any] = {"variant": name, "trainings": len(shares["natural"]["binding"])}
@@ -48,7 +48,7 @@ def rows(found: dict[str, Shares], reference: str) -> list[dict[str, Any]]:
 
 
 def shares_plot(found: dict[str, Shares], wordings: Sequence[str] = tuple(WORDINGS)) -> Figure:
-    """A panel a fact, a line a variant, a point with its interval a wording."""
+    """Plot a panel a fact, a line a variant, a point with its interval a wording."""
     figure = Figure(figsize=(9, 0.42 * len(found) + 1.5), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
     places = np.arange(len(found))
@@ -67,7 +67,7 @@ def shares_plot(found: dict[str, Shares], wordings: Sequence[str] = tuple(WORDIN
 
 
 def points(axis: Any, places: np.ndarray, estimates: Sequence[Estimate], label: str) -> None:
-    """Estimates as points with their intervals, one below the other."""
+    """Plot estimates as points with their intervals, one below the other."""
     values = np.array(estimates)  # (variant, 3)
     errors = np.abs(values[:, 1:].T - values[:, 0])
     axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", markersize=4, capsize=2, label=label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.studies.compare import rows, shares_by_variant, shares_plot
 from pipelines.studies.llm import StudyLLM
 from pipelines.studies.outcome import Outcome
@@ -12,13 +12,13 @@ from pipelines.studies.parameter_counts import parameters
 from pipelines.studies.words import listed, sentences, signs, summary
 from pipelines.studies.workspace import BASE, PAPER, Variant, Workspace
 
-CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+CLIP = Variant(name="CLIP", reading=StudyReading(kind="base"))
 NORMALISED = "each score normalised"
 SCORES = (PAPER.name, NORMALISED)
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, readings of the LLM, and CLIP."""
+    """Return the base, readings of the LLM, and CLIP."""
     read = [
         Variant(name=name, reading=workspace.llm.reading(reading=reading))
         for name, reading in readings(workspace.llm).items()
@@ -27,7 +27,7 @@ def variants(workspace: Workspace) -> list[Variant]:
 
 
 def readings(llm: StudyLLM) -> dict[str, str]:
-    """Readings beside the score difference, by name; of an LLM as it comes, all that the encoder has."""
+    """Return readings beside the score difference, by name; of an LLM as it comes, all that the encoder has."""
     if llm.embedded:
         return {"last hidden state": "last", "a middle layer": "layer:3", "mean of layers": "mean"}
     middle, deep = llm.blocks // 2, two_thirds(llm)
@@ -48,7 +48,7 @@ def two_thirds(llm: StudyLLM) -> int:
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Trains an adapter on each reading of the same captions."""
+    """Train an adapter on each reading of the same captions."""
     compared = variants(workspace)
     found = shares_by_variant(workspace, compared)
     table = rows(found, PAPER.name)
@@ -58,7 +58,7 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def findings(table: list[dict[str, Any]]) -> list[str]:
-    """Whether the formula earns its place, reported either way."""
+    """Say whether the formula earns its place, reported either way."""
     told = sentences(table, PAPER.name)
     base = next(row for row in table if row["variant"] == BASE.name)
     if max(signs(base, PAPER.name).values()) <= 0:

@@ -1,4 +1,4 @@
-"""Where the studies are."""
+"""The folder of studies."""
 
 from __future__ import annotations
 

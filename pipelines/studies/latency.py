@@ -23,7 +23,7 @@ SECONDS = "s"
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Runs `benchmarks/latency.py` once on this machine's device, and reads its rows."""
+    """Run `benchmarks/latency.py` once on this machine's device, and read its rows."""
     small = workspace.sizes.steps <= QUICK.steps
     folder = workspace.output / "latency" / ("small" if small else "real")
     if not (folder / "done").exists():
@@ -45,7 +45,7 @@ def study(workspace: Workspace) -> Outcome:
 
 @task("measure latency")
 def measure(folder: Path, small: bool) -> None:
-    """Runs the benchmark in a process of its own, whose memory is measured; rows of a broken run are thrown away."""
+    """Run the benchmark in a process of its own, whose memory is measured; throw the rows of a broken run away."""
     if not SCRIPT.is_file():
         raise ValueError(f"{SCRIPT}: expected the repository's benchmark, found none: run the study from a checkout")
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def measure(folder: Path, small: bool) -> None:
 
 
 def findings(rows: list[dict[str, Any]], device: str) -> list[str]:
-    """Ratios at each batch size."""
+    """Return the ratios at each batch size, in words."""
     found = {(row["what"], row["batch"]): float(row["median"]) for row in rows}
     sentences = []
     for batch in sorted({row["batch"] for row in rows}, key=int):
@@ -77,7 +77,7 @@ def findings(rows: list[dict[str, Any]], device: str) -> list[str]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a measured thing, a column a batch size."""
+    """Return a row a measured thing, a column a batch size."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         line = found.setdefault((row["what"], row["unit"]), {"what": row["what"], "unit": row["unit"]})
@@ -86,7 +86,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, Any]], device: str) -> Figure:
-    """Seconds of each part, a panel a batch size."""
+    """Plot the seconds of each part, a panel a batch size."""
     timed = [row for row in rows if row["unit"] == SECONDS]
     batches = sorted({row["batch"] for row in timed}, key=int)
     figure = Figure(figsize=(9, 2.8), layout="constrained")

@@ -14,7 +14,7 @@ from llmdiff.encoder.config import DType
 from llmdiff.encoder.loading import load_tokenizer
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.studies import smollm2
 
 
@@ -25,24 +25,24 @@ class StudyLLM:
     source: str
     """Folder, GGUF file, or name on the hub."""
     name: str
-    """For people, and for the folder of what is found on it."""
+    """Name for people, and of the folder of what is found on it."""
     blocks: int
     """Number of blocks T."""
     width: int
     """Width of a hidden state."""
     template: str
     dtype: DType | None = None
-    """None is the encoder's default."""
+    """Dtype that it runs in; None is the encoder's default."""
 
     @property
     def embedded(self) -> bool:
-        """Whether it is the one that the package holds, asked as it was trained."""
+        """Whether this is the LLM that the package holds, asked as it was trained."""
         return self == EMBEDDED
 
-    def reading(self, **settings: Any) -> Reading:
+    def reading(self, **settings: Any) -> StudyReading:
         """Return a reading of it, by settings of `EncoderConfig`."""
         common = {"template": self.template} | ({} if self.dtype is None else {"dtype": self.dtype})
-        return Reading(llm=self.source, settings={**common, **settings})
+        return StudyReading(llm=self.source, settings={**common, **settings})
 
 
 EMBEDDED = StudyLLM(source=str(LLAMA), name="the embedded LLM", blocks=5, width=160, template=PROMPT)
@@ -75,7 +75,7 @@ def name_of(source: str) -> str:
     """Return an LLM's name, fit for a file's: the one in its folder's configuration, or else the folder's own."""
     path = Path(source).resolve()
     name = path.name
-    if path.is_file():  # of GGUF
+    if path.is_file():  # a GGUF file
         name = path.stem
     elif path == smollm2.location().resolve():
         name = smollm2.NAME

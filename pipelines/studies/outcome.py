@@ -1,4 +1,4 @@
-"""What a study leaves: `finding.md`, `summary.md`, `table.md`, `plot.png` and `result.json`."""
+"""The files that a study leaves: `finding.md`, `summary.md`, `table.md`, `plot.png` and `result.json`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Outcome:
     """The rows of a study, its picture, and what may be said of them."""
 
     rows: list[dict[str, Any]]
-    """All with the same columns, the first a name; numbers, texts or estimates."""
+    """Rows with the same columns, the first a name; values are numbers, texts or estimates."""
     summary: list[dict[str, Any]]
-    """The same in few columns, for people to look at first."""
+    """The rows in few columns, for people to look at first."""
     figure: Figure
     finding: list[str]
     """A few sentences that answer the study's question."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """More for `result.json`."""
+    """Further entries of `result.json`."""
 
 
 def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: float) -> Path:
-    """Writes the five files into the study's folder, and returns it; seconds of calls at the same sizes are summed."""
+    """Write the five files into the study's folder, and return it; add up seconds of calls at the same sizes."""
     folder = study_folder(workspace, name)
     about: dict[str, Any] = {"study": name, "sizes": workspace.sizes.model_dump(), **about_llm(workspace.llm)}
     before = read_result(folder) or {}
@@ -53,13 +53,13 @@ def write_outcome(workspace: Workspace, name: str, outcome: Outcome, seconds: fl
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table in Markdown."""
+    """Return rows as a table in Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([shown(value) for value in row.values()] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def shown(value: Any) -> str:
-    """A value as people read it."""
+    """Return a value as people read it."""
     if value is None:
         return ""
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
@@ -68,7 +68,7 @@ def shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON, which has no NaN."""
+    """Return a value as JSON, which has no NaN."""
     if isinstance(value, Estimate):
         return {name: plain(part) for name, part in value._asdict().items()}
     if isinstance(value, dict):
@@ -101,6 +101,6 @@ def check_name(workspace: Workspace, name: str) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The `result.json` in a study's folder; None where it has not run."""
+    """Return the `result.json` in a study's folder; None where it has not run."""
     path = folder / RESULT
     return json.loads(path.read_text()) if path.exists() else None

@@ -19,17 +19,17 @@ TEMPLATES = {"docs": "studies.md.jinja", "paper": "paper.md.jinja"}
 
 
 def write_docs(output: Path, docs: Path) -> Path:
-    """Writes ``studies.md`` and ``studies/*.png`` below a folder from what the studies left."""
+    """Write ``studies.md`` and ``studies/*.png`` below a folder from what the studies left."""
     return write_page("docs", output, CATALOGUE, docs / "studies.md", docs / "studies")
 
 
 def write_paper(output: Path) -> Path:
-    """Writes ``paper/page.md`` with its pictures into the folder of studies."""
+    """Write ``paper/page.md`` with its pictures into the folder of studies."""
     return write_page("paper", output, EXPERIMENTS, output / "paper" / "page.md", output / "paper")
 
 
 def write_page(template: str, output: Path, names: Iterable[StudyName], page: Path, pictures: Path) -> Path:
-    """Fills a template; pictures are copied, and linked as they lie from the page. ValueError where nothing has run."""
+    """Fill a template, and copy the pictures that it links; ValueError where no study has run."""
     studies = {name: read_studies(output, name) for name in names}
     if not any(studies.values()):
         raise ValueError(f"{output}: expected results of some study, found none: run `llmdiff study list`")
@@ -41,7 +41,7 @@ def write_page(template: str, output: Path, names: Iterable[StudyName], page: Pa
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
 
     def section(name: StudyName) -> str:
-        """A study's finding, picture and table; below them, those on other LLMs."""
+        """Return a study's finding, picture and table; below them, those on other LLMs."""
         found = [text_of(study, "" if folder == "." else f"{folder}/") for study in studies[name]]
         if not found or ("llm" in studies[name][0] and not CATALOGUE[name].alone):
             found.insert(0, f"Not run yet: `llmdiff study {name}`.\n")
@@ -53,13 +53,13 @@ def write_page(template: str, output: Path, names: Iterable[StudyName], page: Pa
 
 
 def read_studies(output: Path, name: str) -> list[dict[str, Any]]:
-    """What a study left: with the embedded LLM, then with others, by name."""
+    """Return what a study left: with the embedded LLM, then with others, by name."""
     folders = [output / name, *sorted((output / BY_LLM).glob(f"*/{name}"))]
     return [found for folder in folders if (found := read_study(folder)) is not None]
 
 
 def read_study(folder: Path) -> dict[str, Any] | None:
-    """What a study left in a folder, its tables and finding as texts; None where it has not run."""
+    """Return what a study left in a folder, its tables and finding as texts; None where it has not run."""
     result = read_result(folder)
     if result is None:
         return None

@@ -1,4 +1,4 @@
-"""What an adapter weighs."""
+"""Numbers of an adapter's parameters."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def parameters_by_layer(adapter: Path) -> Counter[str]:
 
 
 def by_tensor(adapter: Path) -> dict[str, int]:
-    """The number of elements of each tensor."""
+    """Return the number of elements of each tensor."""
     with safe_open(adapter / WEIGHTS, framework="pt") as file:
         return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 no mapping

@@ -24,7 +24,7 @@ VARIANTS = [BASE, BOTH, ORIGINAL_FORCED, LLM_FORCED, REMOVED, PHI, CLIP]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """The first four need one training; the others are trained without, or with another, original path."""
+    """Score both paths, each alone, and adapters trained without, or with another, original path."""
     found = shares_by_variant(workspace, VARIANTS)
     table = rows(found, BOTH.name)
     for row in table:
@@ -42,7 +42,7 @@ def kept(found: dict[str, Shares], name: str) -> Estimate:
 
 
 def findings(table: list[dict[str, Any]]) -> list[str]:
-    """Each path alone; what is forgotten; whether the original is needed."""
+    """Say what each path alone brings, what is forgotten, and whether the original is needed."""
     by_name = {row["variant"]: row for row in table}
     needed = signs(by_name[REMOVED.name], BOTH.name)["relation"]
     answers = {1: "the original module is needed", 0: "nothing shows that it is needed", -1: "it is in the way"}

@@ -1,4 +1,4 @@
-"""What a probe finds in encodings, against what an adapter that is trained on them draws."""
+"""The findings of probes in encodings, against what adapters that are trained on them draw."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmdiff.probe.probing import REFINER, encode_by, run_probes
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.studies.estimates import Estimate, share
 from llmdiff.studies.rank_correlation import LEAST, rank_correlation
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import progress, quieten_loading
 from pipelines.studies import smollm2
 from pipelines.studies.compare import MAIN, pooled, shares_by_variant
@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 PROBES = {"on top": 0, "in reach": REFINER}
 """Blocks of the refiner in each probe."""
 TRAINING = 6
-"""Captions that a probe learns on, for each that it is asked about in either wording."""
+"""Number of captions that a probe learns on, for each that it is asked about in either wording."""
 ALL, OTHERS = "all", "not trained to answer"
 """Groups of encoders: the second is without the embedded LLMs that answer at single tokens what a caption means."""
 ANSWERING = ("llama, ", "phi, ")
@@ -41,7 +41,7 @@ Probed = dict[str, dict[str, Figures]]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Probes every encoder's encodings, and trains an adapter on them."""
+    """Probe every encoder's encodings, and train an adapter on them."""
     chosen = variants()
     probed = {variant.name: probe_figures(workspace, variant) for variant in chosen}
     found = shares_by_variant(workspace, chosen)
@@ -62,7 +62,7 @@ def variants() -> list[Variant]:
     found = [variant(llm, reading) for llm in (llama, phi) for reading in ("score", "last", "mean", "layer:2")]
     unasked = replace(llama, name="llama without questions", template="{caption}")
     found += [variant(unasked, reading) for reading in ("score", "mean")]
-    found.append(Variant(name="CLIP", reading=Reading(kind="base"), seeds=1))
+    found.append(Variant(name="CLIP", reading=StudyReading(kind="base"), seeds=1))
     if smollm2.is_there(folder := smollm2.location()):
         real = read_llm(str(folder))
         deep = f"layer:{three_fifths(real)}"
@@ -82,7 +82,7 @@ def variant(llm: StudyLLM, reading: str) -> Variant:
 
 
 def probe_figures(workspace: Workspace, variant: Variant) -> dict[str, Figures]:
-    """Return what both probes find in an encoder's encodings; measured once."""
+    """Return the figures of both probes on an encoder's encodings; measure them once."""
     assert variant.reading is not None
     reading, sizes = variant.reading, workspace.sizes
     config = ProbeConfig(captions=TRAINING * sizes.captions, tests=sizes.captions, steps=2 * sizes.steps)
@@ -130,7 +130,7 @@ def correlated(probed: Probed, found: dict[str, Shares]) -> Correlations:
 
 
 def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
-    """A line an encoder: what the probes and the adapter get right, over both wordings."""
+    """Return a row an encoder: what the probes and the adapter get right, over both wordings."""
     table = []
     for name, shares in found.items():
         row: dict[str, Any] = {"encoder": name}
@@ -142,7 +142,7 @@ def rows(probed: Probed, found: dict[str, Shares]) -> list[dict[str, Any]]:
 
 
 def findings(correlations: Correlations, names: Iterable[str]) -> list[str]:
-    """How well each probe tells the order of the adapters, in each group of encoders."""
+    """Say how well each probe tells the order of the adapters, in each group of encoders."""
     told = []
     for group, members in groups(names).items():
         parts = [
@@ -161,7 +161,7 @@ def findings(correlations: Correlations, names: Iterable[str]) -> list[str]:
 
 
 def summary(correlations: Correlations) -> list[dict[str, Any]]:
-    """A line a group and probe: the rank correlation with the adapters, a column a fact."""
+    """Return a row a group and probe: the rank correlation with the adapters, a column a fact."""
     return [
         {"encoders": group, "probe": probe, **{fact: correlations[group, probe, fact] for fact in MAIN}}
         for group, probe in dict.fromkeys((group, probe) for group, probe, _ in correlations)
@@ -169,7 +169,7 @@ def summary(correlations: Correlations) -> list[dict[str, Any]]:
 
 
 def plot(probed: Probed, found: dict[str, Shares]) -> Figure:
-    """A panel a fact, a point an encoder and probe: what the probe gets right, and what the adapter does."""
+    """Plot a panel a fact, a point an encoder and probe: what the probe gets right, and what the adapter does."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
     for axis, fact in zip(axes, MAIN, strict=True):

@@ -16,17 +16,17 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes.evaluator import FACTS, score_facts
 from llmdiff.shapes.scene import Scene, Thing
 from llmdiff.studies.estimates import share
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import progress
 from pipelines.studies.outcome import Outcome
 from pipelines.studies.scoring import StudyModel, drawn
 from pipelines.studies.words import brief
-from pipelines.studies.workspace import BASE, MODEL_KEY, VERDICTS, Variant, Workspace
+from pipelines.studies.workspace import BASE, MODEL_KEY, Variant, Workspace
 from storage.hashing import canonical_json, content_hash
 from storage.io.files import write_file
 
 matplotlib.use("Agg")
-CLIP = Variant(name="CLIP", reading=Reading(kind="base"))
+CLIP = Variant(name="CLIP", reading=StudyReading(kind="base"))
 KINDS = {  # one word away from the first
     "as it is": ("red circle", "blue square", "left of"),
     "other colour": ("green circle", "blue square", "left of"),
@@ -42,12 +42,12 @@ WORDINGS = {  # the first is the base's own template; training showed the second
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, the paper's adapter, and CLIP."""
+    """Return the base, the paper's adapter, and CLIP."""
     return [BASE, workspace.paper, CLIP]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """The verdicts of every prompt over several noises and trainings, and pictures of the first of both."""
+    """Collect every prompt's verdicts over several noises and trainings, and show the pictures of the first of both."""
     texts = controlled()
     rows: list[dict[str, Any]] = []
     pictures = {}
@@ -63,7 +63,7 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def controlled() -> list[tuple[str, str, Scene]]:
-    """(wording, text, scene) of every prompt."""
+    """Return (wording, text, scene) of every prompt."""
     found = []
     for wording, form in WORDINGS.items():
         for first, second, relation in KINDS.values():
@@ -74,20 +74,20 @@ def controlled() -> list[tuple[str, str, Scene]]:
 
 
 def thing(kind: str) -> Thing:
-    """A large coloured shape; where it is does not matter to the evaluator."""
+    """Return a large coloured shape; where it is does not matter to the evaluator."""
     colour, shape = kind.split()
     return Thing(colour, shape, "large")
 
 
 def verdicts_on(workspace: Workspace, model: StudyModel, texts: list[tuple[str, str, Scene]]) -> dict[str, np.ndarray]:
-    """Verdicts ``(prompt, noise)`` on each kind of fact, and the ``pictures`` of the first noise; drawn once."""
+    """Return verdicts ``(prompt, noise)`` on each kind of fact, and the first noise's ``pictures``; draw them once."""
     noises = max(1, workspace.sizes.scenes // 5)
     about = {
         MODEL_KEY: json.loads(model.model_dump_json()),
         "texts": [text for _, text, _ in texts],
         "noises": noises,
     }
-    path = workspace.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
+    path = workspace.scored / f"{content_hash(canonical_json(about).encode())[:12]}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
@@ -98,7 +98,7 @@ def verdicts_on(workspace: Workspace, model: StudyModel, texts: list[tuple[str, 
 
 
 def draw(model: StudyModel, texts: list[tuple[str, str, Scene]], noises: int) -> dict[str, np.ndarray]:
-    """As `verdicts_on`, drawn now."""
+    """Draw the prompts and return their verdicts, without looking at earlier results."""
     some = held_out_prompts(1)[0]
     prompts = [replace(some, text=text, scene=scene, seed=noise) for _, text, scene in texts for noise in range(noises)]
     with progress("draw controlled prompts", len(prompts), "picture"):
@@ -109,7 +109,7 @@ def draw(model: StudyModel, texts: list[tuple[str, str, Scene]], noises: int) ->
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    """The strictest verdict, every thing as stated and in its place, from the worst wording to the best."""
+    """Say in what share of pictures both things and their relation are right, from the worst wording to the best."""
     found: dict[str, list[float]] = {}
     for row in rows:
         found.setdefault(row["model"], []).append(row["relation"].value)
@@ -118,7 +118,7 @@ def findings(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a model, a column a wording: the strictest verdict."""
+    """Return a row a model, a column a wording: the share in which both things and their relation are as stated."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         line = found.setdefault(row["model"], {"both things and their relation": row["model"]})
@@ -127,7 +127,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(texts: list[tuple[str, str, Scene]], pictures: dict[str, np.ndarray]) -> Figure:
-    """A column a prompt, from the base's template and a new wording; a row a model."""
+    """Plot a row a model, a column a prompt: from the base's template, and in a new wording."""
     chosen = [i for i, (wording, _, _) in enumerate(texts) if wording != "a wording of training"]
     figure = Figure(figsize=(1.25 * len(chosen), 1.15 * len(pictures) + 0.7), layout="constrained")
     axes = figure.subplots(len(pictures), len(chosen), squeeze=False)

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate, survived
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.training.state import EMA_FOLDER
 from pipelines.studies import compare
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled
@@ -23,25 +23,25 @@ from pipelines.studies.workspace import BASE, PAPER, Shares, Variant, Workspace,
 
 matplotlib.use("Agg")
 ADAPTED = "adapted"
-"""What a variant's name ends with where adapter and training are set for LLMs as they come."""
+"""End of the names of variants whose adapter and training are set for LLMs as they come."""
 ADAPTER, LAYOUT = (("standardise", True), ("refiner", 2)), 2
-"""Those settings: of `AdapterSettings`, and steps of layout pre-training for each step;"""
+"""Settings of those variants: of `AdapterSettings`, and steps of layout pre-training for each step."""
 TRAINING = (("learning_rate", 1e-3), ("timestep_exponent", 1.0))
-"""and of `TrainSettings`."""
+"""Settings of those variants: of `TrainSettings`."""
 SHARE = 0.4
-"""Of the steps, those that take about as long with all layout pre-training as all do without, on shapes."""
+"""Share of the steps that takes about as long with all layout pre-training as all steps do without, on shapes."""
 UNTAUGHT, IN_BUDGET = "without layout pre-training", "in the budget"
 
 MEAN = "mean of normalised layers"
 RECOVERED = tuple(f"{fact} recovered, {LABELS[wording]}" for fact, wording in product(MAIN, CAPTIONS))
-"""Columns of what is recovered."""
+"""Columns of a table that hold what is recovered."""
 
 Curves = dict[int, dict[str, Shares]]
 """Verdicts by steps of training and variant, the last step's with the base's."""
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Trains every variant on the LLM, and scores what the first training of the last one drew on the way, too."""
+    """Train every variant on the LLM, and score what the first training of the last one drew on the way, too."""
     *_, last = chosen = variants(workspace)
     steps = {variant.name: dict(variant.training).get("steps", workspace.sizes.steps) for variant in chosen}
     curves: Curves = {step: {} for step in marks(workspace.sizes.steps)}
@@ -60,20 +60,20 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def variants(workspace: Workspace) -> list[Variant]:
-    """The base, the paper's adapter, and settings for LLMs as they come on two readings and on the base's CLIP."""
+    """Return the base, the paper's adapter, and settings for LLMs as they come on two readings and the base's CLIP."""
     llm = workspace.llm
     return [
         BASE,
         Variant(name=PAPER.name, reading=llm.reading(), seeds=1),
         adapted(PAPER.name, llm.reading(), workspace.sizes.steps),
-        replace(adapted("CLIP", Reading(kind="base"), workspace.sizes.steps), seeds=1),
+        replace(adapted("CLIP", StudyReading(kind="base"), workspace.sizes.steps), seeds=1),
         without_layout(mean := adapted(MEAN, llm.reading(reading="norm_mean"), workspace.sizes.steps)),
         replace(in_budget(mean, workspace.sizes.steps), seeds=workspace.sizes.seeds + 1),
         mean,
     ]
 
 
-def adapted(name: str, reading: Reading, steps: int) -> Variant:
+def adapted(name: str, reading: StudyReading, steps: int) -> Variant:
     """Return a reading under settings for LLMs as they come; what is scored on the way is kept."""
     half = marks(steps)[0]
     training = {
@@ -99,7 +99,7 @@ def in_budget(variant: Variant, steps: int) -> Variant:
 
 
 def marks(steps: int) -> list[int]:
-    """Return the steps after which pictures are scored: a half of them, and all."""
+    """Return the steps after which pictures are scored: half of them, and all."""
     return sorted({max(1, steps // 2), steps})
 
 
@@ -133,7 +133,7 @@ def best_of(found: dict[str, Shares]) -> str:
 
 
 def rows(curves: Curves, best: str) -> list[dict[str, Any]]:
-    """A line a variant: shares, and what is recovered, by wording; and what had been on the way, over both wordings."""
+    """Return a row a variant: shares, and what is recovered, by wording; then rows of the steps on the way."""
     *earlier, last = curves
     base = curves[last][BASE.name]
     table = compare.rows(curves[last], best)
@@ -149,7 +149,7 @@ def rows(curves: Curves, best: str) -> list[dict[str, Any]]:
 
 
 def points(curves: Curves, steps: dict[str, int]) -> list[dict[str, Any]]:
-    """What is recovered by variant, steps, fact and wording; a variant of fewer `steps` has no more in the end."""
+    """Return what is recovered by variant, steps, fact and wording; `steps` has each variant's own number of steps."""
     base = curves[max(curves)][BASE.name]
     return [
         {"variant": name, "steps": min(step, steps[name]), "fact": fact, "wording": wording, "recovered": value}
@@ -163,7 +163,7 @@ def points(curves: Curves, steps: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def findings(table: list[dict[str, Any]], best: str, llm: str) -> list[str]:
-    """Which variant is best, what it recovers, and whether the paper's formula earns its place."""
+    """Say which variant is best, what it recovers, and whether the paper's formula earns its place."""
     row = next(row for row in table if row["variant"] == best)
     parts = []
     for wording in CAPTIONS:
@@ -189,7 +189,7 @@ def formula(table: list[dict[str, Any]], best: str) -> str:
 
 
 def plot(curve: list[dict[str, Any]]) -> Figure:
-    """What is recovered over steps: a row a fact, a column a wording, a colour a variant."""
+    """Plot what is recovered over steps: a row a fact, a column a wording, a colour a variant."""
     names = list(dict.fromkeys(point["variant"] for point in curve))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(len(MAIN), len(CAPTIONS), sharex=True, sharey=True)

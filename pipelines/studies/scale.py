@@ -1,4 +1,4 @@
-"""The same adapter on LLMs of several sizes: what each brings, and what encoding costs with it."""
+"""LLMs of several sizes under one adapter: what each brings, and what encoding costs with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmdiff.shapes import DIFFUSION, LLAMA, PHI
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.shapes.pretrain.llm import pretrain_llm
 from llmdiff.studies.estimates import Estimate
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import quieten_loading
 from pipelines.runtime.stage import task
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, rows, shares_by_variant
@@ -32,7 +32,7 @@ SPEED = "captions/s"
 
 
 class Size(BaseModel):
-    """An LLM of the study."""
+    """An LLM whose size the study compares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,11 +44,11 @@ class Size(BaseModel):
 
     @property
     def variant(self) -> Variant:
-        return Variant(name=self.name, reading=Reading(llm=self.llm, settings=self.settings))
+        return Variant(name=self.name, reading=StudyReading(llm=self.llm, settings=self.settings))
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Trains the smaller LLMs where they are missing, then an adapter on each size."""
+    """Train the smaller LLMs where they are missing, then an adapter on each size."""
     sizes = read_sizes(workspace.llms) if workspace.llms is not None else embedded_sizes(workspace)
     found = shares_by_variant(workspace, [BASE, *(size.variant for size in sizes)])
     costs = [measured(workspace, size) for size in sizes]
@@ -65,7 +65,7 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def embedded_sizes(workspace: Workspace) -> list[Size]:
-    """The embedded family, smallest first: two Llamas trained for this study, the embedded Phi and Llama."""
+    """Return the embedded family, smallest first: two Llamas trained for this study, the embedded Phi and Llama."""
     made = [trained_llm(workspace, name) for name in ("llama-tiny", "llama-small")]
     return [
         *(Size(name=folder.name, llm=str(folder)) for folder in made),
@@ -75,7 +75,7 @@ def embedded_sizes(workspace: Workspace) -> list[Size]:
 
 
 def read_sizes(path: Path) -> list[Size]:
-    """The LLMs of a YAML file, smallest first, as `infra/recipes/scale.yaml`; ValueError where it holds none."""
+    """Return the LLMs of a YAML file, smallest first, as `infra/recipes/scale.yaml`; ValueError where it holds none."""
     entries = yaml.safe_load(path.read_text())
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list of LLMs with name, llm and settings, found {type(entries).__name__}")
@@ -83,7 +83,7 @@ def read_sizes(path: Path) -> list[Size]:
 
 
 def trained_llm(workspace: Workspace, name: str) -> Path:
-    """A Llama of `llmdiff.shapes.pretrain`, trained for this study with the embedded ones' recipe; once."""
+    """Return a Llama of `llmdiff.shapes.pretrain` that is trained once for this study, as the embedded ones were."""
     folder = workspace.output / f"llms-{workspace.sizes.llm_steps}" / name
     remembered(
         folder.with_suffix(".json"),
@@ -95,13 +95,13 @@ def trained_llm(workspace: Workspace, name: str) -> Path:
 
 @task("train LLM")
 def train_llm(folder: Path, steps: int) -> str:
-    """Trains it on captions and their restated facts; no picture is seen."""
+    """Train a Llama on captions and their restated facts; no picture is seen."""
     pretrain_llm(folder.parent, folder.name, steps)
     return str(folder)
 
 
 def measured(workspace: Workspace, size: Size) -> dict[str, Any]:
-    """Parameters of the LLM, and captions that it encodes a second: the median of a few rounds, measured once."""
+    """Return the LLM's parameters, and the captions that it encodes a second, measured once."""
     captions = [prompt.text for prompt in workspace.prompts][: workspace.sizes.captions]
     about = {**size.model_dump(), "captions": len(captions)}
     path = workspace.output / "scale" / f"{size.name.replace('/', '-')}.json"
@@ -110,7 +110,7 @@ def measured(workspace: Workspace, size: Size) -> dict[str, Any]:
 
 
 def measure(size: Size, captions: list[str]) -> dict[str, Any]:
-    """As `measured`, now."""
+    """Measure parameters and captions a second, the median of a few rounds, without looking at earlier results."""
     quieten_loading()
     assert size.variant.reading is not None
     encoder = size.variant.reading.load(str(DIFFUSION))
@@ -126,7 +126,7 @@ def measure(size: Size, captions: list[str]) -> dict[str, Any]:
 
 
 def findings(table: list[dict[str, Any]], largest: str) -> list[str]:
-    """What the largest brings over each smaller one, and at what price."""
+    """Say what the largest brings over each smaller one, and at what price."""
     of_largest = next(row[SPEED] for row in table if row["variant"] == largest)
     quicker = [
         f"{row['variant']} {row[SPEED] / of_largest:.1f} times"
@@ -138,7 +138,7 @@ def findings(table: list[dict[str, Any]], largest: str) -> list[str]:
 
 
 def plot(table: list[dict[str, Any]]) -> Figure:
-    """Both facts against the cost of encoding."""
+    """Plot both facts against the cost of encoding."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, len(MAIN), sharey=True)
     costs = [1e3 / row[SPEED] for row in table]

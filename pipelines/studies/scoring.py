@@ -15,7 +15,7 @@ from llmdiff.sampling import Sampling, load_pipeline
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.evaluator import FACTS
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import advance, quieten_loading
 from pipelines.runtime.stage import task
 
@@ -26,9 +26,9 @@ class StudyModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     adapter: str | None
-    """Folder; None is the base model as it is."""
-    reading: Reading | None
-    """What encodes prompts."""
+    """Folder of the adapter; None is the base model as it is."""
+    reading: StudyReading | None
+    """Reading that encodes prompts."""
     student: str | None = None
     """Folder of a student that stands in for the reading."""
     weights: tuple[float, float] | None = None
@@ -39,13 +39,13 @@ class StudyModel(BaseModel):
 
 @task("score pictures")
 def score(model: StudyModel, prompts: list[Any]) -> dict[str, dict[str, list[float]]]:
-    """Verdicts by wording and fact, a number a scene, in the prompts' order."""
+    """Return verdicts by wording and fact, a number a scene, in the prompts' order."""
     evaluation = drawn(model, prompts)
     return {wording: {fact: evaluation.sample(fact, wording).tolist() for fact in FACTS} for wording in WORDINGS}
 
 
 def drawn(model: StudyModel, prompts: list[Any]) -> Evaluation:
-    """The pictures with their verdicts."""
+    """Draw the pictures, and return them with their verdicts."""
     with torch.no_grad():
         sampling = Sampling(steps=model.steps, guidance=model.guidance)
         return evaluate(load(model), prompts, sampling, progress=advance)
@@ -69,7 +69,7 @@ def load(model: StudyModel) -> Any:
 
 
 def force_weights(pipe: Any, weights: tuple[float, float]) -> None:
-    """Puts ``a1`` and ``a2`` in place of the learned weights, and 0 for ``b1`` and ``b2``, in every layer."""
+    """Put ``a1`` and ``a2`` in place of the learned weights, and 0 for ``b1`` and ``b2``, in every layer."""
     for layer in adapter_of(pipe).layers.values():
         layer.a.data.copy_(torch.tensor(weights))  # type: ignore[operator]
         layer.b.data.zero_()  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Where the small published LLM of studies and tests lies, SmolLM2-135M-Instruct, if this machine has it."""
+"""The folder of SmolLM2-135M-Instruct, the small published LLM of studies and tests, if this machine has it."""
 
 from __future__ import annotations
 

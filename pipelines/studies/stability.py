@@ -1,4 +1,4 @@
-"""What the settings that the paper leaves open do to the encodings, and what to the pictures."""
+"""Effects of the settings that the paper leaves open, on the encodings and on pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION
 from llmdiff.studies.estimates import share
 from llmdiff.studies.geometry import geometry, overlap
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.studies.compare import MAIN, pooled, rows
 from pipelines.studies.llm import StudyLLM
@@ -32,7 +32,7 @@ Setting = tuple[Variant, bool]
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Figures of every setting's encodings, and pictures of some after a training of the same length."""
+    """Measure every setting's encodings, and score the pictures of some after a training of the same length."""
     default = setting(workspace.llm, DEFAULT)
     norm = encoding_figures(workspace, default[0])["norm"]
     compared = [default, *variants(workspace.llm, norm)]
@@ -52,7 +52,7 @@ def setting(llm: StudyLLM, name: str, trained: bool = True, **settings: Any) -> 
 
 
 def variants(llm: StudyLLM, norm: float) -> list[Setting]:
-    """Return all settings but the default, whose encodings have that norm."""
+    """Return all settings but the default, whose encodings' norm is `norm`."""
     (low, weak), (middle, some), (high, strong) = noises(llm, norm).items()
     return [
         *parts(llm),
@@ -101,7 +101,7 @@ def columns() -> list[str]:
 
 
 def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]:
-    """Norm, rank, agreement between seeds, non-finite share, overlap of a setting's encodings; measured once."""
+    """Return norm, rank, agreement between seeds, non-finite share and overlap of a setting's encodings."""
     assert variant.reading is not None
     reading = variant.reading
     captions = [prompt.text for prompt in workspace.prompts][: workspace.sizes.captions]
@@ -119,15 +119,15 @@ def encoding_figures(workspace: Workspace, variant: Variant) -> dict[str, float]
     return {name: float(value) for name, value in remembered(path, about, measure).items()}
 
 
-def load(reading: Reading, seed: int) -> Encoder:
-    """A reading's encoder under a seed."""
+def load(reading: StudyReading, seed: int) -> Encoder:
+    """Load a reading's encoder under a seed."""
     encoder = reading.model_copy(update={"settings": {**reading.settings, "seed": seed}}).load(str(DIFFUSION))
     assert isinstance(encoder, Encoder)
     return encoder
 
 
 def findings(table: list[dict[str, Any]]) -> list[str]:
-    """What the settings do to pictures, and whether any breaks the encodings."""
+    """Say what the settings do to pictures, and whether any breaks the encodings."""
     broken = [str(row["setting"]) for row in table if row["nonfinite"] > 0]
     return [
         *sentences(table, DEFAULT),
@@ -143,7 +143,7 @@ def few_columns(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(figures: dict[str, dict[str, float]], found: dict[str, Shares]) -> Figure:
-    """Effective rank, agreement between seeds, and both image metrics, a line a setting."""
+    """Plot effective rank, agreement between seeds, and both image metrics, a line a setting."""
     names = list(figures)
     places = np.arange(len(names))
     figure = Figure(figsize=(11, 0.3 * len(names) + 1.2), layout="constrained")

@@ -18,7 +18,7 @@ PATHS = {"original": "original path, a1 exp(b1)", "new": "new path, a2 exp(b2)"}
 
 
 def study(workspace: Workspace) -> Outcome:
-    """Reads what the trainings of the score difference wrote; nothing is trained for it."""
+    """Read what the trainings of the score difference wrote; nothing is trained for it."""
     folders = [workspace.adapter(PAPER, seed) for seed in workspace.seeds(PAPER)]
     steps, layers, weights = read_weights([folder / "metrics.jsonl" for folder in folders])
     sizes = parameters_by_layer(folders[0] / "adapter")
@@ -43,7 +43,7 @@ def study(workspace: Workspace) -> Outcome:
 
 
 def read_weights(files: list[Path]) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Logged steps ``(row,)``, layers, and weights ``(seed, row, layer, path)``, the original path first."""
+    """Return logged steps ``(row,)``, layers, and weights ``(seed, row, layer, path)``, the original path first."""
     runs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     layers = [layer["layer"] for layer in runs[0][0]["weights"]]
     table = [[[[layer[path] for path in PATHS] for layer in row["weights"]] for row in run] for run in runs]
@@ -51,14 +51,14 @@ def read_weights(files: list[Path]) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 
 def shares(weights: np.ndarray) -> np.ndarray:
-    """The original path's share of both weights, ``(..., layer)``."""
+    """Return the original path's share of both weights, ``(..., layer)``."""
     magnitude = np.abs(weights)
     share: np.ndarray = magnitude[..., 0] / magnitude.sum(-1)
     return share
 
 
 def findings(share: np.ndarray, sizes: np.ndarray) -> list[str]:
-    """Which path is larger where, and whether that goes with a layer's size, as the paper says of Figure 6."""
+    """Say which path is larger where, and whether that goes with a layer's size, as the paper says of Figure 6."""
     dominated = int((share > 0.5).sum())
     rank = spearmanr(sizes, share)
     claim = "The paper says that layers with fewer parameters keep more of the original path: "
@@ -74,7 +74,7 @@ def findings(share: np.ndarray, sizes: np.ndarray) -> list[str]:
 
 
 def summary(weights: np.ndarray) -> list[dict[str, Any]]:
-    """A line a path: its mean weight when training began and ended, and the least and largest of its layers then."""
+    """Return a row a path: its mean weight at the beginning and the end, and the range over layers at the end."""
     first, last = weights[:, 0].mean(0), weights[:, -1].mean(0)  # (layer, path)
     return [
         {
@@ -88,7 +88,7 @@ def summary(weights: np.ndarray) -> list[dict[str, Any]]:
 
 
 def plot(steps: np.ndarray, layers: list[str], weights: np.ndarray) -> Figure:
-    """Left: both weights by layer at the end, a bar's whisker from seed to seed. Right: over training."""
+    """Plot both weights by layer at the end, with a whisker from seed to seed (left), and over training (right)."""
     figure = Figure(figsize=(10, 0.4 * len(layers) + 1.4), layout="constrained")
     bars, lines = figure.subplots(1, 2)
     places = np.arange(len(layers))
@@ -107,10 +107,10 @@ def plot(steps: np.ndarray, layers: list[str], weights: np.ndarray) -> Figure:
 
 
 def spread(values: np.ndarray) -> str:
-    """Mean, and the range over seeds."""
+    """Return the mean, and the range over seeds."""
     return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def short(layer: str) -> str:
-    """A layer's path without what all of them have."""
+    """Return a layer's path without what all of them have."""
     return layer.split(".transformer_blocks")[0]

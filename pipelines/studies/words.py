@@ -1,4 +1,4 @@
-"""What is said of a table of variants: few columns, and sentences that claim no more than its intervals do."""
+"""Words about a table of variants: few columns, and sentences that claim no more than its intervals do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmdiff.studies.estimates import Estimate
 from pipelines.studies.compare import MAIN, SHARES
 
 VERBS = {1: "is better than", 0: "can't be told from", -1: "is worse than"}
-"""What a reference is to others, by the sign of its gap to them."""
+"""What a reference is to other variants, by the sign of its gap to them."""
 
 
 def sentences(table: list[dict[str, Any]], reference: str, without: Iterable[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""What studies are made of: encodings, adapters and scored pictures, each made once for all studies that need it."""
+"""The parts of studies: encodings, adapters and scored pictures, each made once for all studies that need it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION
 from llmdiff.shapes.captions import WORDINGS
 from llmdiff.shapes.shards import write_shards
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
 from pipelines.requests.study import Sizes
@@ -43,8 +43,8 @@ Shares = dict[str, dict[str, np.ndarray]]
 QUICK = Sizes(pictures=64, steps=2, scenes=2, seeds=1, captions=4, llm_steps=2, student_steps=2, processes=1)
 """Sizes for trying the commands, at which nothing is learned."""
 BATCH = 32
-VERDICTS, MODEL_KEY = "judged", "drawing"
-"""The folder of verdicts, and the key of the scored model in them, by the names that studies of before have."""
+MODEL_KEY = "drawing"
+"""Key of the scored model in files of verdicts, by the name that it has in earlier studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +52,16 @@ class Variant:
     """One line of a study: what differs from the paper's adapter on the embedded LLM."""
 
     name: str
-    reading: Reading | None = Reading()
-    """What encodes captions; None is the base model without an adapter."""
+    reading: StudyReading | None = StudyReading()
+    """Reading that encodes captions; None is the base model without an adapter."""
     training: tuple[tuple[str, Any], ...] = ()
     """Settings of `TrainSettings`, over the demonstration's at the study's size."""
     adapter: tuple[tuple[str, Any], ...] = ()
     """Settings of `AdapterSettings`, over the demonstration's."""
     weights: tuple[float, float] | None = None
-    """Put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
+    """Weights put in place of the learned ``a1 e^b1`` and ``a2 e^b2`` of every layer once the adapter is trained."""
     seeds: int | None = None
-    """Trainings, where they are fewer than the study's."""
+    """Number of trainings, where they are fewer than the study's."""
 
 
 BASE = Variant(name="base", reading=None)
@@ -93,11 +93,19 @@ class Workspace:
         return self.output / f"store-{self.sizes.pictures}"
 
     @cached_property
+    def scored(self) -> Path:
+        """Folder of verdicts; that of a study by an earlier version of the program, ``judged``, gets this name."""
+        folder, earlier = self.output / "scored", self.output / "judged"
+        if earlier.is_dir() and not folder.exists():
+            earlier.rename(folder)
+        return folder
+
+    @cached_property
     def prompts(self) -> list[Any]:
-        """The same held-out prompts for every variant of every study."""
+        """Held-out prompts, the same for every variant of every study."""
         return held_out_prompts(self.sizes.scenes)
 
-    def encodings(self, reading: Reading) -> str:
+    def encodings(self, reading: StudyReading) -> str:
         """Return the fingerprint of the training captions' encodings, in the store that all studies share."""
 
         def encode() -> str:
@@ -117,7 +125,7 @@ class Workspace:
         if (folder / "done").exists():
             return folder
         if settings.adapter.base_context == "clip":
-            self.encodings(Reading(kind="base"))
+            self.encodings(StudyReading(kind="base"))
         request = TrainRequest(
             store=str(self.store),
             diffusion=str(DIFFUSION),
@@ -165,7 +173,7 @@ class Workspace:
     def verdicts(self, name: str, model: StudyModel) -> dict[str, Any]:
         """Return the verdicts ``found[wording][fact]``, a number a scene, of one model; once for all studies."""
         about = {MODEL_KEY: json.loads(model.model_dump_json()), "scenes": self.sizes.scenes}
-        path = self.output / VERDICTS / f"{content_hash(canonical_json(about).encode())[:12]}.json"
+        path = self.scored / f"{content_hash(canonical_json(about).encode())[:12]}.json"
 
         def draw() -> dict[str, Any]:
             with progress(f"score {name}", len(self.prompts), "picture"):
@@ -176,7 +184,7 @@ class Workspace:
 
 
 def remembered(path: Path, about: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """Return what a JSON file holds if it is about the same; else what `make` gives, written there."""
+    """Return what a JSON file holds, if it is about the same; else call `make`, and write what it returns there."""
     if path.exists():
         known = json.loads(path.read_text())
         if known["about"] == about:
@@ -211,14 +219,14 @@ def draw_pictures(folder: Path, pictures: int) -> None:
 
 
 @task("encode with")
-def encode_with(store: Path, data: Path, reading: Reading) -> str:
+def encode_with(store: Path, data: Path, reading: StudyReading) -> str:
     """Encode what the store lacks under a reading, as the encode flow does; return the fingerprint."""
     quieten_loading()
     encoder, latent_encoder = reading.load(str(DIFFUSION)), LatentEncoder.from_pretrained(str(DIFFUSION), device())
     opened = EncodingStore.open_or_create(str(store))
-    recipe = prepare(opened, encoder, latent_encoder, picture_size(str(DIFFUSION), latent_encoder))
+    encoders = prepare(opened, encoder, latent_encoder, picture_size(str(DIFFUSION), latent_encoder))
     shards = open_source(str(data))
     with progress(f"encode, {reading.kind}", sum(shard.count for shard in shards), "row"):
         for shard in shards:
-            encode_shard(EncodingStore.open(str(store)), shard, recipe, advance)
-    return str(recipe.fingerprint)
+            encode_shard(EncodingStore.open(str(store)), shard, encoders, advance)
+    return str(encoders.fingerprint)

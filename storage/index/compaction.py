@@ -19,11 +19,11 @@ from storage.index.table import Table, TableVersion
 from storage.index.transaction import Transaction
 
 SMALL, LARGE = 1 << 17, 1 << 21
-"""Rows from which on a file is no longer small, and from which on it is large."""
+"""Numbers of rows from which on a file is no longer small, and from which on it is large."""
 MERGED_AT_ONCE = {range(SMALL): 32, range(SMALL, LARGE): 16}
-"""Of so many files of one size, by rows, one is made."""
+"""Number of files of similar row count that are merged into one."""
 LARGEST = 1 << 21
-"""Rows that `plan` makes no file larger than."""
+"""Most rows of a file that `plan` makes."""
 
 
 def due(version: TableVersion) -> list[DataFile]:

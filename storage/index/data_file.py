@@ -16,10 +16,10 @@ from storage.io.files import naming
 from storage.io.paths import StorePath
 
 ROW_GROUP = 16384
-"""Rows of a row group: few enough to read a group for some of its rows."""
+"""Number of rows of a row group: few enough to read a group for some of its rows."""
 READ_AT_ONCE = 4 * 1024 * 1024
 Source: TypeAlias = str | pa.BufferReader
-"""What pyarrow reads a file from, see `storage.io.paths.StorePath.arrow_source`."""
+"""Anything that pyarrow reads a file from; see `storage.io.paths.StorePath.arrow_source`."""
 
 
 def write_rows(

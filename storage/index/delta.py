@@ -1,4 +1,4 @@
-"""What of the Delta protocol the store writes and reads, and what it leaves to the Delta library.
+"""The part of the Delta protocol that the store writes and reads; the rest is left to the Delta library.
 
 delta-rs sums up logs. Entries are written and read here, for delta-rs lists the whole log for each: at
 100,000 commits it takes 0.35 s for one and 0.1 s to see what is new, and both grow with every commit. Everything that
@@ -38,14 +38,14 @@ class DataFile:
     """A Parquet file of a table, as the log names it."""
 
     name: str
-    """In the table's folder."""
+    """Name of the file in the table's folder."""
     rows: int
     size: int
-    """Bytes."""
+    """Size in bytes."""
     written: int
-    """When the action was made, in milliseconds: two files of one name, in copies of a table, differ in it."""
+    """Time of the action in milliseconds: two files of one name, in copies of a table, differ in it."""
     crc32c: int | None = None
-    """Of its bytes; None where the log does not say it."""
+    """Checksum of its bytes; None where the log does not say it."""
 
 
 def is_table(folder: str) -> bool:

@@ -21,7 +21,7 @@ NO_CAPITAL = np.uint64(0x2020202020202020)
 
 
 def hash_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return what stands for texts, `HASH` ``(n, 2)``: a hash's own bytes, another text's hash, zeros for null."""
+    """Return texts as numbers, `HASH` ``(n, 2)``: a hash's own bytes, another text's hash, zeros for null."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         known = np.concatenate([hash_numbers(array.dictionary.cast(pa.string())), np.zeros((1, 2), HASH.base)])

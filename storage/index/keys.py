@@ -23,9 +23,9 @@ ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
     np.uint64,
 )
-"""Multipliers: what they multiply can be had back, and no two sums of two are alike but by chance."""
+"""Odd multipliers, so that a product can be undone; two weighted sums are alike by chance alone."""
 SEALED = "sealed"
-"""Name of that column of a file; the others are the values'."""
+"""Name of the column of sealed lower halves in a file of keys; the others hold the values."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Keys:
         return which[right], rows[right]
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write them to arrays in a folder, as `storage.io.cached_arrays.cached` has them; return their facts."""
+        """Write the keys to arrays in a folder, as `storage.io.cached_arrays.cached` has them; return their facts."""
         columns = {SEALED: self.sealed, **self.values}
         rows = new_array(folder, "rows", len(self), [(name, column.dtype) for name, column in columns.items()])
         for name, column in columns.items():
@@ -119,7 +119,7 @@ class Keys:
 
     @classmethod
     def mapped(cls, found: CachedArrays) -> Keys:
-        """Return what `write` wrote; a row's values lie side by side, so that to find it costs one page."""
+        """Return keys that `write` wrote; a row's values lie side by side, so that finding it costs one page."""
         for array in found.arrays.values():
             read_places_alone(array)
         rows = found.arrays["rows"]
@@ -128,7 +128,7 @@ class Keys:
 
 
 def first_places(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return what `np.searchsorted` does, int64 ``(m,)``; for few hashes few pages of a mapped array are looked at.
+    """Return `np.searchsorted`'s result, int64 ``(m,)``, for few hashes from few pages of a mapped array.
 
     Hashes are spread evenly, so that a key's place is known but for four times the square root of their number. What
     is not in that range is searched for in all.
@@ -174,7 +174,7 @@ def _filter(lower: np.ndarray) -> np.ndarray:
 
 
 def _seal(values: Mapping[str, np.ndarray], rows: Any) -> np.ndarray:
-    """Return what the values of rows mix into their keys, uint64."""
+    """Return the numbers that rows' values mix into their keys, uint64."""
     mixed = np.uint64(0)
     for number, name in enumerate(sorted(values)):
         mixed = mixed + (values[name][rows].astype(np.uint64) + np.uint64(1)) * ODD[number]

@@ -1,4 +1,4 @@
-"""The log of a Delta table: its entries and checkpoints, on the disk when a commit returns, checked and mended.
+"""The log of a Delta table: its entries and checkpoints, on the disk when a commit returns, checked and repaired.
 
 A table made by an earlier version of the program may have an entry that was named before it was on the disk, and Delta
 has no checksum of an entry. Beside the log lies one for each entry, written once the entry is on the disk.
@@ -64,7 +64,7 @@ class DeltaLog:
         return self.entry(version).create(data)
 
     def check_newest(self, version: int) -> None:
-        """Raise ValueError where an entry after this one was there, for its checksum is."""
+        """Raise ValueError where there was an entry after this one, for its checksum is there."""
         following = entry_name(version + 1)
         if (self.sidecars / following).exists() and not (self.log / following).exists():
             raise ValueError(
@@ -72,7 +72,7 @@ class DeltaLog:
             )
 
     def sync(self, version: int, ours: bool = False) -> None:
-        """Bring an entry to the disk, unless it is `ours`, which is there, and then its checksum."""
+        """Bring an entry to the disk, unless it is `ours`, which is there already, and then its checksum."""
         entry = self.entry(version)
         sidecar = self.sidecars / entry.name
         if sidecar.exists():
@@ -157,7 +157,7 @@ def refusing(path: StorePath) -> Iterator[None]:
 
 
 def _json_files(paths: list[StorePath]) -> dict[str, StorePath]:
-    """Return those by name, in the order of the paths."""
+    """Return the JSON files among some paths by name, in the order of the paths."""
     return {path.name: path for path in paths if path.name.endswith(".json") and path.name[0].isdigit()}
 
 

@@ -1,4 +1,4 @@
-"""What is looked up in the tables, and where: sorted keys of each file, of large ones in a cache of this machine.
+"""Look-ups in the tables, through sorted keys of each file, of large ones in a cache of this machine.
 
 The table is the truth. Keys of a file are made from it where the cache has none that fit, and a file never changes. So
 a look-up costs a few binary searches a file, and the files are few, for the table is compacted.
@@ -29,21 +29,21 @@ from storage.io.cached_arrays import cached, forget, is_cached
 
 logger = logging.getLogger(__name__)
 KEY_FILE_ROWS = 1 << 17
-"""From so many rows on, a file's keys are kept in the cache: fewer are made faster than they are found."""
+"""Number of rows from which on a file's keys are kept in the cache: fewer are made faster than they are found."""
 CACHED = "index"
 """Name of the cache's folder of keys."""
 FORMAT = 2
-"""Of what lies there: another one where it is made in another way."""
+"""Version of the cached keys' layout, to be raised when they are made in another way."""
 FEW, SEARCHES = 64, 4
-"""So many keys are searched for in the rows of large files that have no keys in the cache, so many times: it takes a
+"""Most keys that are searched for in the rows of large files without keys in the cache, and how many times: it takes a
 fraction of the time of making those, and ends where all are found."""
 AT_ONCE = 2
-"""Files whose keys are mapped or made at once: more would take more memory."""
+"""Number of files whose keys are mapped or made at once: more would take more memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """What is asked of a table, by which columns."""
+    """A question to a table: which columns to look up, by which."""
 
     name: str
     key: tuple[str, ...]
@@ -55,16 +55,16 @@ class Lookup:
     only_with: str | None = None
     """A column that is null in the rows to leave out."""
     unique: bool = True
-    """Whether the rows of one key have the same values, or values of which any does."""
+    """Whether all rows of one key have the same values, or values of which any will do."""
     runs: bool = False
     """Whether the one value, a number, is kept as runs of neighbours: `values` and ``count``."""
 
     group: str = ""
-    """Of a small file, the keys of one group's look-ups are made from one read: they are asked together."""
+    """Group of look-ups that are asked together: of a small file, their keys are made from one read."""
 
     @property
     def columns(self) -> list[str]:
-        """All that are read for it."""
+        """Names of all columns that are read for the look-up."""
         names = dict.fromkeys((*self.key, *self.values, *self.digest, *([self.only_with] if self.only_with else [])))
         return list(names)
 
@@ -91,13 +91,13 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a look-up found."""
+class LookupResult:
+    """The result of a look-up."""
 
     which: np.ndarray
-    """Which of the keys, int64 ``(m,)``; one that is not `Lookup.unique` may be there several times."""
+    """Index of the key, int64 ``(m,)``; one that is not `Lookup.unique` may be there several times."""
     values: dict[str, np.ndarray]
-    """Of each; strings as objects."""
+    """Values of each, by column; strings as objects."""
 
 
 class KeyIndex:
@@ -110,7 +110,7 @@ class KeyIndex:
         self._keys: dict[tuple[str, str], Keys] = {}
         self._searches = Counter[str]()
 
-    def find(self, version: TableVersion, name: str, wanted: Digests, fingerprint: str | None = None) -> Found:
+    def find(self, version: TableVersion, name: str, wanted: Digests, fingerprint: str | None = None) -> LookupResult:
         """Look keys up in a version; `fingerprint` is the column's value where all keys are of one, as they may be."""
         lookup = self.lookups[name]
         order = np.argsort(wanted.upper)
@@ -128,12 +128,12 @@ class KeyIndex:
                 break
         which = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
         names = parts[0][1].values if parts else {}
-        return Found(
+        return LookupResult(
             which, {name: np.concatenate([_values(keys, name, rows) for _, keys, rows in parts]) for name in names}
         )
 
     def prepare(self, version: TableVersion, names: Iterable[str] | None = None) -> None:
-        """Have all that look-ups in a version read, or some of them, in memory or mapped: no file is asked for then."""
+        """Map, or bring into memory, all that some or all look-ups in a version read: no file is asked for then."""
         with self._lock:
             self._load(version.entries, [self.lookups[name] for name in (self.lookups if names is None else names)])
 
@@ -232,7 +232,7 @@ class KeyIndex:
             return build()
 
     def _facts(self, file: DataFile, lookup: Lookup) -> dict[str, Any]:
-        """Return what decides the keys of a file; its name and time may be those of a file in a copy of the store."""
+        """Return the facts that decide a file's keys; a copy of the store may have a file of its name and time."""
         of_file = {"table": self._table_id, "file": file.name, "size": file.size, "written": file.written}
         return {"format": FORMAT, **of_file, **asdict(lookup)}
 

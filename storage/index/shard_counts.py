@@ -1,6 +1,6 @@
-"""What a file of the index says of the shards that its rows were committed with, so that counting reads no rows.
+"""Counts of the shards that a file's rows were committed with, noted in the file, so that counting reads no rows.
 
-It lies in the footer of the Parquet file: a commit writes it, a merge puts together those of the files merged. What a
+They lie in the footer of the Parquet file: a commit writes them, a merge combines those of its files. What a
 shard's rows name in other shards was counted with those.
 """
 
@@ -19,36 +19,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 KEY = "llmdiff.shards"
-"""Name in the footer."""
+"""Key in the file's footer."""
 FORMAT = 1
 LONGEST = 64 * 1024**2
-"""Bytes of what is said, unpacked: a hundred times the counts of the largest stores that were made."""
+"""Most bytes of a note, unpacked: a hundred times the counts of the largest stores that were made."""
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error)
-"""What is raised over a text that no writer wrote."""
+"""Errors that are raised over a note that no writer wrote."""
 MOST_RUNS = 256
 """Runs of rows that are noted of a shard; where there are more, none is."""
 TEXTS = ("shard", "fingerprint", "encoding_shard", "latent_shard", "latent_shape", "source", "source_hash")
 NUMBERS = ("first_token", "token_count", "latent_index", "row")
 COLUMNS = (*TEXTS, *NUMBERS)
-"""Of the index, that are counted."""
+"""Columns of the index that are counted."""
 Runs = dict[str, dict[str, list[int]]]
-"""By fingerprint and source hash, first row and number of rows of each run."""
+"""First row and number of rows of each run, by fingerprint and source hash."""
 
 
 @dataclass
 class ShardCounts:
-    """What lies in a shard as the index names it."""
+    """Counts of what lies in a shard as the index names it."""
 
     samples: dict[str, int] = field(default_factory=dict)
-    """Committed with it, by fingerprint."""
+    """Number of samples committed with it, by fingerprint."""
     encodings: dict[str, int] = field(default_factory=dict)
-    """By fingerprint."""
+    """Number of encodings, by fingerprint."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """Of the encodings, by fingerprint."""
+    """Number of the encodings' tokens, by fingerprint."""
     latents: dict[str, int] = field(default_factory=dict)
-    """By shape."""
+    """Number of latents, by shape."""
     bytes: dict[str, int] = field(default_factory=dict)
-    """Of ``encodings``, of ``latents``, and of ``all`` its files; empty where nobody noted them."""
+    """Sizes of ``encodings``, ``latents`` and ``all`` its files; empty where nobody noted them."""
     sources: list[str] = field(default_factory=list)
     """Names of its samples' sources."""
     rows: Runs | None = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Coded:
     """A column of texts that come again and again."""
 
     codes: np.ndarray
-    """int64 ``(n,)``, which of the values; -1 for null."""
+    """Index of each row's value, int64 ``(n,)``; -1 for null."""
     values: list[str]
 
     @classmethod
@@ -77,7 +77,7 @@ class Coded:
 
 
 def counted_columns(rows: pa.Table) -> pa.Table:
-    """Return what `count_shards` counts, with little memory: texts as dictionaries."""
+    """Return the columns that `count_shards` counts, with little memory: texts as dictionaries."""
     few = pa.dictionary(pa.int32(), pa.string())
     return rows.select(COLUMNS).cast(pa.schema([(name, few if name in TEXTS else pa.int64()) for name in COLUMNS]))
 
@@ -112,13 +112,13 @@ def count_shards(rows: pa.Table, sizes: Mapping[str, Mapping[str, int]]) -> dict
 
 
 def note_of(shards: Mapping[str, ShardCounts]) -> str:
-    """Return what stands in a footer."""
+    """Return the note of a file's footer."""
     said = {"format": FORMAT, "shards": {name: asdict(counts) for name, counts in shards.items()}}
     return b64encode(zlib.compress(json.dumps(said, separators=(",", ":")).encode())).decode()
 
 
 def noted(metadata: Mapping[bytes, bytes] | None) -> dict[str, ShardCounts] | None:
-    """Return what a footer says; None where it says nothing, or what it says is damaged, or longer than any is."""
+    """Return a footer's note; None where there is none, or it is damaged, or longer than any is."""
     with suppress(*DAMAGED):
         said = unpacked(b64decode((metadata or {})[KEY.encode()]), LONGEST)
         if said["format"] == FORMAT:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.index.keys import Digests, digests
-from storage.index.lookup import Found, KeyIndex, Lookup
+from storage.index.lookup import KeyIndex, Lookup, LookupResult
 from storage.index.table import Table, TableVersion
 from storage.schema import (
     CONTENT_COLUMNS,
@@ -55,7 +55,7 @@ class Snapshot:
     """
 
     keys: KeyIndex
-    """Of the index."""
+    """Look-ups in the index."""
     reject_keys: KeyIndex
     repeat_keys: KeyIndex | None
     at: TableVersion
@@ -81,7 +81,7 @@ class Snapshot:
         return None if self.repeat_keys is None else self.repeat_keys.table.newest()
 
     def prepare(self) -> None:
-        """Have all that look-ups read in memory or mapped, so that no file that is merged and removed is missed."""
+        """Map, or bring into memory, all that look-ups read: files that are merged and removed are not missed then."""
         self.keys.prepare(self.at)
         self.reject_keys.prepare(self.rejects_at)
         if self.repeat_keys is not None and self.repeats_at is not None:
@@ -172,7 +172,7 @@ class Snapshot:
 def reject_rows(
     keys: KeyIndex, version: TableVersion, fingerprint: str, source_hash: str, besides: Iterable[str] = ()
 ) -> set[int]:
-    """Return what `Snapshot.reject_rows` does, at a version of the table of rejects."""
+    """Return a source's refused rows, as `Snapshot.reject_rows` does, at a version of the table of rejects."""
     left_out = set(besides)
     found = _rows(keys.find(version, "rows", _of_source(fingerprint, source_hash)), ("row", "reason"))
     return {row for _, row, reason in found if reason not in left_out}
@@ -196,7 +196,7 @@ def _of_source(fingerprint: str, source_hash: str) -> Digests:
     return digests([pa.array([fingerprint], pa.string()), pa.array([source_hash], pa.string())])
 
 
-def _rows(found: Found, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _rows(found: LookupResult, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yield which key was found, and its values."""
     if len(found.which):
         yield from zip(found.which.tolist(), *(found.values[name].tolist() for name in columns), strict=True)

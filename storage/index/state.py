@@ -1,4 +1,4 @@
-"""What the log of a Delta table says at a version: which files there are, and which commits went in."""
+"""The state of a Delta table at a version, read from its log: which files there are, and which commits went in."""
 
 from __future__ import annotations
 

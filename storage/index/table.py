@@ -17,7 +17,7 @@ from storage.index.table_files import TableFiles
 from storage.io.paths import StorePath
 
 REWRITES = ("drop-", "repair-")
-"""How the names of commits begin that replace rows; see `storage.index.transaction.rewrite`."""
+"""Beginnings of the names of commits that replace rows; see `storage.index.transaction.rewrite`."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class TableVersion:
 
     number: int
     entries: tuple[DataFile, ...]
-    """Its files, sorted by name."""
+    """Files of the version, sorted by name."""
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the version's files."""
         return tuple(file.name for file in self.entries)
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return sum(file.rows for file in self.entries)
 
 
@@ -121,7 +121,7 @@ class Table(TableFiles):
 
     @property
     def was_rewritten(self) -> bool:
-        """Whether rows were ever taken out of it or moved."""
+        """Whether rows were ever taken out of the table or moved."""
         return bool(self.newest_and_rewrites()[1])
 
     def wrote(self, file: str) -> bool:
@@ -139,7 +139,7 @@ class Table(TableFiles):
     def check_files(self, version: TableVersion) -> Iterator[tuple[str, str, str]]:
         """Yield kind, name and what was found of a version's files that are not as they were committed."""
         checksums = {file.name: file.crc32c for file in version.entries}
-        if None in checksums.values():  # of before the files' own entries said it, and the log was summed up since
+        if None in checksums.values():  # from before entries held checksums, in a log that was summed up since
             noted = self.log.checksums(version.number)
             checksums = {name: noted.get(name) for name in checksums}
         yield from self.compare(checksums)

@@ -33,25 +33,25 @@ OF_FEW_VALUES = {
 """Columns whose values repeat: a million of them as dictionaries take a few megabytes."""
 
 THREADS = min(4, os.cpu_count() or 1)
-"""That read; more of them on a disk wait for the one that takes what they read."""
+"""Number of threads that read from a disk; more would wait for the thread that takes what they read."""
 THREADS_REMOTE, FETCHED_AT_ONCE = 8, 512 * 1024**2
-"""That wait for an object store, and bytes that they hold."""
+"""Number of threads that wait for an object store, and most bytes that they hold."""
 GROUPS_AT_ONCE = 4
-"""Row groups that are read together: each read takes time of its own."""
+"""Number of row groups that are read together: each read takes time of its own."""
 LOOKED_AT_ONE_BY_ONE = 1000
-"""Files of a version whose being there is asked for one by one; of more, the folder is listed."""
+"""Most files of a version that are looked for one by one; of more, the folder is listed."""
 
 
 class TableFiles:
-    """The files in a table's folder, by name."""
+    """Reader of the files in a table's folder, by name."""
 
     def __init__(self, folder: StorePath, schema: pa.Schema) -> None:
         self.folder = folder
         self.schema = schema
         self._crcs: dict[str, int | None] = {}
-        """Of files that versions name; None where it was compared already, or nothing says it."""
+        """Checksums by file; None where it was compared already, or nothing says it."""
         self._sizes: dict[str, int] = {}
-        """Bytes of those files."""
+        """Sizes in bytes by file."""
 
     def note(self, files: Iterable[DataFile]) -> None:
         """Keep the checksums of files in mind, to compare each before the file is first read."""
@@ -108,7 +108,7 @@ class TableFiles:
                     yield opened.read_row_groups(groups, columns, use_threads=False).filter(pa.array(found))
 
     def shards_of(self, files: Sequence[str]) -> Iterator[dict[str, ShardCounts] | None]:
-        """Yield what each of some files notes of its shards; None for one that does not. No row is read."""
+        """Yield the note of each of some files about its shards; None for one without. No row is read."""
         with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
             yield from pool.map(self._noted, files)
 
@@ -146,7 +146,7 @@ class TableFiles:
                 yield "flipped", name, f"expected CRC-32C {expected:08x}, found {found:08x}"
 
     def missing(self, files: Sequence[str]) -> list[str]:
-        """Return those of some files that are not there."""
+        """Return the names of files that are not there."""
         if len(files) > LOOKED_AT_ONE_BY_ONE:
             return sorted(set(files) - {path.name for path in self.parquet_files()})
         with ThreadPoolExecutor(REQUESTS_AT_ONCE if self.folder.is_remote else 1) as pool:
@@ -154,7 +154,7 @@ class TableFiles:
             return list(itertools.compress(files, (not each for each in there)))
 
     def source_of(self, file: str) -> Source:
-        """Return what to read a file from, after a look at all its bytes the first time; of a remote file its bytes."""
+        """Return pyarrow's source of a file, whose bytes are checked the first time; of a remote file its bytes."""
         path = self.folder / file
         source = path.arrow_source()
         if (expected := self._crcs.get(file)) is not None:

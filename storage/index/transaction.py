@@ -25,10 +25,10 @@ from storage.index.table import Table, TableVersion
 CHECKPOINT_EVERY = 100
 ATTEMPTS = 100
 LONGEST_WAIT = 5.0
-"""Seconds, before a commit that lost is tried again; others wait another time, by chance."""
+"""Most seconds before a commit that lost is tried again; each writer waits a random time."""
 
 Build = Callable[[TableVersion], tuple[pa.Table, Iterable[str]] | None]
-"""From the newest version, the rows to append and the names of what they depend on; None to commit nothing."""
+"""Function of the newest version that returns rows to append and the names they depend on; None to commit nothing."""
 
 
 class LostRaceError(OSError):
@@ -99,7 +99,7 @@ def _changed(table: Table, file: str, change: Callable[[pa.Table], pa.Table]) ->
 def _counted(
     table: Table, file: str, tables: Iterable[pa.Table]
 ) -> tuple[Iterable[pa.Table], Mapping[str, ShardCounts]]:
-    """Return what a file's rows are to be, and what they say of shards, which is there after the last one."""
+    """Return a file's new rows, and what they say of shards, which is there after the last one."""
     counts: dict[str, ShardCounts] = {}
     (before,) = table.shards_of([file])
     sizes = {name: shard.bytes for name, shard in (before or {}).items()}

@@ -10,7 +10,7 @@ import numpy as np
 from storage.io.grouping import places_by_number
 
 PART_ROWS = 1 << 20
-"""Records of a part, about."""
+"""Number of records of a part, about."""
 
 
 class ArrayParts:

@@ -30,9 +30,9 @@ TOKENS_PER_CHUNK = 64
 LATENT_CHUNK_BYTES = 256 * 1024
 OUTER_BYTES = 128 * 1024 * 1024
 MOST_CHUNK_BYTES, MOST_CHUNKS = 1024**3, 2**22
-"""Of an inner chunk, and of an outer shard, whose index is read whole."""
+"""Most bytes of an inner chunk, and most chunks of an outer shard, whose index is read whole."""
 MOST_BYTES = 4 * 1024**3
-"""Of one sample's rows of an array: what an index says is more is damage, and no memory is taken for it."""
+"""Most bytes of one sample's rows of an array: an index that says more is damaged, and no memory is taken for it."""
 
 PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
 _CONFIGURING = threading.Lock()

@@ -1,4 +1,4 @@
-"""Where a machine keeps what it derives from stores, so as not to derive it again."""
+"""The folder where a machine keeps what it derives from stores, so as not to derive it again."""
 
 from __future__ import annotations
 

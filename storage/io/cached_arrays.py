@@ -32,7 +32,7 @@ from storage.io.files import locked
 logger = logging.getLogger(__name__)
 CONTENTS = "contents.json"
 PART = 8 * 1024 * 1024
-"""Bytes that have a checksum of their own: several are compared at once."""
+"""Bytes of a part that has a checksum of its own: several are compared at once."""
 UNUSED_DAYS = 30
 """Days after which what nobody has opened is removed, when something is made."""
 
@@ -48,7 +48,7 @@ class CachedArrays:
 
 
 Make = Callable[[Path], dict[str, Any]]
-"""Writes arrays into a folder, each made by `new_array`; returns the facts."""
+"""Function that writes arrays into a folder, each made by `new_array`, and returns the facts."""
 UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 """Errors of a folder that may not be written to, or where files can't be locked."""
 
@@ -133,7 +133,7 @@ def _make(folder: Path, make: Make) -> CachedArrays:
 
 
 def _open(folder: Path) -> CachedArrays | None:
-    """Return what lies in a folder; None where it is not there, or not as it was made."""
+    """Return the arrays in a folder; None where they are not there, or not as they were made."""
     try:
         contents = json.loads((folder / CONTENTS).read_bytes())
         expected = contents.pop("crc32c")
@@ -165,7 +165,7 @@ def _is_whole(folder: Path, parts: Mapping[str, list[int]]) -> bool:
 
 
 def _facts(folder: Path, names: Iterable[str]) -> str:
-    """Return what is another one where a file was written to, cut or put in another's place."""
+    """Return facts that change where a file was written to, cut, or put in another's place."""
     found = {name: (folder / name).stat() for name in sorted(names)}
     return json.dumps({name: [each.st_size, each.st_mtime_ns, each.st_ino] for name, each in found.items()})
 

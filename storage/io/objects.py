@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 FOOTER = 1 << 19
 """Bytes that are fetched of a Parquet file for its footer, at first."""
 RETRY_FOR = timedelta(seconds=60)
-"""How long a request is tried again that an object store did not answer."""
+"""Time for which a request is tried again that an object store did not answer."""
 WAITS = (0.1, 1.0)
 """Seconds before a request is repeated that may have been carried out, which the client does not repeat by itself."""
 PROVIDERS = ("AWS_", "GOOGLE_", "AZURE_")
-"""How the variables begin that lead a client to a bucket."""
+"""Beginnings of the variables that lead a client to a bucket."""
 
 
 @dataclass(frozen=True, order=True)

@@ -1,4 +1,4 @@
-"""Where a store may lie: what it needs of a path, paths of a disk, and the reading of a path or an URL."""
+"""Paths of stores: what a store needs of a path, paths of a disk, and the reading of a path or a URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StorePath(Protocol):
     """A folder or a file of a store, wherever it lies; it is named and joined as `pathlib.Path` is."""
 
     lock_kind: ClassVar[str]
-    """How writers keep each other out: ``file`` or ``lease``; see `storage.locks.select`."""
+    """Kind of lock that keeps writers apart: ``file`` or ``lease``; see `storage.locks.select`."""
     is_remote: ClassVar[bool]
     """Whether each read waits for a server, which may not answer."""
     loses_power: ClassVar[bool]
@@ -88,10 +88,10 @@ class StorePath(Protocol):
         """Bring a staging file here, for good."""
 
     def arrow_source(self) -> str | pa.BufferReader:
-        """Return what pyarrow reads this file from."""
+        """Return pyarrow's source of this file."""
 
     def parquet_footer(self) -> str | pa.BufferReader:
-        """Return what pyarrow reads a Parquet file's footer from: of a remote file no more than that is fetched."""
+        """Return pyarrow's source of a Parquet file's footer: of a remote file no more than that is fetched."""
 
     def zarr_location(self) -> tuple[Any, str]:
         """Return the Zarr store that an array in this folder lies in, and the array's path there."""

@@ -23,13 +23,13 @@ from storage.hashing import checksum
 NO_CHUNK = 2**64 - 1
 """Place and size of a chunk that is not there: all zeros."""
 UNWANTED = memoryview(bytearray(4))
-"""Where the checksums between chunks go that are read at once."""
+"""Buffer for the checksums between chunks that are read at once, which nobody needs."""
 PARTS_AT_ONCE = 1000
-"""Linux reads into at most 1,024 places at once."""
+"""Number of buffers of one read: Linux reads into at most 1,024 at once."""
 BEGIN_BYTES = 4 * 1024 * 1024
-"""Written between two times that the disk is told to begin."""
+"""Bytes that are written before the disk is told again to begin."""
 HINT_BYTES = 128 * 1024
-"""Linux takes as much from one hint as it reads ahead, by default, and forgets the rest."""
+"""Bytes of one read-ahead hint: Linux takes as much from one, by default, and forgets the rest."""
 
 
 class OuterShardWriter:
@@ -104,7 +104,7 @@ class RawFiles:
         self._folder = array.store_path.store.root / array.store_path.path
         self._key_of = array.metadata.encode_chunk_key
         self._others = (0,) * (array.ndim - 1)
-        # As they are asked for: an array may say that it has any number.
+        # Opened when asked for: an array may claim any number of files.
         self._files: dict[int, tuple[str, int, int]] = {}
         self._open_file = open_file
 
@@ -165,7 +165,7 @@ class OuterShard:
         """Read from an offset on, counted as if the chunks lay one after the other; zeros where there is no chunk."""
         chunk, offset = divmod(offset, self.chunk_bytes)
         begin = end = 0
-        parts: list[memoryview] = []  # of what to read at once: neighbours in the file, their checksums between them
+        parts: list[memoryview] = []  # buffers of one read: neighbours in the file, and the checksums between them
         while into:
             start = self._starts[chunk] + offset
             part, into = into[: self.chunk_bytes - offset], into[self.chunk_bytes - offset :]

@@ -11,7 +11,7 @@ import mmap
 import numpy as np
 
 TOGETHER = 32 * 1024
-"""Bytes between two places up to which what lies between them is read along, for that costs less than to ask twice."""
+"""Gap in bytes up to which what lies between two places is read along, for that costs less than to ask twice."""
 
 PIECE = 128 * 1024
 """Bytes that are asked for at once: of more the kernel leaves out the rest."""

@@ -1,4 +1,4 @@
-"""What locks of writers do, wherever a store lies: which shards are being written, and who may remove what."""
+"""Locks of writers, wherever a store lies: which shards are being written, and who may remove what."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class WriterLock(Protocol):
         """The file that says whose it is."""
 
     def acquire(self, removing: bool = False) -> bool:
-        """Return True if it is ours now; False if it is another's, or was of one who died.
+        """Return whether the lock is ours now; False where another holds it, or held it and died.
 
         Args:
             removing: `WriterLocks.removing` is held by the caller.
         """
 
     def renew(self) -> None:
-        """Say that its writer is alive; to be called now and then."""
+        """Say that the lock's writer is alive; to be called now and then."""
 
     def release(self, forget: bool = True) -> None:
-        """Give it back; with `forget` as if it had never been held: nothing half-written is left."""
+        """Give the lock back; with `forget` as if it had never been held: nothing half-written is left."""
 
 
 class WriterLocks(Protocol):
@@ -55,22 +55,22 @@ class WriterLocks(Protocol):
         """Return the names that are locked, by the living or the dead."""
 
     def abandoned(self, forget: bool = True) -> Iterator[WriterLock]:
-        """Yield the locks of writers that have died; each is ours while the caller deals with it."""
+        """Yield the locks of writers that have died; the caller holds each while it deals with it."""
 
     def leftovers(self) -> list[StorePath]:
-        """Return files of locks that were never acquired."""
+        """Return the files of locks that were never acquired."""
 
     def committing(self, meanwhile: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """Return what is held while a commit names data; never while `removing` is held; on a disk by one at a time.
+        """Return a context for naming data by a commit: never while `removing` is held; on a disk by one at a time.
 
         `meanwhile` is called again and again while others have it.
         """
 
     def removing(self) -> AbstractContextManager[None]:
-        """Return what is held while files that nothing names are removed, or rows are replaced."""
+        """Return a context in which files that nothing names are removed, or rows are replaced."""
 
 
 def owner() -> bytes:
-    """Return what a lock says: which process holds it, and since when; never the same twice."""
+    """Return the text of a lock: which process holds it, and since when; never the same twice."""
     found = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "id": uuid.uuid4().hex}
     return json.dumps(found).encode()

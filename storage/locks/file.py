@@ -100,7 +100,7 @@ class FileLocks:
                     lock.release(forget)
 
     def leftovers(self) -> list[StorePath]:
-        """Return those of processes that were killed before their lock had its name, long ago by their disk's clock."""
+        """Return files of processes that were killed before their lock had its name, long ago by their disk's clock."""
         clock = self.folder / "commit"
         clock.write_bytes(b"")
         now = clock.stat().st_mtime

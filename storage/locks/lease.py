@@ -102,7 +102,7 @@ class LeaseLocks:
 
 
 def _live(folder: ObjectPath, names: list[str]) -> list[str]:
-    """Return those lock objects that are there and were renewed lately; only the object store's own clock counts."""
+    """Return the lock objects that are there and were renewed lately; only the object store's own clock counts."""
     written = {name: time for name in names if (time := (folder / name).modified()) is not None}
     if not written:
         return []

@@ -26,7 +26,7 @@ RENEW_EVERY = 60.0
 
 @dataclass(frozen=True)
 class JobMutex:
-    """What became of asking for a job's mutex."""
+    """The outcome of asking for a job's mutex."""
 
     taken_by: str | None = None
     """Who holds it, for people; None where it is held by the one who asked."""

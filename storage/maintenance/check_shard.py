@@ -19,10 +19,10 @@ from storage.maintenance.stored_rows import StoredRows
 from storage.schema import Problem
 
 Stored = tuple[str, list[StoredRows]]
-"""A shard, and what the index names of it."""
+"""Name of a shard, and what the index names of it."""
 
 Checked = tuple[str, list[Problem]]
-"""A shard, and what is wrong with it."""
+"""Name of a shard, and what is wrong with it."""
 
 
 def check_shards(root: StorePath, shards: Iterable[Stored]) -> Iterator[Checked]:
@@ -46,7 +46,7 @@ def check_in_processes(count: int, root: StorePath, shards: Iterable[Stored]) ->
 
 
 def check_shard(root: StorePath, stored: Stored) -> Checked:
-    """Return what is wrong with a shard's files and with the rows that the index names of it."""
+    """Return the problems of a shard's files, and of the rows that the index names of it."""
     shard, rows = stored
     return shard, _check_shard(root, shard, rows)
 

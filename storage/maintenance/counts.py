@@ -1,4 +1,4 @@
-"""What a version of a store holds, counted by shard with little memory, and kept for the next time.
+"""Counts of a store's version by shard, made with little memory, and kept for the next time.
 
 Each file of the index notes what its rows say of the shards that they were committed with
 (`storage.index.shard_counts`), and no row is read. Once rows were taken out, what is left of a shard may be named by
@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import canonical_json, checksum, content_hash
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.shard_counts import DAMAGED, ShardCounts, shards_of, unpacked
 from storage.index.table import TableVersion
 from storage.io.array_parts import ArrayParts
@@ -44,27 +44,27 @@ FORMAT = 2
 KEPT = "_counts"
 """Name of the file in the index's folder; Delta's clients leave alone what begins so."""
 PACKED_AT_MOST = 200
-"""Bytes that a byte of that file may stand for; of shards that are all alike it stands for 70."""
+"""Largest factor by which that file may be packed; of shards that are all alike it is 70."""
 ENCODINGS = ("encoding_shard", "fingerprint", "first_token", "token_count")
 LATENTS = ("latent_shard", "latent_shape", "latent_index")
 ARRAY_BITS, FIRST_BITS = 10, 32
-"""Of the numbers that stand for an array's name and a row of it, below that of the shard."""
+"""Bits of an array's name, and of a row of the array, in the number of a place, below those of the shard."""
 PLACE = np.dtype([("place", "<i8"), ("count", "<i8")])
-"""Which shard, array and row of it, as one number; and how many rows."""
+"""A place, that is shard, array and row of it as one number, and the number of rows from there on."""
 
 
 @dataclass
 class Counts:
-    """What a version holds."""
+    """Counts of what a version holds."""
 
     shards: dict[str, ShardCounts] = field(default_factory=dict)
-    """Those that it names, by name."""
+    """Counts of the shards that the version names, by name."""
     sources: set[str] = field(default_factory=set)
     """Names of the sources that samples are of."""
     files: tuple[str, ...] = ()
-    """Of the index, that were counted."""
+    """Files of the index that were counted."""
     number: int = 0
-    """Of the version."""
+    """Number of the version."""
     rewrites: frozenset[str] = frozenset()
     """Commits before it that took rows out; see `Table.rewrites`."""
 
@@ -143,10 +143,10 @@ def _count(store: EncodingStore, files: Sequence[str], counts: Counts) -> None:
     before = frozenset(counts.shards)
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
         sizes = store.index.folder.file_sizes()
-        rows = sum(sizes.get(name, 0) for name in files) // 100  # of the index, 100 bytes at least
+        rows = sum(sizes.get(name, 0) for name in files) // 100  # a row of the index takes 100 bytes at least
         encodings = Places(Path(folder, "encodings"), rows, before)
         latents = Places(Path(folder, "latents"), rows, before)
-        for batch in batches(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
+        for batch in stream_rows(store.index, files, ["source", "shard", *ENCODINGS, *LATENTS]):
             rows = _without(batch, "shard", before)
             _count_samples(rows, counts)
             encodings.add(rows.select(ENCODINGS))
@@ -193,7 +193,7 @@ def _count_samples(batch: pa.RecordBatch, counts: Counts) -> None:
 
 
 class Places:
-    """Which rows of arrays are named, each once."""
+    """Places of arrays that rows name, each once."""
 
     def __init__(self, folder: Path, rows: int, without: frozenset[str]) -> None:
         """Keep what `add` brings in a folder to be made; leave out what lies in some shards."""
@@ -228,7 +228,7 @@ class Places:
 
 
 def _version(store: EncodingStore, number: int) -> str | None:
-    """Return what stands for a version, which a copy of the store does not share once it went on; None without any."""
+    """Return a text for a version, which a copy of the store does not share once it went on; None without any."""
     with suppress(FileNotFoundError):
         return content_hash(store.index.log.entry(number).read_bytes())
     return None

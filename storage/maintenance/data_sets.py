@@ -1,4 +1,4 @@
-"""Which sources the data sets have and had that a store was filled from: ``data/<key>.json``, one of each and encoder.
+"""The data sets that a store was filled from, and the sources of each by encoder: ``data/<key>.json``.
 
 The tables name the source that a row was first found in. Of which data set that source is, and whether the data set
 still has it, is kept here: once a run of it is over, for a run sees all of a data set and a shard does not.
@@ -22,17 +22,17 @@ class DataSet:
     """The sources of a data set under one encoder: names by the hashes of their content."""
 
     data: str
-    """By what name the data set is known: its path or address, and which columns of it were chosen."""
+    """Name by which the data set is known: its path or address, and which columns of it were chosen."""
     fingerprint: str
-    """The encoder."""
+    """Fingerprint of the encoder."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Those that the last run found."""
+    """Sources that the last run found."""
     earlier: Mapping[str, str] = field(default_factory=dict)
-    """Those that earlier runs found and the last one did not: deleted, or of another content since."""
+    """Sources that earlier runs found and the last one did not: deleted, or of another content since."""
 
     @property
     def ever(self) -> dict[str, str]:
-        """All that were ever found."""
+        """All sources that were ever found."""
         return {**self.earlier, **self.sources}
 
     def after(self, found: Mapping[str, str], whole: bool) -> DataSet:

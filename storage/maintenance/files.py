@@ -1,4 +1,4 @@
-"""What lies in a store's folder."""
+"""A listing of what lies in a store's folder."""
 
 from __future__ import annotations
 

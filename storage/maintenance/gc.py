@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.table import written_by
 from storage.index.transaction import rewrite
 from storage.io.paths import StorePath, remove_all, tree_size
@@ -24,15 +24,15 @@ from storage.writing.removable import check_own_folders, is_removable
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` removed, or would."""
+    """The result of `collect`, or of a dry run of it."""
 
     paths: tuple[str, ...]
-    """Relative to the store."""
+    """Paths relative to the store."""
     bytes: int
     kept_versions: tuple[int, ...] | None
-    """None where all are kept."""
+    """Numbers of the versions that are kept; None where all are."""
     left_alone: tuple[str, ...] = ()
-    """What no kept version names and is not removed, for it does not look like the store's own."""
+    """Paths that no kept version names and that are not removed, for they do not look like the store's own."""
 
 
 def drop(store: EncodingStore, *, fingerprint: str | None = None, source_hash: str | None = None) -> int:
@@ -119,7 +119,7 @@ def _index_files(store: EncodingStore, kept: tuple[int, ...] | None) -> set[str]
 
 def _shards_named_in(store: EncodingStore, files: Iterable[str]) -> set[str]:
     names = Names()
-    for batch in batches(store.index, sorted(files), ["encoding_shard", "latent_shard"]):
+    for batch in stream_rows(store.index, sorted(files), ["encoding_shard", "latent_shard"]):
         for column in batch.columns:
             names.numbers(column.drop_null())
     return set(names.values)

@@ -17,7 +17,7 @@ from storage.store import EncodingStore
 from storage.writing.orphans import rewriting
 
 KEY = ("fingerprint", "source_hash", "row", "caption_hash")
-"""Which sample it is."""
+"""Columns that identify a sample."""
 LEFT = pa.schema([INDEX.field(name) for name in (*KEY, "image_hash", "source", "caption")])
 
 

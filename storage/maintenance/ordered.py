@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.io.table_parts import TableParts
 from storage.reading.sorting import COLUMNS, SourceCount
 from storage.schema import INDEX
 from storage.store import EncodingStore
 
 PART_BITS = 17
-"""Of the number of rows that are sorted in memory together: some 300 MB."""
+"""Bits of the number of rows that are sorted in memory together: some 300 MB."""
 MOST_PARTS = 512
-"""Files that are open at once; of more rows than fill them, more are sorted together."""
+"""Most files that are open at once; of more rows than fill them, more are sorted together."""
 ORDER = ("source", "source_hash", "row", "caption_hash")
 
 
@@ -44,7 +44,7 @@ def ordered_samples(store: EncodingStore, fingerprint: str) -> Iterator[pa.Table
 
 
 def _samples(store: EncodingStore, columns: list[str], fingerprint: str) -> Iterator[pa.RecordBatch]:
-    for batch in batches(store.index, store.snapshot().at.files, columns, fingerprint):
+    for batch in stream_rows(store.index, store.snapshot().at.files, columns, fingerprint):
         samples = batch.filter(pc.is_valid(batch["source"]))
         if samples.num_rows:
             yield samples

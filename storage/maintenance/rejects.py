@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.shard_counts import ShardCounts
 from storage.index.table import Table, TableVersion
 from storage.schema import REJECTS
@@ -31,7 +31,7 @@ def open_rejects(store: EncodingStore) -> Iterator[pa.RecordBatch]:
     keys.strike_out(store.index, snapshot.at)
     if store.is_up_to_date:
         keys.strike_out(store.repeat_table, store.repeat_table.newest())
-    for batch in batches(store.reject_table, snapshot.rejects_at.files, REJECTS.names):
+    for batch in stream_rows(store.reject_table, snapshot.rejects_at.files, REJECTS.names):
         still = batch.filter(pa.array(~keys.struck_out(batch)))
         if still.num_rows:
             yield still.cast(REJECTS)
@@ -55,12 +55,12 @@ def count_rows(table: Table, version: TableVersion) -> int:
 
 
 class RejectKeys:
-    """Which rows of which sources were refused under which encoder, and which of them count no more."""
+    """Keys of refused rows, by source and encoder, and which of them count no more."""
 
     def __init__(self, table: Table, version: TableVersion) -> None:
-        """Read them."""
+        """Read the refused rows' keys."""
         self._fingerprints, self._sources = Names(), Names()
-        read = [self._read(batch) for batch in batches(table, version.files, KEY)]
+        read = [self._read(batch) for batch in stream_rows(table, version.files, KEY)]
         fingerprints, sources, rows = np.concatenate([np.empty((3, 0), np.int64), *read], axis=1)
         self._rows = int(rows.max(initial=0)) + 1
         self._keys = np.unique(self._key(fingerprints, sources, rows))
@@ -78,7 +78,7 @@ class RejectKeys:
         if table.counts_shards:
             of_files = dict(zip(version.files, table.shards_of(version.files), strict=True))
             unknown = [file for file, shards in of_files.items() if shards is None or not self._strike_runs(shards)]
-        for batch in batches(table, unknown, [*KEY, "source"]):
+        for batch in stream_rows(table, unknown, [*KEY, "source"]):
             rows = batch.filter(pc.is_valid(batch["source"]))
             numbers = self._fingerprints.find(rows["fingerprint"]), self._sources.find(rows["source_hash"])
             row = rows["row"].to_numpy()

@@ -1,4 +1,4 @@
-"""Mends a damaged store: keeps what is whole, forgets what is lost, so that the next encode makes just that again."""
+"""Repairs a damaged store: keeps what is whole, forgets what is lost, so that the next encode makes just that again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from storage.writing.staging import StagedArrays
 
 @dataclass(frozen=True)
 class Repaired:
-    """What `repair` did."""
+    """The result of `repair`."""
 
     version: int
     """The first version that names no damaged shard."""
@@ -50,13 +50,13 @@ def repair(store: EncodingStore, problems: Iterable[Problem]) -> Repaired:
     problems = list(problems)
     for problem in problems:
         if problem.shard is None and problem.kind != "orphan":
-            raise ValueError(f"{store.path / problem.path}: can't be mended: {problem.detail}")
+            raise ValueError(f"{store.path / problem.path}: can't be repaired: {problem.detail}")
     damaged = {problem.shard for problem in problems if problem.shard is not None}
     name = f"repair-{uuid.uuid4().hex}"
     lost: list[dict[str, Any]] = []
     with rewriting(store, name):
         moved = _salvage(store, damaged, name)
-        if rewrite(store.index, name, lambda rows: _mend(rows, damaged, moved, lost)) is not None:
+        if rewrite(store.index, name, lambda rows: _repair_rows(rows, damaged, moved, lost)) is not None:
             remember(store)
     return Repaired(store.index.newest().number, len(moved), pa.Table.from_pylist(lost, LOST))
 
@@ -84,11 +84,13 @@ def _move(staged: StagedArrays, key: Any, row: np.ndarray) -> dict[str, Any]:
     return latent_columns(key, staged.add_latent(row[0]))
 
 
-def _mend(rows: pa.Table, damaged: set[str], moved: dict[Any, dict[str, Any]], lost: list[dict[str, Any]]) -> pa.Table:
+def _repair_rows(
+    rows: pa.Table, damaged: set[str], moved: dict[Any, dict[str, Any]], lost: list[dict[str, Any]]
+) -> pa.Table:
     """Return a file's rows, pointing at the new shard; what a sample that lost one part still has stays without it."""
     shards = pa.array(sorted(damaged), pa.string())
     touched = pc.or_(pc.is_in(rows["encoding_shard"], shards), pc.is_in(rows["latent_shard"], shards))
-    mended = []
+    repaired = []
     for row in rows.filter(touched).to_pylist():
         encoding, latent = ({name: row[name] for name in names} for names in (ENCODING_COLUMNS, LATENT_COLUMNS))
         if encoding["encoding_shard"] in damaged:
@@ -96,10 +98,10 @@ def _mend(rows: pa.Table, damaged: set[str], moved: dict[Any, dict[str, Any]], l
         if latent["latent_shard"] in damaged:
             latent = moved.get(row["latent_key"], {})
         if encoding and latent:
-            mended.append({**row, **encoding, **latent})
+            repaired.append({**row, **encoding, **latent})
             continue
         if row["source"] is not None:
             lost.append({name: row[name] for name in LOST.names})
         if encoding.get("encoding_shard") or latent.get("latent_shard"):
-            mended.append({**encoding, **latent, "shard": row["shard"]})
-    return pa.concat_tables([rows.filter(pc.invert(touched)), pa.Table.from_pylist(mended, INDEX)])
+            repaired.append({**encoding, **latent, "shard": row["shard"]})
+    return pa.concat_tables([rows.filter(pc.invert(touched)), pa.Table.from_pylist(repaired, INDEX)])

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.hashing import checksum
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.io.arrays import open_array, read_rows
 from storage.io.paths import StorePath
 from storage.io.table_parts import TableParts
@@ -22,14 +22,14 @@ from storage.schema import ENCODING_COLUMNS, LATENT_COLUMNS
 from storage.store import EncodingStore
 
 BYTES_AT_ONCE = 64 * 1024 * 1024
-"""Read from an array at once."""
+"""Most bytes that are read from an array at once."""
 INDEX_BYTES_A_PART = 64 * 1024 * 1024
 """Bytes of the index, which is compressed, whose rows are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """What the index names of one array: encodings' tokens or latents, in the order in which they lie."""
+    """Rows of one array that the index names: encodings' tokens or latents, in the order in which they lie."""
 
     name: str
     """Name of the array inside its shard."""
@@ -73,7 +73,7 @@ def stored_rows(store: EncodingStore, shards: Collection[str] | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="llmdiff-") as folder:
         encodings, latents = TableParts(Path(folder, "encodings"), parts), TableParts(Path(folder, "latents"), parts)
         names = Names()
-        for batch in batches(store.index, files, [*ENCODING_COLUMNS, *LATENT_COLUMNS]):
+        for batch in stream_rows(store.index, files, [*ENCODING_COLUMNS, *LATENT_COLUMNS]):
             for kind, columns, shard in (
                 (encodings, ENCODING_COLUMNS, "encoding_shard"),
                 (latents, LATENT_COLUMNS, "latent_shard"),

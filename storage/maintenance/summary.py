@@ -1,4 +1,4 @@
-"""What is in a store: counts and sizes."""
+"""A summary of a store: counts and sizes."""
 
 from __future__ import annotations
 

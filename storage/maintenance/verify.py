@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from storage.hashing import Fingerprint
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.index.table import written_by
 from storage.io.paths import StorePath
 from storage.maintenance.check_shard import Checked, Stored, check_shards
@@ -51,7 +51,7 @@ def _named(store: EncodingStore) -> tuple[int, list[str]]:
     """Return the number of shards, and the fingerprints, that the version names."""
     shards, fingerprints = Names(), Names()
     columns = {"fingerprint": fingerprints, "encoding_shard": shards, "latent_shard": shards}
-    for batch in batches(store.index, store.snapshot().at.files, list(columns)):
+    for batch in stream_rows(store.index, store.snapshot().at.files, list(columns)):
         for column, names in columns.items():
             names.numbers(batch[column].drop_null())
     return len(shards), fingerprints.values

@@ -31,7 +31,7 @@ class Batch:
     pooled: Tensor | None = None
     """``(batch, hidden)`` bfloat16 under the pooled fingerprint, where one was asked for."""
     crops: Tensor | None = None
-    """With it, ``(batch, 4)`` int64: each picture's width, height, left and top, as `storage.Sample.crop` has them."""
+    """Width, height, left and top of each picture, int64 ``(batch, 4)``, beside `pooled`; see `storage.Sample.crop`."""
     caption_hashes: list[str]
     """Hash of each sample's caption."""
     rows: list[tuple[str, int]]
@@ -39,18 +39,18 @@ class Batch:
     mirrored: Tensor | None = None
     """``(batch,)`` bool, of which samples the latent is the mirror image's; None where none ever is."""
     repeats: list[int] | None = None
-    """How often each came before in the epoch; None where each comes once."""
+    """Number of times that each sample came before in the epoch; None where each comes once."""
     borrowed: bool = False
     """Whether this rank has no sample of a small batch: it holds one that counts on another rank."""
     position: int
-    """Samples of the epoch that all ranks have seen after this batch."""
+    """Number of the epoch's samples that all ranks have seen after this batch."""
     seen: tuple[int, ...] = ()
-    """The same for each shape of latents: where `EncodingDataset.epoch` can go on."""
+    """Number of samples seen of each shape of latents: where `EncodingDataset.epoch` can go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedBatch:
-    """Which samples a batch will hold."""
+    """The plan of a batch: which samples it will hold."""
 
     ids: np.ndarray
     """int64 ``(batch,)``, into the sample index."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 STEP = 2**20
-"""Sizes are whole numbers of this, so that batches of about one size share memory."""
+"""Unit of sizes in bytes: they are whole multiples of it, so that batches of about one size share memory."""
 
 
 class Buffers:
@@ -29,7 +29,7 @@ class Buffers:
         self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
         self.pieces = 0
-        """Pieces of memory, held or free."""
+        """Number of pieces of memory, held or free."""
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         """Return a C-contiguous array of any content, the caller's for as long as it or a view of it is held."""

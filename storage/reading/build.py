@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
 from storage.index.names import Names
+from storage.index.row_stream import stream_rows
 from storage.io.cached_arrays import new_array
 from storage.reading.joins import join
 from storage.reading.pictures import Pictures, group_by_picture
@@ -64,9 +64,9 @@ def _count(store: EncodingStore, fingerprint: str) -> tuple[Layout, list[str]]:
 
 
 def _no_samples(store: EncodingStore, fingerprint: str) -> str:
-    """Return what to say where there is no sample."""
+    """Return the error message for a version without samples to train on."""
     used = Names()
-    for batch in batches(store.index, store.snapshot().at.files, ["fingerprint", "source"]):
+    for batch in stream_rows(store.index, store.snapshot().at.files, ["fingerprint", "source"]):
         used.numbers(batch.filter(pc.is_valid(batch["source"]))["fingerprint"])
     known = [key for key in store.fingerprints() if key in used.values]
     return f"{store.path}: no samples of fingerprint {fingerprint} at version {store.version}, found those of {known}"

@@ -25,26 +25,26 @@ from storage.reading.shuffle import BlockShuffle
 from storage.store import EncodingStore
 
 UNDRAWN: dict[str, Any] = {"caption_choice": "all", "flip_words": None, "repeats": {}}
-"""What a state says that does not say so."""
+"""Entries of a state that says nothing of drawing, as earlier versions of the program wrote it."""
 PLANNED_TOGETHER = 64
-"""Batches whose samples are looked up at once."""
+"""Number of batches whose samples are looked up at once."""
 NO_WORKERS = "EncodingDataset: expected num_workers=0, for its threads read ahead"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """What an `EncodingDataset` reads, in what order, and how."""
+    """Configuration of an `EncodingDataset`: what it reads, in what order, and how."""
 
     fingerprint: str
     """The encoder whose encodings to read."""
     batch_size: int
-    """Samples of a rank's batch."""
+    """Number of samples of a rank's batch."""
     version: int | None = None
     """Version of the store's index; None for the newest, which `EncodingDataset.version` then names."""
     base_fingerprint: str | None = None
     """A second encoder, whose encodings of the same captions come along."""
     pooled_fingerprint: str | None = None
-    """A third, whose encodings have one token; with them come the pictures' crops."""
+    """A third encoder, whose encodings have one token; with them come the pictures' crops."""
     rank: int = 0
     """Rank of this process."""
     world_size: int = 1
@@ -52,7 +52,7 @@ class DatasetConfig:
     drop_last: bool = False
     """Leave out the samples that don't fill a global batch."""
     seed: int = 0
-    """With the epoch's number, decides the order of the samples, and what is drawn."""
+    """Seed that decides, with the epoch's number, the order of the samples, and what is drawn."""
     caption_choice: Literal["all", "one"] = "all"
     """Whether each caption of a picture is a sample of its own, or one of them is drawn each epoch."""
     flip: bool = True
@@ -60,17 +60,17 @@ class DatasetConfig:
     flip_words: tuple[str, ...] = ("left", "right")
     """A picture is not mirrored where its caption has one of these."""
     repeats: Mapping[str, int] = field(default_factory=dict)
-    """How often the samples of some sources come in an epoch, by the source's name; 1 where it is not named."""
+    """Number of times that a source's samples come in an epoch, by the source's name; 1 where it is not named."""
     block_size: int = 64
-    """See `BlockShuffle`; it and the next two change the order."""
+    """Samples of a block of `BlockShuffle`; changing it or the next two changes the order."""
     blocks_together: int = 16
-    """See `BlockShuffle`."""
+    """Number of blocks that `BlockShuffle` mixes."""
     lanes: int = 8
-    """See `BlockShuffle`."""
+    """Number of lanes of `BlockShuffle`."""
     read_ahead: int = 8
-    """Batches ready, or being made, before they are asked for."""
+    """Number of batches ready, or being made, before they are asked for."""
     threads: int = 1
-    """That make them; a second one pays where captions are long and a core is free."""
+    """Number of threads that make batches; a second one pays where captions are long and a core is free."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.world_size < 1 or not 0 <= self.rank < self.world_size:
@@ -84,18 +84,18 @@ class DatasetConfig:
 
     @property
     def global_batch(self) -> int:
-        """Samples of a batch over all ranks."""
+        """Number of samples of a batch over all ranks."""
         return self.batch_size * self.world_size
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """What decides what is drawn, and how often."""
+        """The settings that decide what is drawn, and how often."""
         words = list(self.flip_words) if self.flip else None
         return {"caption_choice": self.caption_choice, "flip_words": words, "repeats": dict(self.repeats)}
 
     @property
     def shuffle(self) -> BlockShuffle:
-        """How each epoch is shuffled."""
+        """The shuffle of each epoch."""
         return BlockShuffle(
             seed=self.seed, block_size=self.block_size, blocks_together=self.blocks_together, lanes=self.lanes
         )
@@ -165,12 +165,12 @@ class EncodingDataset(IterableDataset[Batch]):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples of an epoch, over all ranks."""
+        """Number of samples of an epoch, over all ranks."""
         return len(self.entries)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of each rank."""
+        """Number of batches of each rank."""
         return self.batches_left(0)
 
     def batches_left(self, seen: int | Sequence[int]) -> int:
@@ -253,13 +253,13 @@ def plan_of_shape(
     entries: Entries, config: DatasetConfig, batches: list[GlobalBatch], drawn: Drawn
 ) -> Iterator[PlannedBatch]:
     """Yield which samples a rank's batches of one shape hold; all are looked up at once."""
-    shares = [batch.share(config.rank, config.world_size) for batch in batches]
-    lanes, steps = (np.concatenate(column) for column in list(zip(*shares, strict=True))[:2])
+    per_batch = [batch.of_rank(config.rank, config.world_size) for batch in batches]
+    lanes, steps = (np.concatenate(column) for column in list(zip(*per_batch, strict=True))[:2])
     found = entries.of_shape(batches[0].shape, batches[0].order.samples(lanes, steps))
     samples = drawn.samples(found)
     mirrored = drawn.mirrored(found, samples)
     stop = 0
-    for batch, mine in zip(batches, shares, strict=True):
+    for batch, mine in zip(batches, per_batch, strict=True):
         some = slice(stop, stop := stop + len(mine.lanes))
         yield PlannedBatch(
             ids=samples[some],
@@ -271,7 +271,7 @@ def plan_of_shape(
 
 
 def order_of(data: EncodingDataset) -> dict[str, Any]:
-    """Return what decides which samples come when, as a state says it."""
+    """Return all that decides which samples come when, as a state says it."""
     order = {"version": data.version, "fingerprint": data.config.fingerprint, **vars(data.shuffle)}
     drawing = data.config.drawing
     if not data.index.any_may_flip:  # then the words change nothing

@@ -1,4 +1,4 @@
-"""What an epoch goes through, found by its number where the epoch has come to: nothing of it is kept by the entry."""
+"""Entries that an epoch goes through, found by their numbers: nothing of them is kept one by one."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from storage.reading.random_values import RandomValues
 from storage.reading.sample_index import SampleIndex
 
 CAPTIONS, FLIPS = 1, 2
-"""Purposes of an epoch's random numbers, beside the order of the entries."""
+"""Numbers of the purposes that an epoch draws random numbers for, beside the order of the entries."""
 
 
-class Found(NamedTuple):
+class EpochEntries(NamedTuple):
     """Some entries of an epoch."""
 
     number: np.ndarray
-    """int64 ``(n,)``, among all entries."""
+    """Number among all entries, int64 ``(n,)``."""
     unit: np.ndarray
-    """int64 ``(n,)``, the index's sample or picture."""
+    """Sample or picture of the index, int64 ``(n,)``."""
     repeat: np.ndarray
-    """int64 ``(n,)``, how often that came before in the epoch."""
+    """Number of times that the unit came before in the epoch, int64 ``(n,)``."""
 
 
 class Runs(NamedTuple):
     """The entries of one shape, as runs of neighbouring units: one a round of the repeats and a part of the index."""
 
     start: np.ndarray
-    """int64 ``(run + 1,)``, the first entry of each among those of the shape, and their number."""
+    """First entry of each run among those of the shape, and their number, int64 ``(run + 1,)``."""
     first: np.ndarray
-    """int64 ``(run,)``, its first unit among those of the shape."""
+    """First unit of each run among those of the shape, int64 ``(run,)``."""
     shift: np.ndarray
-    """int64 ``(run,)``, what its units' numbers lack to be the entries' numbers."""
+    """Number to add to a unit's for the entry's, int64 ``(run,)``."""
     round: np.ndarray
-    """int64 ``(run,)``"""
+    """Round of each run, int64 ``(run,)``."""
 
 
 class Entries:
@@ -48,17 +48,17 @@ class Entries:
         rounds, starts, stops = _rounds(times, index.unit_ends)
         self._runs = [_runs_of(index, shape, rounds, starts, stops) for shape in range(len(index.shapes))]
         self.counts = [int(runs.start[-1]) for runs in self._runs]
-        """Entries of each shape."""
+        """Number of entries of each shape."""
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def of_shape(self, shape: int, places: np.ndarray) -> Found:
+    def of_shape(self, shape: int, places: np.ndarray) -> EpochEntries:
         """Return the entries at some places among those of a shape."""
         runs = self._runs[shape]
         run = np.searchsorted(runs.start, places, "right") - 1
         unit = self.index.units_of_shape(shape, runs.first[run] + places - runs.start[run])
-        return Found(unit + runs.shift[run], unit, runs.round[run])
+        return EpochEntries(unit + runs.shift[run], unit, runs.round[run])
 
     def each_seen(self, seen: int | Sequence[int]) -> tuple[int, ...]:
         """Return how many of each shape were seen: 0 of all, a number of the only shape, or one of each.
@@ -77,14 +77,14 @@ class Entries:
 
 
 class Drawn:
-    """What is drawn in an epoch: captions and orientations, functions of seed, epoch and entry alone."""
+    """Random choices of an epoch: captions and orientations, functions of seed, epoch and entry alone."""
 
     def __init__(self, index: SampleIndex, seed: int, epoch: int) -> None:
         self.index = index
         self._captions = RandomValues(seed, epoch, CAPTIONS)
         self._flips = RandomValues(seed, epoch, FLIPS)
 
-    def samples(self, found: Found) -> np.ndarray:
+    def samples(self, found: EpochEntries) -> np.ndarray:
         """Return the sample of each entry, int64 ``(n,)``."""
         if self.index.pictures is None:
             return found.unit
@@ -92,7 +92,7 @@ class Drawn:
         drawn = self._captions.take(found.number) % count.astype(np.uint64)
         return self.index.pictures.samples[first + drawn.astype(np.int64)]
 
-    def mirrored(self, found: Found, samples: np.ndarray) -> np.ndarray | None:
+    def mirrored(self, found: EpochEntries, samples: np.ndarray) -> np.ndarray | None:
         """Return which entries' pictures are mirrored, bool ``(n,)``; None where no picture may be."""
         if not self.index.any_may_flip:
             return None

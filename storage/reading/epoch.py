@@ -1,4 +1,4 @@
-"""How an epoch's entries become batches: each of one shape of latents, and the same whatever the ranks.
+"""Batches of an epoch's entries: each of one shape of latents, and the same whatever the ranks.
 
 The entries of each shape are shuffled for themselves (`BlockShuffle`) and cut into global batches. Batches of several
 shapes are mixed so that each shape is spread over the whole epoch.
@@ -14,13 +14,13 @@ import numpy as np
 
 from storage.reading.entries import Entries
 from storage.reading.random_values import RandomValues
-from storage.reading.shuffle import BlockShuffle, EpochOrder, batch_edges, share
+from storage.reading.shuffle import BlockShuffle, EpochOrder, batch_edges, places_of_rank
 
-TURNS = 3
+BATCH_ORDER = 3
 """Purpose of the random numbers that mix the batches of several shapes."""
 
 
-class Share(NamedTuple):
+class RankEntries(NamedTuple):
     """A rank's entries of a batch, as places in the order of their shape; see `EpochOrder`."""
 
     lanes: np.ndarray
@@ -28,34 +28,34 @@ class Share(NamedTuple):
     steps: np.ndarray
     """int64 ``(n,)``"""
     borrowed: bool
-    """Whether the rank has none, and holds one of another's."""
+    """Whether the rank has no entry of its own, and holds one of another's."""
 
 
 class GlobalBatch(NamedTuple):
     """A batch over all ranks."""
 
     shape: int
-    """Of its latents, by number."""
+    """Number of its latents' shape."""
     first: int
-    """Where it begins in the order of its shape's entries."""
+    """Place of its first entry in the order of its shape's entries."""
     last: int
-    """Where it ends there."""
+    """Place after its last entry there."""
     seen: tuple[int, ...]
-    """Entries of each shape that the epoch has gone through after it."""
+    """Number of entries of each shape that the epoch has gone through after it."""
     order: EpochOrder
-    """The order of its shape's entries."""
+    """Order of its shape's entries."""
 
-    def share(self, rank: int, ranks: int) -> Share:
+    def of_rank(self, rank: int, ranks: int) -> RankEntries:
         """Return which of its entries are a rank's."""
         lanes, steps = self.order.places(self.first, self.last)
-        mine = share(lanes, rank, ranks)
+        mine = places_of_rank(lanes, rank, ranks)
         borrowed = not len(mine)
         if borrowed:
             mine = np.array([rank % len(lanes)])
-        return Share(lanes[mine], steps[mine], borrowed)
+        return RankEntries(lanes[mine], steps[mine], borrowed)
 
 
-class Turns(NamedTuple):
+class BatchOrder(NamedTuple):
     """Batches in the order in which they come."""
 
     shape: np.ndarray
@@ -68,15 +68,15 @@ class Turns(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """How each epoch's entries become global batches."""
+    """Batches of all epochs: how each epoch's entries become global batches."""
 
     entries: Entries
     shuffle: BlockShuffle
     global_batch: int
-    """Entries of a full one."""
+    """Number of entries of a full batch."""
     ranks: int
     drop_last: bool
-    """Leave out the entries of each shape that don't fill one."""
+    """Whether to leave out the entries of each shape that don't fill a batch."""
 
     def left(self, seen: Sequence[int]) -> int:
         """Return how many batches come after some entries of each shape."""
@@ -86,9 +86,9 @@ class Batches:
         """Yield an epoch's batches after some entries of each shape, but for the first `start` of them."""
         orders = [self.shuffle.order(count, epoch, shape) for shape, count in enumerate(self.entries.counts)]
         after = list(seen)
-        turns = self._turns(epoch, self._edges(seen))
-        for i in range(len(turns.shape)):
-            shape, first, last = (int(column[i]) for column in turns)
+        batches = self._batch_order(epoch, self._edges(seen))
+        for i in range(len(batches.shape)):
+            shape, first, last = (int(column[i]) for column in batches)
             after[shape] = last
             if i >= start:
                 yield GlobalBatch(shape, first, last, tuple(after), orders[shape])
@@ -105,7 +105,7 @@ class Batches:
             for count, start in zip(self.entries.counts, seen, strict=True)
         ]
 
-    def _turns(self, epoch: int, edges: list[np.ndarray]) -> Turns:
+    def _batch_order(self, epoch: int, edges: list[np.ndarray]) -> BatchOrder:
         """Return the batches in the order in which they come.
 
         A batch comes at a random moment of the part of the epoch that it is of its shape, which is a function of seed,
@@ -113,13 +113,14 @@ class Batches:
         """
         batches = [max(0, len(each) - 1) for each in edges]
         if len(edges) == 1:
-            return Turns(np.broadcast_to(np.int64(0), batches[0]), edges[0][:-1], edges[0][1:])
+            return BatchOrder(np.broadcast_to(np.int64(0), batches[0]), edges[0][:-1], edges[0][1:])
         first, last = (np.concatenate([each[cut] for each in edges]) for cut in (slice(None, -1), slice(1, None)))
         shape = np.repeat(np.arange(len(edges)), batches)
         random = [
-            RandomValues(self.shuffle.seed, epoch, TURNS, number).take(each[:-1]) for number, each in enumerate(edges)
+            RandomValues(self.shuffle.seed, epoch, BATCH_ORDER, number).take(each[:-1])
+            for number, each in enumerate(edges)
         ]
         counts = np.repeat(self.entries.counts, batches)
         moment = (first + np.concatenate(random) / 2.0**64 * (last - first)) / counts
         order = np.lexsort((last, first, shape, moment))
-        return Turns(shape[order], first[order], last[order])
+        return BatchOrder(shape[order], first[order], last[order])

@@ -1,4 +1,4 @@
-"""Where the samples' captions lie under another encoder."""
+"""Looks up where the samples' captions lie under another encoder."""
 
 from __future__ import annotations
 

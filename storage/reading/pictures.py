@@ -1,4 +1,4 @@
-"""Which samples have one picture."""
+"""The pictures of an index: which samples have one in common."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _ordered(leader: np.ndarray, size: np.ndarray, rank: np.ndarray, folder: Pat
         leads = np.flatnonzero(part)
         ends = place + np.cumsum(part[leads])
         starts[done + 1 : done + 1 + len(leads)] = ends
-        size[first + leads] = ends - part[leads]  # from now on where the picture's samples begin
+        size[first + leads] = ends - part[leads]  # from here on: where each picture's samples begin
         done, place = done + len(leads), int(ends[-1]) if len(ends) else place
     samples = new_array(folder, "picture_samples", len(leader), "<i8")
     for first in range(0, len(leader), GROUP_ROWS):

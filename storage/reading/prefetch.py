@@ -13,7 +13,7 @@ from storage.reading.arrays import ArrayReader, Blocks
 from storage.reading.batch import Batch, BatchFiller, PlannedBatch
 
 HINTS = 4
-"""In how many parts the disk is told of a group of batches, while the one before it is read."""
+"""Number of parts in which the disk is told of a group of batches, while the one before it is read."""
 
 
 class Prefetcher:

@@ -9,10 +9,10 @@ import numpy as np
 from storage.io.grouping import places_by_number
 
 CHUNK = 4096
-"""Numbers made at once."""
+"""Number of values that are made at once."""
 CHUNKS_KEPT = 256
 WORDS = 4
-"""64-bit numbers that Philox makes for each value of its counter."""
+"""Number of 64-bit values that Philox makes for each value of its counter."""
 
 
 class RandomValues:
@@ -38,7 +38,7 @@ class RandomValues:
         return made[start % WORDS :]
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Return those of some numbers, uint64 ``(n,)``; neighbours cost least."""
+        """Return the values of some numbers, uint64 ``(n,)``; neighbours cost least."""
         out = np.empty(len(numbers), np.uint64)
         for chunk, places in places_by_number(numbers // CHUNK):
             out[places] = self._chunk(chunk)[numbers[places] - chunk * CHUNK]

@@ -23,7 +23,7 @@ COLUMNS = (
     *("latent_shard", "latent_shape", "latent_index", "latent_checksum"),
 )
 ROWS_OF_ARRAY = [("place", "<u4"), ("first", "<i8"), ("count", "<i4"), ("checksum", "<u4")]
-"""Where a sample's rows of an array lie: in which array, which rows, and their CRC-32C."""
+"""Place of a sample's rows of an array: in which array, which rows, and their CRC-32C."""
 RECORD = [
     ("hash", HASH),
     ("source", "<u4"),
@@ -38,14 +38,14 @@ NO_CROP = (-1, -1, -1, -1)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What of a version to make the index of."""
+    """Selection of what an index is made of."""
 
     fingerprint: str
-    """The encoder whose samples."""
+    """Fingerprint of the encoder whose samples are indexed."""
     base: str | None
-    """A second encoder of the same captions."""
+    """Fingerprint of a second encoder of the same captions."""
     pooled: str | None
-    """A third, whose encodings come with the pictures' crops."""
+    """Fingerprint of a third encoder, whose encodings come with the pictures' crops."""
     by_picture: bool
     """Whether to find which samples have one picture."""
     flip_words: tuple[str, ...] | None
@@ -58,7 +58,7 @@ class Wanted:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a record."""
+        """Type of a record."""
         fields: list[Any] = [*RECORD, *((name, ROWS_OF_ARRAY) for name in self.others)]
         fields += [("crop", "<i4", (4,))] * (self.pooled is not None) + [("picture", HASH)] * self.by_picture
         return np.dtype(fields)

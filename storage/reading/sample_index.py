@@ -21,15 +21,15 @@ from storage.reading.records import Wanted
 from storage.store import EncodingStore
 
 FORMAT = 1
-"""Of the files: another one where they are made in another way."""
+"""Version of the files' layout, to be raised when they are made in another way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayRows:
-    """Where the samples' rows of one array lie."""
+    """Places of the samples' rows of one array."""
 
     array: str
-    """What to call it: ``latents``, whatever their shapes; of encodings, the array's name inside each shard."""
+    """Name of the array: ``latents``, whatever their shapes; of encodings, the array's name inside each shard."""
     shards: Sequence[str]
     """Names of shards."""
     names: Sequence[str]
@@ -68,7 +68,7 @@ class SampleIndex:
         self.may_flip = self._records["may_flip"]
         """Whether a sample's picture may be mirrored: bool ``(n,)``."""
         self.any_may_flip: bool = facts["any_may_flip"]
-        """Whether any may."""
+        """Whether any picture may be mirrored."""
         self.encodings = self._rows(facts, "encodings", f"encodings/{wanted.fingerprint}")
         self.latents = self._rows(facts, "latents", "latents", [f"latents/{shape}" for shape in self.shapes])
         self.base = None if wanted.base is None else self._rows(facts, "base", f"encodings/{wanted.base}")
@@ -76,12 +76,12 @@ class SampleIndex:
         self.pooled = None if wanted.pooled is None else self._rows(facts, "pooled", f"encodings/{wanted.pooled}")
         """The captions' encodings under a third, where one was asked for."""
         self.crops = None if wanted.pooled is None else self._records["crop"]
-        """With `pooled`, each picture's width, height, left and top, as `storage.Sample.crop`: int32 ``(n, 4)``."""
+        """Width, height, left and top of each picture, beside `pooled`, int32 ``(n, 4)``; see `storage.Sample.crop`."""
         arrays = found.arrays
         self.pictures = Pictures(arrays["picture_samples"], arrays["picture_starts"]) if wanted.by_picture else None
-        """Which samples have one picture, where that was asked for."""
+        """Samples by picture, where that was asked for."""
         self.unit_ends = np.array(facts["unit_ends"], np.int64)
-        """Where each source's units end, which are its pictures where those are known, else its samples."""
+        """End of each source's units, which are its pictures where those are known, else its samples."""
         self._by_shape, self._shape_ends = arrays.get("by_shape"), [0, *facts["shape_ends"]]
 
     @classmethod
@@ -132,7 +132,7 @@ class SampleIndex:
 
     @property
     def arrays(self) -> list[ArrayRows]:
-        """All that is read of a sample."""
+        """All arrays that are read of a sample."""
         return [rows for rows in (self.encodings, self.base, self.pooled, self.latents) if rows is not None]
 
     def caption_hashes(self, samples: np.ndarray) -> list[str]:
@@ -159,7 +159,7 @@ class SampleIndex:
 
 
 def _key(store: EncodingStore, wanted: Wanted) -> dict[str, object]:
-    """Return what decides the index's content: the version too by its entry's bytes, for a copy has the store's id."""
+    """Return all that decides the index's content: the version also by its entry, for a copy has the store's id."""
     entry = b""
     with suppress(FileNotFoundError):
         entry = store.index.log.entry(store.version).read_bytes()

@@ -18,20 +18,20 @@ from storage.io.grouping import places_by_number
 from storage.reading.random_values import RandomValues
 
 ROUNDS_KEPT = 4
-"""Groups of blocks of each lane whose order is kept."""
+"""Number of groups of blocks whose order is kept for each lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockShuffle:
-    """How an epoch is shuffled; two runs with the same values see the same order."""
+    """A shuffle of epochs; two runs with the same values see the same order."""
 
     seed: int = 0
     block_size: int = 64
-    """Neighbouring samples that are read together."""
+    """Number of neighbouring samples that are read together."""
     blocks_together: int = 16
-    """Blocks whose samples mix: their encodings are in memory at once."""
+    """Number of blocks whose samples mix: their encodings are in memory at once."""
     lanes: int = 8
-    """Blocks are dealt to this many; ranks up to this number read disjoint blocks."""
+    """Number of lanes that blocks are dealt to; ranks up to this number read disjoint blocks."""
 
     def order(self, count: int, epoch: int, shape: int = 0) -> EpochOrder:
         """Return an epoch's order of so many samples.
@@ -51,7 +51,7 @@ class EpochOrder:
         self._random = RandomValues(shuffle.seed, epoch, shape=shape)
         self._blocks = -(-count // self._size)
         self._block_at = np.argsort(self._random.range(0, self._blocks), kind="stable")
-        self._missing = self._blocks * self._size - count  # from the last block, which may be short
+        self._missing = self._blocks * self._size - count  # samples that the last block lacks
         short = int(np.flatnonzero(self._block_at == self._blocks - 1)[0]) if count else 0
         self._short_lane, self._short_group = short % self._lanes, short // self._lanes // self._together
         blocks = np.array([len(self._block_at[lane :: self._lanes]) for lane in range(self._lanes)], np.int64)
@@ -136,7 +136,7 @@ def batch_edges(count: int, start: int, global_batch: int, ranks: int, drop_last
     return edges
 
 
-def share(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+def places_of_rank(lanes: np.ndarray, rank: int, ranks: int) -> np.ndarray:
     """Return which samples of a global batch are a rank's: as many as another's, or one more; maybe none."""
     first, last = len(lanes) * rank // ranks, len(lanes) * (rank + 1) // ranks
     return np.argsort(lanes, kind="stable")[first:last]

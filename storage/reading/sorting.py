@@ -19,12 +19,12 @@ from storage.io.grouping import places_by_number
 
 ROW_BITS = 20
 GROUP_ROWS = 1 << ROW_BITS
-"""Samples that are sorted together, about; and rows of a source that are a bucket."""
+"""Number of samples that are sorted together, about; and rows of a source that are a bucket."""
 COLUMNS = ("source", "source_hash", "row")
 
 
 class SourceCount:
-    """What the first look counts."""
+    """Counts of each source's samples, from a first look at all rows."""
 
     def __init__(self, row_bits: int | None = None) -> None:
         """Count for groups of some ``2 ** row_bits`` samples; of `GROUP_ROWS` where it is None."""
@@ -67,7 +67,7 @@ class SourceCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where sorted samples lie."""
+    """Layout of sorted samples: where each source's lie."""
 
     source_count: SourceCount
     codes: np.ndarray
@@ -75,9 +75,9 @@ class Layout:
     ranks: np.ndarray
     """int64 ``(source,)``, the number of each of those sources, by name and hash."""
     sources: list[str]
-    """Each one's name."""
+    """Name of each source."""
     ends: np.ndarray
-    """int64 ``(source,)``, where its samples end."""
+    """End of each source's samples, int64 ``(source,)``."""
     first_keys: np.ndarray
     """int64 ``(group,)``, which bucket each group begins with."""
     starts: np.ndarray
@@ -129,7 +129,7 @@ class Sorter:
         rows = self.out[start:stop]
         source, row = rows["source"].astype(np.int64), rows["row"].copy()
         if ((source[1:] > source[:-1]) | ((source[1:] == source[:-1]) & (row[1:] > row[:-1]))).all():
-            return  # as a source's rows lie that were encoded in their order
+            return  # rows that were encoded in their source's order lie so already
         order = _order(source, row)
         source, row = source[order], row[order]
         if ((source[1:] == source[:-1]) & (row[1:] == row[:-1])).any():  # several captions of a row

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.store import EncodingStore
 
 PICTURES = ("source", "latent_shard")
-"""Both are there of a sample with a picture."""
+"""Columns that are both filled for a sample with a picture."""
 
 
 def trainable_rows(store: EncodingStore, fingerprint: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -20,7 +20,7 @@ def trainable_rows(store: EncodingStore, fingerprint: str, columns: Sequence[str
     Columns of few values come as dictionaries.
     """
     wanted = [*columns, *(name for name in PICTURES if name not in columns)]
-    for batch in batches(store.index, store.snapshot().at.files, wanted, fingerprint):
+    for batch in stream_rows(store.index, store.snapshot().at.files, wanted, fingerprint):
         kept = batch.filter(pc.and_(*(pc.is_valid(batch[name]) for name in PICTURES))).select(list(columns))
         if kept.num_rows:
             yield kept

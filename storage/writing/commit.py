@@ -17,22 +17,22 @@ from storage.store import EncodingStore
 
 @dataclass
 class ShardRows:
-    """What a shard adds to the store's tables."""
+    """Rows that a shard adds to the store's tables."""
 
     shard: str
     encodings: dict[tuple[str, str], EncodingRef] = field(default_factory=dict)
-    """By fingerprint and caption hash."""
+    """Places of encodings by fingerprint and caption hash."""
     latents: dict[str, LatentRef] = field(default_factory=dict)
     samples: dict[tuple[str, str, int, str], Sample] = field(default_factory=dict)
-    """By fingerprint, source hash, row and caption hash."""
+    """Samples by fingerprint, source hash, row and caption hash."""
     rejects: dict[tuple[str, str, int], Reject] = field(default_factory=dict)
-    """By fingerprint, source hash and row."""
+    """Rejects by fingerprint, source hash and row."""
     repeats: dict[tuple[str, str, int, str], Repeat] = field(default_factory=dict)
-    """By fingerprint, source hash, row and caption hash."""
+    """Repeats by fingerprint, source hash, row and caption hash."""
     bytes: dict[str, int] = field(default_factory=dict)
-    """Of the shard's files; see `storage.index.shard_counts.ShardCounts`."""
+    """Bytes of the shard's files; see `storage.index.shard_counts.ShardCounts`."""
     left_out: int = 0
-    """Samples that were there by the time of the commit."""
+    """Number of samples that were there already by the time of the commit."""
 
 
 def commit_shard(store: EncodingStore, rows: ShardRows) -> None:
@@ -152,7 +152,7 @@ class ShardCommit:
 
 
 def content_of(sample: Sample | Repeat) -> Content:
-    """Return what a sample holds."""
+    """Return a sample's content."""
     return sample.image_hash, sample.caption_hash
 
 

@@ -28,17 +28,17 @@ JOB = "optimize"
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizedTable:
-    """What was done to a table, or would be."""
+    """The result of `optimize` for a table, or of a dry run of it."""
 
     table: str
     files: int
-    """Before."""
+    """Number of files before."""
     merged: int
-    """Of them, those that others took the place of."""
+    """Number of those files that were merged."""
     into: int
-    """Those others."""
+    """Number of files that took their place."""
     rows: int
-    """Rows written anew."""
+    """Number of rows written anew."""
     bytes: int
     """Bytes of the files merged, which stay until `llmdiff store gc` is told that no version needs them."""
 

@@ -1,4 +1,4 @@
-"""What writers leave that did not come to their commit, and its removal."""
+"""Remains of writers that did not come to their commit, and their removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be removed from a store: what is its own, and nothing that a link or a name leads to."""
+"""Checks of what may be removed from a store: its own files, and nothing that a link or a name leads to."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class ShardWriter:
 
     @property
     def left_out(self) -> int:
-        """How many samples were not committed, for they were there by then; known at the end of the ``with`` block."""
+        """Number of samples not committed, for they were there by then; known at the end of the ``with`` block."""
         return self._rows.left_out
 
     @property

@@ -162,7 +162,7 @@ def altered(single: Path, folder: Path, change: Any, beside: bool = True) -> Pat
 
 
 def sd2_pipeline() -> StableDiffusionPipeline:
-    """Of SD 2.x's form: an OpenCLIP text encoder, and linear projections."""
+    """A pipeline of SD 2.x's form: an OpenCLIP text encoder, and linear projections."""
     tokenizer = tiny.clip_tokenizer()
     config = {**tiny.text_encoder(tokenizer).config.to_dict(), "hidden_act": "gelu"}
     text = CLIPTextModel(CLIPTextConfig(**config)).eval()

@@ -55,4 +55,4 @@ def test_compiled_in_place_it_draws_the_same_and_makes_no_graph_for_each_length(
     assert list(pipe.unet.state_dict()) == list(plain.unet.state_dict())
     for prompt in ("a circle", *PROMPTS):
         np.testing.assert_allclose(draw(pipe, prompt), draw(plain, prompt), atol=1e-5)
-    assert (graphs.made, graphs.breaks) == (2, [])  # of the U-Net, and of the adapter's hook before it
+    assert (graphs.count, graphs.breaks) == (2, [])  # of the U-Net, and of the adapter's hook before it

@@ -82,7 +82,7 @@ def test_an_earlier_versions_loads_by_its_sizes(folder: Path, caplog: pytest.Log
 
 @contextmanager
 def memory_of_another_gigabyte() -> Iterator[None]:
-    """Not even address space for more."""
+    """Limit the address space to one gigabyte more than is in use."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**30, before[1]))
     try:

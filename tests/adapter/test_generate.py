@@ -65,7 +65,7 @@ def test_pictures_hold_their_settings(source: Source, tmp_path: Path) -> None:
 def test_a_picture_is_the_same_whatever_the_batch(
     source: Source, tmp_path: Path, adapted: bool, scheduler: Scheduler | None
 ) -> None:
-    """But for the last bit, which matrix products of other sizes round differently."""
+    """Pictures differ in the last bit alone, which matrix products of other sizes round differently."""
     sampling = Sampling(steps=2, scheduler=scheduler)
     one, three = (pictures(drawn(source, adapted, PROMPTS, tmp_path / str(n), sampling, n)) for n in (1, 3))
     assert np.abs(one - three).max() <= 1

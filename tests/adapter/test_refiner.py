@@ -14,7 +14,7 @@ from tests.adapter import tiny
 
 
 def test_the_refiner_is_a_pre_norm_transformer_whose_tokens_see_those_after_them() -> None:
-    """Against torch's own encoder layer, which has the same parameters under other names."""
+    """It is held against torch's own encoder layer, which has the same parameters under other names."""
     torch.manual_seed(1)
     width, heads = 128, heads_of(128)
     refiner = Refiner(width, 1).double()

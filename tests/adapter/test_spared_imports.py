@@ -37,7 +37,7 @@ def test_what_is_changed_is_there(module: str) -> None:
 
 
 def test_what_is_changed_of_gradio_is_there() -> None:
-    """Read, for importing it takes seconds."""
+    """The sources are read, for importing Gradio takes seconds."""
     package = find_spec("gradio")
     if package is None or package.origin is None:
         pytest.skip("no Gradio")

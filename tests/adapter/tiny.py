@@ -95,7 +95,7 @@ def vae(levels: int = 4) -> AutoencoderKL:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """One token a letter."""
+    """A tokenizer that makes one token of each letter."""
     letters = [chr(code) for code in range(33, 127)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, [], model_max_length=TOKENS)
@@ -143,7 +143,7 @@ def xl_pipeline(**options: Any) -> StableDiffusionXLPipeline:
 
 
 def controlnet(model: UNet2DConditionModel, channels: tuple[int, ...] = (8, 16, 16, 16)) -> ControlNetModel:
-    """One that has something to say, and reads the text."""
+    """A ControlNet whose output is not zero, and which reads the text."""
     net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=channels)
     torch.manual_seed(5)
     for parameter in net.parameters():

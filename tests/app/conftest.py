@@ -17,7 +17,7 @@ from PIL import Image
 MARKUP = "<img src=x onerror=window.hacked=1>"
 """A caption, a prompt and a name that a page must show as text."""
 ODD = f"odd {MARKUP}.parquet"
-"""So is a file's name."""
+"""A file's name that holds the same markup."""
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory, empty_tracking: Path) ->
 
 @pytest.fixture
 def at_demo(demo_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder as the folder of runs."""
+    """The demonstration's folder, set as the folder of runs."""
     monkeypatch.setenv("LLMDIFF_HOME", str(demo_home))
     return demo_home
 

@@ -42,7 +42,7 @@ def encoders(store: EncodingStore, encoder: Encoder, latent_encoder: LatentEncod
 
 @pytest.fixture
 def caption_encoders(store: EncodingStore, encoder: Encoder) -> EncoderSet:
-    """Without an autoencoder."""
+    """An encoder set without an autoencoder."""
     return prepare(store, encoder)
 
 

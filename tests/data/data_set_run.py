@@ -16,7 +16,7 @@ PNG = [encoded(picture(seed=seed)) for seed in range(6)]
 CAPTIONS = ["a red circle", "a blue square", "a green triangle", "a large cross", "two red circles", "a blue circle"]
 
 
-class Run(NamedTuple):
+class EncodeRun(NamedTuple):
     """What a run of a data set did."""
 
     rows: int
@@ -26,7 +26,7 @@ class Run(NamedTuple):
     left: LeftRows
 
 
-def run(store: EncodingStore, data: Path, encoders: EncoderSet, columns: Columns = KNOWN) -> Run:
+def run(store: EncodingStore, data: Path, encoders: EncoderSet, columns: Columns = KNOWN) -> EncodeRun:
     """Encode a data set, as the flow does."""
     listed = list_data(data, columns=columns)
     reports: list[ShardReport] = []
@@ -41,7 +41,7 @@ def run(store: EncodingStore, data: Path, encoders: EncoderSet, columns: Columns
     sources = {report.source_hash: report.source for report in reports}
     left = find_left(store, str(data), encoders.fingerprint, sources, unread, listed.passed_over, columns)
     totals = [sum(getattr(report, name) for report in reports) for name in ("rows", "known", "samples")]
-    return Run(*totals, sum(report.rejected.total() for report in reports), left)
+    return EncodeRun(*totals, sum(report.rejected.total() for report in reports), left)
 
 
 def contents(store: EncodingStore) -> list[tuple[str | None, str]]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from llmdiff.data.sources import Columns, Row, list_data, shards_of
 from llmdiff.data.sources.columns import KNOWN
-from llmdiff.data.sources.leftovers import unnamed_pictures
+from llmdiff.data.sources.unread_files import unnamed_pictures
 from tests.data.pictures import write_tar
 
 Content = bytes | str | pa.Table | Mapping[str, bytes | str]

@@ -1,4 +1,4 @@
-"""The same pictures and captions in every layout that people bring, and what is read of a folder."""
+"""Pictures and captions in every layout that people bring, and what is read of a folder."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def img2dataset_tar(folder: Path) -> None:
 
 
 def write_list(path: Path) -> None:
-    """As img2dataset leaves it: the rows that it got, and one that it did not."""
+    """Write a list as img2dataset leaves it: the rows that it got, and one that it did not."""
     rows = [
         {"url": f"http://x/{i}", "caption": c, "status": "success", "error_message": None}
         for i, c in enumerate(CAPTIONS)

@@ -32,9 +32,9 @@ class FileServer:
         self.card: dict[str, Any] = {}
         self.asked: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        """That were sent, by path."""
+        """Bytes that were sent, by path."""
         self.headers: list[dict[str, str]] = []
-        """Of each request."""
+        """Headers of each request."""
         self.breaks: Counter[str] = Counter()
         """How often answers of a path are to end in their midst."""
         self.busy: Counter[str] = Counter()
@@ -46,7 +46,7 @@ class FileServer:
         self.signed = False
         """Whether a file is given only to an address that ends in ``?signature=of-`` and its path."""
         self.together: threading.Barrier | None = None
-        """For which requests for files wait, so that as many must be on their way at once; 400 where they are not."""
+        """Barrier that requests for files wait at, so that as many must be on their way at once; else they get 400."""
         self.tags = "content"
         """What entity tags are made of: content; "time and size", as nginx and Apache make them; none where empty."""
         self.odd: dict[str, int] = {}

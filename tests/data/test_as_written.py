@@ -143,7 +143,7 @@ def test_pictures_of_the_ending_that_is_named(tmp_path: Path) -> None:
 
 
 def test_pictures_in_the_cache_of_the_hub(tmp_path: Path) -> None:
-    """Their names are links to where the cache keeps the bytes; no other link that leads out is followed."""
+    """The hub's files are links to where its cache keeps the bytes; no other link that leads out is followed."""
     write(tmp_path, {"blobs/ab": PNG[0], "blobs/cd": "a cat", "other/ab": PNG[1]})
     (folder := tmp_path / "snapshots" / "0123" / "train").mkdir(parents=True)
     for name, blob in (("0.png", "blobs/ab"), ("0.txt", "blobs/cd"), ("1.png", "other/ab"), ("1.txt", "blobs/cd")):
@@ -168,7 +168,7 @@ def test_a_caption_a_line_where_that_is_asked_for(tmp_path: Path, layout: dict[s
 
 
 def test_a_refused_row_names_its_file(store: EncodingStore, encoders: EncoderSet, tmp_path: Path) -> None:
-    """Where its number in a folder or a tar says nothing."""
+    """A row is named by its file where its number in a folder or a tar says nothing."""
     beside = {"0.png": b"", "1.png": PNG[0], "1.txt": "", "2.png": b"junk", "3.png": PNG[0]}
     beside |= {
         "0.txt": "a",

@@ -37,7 +37,7 @@ def test_a_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_chosen_columns_are_in_the_name() -> None:
-    """In any case, as columns are found; where none is named, every caption of a row is read as it was."""
+    """Names of columns count in any case; where none is named, every caption of a row is read as it was."""
     names = {
         Columns(): "s3://b/a",
         Columns(every=True): "s3://b/a",

@@ -46,7 +46,7 @@ Files = dict[str, list[tuple[int, int]]]
 def test_the_store_holds_what_the_data_held(
     encoder: Encoder, latent_encoder: LatentEncoder, first: list[tuple[int, int]], edits: list[tuple[str, str, object]]
 ) -> None:
-    """Before `drop_missing`, all rows that a run saw and none replaced; after it, those that the data hold."""
+    """It holds all rows that a run saw and none replaced; after `drop_missing`, those that the data hold."""
     folder = Path(tempfile.mkdtemp(dir=os.environ["LLMDIFF_CACHE"]))
     store = EncodingStore.create(folder / "store")
     encoders = prepare(store, encoder, latent_encoder, 16)

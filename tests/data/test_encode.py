@@ -160,7 +160,7 @@ def test_a_caption_with_a_non_finite_encoding_is_refused_and_the_rest_go_on(
 def test_a_block_that_is_not_finite_is_named_in_the_reject(
     store: EncodingStore, latent_encoder: LatentEncoder, word_path: str, tmp_path: Path
 ) -> None:
-    """It is the last block's MLP, which in a parallel block leaves no trace in the score."""
+    """The reject names the last block's MLP, which in a parallel block leaves no trace in the score."""
     encoders = prepare(store, poisoned("phi", word_path, tmp_path), latent_encoder, SIZE)
     report = encode(store, write_parquet(tmp_path / "a.parquet", ROWS), encoders)
     assert (report.samples, dict(report.rejected)) == (3, {"not_finite": 1})

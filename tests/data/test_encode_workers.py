@@ -84,7 +84,7 @@ def samples_of(store: EncodingStore) -> list[str]:
 
 
 def test_two_workers_agree_with_one(latent_encoder: LatentEncoder, shards: list[SourceShard], tmp_path: Path) -> None:
-    """Each with its half of the shards and models of its own, in other company: within 1e-5, noise included."""
+    """Each has half of the shards and models of its own; encodings agree within 1e-5, noise included."""
     alone, shared = (EncodingStore.create(tmp_path / name) for name in ("alone", "shared"))
     one = worker(alone, latent_encoder)
     for shard in shards:

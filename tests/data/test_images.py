@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from llmdiff.data.budget import Budget
+from llmdiff.data.budget import SharedBudget
 from llmdiff.data.images import Crop, load_image
 from llmdiff.data.rejects import BadRow
 from tests.data.pictures import encoded, picture
@@ -140,7 +140,7 @@ def test_formats_that_are_not_named_are_not_read(start: bytes) -> None:
 
 
 def test_pictures_wait_for_room() -> None:
-    budget, entered = Budget(10), []
+    budget, entered = SharedBudget(10), []
 
     def take(amount: int) -> None:
         with budget.take(amount):

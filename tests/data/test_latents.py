@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (11, SIZE, SIZE, 3), np.uint8
 
 
 class SmallMemory:
-    """In place of an autoencoder's encoder pass: memory for so many pictures, and which passes were tried."""
+    """A stand-in for an autoencoder's encoder pass: memory for so many pictures, and which passes were tried."""
 
     def __init__(self, vae: Any, room: int) -> None:
         self.encode, self.room = vae.encode, room
@@ -106,4 +106,4 @@ def test_compiled_and_with_channels_last_the_latents_are_the_same(graphs: Graphs
     wide = IMAGES[:, : SIZE // 2]
     for images in (IMAGES, IMAGES[:7], wide, wide[:3]):
         torch.testing.assert_close(encoder(images), expected(images), rtol=2**-9, atol=1e-3)
-    assert (graphs.made, graphs.breaks) == (2, [])  # one for each size of picture; fewer than four run as they are
+    assert (graphs.count, graphs.breaks) == (2, [])  # one for each size of picture; fewer than four run as they are

@@ -64,7 +64,7 @@ def test_rows_that_left_are_named_and_taken_out_on_request(
 
 
 def test_data_without_a_usable_row(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
-    """From the first run on, and of data that had some."""
+    """Such data are read from the first run on; rows that they had before are named as left."""
     data = write("photos", "a.parquet", 0)
     write_parquet(data / "a.parquet", [(b"junk", "x")])
     assert run(store, data, encoders)[3:] == (1, LeftRows(count=0))
@@ -102,7 +102,7 @@ def test_a_row_that_moved_to_another_data_set_stays(
 
 
 def test_rows_that_no_run_noted_stay(store: EncodingStore, encoders: EncoderSet, write: Callable[..., Path]) -> None:
-    """Of an earlier version of the program, or of shards that were encoded without a data set."""
+    """Rows of an earlier version of the program stay, and of shards that were encoded without a data set."""
     data = write("photos", "a.parquet", 0, 1)
     from llmdiff.data.encode import encode_shard
 
@@ -139,7 +139,7 @@ def test_what_can_not_be_read_makes_no_row_missing(
 def test_a_folder_that_may_not_be_read_makes_no_row_missing_for_real(
     store: EncodingStore, encoders: EncoderSet, unreadable: str
 ) -> None:
-    """One in the data, and the data's own; listed by a user who is not root, for root may read every folder."""
+    """The folder is one in the data, or the data's own; a user who is not root lists it: root may read all."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         data = Path(folder, "photos")

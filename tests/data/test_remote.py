@@ -131,7 +131,7 @@ def test_a_break_that_lasts_is_no_damaged_file(site: FileServer, monkeypatch: py
 
 
 def test_a_refusal_is_no_damaged_file_and_no_rejected_row(site: FileServer) -> None:
-    """As when credentials end: the rows would be refused for good."""
+    """A refusal, as when credentials end, must not refuse the rows for good."""
     write_tar(site.root / "b.tar", {"0.png": PNG[0], "0.txt": "a red circle"})
     write_imagefolder(site.root, PAIRS)
     site.refused = {"/b.parquet"}  # the list that img2dataset may have left: nobody says whether it is there

@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def address(site: FileServer) -> str:
-    """Of two tars."""
+    """The address of two tars."""
     for i in range(2):
         write_tar(site.root / f"{i}.tar", {"0.png": PNG[i], "0.txt": f"caption {i}"})
     return f"{site.url}/{{0..1}}.tar"

@@ -22,7 +22,7 @@ from storage import EncodingStore
 from storage.maintenance.gc import drop
 from storage.maintenance.verify import verify
 from tests.data.conftest import SIZE
-from tests.data.data_set_run import CAPTIONS, PNG, Run, contents, run
+from tests.data.data_set_run import CAPTIONS, PNG, EncodeRun, contents, run
 from tests.data.pictures import write_parquet
 from tests.http_servers import serving
 
@@ -139,7 +139,7 @@ def test_two_encoders_at_once_double_nothing(
     for half, rows in zip(halves, (PAIRS[:4], PAIRS[2:]), strict=True):
         write_parquet(half / "a.parquet", [(PNG[number], text) for number, text in rows])
 
-    def encode(half: Path) -> Run:
+    def encode(half: Path) -> EncodeRun:
         own = EncodingStore.open(store.path)
         return run(own, half, prepare(own, encoder, latent_encoder, SIZE))
 
@@ -261,7 +261,7 @@ def test_urls_are_fetched_where_their_place_is_new(
 
 @pytest.fixture
 def http_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and what it was asked for; it is busy while that holds "away"."""
+    """A server's address, and what it was asked for; it is busy while that holds "away"."""
     asked: list[str] = []
 
     class Pictures(BaseHTTPRequestHandler):

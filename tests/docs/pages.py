@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "integrations/comfyui/README.md")
 PAGES = [ROOT / name for name in TOP] + sorted(DOCS.rglob("*.md"))
 HISTORY = ROOT / "CHANGELOG.md"
-"""It names what is gone, too."""
+"""The changelog, which names what is gone, too."""
 
 BLOCK = re.compile(r"^(```+)([\w-]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -96,19 +98,28 @@ def test_every_name_that_a_page_imports_exists(page: Path) -> None:
 
 
 def test_the_api_pages_name_what_there_is() -> None:
-    named = [
-        line.removeprefix("::: ").strip()
-        for page in (DOCS / "reference" / "api").glob("*.md")
-        for line in page.read_text().splitlines()
-        if line.startswith("::: ")
-    ]
-    assert named
-    for name in named:
+    shown = [pair for page in (DOCS / "reference" / "api").glob("*.md") for pair in shown_objects(page.read_text())]
+    assert any(members for _, members in shown)
+    for name, members in shown:
+        there = find_object(name)
+        assert [member for member in members if not hasattr(there, member)] == [], name
+
+
+def shown_objects(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of each object that a page shows, and the members that it chooses."""
+    for name, options in re.findall(r"^::: (\S+)\n((?: +\S.*\n)*)", f"{page}\n", re.MULTILINE):
+        found = yaml.safe_load(options) or {}
+        members = found.get("options", {}).get("members", [])
+        yield name, members if isinstance(members, list) else []
+
+
+def find_object(name: str) -> Any:
+    """Return a module, or an attribute of one."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
         module, _, attribute = name.rpartition(".")
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError:
-            assert hasattr(importlib.import_module(module), attribute), name
+        return getattr(importlib.import_module(module), attribute)
 
 
 def test_the_citation_names_the_software_and_the_paper() -> None:

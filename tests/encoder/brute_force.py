@@ -63,7 +63,7 @@ def reading(name: str, x: Tensor, score: Tensor, states: Tensor, g: Tensor, band
 
 
 def standardised(values: Tensor) -> Tensor:
-    """Less the mean over channels, over the root of the variance plus 1e-5."""
+    """Encodings less their mean over channels, over the root of the variance plus 1e-5."""
     centred = values - values.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 

@@ -34,16 +34,16 @@ def test_compiled_blocks_encode_the_same(
     for one, other in zip(encoder(CAPTIONS), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert encoder.describe() == about
-    made = graphs.made
+    made = graphs.count
     assert made > 0
     for caption in MORE:
         encoder([caption, "a"])
         encoder([caption, caption + " circle", caption])
-    assert graphs.made - made <= 6  # one caption alone, one token alone, all of a batch as long
-    before = graphs.made
+    assert graphs.count - made <= 6  # one caption alone, one token alone, all of a batch as long
+    before = graphs.count
     for caption in MORE:
         encoder([caption, "a red", "a"])
-    assert graphs.made == before
+    assert graphs.count == before
     assert graphs.breaks == []
 
 

@@ -31,7 +31,7 @@ def test_named_schedules_fall_from_the_first_block_to_the_last_and_have_their_me
     ],
 )
 def test_named_schedules_are_their_formulas(name: str, shape: list[float]) -> None:
-    """Of four blocks, t / T is 1, 3/4, 1/2, 1/4: the shape, scaled to its mean."""
+    """With four blocks, t / T is 1, 3/4, 1/2, 1/4: the shape, scaled to its mean."""
     values = resolve_schedule(f"{name}:0.5", 4)
     assert list(values) == pytest.approx([0.5 * 4 * value / sum(shape) for value in shape], rel=1e-12)
     assert [SCHEDULES[name](t / 4) for t in (4, 3, 2, 1)] == pytest.approx(shape, rel=1e-12)

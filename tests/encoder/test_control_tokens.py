@@ -54,7 +54,7 @@ def word_level() -> Any:
 
 
 def in_python(folder: Path) -> Any:
-    """One that is no Rust code."""
+    """A tokenizer that is no Rust code."""
     pieces = ["<unk>", "a", "re@@", "d</w>", "<@@", "s@@", ">", "/@@", "|@@"]
     (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version\n")

@@ -163,7 +163,7 @@ def test_a_caption_is_the_same_in_any_company(name: str, word_path: str, tmp_pat
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_how_far_company_moves_a_caption_in_bfloat16(name: str) -> None:
-    """By at most 2e-2 of the encoding, as :class:`Encoder` says: other shapes round its hidden states differently."""
+    """It moves by at most 2e-2 of the encoding, as :class:`Encoder` says: other shapes round states differently."""
     model = build(name, torch.bfloat16)
     encoders = [Encoder(model, tokenizer(), EncoderConfig(token_budget=budget)) for budget in (8192, 24, 1)]
     together, *others = (encoder(CAPTIONS) for encoder in encoders)

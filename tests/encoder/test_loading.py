@@ -39,7 +39,7 @@ def test_a_folder_gives_the_encoder_that_was_saved(name: str, tmp_path: Path) ->
 
 
 def test_eos_pads_where_a_loaded_tokenizer_has_no_pad_token(folder: Path, caplog) -> None:
-    """As Phi's and Llama's have none. The fingerprint is what it would be without; the encodings are the same."""
+    """Phi's and Llama's tokenizers have none. Fingerprint and encodings are the same as without a pad token."""
     words = tokenizer()
     expected = Encoder(build("llama"), words, EncoderConfig(dtype="float32"))(["a red circle", "a"])
     words.pad_token = None
@@ -224,7 +224,7 @@ def test_an_encoder_decoder_object(name: str) -> None:
 
 
 def test_an_object_with_code_of_its_own() -> None:
-    """Its class comes from the package that transformers imports such code under; so does a class made from one."""
+    """A class counts as foreign code where transformers imported it under such a package; so does a subclass of one."""
     module = "transformers_modules.someone.homemade.modeling"
     homemade = type("HomemadeForCausalLM", (transformers.LlamaForCausalLM,), {"__module__": module})
     for model_class in (homemade, type("Derived", (homemade,), {})):
@@ -251,7 +251,7 @@ except ValueError as error:
 
 @pytest.mark.process
 def test_a_revision_of_the_hub(tmp_path: Path) -> None:
-    """In a process whose hub cache holds one repository at two commits: configuration, tokenizer and weights follow."""
+    """Where the hub's cache holds two commits, configuration, tokenizer and weights are those of the revision."""
     repository = tmp_path / "models--someone--tiny"
     for digit, branch, name, length in (("0", "main", "llama", 256), ("1", "other", "phi", 99)):
         snapshot = repository / "snapshots" / (digit * 40)

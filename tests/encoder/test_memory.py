@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.batching import Budget, batches_by_tokens, run_in_batches
+from llmdiff.encoder.batching import BatchBudget, batches_by_tokens, run_in_batches
 from llmdiff.encoder.scores import BlockScore
 from tests.encoder.tiny_encoder import CAPTIONS, flops, make
 from tests.encoder.tiny_models import gemma2, gpt_neox, llama, phi, tokenizer
@@ -114,7 +114,7 @@ def test_little_of_a_batch_is_padding() -> None:
 
 @pytest.mark.process
 def test_real_memory_exhaustion_halves_the_budget_and_goes_on() -> None:
-    """In a process of its own with little memory: one batch of 500 captions does not fit, smaller ones do."""
+    """In a process with little memory one batch of 500 captions does not fit, and smaller ones do."""
     code = """
     import logging, resource, sys, torch
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
@@ -144,7 +144,7 @@ def test_one_caption_that_does_not_fit_is_an_error() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
     with pytest.raises(MemoryError, match="one caption of 7 tokens does not fit"):
-        list(run_in_batches([3, 7], Budget(100), run))
+        list(run_in_batches([3, 7], BatchBudget(100), run))
 
 
 def test_a_budget_that_memory_did_not_bear_is_not_tried_again() -> None:
@@ -155,7 +155,7 @@ def test_a_budget_that_memory_did_not_bear_is_not_tried_again() -> None:
         if len(indices) > 2:
             raise torch.OutOfMemoryError("out of memory")
 
-    budget = Budget(8)
+    budget = BatchBudget(8)
     assert sorted(i for indices, _ in run_in_batches([1] * 8, budget, run) for i in indices) == list(range(8))
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert budget.tokens == 2
@@ -168,4 +168,4 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("a mistake")
 
     with pytest.raises(RuntimeError, match="a mistake"):
-        list(run_in_batches([3], Budget(100), run))
+        list(run_in_batches([3], BatchBudget(100), run))

@@ -112,7 +112,7 @@ def scores(make: type[Langevin], initial: str) -> Any:
 
 
 def states(normalise: bool) -> Any:
-    """All of a block's three, in a band each."""
+    """All three parts of a block's states, in a band each."""
     return partial(StateSum, states={k: (k, 1.0) for k in range(3)}, normalise=normalise, bands=3, hidden=8)
 
 

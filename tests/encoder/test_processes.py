@@ -1,4 +1,4 @@
-"""The same captions, grouped alike, give the same bits in any process: what a run that is resumed rests on."""
+"""Captions that are grouped alike have the same bits in any process: what a run that is resumed rests on."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["4bit", "8bit"])
 def quantised(request: pytest.FixtureRequest, folder: Path) -> Encoder:
-    """By the real package, on a CPU."""
+    """A model that the real package quantised on a CPU."""
     method = METHODS[request.param]
     pytest.importorskip(method.package, reason=f"{method.package} is not installed")
     config = EncoderConfig(dtype="float32", quantization=request.param, initial="zeros")

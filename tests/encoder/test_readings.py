@@ -36,7 +36,7 @@ CASES: list[dict[str, Any]] = [
     {"reading": "norm_mean", "bands": 3},
 ]
 COMPUTED = [*CASES[:3], *CASES[-4:]]
-"""Those that are no state as it is."""
+"""Readings that are no hidden state as it is."""
 TOLERANCE = {"float64": 1e-6, "float32": 2e-5}  # Gemma's norms stay in float32
 
 
@@ -245,7 +245,7 @@ def test_there_and_back() -> None:
     ],
 )
 def test_fingerprints_of_before_stay_what_they_were(settings: dict[str, Any], fingerprint: str) -> None:
-    """They were taken before there was a choice of readings and of tokens."""
+    """The literals were taken before there was a choice of readings and of tokens."""
     config = EncoderConfig(**{"dtype": "bfloat16", **settings})
     g, h = (resolve_schedule(value, 3) for value in (config.g, config.h))
     left = noise_std(h if config.noise == "fresh" else (), 3, config.bands)

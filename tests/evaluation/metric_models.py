@@ -44,7 +44,7 @@ def clip(folder: Path) -> Path:
 
 
 def siglip(folder: Path) -> Path:
-    """With a SentencePiece tokenizer, as SigLIP's."""
+    """Save a SigLIP with a SentencePiece tokenizer, as the real one's."""
     folder.mkdir(parents=True)
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(TEXTS * 20),
@@ -75,7 +75,7 @@ def siglip2(folder: Path) -> Path:
 
 
 def vision(folder: Path) -> Path:
-    """One that knows no text."""
+    """Save a vision model that knows no text."""
     config = Dinov2Config(**{**EYES, "num_hidden_layers": 1, "patch_size": 16})
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     return _save(folder, Dinov2Model, config, processor)

@@ -122,7 +122,7 @@ def test_scores_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
         np.testing.assert_allclose(metric(images, PROMPTS)[name], alone, rtol=1e-4)
 
 
-def test_facts_are_the_judges(folders: dict[str, Path]) -> None:
+def test_facts_are_the_evaluators(folders: dict[str, Path]) -> None:
     from PIL import Image
 
     prompts = held_out_prompts(2)[::3]

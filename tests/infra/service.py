@@ -60,7 +60,7 @@ class Service:
         wait_until(lambda: not self.process(name).family())
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """Of Prefect's API."""
+        """Return the answer of Prefect's API."""
         return answer(f"{self.prefect}/api/{path}", LOGIN, body, method)
 
     def runs_of(self, experiment: str = "llmdiff") -> list[Any]:

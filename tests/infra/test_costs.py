@@ -40,7 +40,7 @@ def test_pages_say_what_was_measured_on_a_gpu(costs: ModuleType) -> None:
 
 
 def test_measured_rows_take_the_place_of_the_assumed_share(costs: ModuleType, monkeypatch) -> None:
-    """Of the GPU that was measured alone; another one's hours stay arithmetic."""
+    """The share of the measured GPU alone is replaced; another one's hours stay arithmetic."""
     figures = importlib.import_module("common.gpu_figures")
     device = {"device": "NVIDIA H200"}
     setting = f"SD 1.5, 512², {figures.TRAINING}"

@@ -94,7 +94,7 @@ def start_sshd(sshd: str, hosts: Hosts, folder: Path) -> list[subprocess.Popen[b
 
 
 def real_ssh(hosts: Hosts, folder: Path) -> str:
-    """From the first host, for this process is on none of them."""
+    """Run ssh from the first host, for this process is on none of them."""
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectionAttempts=20"
     return f'#!/bin/sh\nexec {" ".join(hosts.enter[0])} {shutil.which("ssh")} -i {folder}/user {options} "$@"\n'
 
@@ -108,7 +108,7 @@ def entering(hosts: Hosts) -> str:
 
 
 def ranks(folder: Path) -> list[list[str]]:
-    """Of each rank: pid, world size, accelerator, first host, secret."""
+    """Return each rank's pid, world size, accelerator, first host, secret."""
     return [path.read_text().split() for path in sorted(folder.glob("rank-*"))]
 
 

@@ -171,7 +171,7 @@ def test_one_process_needs_no_launcher_and_is_told_all_that_it_would_tell(tmp_pa
 
 
 def test_the_launchers_variables_are_set_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails, look what DeepSpeed's launcher sets now, and mend `launch_environment`."""
+    """Where this fails, look what DeepSpeed's launcher sets now, and repair `launch_environment`."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     spec = importlib.util.find_spec("deepspeed")
     assert spec is not None

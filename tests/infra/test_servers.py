@@ -204,7 +204,7 @@ def listening() -> Iterator[tuple[int, list[bytes]]]:
 def test_loopback_is_never_asked_through_a_proxy(
     hub_server: ModelHub, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """By any of the clients: for servers and data, of the hub, of MLflow, of buckets."""
+    """No client asks through it: for servers and data, of the hub, of MLflow, of buckets."""
     hub_server.commits = [{"a": b"1"}]
     file = f"{hub_server.url}/{REPO}/resolve/main/a"
     with listening() as (port, heard):

@@ -60,14 +60,14 @@ def test_a_command_says_at_once_which_login_is_missing(service: Service, monkeyp
 
 
 FOREIGN = {"Host": "attacker.example:4200", "Origin": "http://attacker.example:4200"}
-"""Of a page that had its own name lead to this machine: DNS rebinding."""
+"""Headers of a page that had its own name lead to this machine: DNS rebinding."""
 SHELL_STEP = {"name": "foreign", "flow_id": "", "pull_steps": [{"prefect.deployments.steps.run_shell_script": {}}]}
 
 
 @pytest.mark.parametrize("headers", [FOREIGN, {"Host": FOREIGN["Host"]}, {"Origin": FOREIGN["Origin"]}])
 @pytest.mark.parametrize("logged_in", [False, True])
 def test_a_page_in_the_browser_makes_no_deployment(service: Service, headers: dict[str, str], logged_in: bool) -> None:
-    """Not even with the login, which a browser may know."""
+    """The request fails even with the login, which a browser may know."""
     flow = service.ask("flows/filter", {"limit": 1})[0]["id"]
     for url, login, body in (
         (f"{service.prefect}/api/deployments/", LOGIN, {**SHELL_STEP, "flow_id": flow}),

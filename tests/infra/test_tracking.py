@@ -118,7 +118,7 @@ def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:
-    """As a power loss leaves them; a run that goes on leaves them out of its log."""
+    """A power loss leaves such lines; a run that goes on leaves them out of its log."""
     path = tmp_path / "metrics.jsonl"
     lines = [b'{"step": 1}', b"\0\0\0", b'{"step', b"[1]", b'{"step": "2"}', b'{"step": true}', b"\xff", b"[" * 100_000]
     path.write_bytes(b"\n".join([*lines, b'{"step": 3}', b'{"step": 4}', b""]))

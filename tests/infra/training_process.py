@@ -93,7 +93,7 @@ def kill_with_its_worker(service: Service, parts: Path) -> Killed:
 
 
 def go_on_without_servers(service: Service, killed: Killed) -> Survivor:
-    """The same run again, to its end."""
+    """Run the same training again, to its end."""
     output = Path(killed.parameters["output"])
     service.command("start")  # the worker
     runs = [service.deploy("train", **killed.parameters) for _ in range(2)]

@@ -21,7 +21,7 @@ def ui() -> SimpleNamespace:
 
 @pytest.fixture
 def inference() -> Iterator[None]:
-    """As ComfyUI runs its nodes."""
+    """Inference mode, in which ComfyUI runs its nodes."""
     with torch.inference_mode():
         yield
 

@@ -48,7 +48,7 @@ def compare_step(
     accumulate: bool,
     out_dtype: torch.dtype | None,
 ) -> None:
-    """One band of an encoding that is full of NaN where it is not to be read; outputs that are padded where ragged."""
+    """Compare one band of an encoding that is NaN where it is not to be read; ragged outputs are padded."""
     count, hidden = shape
     plus, also, minus = (torch.randn(2 * count, hidden).to(dtype)[: None if ragged else count] for _ in range(3))
     operands = (plus, also if terms[0] else None, minus if terms[1] else None)
@@ -93,7 +93,7 @@ def rows_of(count: int, ragged: bool) -> TokenRows:
 
 
 def compare_noise(device: str, seed: int, block: int) -> None:
-    """At the ends of every index."""
+    """Compare the noise at the ends of every index."""
     position = torch.tensor([0, 1, 2**31 - 1, 5], dtype=torch.int32)
     rows = TokenRows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
     there = TokenRows(position=position.to(device), caption=rows.caption.to(device))

@@ -90,7 +90,7 @@ def of_nvidia(asm: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_amd(asm: dict[str, Any]) -> dict[str, Any]:
-    """The same of AMD's assembly: scratch memory and spilt registers."""
+    """Return the figures of AMD's assembly: scratch memory and spilt registers."""
     text = asm["amdgcn"]
     spilt = re.findall(r"\.(?:private_segment_fixed_size|sgpr_spill_count|vgpr_spill_count): *(\d+)", text)
     return {

@@ -159,7 +159,7 @@ def test_many_rows_are_worked_on_in_pieces() -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_switches_off_leave_what_they_would_read_alone(backend: str) -> None:
-    """With noise off the seed does not matter; without accumulation ``c`` does not."""
+    """Without noise the seed does not matter; without accumulation ``c`` does not."""
     plus = torch.randn(3, 16)
     first = langevin_step(
         torch.full((3, 16), torch.inf), plus, rows=rows_of(3), g=1.0, accumulate=False, seed=1, backend=backend

@@ -113,7 +113,7 @@ def test_noise_depends_on_the_low_and_the_high_half_of_every_index() -> None:
 @pytest.mark.parametrize("seed", [0, -1, -(2**31) - 1, -(2**63), 2**63 - 1])
 @pytest.mark.parametrize("block", [0, MAX_BLOCKS - 1])
 def test_noise_of_triton_is_that_of_pytorch(seed: int, block: int) -> None:
-    """At the ends of every index: a negative seed, the last block, extreme captions, the last token."""
+    """The ends of every index are tried: a negative seed, the last block, extreme captions, the last token."""
     position = torch.tensor([0, 1, 2**31 - 1, 5], dtype=torch.int32)
     rows = TokenRows(position=position, caption=torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
     nothing = torch.zeros(4, 41)

@@ -91,7 +91,7 @@ def test_sine_and_cosine_of_the_kernel_at_every_quarter_turn() -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
 def test_the_kernel_in_a_process_of_its_own_is_the_reference(device: str, tmp_path) -> None:
-    """On a GPU compiled, every dtype, the noise and all switches; on a CPU the same comparison, interpreted."""
+    """It runs compiled on a GPU, with every dtype, the noise and all switches; interpreted on a CPU."""
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     env = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}

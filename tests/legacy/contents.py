@@ -76,7 +76,7 @@ def draw(load_adapter: Any, adapter: Path, base: Path, llm: Path) -> np.ndarray:
 
 
 def drawn_path(gallery: Any, identity: str) -> str:
-    """Where an evaluation keeps a model's picture, or finds it: `gallery` is the module, whose `version` is patched."""
+    """Return where an evaluation keeps a model's picture: `gallery` is the module, whose `version` is patched."""
     from llmdiff.evaluation import Prompt
 
     model = gallery.Model("base", {"base": identity}, lambda sampling: None)

@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def command(*arguments: str) -> str:
-    """One `llmdiff` command, in this process: the engine of flows starts once."""
+    """Run one `llmdiff` command in this process: the engine of flows starts once."""
     from pipelines.cli import main as llmdiff
 
     printed = io.StringIO()

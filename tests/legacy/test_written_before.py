@@ -146,7 +146,7 @@ def test_a_registered_version_is_fetched(there: Path, tmp_path: Path, monkeypatc
 
 
 def test_parameters_of_retraining_are_taken() -> None:
-    """As `llmdiff shapes --retrain` wrote them, and as a user may have added to them."""
+    """`llmdiff shapes --retrain` wrote such parameters, and a user may have added to them."""
     from pipelines.flows.retrain import retrain_flow
 
     named_anew = {"growing": "readiness", "rule": "policy"}
@@ -202,7 +202,7 @@ def test_a_decision_stays(there: Path, done: Done) -> None:
     uri = f"sqlite:///{done.folder / 'runs' / 'mlflow.db'}"
     api = MlflowClient(uri, uri)
     run = api.get_model_version_by_alias("llmdiff-adapter", "candidate").run_id
-    assert len(api.get_metric_history(run, "promotion.candidate")) == 1  # nothing was drawn and judged again
+    assert len(api.get_metric_history(run, "promotion.candidate")) == 1  # nothing was drawn and scored again
 
 
 def test_lineage_goes_back_to_the_data(done: Done) -> None:

@@ -104,7 +104,7 @@ def test_a_run_fails_with_the_error_of_its_rank(
 
 
 def artifacts(server: Server, watched: str, key: str) -> list[dict[str, Any]]:
-    """Those of a key that a run made, which was watched in a terminal."""
+    """Return the artifacts of a key that a run made, which was watched in a terminal."""
     run = re.search(r"UUID: ([0-9a-f-]{36})", watched)
     assert run is not None
     wanted = {"artifacts": {"key": {"any_": [key]}, "flow_run_id": {"any_": [run[1]]}}}

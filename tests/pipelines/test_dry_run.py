@@ -168,7 +168,7 @@ def test_buckets_and_mirror_images_are_told(world: World, tmp_path: Path) -> Non
 def test_a_tar_that_is_elsewhere_is_uncounted_unless_it_was_read_to_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows are not none, and it has pictures: without a diffusion model the run would be refused."""
+    """Its number of rows is unknown, and it has pictures: without a diffusion model the run would be refused."""
     from pipelines.cli.dry_run import dry_run, lines
 
     monkeypatch.setenv("LLMDIFF_HOME", str(tmp_path / "home"))

@@ -24,7 +24,7 @@ from tests.prefect_database import copy_tables
 from tests.waiting import wait_until
 
 END_SECONDS = 20
-"""For a machine that is busy with other tests; five when it is not."""
+"""Seconds for a machine that is busy with other tests; five suffice when it is not."""
 STUBBORN = """
 import subprocess, sys, time
 from infra import ending
@@ -124,7 +124,7 @@ def test_what_prefect_starts_ends_with_the_one_that_needs_it() -> None:
 
 
 def test_prefect_starts_its_server_by_the_method_that_is_replaced() -> None:
-    """Where this fails, look how Prefect starts its server for a flow that has none, and mend `infra.engine`."""
+    """Where this fails, look how Prefect starts its server for a flow that has none, and repair `infra.engine`."""
     prefect = importlib.util.find_spec("prefect")
     assert prefect is not None
     assert prefect.origin is not None

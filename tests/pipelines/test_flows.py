@@ -261,7 +261,7 @@ def test_the_run_that_one_watches_tells_of_its_parts(in_process: Server) -> None
 
     @flow(name="a-part")
     def part() -> None:
-        with progress("judge", 2, "picture"):
+        with progress("score", 2, "picture"):
             advance(2)
 
     @flow(name="all-of-it")
@@ -277,6 +277,6 @@ def test_the_run_that_one_watches_tells_of_its_parts(in_process: Server) -> None
         run = whole()
     finally:
         logging.getLogger("prefect.flow_runs").removeHandler(listener)
-    lines = {getattr(record, "flow_run_id", None): record.getMessage() for record in told if "judge" in record.msg}
+    lines = {getattr(record, "flow_run_id", None): record.getMessage() for record in told if "score" in record.msg}
     assert len(lines) == 2, "one of the part, one of the whole"
-    assert lines[run].startswith("judge: 2 of 2 pictures (100 %)")
+    assert lines[run].startswith("score: 2 of 2 pictures (100 %)")

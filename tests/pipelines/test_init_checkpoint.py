@@ -21,7 +21,7 @@ from pipelines.runtime.init_checkpoint import check_same_encodings, check_start
 def test_a_start_from_an_adapter_of_another_store_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, trained_on: str, warns: bool
 ) -> None:
-    """At the same path: its weights are of use, and they know other data."""
+    """A store made anew at the same path is another one: the weights are of use, and they know other data."""
     about = {"encoder_fingerprint": "f", "base_model": "b", "store": "s", "training": {"store_id": trained_on}}
     write_files(tmp_path, save({}), AdapterConfig(encoding_dim=8, context_dim=8, **about))
     paths = {"store": "s", "base": "b", "output": "o", "start_from": str(tmp_path)}

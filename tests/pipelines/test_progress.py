@@ -65,7 +65,7 @@ def test_nothing_is_said_of_a_total_that_nobody_knows() -> None:
 
 
 def test_outside_of_a_flow_prefect_is_told_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.progress("judge", 2, "picture") as work:
+    with progress.progress("score", 2, "picture") as work:
         progress.advance(2)
         work.warn("something")
         progress.say("a picture is there")

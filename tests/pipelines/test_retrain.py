@@ -38,7 +38,7 @@ TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 1, "
 
 
 def arguments(root: Path, **changes: Any) -> dict[str, Any]:
-    """Of retraining, as JSON: what a deployment has."""
+    """Return a deployment's parameters of retraining, as JSON."""
     given = {
         "data": str(root / "data"),
         "store": str(root / "store"),

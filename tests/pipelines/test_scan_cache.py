@@ -63,7 +63,7 @@ OTHERS: dict[str, Any] = {
     "every_caption": True,
     "caption_lines": True,
 }
-"""Of the fields that decide what a run writes, another value than that of `asked`."""
+"""Another value than `asked` has for each of the fields that decide what a run writes."""
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def fingerprint(path: Path, kind: str = "llm") -> str:
 
 
 def flip_a_byte(path: Path, shard: str = "a", array: str = "encodings") -> str:
-    """Of the first chunk of a shard's array; the file's name in the store."""
+    """Flip a byte of the first chunk of a shard's array; return the file's name in the store."""
     file = next(file for file in sorted((path / "shards" / shard / array).rglob("c/**/*")) if file.is_file())
     content = bytearray(file.read_bytes())
     content[100] ^= 1
@@ -278,13 +278,13 @@ def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: 
     done = Done(capsys, *repair, "--llm", world.llm, "--captions", prompts)
     assert done.code == 0, done.out + done.err
     assert done.json["ok"]
-    mended = done.json["repair"]
-    assert mended["moved"] > 0
-    (lost,) = mended["lost"]
+    repaired = done.json["repair"]
+    assert repaired["moved"] > 0
+    (lost,) = repaired["lost"]
     assert lost["source"] == "a.parquet"
     assert 0 < len(lost["rows"]) <= 10
-    assert len(mended["lost_captions"]) == 2, "the empty caption, and the prompt"
-    assert mended["missing"] == mended["missing_captions"] == mended["problems"] == []
+    assert len(repaired["lost_captions"]) == 2, "the empty caption, and the prompt"
+    assert repaired["missing"] == repaired["missing_captions"] == repaired["problems"] == []
     store = EncodingStore.open(path)
     assert store.samples(first.fingerprint).select(before.column_names).equals(before)
     for key, bits in encodings.items():

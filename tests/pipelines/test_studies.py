@@ -14,7 +14,7 @@ from llmdiff.diffusion.base import load_unet
 from llmdiff.evaluation import held_out_prompts
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.shapes.captions import PROMPT
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.cli.study import study_app
 from pipelines.requests.study import ON_ANY_LLM, StudyRequest
 from pipelines.studies import closed, encodings, probe, prompts, real, stability
@@ -186,7 +186,7 @@ def test_other_llms_go_through_every_study_that_takes_them(tmp_path: Path) -> No
 def times(output: Path) -> dict[Path, int]:
     """When everything that is made once was written."""
     found = [
-        *output.glob("judged/*"),
+        *output.glob("scored/*"),
         *output.glob("readings/*"),
         *output.glob("students/*/*"),
         *output.glob("adapters/*/*"),
@@ -196,7 +196,7 @@ def times(output: Path) -> dict[Path, int]:
 
 def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(tmp_path: Path) -> None:
     """The path of a comparison's encoder through a pipeline: an untrained adapter will do."""
-    reading = Reading(settings={"template": PROMPT, "reading": "layer:3"})
+    reading = StudyReading(settings={"template": PROMPT, "reading": "layer:3"})
     hidden = reading.load(str(DIFFUSION))
     unet = load_unet(str(DIFFUSION))
     about = {"encoding_dim": hidden.hidden_size, "encoder_description": hidden.describe(), "base_model": str(DIFFUSION)}
@@ -209,4 +209,4 @@ def test_hidden_states_steer_an_adapter_that_reads_them_and_forced_weights_hold(
     pipe = load(StudyModel(reading=reading, weights=(0.0, 1.0), **common))
     assert {(row["original"], row["new"]) for row in pipe.llm_adapter.weights_by_layer()} == {(0.0, 1.0)}
     with pytest.raises(ValueError, match="was trained with another encoder: reading"):
-        load(StudyModel(reading=Reading(settings={"template": PROMPT, "reading": "last"}), **common))
+        load(StudyModel(reading=StudyReading(settings={"template": PROMPT, "reading": "last"}), **common))

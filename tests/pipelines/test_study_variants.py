@@ -10,7 +10,7 @@ import pytest
 from llmdiff.encoder import Encoder
 from llmdiff.shapes import DIFFUSION, PHI
 from llmdiff.shapes.captions import PROMPT
-from llmdiff.studies.readings import Reading
+from llmdiff.studies.readings import StudyReading
 from pipelines.studies import encodings, pathways, probe, scale, stability
 from pipelines.studies.catalogue import CATALOGUE, EXPERIMENTS, StudyName
 from pipelines.studies.llm import EMBEDDED, StudyLLM, read_llm
@@ -30,10 +30,10 @@ def test_every_study_of_the_catalogue_is_there() -> None:
 
 
 def test_the_embedded_llm_is_what_studies_say_of_it() -> None:
-    encoder = Reading().load(str(DIFFUSION))
+    encoder = StudyReading().load(str(DIFFUSION))
     assert isinstance(encoder, Encoder)
     assert (EMBEDDED.blocks, EMBEDDED.width) == (encoder.llm.blocks, encoder.hidden_size)
-    assert EMBEDDED.reading() == Reading()
+    assert EMBEDDED.reading() == StudyReading()
 
 
 def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
@@ -48,8 +48,8 @@ def test_settings_go_with_the_depth_and_the_norm_of_an_llm() -> None:
     noise = (2 * DEEP.blocks * DEEP.width * found["noise cached, 50% of the norm"]["h"]) ** 0.5
     assert noise == pytest.approx(350, rel=0.01)
     embedded = {variant.name: variant.reading for variant, _ in stability.variants(EMBEDDED, 81.3)}
-    assert embedded["noise cached, h 1"] == Reading(settings={"template": PROMPT, "noise": "cached", "h": 1.0})
-    assert embedded["first block"] == Reading(settings={"template": PROMPT, "g": [1.0, 0, 0, 0, 0]})
+    assert embedded["noise cached, h 1"] == StudyReading(settings={"template": PROMPT, "noise": "cached", "h": 1.0})
+    assert embedded["first block"] == StudyReading(settings={"template": PROMPT, "g": [1.0, 0, 0, 0, 0]})
     assert list(encodings.readings(DEEP).values()) == [
         *("score_norm", "last", "layer:-2", "layer:15", "layer:20", "mean", "norm_mean")
     ]
@@ -63,7 +63,7 @@ def test_shipped_llms_are_a_configuration_that_the_study_takes(tmp_path: Path) -
     sizes = scale.read_sizes(Path(__file__).parents[2] / "infra" / "recipes" / "scale.yaml")
     assert [size.name for size in sizes] == ["Phi-1.5", "Llama-7B", "Mistral-7B", "Vicuna-7B"]
     assert {size.variant.reading.settings["template"] for size in sizes if size.variant.reading} == {
-        Reading().settings["template"]
+        StudyReading().settings["template"]
     }
     (tmp_path / "none.yaml").write_text("{}")
     with pytest.raises(ValueError, match="expected a list of LLMs with name, llm and settings, found dict"):
@@ -111,3 +111,10 @@ def test_a_probe_study_has_ten_encoders_and_more_where_a_real_llm_is(
     ]
     paper = next(variant for variant in probe.variants() if variant.name == "llama, score")
     assert paper.reading == PAPER.reading
+
+
+def test_verdicts_of_an_earlier_version_are_found_again(tmp_path: Path) -> None:
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "one.json").touch()
+    assert (Workspace(tmp_path, QUICK).scored / "one.json").exists()
+    assert not (tmp_path / "judged").exists()

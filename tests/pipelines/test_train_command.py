@@ -79,12 +79,12 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
     arguments += [*(part for setting in SETTINGS for part in ("--set", setting))]
     home = tmp_path / "home"
 
-    def runs() -> list[Path]:
+    def run_folders() -> list[Path]:
         return list((home / "train").glob("*"))
 
     first = start(server, home, *arguments)
-    wait_until(lambda: bool(runs()) and last_step(runs()[0]) >= 6, child=first)
-    (run,) = runs()
+    wait_until(lambda: bool(run_folders()) and last_step(run_folders()[0]) >= 6, child=first)
+    (run,) = run_folders()
     first.terminate()
     printed, _ = first.communicate(timeout=90)
     assert first.returncode == 143, printed
@@ -106,7 +106,7 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
     third = start(server, home, *arguments)
     printed, _ = third.communicate(timeout=300)
     assert third.returncode == 0, printed
-    assert runs() == [run]
+    assert run_folders() == [run]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
@@ -136,7 +136,7 @@ def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str
 
 
 def shards_of(store: Path) -> set[str]:
-    """Those of pictures, also where they are only half-written."""
+    """Return the shards of pictures, also where they are only half-written."""
     return {path.name for path in store.glob("shards/*") if not path.name.startswith("captions-")}
 
 

@@ -14,8 +14,8 @@ from llmdiff.probe.captions import CHOICES, ProbeCaptions, answers
 from llmdiff.probe.fit import Figures, Padded, ProbeConfig, read
 from llmdiff.probe.model import Probe
 from llmdiff.probe.probing import (
+    ProbeResult,
     Probing,
-    Row,
     as_good,
     default_readings,
     encode_by,
@@ -109,8 +109,10 @@ def test_the_best_on_top_alone_are_probed_within_reach() -> None:
 
 
 def test_a_refiner_is_recommended_where_it_brings_more_than_chance() -> None:
-    def row(name: str, on_top: float, in_reach: float | None = None) -> Row:
-        return Row(name, "{caption}", Figures(*[on_top] * 4), None if in_reach is None else Figures(*[in_reach] * 4))
+    def row(name: str, on_top: float, in_reach: float | None = None) -> ProbeResult:
+        return ProbeResult(
+            name, "{caption}", Figures(*[on_top] * 4), None if in_reach is None else Figures(*[in_reach] * 4)
+        )
 
     best = recommend([row("a", 0.5), row("b", 0.4, 0.9)])
     assert (best.row.reading, best.refiner, best.figures.mean) == ("b", True, 0.9)
@@ -121,7 +123,7 @@ def test_a_refiner_is_recommended_where_it_brings_more_than_chance() -> None:
 def test_rows_that_captions_cannot_tell_from_the_recommended_one_are_named() -> None:
     figures = {"a": (0.5, 0.85), "b": (0.4, 0.9), "c": (0.55, None), "d": (0.3, 0.7)}
     rows = [
-        Row(name, "{caption}", Figures(*[top] * 4), None if reach is None else Figures(*[reach] * 4))
+        ProbeResult(name, "{caption}", Figures(*[top] * 4), None if reach is None else Figures(*[reach] * 4))
         for name, (top, reach) in figures.items()
     ]
     assert [row.reading for row in as_good(rows, recommend(rows))] == ["a"]

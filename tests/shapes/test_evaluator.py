@@ -1,4 +1,4 @@
-"""The judge is right on true pictures, after the autoencoder too, and says no to everything else."""
+"""The evaluator is right on true pictures, after the autoencoder too, and says no to everything else."""
 
 import numpy as np
 import pytest

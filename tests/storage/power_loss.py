@@ -98,7 +98,7 @@ class HalfOfTheBytes(NamesWithoutBytes):
 
 
 class Anything(Loss):
-    """Each name and each file's bytes for themselves: as they were, as they are, or cut off."""
+    """A power loss after which each name and each file's bytes are as they were, as they are, or cut off."""
 
     def listing(self, inode: int) -> dict[str, int]:
         before, now = self.synced_names(inode), self.names_now(inode)

@@ -9,7 +9,7 @@ from tests.storage import synthetic
 
 
 def elsewhere(sample: Sample, source: str, row: int) -> Sample:
-    """The same picture and caption in another row."""
+    """Return a sample of the same picture and caption in another row."""
     return replace(sample, source=f"{source}.parquet", source_hash=content_hash(source.encode()), row=row)
 
 

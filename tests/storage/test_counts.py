@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from storage import EncodingStore, ShardWriter, content_hash
 from storage.index import shard_counts
-from storage.index.batches import batches
+from storage.index.row_stream import stream_rows
 from storage.index.shard_counts import KEY, MOST_RUNS, ShardCounts, count_shards, note_of, noted
 from storage.maintenance.counts import KEPT
 from storage.maintenance.gc import drop
@@ -37,15 +37,15 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def note(table: Any, files: Any, *arguments: Any) -> Any:
         found.append(len(files))
-        return batches(table, files, *arguments)
+        return stream_rows(table, files, *arguments)
 
-    monkeypatch.setattr("storage.maintenance.counts.batches", note)
+    monkeypatch.setattr("storage.maintenance.counts.stream_rows", note)
     return found
 
 
 @pytest.fixture
 def unnoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if an earlier version of the program had written all files."""
+    """Remove the notes, as if an earlier version of the program had written all files."""
     monkeypatch.setattr("storage.index.table_files.noted", lambda metadata: None)
 
 
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> EncodingStore:
 
 
 def check(store: EncodingStore, cache: Path) -> None:
-    """With what was kept, and without."""
+    """Compare counts with what was kept, and without."""
     found = list_shards(store), summarise(store)
     shutil.rmtree(cache)
     assert (list_shards(store), summarise(store)) == found

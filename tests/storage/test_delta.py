@@ -21,7 +21,10 @@ SCHEMA = pa.schema([("row", pa.int64())])
 
 
 class DeltaContract:
-    """What holds on any backend, whose test class has a fixture `folder`: where a table can be made."""
+    """What holds on any backend, whose test class has a fixture `folder`: where a table can be made.
+
+    It is one class, however long, so that no backend keeps only some of it.
+    """
 
     @pytest.fixture
     def table(self, folder: Path | str) -> Table:
@@ -89,7 +92,7 @@ class DeltaContract:
             assert asked == expected
 
     def test_writers_at_once(self, table: Table) -> None:
-        """Each wants the rows 0 to 9; every row is there once."""
+        """Each writer wants the rows 0 to 9; every row is there once."""
 
         def build(version):
             missing = sorted(set(range(10)) - set(table.read(version, ["row"])["row"].to_pylist()))
@@ -162,7 +165,7 @@ class DeltaContract:
         assert [file.rows for file in table.newest().entries if file.name != "third~0.parquet"] == [2]
 
     def test_the_newest_entry_was_deleted(self, table: Table) -> None:
-        """Its checksum is there still: nobody gets fewer rows in silence, and nobody commits in its place."""
+        """Its checksum is still there: nobody gets fewer rows in silence, and nobody commits in its place."""
         append(table, "first", lambda version: (rows(1), []))
         append(table, "second", lambda version: (rows(2), []))
         table.log.entry(2).remove()
@@ -191,7 +194,7 @@ class TestOnADisk(DeltaContract):
         assert not isinstance(failed.value, LostRaceError)
 
     def test_a_file_that_is_not_as_committed_is_not_read(self, table: Table) -> None:
-        """One bit of any byte."""
+        """One bit of any byte is flipped."""
         append(table, "first", lambda version: (rows(1), []))
         path = Path(str(table.folder), "first.parquet")
         whole = path.read_bytes()

@@ -26,7 +26,7 @@ SHAPES = {(4, 8, 8): 13, (4, 6, 10): 9, (4, 10, 6): 1}
 SOURCES = ("1_a/", "3_b/")
 
 
-class Place(NamedTuple):
+class KnownRow(NamedTuple):
     """What the tests know of a row."""
 
     picture: str
@@ -37,10 +37,10 @@ def caption(picture: str, number: int) -> str:
     return f"caption {number} of {picture}" + (", a Left, hand" if number == 1 else "")
 
 
-def make(folder: Path, pairs: bool) -> tuple[EncodingStore, dict[tuple[str, int], Place]]:
+def make(folder: Path, pairs: bool) -> tuple[EncodingStore, dict[tuple[str, int], KnownRow]]:
     """A store of 23 pictures in two sources with one to three captions each, and what its rows are."""
     store, llm = synthetic.make_store(folder)
-    rows: dict[tuple[str, int], Place] = {}
+    rows: dict[tuple[str, int], KnownRow] = {}
     pictures = [shape for shape, count in SHAPES.items() for _ in range(count)]
     for source in SOURCES:
         with ShardWriter(store, None, llm) as writer:
@@ -55,7 +55,7 @@ def make(folder: Path, pairs: bool) -> tuple[EncodingStore, dict[tuple[str, int]
                     sample = synthetic.sample(llm, source, row, text)
                     about = {**vars(sample), "source": source, "latent_key": content_hash(picture.encode())}
                     writer.add_sample(type(sample)(**about))
-                    rows[source, row] = Place(picture, text)
+                    rows[source, row] = KnownRow(picture, text)
                     row += 1
     return store, rows
 
@@ -88,7 +88,7 @@ def entries(together: Iterable[Batch]) -> list[tuple[str, int, int, bool]]:
     return sorted(found)
 
 
-def check_content(batch: Batch, rows: dict[tuple[str, int], Place]) -> None:
+def check_content(batch: Batch, rows: dict[tuple[str, int], KnownRow]) -> None:
     for i, row in enumerate(batch.rows):
         mirrored = batch.mirrored is not None and bool(batch.mirrored[i])
         side = " mirrored" if mirrored else ""
@@ -155,7 +155,7 @@ def test_each_entry_once_of_one_shape_and_resumed_exactly(
     assert sorted(entry for together in rest for entry in entries(together)) == left
 
 
-def expected_entries(rows: dict[tuple[str, int], Place], options: Any) -> list[Any]:
+def expected_entries(rows: dict[tuple[str, int], KnownRow], options: Any) -> list[Any]:
     names = {(place.picture if options["caption_choice"] == "one" else row, row[0]) for row, place in rows.items()}
     return [(name, n) for name, source in names for n in range(options["repeats"].get(source, 1))]
 

@@ -31,7 +31,7 @@ def store(tmp_path) -> EncodingStore:
 
 
 def check_and_finish(store: EncodingStore, source: str) -> None:
-    """After a fault: all is well, a source is there whole or not at all; then a rerun, and every row is there once."""
+    """Check that after a fault all is well and a source is there whole or not at all; a rerun brings every row once."""
     (llm,) = store.fingerprints()
     store = EncodingStore.open(store.path)
     assert verify(store) == []
@@ -65,7 +65,7 @@ def test_killed_before_any_file_operation(store, tmp_path):
 
 
 def test_killed_at_any_time(store, tmp_path):
-    """Where Python touches no file, the Rust libraries do."""
+    """The moments include those where Python touches no file, and the Rust libraries do."""
     (llm,) = store.fingerprints()
     for number in range(6):
         copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / f"killed-{number}"))
@@ -162,7 +162,7 @@ def test_power_lost_after_the_commit(store, tmp_path):
 
 
 def test_killed_while_repairing(store, tmp_path):
-    """The index is as before or mended, and a second attempt ends well."""
+    """The index is as before or repaired, and a second attempt ends well."""
     (llm,) = store.fingerprints()
     chunk = next(path for path in store.path.rglob("encodings/*/c/0/0"))
     chunk.write_bytes(chunk.read_bytes()[:-1])

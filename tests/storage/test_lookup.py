@@ -70,7 +70,7 @@ def test_what_is_found_is_what_a_dictionary_finds(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("spread", ["even", "uneven", "ends", "alike", "few"])
 def test_places_are_those_that_numpy_finds(spread: str) -> None:
-    """Where hashes are spread evenly, as they are, and where they are not."""
+    """Hashes are spread evenly, as real ones are, or not."""
     random = np.random.default_rng(0)
     numbers = random.integers(0, 1 << 64, 20_000, np.uint64)
     ordered = np.sort(

@@ -25,7 +25,7 @@ def store(tmp_path) -> EncodingStore:
 
 
 def test_all_bytes_of_a_store_are_told(store):
-    """But for the shards' own descriptions, the store's, and what writers hold while they are at work."""
+    """All bytes but the descriptions of shards and store, and what writers hold while they are at work."""
     (llm,) = store.fingerprints()
     note(store, DataSet(data="/photos", fingerprint=llm, sources={"0" * 64: "a.parquet"}))
     beside = {"store.json", "zarr.json", "manifest.json"}

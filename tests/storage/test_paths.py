@@ -119,7 +119,7 @@ class TestInAnObjectStore(PathContract):
     def test_the_environment_of_the_moment_names_the_server(
         self, root: ObjectPath, s3_server: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As a notebook sets it, once the first attempt has failed."""
+        """A notebook may set it once the first attempt has failed."""
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         nowhere = root.client
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)

@@ -39,7 +39,7 @@ def test_any_zarr_reads_what_we_write(written, rows):
 
 
 def test_a_file_is_what_zarr_would_have_written(written, rows, tmp_path):
-    """But for chunks of zeros, which Zarr leaves out, and the order of the others."""
+    """Chunks of zeros, which Zarr leaves out, and the chunks' order may differ."""
     ours = zarr.open_array(written / "array", mode="r")
     theirs = zarr.create_array(
         tmp_path / "theirs",

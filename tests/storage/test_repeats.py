@@ -83,7 +83,7 @@ def test_encoders_know_nothing_of_one_another(tmp_path: Path) -> None:
 
 
 def test_a_repeat_whose_sample_is_gone_is_not_known(tmp_path: Path) -> None:
-    """It is looked at again, and becomes the sample then."""
+    """Such a row is looked at again, and becomes the sample then."""
     store, llm = synthetic.make_store(tmp_path / "store")
     first = synthetic.sample(llm, "a", 0, "a caption")
     second = elsewhere(first, "b", 7)

@@ -51,7 +51,7 @@ def content(batch: Batch) -> tuple[list[tuple[str, int]], int, bytes, bytes]:
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint keeps it."""
+    """Return a state as a checkpoint keeps it."""
     copy: dict[str, Any] = json.loads(json.dumps(state))
     return copy
 
@@ -65,7 +65,7 @@ def uninterrupted(store: EncodingStore) -> list[Any]:
 
 
 def each_interruption() -> list[int]:
-    """After no batch, in the first epoch, at its end, in the second one, and at the end of the last."""
+    """Return numbers of batches: none, some of the first epoch, all of it, some of the second, nearly all, all."""
     return [0, 1, 5, 11, 12, 13, 18, 24, 31, 36]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.reading.shuffle import BlockShuffle, batch_edges, share
+from storage.reading.shuffle import BlockShuffle, batch_edges, places_of_rank
 from tests.examples import examples
 
 SHUFFLES = st.builds(
@@ -91,7 +91,7 @@ def test_ranks_see_disjoint_samples_and_all_of_them(shuffle, count, ranks, batch
     bounds = bounds_of(count, 0, batch_size * ranks, ranks, drop_last)
     seen = []
     for a, b in bounds:
-        shares = [order[a:b][share(lanes[a:b], rank, ranks)] for rank in range(ranks)]
+        shares = [order[a:b][places_of_rank(lanes[a:b], rank, ranks)] for rank in range(ranks)]
         sizes = {len(part) for part in shares}
         assert sizes == {batch_size} or (not drop_last and (a, b) == bounds[-1])
         assert max(sizes) - min(sizes) <= 1
@@ -125,5 +125,5 @@ def test_ranks_read_blocks_of_their_own():
     blocks = [set(), set()]
     for a, b in bounds_of(len(order), 0, 32, 2, drop_last=False):
         for rank in range(2):
-            blocks[rank] |= set((order[a:b][share(lanes[a:b], rank, 2)] // 8).tolist())
+            blocks[rank] |= set((order[a:b][places_of_rank(lanes[a:b], rank, 2)] // 8).tolist())
     assert not blocks[0] & blocks[1]

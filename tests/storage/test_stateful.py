@@ -30,7 +30,7 @@ Key = tuple[int, str, int]
 """Encoder, source as it is now, row."""
 
 
-class History(RuleBasedStateMachine):
+class Model(RuleBasedStateMachine):
     """`samples` and `rejects` are what the newest version holds, `versions` the samples of each one that is kept."""
 
     @initialize()
@@ -61,6 +61,40 @@ class History(RuleBasedStateMachine):
     def note(self) -> None:
         self.versions[self.store.version] = frozenset(self.samples)
 
+    def names(self, version: int, path: Path) -> bool:
+        """Whether a version names the shard that a file is of."""
+        shards = list_shards(EncodingStore.open(self.path, version=version))
+        return path.relative_to(self.path / "shards").parts[0] in {shard.name for shard in shards}
+
+    def keys_of(self, rows: list[dict]) -> set[Key]:
+        names = {content_hash(name.encode()): name for name in self.contents()}
+        return {(self.encoders.index(row["fingerprint"]), names[row["source_hash"]], row["row"]) for row in rows}
+
+    def contents(self) -> list[str]:
+        """Every content that the sources ever had."""
+        edited = [f"{source}, edited {i} times" for source, count in self.edits.items() for i in range(1, count + 1)]
+        return [*self.edits, *edited]
+
+    def rejects_found(self) -> set[Key]:
+        rejects = self.store.rejects().to_pylist()
+        keys = self.keys_of(rejects)
+        assert len(keys) == len(rejects), "a row was rejected twice"
+        return keys
+
+    def check_rows(self, store: EncodingStore, samples: set[Key] | frozenset[Key]) -> None:
+        for encoder, fingerprint in enumerate(self.encoders):
+            expected = [(f"{s}.parquet", row, synthetic.caption(s, row)) for e, s, row in samples if e == encoder]
+            assert synthetic.rows_of(store, fingerprint) == sorted(expected)
+
+    def check_bits(self, store: EncodingStore, samples: list[Key]) -> None:
+        for encoder, fingerprint in enumerate(self.encoders):
+            texts = [synthetic.caption(source, row) for e, source, row in samples if e == encoder]
+            synthetic.check_encodings(store, fingerprint, texts)
+
+
+class History(Model):
+    """What happens to a store, in any order, and what must hold after each step."""
+
     # What happens to a store
 
     @rule(encoder=ENCODERS, source=SOURCES, rows=ROWS)
@@ -87,7 +121,7 @@ class History(RuleBasedStateMachine):
 
     @rule(encoder=ENCODERS, source=SOURCES, number=st.integers(0, 200))
     def encode_and_be_killed(self, encoder, source, number):
-        """Of the source's rows that were not there, all came in, or none; its rejects come in before them."""
+        """All of the source's rows that were not there came in, or none; its rejects come in before them."""
         version, name, expected = self.store.version, self.now(source), (self.samples.copy(), self.rejects.copy())
         code = writer_process.run(writer_process.die_at_file_operation, self.path, self.encoders[encoder], name, number)
         assert code in (0, -signal.SIGKILL)
@@ -152,16 +186,14 @@ class History(RuleBasedStateMachine):
         assert collect(self.store, versions).paths == ()
 
     @rule(place=st.integers(0, 10**6), again=st.booleans())
-    def damage_and_mend(self, place, again):
+    def damage_and_repair(self, place, again):
         """One bit of any chunk flips: rows go that used it, and no others; encoding again makes those and no others."""
         chunks = sorted(path for path in (self.path / "shards").rglob("c/**/*") if path.is_file())
         if not chunks:
             return
         path = chunks[place % len(chunks)]
         self.damaged |= {version for version in self.versions if self.names(version, path)}
-        content = bytearray(path.read_bytes())
-        content[place % len(content)] ^= 1
-        path.write_bytes(content)
+        flip_bit(path, place)
         problems = verify(self.store)
         assert bool(problems) == (self.store.version in self.damaged)
         lost = self.keys_of(repair(self.store, problems).lost.to_pylist())
@@ -178,26 +210,6 @@ class History(RuleBasedStateMachine):
             assert anew == len([key for key in lost if key[:2] == (encoder, source)])
             self.samples |= {(encoder, source, row) for row in rows}
             self.note()
-
-    def names(self, version: int, path: Path) -> bool:
-        """Whether a version names the shard that a file is of."""
-        shards = list_shards(EncodingStore.open(self.path, version=version))
-        return path.relative_to(self.path / "shards").parts[0] in {shard.name for shard in shards}
-
-    def keys_of(self, rows: list[dict]) -> set[Key]:
-        names = {content_hash(name.encode()): name for name in self.contents()}
-        return {(self.encoders.index(row["fingerprint"]), names[row["source_hash"]], row["row"]) for row in rows}
-
-    def contents(self) -> list[str]:
-        """Every content that the sources ever had."""
-        edited = [f"{source}, edited {i} times" for source, count in self.edits.items() for i in range(1, count + 1)]
-        return [*self.edits, *edited]
-
-    def rejects_found(self) -> set[Key]:
-        rejects = self.store.rejects().to_pylist()
-        keys = self.keys_of(rejects)
-        assert len(keys) == len(rejects), "a row was rejected twice"
-        return keys
 
     @rule()
     def reopen(self):
@@ -219,16 +231,6 @@ class History(RuleBasedStateMachine):
             assert store.version == version
             self.check_rows(store, self.versions[version])
 
-    def check_rows(self, store: EncodingStore, samples: set[Key] | frozenset[Key]) -> None:
-        for encoder, fingerprint in enumerate(self.encoders):
-            expected = [(f"{s}.parquet", row, synthetic.caption(s, row)) for e, s, row in samples if e == encoder]
-            assert synthetic.rows_of(store, fingerprint) == sorted(expected)
-
-    def check_bits(self, store: EncodingStore, samples: list[Key]) -> None:
-        for encoder, fingerprint in enumerate(self.encoders):
-            texts = [synthetic.caption(source, row) for e, source, row in samples if e == encoder]
-            synthetic.check_encodings(store, fingerprint, texts)
-
     def teardown(self):
         if not hasattr(self, "store"):
             return
@@ -239,6 +241,12 @@ class History(RuleBasedStateMachine):
             if version not in self.damaged:
                 assert verify(old) == []
         shutil.rmtree(self.folder)
+
+
+def flip_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1
+    path.write_bytes(content)
 
 
 TestHistory = History.TestCase

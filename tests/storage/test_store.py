@@ -19,7 +19,10 @@ from tests.storage import synthetic
 
 
 class StoreContract:
-    """A backend's test class inherits this and has a fixture `root`: where a store can be made."""
+    """A backend's test class inherits this and has a fixture `root`: where a store can be made.
+
+    It is one class, however long, so that no backend keeps only some of the promises.
+    """
 
     def test_what_went_in_comes_out(self, root):
         store, llm = synthetic.make_store(root)

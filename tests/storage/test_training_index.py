@@ -38,14 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EncodingStore:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this machine keeps it."""
+    """The folder where this machine keeps the index."""
     monkeypatch.setenv("LLMDIFF_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "training"
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stores whose index was made."""
+def built_indexes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the stores whose index was built."""
     found: list[str] = []
     build = sample_index.build
 
@@ -66,23 +66,25 @@ def rows(data: EncodingDataset) -> list[Any]:
     return [(batch.rows, batch.caption_hashes, batch.encodings.sum().item()) for batch in data.epoch(0)]
 
 
-def test_it_is_made_once_for_each_version_and_choice(store: EncodingStore, made: list[str], tmp_path: Path) -> None:
+def test_it_is_made_once_for_each_version_and_choice(
+    store: EncodingStore, built_indexes: list[str], tmp_path: Path
+) -> None:
     expected = rows(opened(store))
     for rank in range(2):
         opened(store, rank=rank, world_size=2, seed=rank)
     assert rows(opened(store)) == expected
-    assert len(made) == 1
+    assert len(built_indexes) == 1
     opened(store, version=1)
     opened(store, caption_choice="one")
-    assert len(made) == 3
+    assert len(built_indexes) == 3
     copy = EncodingStore.open(shutil.copytree(store.path, tmp_path / "copy"))
     assert rows(opened(copy)) == expected
-    assert len(made) == 3
+    assert len(built_indexes) == 3
     for each, source in ((store, "d"), (copy, "e")):  # the same version and store, and other rows
         other = EncodingStore.open(shutil.copytree(each.path, tmp_path / source))
         synthetic.encode(other, opened(other).config.fingerprint, source, shard="new")
         assert {f"{source}.parquet"} < {row[0] for batch in opened(other).epoch(0) for row in batch.rows}
-    assert len(made) == 5
+    assert len(built_indexes) == 5
 
 
 def flip(file: Path) -> None:
@@ -107,17 +109,19 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_made_again(store: EncodingStore, made: list[str], folder: Path, damage: str) -> None:
+def test_what_is_damaged_is_made_again(
+    store: EncodingStore, built_indexes: list[str], folder: Path, damage: str
+) -> None:
     expected = rows(opened(store))
     (index,) = (path for path in folder.iterdir() if path.is_dir())
     name, apply = DAMAGES[damage]
     apply(index / name)
     assert rows(opened(store)) == expected == rows(opened(store))
-    assert len(made) == 2
+    assert len(built_indexes) == 2
 
 
 def test_checksums_are_compared_once_after_the_machine_was_started(
-    store: EncodingStore, made: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: EncodingStore, built_indexes: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = rows(opened(store))
     (records,) = folder.glob("*/records.npy")
@@ -126,7 +130,7 @@ def test_checksums_are_compared_once_after_the_machine_was_started(
     os.utime(records, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk's own fault leaves it
     monkeypatch.setattr(cached_arrays, "_stamp", lambda: "checked-another")
     assert rows(opened(store)) == expected
-    assert len(made) == 2
+    assert len(built_indexes) == 2
     compared: list[Path] = []
     monkeypatch.setattr(cached_arrays, "_checksums", compared.append)
     assert rows(opened(store)) == expected
@@ -238,7 +242,7 @@ def test_little_memory_makes_the_same(
     shutil.rmtree(folder)
     for name in ("sorting", "build", "pictures"):
         monkeypatch.setattr(f"storage.reading.{name}.GROUP_ROWS", 4)
-    for name, value in (("reading.sorting.ROW_BITS", 1), ("io.array_parts.PART_ROWS", 2), ("index.batches.ROWS", 3)):
+    for name, value in (("reading.sorting.ROW_BITS", 1), ("io.array_parts.PART_ROWS", 2), ("index.row_stream.ROWS", 3)):
         monkeypatch.setattr(f"storage.{name}", value)
     assert contents() == expected
 

@@ -1,4 +1,4 @@
-"""Damage is found, named, and mended without losing what is whole."""
+"""Damage is found, named, and repaired without losing what is whole."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_repair_of_a_lost_shard(store):
 def test_repair_refuses_what_no_data_can_mend(store):
     path = next((store.path / "fingerprints").iterdir())
     path.write_text(json.dumps({"kind": "another"}))
-    with pytest.raises(ValueError, match="can't be mended"):
+    with pytest.raises(ValueError, match="can't be repaired"):
         repair(store, verify(store))
 
 
@@ -199,7 +199,7 @@ def test_little_memory_finds_the_same(store, monkeypatch):
     expected, infos = verify(store), list_shards(store)
     monkeypatch.setattr("storage.maintenance.stored_rows.INDEX_BYTES_A_PART", 1)
     monkeypatch.setattr("storage.io.array_parts.PART_ROWS", 1)
-    monkeypatch.setattr("storage.index.batches.ROWS", 3)
+    monkeypatch.setattr("storage.index.row_stream.ROWS", 3)
     monkeypatch.setenv("LLMDIFF_CACHE", str(store.path.parent / "cache"))
     assert verify(store) == expected
     assert list_shards(store) == infos

@@ -180,6 +180,6 @@ def encode_noting_syncs(path: Path, fingerprint: str, source: str, notes: Path) 
 
 
 def create_and_encode(path: Path | str, source: str) -> None:
-    """As a first run does, at the same moment as others."""
+    """Create the store and encode, as a first run does, at the same moment as others."""
     store = EncodingStore.open_or_create(path)
     synthetic.encode(store, store.register_fingerprint(synthetic.LLM), source)

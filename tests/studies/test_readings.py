@@ -10,7 +10,7 @@ from llmdiff.encoder import Encoder
 from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.tokens import padding_id, tokenise
 from llmdiff.shapes import DIFFUSION
-from llmdiff.studies.readings import Reading, hidden_states
+from llmdiff.studies.readings import StudyReading, hidden_states
 from pipelines.studies.encodings import readings
 from pipelines.studies.llm import EMBEDDED
 
@@ -18,16 +18,16 @@ CAPTIONS = ["a red circle", "a small blue square to the left of the green triang
 
 
 def test_a_reading_loads_what_it_names() -> None:
-    assert Reading(kind="base").load(str(DIFFUSION)).describe()["kind"] == "base"
-    mean = Reading(settings={"reading": "mean"})
+    assert StudyReading(kind="base").load(str(DIFFUSION)).describe()["kind"] == "base"
+    mean = StudyReading(settings={"reading": "mean"})
     assert mean.load(str(DIFFUSION)).describe()["reading"] == "mean"
-    assert mean.key != Reading(settings={"reading": "last"}).key
+    assert mean.key != StudyReading(settings={"reading": "last"}).key
     with pytest.raises(ValidationError, match="states"):
-        Reading(states="first")
+        StudyReading(states="first")
 
 
 def test_the_hidden_states_of_the_study_are_those_of_passes_that_keep_all() -> None:
-    """In float32, on the embedded LLM: the last one after the final norm, the output of block 3 of 5, the mean."""
+    """They are compared in float32 on the embedded LLM: the last after the final norm, block 3 of 5, the mean."""
     for reading in readings(EMBEDDED).values():
         encoder = EMBEDDED.reading(reading=reading, dtype="float32").load(str(DIFFUSION))
         assert isinstance(encoder, Encoder)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmdiff.training import TrainConfig
-from llmdiff.training.adamw_8bit import loaded, plain_adamw_8bit, saved, set_rate
-from llmdiff.training.plain import Plain
+from llmdiff.training.adamw_8bit import loaded, saved, set_rate, zero_stage_0_adamw_8bit
+from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
 from tests.training import training_run
 
 pytest.importorskip("torchao")
@@ -21,18 +21,18 @@ pytest.importorskip("torchao")
 
 @pytest.fixture(autouse=True)
 def as_it_is_written() -> Iterator[None]:
-    """To compile its step takes half a minute, which changes rounding alone."""
+    """Leave the step uncompiled: to compile it takes half a minute, and changes rounding alone."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def parameters() -> list[torch.nn.Parameter]:
-    """One of 8-bit moments, one that is too small for them."""
+    """A parameter of 8-bit moments, and one that is too small for them."""
     torch.manual_seed(0)
     return [torch.nn.Parameter(torch.randn(64, 80)), torch.nn.Parameter(torch.randn(80))]
 
 
-def steps(optimiser: Plain, weights: list[torch.nn.Parameter], first: int, last: int) -> None:
+def steps(optimiser: ZeroStage0Optimizer, weights: list[torch.nn.Parameter], first: int, last: int) -> None:
     for step in range(first, last):
         generator = torch.Generator().manual_seed(step)
         for weight in weights:
@@ -43,7 +43,7 @@ def steps(optimiser: Plain, weights: list[torch.nn.Parameter], first: int, last:
 
 def test_moments_come_back_from_a_file_bit_by_bit(tmp_path: Path) -> None:
     weights = parameters()
-    optimiser = plain_adamw_8bit(weights, clip=1.0, lr=0.1)
+    optimiser = zero_stage_0_adamw_8bit(weights, clip=1.0, lr=0.1)
     steps(optimiser, weights, 1, 6)
     tensors = {
         f"{i}.{key}{part}": tensor
@@ -57,7 +57,7 @@ def test_moments_come_back_from_a_file_bit_by_bit(tmp_path: Path) -> None:
     assert tensors["0.exp_avg.scale"].shape == (64 * 80 // 256,)
     assert tensors["1.exp_avg"].dtype == torch.float32
     others = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
-    resumed = plain_adamw_8bit(others, clip=1.0, lr=0.1)
+    resumed = zero_stage_0_adamw_8bit(others, clip=1.0, lr=0.1)
     for i, weight in enumerate(others):
         found = {key: loaded(tensors, f"{i}.{key}", key == "exp_avg", weight) for key in ("exp_avg", "exp_avg_sq")}
         resumed.state[weight] = {"step": torch.tensor(5.0), **found}

@@ -182,7 +182,7 @@ def test_gates_on_a_store_without_bands_are_refused_before_anything_starts(root:
 
 
 def test_a_run_of_before_these_settings_goes_on(root: Path) -> None:
-    """Its configuration names none of them; nor does that of a run that leaves them off."""
+    """The configuration of such a run names none of them; nor does that of a run that leaves them off."""
     config = training_run.config(root, adapter={"standardise": False, "refiner": 0})
     path = resolve(config).write(config.path)
     assert not set(ALL) & set(json.loads(path.read_text())["adapter"])

@@ -32,7 +32,7 @@ from tests.training import training_run
 pytestmark = pytest.mark.process
 
 SHAPES = [(4, 8, 8)] * 7 + [(4, 6, 10)] * 5 + [(4, 10, 7)]
-"""Of each picture: no shape's number is one that batches of 4 divide."""
+"""Shapes of the pictures' latents: batches of 4 divide no shape's number."""
 SOURCES = ("10_cats/", "512_pictures/", "a/2_dogs/[0:4]", "3_tables/a.parquet")
 
 
@@ -102,7 +102,7 @@ def test_two_processes_that_share_one_last_picture_see_the_same_losses(whole: Tr
 
 
 def test_a_borrowed_sample_does_not_count(whole: TrainConfig) -> None:
-    """Of two ranks' parts of a single sample, one is trained on."""
+    """One of the two ranks that hold a single sample trains on it."""
     batches = [list(dataset(whole, rank=rank, world_size=2, batch_size=2).epoch(0)) for rank in (0, 1)]
     pairs = [both for both in zip(*batches, strict=True) if any(batch.borrowed for batch in both)]
     assert len(pairs) == 2

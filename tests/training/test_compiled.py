@@ -57,16 +57,16 @@ def test_a_compiled_step_is_one_graph_for_every_length(graphs: Graphs) -> None:
     assert list(compiled.state_dict()) == list(plain.state_dict())
     for tokens in (5, 3, 9, 14):
         assert_alike(step(compiled, batch_of(tokens)), step(plain, batch_of(tokens)))
-    assert (graphs.made, graphs.breaks) == (1, [])
+    assert (graphs.count, graphs.breaks) == (1, [])
     found = [compare(model, batch_of(6), epoch=0) for model in (plain, compiled)]  # of the monitor, with hooks
     assert found[1][2].keys() == found[0][2].keys() != set()
     torch.testing.assert_close(found[1][:2], found[0][:2])
     step(compiled, batch_of(7))
-    assert graphs.made == 1
+    assert graphs.count == 1
     step(compiled, batch_of(5, side=4))  # another shape of picture
     step(compiled, batch_of(8, side=4))
     step(compiled, batch_of(1))
-    assert graphs.made == 2
+    assert graphs.count == 2
     assert [whole_length(tokens) for tokens in (1, 64, 65, 120)] == [64, 64, 128, 128]
 
 
@@ -78,7 +78,7 @@ def test_every_other_setting_goes_with_it(graphs: Graphs) -> None:
     for tokens in (5, 9):
         one, other = (step(model, batch_of(tokens, 2))[0] for model in (compiled, plain))
         assert one == pytest.approx(other, rel=0.01)
-    assert (graphs.made, graphs.breaks) == (1, [])
+    assert (graphs.count, graphs.breaks) == (1, [])
 
 
 def assert_alike(one: tuple[float, list[torch.Tensor]], other: tuple[float, list[torch.Tensor]]) -> None:
@@ -99,7 +99,7 @@ def test_a_compiled_run_that_was_interrupted_is_the_whole_one(graphs: Graphs, ro
     whole = training_run.config(root, "whole", torch_compile=True, lr_scheduler="polynomial", lr_power=2.0, **drawing)
     train(training_run.resolved(whole))
     assert graphs.breaks == []
-    assert graphs.made == 1
+    assert graphs.count == 1
     shutil.copytree(whole.output, root / "parts")
     shutil.rmtree(root / "parts" / "adapter")
     shutil.rmtree(root / "parts" / "checkpoints" / "step-00000012")

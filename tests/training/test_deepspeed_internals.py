@@ -12,7 +12,7 @@ from torch import nn
 
 from llmdiff.training import deepspeed_internals as internals
 from llmdiff.training.distributed import join
-from llmdiff.training.plain import PlainAdamW
+from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
 
 deepspeed = pytest.importorskip("deepspeed")
 WHAT = f"DeepSpeed {deepspeed.__version__} changed what llmdiff.training.deepspeed_internals relies on: "
@@ -36,7 +36,7 @@ def engine_of(stage: int, **zero: Any) -> Any:
     torch.manual_seed(0)
     model = Model()
     groups = [{"params": [model.layer.weight]}, {"params": [model.layer.bias]}]
-    optimiser = PlainAdamW(groups, 0.0, lr=1e-2) if stage == 0 else torch.optim.AdamW(groups, lr=1e-2)
+    optimiser = ZeroStage0AdamW(groups, 0.0, lr=1e-2) if stage == 0 else torch.optim.AdamW(groups, lr=1e-2)
     config = {
         "train_micro_batch_size_per_gpu": 2,
         # Its own linear layer would stay in `torch.nn.functional`, with other last digits in every later test.

@@ -16,7 +16,7 @@ from llmdiff.training.ema import EMA
 from llmdiff.training.layout import LayoutDecoder, layout_loss
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
 from llmdiff.training.optimiser import LossScale
-from llmdiff.training.plain import PlainAdamW
+from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
 from storage.reading.dataset import Batch
 from tests.adapter import tiny
 from tests.training.training_run import PATHS
@@ -165,9 +165,9 @@ def test_weight_decay_is_for_matrices_alone(adapter: LLMAdapter) -> None:
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
 
-def test_plain_adamw_clips_and_leaves_out_what_is_not_finite() -> None:
+def test_adamw_of_zero_stage_0_clips_and_leaves_out_what_is_not_finite() -> None:
     ours, theirs = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
-    optimiser, reference = PlainAdamW([ours], clip=1.0, lr=0.1), torch.optim.AdamW([theirs], lr=0.1)
+    optimiser, reference = ZeroStage0AdamW([ours], clip=1.0, lr=0.1), torch.optim.AdamW([theirs], lr=0.1)
     for gradient in ([3.0, 0.0, 4.0, 0.0], [0.1, 0.2, 0.3, 0.4]):
         ours.grad, theirs.grad = torch.tensor(gradient) * 8, torch.tensor(gradient)
         optimiser.loss_scale = 8.0
@@ -186,7 +186,7 @@ def test_plain_adamw_clips_and_leaves_out_what_is_not_finite() -> None:
 
 def test_the_loss_scale_falls_and_rises() -> None:
     class Engine:
-        optimizer = PlainAdamW([torch.nn.Parameter(torch.ones(1))], clip=0.0)
+        optimizer = ZeroStage0AdamW([torch.nn.Parameter(torch.ones(1))], clip=0.0)
 
     scale = LossScale(Engine, "fp16", LossScale.start("fp16"), 0)
     assert [scale.update(False) for _ in range(17)] == [True] * 16 + [False]

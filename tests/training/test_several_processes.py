@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="session")
 def two_process_run(finished: TrainConfig, parts: Path) -> TrainConfig:
-    """The same run on two processes, under the launcher."""
+    """The run on two processes, under the launcher."""
     config = training_run.config(parts, "two", batch_size=2)
     worker = training_run.start_worker(config, processes=2)
     output, _ = worker.communicate(timeout=200)

@@ -36,7 +36,7 @@ def new_adapter(config: TrainConfig) -> tuple[LLMAdapter, torch.nn.Module]:
 
 
 def outputs(adapter: LLMAdapter, unet: torch.nn.Module) -> torch.Tensor:
-    """Of the adapted U-Net on fixed inputs."""
+    """Return the outputs of the adapted U-Net on fixed inputs."""
     generator = torch.Generator().manual_seed(0)
     encodings = torch.randn(2, 5, tiny.HIDDEN, generator=generator)
     latents = torch.randn(2, 4, 8, 8, generator=generator)

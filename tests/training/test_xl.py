@@ -81,7 +81,7 @@ def encode(root: Path, encoder: str = "llm", store: str = "store", **options: An
 
 
 def config(root: Path, output: str, store: str = "store", **settings: Any) -> TrainConfig:
-    """As the flow resolves it."""
+    """Return the configuration as the flow resolves it."""
     plain = {"steps": 6, "batch_size": 4, "warmup": 1, "threads": 1, "log_every": 1, "checkpoint_every": 2}
     plain |= {"learning_rate": 1e-2, "sample_every": 3, "validation_prompts": PROMPTS, "validation_steps": 2}
     chosen = TrainSettings(**{**plain, **settings})
@@ -220,7 +220,7 @@ def test_killed_and_resumed_the_run_is_the_same(root: Path) -> None:
 
 
 def test_a_validation_sample_is_what_the_pipeline_draws(root: Path) -> None:
-    """But for the rounding of stored encodings and of the adapter's file."""
+    """They differ by the rounding of stored encodings and of the adapter's file."""
     latents = load_file(root / "whole" / "samples" / "step-00000006.safetensors")["latents"]
     encoder = Encoder.from_pretrained(root / "llm", EncoderConfig(dtype="float32"))
     pipe = tiny.quiet(LLMDiffPipeline.from_pretrained(root / "base", root / "whole" / "adapter", encoder))

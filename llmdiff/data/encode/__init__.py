@@ -1,4 +1,4 @@
-"""Encodes source shards into the store: rows in; encodings, latents, samples and rejects out.
+"""Encode source shards into the store: rows go in; encodings, latents, samples and rejects come out.
 
 A caption becomes an encoding in `llmdiff.encoder`.
 

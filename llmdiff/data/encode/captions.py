@@ -6,7 +6,6 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,23 +13,16 @@ from torch import Tensor
 
 from llmdiff.data.encode.known import new_captions
 from llmdiff.data.rejects import BadRow
+from llmdiff.encoder.text_encoder import TextEncoder
 from storage import EncodingStore, Reject, ShardWriter
 
 logger = logging.getLogger(__name__)
 
 
-class TextEncoder(Protocol):
-    """What `llmdiff.encoder.Encoder` and `llmdiff.diffusion.text.BaseTextEncoder` have in common."""
-
-    def __call__(self, captions: Sequence[str]) -> list[Tensor]: ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-
 def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder, captions: Sequence[str]) -> int:
-    """Stores captions that belong to no picture, such as validation prompts; returns how many were new.
+    """Store captions that belong to no picture, such as validation prompts; return how many were new.
 
-    One whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
+    A caption whose encoding is not finite becomes a reject, of source ``captions``, and is not tried again.
     """
     new = new_captions(store.snapshot(), fingerprint, captions)
     if not new:
@@ -48,10 +40,10 @@ def encode_captions(store: EncodingStore, fingerprint: str, encoder: TextEncoder
 
 
 def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tuple[str, Tensor | BadRow]]:
-    """The encodings of captions by hash; a reason in place of one that has none, or none that is finite."""
+    """Yield each caption's hash and encoding; a BadRow in place of one that is missing or not finite."""
     if not captions:
         return
-    encode = getattr(encoder, "encode", encoder)  # `encode` gives errors in their place
+    encode = getattr(encoder, "encode", encoder)  # `encode` returns errors in the place of encodings
     for (key, text), encoding in zip(captions.items(), encode(list(captions.values())), strict=True):
         if isinstance(encoding, Exception):
             yield key, BadRow(getattr(encoding, "reason", "not_finite"), str(encoding))
@@ -62,13 +54,13 @@ def encode_finite(encoder: TextEncoder, captions: dict[str, str]) -> Iterator[tu
 
 
 def as_bits(encoding: Tensor) -> np.ndarray:
-    """``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
+    """Return ``([band,] token, hidden)`` as bfloat16 bits, uint16 ``(token, band * hidden)``."""
     tokens = encoding if encoding.ndim == 2 else encoding.transpose(0, 1).flatten(1)
     return tokens.to(torch.bfloat16).contiguous().view(torch.uint16).cpu().numpy()
 
 
 def reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: str) -> Reject:
-    """The store's record of a refused row."""
+    """Return the store's record of a refused row."""
     return Reject(
         source=source,
         source_hash=source_hash,
@@ -80,6 +72,6 @@ def reject(source: str, source_hash: str, row: int, bad: BadRow, fingerprint: st
 
 
 def shard_id(name: str) -> str:
-    """A new folder's name that tells people where it came from."""
+    """Return the name of a new shard's folder, which begins with the name of its source."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".parquet"))[-60:].strip("-")
     return f"{readable or 'shard'}-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""By what name a store knows a data set."""
+"""The name by which a store knows a data set."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llmdiff.data.sources.columns import CAPTION_OPTION, IMAGE_OPTION, KNOWN, LI
 
 
 def data_name(data: str, columns: Columns = KNOWN) -> str:
-    """Return by what name a store knows a data set: one for all spellings of its address, another for other columns.
+    """Return a data set's name in a store: one for all spellings of its address, another for other columns.
 
     Args:
         data: file, folder or address, as it was given.
-        columns: that are chosen. A picture may have another caption in each, and one edits no row of another.
+        columns: the chosen ones. A picture may have another caption in each, and one edits no row of another.
 
     Returns:
         An absolute path, or an address without its secrets; then the options that chose columns, where some did.
@@ -26,17 +26,17 @@ def data_name(data: str, columns: Columns = KNOWN) -> str:
 
 
 def _address(data: str) -> str:
-    """Return an address in one of its spellings: the scheme in small letters, no slash at the end."""
+    """Return the normal spelling of an address: the scheme in small letters, no slash at the end."""
     if data.startswith("hf:") and not data.startswith("hf://"):
         repository = data.removeprefix("hf:")
-        return data if ":" in repository else f"hf://datasets/{repository}"  # a split is no path
+        return data if ":" in repository else f"hf://datasets/{repository}"  # a split's name is kept, as it is no path
     lower = re.sub(r"^\w+://", lambda found: found[0].lower(), shown(data))
     several = lower.split() if lower.startswith("http") else [lower]
     return " ".join(each.rstrip("/") for each in several)
 
 
 def _options(columns: Columns) -> list[str]:
-    """Return the options of the command line that choose columns; names are in any case, as columns are found."""
+    """Return the options of the command line that choose columns; the case of names does not matter."""
     chosen = [part for name in columns.captions for part in (CAPTION_OPTION, name.lower())]
     chosen += [IMAGE_OPTION, columns.image.lower()] if columns.image is not None else []
     chosen += ["--every-caption"] * (columns.every and bool(chosen))

@@ -1,4 +1,4 @@
-"""What a run of encode knows of a whole data set: which of the store's rows were edited in it, or are in it no more."""
+"""Compare a whole data set with the store: find rows that were edited in it, or have left it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from storage.maintenance.data_sets import DataSet, data_set, data_sets, note
 from storage.maintenance.left_rows import drop_left, drop_rejects, drop_rows, edited_in_place, left_rows
 
 SHOWN = 5
-"""Rows that are spelled out."""
+"""Rows that a report spells out."""
 SHOWN_CAPTION = 60
-"""Characters of a caption that are shown."""
+"""Characters of a caption that a report shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +29,17 @@ class LeftRows:
     """The store's samples that were of a data set and are in no data set any more."""
 
     count: int | None
-    """None where that is not known."""
+    """Number of these samples; None where it is not known."""
     examples: list[str] = field(default_factory=list)
-    """The first few: file, row, caption. Where their number is not known, what could not be read, and why."""
+    """File, row and caption of the first few; where `count` is None, what could not be read instead, and why."""
     replaced: int = 0
-    """Samples taken out of the newest version, for in their place is a row of another picture or caption now."""
+    """Samples taken out of the newest version because their row has another picture or caption by now."""
 
 
 def note_sources(
     store: EncodingStore, data: str, fingerprint: str, sources: Mapping[str, str], columns: Columns = KNOWN
 ) -> None:
-    """Note sources, names by content hashes, that a run of a data set has encoded; it may not have seen all of them."""
+    """Note sources, as names by content hash, that a run of a data set has encoded; it may not have seen them all."""
     note(store, data_set(store, data_name(data, columns), fingerprint).after(sources, whole=False))
 
 
@@ -59,9 +59,9 @@ def find_left(
         data: file, folder or address of the data.
         fingerprint: the encoder of the run.
         sources: names of the shards that it read, by the hashes of their content.
-        unread: files that it could not read, and why. No row has left then: it may be in there.
-        passed_over: what it did not look into, and why; of what was read before the same holds.
-        columns: that were chosen; the data are another data set with others.
+        unread: files that it could not read, and why. Any row may be in them, so none counts as left then.
+        passed_over: what it did not look into, and why. If an earlier run read it, no row counts as left either.
+        columns: the chosen ones; with others, the data count as another data set.
     """
     before = data_set(store, data_name(data, columns), fingerprint)
     unknown = {**unread, **read_before(before, passed_over), **unanswered(store, fingerprint, sources)}
@@ -72,7 +72,7 @@ def find_left(
     all_known = data_sets(store, fingerprint)
     left = left_rows(store, fingerprint, all_known, [known.data])
     edited = edited_in_place(store, known, left)
-    with suppress(LockedError):  # an object store's, while another writer is at work: the next run does it
+    with suppress(LockedError):  # another writer holds the object store's lock: the next run drops them
         drop_rejects(store, fingerprint, all_known)
         drop_rows(store, edited)
     still = left_rows(store, fingerprint, all_known, [known.data]) if len(edited) else left
@@ -94,11 +94,11 @@ def drop_missing(
         data: files, folders or addresses of the data sets, each encoded into the store as it is now.
         fingerprint: the encoder whose samples they are; None is each that the data sets were encoded with.
         dry_run: take nothing out, only report.
-        columns: of pictures and captions, as they were chosen when the data were encoded.
+        columns: the columns that were chosen when the data were encoded.
         progress: called with (shards read, shards in all) after each.
 
     Returns:
-        By encoder, the samples; see `storage.maintenance.left_rows.LEFT`.
+        The samples by encoder; see `storage.maintenance.left_rows.LEFT`.
 
     Raises:
         FileNotFoundError: there are no such data.
@@ -124,7 +124,7 @@ def drop_missing(
 def sources_of(
     data: str, columns: Columns, progress: Callable[[int, int], None]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sources of a data set, names by content hashes, and what is passed over; see `drop_missing`."""
+    """Return the sources of a data set, as names by content hash, and what is passed over; see `drop_missing`."""
     listed = list_data(data, columns=columns)
     shards = shards_of(listed.files, columns)
     sources = {}
@@ -145,7 +145,7 @@ def encoders_of(store: EncodingStore, data: Mapping[str, object]) -> list[str]:
 def check_known(
     store: EncodingStore, before: DataSet, sources: Mapping[str, str], passed_over: Mapping[str, str]
 ) -> None:
-    """Raise ValueError where rows of a data set may be others than those that its last run dealt with."""
+    """Raise ValueError where a data set may have other rows than its last run encoded."""
     of = f"under {before.fingerprint}: it is not known which rows have left"
     for name in (name for key, name in sources.items() if key not in before.sources):
         raise ValueError(f"{before.data}: {name} is new or changed since it was last encoded {of}: encode first")
@@ -155,7 +155,7 @@ def check_known(
 
 
 def read_before(before: DataSet, passed_over: Mapping[str, str]) -> dict[str, str]:
-    """Return what is passed over and was a source of the last run, or held some."""
+    """Return what is passed over now although the last run read it, or something in it."""
 
     def was_read(name: str) -> bool:
         if name == ".":  # all of the data
@@ -167,7 +167,7 @@ def read_before(before: DataSet, passed_over: Mapping[str, str]) -> dict[str, st
 
 
 def unanswered(store: EncodingStore, fingerprint: str, sources: Mapping[str, str]) -> dict[str, str]:
-    """Return the sources with rows that may be samples, for their picture could not be had the last time."""
+    """Return the sources with rows that may yet become samples: their picture could not be fetched the last time."""
     rejects = store.rejects()
     of_encoder = pc.and_(pc.equal(rejects["fingerprint"], fingerprint), _is_in(rejects["reason"], TRY_AGAIN))
     names = rejects.filter(pc.and_(of_encoder, _is_in(rejects["source_hash"], sources)))["source"]

@@ -1,4 +1,4 @@
-"""What a store's encodings and latents are made with, registered there before any is."""
+"""The encoders that make a store's encodings and latents; the store registers them first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage import EncodingStore, caption_hash, content_hash
 logger = logging.getLogger(__name__)
 
 CAPTIONS_AT_ONCE = 4096
-"""Captions of a commit, where they are encoded apart from their samples."""
+"""Captions in one commit, where they are encoded apart from their samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class LatentEncoding:
     min_side: int
     """Pictures whose shorter side has fewer pixels are refused."""
     buckets: Buckets | None = None
-    """The sizes that pictures go into, in place of the square."""
+    """Sizes that pictures are fitted to, in place of the square."""
     flip: bool = False
     """Whether each picture's mirror image is kept too."""
 
@@ -64,18 +64,18 @@ class LatentEncoding:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSet(TextEncoding):
-    """How rows become encodings and latents: of captions itself, and what goes with them."""
+    """How rows become encodings and latents: the encoder of captions, and the others that rows need."""
 
     latents: LatentEncoding | None = None
-    """None for captions alone."""
+    """How pictures become latents; None for captions alone."""
     pooled: TextEncoding | None = None
-    """What makes the pooled embeddings that an SDXL base reads besides, which are stored with the encodings."""
+    """Encoder of the pooled embeddings that an SDXL base reads besides; the store keeps them with the encodings."""
     threads: int | None = None
     """Threads that decode pictures; None is one for each processor that the process may use."""
 
     @property
     def of_captions(self) -> list[TextEncoding]:
-        """All that a caption is encoded with."""
+        """All encoders that a caption goes through."""
         return [self] if self.pooled is None else [self, self.pooled]
 
 
@@ -95,8 +95,8 @@ def prepare(
 
     Args:
         store: opened for writing.
-        encoder: of captions.
-        latent_encoder: of pictures; None for captions alone.
+        encoder: the encoder of captions.
+        latent_encoder: the encoder of pictures; None for captions alone.
         size: side of the pictures in pixels, where there are pictures.
         min_side: the fewest pixels of a picture's shorter side; None is a quarter of `size`.
         pooled: an SDXL base's `PooledTextEncoder`; None for another base. Captions that were encoded without it, by an

@@ -1,4 +1,4 @@
-"""What of data and encoders a store knows already: found without a model, and without torch."""
+"""Find the rows and captions that a store has already, without a model, and without torch."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class KnownRows:
     """The rows of a shard that a store knows under an encoder, by their numbers."""
 
     good: set[int]
-    """Of samples, and of rows that hold what a sample holds."""
+    """Numbers of rows that are samples, or hold what a sample holds."""
     bad: set[int]
-    """Of rejects that are final, for the others may have gone by the next run."""
+    """Numbers of rows that were rejected for good. Other rejects are tried again."""
     count: int | None
-    """Rows in the shard; None where that takes reading them."""
+    """Number of rows in the shard; None where counting takes reading them."""
 
     @classmethod
     def of(cls, snapshot: Snapshot, source: SourceShard, fingerprint: str, allow_private: bool) -> KnownRows:
-        """Look them up; with `allow_private`, rows that were refused for their URL's address are not among them."""
+        """Look up a shard's known rows; `allow_private` leaves out those refused for their URL's address."""
         good = snapshot.sample_rows(fingerprint, source.content_hash)
         good |= snapshot.repeat_rows(fingerprint, source.content_hash)
         again = (*TRY_AGAIN, *("private_address",) * allow_private)
@@ -42,16 +42,16 @@ class KnownRows:
 
     @cached_property
     def rows(self) -> set[int]:
-        """All of them."""
+        """Numbers of all known rows."""
         return self.good | self.bad
 
     @property
     def are_all(self) -> bool:
-        """Whether the shard has no others."""
+        """Whether every row of the shard is known."""
         return self.count is not None and len(self.rows) >= self.count
 
     def report(self, source: SourceShard) -> ShardReport:
-        """Return what is to be said of them."""
+        """Return a report that counts the known rows."""
         return ShardReport(
             source=source.name,
             source_hash=source.content_hash,
@@ -60,7 +60,7 @@ class KnownRows:
         )
 
     def whole_report(self, source: SourceShard, start: float) -> ShardReport:
-        """Return what is to be said of a shard that has no others; `start` is when it was begun, by `perf_counter`."""
+        """Return the report of a shard whose rows are all known; `start` is the `perf_counter` of its beginning."""
         report = self.report(source)
         report.rows = source.count
         report.unread = () if report.rows else source.unread
@@ -71,7 +71,7 @@ class KnownRows:
 def report_if_known(
     snapshot: Snapshot, source: SourceShard, fingerprint: str, allow_private: bool = False
 ) -> ShardReport | None:
-    """Return what `encode_shard` would of a shard of which it has nothing to encode; None where it has.
+    """Return the report that `encode_shard` would return, if it had nothing to encode of a shard; else None.
 
     ValueError where the shard can't be read.
     """
@@ -99,8 +99,8 @@ def lacking_captions(snapshot: Snapshot, fingerprint: str, beside: str) -> list[
 def check_same_latents(store: EncodingStore, description: dict[str, Any]) -> None:
     """Raise ValueError where a store's latents are of another autoencoder or another size.
 
-    Warn where the pictures behind them were made ready in another way: they stay with their samples, which train as
-    before, and pictures that come now get latents under a fingerprint of their own.
+    Warn where their pictures were prepared in another way: those latents stay with their samples, which train as
+    before, and new pictures get latents under a fingerprint of their own.
     """
     for fingerprint, other in store.fingerprints().items():
         if other.get("kind") != "vae" or other == description:

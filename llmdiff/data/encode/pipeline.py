@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]:
-    """Yield the items of an iterable that one thread goes through, at most `count` of them before they are asked for.
+    """Yield the items of an iterable, which a thread reads at most `count` items ahead.
 
     An error of the iterable is raised in the place of its next item. Closing the iterator ends the thread, after the
     item that it is at; so does its end.
@@ -34,8 +34,8 @@ def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]
 class Behind:
     """Calls functions one after the other in a thread, while the caller goes on; to be used in a ``with`` block.
 
-    At most `count` calls wait. What one raises, a later call of this object raises, or the end of the block. Leaving
-    the block waits for all of them; after an exception for the one at work alone, and the others are never begun.
+    At most `count` calls wait. An exception of one is raised by a later call of this object, or at the end of the
+    block. Leaving the block waits for all calls; if an exception left it, only for the one at work: no other begins.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -47,7 +47,7 @@ class Behind:
         return self
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Have a function called after those before it."""
+        """Queue a call of a function."""
         self._pending.append((None, self._thread.submit(function, *arguments)))
         while len(self._pending) > self.count or (self._pending and self._pending[0][1].done()):
             first_of(self._pending)

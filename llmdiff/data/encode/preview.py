@@ -1,4 +1,4 @@
-"""What encoding would make of the first rows of data, without a model and without a store: pictures are decoded."""
+"""Preview what encoding would make of the first rows of data: decode pictures, without a model and a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmdiff.data.remote.http import without_secrets
 from llmdiff.data.sources import Row, SourceShard, Url
 
 ROWS, FIRST, EXAMPLES = 1000, 5, 10
-"""Rows that are looked at; those that are shown as they would be read; rejects that are spelled out."""
+"""Number of rows that are looked at, of rows that are shown as read, and of rejects that are spelled out."""
 
 
 @dataclass(kw_only=True)
@@ -27,24 +27,24 @@ class SeenRow:
 
     shard: str
     row: int
-    """Its number in the file, from 0."""
+    """Number of the row in the file, from 0."""
     caption: str | None = None
     picture: str | None = None
-    """Its pixels and what is kept of them, or where it is; None where there is no picture, or none that can be used."""
+    """The picture's size and what is kept of it, or its URL; None where there is no usable picture."""
     refused: str | None = None
-    """Why it would be a reject."""
+    """Reason why the row would be a reject."""
 
 
 @dataclass(kw_only=True)
 class Preview:
-    """What was seen in the first rows of some shards."""
+    """What the first rows of some shards hold."""
 
     rows: int = 0
     """Rows looked at."""
     rejected: Counter[str] = field(default_factory=Counter)
-    """Those that would be rejects, by reason."""
+    """Number of rows that would be rejects, by reason."""
     examples: list[str] = field(default_factory=list)
-    """The first of them: file, row, reason, what was found."""
+    """File, row, reason and finding of the first of these rejects."""
     first: list[SeenRow] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     """Captions of the rows that can be used."""
@@ -53,9 +53,9 @@ class Preview:
     behind_urls: int = 0
     """Pictures that a run would download; they were not asked for."""
     unread: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the shards looked at hold that no row is made of, by shard."""
+    """Columns and files that no row is made of, by shard."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Shards that break off in these rows, and why."""
+    """Shards that can't be read to the end of these rows, and why."""
     seconds: float = 0.0
 
     @property
@@ -74,7 +74,7 @@ def preview(
         size: side of the square that would be kept of a picture, in pixels.
         min_side: pictures whose shorter side has fewer pixels would be refused.
         rows: how many rows are looked at.
-        buckets: from which a picture would get its size in place of the square.
+        buckets: the sizes that a picture would be fitted to, in place of the square.
     """
     found, start = Preview(), time.perf_counter()
     with ThreadPoolExecutor(cores(), "decode") as pool:
@@ -101,7 +101,7 @@ def _rows(shards: Iterable[SourceShard], found: Preview) -> Iterator[tuple[Sourc
 
 
 def _look(row: Row | BadRow, size: int, min_side: int, buckets: Buckets | None) -> str | BadRow | None:
-    """Return in words what is kept of a row's picture, or why it can't be used; None where there is none here."""
+    """Return in words what is kept of a row's picture, or why it can't be used; None where the row holds no picture."""
     if isinstance(row, BadRow) or not isinstance(row.image, bytes):
         return None
     try:
@@ -112,7 +112,7 @@ def _look(row: Row | BadRow, size: int, min_side: int, buckets: Buckets | None) 
 
 
 def _kept(crop: Crop, width: int, height: int) -> str:
-    """Return in words what of a picture becomes one of a width and a height."""
+    """Return in words what is kept of a picture at a width and a height."""
     scale = max(width / crop.width, height / crop.height)
     kept = f"{round(width / scale)}x{round(height / scale)}"
     return f"{crop.width}x{crop.height} pixels, of which {kept} become {width}x{height}"

@@ -1,4 +1,4 @@
-"""A shard's rows, read, looked up and decoded ahead of the models, in threads: steps of work in the rows' order."""
+"""Read, look up and decode a shard's rows in threads, ahead of the models, as steps of work in the rows' order."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from storage import caption_hash, content_hash
 from storage.index.snapshot import Snapshot
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 256, 256 * 1024**2
-"""Rows that are looked up together, and whose captions the encoder sorts into batches; also pictures decoded ahead. Of
-rows that hold more bytes than that, a chunk has fewer; some four times as many bytes are in memory."""
+"""Most rows and most bytes of a chunk, whose rows are looked up and whose captions are batched together.
+
+As many pictures are decoded ahead. Memory holds some four times as many bytes."""
 CHUNKS_AHEAD, STEPS_AHEAD = 1, 2
-"""Chunks of rows that are read, and steps whose pictures lie side by side, before they are asked for."""
+"""Chunks that are read ahead, and steps that are stacked ahead."""
 
 
 class Picture(NamedTuple):
-    """What the index says of a picture."""
+    """The index's entry of a picture."""
 
     hash: str
-    """Hash of its bytes."""
+    """Hash of the picture's bytes."""
     latent_key: str
     crop: Crop
 
 
-class Loaded(NamedTuple):
-    """What was read of a row, without its picture's bytes; or why it can't be used."""
+class LoadedRow(NamedTuple):
+    """A row after reading, without its picture's bytes; or why it can't be used."""
 
     number: int
     row: ReadRow
@@ -49,16 +50,16 @@ class Loaded(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What the models do next."""
+    """The next work of the models."""
 
     keys: tuple[str, ...]
-    """Keys of the latents to be made."""
+    """Keys of the latents that this step makes."""
     pixels: np.ndarray
-    """Their pictures, which are of one size: uint8 ``(picture, height, width, 3)``."""
+    """The pictures of these latents, all of one size: uint8 ``(picture, height, width, 3)``."""
     done: int
-    """Rows that are done with this step."""
-    rows: list[Loaded]
-    """The rows of a whole chunk, with its last step; none before."""
+    """Number of rows that this step completes."""
+    rows: list[LoadedRow]
+    """All rows of a chunk in its last step; none in its earlier steps."""
     known: dict[str, set[str]]
     """Hashes of the chunk's captions that the store has encodings of, by fingerprint."""
 
@@ -68,11 +69,11 @@ class Chunk:
     """Rows that are looked up in the store together."""
 
     rows: list[tuple[int, ReadRow, str]]
-    """With the hash of the picture's bytes; empty where there is none. Of a repeat only what it holds."""
+    """Number, row and hash of the picture's bytes, which is empty where there is no picture."""
     latents: set[str]
-    """Keys, of the rows' latents, that the store has."""
+    """Keys of those of the rows' latents that the store has."""
     encodings: dict[str, set[str]]
-    """Hashes, of the rows' captions, that the store has encodings of, by fingerprint."""
+    """Hashes of those of the rows' captions that the store has encodings of, by fingerprint."""
 
 
 Decoded = tuple[np.ndarray, Picture] | BadRow | None
@@ -83,28 +84,28 @@ class ShardReader:
     """Reads, looks up and decodes a shard's rows, once.
 
     Three stages work at the same time. One thread reads rows and has their URLs fetched, a chunk ahead. One thread a
-    core decodes pictures, at most `ROWS_AT_ONCE` ahead. One thread lays the pictures of a step side by side.
+    core decodes pictures, at most `ROWS_AT_ONCE` ahead. One thread stacks the pictures of a step.
     """
 
     snapshot: Snapshot
-    """What the store held before the shard: its rows are looked up there, which asks no disk or server for anything
-    new; what others commit meanwhile is seen when the shard is committed."""
+    """The store as it was before the shard. Rows are looked up in it; commits of other writers are seen when the
+    shard is committed."""
     encoders: EncoderSet
     allow_private: bool = False
     """Whether pictures' URLs may lead to this machine and its network."""
     stopped: threading.Event = field(default_factory=threading.Event)
     planned: set[str] = field(default_factory=set)
-    """Keys of latents that an earlier step makes."""
+    """Keys of the latents that earlier steps make."""
     last: tuple[str, Future[Decoded]] | None = None
-    """The newest picture, by its hash: it is decoded once for rows of one picture that follow each other."""
+    """Hash and result of the newest picture: successive rows of one picture decode it once."""
 
     @contextmanager
     def steps(self, rows: Iterable[NumberedRow]) -> Iterator[Iterator[Step]]:
-        """Give the steps of numbered rows, in a ``with`` block at whose end every thread has ended."""
+        """Yield an iterator of the steps of numbered rows; every thread has ended at the end of the ``with`` block."""
         decoders = ThreadPoolExecutor(self.encoders.threads or cores(), "decode")
         read = self._chunks(rows)
         chunks = ahead(read, CHUNKS_AHEAD, "read")
-        steps = ahead(self._steps(chunks, decoders), STEPS_AHEAD, "lay")
+        steps = ahead(self._steps(chunks, decoders), STEPS_AHEAD, "stack")
         try:
             yield steps
         finally:
@@ -116,7 +117,7 @@ class ShardReader:
             decoders.shutdown()
 
     def _chunks(self, rows: Iterable[NumberedRow]) -> Generator[Chunk, None, None]:
-        """Read rows, look up what the store has of them."""
+        """Yield chunks of rows with what the store has of them."""
         fetched = with_pictures(rows, self.stopped.is_set, allow_private=self.allow_private)
         for chunk in in_chunks(fetched, ROWS_AT_ONCE, BYTES_AT_ONCE):
             read = [(number, row, _hash(row)) for number, row in chunk]
@@ -131,7 +132,7 @@ class ShardReader:
             )
 
     def _steps(self, chunks: Iterable[Chunk], decoders: ThreadPoolExecutor) -> Iterator[Step]:
-        """Decode a chunk's pictures, and lay so many of them side by side as the autoencoder takes at once."""
+        """Decode the pictures of chunks, and stack as many of one size as the autoencoder takes at once."""
 
         def start(item: tuple[Chunk, int, ReadRow, str]) -> Future[Decoded]:
             return self._decode(decoders, item[2], item[3])
@@ -143,7 +144,7 @@ class ShardReader:
 
     def _steps_of(self, chunk: Chunk, rows: Iterable[tuple[int, ReadRow, Decoded]]) -> Iterator[Step]:
         at_once = 0 if self.encoders.latents is None else self.encoders.latents.encoder.at_once
-        loaded: list[Loaded] = []
+        loaded: list[LoadedRow] = []
         batches: dict[tuple[int, ...], list[tuple[np.ndarray, Picture]]] = {}
         done = 0
         for number, row, decoded in rows:
@@ -160,8 +161,8 @@ class ShardReader:
             yield self._step(chunk, batch, 0, [])
         yield self._step(chunk, last, len(loaded) - done, loaded)
 
-    def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[Loaded]) -> Step:
-        """Lay pictures of one size side by side."""
+    def _step(self, chunk: Chunk, batch: list[tuple[np.ndarray, Picture]], done: int, rows: list[LoadedRow]) -> Step:
+        """Stack the pictures of one size whose latents are yet to be made."""
         pixels = {picture.latent_key: pixels for pixels, picture in batch}
         new = [key for key in pixels if key not in chunk.latents and key not in self.planned]
         self.planned.update(new)
@@ -179,12 +180,12 @@ class ShardReader:
 
     @property
     def _latents(self) -> LatentEncoding:
-        assert self.encoders.latents is not None  # `encode_shard` looked
+        assert self.encoders.latents is not None  # `encode_shard` checked
         return self.encoders.latents
 
 
 def in_chunks(rows: Iterable[NumberedRow], count: int, most: int) -> Iterator[list[NumberedRow]]:
-    """Cut rows into lists of `count`, or of fewer where a list has `most` bytes."""
+    """Yield rows in lists of `count`, or of fewer once a list has `most` bytes."""
     chunk: list[NumberedRow] = []
     size = 0
     for numbered in rows:
@@ -198,14 +199,14 @@ def in_chunks(rows: Iterable[NumberedRow], count: int, most: int) -> Iterator[li
 
 
 def bytes_of(row: ReadRow) -> int:
-    """Return about how many bytes a row holds."""
+    """Return the approximate number of bytes that a row holds."""
     if not isinstance(row, Row):
         return 0
     return len(row.caption) + (len(row.image) if isinstance(row.image, bytes) else 0)
 
 
 def decode(data: bytes, of_image: str, latents: LatentEncoding) -> tuple[np.ndarray, Picture] | BadRow:
-    """Return the pixels of a picture, whose bytes have a hash, with what the index says of it; or why it is refused."""
+    """Return a picture's pixels and what the index keeps of it, or why it is refused; `of_image` is its bytes' hash."""
     try:
         pixels, crop = load_image(data, latents.size, min_side=latents.min_side, buckets=latents.buckets)
     except BadRow as bad:
@@ -222,9 +223,9 @@ def _hash(row: Row | BadRow) -> str:
     return content_hash(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else ""
 
 
-def _loaded(number: int, row: ReadRow, decoded: Decoded) -> Loaded:
+def _loaded(number: int, row: ReadRow, decoded: Decoded) -> LoadedRow:
     if not isinstance(row, Row):
-        return Loaded(number, row)
+        return LoadedRow(number, row)
     if isinstance(decoded, BadRow):
-        return Loaded(number, BadRow(decoded.reason, row.place + decoded.detail))
-    return Loaded(number, row._replace(image=None), None if decoded is None else decoded[1])
+        return LoadedRow(number, BadRow(decoded.reason, row.place + decoded.detail))
+    return LoadedRow(number, row._replace(image=None), None if decoded is None else decoded[1])

@@ -1,4 +1,4 @@
-"""Rows whose picture and caption the store has: of a file that was appended to or split, or twice in the data."""
+"""Repeats: rows whose picture and caption the store has, such as those of a file that was appended to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.index.snapshot import Snapshot
 
 
 class RowContent(NamedTuple):
-    """What a row holds; see `storage.schema.Content`."""
+    """Content of a row by hashes; see `storage.schema.Content`."""
 
     image_hash: str | None
     """Hash of its picture's bytes; None where it has no picture."""
@@ -20,20 +20,18 @@ class RowContent(NamedTuple):
 
 
 ReadRow = Row | BadRow | RowContent
-"""A row of the data; why it can't be used; or, of one that holds what a sample holds, that content alone."""
+"""A row of the data; the reason why it can't be used; or for a repeat only what it holds."""
 
 
 def tell_repeats(
     snapshot: Snapshot, fingerprint: str, rows: Sequence[tuple[int, Row | BadRow, str]]
 ) -> list[tuple[int, ReadRow, str]]:
-    """Put in the place of each row that holds what a sample of an encoder holds that content alone.
-
-    One look-up is made for all the rows.
+    """Replace each row that holds what a sample of an encoder holds by that content; look all rows up at once.
 
     Args:
-        snapshot: of the store.
-        fingerprint: the encoder.
-        rows: numbered, with the hash of their picture's bytes; empty where there is none.
+        snapshot: the store as it was before these rows.
+        fingerprint: the encoder's.
+        rows: number, row and hash of the picture's bytes, which is empty where there is no picture.
     """
     contents = {number: content_of(row, of_image) for number, row, of_image in rows if isinstance(row, Row)}
     known = snapshot.contents(fingerprint, set(contents.values()))
@@ -44,5 +42,5 @@ def tell_repeats(
 
 
 def content_of(row: Row, of_image: str | None) -> RowContent:
-    """Return what a row holds, whose picture's bytes have a hash."""
+    """Return a row's content by hashes; `of_image` is the hash of its picture's bytes."""
     return RowContent(of_image or None, caption_hash(row.caption))

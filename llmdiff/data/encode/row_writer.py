@@ -1,4 +1,4 @@
-"""Puts what the models made of a shard's rows into the shard that is being written, and counts it."""
+"""Put what the models made of a shard's rows into the shard that is being written, and count it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmdiff.data.encode.captions import as_bits, reject
 from llmdiff.data.encode.encoder_set import EncoderSet
-from llmdiff.data.encode.reading import Loaded, Picture
+from llmdiff.data.encode.reading import LoadedRow, Picture
 from llmdiff.data.encode.repeats import RowContent, content_of
 from llmdiff.data.encode.shard_report import ShardReport
 from llmdiff.data.rejects import BadRow
@@ -17,7 +17,7 @@ from llmdiff.data.sources import Row, SourceShard
 from storage import Repeat, Sample, ShardWriter, caption_hash
 
 EXAMPLES = 5
-"""Refused rows of a shard that its report spells out; the store's rejects have them all."""
+"""Most refused rows that a shard's report spells out; the store's rejects have them all."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class RowWriter:
     encoders: EncoderSet
     report: ShardReport
     added: set[RowContent] = field(default_factory=set)
-    """What the samples of this shard hold."""
+    """Contents of this shard's samples."""
 
     def add_latents(self, keys: Sequence[str], latents: Tensor) -> None:
         """Add latents, float16 ``(picture, channel, height, width)`` on any device, by key."""
@@ -46,7 +46,7 @@ class RowWriter:
                 self.report.captions += 1
                 self.report.tokens += len(bits)
 
-    def add_rows(self, rows: Sequence[Loaded], failed: Mapping[str, BadRow]) -> None:
+    def add_rows(self, rows: Sequence[LoadedRow], failed: Mapping[str, BadRow]) -> None:
         """Add rows to the samples, the repeats or the rejects.
 
         `failed` says of captions, by hash, why they have no encoding.
@@ -61,7 +61,7 @@ class RowWriter:
                 self.add_row(row, picture, failed.get(caption_hash(row.caption)))
 
     def add_row(self, row: Row, picture: Picture | None, bad: BadRow | None) -> None:
-        """Add a row to the samples; to the repeats, where one holds the same; to the rejects, without an encoding."""
+        """Add a row to the samples; to the repeats if a sample holds the same; to the rejects if it has no encoding."""
         if bad is not None:
             self.reject(row.row, BadRow(bad.reason, row.place + bad.detail))
             return
@@ -86,7 +86,7 @@ class RowWriter:
         self.report.samples += 1
 
     def add_repeat(self, number: int, content: RowContent) -> None:
-        """Add a row to the repeats: the next run knows it by its place, as it knows a sample, and reads no picture."""
+        """Add a row to the repeats: the next run knows it by its number, as it knows samples, and reads no picture."""
         self.writer.add_repeat(
             Repeat(
                 fingerprint=self.encoders.fingerprint,

@@ -1,4 +1,4 @@
-"""Encodes a source shard into the store: rows in; encodings, latents, samples and rejects out, in one commit."""
+"""Encode a source shard into the store: rows go in; encodings, latents, samples and rejects go out in one commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmdiff.data.sources import Row, SourceShard
 from storage import EncodingStore, ShardWriter, caption_hash
 
 WRITES_BEHIND = 2
-"""Results of the models that wait to be written; on a GPU they may still be in the making."""
+"""Results of the models that may wait to be written; on a GPU they may still be being computed."""
 
 
 def encode_shard(
@@ -31,7 +31,7 @@ def encode_shard(
     *,
     allow_private: bool = False,
 ) -> ShardReport:
-    """Encodes every row of a shard that the store does not know, as one commit; nothing where it knows them all.
+    """Encode every row of a shard that the store does not know, as one commit; commit nothing if it knows all rows.
 
     A row is known by its shard's content and its number, without a look at it, or by its picture and caption.
 
@@ -76,7 +76,7 @@ def encode_shard(
                 progress(step.done)
     report.known, report.samples = report.known + writer.left_out, report.samples - writer.left_out
     report.truncated = getattr(encoders.encoder, "truncated", 0) - before
-    report.rows = source.count  # of a stream, known once its rows have been read
+    report.rows = source.count  # a streamed shard knows it once its rows have been read
     report.unread = source.unread
     report.seconds = time.perf_counter() - start
     return report
@@ -84,13 +84,13 @@ def encode_shard(
 
 @dataclass
 class StepEncoder:
-    """Runs the models on a shard's steps, each caption and picture once, and has the results written behind."""
+    """Runs the models on a shard's steps, each caption and picture once, and has a thread write the results."""
 
     encoders: EncoderSet
     rows: RowWriter
     behind: Behind
     encoded: set[tuple[str, str]] = field(default_factory=set)
-    """Fingerprints and hashes of captions."""
+    """Fingerprint and caption hash of each encoding that this shard has."""
     failed: dict[str, BadRow] = field(default_factory=dict)
 
     def encode(self, step: Step) -> None:
@@ -103,7 +103,7 @@ class StepEncoder:
             self.behind(self.rows.add_rows, step.rows, self.failed)
 
     def encode_captions(self, step: Step) -> None:
-        """Encode a chunk's captions, but for those that the store or this shard has."""
+        """Encode a chunk's captions, except those that the store or this shard has."""
         captions = {caption_hash(row.caption): row.caption for _, row, _ in step.rows if isinstance(row, Row)}
         for text_encoding in self.encoders.of_captions:
             fingerprint = text_encoding.fingerprint

@@ -1,4 +1,4 @@
-"""What became of a shard's rows, counted."""
+"""The counts of a shard's rows, by what became of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ class ShardReport:
     rows: int = 0
     """Rows in it."""
     known: int = 0
-    """Rows that an earlier run committed or rejected, or whose picture and caption is a sample: nothing was done for
-    them."""
+    """Rows that needed no work: an earlier run committed or rejected them, or a sample holds the same."""
     known_bad: int = 0
-    """Those of them that it rejected."""
+    """Those of `known` that an earlier run rejected."""
     repeated: int = 0
-    """Those of them that were found now by what they hold: moved, or twice in the data."""
+    """Those of `known` that this run found by what they hold: moved, or twice in the data."""
     samples: int = 0
     """Rows committed now."""
     rejected: Counter[str] = field(default_factory=Counter)
@@ -30,7 +29,7 @@ class ShardReport:
     examples: list[str] = field(default_factory=list)
     """The first few rows refused now: file, row, reason, what was found."""
     unread: tuple[str, ...] = ()
-    """What the shard holds that no row is made of, where it was read: columns, endings of a tar's members."""
+    """Columns, or endings of a tar's members, that no row is made of; empty where the shard was not read."""
     captions: int = 0
     """Captions that went through the text encoder; the other samples' were in the store, or twice in the shard."""
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""Data that lie elsewhere: objects of a bucket, files of a web server, files of a data set on the Hugging Face hub."""
+"""Remote data: objects of a bucket, files of a web server, files of a data set on the Hugging Face hub."""
 
 from llmdiff.data.remote.address import data_path, is_remote, shown
 from llmdiff.data.remote.path import DataPath, RemotePath

@@ -16,7 +16,7 @@ EXPECTED = (
 
 
 def is_remote(data: str) -> bool:
-    """Return whether an address is of another place."""
+    """Return whether an address is remote."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|hf:", data) is not None
 
 
@@ -24,7 +24,7 @@ def data_path(data: str | Path | RemotePath) -> DataPath:
     """Return the path of an address; nothing is listed yet, but a name on the hub is resolved to its commit.
 
     Raises:
-        ValueError: it is of no kind that is read, or has a password or a query in it that it should not have.
+        ValueError: the address is of an unknown kind, or holds a password or a query that it should not have.
         FileNotFoundError: the hub has no such data set or revision.
         ConnectionError: the hub does not answer, or refuses.
     """
@@ -47,7 +47,7 @@ def data_path(data: str | Path | RemotePath) -> DataPath:
 
 
 def shown(data: str) -> str:
-    """Return an address as it may be logged: without passwords and signatures."""
+    """Return an address in a form that may be logged: without passwords and signatures."""
     if not is_remote(data) or data.startswith("hf:"):
         return data
     from llmdiff.data.remote.http import without_secrets
@@ -57,7 +57,7 @@ def shown(data: str) -> str:
 
 def _in_bucket(data: str, scheme: str) -> RemotePath:
     parts = urlsplit(data)
-    if "@" in parts.netloc or parts.query:  # not even this error repeats it
+    if "@" in parts.netloc or parts.query:  # the error does not repeat it
         raise ValueError(f"data: expected {scheme}://bucket/prefix alone, for credentials come from the environment")
     if scheme not in BUCKETS or not parts.netloc:
         raise ValueError(f"{data}: expected {EXPECTED}")
@@ -67,7 +67,7 @@ def _in_bucket(data: str, scheme: str) -> RemotePath:
 
 
 def _common_folder(keys: list[str]) -> str:
-    """The deepest folder that all keys are in."""
+    """Return the deepest folder that all keys are in."""
     parts = [key.split("/")[:-1] for key in keys]
     shared = 0
     while all(len(each) > shared for each in parts) and len({each[shared] for each in parts}) == 1:

@@ -15,7 +15,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from llmdiff.data.remote.place import Child, Facts, Refusal
+from llmdiff.data.remote.place import Child, FileFacts, Refusal
 from storage.io.objects import bucket_client
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket, or a container of Azure's; see `llmdiff.data.remote.place.Place`.
+    """A bucket, or a container of Azure's; see `llmdiff.data.remote.place.RemotePlace`.
 
     Address and credentials come from the environment, under the names that each provider's own tools read. Requests are
     tried again by the client.
@@ -49,10 +49,10 @@ class Bucket:
         for prefix in found["common_prefixes"]:
             yield Child(prefix.rpartition("/")[2], is_folder=True)
         for entry in found["objects"]:
-            if entry["path"] != key:  # what some tools leave in the place of a folder
+            if entry["path"] != key:  # without the object that some tools leave in place of a folder
                 yield Child(entry["path"].rpartition("/")[2], is_folder=False, facts=_facts(entry))
 
-    def facts(self, key: str) -> Facts | None:
+    def facts(self, key: str) -> FileFacts | None:
         if not key:
             return None
         try:
@@ -86,6 +86,6 @@ class Bucket:
             raise ConnectionError(f"{self.address(key)}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _facts(entry: ObjectMeta) -> Facts:
-    tag = (entry["e_tag"] or "").strip('"')  # listings of some providers have no quotes around it
-    return Facts(entry["size"], entry["last_modified"].timestamp(), tag)
+def _facts(entry: ObjectMeta) -> FileFacts:
+    tag = (entry["e_tag"] or "").strip('"')  # some providers' listings have it without quotes
+    return FileFacts(entry["size"], entry["last_modified"].timestamp(), tag)

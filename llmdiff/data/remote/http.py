@@ -1,4 +1,4 @@
-"""Reading over HTTP by ranges, on from where a connection broke; addresses are shown without what is secret in them."""
+"""Read over HTTP by ranges, resuming where a connection broke; show addresses without their secrets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 import httpx
 
-from llmdiff.data.remote.place import Facts, Refusal
+from llmdiff.data.remote.place import FileFacts, Refusal
 
 TRIES = 6
-"""How often a request is made, as long as none brings a byte."""
+"""Most requests in a row that bring no byte."""
 PAUSE = 0.5
 """Seconds before the second try; each is twice as long as the one before."""
 LONGEST_PAUSE = 60.0
-"""Seconds, where a server says itself how long to wait."""
+"""Most seconds to wait, where a server says how long."""
 TIMEOUT = 30.0
 """Seconds to wait for a connection, or for the next bytes."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -28,7 +28,7 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _Busy(Exception):
-    """An answer that may be another one later."""
+    """An answer that may be different later."""
 
     def __init__(self, status: str, wait: float) -> None:
         super().__init__(status)
@@ -36,14 +36,14 @@ class _Busy(Exception):
 
 
 def read_range(url: str, start: int, stop: int | None, tag: str = "", headers: Mapping[str, str] = {}) -> bytes:
-    """Return the bytes of a file from `start` to `stop`, or to its end; errors as of `Place.read`.
+    """Return the bytes of a file from `start` to `stop`, or to its end; errors as of `RemotePlace.read`.
 
     Args:
-        url: of the file.
-        start: of the first byte.
+        url: address of the file.
+        start: position of the first byte.
         stop: after the last one; None for all that there are.
         tag: the strong entity tag that the file must still have; empty where it has none.
-        headers: of the request besides.
+        headers: further headers of the request.
     """
     data = bytearray()
     tries = 0
@@ -60,8 +60,8 @@ def read_range(url: str, start: int, stop: int | None, tag: str = "", headers: M
     return bytes(data)
 
 
-def facts_of(url: str, headers: Mapping[str, str] = {}) -> Facts | None:
-    """Return what a server says of a file; None where it has none.
+def facts_of(url: str, headers: Mapping[str, str] = {}) -> FileFacts | None:
+    """Return a server's facts of a file; None where there is no such file.
 
     It is asked for the first byte, for an address that was signed for reading is refused to a HEAD.
     """
@@ -84,7 +84,7 @@ def without_secrets(url: str) -> str:
 
 
 def _append(data: bytearray, url: str, start: int, stop: int | None, tag: str, headers: Mapping[str, str]) -> None:
-    """Add to `data` what it lacks of a range."""
+    """Append the bytes of a range that `data` lacks."""
     first = start + len(data)
     asked = {**headers, **({"If-Match": f'"{tag}"'} if tag else {})}
     if first or stop is not None:
@@ -106,7 +106,7 @@ def _append(data: bytearray, url: str, start: int, stop: int | None, tag: str, h
 
 @contextmanager
 def _answer(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-    """The beginning of an answer that is a file's or a part's, or that there is no such part."""
+    """Open an answer that is a file, a part of one, or the statement that there is no such part."""
     try:
         with _client().stream("GET", url, headers={**headers, "Accept-Encoding": "identity"}) as answer:
             _check(answer, url)
@@ -131,18 +131,18 @@ def _check(answer: httpx.Response, url: str) -> None:
     raise ValueError(f"{without_secrets(url)}: expected a file, found {status}")
 
 
-def _facts(answer: httpx.Response) -> Facts:
-    """Return what an answer to a request for the first byte says of the file."""
+def _facts(answer: httpx.Response) -> FileFacts:
+    """Return the facts of a file in the answer to a request for its first byte."""
     size = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if answer.status_code == 200:
         size = answer.headers.get("Content-Length", "")
     if not size.isdecimal():
         raise ValueError(f"{without_secrets(str(answer.url))}: expected a file of known size, found none")
     tag = answer.headers.get("ETag", "")
-    return Facts(
+    return FileFacts(
         int(size),
         _time(answer.headers.get("Last-Modified", "")),
-        "" if tag.startswith("W/") else tag.strip('"'),  # a weak one is not of the bytes
+        "" if tag.startswith("W/") else tag.strip('"'),  # a weak tag does not identify the bytes
     )
 
 
@@ -155,12 +155,12 @@ def _time(text: str) -> float:
 
 
 def _words(error: Exception) -> str:
-    """An error in words, without the address, which may be signed."""
+    """Return an error's text without the address, which may be signed."""
     return str(error) if isinstance(error, _Busy) else f"{type(error).__name__}: {error}".partition(" for url")[0]
 
 
 class _NoSecrets(logging.Filter):
-    """Takes what may be secret out of the addresses that httpx logs."""
+    """Removes secrets from the addresses that httpx logs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -174,12 +174,12 @@ def _shown(value: Any) -> Any:
 
 @cache
 def hide_secrets() -> None:
-    """Have httpx log addresses without what may be secret in them."""
+    """Make httpx log addresses without their secrets."""
     logging.getLogger("httpx").addFilter(_NoSecrets())
 
 
 @cache
 def _client() -> httpx.Client:
-    """One for the process, whose connections stay open from range to range."""
+    """Return the process's client, whose connections stay open between ranges."""
     hide_secrets()
     return httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"User-Agent": "llmdiff"})

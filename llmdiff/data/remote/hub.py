@@ -22,7 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from llmdiff.data.remote.http import read_range
-from llmdiff.data.remote.place import Child, Facts, Refusal
+from llmdiff.data.remote.place import Child, FileFacts, Refusal
 
 KIND = "dataset"
 NAME = re.compile(r"(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/:]+|[^/:]+))?(?P<rest>[/:].*)?")
@@ -32,12 +32,12 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Words in the names of files by which `datasets` tells a split; another split has its own name alone."""
+"""Words in file names by which `datasets` recognises a split; any other split is recognised by its own name."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set at a commit; see `llmdiff.data.remote.place.Place`.
+    """A data set at a commit; see `llmdiff.data.remote.place.RemotePlace`.
 
     The hub's address and the token are those of huggingface_hub: ``HF_ENDPOINT``, ``HF_TOKEN``.
     """
@@ -49,11 +49,11 @@ class Hub:
     commit: str
     endpoint: str
     shown: str
-    """How the data set is named to people: with the revision that was asked for."""
+    """The data set's name for people, with the revision that was asked for."""
     files: tuple[str, ...] = ()
-    """Patterns of the files of a split, as the data set's card has them; none for all files."""
+    """Patterns of the files of a split, from the data set's card; empty for all files."""
     words: tuple[str, ...] = ()
-    """Words of which one must be in the name of a file; none for all files."""
+    """Words of which a file's name must hold one; empty for all files."""
 
     def address(self, key: str) -> str:
         return f"hf://datasets/{self.shown}/{key}"
@@ -70,7 +70,7 @@ class Hub:
             except EntryNotFoundError:
                 return
 
-    def facts(self, key: str) -> Facts | None:
+    def facts(self, key: str) -> FileFacts | None:
         if not key:
             return None
         with _naming(self.address(key)):
@@ -78,7 +78,7 @@ class Hub:
         return next((_facts(entry) for entry in found if isinstance(entry, RepoFile)), None)
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:
-        """See `Place.read`; a commit never changes."""
+        """See `RemotePlace.read`; a commit never changes."""
         url = hf_hub_url(self.repo, key, repo_type=KIND, revision=self.commit, endpoint=self.endpoint)
         return read_range(url, start, stop, headers=build_hf_headers())
 
@@ -96,7 +96,7 @@ class Hub:
 
 
 def hub_data(text: str) -> tuple[Hub, str]:
-    """Return a data set of the hub and a path in it, empty for all of it.
+    """Return a data set of the hub and a path in it, which is empty for the whole data set.
 
     Args:
         text: ``hf://datasets/owner/name[@revision][/path]`` or ``hf:owner/name[@revision][:split]``.
@@ -115,7 +115,7 @@ def hub_data(text: str) -> tuple[Hub, str]:
     repo, revision, endpoint = found["repo"], found["revision"], constants.ENDPOINT
     with _naming(text):
         about = HfApi(endpoint=endpoint).dataset_info(repo, revision=revision)
-    assert about.sha is not None  # the hub always gives it
+    assert about.sha is not None  # the hub always sends it
     shown = repo if revision is None else f"{repo}@{revision}"
     if is_url or not rest[1:]:
         return Hub(repo, about.sha, endpoint, shown), rest.strip("/") if is_url else ""
@@ -126,7 +126,7 @@ def hub_data(text: str) -> tuple[Hub, str]:
 
 
 def _files_of_split(card: Any, split: str) -> tuple[str, ...]:
-    """Patterns of a split's files in the default configuration of a data set's card; none where it says nothing."""
+    """Return the patterns of a split's files in the default configuration of a data set's card; empty without any."""
     configs = [config for config in (card or {}).get("configs") or [] if isinstance(config, dict)]
     ordered = sorted(configs, key=lambda config: not (config.get("default") or config.get("config_name") == "default"))
     found = ordered[0].get("data_files") if ordered else None
@@ -136,8 +136,8 @@ def _files_of_split(card: Any, split: str) -> tuple[str, ...]:
     return tuple(path for each in files for path in ([each] if isinstance(each, str) else each))
 
 
-def _facts(entry: RepoFile) -> Facts:
-    return Facts(entry.size, tag=entry.blob_id, sha256="" if entry.lfs is None else entry.lfs.sha256)
+def _facts(entry: RepoFile) -> FileFacts:
+    return FileFacts(entry.size, tag=entry.blob_id, sha256="" if entry.lfs is None else entry.lfs.sha256)
 
 
 @contextmanager
@@ -157,5 +157,5 @@ def _naming(address: str) -> Iterator[None]:
         raise FileNotFoundError(f"{address}: no such data set; is it private, and HF_TOKEN not set?") from error
     except HfHubHTTPError as error:
         raise ConnectionError(f"{address}: {str(error).partition(chr(10))[0]}") from error
-    except Exception as error:  # of whichever HTTP library this version of the hub's has
+    except Exception as error:  # errors of the HTTP library, which depends on huggingface_hub's version
         raise ConnectionError(f"{address}: {type(error).__name__}: {error}") from error

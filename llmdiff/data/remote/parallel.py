@@ -1,4 +1,4 @@
-"""Many small files of another place, several on their way at once."""
+"""Fetch many small remote files, several at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AT_ONCE = 16
-"""Files on their way, and so in memory besides the one in use."""
+"""Files that are fetched at once, and so in memory besides the one in use."""
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], remote: bool) -> Iterator[Result]:
-    """Give a function's results in the order of the items; where they are remote, of several at once, ahead.
+    """Yield a function's results in the order of the items; for remote ones, run several calls at once, ahead.
 
-    Once the iterator is closed no other is begun; those at work end on their own, after a request's last try at most.
+    Closing the iterator begins no other call; those at work end on their own, after a request's last try at most.
     """
     if not remote:
         yield from map(function, items)

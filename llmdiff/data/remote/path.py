@@ -1,4 +1,4 @@
-"""A file or a folder of another place, named, joined and opened as `pathlib.Path` is."""
+"""A remote file or folder, named, joined and opened as a `pathlib.Path` is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from llmdiff.cached import cached_attribute
-from llmdiff.data.remote.place import Child, Facts, Place, Refusal
+from llmdiff.data.remote.place import Child, FileFacts, Refusal, RemotePlace
 from llmdiff.data.remote.read_ahead import ReadAhead
 
 BUFFER = 64 * 1024
@@ -19,12 +19,15 @@ BUFFER = 64 * 1024
 
 
 class RemotePath:
-    """A path of a `Place`. As `os.DirEntry` does, it keeps what a listing said of it, and asks once for what it lacks.
+    """A path of a `RemotePlace`.
 
-    A pickled one keeps its own facts and forgets the listing around it.
+    As `os.DirEntry` does, it keeps what a listing said of it, and asks once for what it lacks. A pickled path keeps its
+    own facts and forgets the listing around it.
     """
 
-    def __init__(self, place: Place, key: str, known: Child | None = None, parent: RemotePath | None = None) -> None:
+    def __init__(
+        self, place: RemotePlace, key: str, known: Child | None = None, parent: RemotePath | None = None
+    ) -> None:
         self.place = place
         self.key = key
         self._known = known
@@ -55,7 +58,7 @@ class RemotePath:
         return path
 
     def listed(self, name: str) -> RemotePath:
-        """Return a file below this folder with what a listing of its own folder says of it."""
+        """Return a file below this folder, with what the listing of the file's own folder says of it."""
         *folders, last = PurePosixPath(name).parts
         path = self
         for part in folders:
@@ -93,33 +96,33 @@ class RemotePath:
         return self.with_name(self.stem + suffix)
 
     def resolve(self) -> RemotePath:
-        return self  # there are no links
+        return self  # remote places have no links
 
     @cached_attribute
-    def facts(self) -> Facts | None:
-        """What is known of the file; None where there is none."""
+    def facts(self) -> FileFacts | None:
+        """Return the facts of the file; None where there is no such file."""
         known = self._known
         return self.place.facts(self.key) if known is None or not (known.is_folder or known.facts) else known.facts
 
     @property
     def listed_size(self) -> int | None:
-        """Bytes of the file, as a listing has them; None where none was made, or it does not say."""
+        """Size of the file in bytes, from a listing; None where there was no listing, or it has no size."""
         facts = None if self._known is None else self._known.facts
         return None if facts is None else facts.size
 
     @cached_property
     def children(self) -> dict[str, RemotePath]:
-        """What lies directly in the folder, by name, as it was when this was first asked; nothing of a file."""
+        """Return what lies directly in the folder, by name, as it was at the first call; empty for a file."""
         found = self.place.children(self.key)
         joined = ((child, posixpath.join(self.key, child.name)) for child in found)
         return {child.name: RemotePath(self.place, key, child, self) for child, key in joined}
 
     def again(self) -> RemotePath:
-        """Return the same path, of which nothing is known."""
+        """Return the same path without anything known of it."""
         return RemotePath(self.place, self.key)
 
     def is_file(self) -> bool:
-        """Return whether there is such a file; False, too, where the place does not let anybody know."""
+        """Return whether there is such a file; False also where the place refuses to tell."""
         with suppress(Refusal):
             return self.facts is not None
         return False
@@ -131,13 +134,13 @@ class RemotePath:
         return self.is_file() or self.is_dir()
 
     def holds(self, name: str) -> bool:
-        """Return whether a name lies directly in the folder; of a place that lists nothing, whether it was given."""
+        """Return whether a name lies directly in the folder; for a place without listings, whether it was given."""
         known = self.is_listed or not self.place.can_list
         return name in self.children if known else (self / name).exists()
 
     @property
     def is_listed(self) -> bool:
-        """Whether somebody has asked for what lies in the folder."""
+        """Whether the folder has been listed."""
         return "children" in self.__dict__
 
     def iterdir(self) -> Iterator[RemotePath]:
@@ -148,7 +151,7 @@ class RemotePath:
         return self.place.read(self.key, 0, None, "" if facts is None else facts.tag)
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
-        """Return the file to be read and sought in, read ahead; FileNotFoundError where there is none."""
+        """Open the file for reading and seeking, with read-ahead; FileNotFoundError where there is none."""
         assert mode == "rb"
         if self.facts is None:
             raise FileNotFoundError(f"{self}: no such file")

@@ -1,4 +1,4 @@
-"""What a place that answers over the network must be able to do, and what it says about a file without its bytes."""
+"""The interface of a remote place, and what it says about a file without sending its bytes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 
 
 class Refusal(ConnectionError):
-    """A place refuses: credentials are missing or wrong, or it gives no part of a file. It is tried no second time."""
+    """A place refuses access, for want of credentials, or refuses to send part of a file. It is not tried again."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.errno = errno.EACCES
 
 
-class Facts(NamedTuple):
-    """What a place knows of a file without reading it."""
+class FileFacts(NamedTuple):
+    """Facts of a file that a place tells without sending its bytes."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     modified: float = 0.0
-    """Seconds since 1970 of its last change, by the place's clock; 0 where the place does not say."""
+    """Time of the last change in seconds since 1970, by the place's clock; 0 where the place does not say."""
     tag: str = ""
-    """Its entity tag: another one where the content changed; empty where the place has none that can be relied on."""
+    """Entity tag, which changes with the content; empty where the place has none that can be relied on."""
     sha256: str = ""
-    """SHA-256 of its content, where the place knows it."""
+    """SHA-256 of the content, where the place knows it."""
     address: str = ""
-    """Address of the file whose versions alone the tag tells apart; empty where another file's tag is another one."""
+    """The file's address, where another file may have the same tag; empty where tags differ between files too."""
 
     @property
     def content_hash(self) -> str | None:
-        """SHA-256 that stands for the content; None where only the bytes can say."""
+        """SHA-256 that identifies the content; None where only the bytes can."""
         if self.sha256 or not self.tag:
             return self.sha256 or None
         told = [self.address] * bool(self.address) + [self.tag, str(self.size)]
@@ -44,11 +44,11 @@ class Child(NamedTuple):
 
     name: str
     is_folder: bool
-    facts: Facts | None = None
-    """None for a folder, and where the listing does not say."""
+    facts: FileFacts | None = None
+    """What the listing says of a file; None for a folder, and where it says nothing."""
 
 
-class Place(Protocol):
+class RemotePlace(Protocol):
     """A bucket, a web server or a data set of the hub. It is pickled with the shards that lie there.
 
     Keys are paths below it, without a slash at either end. Every method raises ConnectionError where the place does not
@@ -56,22 +56,22 @@ class Place(Protocol):
     """
 
     can_list: ClassVar[bool]
-    """Whether it lists what it has, with facts of each file; else it knows the files that were given."""
+    """Whether the place lists its files, with facts of each; else it knows only the files that were given."""
 
     def address(self, key: str) -> str:
-        """Return what people call a file or a folder; never with a password or a signature in it."""
+        """Return the address of a file or a folder for people, never with a password or a signature."""
 
     def children(self, key: str) -> Iterator[Child]:
-        """Give what lies directly in a folder, a page of the listing at a time; nothing where there is no folder."""
+        """Yield what lies directly in a folder, a page of the listing at a time; nothing where there is no folder."""
 
-    def facts(self, key: str) -> Facts | None:
-        """Return what is known of a file; None where there is none."""
+    def facts(self, key: str) -> FileFacts | None:
+        """Return the facts of a file; None where there is no such file."""
 
     def read(self, key: str, start: int, stop: int | None, tag: str) -> bytes:
         """Return the bytes from `start` to `stop`, or to the end.
 
-        FileNotFoundError where there is no such file, ValueError where its tag is no longer this one.
+        Raise FileNotFoundError where there is no such file, ValueError where its tag has changed.
         """
 
     def only(self, key: str) -> Self:
-        """Return as much of the place as a file, and what lies beside it, needs."""
+        """Return the place reduced to a file and what lies beside it."""

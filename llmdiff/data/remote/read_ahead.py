@@ -1,4 +1,4 @@
-"""A file that is fetched by ranges as one to read and seek in: what follows is on its way while this is used."""
+"""A file object over ranges of a remote file: the next range is fetched while the current one is in use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 FIRST, LARGEST = 64 * 1024, 8 * 1024**2
-"""Bytes of the smallest range and of the largest: in sequence each is twice as long as the one before."""
+"""Bytes of the smallest and the largest range: in sequential reading each is twice as long as the one before."""
 AT_ONCE = 8
-"""Ranges on their way in this process, for all files."""
+"""Ranges that this process fetches at once, for all files."""
 
 
 class ReadAhead(io.RawIOBase):
-    """See the module. At most two ranges of a file are in memory: the one in use, and the next.
+    """A remote file to read and seek in. At most two of its ranges are in memory: the one in use, and the next.
 
     Args:
-        fetch: gives the bytes of a range; whatever it raises is raised by the read that needs them.
-        size: bytes of the whole.
+        fetch: returns the bytes of a range; its exceptions are raised by the read that needs those bytes.
+        size: bytes of the whole file.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
@@ -63,7 +63,7 @@ class ReadAhead(io.RawIOBase):
         super().close()
 
     def _move(self, wanted: int) -> None:
-        """Put the window where the position is; where that goes on from the last one, fetch more and more ahead."""
+        """Move the window to the position; in sequential reading, fetch more and more ahead."""
         end = self._start + len(self._window)
         ahead, self._next = self._next, None
         if ahead is not None and ahead[0] <= self._position < ahead[1]:

@@ -1,4 +1,4 @@
-"""Files of a web server, which does not list what it has: those whose addresses are given."""
+"""Files of a web server by their addresses; it does not list what it has."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import ClassVar, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from llmdiff.data.remote.http import facts_of, read_range, without_secrets
-from llmdiff.data.remote.place import Child, Facts
+from llmdiff.data.remote.place import Child, FileFacts
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
 class Web:
-    """A web server; see `llmdiff.data.remote.place.Place`."""
+    """A web server; see `llmdiff.data.remote.place.RemotePlace`."""
 
     can_list: ClassVar[bool] = False
 
     root: str
-    """Its address: ``https://host``."""
+    """Address of the server: ``https://host``."""
     files: tuple[tuple[str, str], ...]
-    """The keys that were given, and the query of each address, which may be its signature."""
+    """Key of each given address, and its query, which may be a signature."""
 
     def address(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -36,8 +36,8 @@ class Web:
         for name, is_folder in sorted({(rest.partition("/")[0], "/" in rest) for rest in rests}):
             yield Child(name, is_folder)
 
-    def facts(self, key: str) -> Facts | None:
-        """See `Place.facts`; servers make a tag of a file's time and size, which two files may share."""
+    def facts(self, key: str) -> FileFacts | None:
+        """See `RemotePlace.facts`; servers make a tag of a file's time and size, which two files may share."""
         if self._inside(key):  # a folder
             return None
         found = facts_of(self._url(key))
@@ -47,13 +47,13 @@ class Web:
         return read_range(self._url(key), start, stop, tag)
 
     def only(self, key: str) -> Self:
-        """See `Place.only`: of the files of other endings alone may some lie beside a file, as pictures or a list."""
+        """See `RemotePlace.only`; what lies beside a file, as a list does, has another ending than the file."""
         below = self._inside(key)
         beside = [file for file in self._inside(posixpath.dirname(key)) if _ending(file[0]) != _ending(key)]
         return type(self)(self.root, tuple(below or [(key, dict(self.files).get(key, "")), *beside]))
 
     def _inside(self, folder: str) -> list[tuple[str, str]]:
-        """The files below a folder."""
+        """Return the files below a folder."""
         return [file for file in self.files if file[0].startswith(f"{folder}/" if folder else "")]
 
     def _url(self, key: str) -> str:
@@ -62,7 +62,7 @@ class Web:
 
 
 def web_files(text: str) -> Web:
-    """Return the server and the files of some addresses, with white space between them.
+    """Return the server and the files of some addresses, which white space separates.
 
     ``{00000..00099}`` in an address stands for the numbers between, as WebDataset has it.
 
@@ -71,7 +71,7 @@ def web_files(text: str) -> Web:
     """
     urls = [url for each in text.split() for url in _numbered(each)]
     for url in urls:
-        if "@" in urlsplit(url).netloc:  # not even this error repeats it
+        if "@" in urlsplit(url).netloc:  # the error does not repeat it
             raise ValueError("data: expected an address without a user and a password, found one with them")
     parts = [urlsplit(url) for url in urls]
     roots = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
@@ -93,7 +93,7 @@ def _ending(key: str) -> str:
 
 
 def _numbered(url: str) -> Iterator[str]:
-    """An address for each of the numbers in braces."""
+    """Yield an address for each of the numbers in braces."""
     pieces = BRACES.split(url)
     ranges = [
         [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]

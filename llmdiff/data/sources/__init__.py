@@ -1,4 +1,4 @@
-"""Where rows come from: files and folders as users have them, cut into shards that name their own content.
+"""The sources of rows: files and folders as users have them, cut into shards that are identified by their content.
 
 The policy of readiness needs nothing but pydantic. The rest is imported on first use, for it brings Arrow and Pillow.
 """

@@ -18,9 +18,9 @@ from llmdiff.data.sources.rows import Row
 from llmdiff.data.sources.streamed import StreamedFile
 
 BYTES_OF_TEXT = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
-"""Types of text, as types of bytes: whether these are UTF-8 is looked at row by row."""
+"""Types of bytes by types of text: whether the bytes are UTF-8 is checked row by row."""
 MAGIC = b"ARROW1"
-"""What a file with a footer begins with; a stream does not."""
+"""First bytes of a file with a footer; a stream begins otherwise."""
 
 
 class ArrowShard(StreamedFile, ColumnarShard):
@@ -39,7 +39,7 @@ class ArrowShard(StreamedFile, ColumnarShard):
         return sum(batch.num_rows for batch in self._whole_batches())
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """See `ColumnarShard`; read to the end, it leaves behind the count, for which the file would be read again."""
+        """See `ColumnarShard`; at the end this sets the count, for which the file would have to be read again."""
         number = -1
         for number, row in super().rows():
             yield number, row
@@ -50,7 +50,7 @@ class ArrowShard(StreamedFile, ColumnarShard):
             yield from (chosen.slice(i, self.batch_rows) for i in range(0, len(chosen), self.batch_rows))
 
     def _whole_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """All batches, or some columns of them, checked: over wrong ones Arrow itself would end the program."""
+        """Yield all batches, or some of their columns, checked: Arrow itself would crash on invalid ones."""
         most, rows = most_rows(size_of(self.file)), 0
         with self._reader() as (_, batches):
             try:

@@ -14,10 +14,10 @@ from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.img2dataset import STATUS_COLUMNS, why_failed
 from llmdiff.data.sources.limits import MAX_BYTES
+from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import URL_COLUMNS, Pair, Row, checked, hash_file, hash_rows, pairs
 
 
@@ -39,14 +39,14 @@ class ColumnarShard(ABC):
     @property
     @abstractmethod
     def row_count(self) -> int:
-        """How many rows the file has."""
+        """Number of rows in the file."""
 
     @abstractmethod
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Rows, few at a time; ValueError where the file is damaged."""
+        """Yield rows, few at a time; raise ValueError where the file is damaged."""
 
     def has_pictures_elsewhere(self, image: str) -> bool:
-        """Return whether a column of Hugging Face's structs may leave the bytes of a picture to the file it names."""
+        """Return whether a column holds Hugging Face's structs of which some name a file and lack its bytes."""
         kind = self.schema.field(image).type
         if not _is_struct_with_path(kind):
             return False
@@ -62,7 +62,7 @@ class ColumnarShard(ABC):
         return (isinstance(self.file, RemotePath) and self._hash_listed(self.file, image)) or hash_rows(self.rows())
 
     def _hash_listed(self, file: RemotePath, image: str) -> str | None:
-        """A hash of the file, of what is chosen of it, and of the pictures that it names, as their listing has them."""
+        """Return a hash of the file, the chosen columns, and the listed facts of the pictures that it names."""
         of_file = self.columns.hashed(hash_file(file), *self._chosen, self.schema.names)
         names = (path_in(cell) for batch in self.batches([image]) for cell in batch[image])
         named = (Named(name) if isinstance(name, str) else None for name in names)  # other cells are in the file's hash
@@ -100,11 +100,11 @@ class ColumnarShard(ABC):
                 yield from (name for name in map(path_in, batch.column(0)) if isinstance(name, str))
 
     def _names_pictures(self, image: str) -> bool:
-        """Whether the pictures are files, which are then part of the content."""
+        """Return whether the pictures are files, which are then part of the content."""
         return _is_path(self.schema.field(image)) or self.has_pictures_elsewhere(image)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """ValueError where the file is not of its kind, is damaged or has no caption column; see `SourceShard`."""
+        """See `SourceShard`; raise ValueError where the file is damaged, of another kind or without captions."""
         image, captions = self._chosen
         beside = isinstance(self.file, RemotePath) and image is not None and _is_path(self.schema.field(image))
 
@@ -123,7 +123,7 @@ class ColumnarShard(ABC):
 
     @cached_attribute
     def _chosen(self) -> tuple[str | None, list[str]]:
-        """The pictures' column, None where there is none, and those of the captions."""
+        """Return the pictures' column, None where there is none, and the columns of the captions."""
         names = self.schema.names
         image, captions = self.columns.image_in(self.file, names), self.columns.captions_in(self.file, names)
         for chosen in filter(None, (image, *captions)):
@@ -136,7 +136,7 @@ class ColumnarShard(ABC):
 
 
 def path_in(scalar: pa.Scalar) -> Any:
-    """Return a cell's value, of a struct without bytes its path."""
+    """Return a cell's value; for a struct without bytes return its path."""
     cell = _value(scalar)
     return cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell
 
@@ -148,20 +148,20 @@ def is_text_type(kind: pa.DataType) -> bool:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """A cell's value, of a list each; why it has none, where it is too large, or text that is no UTF-8."""
+    """Return a cell's value, or a list's values; a BadRow where it is too large, or text that is not UTF-8."""
     if (size := _bytes_of(scalar)) > MAX_BYTES:
         return BadRow("member_too_large", f"expected at most {MAX_BYTES} bytes, found a cell of {size} bytes")
     if _is_list(scalar.type) and scalar.is_valid:
         return [_value(item) for item in scalar.values]
     try:
         found = scalar.as_py()
-        return tuple(found) if isinstance(found, list) else found  # of a map, say: one caption, which is no text
-    except UnicodeDecodeError as error:  # Arrow does not check what it calls a string
+        return tuple(found) if isinstance(found, list) else found  # a list here is a map, say: one caption, no text
+    except UnicodeDecodeError as error:  # Arrow does not check that its strings are UTF-8
         return BadRow("not_utf8", f"expected UTF-8 text, found {error.object!r:.80}")
 
 
 def _bytes_of(scalar: pa.Scalar) -> int:
-    """How many bytes a cell of text, bytes, lists or structs of them has, before it becomes an object of Python's."""
+    """Return the bytes of a cell of text or bytes, or of lists or structs of them, without making a Python object."""
     if not scalar.is_valid:
         return 0
     if isinstance(scalar, (pa.DictionaryScalar, pa.ExtensionScalar)):
@@ -169,7 +169,7 @@ def _bytes_of(scalar: pa.Scalar) -> int:
     if isinstance(scalar, pa.StructScalar):
         return sum(_bytes_of(scalar[i]) for i in range(len(scalar)))
     if isinstance(scalar, pa.ListScalar):
-        return sum(map(_bytes_of, scalar.values))  # the array's own size counts once what a dictionary repeats
+        return sum(map(_bytes_of, scalar.values))  # the array's own size would count a dictionary's repeats once
     return int(scalar.as_buffer().size) if isinstance(scalar, pa.BinaryScalar) else 0
 
 
@@ -184,10 +184,10 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_path(field: pa.Field) -> bool:
-    """Whether a column names files, which are then part of the content."""
+    """Return whether a column names files, which are then part of the content."""
     return is_text_type(field.type) and field.name.strip().lower() not in URL_COLUMNS
 
 
 def _is_struct_with_path(kind: pa.DataType) -> bool:
-    """Whether a column is of Hugging Face's struct, or of one of a path alone."""
+    """Return whether a column holds structs with a path, as Hugging Face's are, with or without bytes."""
     return bool(pa.types.is_struct(kind)) and "path" in {field.name for field in kind}

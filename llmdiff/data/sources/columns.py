@@ -1,4 +1,4 @@
-"""Which columns hold a row's picture and its captions: those that are named, or the known ones that are there."""
+"""Choose the columns of a row's picture and its captions: the named ones, or else the known ones that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmdiff.data.sources.rows import (
 )
 
 SAME_KIND = (PATH_COLUMNS[:3], BYTES_COLUMNS, PATH_COLUMNS[3:], URL_COLUMNS)
-"""Known columns of pictures; of two of one kind neither goes before the other, as pictures go before their URLs."""
+"""Known columns of pictures by kind. An earlier kind comes first, as pictures before URLs; within one, none does."""
 CAPTION_OPTION, IMAGE_OPTION, LINES_OPTION = "--caption-column", "--image-column", "--caption-lines"
 LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -32,20 +32,20 @@ class ColumnError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What is chosen. Names are in any case; in a tar, and beside pictures, they are endings, or keys of the JSON."""
+    """The chosen columns, by name in any case. In tars and beside pictures, names are file endings or keys of JSON."""
 
     captions: tuple[str, ...] = ()
-    """Columns of captions, of which a row's first filled one counts; none for the known one that is there."""
+    """Columns of captions, of which the first that a row fills counts; empty for the known one that is there."""
     every: bool = False
-    """Whether each of them that is filled is a caption of the row."""
+    """Whether every filled column of captions is a caption of the row."""
     image: str | None = None
     """Column of the pictures; None for the known one that is there."""
     lines: bool = field(default=False, repr=False)
-    """Whether in a text beside a picture, or in a tar, each line is a caption. `key` has it."""
+    """Whether each line of a text beside a picture, or in a tar, is a caption. It is part of `key`."""
 
     @property
     def key(self) -> str:
-        """What is chosen, as hashes have it: choices that came later are in it where they are made."""
+        """The choice as hashes have it: options that came later are in it only where they are used."""
         return f"{self!r} by lines" if self.lines else repr(self)
 
     @property
@@ -86,7 +86,7 @@ class Columns:
         return found
 
     def texts(self, file: object, names: Iterable[str]) -> list[str]:
-        """Return the columns that may hold a caption likewise; ColumnError where there is none."""
+        """Return the columns that may hold a caption, in the order of choice; ColumnError where there is none."""
         known = self.captions or CAPTION_COLUMNS
         found = _found(names, tuple(each.lower() for each in known))
         if not found:
@@ -94,14 +94,14 @@ class Columns:
         return found
 
     def check_row(self, file: object, record: Mapping[str, Any]) -> None:
-        """Raise ColumnError where nothing is named, and a row by lower-case names has two captions or pictures."""
+        """Raise ColumnError where no column is named, and a row, by lower-case names, has two captions or pictures."""
         filled = [name for name, value in record.items() if value is not None]
         if not self.captions:
             _check_one(file, _found(filled, CAPTION_COLUMNS), "captions", CAPTION_OPTION)
         _check_images(file, _found(filled, IMAGE_COLUMNS), self.image)
 
     def caption_of(self, values: Sequence[Any]) -> Any:
-        """Return the caption of a row, a list where it has several, from what its columns of captions hold."""
+        """Return the caption of a row from the values of its columns of captions; a list where it has several."""
         filled = [value for value in values if _is_filled(value)]
         if not filled:
             return next((value for value in values if value is not None), None)
@@ -113,10 +113,10 @@ class Columns:
         """Return the caption of a picture's own files.
 
         Args:
-            where: they are, for messages.
-            name: theirs, for messages.
-            files: what reads each, by ending: text, and of ``json`` an object by lower-case names; or BadRow. The JSON
-                counts where nothing is named and there is no text, for it holds other facts, too.
+            where: place of the files, for messages.
+            name: name of the files, for messages.
+            files: function that reads each file, by ending: it returns text, for ``json`` an object by lower-case
+                names, or a BadRow. JSON, which holds other facts too, counts if nothing is named and no text is there.
 
         Raises:
             ColumnError: nothing is named, and there are two texts, or two known names in the JSON.
@@ -142,33 +142,33 @@ class Columns:
         return self.caption_of([value for _, value in values])
 
     def _of_text(self, found: Any) -> Any:
-        """The caption that a text is, or those of its lines."""
+        """Return a text as one caption, or with `lines` as a list of its lines, where it has several."""
         if not self.lines or not isinstance(found, str):
             return found
         lines = [line for line in LINE_END.split(found) if line.strip()]
         return lines if len(lines) > 1 else found
 
     def read_beside(self, names: Sequence[str]) -> list[str]:
-        """Return those files of a picture, texts before JSON, that its caption is looked for in."""
+        """Return those of a picture's files, texts before JSON, that may hold its caption."""
         if not self.captions:
             return list(names[:1])
         chosen = {name.lower().removeprefix(".") for name in self.captions}
         return [name for name in names if not is_text(name) or name.lower().rpartition(".")[2] in chosen]
 
     def check_beside(self, folder: object, names: Sequence[str]) -> None:
-        """Raise ColumnError where nothing is named, and a picture has two files of text."""
+        """Raise ColumnError where no column is named, and a picture has two files of text."""
         if not self.captions:
             _check_one(folder, [name for name in names if is_text(name)], "captions", CAPTION_OPTION)
 
     def hashed(self, content_hash: str, image: str | None, captions: Sequence[str], names: Iterable[str]) -> str:
-        """Return the hash of a file whose rows are of these columns; its own where nothing else could be meant."""
+        """Return the hash of a file and the columns of its rows; the file's own hash for the default columns."""
         default = column(names, IMAGE_COLUMNS), [column(names, CAPTION_COLUMNS)]
         if (image, list(captions)) == default:
             return content_hash
         return self.named(content_hash, [image or "", *captions])
 
     def named(self, content_hash: str, names: Sequence[str]) -> str:
-        """Return the hash of a file of whose content these are chosen; its own where none is."""
+        """Return the hash of a file and the chosen names in it; the file's own hash where none is chosen."""
         chosen = [name.lower() for name in names]
         if not chosen:
             return content_hash
@@ -176,11 +176,11 @@ class Columns:
 
 
 KNOWN = Columns()
-"""Where nothing is named."""
+"""The choice where no column is named."""
 
 
 def _found(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
-    """The known columns among the names, in the order of the known."""
+    """Return those names that are known columns, in the order of `known`."""
     names = list(names)
     return [str(name) for each in known if (name := column(names, (each,))) is not None]
 
@@ -197,7 +197,7 @@ def _check_one(file: object, found: Sequence[str], what: str, option: str) -> No
 
 
 def _named(name: str, value: Any) -> Any:
-    """A value, of one that can't be used with the name of the file that holds it."""
+    """Return a value as it is; for a BadRow put the name of the file that holds it before the detail."""
     return BadRow(value.reason, f"{name}: {value.detail}") if isinstance(value, BadRow) else value
 
 

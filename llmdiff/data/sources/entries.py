@@ -1,4 +1,4 @@
-"""What lies directly in a folder of data: files, folders, links to them, and what is neither."""
+"""Entries of a folder of data: files, folders, links to them, and what is neither."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def entries_of(folder: DataPath) -> Iterable[os.DirEntry[str] | RemotePath]:
 
 
 def is_folder(entry: os.DirEntry[str] | RemotePath) -> bool:
-    """Return whether an entry is a folder or leads to one; only links cost a look of their own."""
+    """Return whether an entry is a folder or links to one; only for links is the disk asked again."""
     if isinstance(entry, RemotePath):
         return entry.is_dir()
     return _mode(entry, stat.S_ISDIR) if entry.is_symlink() else entry.is_dir()
 
 
 def is_special(entry: os.DirEntry[str] | RemotePath) -> bool:
-    """Return whether an entry is there and no file: reading a pipe would never end. A link to nowhere is a file."""
+    """Return whether an entry exists and is no file, as a pipe, whose reading never ends. A broken link is a file."""
     if isinstance(entry, RemotePath):
         return False
     return not entry.is_file(follow_symlinks=False) and _mode(entry, lambda mode: not stat.S_ISREG(mode))
 
 
 def _mode(entry: os.DirEntry[str], test: Callable[[int], bool]) -> bool:
-    """Return what a test says of the mode of what an entry is or leads to; False where that is nothing."""
+    """Return whether the mode of an entry, or of what it links to, passes a test; False where there is nothing."""
     try:
         return test(entry.stat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""Names of files as tables have them: a file may be there under another spelling of its name."""
+"""Find files by the names that tables give them, which may be spelled otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_url(cell: Any) -> TypeGuard[str]:
 
 
 def is_there(folder: DataPath, name: str) -> bool:
-    """Return whether there is such a file; elsewhere than on a disk, whether a listing has it."""
+    """Return whether there is such a file; for a remote one, whether a listing has it."""
     if isinstance(folder, RemotePath):
         file = folder.listed(name)
         return file.parent.holds(file.name)
@@ -22,7 +22,7 @@ def is_there(folder: DataPath, name: str) -> bool:
 
 
 def spelled(folder: DataPath, name: str) -> str:
-    """Return a name as the file below a folder spells it; as it is given where there is none.
+    """Return a name as the file below a folder spells it; the name as given where there is no such file.
 
     Windows writes ``a\\1.png``, and of letters with accents macOS makes two characters where others have one. There may
     be blanks around it, after a comma.
@@ -35,5 +35,5 @@ def spelled(folder: DataPath, name: str) -> str:
         return next((each for each in dict.fromkeys(forms) if is_there(folder, each)), name)
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return name

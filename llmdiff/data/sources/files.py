@@ -1,4 +1,4 @@
-"""The shards that files and folders of data are cut into, by what they hold."""
+"""Cut files and folders of data into shards, each kind of file in its way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMATS: dict[str, Callable[[DataPath, str, Columns], Iterable[SourceShard]]] =
     ".arrow": lambda *file: [ArrowShard(*file)],
     **dict.fromkeys(TARS, lambda *file: [TarShard(*file)]),
 }
-"""How a kind of file is cut into shards; of the others `table_shards` does it."""
+"""Functions that cut a kind of file into shards; `table_shards` cuts the other kinds."""
 
 
 def open_source(path: str | DataPath, columns: Columns = KNOWN) -> list[SourceShard]:
@@ -48,9 +48,9 @@ def known_row_count(shard: SourceShard) -> int | None:
 
 
 def expected_row_count(shard: SourceShard) -> int | None:
-    """Return how many rows a shard has as far as that is known, or noted beside it: right for a bar, not for a choice.
+    """Return how many rows a shard has, if known or noted beside it: good enough for a progress bar, not for a choice.
 
-    None where neither is; ValueError where it is unreadable.
+    Return None where there is neither; raise ValueError where the shard is unreadable.
     """
     rows = known_row_count(shard)
     return noted_rows(shard.file) if rows is None and isinstance(shard, TarShard) else rows

@@ -19,11 +19,11 @@ from llmdiff.data.sources.rows import CAPTION_COLUMNS, URL_COLUMNS, column
 
 STATUS, SUCCESS, MESSAGE = "status", "success", "error_message"
 STATUS_COLUMNS = (STATUS, MESSAGE, "url")
-"""Of a table with all of these, each row says what became of its picture."""
+"""Columns of img2dataset's list: if a table has all of them, each row says what became of its picture."""
 ROWS_AT_A_TIME = 4
-"""Few, for a file of kilobytes may hold cells of gigabytes."""
+"""Rows that are read at a time: few, for a file of kilobytes may hold cells of gigabytes."""
 MAGIC = b"PAR1"
-"""What a Parquet file begins with."""
+"""First bytes of a Parquet file."""
 
 
 def is_list(table: DataPath) -> bool:
@@ -38,9 +38,9 @@ def is_list(table: DataPath) -> bool:
 
 
 def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
-    """Give the rows whose status is no success: why their picture is not there, and their caption.
+    """Yield, for each row whose status is no success, why its picture is missing, and its caption.
 
-    Nothing where there is no such file, or it is no list of img2dataset's; a row that says so where it is damaged.
+    Yield nothing where the file is missing or no list of img2dataset's; a row that says so where it is damaged.
     """
     if not _is_there(table):
         return
@@ -62,7 +62,7 @@ def failed_rows(table: DataPath) -> Iterator[tuple[BadRow, Any]]:
 
 
 def failed_rows_of(folder: DataPath) -> Iterator[tuple[BadRow, Any]]:
-    """Give the same of the list beside a folder of pictures; the folder's name may have dots in it."""
+    """Yield `failed_rows` of the list beside a folder of pictures; the folder's name may have dots in it."""
     if folder.name in ("", ".."):
         folder = folder.resolve()
     if folder.name:
@@ -81,15 +81,15 @@ def _why(row: dict[str, Any]) -> BadRow:
 
 def _failed(row: dict[str, Any]) -> tuple[BadRow, Any]:
     caption = row.get(column(row, CAPTION_COLUMNS) or "")
-    is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # and of no use here
+    is_long = isinstance(caption, str) and len(caption) > MAX_TEXT_BYTES  # too long to be of use
     return _why(row), None if is_long else caption
 
 
 def _is_there(table: DataPath) -> bool:
-    """Whether there is such a file.
+    """Return whether there is such a file.
 
-    Of a web server that nobody gave it of, whether it begins as Parquet does: to a name that it does not know a server
-    may answer that this is forbidden, wrong or its own fault, or with a page.
+    A web server may answer a request for an unknown name with any error, or with a page. So a file on one whose address
+    was not given counts as there only if it begins as Parquet does.
     """
     if isinstance(table, Path) or table.place.can_list or table.parent.holds(table.name):
         return table.is_file()

@@ -1,4 +1,4 @@
-"""Objects of JSON as rows: cells by their columns' names, and what is there twice told."""
+"""JSON objects as rows of cells by column name; a name that occurs twice is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmdiff.data.sources.limits import check_text
 from llmdiff.data.sources.rows import text
 
 Record = dict[str, Any] | BadRow
-"""A row by column, their names in lower case; or why it is none."""
+"""A row's cells by column name in lower case; or why there is no such row."""
 
 
 def json_record(data: bytes) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def cells_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Values by name; in the place of two of one name stands that there are two, for neither goes before the other."""
+    """Return values by name; a BadRow in place of two values of one name, of which neither comes first."""
     found = dict(pairs)
     if len(found) < len(pairs):
         counts = Counter(name for name, _ in pairs)

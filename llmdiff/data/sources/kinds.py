@@ -1,4 +1,4 @@
-"""What a file's name says that it holds."""
+"""The kind of a file's content, by its name."""
 
 from __future__ import annotations
 

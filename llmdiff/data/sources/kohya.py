@@ -13,12 +13,12 @@ FOLDER = re.compile(r"(?:.*/)?(\d+)_[^/]*/(?:\[\d+:\d+\])?")
 
 
 def folder_repeats(sources: Iterable[str]) -> dict[str, int]:
-    """Return the numbers before the names of sources that are such folders, by source."""
+    """Return the number before the name of each source that is such a folder, by source."""
     found = {source: FOLDER.fullmatch(source) for source in sources}
     return {source: int(match[1]) for source, match in sorted(found.items()) if match}
 
 
 def in_words(repeats: dict[str, int]) -> str:
-    """Return the folders with their numbers, the first few of them."""
+    """Return the first few folders with their numbers, in words."""
     few = [f"{source} {times}" for source, times in list(repeats.items())[:5]]
     return ", ".join([*few, *[f"{len(repeats) - 5} more"] * (len(repeats) > 5)])

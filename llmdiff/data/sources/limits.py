@@ -1,16 +1,16 @@
-"""The most bytes that are read of anything in data: whoever wrote them may have claimed any size, or packed it."""
+"""Limits on the bytes that are read of data, whose author may claim any size, or compress any amount."""
 
 from __future__ import annotations
 
 from llmdiff.data.rejects import BadRow
 
 MAX_BYTES = 64 * 1024**2
-"""Of a picture, of its file, of a member of a tar, of a cell of a table."""
+"""Most bytes of a picture, of its file, of a member of a tar, or of a cell of a table."""
 MAX_TEXT_BYTES = 4 * 1024**2
-"""Of a caption, and of the JSON that holds one: as objects JSON takes many times its bytes."""
+"""Most bytes of a caption, and of the JSON that holds one: JSON takes many times its bytes as objects."""
 
 FREE_ROWS, ROWS_A_BYTE = 1_000_000, 100
-"""A table may have so many rows, and more where its file has so many bytes: in a few bytes it may claim any number."""
+"""Rows that any table may have, and rows for each byte that a larger one may have: a few bytes may claim any number."""
 
 
 def most_rows(size: int) -> int:

@@ -1,4 +1,4 @@
-"""What a path holds: the files and folders that shards are cut from, and what is passed over, with the reason.
+"""List what a path holds: the files and folders that shards are cut from, and what is passed over, with the reason.
 
 Only names are looked at, and of tables the columns: a table that names pictures has their captions, too.
 """
@@ -13,18 +13,18 @@ from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath, RemotePath, data_path
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.entries import entries_of, is_folder, is_special, why_no_data
+from llmdiff.data.sources.ignored_tables import INFO, STATE, ignored_tables
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
-from llmdiff.data.sources.leftovers import Leftovers
 from llmdiff.data.sources.naming import Naming, naming_in, naming_of
 from llmdiff.data.sources.records import read_records
 from llmdiff.data.sources.row_index import INDEX_NAMES
-from llmdiff.data.sources.set_aside import INFO, STATE, set_aside
 from llmdiff.data.sources.sidecars import caption_stems, samples_of
+from llmdiff.data.sources.unread_files import UnreadFiles
 
 NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES)
 """JSON files that tools leave beside data: descriptions and counts."""
 STORE = "store.json"
-"""What makes a folder an encoding store, whose own tables are no data."""
+"""File whose presence makes a folder an encoding store; a store's own tables are no data."""
 LOG = "_delta_log"
 OF_DELTA = f"a Delta table, of whose files some may be out of use, as {LOG} says: write its rows out as Parquet"
 EXPECTED = (
@@ -38,16 +38,16 @@ OTHER_TEXT = "a text file beside other data; name it itself to have its lines as
 
 
 class Listing(NamedTuple):
-    """What was found below a path; names are relative to it."""
+    """Everything that was found below a path; names are relative to it."""
 
     files: list[tuple[DataPath, str]]
     """Files of data, and folders whose pictures have their captions beside them, in the order of their names."""
     passed_over: dict[str, str]
-    """What looks like data and is not read, and why."""
+    """Names of what looks like data and is not read, with the reason."""
     root: DataPath
-    """What was listed; of another place, it keeps what the listing said."""
+    """The path that was listed; a remote one keeps what the listing said."""
     pictures: dict[DataPath, list[str]] = {}
-    """Names of the pictures of folders whose pictures a table names."""
+    """Names of pictures by folder, of folders whose pictures a table names."""
 
 
 class NamedBy(NamedTuple):
@@ -55,9 +55,9 @@ class NamedBy(NamedTuple):
 
     name: str
     captions: bool
-    """Whether it has their captions."""
+    """Whether the table has the pictures' captions."""
     why_not: str
-    """Why it is not read where they lie beside the pictures."""
+    """Why the table is not read where the captions lie beside the pictures."""
 
 
 @dataclass
@@ -67,17 +67,17 @@ class _Found:
     columns: Columns
     data: list[tuple[DataPath, str]] = field(default_factory=list)
     if_alone: list[tuple[DataPath, str, str]] = field(default_factory=list)
-    """Files that are data where there are no other, and why they are not read beside others."""
+    """Files that are data only where there is no other data, and why they are not read beside other data."""
     passed_over: dict[str, str] = field(default_factory=dict)
-    leftovers: Leftovers = field(default_factory=Leftovers)
+    unread_files: UnreadFiles = field(default_factory=UnreadFiles)
     pictures: dict[DataPath, list[str]] = field(default_factory=dict)
     folders: list[tuple[DataPath, str]] = field(default_factory=list)
-    """Of pictures."""
+    """Folders that hold pictures, with their names."""
     without_pictures: list[tuple[DataPath, str, Naming | None]] = field(default_factory=list)
-    """Tables whose captions may be of pictures in another folder; None where that was not looked for."""
+    """Tables whose captions may be of pictures in another folder; None in place of a `Naming` not yet made."""
 
     def set_aside(self, table: NamedBy) -> None:
-        """Take a table out of the data again."""
+        """Take a table out of the data, and note why."""
         if table.name not in self.passed_over:
             self.data = [each for each in self.data if each[1] != table.name]
             self.passed_over[table.name] = table.why_not
@@ -96,9 +96,9 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     A folder that is linked is followed. Hidden folders, `TEMPORARY` ones and encoding stores are no data.
 
     Args:
-        path: of this machine, or of another place: see `llmdiff.data.remote.data_path`.
-        may_be_empty: whether no data are no error.
-        columns: that are chosen; the named one of pictures may hold paths.
+        path: a path of this machine, or a remote address: see `llmdiff.data.remote.data_path`.
+        may_be_empty: whether a folder without data is allowed.
+        columns: the chosen ones; the named column of pictures may hold paths.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -116,7 +116,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
     found.look_elsewhere()
     if found.data:
         found.passed_over |= {name: why for _, name, why in found.if_alone}
-    found.passed_over |= found.leftovers.lines()
+    found.passed_over |= found.unread_files.lines()
     files = sorted(found.data or [(file, name) for file, name, _ in found.if_alone], key=lambda item: item[1])
     passed_over = {name: printable(why) for name, why in sorted(found.passed_over.items())}
     if not files and not may_be_empty:
@@ -126,7 +126,7 @@ def list_data(path: str | DataPath, may_be_empty: bool = False, columns: Columns
 
 
 def check_data(path: str | DataPath, may_be_empty: bool = False) -> DataPath:
-    """Return the path of data that are there, without a look into folders; errors as of `list_data`."""
+    """Return the path of data, if it exists, without looking into folders; errors as of `list_data`."""
     root = data_path(path)
     if isinstance(root, RemotePath):
         there = (may_be_empty and not kind_of(root)) or root.facts is not None or root.is_dir()
@@ -157,7 +157,7 @@ def _walk(folder: DataPath, name: str, above: tuple[DataPath, ...], named_by: Na
         if is_folder(entry):
             folders.append(entry)
         elif entry.name[0] == ".":
-            found.leftovers.hidden(entry.name)
+            found.unread_files.hidden(entry.name)
         elif is_special(entry):
             found.passed_over[here + printable(entry.name)] = "a pipe, a socket or a device, and no file"
         else:
@@ -188,7 +188,7 @@ def _add_files(
     pictures = [file.name for file in files if is_picture(file)]
     found.folders += [(folder, here or "./")] if pictures else []
     stems = caption_stems(pictures)
-    found.leftovers.unknown(files)
+    found.unread_files.unknown(files)
     texts = [file for file in files if is_text(file)]
     jsons = [file for file in files if file.suffix.lower() == ".json"]
     beside = [file for file in (*texts, *jsons) if file.stem in stems]
@@ -208,38 +208,38 @@ def _add_files(
         used = {name for picture, of in samples for name in (found.columns.read_beside(of) if picture else of[:1])}
         others = [file for file in (*alone, *beside) if file.name not in used]
         beaten = "not of the captions that are named" if found.columns.captions else BEATEN
-        found.leftovers.add(others, beaten)
+        found.unread_files.add(others, beaten)
         return None
     if pictures:
         found.pictures[folder] = pictures
     if named_by is not None:
-        found.leftovers.add(beside, f"{named_by.name} names the pictures; their captions are read there")
-    found.leftovers.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
+        found.unread_files.add(beside, f"{named_by.name} names the pictures; their captions are read there")
+    found.unread_files.add([file for file in alone if not kind_of(file)], "a caption without a picture beside it")
     found.if_alone += [(file, here + printable(file.name), OTHER_TEXT) for file in alone if kind_of(file)]
     return named_by
 
 
 def _chosen(files: list[DataPath], found: _Found) -> list[DataPath]:
-    """A folder's files without its pictures of another ending than the one that is named, and what is beside these."""
+    """Return a folder's files without pictures of another ending than the named one, and without their captions."""
     left_out = [file for file in files if found.columns.leaves_out(file)]
     if not left_out:
         return files
-    found.leftovers.add(left_out, "pictures of another ending than the one that is named")
+    found.unread_files.add(left_out, "pictures of another ending than the one that is named")
     read = [file for file in files if not found.columns.leaves_out(file)]
     if any(map(is_picture, read)):
         return read
     stems = caption_stems(file.name for file in left_out)
     beside = [file for file in read if file.stem in stems and (is_text(file) or file.suffix.lower() == ".json")]
-    found.leftovers.add(beside, "captions of pictures that are not read")
+    found.unread_files.add(beside, "captions of pictures that are not read")
     return [file for file in read if file not in beside]
 
 
 def _tables(
     folder: DataPath, here: str, files: list[DataPath], names: set[str], may_name: bool, found: _Found
 ) -> list[tuple[DataPath, str, Naming | None]]:
-    """A folder's tables, with what each says of pictures, where there may be some below it; JSON is apart."""
+    """Return a folder's tables, except JSON; with `may_name`, also what each says of pictures."""
     tables = [file for file in files if kind_of(file) and not (is_text(file) or file.suffix.lower() == ".json")]
-    aside = set_aside(folder, tables, names)
+    aside = ignored_tables(folder, tables, names)
     found.passed_over |= {here + printable(name): why for name, why in aside.items()}
     read = [table for table in tables if table.name not in aside]
     return [
@@ -248,7 +248,7 @@ def _tables(
 
 
 def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[DataPath, str, Naming | None]]:
-    """The JSON files that are tables likewise."""
+    """Return the JSON files that are tables, with what each says of pictures."""
     tables: list[tuple[DataPath, str, Naming | None]] = []
     for file in files:
         name = here + printable(file.name)
@@ -273,7 +273,7 @@ def _json_tables(here: str, files: list[DataPath], found: _Found) -> list[tuple[
 
 
 def _add_table(table: DataPath, name: str, looked: Naming | None, has_captions: bool, found: _Found) -> NamedBy | None:
-    """Add a table, unless its rows would lack their pictures, or these have captions elsewhere; see `_add_files`."""
+    """Add a table, unless its rows would lack their pictures, or the pictures have captions elsewhere."""
     naming = looked or Naming()
     if naming.pictures and not naming.captions and has_captions:
         found.passed_over[name] = naming.why_other_captions

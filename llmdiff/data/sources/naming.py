@@ -1,4 +1,4 @@
-"""What tables say of the pictures beside them: whether they name them, and have their captions."""
+"""Find out whether a table names the pictures beside it, and has their captions."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ ALONE = "name the file itself for its captions alone"
 
 
 class Naming(NamedTuple):
-    """What the first rows of a table say of pictures."""
+    """Facts about pictures in the first rows of a table."""
 
     pictures: bool = False
-    """Whether they name some, in a column that is read."""
+    """Whether the rows name pictures in a column that is read."""
     captions: bool = False
-    """Whether they have a column of captions."""
+    """Whether there is a column of captions."""
     columns: tuple[str, ...] = ()
-    """The names of all."""
+    """Names of all columns."""
     unknown: str | None = None
-    """A column that names a picture which is there, where none is known that may hold pictures."""
+    """A column that names an existing picture, where the table has no known column of pictures."""
     elsewhere: tuple[str, str] | None = None
-    """Likewise a column that names one which is not there, and that name; not of a table of no captions."""
+    """A column that names a picture which is not there, and that name; None without captions, or with `unknown`."""
 
     @property
     def why_other_captions(self) -> str:
-        """Why the pictures have the captions beside them."""
+        """Why the captions beside the pictures are read, and not this table."""
         return f"it names pictures and has no captions; its columns: {', '.join(self.columns) or 'none'}"
 
     @property
     def why_named_first(self) -> str:
-        """Why its captions are not read without their pictures."""
+        """Why the captions are not read unless the column of pictures is named."""
         named = f"{IMAGE_OPTION} {self.unknown}"
         return f"its column {self.unknown} names pictures: add {named}, or {ALONE}"
 
     def why_not_beside(self, folders: Iterable[tuple[DataPath, str]]) -> str | None:
-        """Why its captions are not read without their pictures, where these are in one of some folders, by name."""
+        """Return why the captions are not read alone, where one of the folders holds their picture; else None."""
         if self.elsewhere is None:
             return None
         column, cell = self.elsewhere
@@ -59,7 +59,7 @@ class Naming(NamedTuple):
 
 
 def naming_of(table: DataPath, columns: Columns = KNOWN) -> Naming:
-    """Return what a table says of pictures; nothing where it is a tar, or cannot be read, which it says in its turn."""
+    """Return what a table says of pictures; an empty answer for a tar, and for a table that can't be read."""
     if kind_of(table) in TARS:
         return Naming()
     columnar = {".parquet": ParquetShard, ".arrow": ArrowShard}.get(table.suffix.lower())
@@ -103,7 +103,7 @@ def _naming_of_columnar(shard: ColumnarShard, columns: Columns) -> Naming:
 
 
 def _known(table: DataPath, names: list[str], columns: Columns) -> list[str]:
-    """The columns that may hold pictures; none, too, where the named one is not there."""
+    """Return the columns that may hold pictures; none where the named one is missing."""
     try:
         return columns.images(table, names)
     except ColumnError:
@@ -118,7 +118,7 @@ def _has_captions(table: DataPath, names: list[str], columns: Columns) -> bool:
 
 
 def _with_unknown(found: Naming, table: DataPath, first: Mapping[str, Any]) -> Naming:
-    """What is found with the first column of which the first filled cell names a picture, beside the table or not."""
+    """Return `found` with the first column whose first filled cell names a picture, beside the table or elsewhere."""
     named = {name: cell for name, cell in first.items() if isinstance(cell, str) and _may_be_one(cell)}
     unknown = next((name for name, cell in named.items() if _is_one(table.parent, cell)), None)
     elsewhere = next(iter(named.items()), None) if found.captions and unknown is None else None
@@ -134,5 +134,5 @@ def _is_one(folder: DataPath, cell: str) -> bool:
         return is_there(folder, spelled(folder, cell))
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return False

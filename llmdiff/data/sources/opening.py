@@ -1,4 +1,4 @@
-"""What Arrow reads a file of data from, wherever the file lies."""
+"""Open a file of data for Arrow, wherever it lies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from llmdiff.data.remote import DataPath
 
 
 def arrow_source(file: DataPath) -> str | BinaryIO:
-    """Return the path of a file on a disk; of one elsewhere, the open file, which is read ahead.
+    """Return the path of a file on a disk, or a remote file opened and read ahead.
 
-    The open file, too, where Arrow cannot take its name, for bytes of it are no UTF-8.
+    A file whose name is not UTF-8, which Arrow can't take, is opened too.
     """
     return str(file) if isinstance(file, Path) and is_utf8(file) else file.open("rb")
 
@@ -22,7 +22,7 @@ def is_utf8(file: Path) -> bool:
 
 
 def size_of(file: DataPath) -> int:
-    """Return the bytes of a file, 0 where its place does not say; OSError where it is not there."""
+    """Return a file's size in bytes, 0 where its place does not say; OSError where there is no such file."""
     if isinstance(file, Path):
         return file.stat().st_size
     return 0 if file.facts is None else file.facts.size

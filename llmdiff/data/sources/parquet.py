@@ -26,7 +26,7 @@ class ParquetShard(ColumnarShard):
 
     @cached_attribute
     def _footer(self) -> tuple[pa.Schema, pq.FileMetaData]:
-        """The file's columns, and what else its end says."""
+        """Return the file's schema and the other metadata of its footer."""
         with self._open() as table:
             rows, most = table.metadata.num_rows, most_rows(size_of(self.file))
             if not 0 <= rows <= most:
@@ -43,7 +43,7 @@ class ParquetShard(ColumnarShard):
                 raise ValueError(f"{self.file}: damaged Parquet file: {error}") from error
 
     def has_pictures_elsewhere(self, image: str) -> bool:
-        """See `ColumnarShard`; the file's statistics say it, where they are there, without a look at the pictures."""
+        """See `ColumnarShard`; the file's statistics tell it, where there are any, without reading pictures."""
         metadata = self._footer[1]
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [group.column(i) for group in groups for i in range(group.num_columns)]

@@ -1,4 +1,4 @@
-"""Data that grows: which files are whole, and which somebody is still writing."""
+"""Tell which files of growing data are whole, and which somebody is still writing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmdiff.data.remote import DataPath, RemotePath
 
 MARKER, TEMPORARY = "_SUCCESS", "_temporary"
-"""What Hadoop and Spark leave in a folder that is finished, and have in one that is not."""
+"""Name that Hadoop and Spark leave in a finished folder, and name that they have in an unfinished one."""
 ABANDONED_AFTER = 86_400.0
-"""Seconds without a byte after which a file without its end is nobody's work in progress: it counts as broken."""
+"""Seconds without a change after which a file without its end counts as broken, and not as unfinished."""
 PARQUET, TAR_END = b"PAR1", bytes(1024)
-"""What the one begins and ends with, and the other ends with."""
+"""Bytes at the beginning and end of a Parquet file, and bytes at the end of a tar."""
 
 
 class ReadinessPolicy(BaseModel):
@@ -33,25 +33,25 @@ class ReadinessPolicy(BaseModel):
 
 
 class Scan(NamedTuple):
-    """What became of some files of data, in their order; names are relative to the data."""
+    """Files of data, in their order, sorted into whole and unfinished ones; names are relative to the data."""
 
     whole: list[tuple[DataPath, str]]
     unfinished: dict[str, str]
-    """Why each one is to be left for the next time."""
+    """Names of files that are left for the next run, and why."""
 
 
 class FileState(NamedTuple):
-    """Size and last change of a file, which show without reading it whether it is still the same."""
+    """Size and last change of a file, which tell without reading it whether it is still the same."""
 
     bytes: int
     changed: int
     """Nanoseconds of its last change, by the clock of its file system."""
     tags: tuple[str, ...] = ()
-    """What another place says that stands for the content."""
+    """Hashes by which a remote place identifies the content."""
 
     @classmethod
     def at(cls, file: DataPath) -> FileState | None:
-        """None where it is not there (any more), or leads nowhere; of another place, what its listing said."""
+        """Return a file's state, for a remote file as its listing had it; None where there is no such file."""
         if isinstance(file, RemotePath):
             files = file.children.values() if file.is_dir() else [file]
             said = [each.facts for each in files if not each.is_dir() and each.facts is not None]
@@ -60,7 +60,7 @@ class FileState(NamedTuple):
             return cls(sum(facts.size for facts in said), int(changed * 1e9), tags) if said else None
         try:
             found = [file.stat()]
-            if file.is_dir():  # whose pictures are its rows
+            if file.is_dir():  # a folder whose pictures are rows
                 found += [entry.stat() for entry in os.scandir(file) if entry.is_file()]
         except OSError:
             return None
@@ -101,9 +101,9 @@ def scan(root: DataPath, files: list[tuple[DataPath, str]], how: ReadinessPolicy
 
 
 def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
-    """Hash names, sizes and times of all files below a folder, or beside a file: another one where any changed.
+    """Return a hash of the names, sizes and times of all files below a folder, or beside a file.
 
-    Of another place it is of what has been listed.
+    For a remote place it covers what has been listed.
     """
     digest = hashlib.sha256()
     if isinstance(root, RemotePath):
@@ -114,7 +114,7 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
     seen: set[str] = set()
     for folder, folders, names in os.walk(root if root.is_dir() else root.parent, followlinks=root.is_dir()):
         if (real := os.path.realpath(folder)) in seen:
-            folders.clear()  # a link that leads back, or here twice
+            folders.clear()  # the folder was seen before, through a link
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if name != TEMPORARY)
@@ -125,7 +125,7 @@ def signature(root: DataPath, besides: Collection[DataPath] = ()) -> str:
 
 
 def _listed(root: RemotePath) -> Iterator[RemotePath]:
-    """The files below a folder, or beside a file, in the order of their names, as far as folders have been listed."""
+    """Yield the files below a folder, or beside a file, by name, as far as folders have been listed."""
     if not root.is_dir() and not root.place.can_list:
         yield root
         return
@@ -137,7 +137,7 @@ def _listed(root: RemotePath) -> Iterator[RemotePath]:
 
 
 def _outside(root: DataPath, file: DataPath, how: ReadinessPolicy) -> str | None:
-    """Return why the folders of a file say that it is unfinished."""
+    """Return why a file is unfinished, judged by the folders that it is in; else None."""
     parents: list[DataPath] = list(file.parents)
     above = [folder for folder in parents if folder == root or root in folder.parents] or [file.parent]
     folders = [file, *above] if file.is_dir() else above
@@ -156,7 +156,7 @@ def _holds(folder: DataPath, name: str) -> bool:
 
 
 def _is_empty(file: RemotePath) -> bool:
-    """Whether a web server has an empty file; to a name that it does not know it may answer anything."""
+    """Return whether a web server has an empty file; its answer for an unknown name may be anything."""
     try:
         return file.facts is not None and file.facts.size == 0
     except (OSError, ValueError):
@@ -164,7 +164,7 @@ def _is_empty(file: RemotePath) -> bool:
 
 
 def _without_end(file: DataPath) -> str | None:
-    """Why a file's own bytes say that it is unfinished; None too where nobody has written to it for long."""
+    """Return why a file is unfinished, judged by its bytes; None also where nobody has written to it for long."""
     if isinstance(file, RemotePath):
         return None
     kind, state = file.suffix.lower(), FileState.at(file)

@@ -19,28 +19,28 @@ from llmdiff.data.sources.separated import read_csv, read_tsv
 from llmdiff.data.sources.text_bytes import utf8_bytes
 
 SNIFFED = 64
-"""Rows by which it is told what a file's columns hold."""
+"""Rows that are read to find out what a file's columns hold."""
 
 
 def read_records(file: DataPath) -> list[Record]:
-    """Every row of a text file; lines that hold nothing are no rows. ValueError if it cannot be read."""
+    """Return every row of a text file, empty lines left out; ValueError if it can't be read."""
     return list(_READERS[_plain(kind_of(file))](file))
 
 
 def first_records(file: DataPath) -> list[Record]:
-    """The rows of a text file's first lines. ValueError where it cannot be read."""
+    """Return the first rows of a text file; ValueError if it can't be read."""
     return list(islice(_READERS[_plain(kind_of(file))](file), SNIFFED))
 
 
 def names_in(records: Iterable[Record]) -> list[str]:
-    """The columns of rows, in the order in which they come up."""
+    """Return the columns of rows, in the order in which they first occur."""
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
 def _read_jsonl(file: DataPath) -> Iterator[Record]:
-    """A row a line; or a list of rows, as some call such a file."""
+    """Return a row for each line; or the rows of a list, for some give that the ending ``.jsonl`` too."""
     data = utf8_bytes(file)
-    if data.lstrip().startswith(b"["):  # as no row does
+    if data.lstrip().startswith(b"["):  # no row begins so
         with suppress(ValueError, RecursionError):
             return map(_lowered, loads(text(data)))
     return map(_from_json, _lines(data))
@@ -51,7 +51,7 @@ def _read_txt(file: DataPath) -> Iterator[Record]:
 
 
 def _read_json(file: DataPath) -> Iterator[Record]:
-    """A list of rows, rows by the names of their pictures, or a row a line, as many name such a file."""
+    """Yield the rows of a list, of a mapping from pictures' names, or of lines, which many also store as ``.json``."""
     data = utf8_bytes(file)
     try:
         found = loads(text(data))
@@ -85,9 +85,9 @@ def _lowered(item: Any) -> Record:
 
 
 def _by_name(key: str, name: str, value: Any) -> Record:
-    """A row that lies under its picture's name: captions, or a mapping that holds one, or tags in its place.
+    """Return the row of a picture's name: its value is the caption, or a mapping that holds a caption, or tags instead.
 
-    Where the key has no ending it may as well be the row's number, so a name that the row has itself goes before.
+    A key without an ending may as well be the row's number, so the row's own file name comes before it.
     """
     if not isinstance(value, dict):
         return {"file_name": name, "caption": value}
@@ -99,14 +99,14 @@ def _by_name(key: str, name: str, value: Any) -> Record:
 
 
 def _picture_name(folder: DataPath, key: str) -> str | None:
-    """The name of a picture, whose ending may be left out; None where it is the name of none."""
+    """Return the name of the picture that a key names, with or without its ending; None where it names none."""
     if is_picture(key):
         return key
     try:
         return next((f"{key}.{end}" for end in PICTURES if is_there(folder, f"{key}.{end}")), None)
     except ConnectionError:
         raise
-    except (OSError, ValueError):  # no name that a file system takes
+    except (OSError, ValueError):  # not a valid file name
         return None
 
 
@@ -120,7 +120,7 @@ _READERS: dict[str, Callable[[DataPath], Iterator[Record]]] = {
 
 
 def _plain(kind: str) -> str:
-    """A kind without its packing: ``.jsonl`` for ``.jsonl.gz``."""
+    """Return a kind without its packing: ``.jsonl`` for ``.jsonl.gz``."""
     return next((kind.removesuffix(end) for end in PACKED if kind.endswith(end)), kind)
 
 
@@ -139,5 +139,5 @@ def _from_line(line: bytes) -> Record:
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
-    """Those that hold something. Cut as bytes, for `str.splitlines` would also cut at U+2028 inside a caption."""
+    """Yield the lines that are not empty; cut bytes, for `str.splitlines` also cuts at U+2028 inside a caption."""
     return (line for line in re.split(rb"\r\n|\n|\r", data) if line.strip())

@@ -1,4 +1,4 @@
-"""The number of samples in a tar as the tool that wrote it noted beside it: a tar has no index of its own."""
+"""Read the number of samples in a tar from the note that the tool that wrote it left beside it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmdiff.data.sources.kinds import kind_of
 INDEX_NAMES = ("wds-index.json", "wids-index.json")
 """Names of WebDataset's lists of a folder's tars."""
 MAX_BYTES = 64 * 1024**2
-"""A larger index is not read."""
+"""Bytes above which such a note is not read."""
 
 
 def noted_rows(tar: DataPath) -> int | None:
-    """Return how many samples a tar is noted to have, which is good for a bar alone; None where nothing says it.
+    """Return the noted number of a tar's samples, good enough for a progress bar only; None where there is no note.
 
-    It is said by WebDataset's ``<name>.idx``, by img2dataset's ``<name>_stats.json``, or by a list of the folder's tars
+    Notes are WebDataset's ``<name>.idx``, img2dataset's ``<name>_stats.json``, and lists of the folder's tars
     (`INDEX_NAMES`).
     """
     stem = tar.name[: -len(kind_of(tar))]
@@ -37,7 +37,7 @@ def noted_rows(tar: DataPath) -> int | None:
 
 
 def _beside(tar: DataPath, name: str) -> bytes:
-    """Return the bytes of a file beside a tar; FileNotFoundError where finding out would take asking a place."""
+    """Return the bytes of a file beside a tar; FileNotFoundError also where a remote place would have to be asked."""
     file = tar.with_name(name)
     if isinstance(file, Path):
         size = file.stat().st_size
@@ -52,13 +52,13 @@ def _beside(tar: DataPath, name: str) -> bytes:
 
 
 def _of_idx(data: bytes) -> int:
-    """The first line has a version and the number of samples, each of which has a line below."""
+    """Return the number of samples: it follows the version in the first line."""
     _, rows = data.split(b"\n", 1)[0].split()
     return int(rows)
 
 
 def _of_stats(data: bytes) -> Any:
-    """The rows that img2dataset got, and those it did not, which its list beside the tar has."""
+    """Return the number of rows that img2dataset tried, downloaded or not."""
     return json.loads(data)["count"]
 
 

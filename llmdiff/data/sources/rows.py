@@ -1,4 +1,4 @@
-"""What every format gives: rows of a picture and a caption, numbered, each usable or refused with a reason."""
+"""The rows that every format yields: a picture and a caption, numbered, each usable or refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple, Protocol
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
-from llmdiff.data.sources.beside import read_below
 from llmdiff.data.sources.file_names import is_url, spelled
 from llmdiff.data.sources.limits import check_size, check_text
+from llmdiff.data.sources.remote_pictures import read_below
 
 URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("jpg", "jpeg", "png", "webp")
-"""That img2dataset names after the pictures' format."""
+"""Columns that img2dataset names after the pictures' format."""
 PATH_COLUMNS = ("image", "img", "picture", "file_name", "image_path", "path")
 IMAGE_COLUMNS = (*PATH_COLUMNS[:3], *BYTES_COLUMNS, *PATH_COLUMNS[3:], *URL_COLUMNS)
 BASE64 = re.compile(r"data:image/|(iVBORw0KGgo|/9j/|UklGR|R0lGOD)[A-Za-z0-9+/=]{80}")
-"""How the bytes of a picture begin that are written as text, which no path does."""
+"""Beginning of a picture's bytes that are written as text; no path begins so."""
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
 class Url(str):
-    """Where a picture is; it is downloaded where the store does not know the row by its shard and number.
+    """The URL of a picture; it is downloaded unless the store knows the row by its shard and number.
 
-    Where a file was appended to, its shard is another one, and every picture is downloaded again to be compared.
+    A file that was appended to is a new shard, so all its pictures are downloaded again to be compared.
     """
 
     __slots__ = ()
@@ -40,10 +40,10 @@ class Row(NamedTuple):
 
     row: int
     image: bytes | Url | None
-    """None for a caption alone."""
+    """Bytes or URL of the picture; None for a caption alone."""
     caption: str
     place: str = ""
-    """Where it stands in the file, for messages, where the number does not say so."""
+    """Position of the row in the file, for messages, where its number does not tell it."""
 
 
 class SourceShard(Protocol):
@@ -51,38 +51,38 @@ class SourceShard(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it: a file, and rows where the file has several shards."""
+        """Name of the shard for people: its file, and its rows where the file has several shards."""
 
     @property
     def content_hash(self) -> str:
         """Hash of every byte the rows depend on, so that a changed shard is read again and a moved one is not.
 
-        Of a picture behind a URL it has the URL alone.
+        It covers the URL alone of a picture behind one.
         """
 
     @property
     def count(self) -> int:
-        """How many rows it has, bad ones included."""
+        """Number of rows, bad ones included."""
 
     @property
     def has_pictures(self) -> bool:
-        """Whether its rows are pictures with captions, or captions alone."""
+        """Whether the rows are pictures with captions; else they are captions alone."""
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """What it holds besides that no row is made of: columns, endings of a tar's members."""
+        """Columns, or endings of a tar's members, that no row is made of."""
 
     @property
     def columns_read(self) -> tuple[str, ...]:
-        """The columns that its rows are made of, the pictures' before the captions'; none where it has no columns."""
+        """Columns that the rows are made of, the pictures' before the captions'; empty where there are no columns."""
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """Every row with its number, from 0 within the file: usable, or why not."""
+        """Yield the number of every row, from 0 within the file, and the row, or why it can't be used."""
 
 
 @dataclass(frozen=True)
 class UnreadableShard:
-    """A file that can't be read: whatever is asked of it says why."""
+    """A file that can't be read: every question about it raises ValueError with the reason."""
 
     name: str
     reason: str
@@ -113,18 +113,18 @@ class UnreadableShard:
 
 
 class Pair(NamedTuple):
-    """A picture and one of its captions as they were found, unchecked; either may be the reason why it is unusable."""
+    """A picture and one of its captions as found, unchecked; a BadRow in place of either says why it is unusable."""
 
     number: int
     image: Any
     caption: Any
     place: str
     name: str = ""
-    """By which the picture is found where its number says nothing: a file's, a key."""
+    """Name of the picture, where its number does not tell which it is: a file's name, or a key."""
 
 
 def pairs(records: Iterable[tuple[Any, Any] | tuple[Any, Any, str]]) -> Iterator[Pair]:
-    """Numbers pictures with their captions, and names: one pair for each caption of a list, one for an empty list."""
+    """Yield numbered pairs of a picture and a caption: one for each caption of a list, one for an empty list."""
     number = 0
     for row, (image, captions, *name) in enumerate(records):
         several = isinstance(captions, list)
@@ -135,11 +135,11 @@ def pairs(records: Iterable[tuple[Any, Any] | tuple[Any, Any, str]]) -> Iterator
 
 
 def checked(pair: Pair, folder: DataPath | None = None, has_picture: bool = True) -> Row | BadRow:
-    """A row whose picture is at hand or at a URL and whose caption says something, or the reason why it is not one.
+    """Return a pair as a row, its picture read if it is a path; a BadRow where picture or caption can't be used.
 
     Args:
-        pair: what was found.
-        folder: where pictures given by path are; None where there are no such.
+        pair: the picture and the caption as found.
+        folder: folder of the pictures that are given by path; None where there are none.
         has_picture: whether there should be a picture.
     """
     named = pair.place + (f"{pair.name}: " if pair.name else "")
@@ -152,13 +152,13 @@ def checked(pair: Pair, folder: DataPath | None = None, has_picture: bool = True
 
 
 def column(names: Iterable[Any], known: tuple[str, ...]) -> str | None:
-    """The first of the known columns that is among the names, whatever their case."""
+    """Return the first known column that is among the names, in any case; None where there is none."""
     by_lower = {str(name).strip().lower(): name for name in names}
     return next((by_lower[name] for name in known if name in by_lower), None)
 
 
 def text(data: bytes | str) -> str:
-    """Text that can be stored; BadRow where it is not UTF-8, or has half a surrogate pair."""
+    """Return text that can be stored; raise BadRow where it is not UTF-8, or has half a surrogate pair."""
     try:
         if isinstance(data, bytes):
             data = data.decode("utf-8-sig")
@@ -172,7 +172,7 @@ def text(data: bytes | str) -> str:
 
 
 def hash_file(file: DataPath) -> str:
-    """SHA-256 of a file, or what its place says in its stead; ValueError where it can't be read."""
+    """Return the SHA-256 of a file, or its place's own hash of it; ValueError where it can't be read."""
     if isinstance(file, RemotePath) and file.facts is not None and (known := file.facts.content_hash) is not None:
         return known
     try:
@@ -185,7 +185,7 @@ def hash_file(file: DataPath) -> str:
 
 
 def hash_rows(rows: Iterable[tuple[int, Row | BadRow]]) -> str:
-    """SHA-256 of rows and all they depend on."""
+    """Return the SHA-256 of rows and of all that they depend on."""
     digest = hashlib.sha256()
     for number, row in rows:
         parts = (row.reason, row.detail) if isinstance(row, BadRow) else (row.image or b"", row.caption)
@@ -227,7 +227,7 @@ def _picture(value: Any, folder: DataPath | None) -> bytes | Url:
 
 
 def read_inside(folder: DataPath, name: str) -> bytes:
-    """The file's bytes; never of a file outside the data's own folder, whatever the metadata says."""
+    """Return the bytes of a file in the data's own folder; BadRow for one outside it, whatever the metadata says."""
     if isinstance(folder, RemotePath):
         return read_below(folder, name)
     try:
@@ -246,10 +246,10 @@ def read_inside(folder: DataPath, name: str) -> bytes:
         raise BadRow("no_image", f"{name}: {error}") from error
     except BadRow:
         raise
-    except ValueError as error:  # a NUL
+    except ValueError as error:  # a name with a NUL
         raise BadRow("no_image", f"{name!r}: {error}") from error
 
 
 def _is_of_hub(file: Path, folder: Path) -> bool:
-    """Whether a file is what the hub's cache has for a name of a folder: ``snapshots/…/1.png`` leads to ``blobs/…``."""
+    """Return whether a file is a blob of the hub's cache, to which a folder links: ``snapshots/…`` to ``blobs/…``."""
     return any(above.name == "snapshots" and file.parent == above.parent / "blobs" for above in folder.parents)

@@ -18,13 +18,13 @@ from llmdiff.data.sources.rows import text
 from llmdiff.data.sources.text_bytes import utf8_bytes
 
 OTHER_SEPARATORS = (";", "\t", "|")
-"""Of a file that is called comma-separated and has no comma in its first line."""
+"""Separators of a ``.csv`` file that has no comma in its first line."""
 WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
-"""Between texts of a list that NumPy has written: Python would take them for one text."""
+"""Pattern between the texts of a list that NumPy wrote: Python would read them as one text."""
 
 
 def read_csv(file: DataPath) -> Iterator[Record]:
-    """Separated by what the first line shows: a comma, or what other programs take in its place."""
+    """Yield the rows of a file that is separated by commas, or by what its first line has in their place."""
     lines = _lines_to_split(file)
     first = next((line for line in lines if line.strip()), "")
     separator = "," if "," in first else next((other for other in OTHER_SEPARATORS if other in first), ",")
@@ -32,16 +32,16 @@ def read_csv(file: DataPath) -> Iterator[Record]:
 
 
 def read_tsv(file: DataPath) -> Iterator[Record]:
-    """Separated by tabs; a quotation mark is the caption's own, unless the file is quoted as `_is_quoted` says."""
+    """Yield the rows of a file separated by tabs; quotation marks are the captions' own, unless `_is_quoted`."""
     lines = _lines_to_split(file)
     return _separated(file, lines, delimiter="\t", quoting=csv.QUOTE_MINIMAL if _is_quoted(lines) else csv.QUOTE_NONE)
 
 
 def _is_quoted(lines: list[str]) -> bool:
-    """Whether a program such as pandas has put values into quotation marks.
+    """Return whether a program such as pandas has put values into quotation marks.
 
-    With such marks all rows are as long as the first, and without them either some are not, or columns' names have
-    some, or a value has its own doubled.
+    It has if all rows are as long as the first when read with such marks, and read without them some are not, or a
+    column's name is in marks, or a value has doubled marks.
     """
 
     def rows(quoting: Any) -> Iterator[list[str]]:
@@ -60,12 +60,12 @@ def _is_quoted(lines: list[str]) -> bool:
 
 
 def _is_doubled(row: list[str], written: list[str]) -> bool:
-    """Whether a value of a row has marks that are written doubled, in marks."""
+    """Return whether a value of a row holds quotation marks, which are doubled as written."""
     return any('"' in value and value != as_written for value, as_written in zip(row, written, strict=True))
 
 
 def list_in(value: Any) -> Any:
-    """Return the texts of a cell that holds a list of them, as JSON or Python writes it; any other cell as it is."""
+    """Return the list of texts that a cell holds as JSON or Python writes it; return any other cell as it is."""
     if not (isinstance(value, str) and re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL)):
         return value
     for read in (json.loads, ast.literal_eval):
@@ -82,12 +82,12 @@ def _lines_to_split(file: DataPath) -> list[str]:
 
 
 def _separated(file: DataPath, lines: list[str], **dialect: Any) -> Iterator[Record]:
-    """A row that breaks the rules of quoting is refused by its line, and reading goes on with the next line."""
+    """Yield rows; a row that breaks the rules of quoting becomes a BadRow, and reading goes on with the next line."""
     header: list[str] | None = None
     start = 0
     while start < len(lines):
         reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True, **dialect)
-        done = 0  # lines of whole rows
+        done = 0  # lines that complete rows have used
         try:
             for values in reader:
                 done = reader.line_num
@@ -117,5 +117,5 @@ def _from_csv(header: list[str], values: list[str]) -> Record:
 
 
 def _cell(value: str | None) -> str | None:
-    """A cell of a file that was read with ``surrogateescape``; BadRow where its bytes are not UTF-8."""
+    """Return a cell of a file that was read with ``surrogateescape``; BadRow where its bytes are not UTF-8."""
     return None if value is None else text(value.encode("utf-8", "surrogateescape"))

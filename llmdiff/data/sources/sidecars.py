@@ -1,4 +1,4 @@
-"""Folders of pictures with a caption beside each: ``1.png`` and ``1.txt``, ``1.caption`` or ``1.json``."""
+"""Shards of folders of pictures with a caption beside each: ``1.png`` and ``1.txt``, ``1.caption`` or ``1.json``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llmdiff.data.lfs import FOUND, is_pointer
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.img2dataset import failed_rows_of
 from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import TEXTS, ending_of, is_picture, is_text
+from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.text_bytes import as_utf8
@@ -31,19 +31,19 @@ Sample = tuple[str | None, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class SidecarShard(Streamed):
-    """Some pictures of a folder, and captions that lack theirs; ordered by name."""
+    """Some pictures of a folder, and captions that lack their picture, ordered by name."""
 
     folder: DataPath
     name: str
     samples: tuple[Sample, ...] = field(repr=False)
     failed: tuple[tuple[BadRow, Any], ...] = field(default=(), repr=False)
-    """Rows of img2dataset's list whose picture it did not get."""
+    """Rows of img2dataset's list whose picture it could not download."""
     columns: Columns = KNOWN
     has_pictures: bool = True
     unread: tuple[str, ...] = ()
     columns_read: tuple[str, ...] = ()
     listed_hash: str | None = None
-    """Hash of what a listing says of the files; None where only their bytes can say."""
+    """Hash of what a listing says of the files; None where only their bytes identify them."""
 
     @cached_attribute
     def content_hash(self) -> str:
@@ -64,7 +64,7 @@ class SidecarShard(Streamed):
         return len(self.samples) - len(to_read) + read + len(self.failed)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """See `SourceShard`; read to the end, it leaves behind the count, for which captions would be read again."""
+        """See `SourceShard`; at the end this sets `count`, for which the captions would have to be read again."""
         number = -1
         for pair in pairs(self._records()):
             number = pair.number
@@ -76,7 +76,7 @@ class SidecarShard(Streamed):
         return isinstance(self.folder, RemotePath)
 
     def _may_have_several(self, _: str | None, names: tuple[str, ...]) -> bool:
-        """Whether a sample may have several captions: a text is one."""
+        """Return whether a sample may have several captions; a text without `columns.lines` is a single one."""
         is_one = not self.columns.captions and not self.columns.lines and any(map(is_text, names))
         return bool(names) and not is_one
 
@@ -96,7 +96,7 @@ class SidecarShard(Streamed):
             return bad
 
     def _caption(self, picture: str | None, names: tuple[str, ...]) -> Any:
-        """What a picture's files say: text, of JSON a text or a list of texts; or why they say nothing."""
+        """Return the caption in a picture's files: a text, or from JSON also a list of texts; or why there is none."""
         if not names:
             kinds = ", ".join(f".{kind}" for kind in CAPTIONS)
             return BadRow("no_caption", f"expected a caption beside {picture}, in a file of {kinds}, found none")
@@ -104,7 +104,7 @@ class SidecarShard(Streamed):
         return self.columns.caption_beside(self.folder, ", ".join(names), files)
 
     def _read(self, name: str) -> Any:
-        """A text file's text, a JSON file's object; or why it is none."""
+        """Return a text file's text or a JSON file's object; or why it can't be read."""
         try:
             data = read_inside(self.folder, name)
             if is_pointer(data):
@@ -122,7 +122,7 @@ def sidecar_shards(
 ) -> Iterator[SidecarShard | UnreadableShard]:
     """Cut a folder's own pictures, and captions without one, into shards of at most so many samples.
 
-    Where two texts of one picture are there and none is named, a single shard says so.
+    Where a picture has two texts and neither is named, a single shard says so.
     """
     found = samples_in(folder, columns)
     try:
@@ -141,19 +141,19 @@ def sidecar_shards(
 
 
 def _listed_hash(folder: RemotePath, shard: SidecarShard) -> str | None:
-    """A hash of a shard's files, as the folder's listing has them."""
+    """Return a hash of a shard's files, as the folder's listing has them."""
     named = [Named(name) for picture, captions in shard.samples for name in (picture, *captions) if name is not None]
     return hash_below(folder, [*named, *(str(why) for why, _ in shard.failed), shard.columns.key])
 
 
 def samples_in(folder: DataPath, columns: Columns = KNOWN) -> list[Sample]:
-    """Pictures with their captions' files, and captions' files without a picture, by name."""
+    """Return a folder's pictures with the files of their captions, and such files without a picture, by name."""
     files = (file for file in folder.iterdir() if file.name[0] != "." and not columns.leaves_out(file))
     return samples_of(file.name for file in files if not file.is_dir())
 
 
 def samples_of(names: Iterable[str]) -> list[Sample]:
-    """The same of a folder whose files have these names."""
+    """Return the samples of a folder whose files have these names; see `samples_in`."""
     names = sorted(names)
     pictures = [name for name in names if is_picture(name)]
     captions = _captions_by_stem(names)
@@ -168,18 +168,18 @@ def samples_of(names: Iterable[str]) -> list[Sample]:
 
 
 def caption_stems(pictures: Iterable[str]) -> set[str]:
-    """Return what the files beside some pictures are called, but for their ending: ``1`` or ``1.png``."""
+    """Return the names, without ending, that files beside some pictures may have: ``1`` or ``1.png``."""
     return {stem for name in pictures for stem in (name, Path(name).stem)}
 
 
 def _beside(picture: str, captions: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    """The files that a picture's captions may be in: texts before JSON, and one of each ending."""
+    """Return the files that may hold a picture's captions: texts before JSON, and one of each ending."""
     files = {**captions.get(picture, {}), **captions.get(Path(picture).stem, {})}
     return tuple(files[ending] for ending in CAPTIONS if ending in files)
 
 
 def _captions_by_stem(names: list[str]) -> dict[str, dict[str, str]]:
-    """The files that captions may be in, by their names without an ending and by ending: texts before JSON."""
+    """Return the files that may hold captions, by name without ending and then by ending: texts before JSON."""
     captions: dict[str, dict[str, str]] = {}
     for ending in CAPTIONS:
         for name in names:

@@ -1,4 +1,4 @@
-"""Shards elsewhere that can be counted only by fetching all that they are read from."""
+"""Remote shards whose rows can be counted only by fetching all of their data."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from llmdiff.data.sources.columns import Columns
 
 
 class Streamed(ABC):
-    """What such a shard's class adds to `SourceShard`: it leaves its ``count`` behind once its rows have been read."""
+    """Base of such shards, which adds to `SourceShard`: its ``count`` is known once its rows have been read."""
 
     name: str
 
     @property
     @abstractmethod
     def is_streamed(self) -> bool:
-        """Whether counting its rows takes fetching all of it."""
+        """Whether counting the rows takes fetching the whole shard."""
 
     @abstractmethod
     def facts_hash(self) -> str | None:
-        """Hash what a place says of the content without giving it, or return None where it does not say enough.
+        """Return a hash of what a place says of the content without sending it; None where that is not enough.
 
-        ValueError and OSError where it does not answer, or with something else.
+        Raise ValueError or OSError where the place does not answer, or answers with something else.
         """
 
     @property
     def is_counted(self) -> bool:
-        """Whether its rows have been counted."""
+        """Whether the rows have been counted."""
         return "count" in self.__dict__
 
     def tell_count(self, rows: int) -> None:
-        """Take another's word for how many rows there are in what has this `facts_hash`."""
+        """Set the number of rows, which was counted in content with the same `facts_hash`."""
         self.__dict__["count"] = rows
 
 
@@ -47,7 +47,7 @@ class StreamedFile(Streamed):
         return isinstance(self.file, RemotePath)
 
     def facts_hash(self) -> str | None:
-        """See `Streamed`; of what is chosen of the file, too."""
+        """See `Streamed`; the hash covers the chosen columns too."""
         facts = self.file.facts if isinstance(self.file, RemotePath) else None
         content = None if facts is None else facts.content_hash
         return None if content is None else hashlib.sha256(f"{content}:{self.columns.key}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Tars that may be made to harm: headers that are believed by `tarfile` are checked, and none is kept."""
+"""Read tars that may be hostile: check each header before `tarfile` uses it, and keep none."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Self
 import pyarrow as pa
 
 MAX_HEADER_BYTES = 64 * 1024
-"""The most bytes of a header that goes on after its block: names, times, attributes."""
+"""Most bytes of an extended header, which holds long names, times and attributes."""
 MAX_ENDS = 100
-"""How often the end of a packed tar is read, before it counts as one that breaks off."""
+"""Reads at the end of a packed tar after which it counts as truncated."""
 LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-"""Types of headers that are read whole, and whatever follows them with them."""
+"""Types of headers whose content `tarfile` reads as a whole."""
 
 
 def infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, once; `tarfile` would keep them all. ReadError where one says that its size is negative."""
+    """Yield the headers of a tar without keeping them, as `tarfile` would; ReadError for a negative size."""
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # not in its stubs
-        if info.size < 0:  # by an extended header, which is read after the first one
+        if info.size < 0:  # an extended header may say so, after the checked one
             raise tarfile.ReadError(f"{info.name!r} of {info.size} bytes")
         yield info
 
 
 class CheckedInfo(tarfile.TarInfo):
-    """A header whose size is one: a negative one leads Python before 3.11.14, 3.12.12 and 3.13.6 round in circles."""
+    """A header with a valid size: a negative one makes Python before 3.11.14, 3.12.12 and 3.13.6 loop for ever."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -41,14 +41,14 @@ class CheckedInfo(tarfile.TarInfo):
 
 
 class EndingFile:
-    """A file that is read to its end and not on: `tarfile` looks there for as many bytes as a header promises."""
+    """A file that ends `tarfile`'s reading at its end; it would go on for as many bytes as a header promises."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
         self._ends = 0
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes; EOFError where somebody has looked for more again and again."""
+        """Return the next bytes; raise EOFError after more than `MAX_ENDS` reads at the end."""
         data: bytes = self._file.read(size)
         self._ends += not data
         if self._ends > MAX_ENDS:

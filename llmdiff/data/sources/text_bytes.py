@@ -1,4 +1,4 @@
-"""The bytes of text files as UTF-8, unpacked, whatever they say that they are in."""
+"""Read text files, packed or not, as UTF-8 bytes, whatever encoding their byte order mark names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""What a file begins with that is not UTF-8 and says so; the longer ones first."""
+"""Encodings by byte order mark, the longer marks first."""
 MAX_RATIO = 100
-"""How many times its packed size a text may have, where it has more than `MAX_BYTES`; real ones have some twenty."""
+"""Most times its packed size that a text above `MAX_BYTES` may have; real texts have about twenty."""
 UNPACKED_AT_ONCE = 4 * 1024**2
-"""Bytes."""
+"""Bytes that are unpacked at a time."""
 
 
 def utf8_bytes(file: DataPath) -> bytes:
-    """A file's text as UTF-8, unpacked, whatever its mark says that it is in."""
+    """Return a file's text, unpacked, as UTF-8 bytes without a byte order mark."""
     try:
         if (packed := file.suffix.lower()) in PACKED:
             how = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[packed]
@@ -39,7 +39,7 @@ def utf8_bytes(file: DataPath) -> bytes:
 
 
 def _unpacked(data: pa.NativeFile, file: DataPath) -> bytes:
-    """What a packed text holds; ValueError where that is so much more than it is itself that it can be no text."""
+    """Return the bytes of a packed text; ValueError where they are too many, for its packed size, to be text."""
     packed, found = size_of(file), bytearray()
     most = max(MAX_BYTES, MAX_RATIO * packed)
     while part := data.read(UNPACKED_AT_ONCE):
@@ -50,7 +50,7 @@ def _unpacked(data: pa.NativeFile, file: DataPath) -> bytes:
 
 
 def as_utf8(data: bytes, file: object) -> bytes:
-    """Text as UTF-8 without its mark; ValueError where it is UTF-16 without one, or not what its mark says."""
+    """Return text as UTF-8 without its mark; ValueError for UTF-16 without a mark, and for text unlike its mark."""
     for mark, encoding in MARKS.items():
         if data.startswith(mark):
             try:
@@ -63,7 +63,7 @@ def as_utf8(data: bytes, file: object) -> bytes:
 
 
 def read_text(file: DataPath) -> str:
-    """A text file's content, its line ends as they are; ValueError naming the line where it is not UTF-8."""
+    """Return a text file's content with its line ends as they are; ValueError, with the line, where it is not UTF-8."""
     data = as_utf8(file.read_bytes(), file)
     try:
         return data.decode()

@@ -1,4 +1,4 @@
-"""Text files of rows: with pictures beside them, or captions alone."""
+"""Shards of text files of rows, with pictures beside them or captions alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, printable
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
-from llmdiff.data.sources.beside import Named, hash_below
 from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.file_names import is_url
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
 from llmdiff.data.sources.records import SNIFFED, names_in, read_records
+from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Pair, Row, UnreadableShard, checked, column, hash_rows, pairs
 from llmdiff.data.sources.separated import list_in
 
@@ -24,7 +24,7 @@ ROWS_PER_SHARD = 4096
 """Rows that make one shard, the unit of retry and of commit."""
 SEPARATOR = re.compile(r"[,;|\t]")
 PICTURE = re.compile(rf".*\.({'|'.join(PICTURES)})(#\d+)?\s*", re.IGNORECASE | re.DOTALL)
-"""The name of a picture, and the number of a caption of it that may follow."""
+"""Pattern of a picture's name, which the number of one of its captions may follow."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TableShard:
     unread: tuple[str, ...] = ()
     columns_read: tuple[str, ...] = ()
     listed_hash: str | None = None
-    """Hash of the rows and of what a listing says of their pictures; None where only the pictures' bytes can say."""
+    """Hash of the rows and of what a listing says of their pictures; None where only bytes identify the pictures."""
 
     @cached_attribute
     def content_hash(self) -> str:
@@ -65,7 +65,7 @@ class TableShard:
 def table_shards(
     file: DataPath, name: str, columns: Columns = KNOWN, rows_per_shard: int = ROWS_PER_SHARD
 ) -> Iterator[TableShard | UnreadableShard]:
-    """Cuts a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
+    """Cut a file into shards of `rows_per_shard` rows; an unreadable one is a single shard that says so."""
     is_lines = kind_of(file).startswith(".txt")
     columns = KNOWN if is_lines else columns  # lines have no columns
     try:
@@ -89,7 +89,7 @@ def table_shards(
 
 
 def _check_captions(file: DataPath, records: list[Record]) -> None:
-    """ValueError where lines are rows of values: they name pictures, or the first one names columns."""
+    """Raise ValueError where lines are no captions but rows of values: names of pictures, or names of columns first."""
     lines = [record["caption"] for record in records[:SNIFFED] if isinstance(record, dict)]
     rows = [SEPARATOR.split(line) for line in lines]
     if rows and all(any(map(PICTURE.fullmatch, row)) for row in rows[1:] or rows):
@@ -105,9 +105,9 @@ def _check_captions(file: DataPath, records: list[Record]) -> None:
 
 
 def _chosen(file: DataPath, records: list[Record], columns: Columns) -> tuple[list[str], list[str]]:
-    """The columns that may hold a row's picture and its captions.
+    """Return the columns that may hold a row's picture and its captions.
 
-    ValueError where none has captions, or it is not said which of two does.
+    Raise ValueError where none has captions, or two may have them and neither is named.
     """
     names = names_in(records)
     if not names:
@@ -120,7 +120,7 @@ def _chosen(file: DataPath, records: list[Record], columns: Columns) -> tuple[li
 
 
 def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
-    """A hash of rows, with what a listing says of the pictures that they name."""
+    """Return a hash of rows, with what a listing says of the pictures that they name."""
     return hash_below(
         folder,
         (
@@ -132,7 +132,7 @@ def _listed_hash(folder: RemotePath, part: tuple[Pair, ...]) -> str | None:
 
 
 def _used_columns(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Columns that hold something: those that rows are made of, and the others."""
+    """Return the columns that are not empty: first those that rows are made of, then the others."""
     names = dict.fromkeys(name for record in records if isinstance(record, dict) for name, v in record.items() if v)
     others = (name or "a column without a name" for name in names if name not in chosen)
     return tuple(name for name in chosen if name in names), tuple(others)
@@ -141,7 +141,7 @@ def _used_columns(records: list[Record], chosen: tuple[str, ...]) -> tuple[tuple
 def _cells(
     record: Record, images: list[str], captions: list[str], columns: Columns, is_separated: bool
 ) -> tuple[Any, Any]:
-    """A row's picture and caption; of separated values a cell may hold several captions, as text."""
+    """Return a row's picture and caption; in separated values, a cell may hold a list of captions as text."""
     if isinstance(record, BadRow):
         return record, record
     filled = (record[name] for name in images if record.get(name) not in (None, ""))

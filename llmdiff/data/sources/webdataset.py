@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files whose members of one key are a sample, read as they lie and never extracted."""
+"""WebDataset shards: tar files whose members of one key are a sample, read in order and never extracted."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
 from llmdiff.data.sources.text_bytes import as_utf8
 
 MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES
-"""The most samples whose further members may still come, and the most bytes of theirs."""
+"""Most samples that wait for further members, and most bytes that they hold."""
 PACKINGS = {".tgz": "gzip", ".tar.gz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
 DAMAGED = (tarfile.TarError, pa.ArrowException, EOFError, OSError, ValueError, RecursionError)
-"""What reading a file raises that is no tar, or not a whole one."""
+"""Exceptions that reading raises where a file is no tar, or not a whole one."""
 REST_AT_ONCE = 1024**2
-"""Bytes that are looked at together after a tar's end."""
+"""Bytes that are checked at a time after a tar's end."""
 NEIGHBOURS = "members of one key must follow one another in a tar"
 
 Content = bytes | BadRow
@@ -42,9 +42,9 @@ class Member(NamedTuple):
     """A member that a sample may be made of."""
 
     key: str
-    """Its name without the last ending."""
+    """The member's name without its last ending."""
     kind: str
-    """That ending, in lower case."""
+    """The last ending, in lower case."""
     info: tarfile.TarInfo
 
 
@@ -76,15 +76,15 @@ class TarShard(StreamedFile):
     @cached_attribute
     def unread(self) -> tuple[str, ...]:
         found: Counter[str] = Counter()
-        with suppress(ValueError), self._opened() as tar:  # of a damaged one, as far as it can be read
+        with suppress(ValueError), self._opened() as tar:  # a damaged tar is read as far as it can be
             members = (info for info in infos(tar) if not info.isdir())
             found.update(_kind(info.name) for info in members if _member(info, self.columns.endings) is None)
         return _counted(found)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """ValueError where the file is no tar; one that breaks off ends in a row that says so. See `SourceShard`.
+        """See `SourceShard`; raise ValueError where the file is no tar. A truncated one ends in a row that says so.
 
-        Read to the end, it leaves behind the count and what is unread, for which the file would be read again.
+        At the end this sets `count` and `unread`, for which the file would have to be read again.
         """
         number, passed_over = -1, Counter[str]()
         for pair in pairs(self._records((*PICTURES, *TEXTS, "json"), passed_over)):
@@ -93,7 +93,7 @@ class TarShard(StreamedFile):
         self.__dict__.update(count=number + 1, unread=_counted(passed_over))
 
     def _records(self, read: tuple[str, ...], passed_over: Counter[str]) -> Generator[tuple[Any, Any, str], None, None]:
-        """Each sample's picture, caption and key; members of some kinds are read. Then what was not fetched."""
+        """Yield each sample's picture, caption and key, from members of `read` kinds; then the rows not downloaded."""
         samples = 0
         try:
             with self._opened() as tar:
@@ -113,7 +113,7 @@ class TarShard(StreamedFile):
 
     @contextmanager
     def _opened(self) -> Iterator[tarfile.TarFile]:
-        """The tar, to be read from its beginning to its end, where it is checked."""
+        """Open the tar for a single pass; check it at its end."""
         packing = PACKINGS.get(kind_of(self.file))
         try:
             if packing is None:
@@ -133,7 +133,7 @@ class TarShard(StreamedFile):
 
 
 def _member(info: tarfile.TarInfo, pictures: tuple[str, ...]) -> Member | None:
-    """A part of a sample; None where it is none. Names are never used as paths."""
+    """Return a tar's member as a part of a sample; None where it is none. Names are never used as paths."""
     stem, _, kind = info.name.rpartition(".")
     base = stem.rpartition("/")[2]
     if info.isdir() or not base or base.startswith(".") or kind.lower() not in (*pictures, *TEXTS, "json"):
@@ -144,10 +144,10 @@ def _member(info: tarfile.TarInfo, pictures: tuple[str, ...]) -> Member | None:
 def _samples(
     tar: tarfile.TarFile, read: tuple[str, ...], pictures: tuple[str, ...], passed_over: Counter[str]
 ) -> Iterator[tuple[str, dict[str, Content]]]:
-    """Members of one key, as long as they follow one another.
+    """Yield each sample's key and its members, which follow one another in the tar.
 
-    A key may hold dots. Of ``1.jpg``, ``1.seg.png`` and ``1.txt`` the second is a sample of its own, which does not
-    part the other two. A second picture or text of a key begins another sample. Endings of no sample are counted.
+    A key may hold dots: among ``1.jpg``, ``1.seg.png`` and ``1.txt`` the second is a sample of its own, which does not
+    separate the others. A second picture or text of a key begins a new sample. Members of no sample are counted.
     """
     open_: dict[str, dict[str, Content]] = {}
     try:
@@ -175,24 +175,24 @@ def _samples(
 
 
 def _of_picture(member: Member, samples: dict[str, dict[str, Content]]) -> Member:
-    """A text under the key of the picture after whose whole name it is called: ``1.png.txt`` after ``1.png``."""
+    """Return a text with its picture's key, if it has the picture's whole name: ``1.png.txt`` gets key ``1``."""
     key, _, ending = member.key.rpartition(".")
     is_called = ending.lower() in PICTURES and ending.lower() in samples.get(key, {})
     return member._replace(key=key) if is_called and member.kind in (*TEXTS, "json") else member
 
 
 def _held(samples: dict[str, dict[str, Content]]) -> int:
-    """How many bytes are held of some samples."""
+    """Return how many bytes some samples hold."""
     return sum(len(found) for sample in samples.values() for found in sample.values() if isinstance(found, bytes))
 
 
 def _related(key: str, other: str) -> bool:
-    """Whether two keys may be of one sample: the same, or one is the other with more endings."""
+    """Return whether two keys may belong to one sample: they are equal, or one has more endings than the other."""
     return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
-    """A member's bytes, none where they are not to be read; why it has none, where it is no file or breaks off."""
+    """Return a member's bytes, empty unless `read`; a BadRow where it is no file, too large or truncated."""
     info = member.info
     if not info.isreg():
         reason: Reason = "no_image" if member.kind in PICTURES else "no_caption"
@@ -201,7 +201,7 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return b""
     try:
         check_size(info.size, repr(info.name), MAX_BYTES if member.kind in PICTURES else MAX_TEXT_BYTES)
-    except BadRow as bad:  # a sparse one may claim any size
+    except BadRow as bad:  # a sparse member may claim any size
         return bad
     file = tar.extractfile(info)
     assert file is not None  # it is a regular file
@@ -209,7 +209,7 @@ def _content(tar: tarfile.TarFile, member: Member, read: bool) -> Content:
         return file.read()
     except ConnectionError:
         raise
-    except DAMAGED as error:  # which the search for the next member meets, too
+    except DAMAGED as error:  # the search for the next member fails in the same way
         return BadRow("broken_tar", f"{info.name!r}: expected {info.size} bytes: {error}")
 
 
@@ -221,7 +221,7 @@ def _picture(key: str, sample: dict[str, Content], pictures: tuple[str, ...]) ->
 
 
 def _caption(key: str, sample: dict[str, Content], columns: Columns, file: DataPath) -> Any:
-    """The text member's, or the JSON member's: text, a list of texts, None, or why it is none of them."""
+    """Return a sample's caption from its text or JSON members: a text, a list of texts, None, or a BadRow."""
     kinds = {kind: partial(_content_of, sample[kind], f"{key}.{kind}") for kind in (*TEXTS, "json") if kind in sample}
     if not kinds:
         return BadRow("no_caption", f"expected a text of key {key!r}, found none: {NEIGHBOURS}")
@@ -229,7 +229,7 @@ def _caption(key: str, sample: dict[str, Content], columns: Columns, file: DataP
 
 
 def _content_of(found: Content, name: str) -> Any:
-    """A text member's text, a JSON member's object; or why it is none, by the member's name."""
+    """Return a text member's text or a JSON member's object; a BadRow with the member's name where it is damaged."""
     if isinstance(found, BadRow):
         return found
     try:
@@ -246,7 +246,7 @@ def _counted(members: Counter[str]) -> tuple[str, ...]:
 
 
 def _kind(name: str) -> str:
-    """What members of such a name are reported by: their last ending, that they have none, or that they are hidden."""
+    """Return the words in which unread members are counted: by their last ending, as without one, or as hidden."""
     base = name.rpartition("/")[2]
     if base.startswith("."):
         return "that are hidden"
@@ -254,9 +254,9 @@ def _kind(name: str) -> str:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """ValueError where the headers end before the file does: `tarfile` takes a damaged one for the end.
+    """Raise ValueError where the headers end before the file: `tarfile` takes a damaged header for the end.
 
-    So it does with the end of the first of several tars that were written one after the other.
+    It also takes the end of the first of several concatenated tars for it.
     """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
@@ -264,7 +264,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 
 def _check_end_of_stream(tar: tarfile.TarFile) -> None:
-    """The same of a stream, of which the block in question is read already: those after it are looked at."""
+    """Raise ValueError as `_check_end`, for a stream: its last block is read already, so the check begins after it."""
     assert tar.fileobj is not None
     _check_rest(tar.fileobj.read, tar.offset + tarfile.BLOCKSIZE)
 

@@ -1,1 +1,1 @@
-"""Makes the embedded models again from nothing: ``python -m llmdiff.shapes.pretrain``."""
+"""Train the embedded models anew from nothing: ``python -m llmdiff.shapes.pretrain``."""

@@ -26,13 +26,13 @@ from llmdiff.shapes.scene import sample_scene
 from llmdiff.shapes.shards import random_scene
 
 SEED, BATCH, POOL, DROPOUT = 0, 32, 30000, 0.1
-STEPS, SCHEDULE_STEPS = 6000, 15000  # the cosine is cut off where the rule-based evaluator is content
+STEPS, SCHEDULE_STEPS = 6000, 15000  # training stops in mid-cosine, once the rule-based evaluator is satisfied
 TEXT_STEPS, TEXT_BATCH = 2500, 128
 TEXT_LENGTH, WIDTH = 40, 128  # tokens, hidden
 
 
 def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
-    """Trains U-Net and text encoder on the latents of ``folder/vae`` and completes the Stable Diffusion folder."""
+    """Train U-Net and text encoder on the latents of ``folder/vae`` and complete the Stable Diffusion folder."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED + 2)
     vae = AutoencoderKL.from_pretrained(folder / "vae")
@@ -50,7 +50,7 @@ def pretrain_base(folder: Path, steps: int = STEPS, pool: int = POOL) -> None:
         x, ids = latents[rows], tokens[rows]
         ids = torch.where(torch.rand(BATCH, 1) < DROPOUT, null, ids)
         noise = torch.randn_like(x)
-        t = (1000 * torch.rand(BATCH).sqrt()).long()  # more of the noisy steps: there the text decides
+        t = (1000 * torch.rand(BATCH).sqrt()).long()  # prefers noisy steps, where the text decides
         with fast_cpu_math():
             context = text_encoder(ids).last_hidden_state
             predicted = unet(scheduler.add_noise(x, noise, t), t, context).sample
@@ -90,7 +90,7 @@ def write_cards(folder: Path, pool: int, figures: dict[str, Any]) -> None:
 def pretrain_text_encoder(
     text_encoder: CLIPTextModel, latents: torch.Tensor, tokens: torch.Tensor, rng: np.random.Generator, steps: int
 ) -> None:
-    """Regresses the latents from the last position's feature with a linear layer that is then thrown away."""
+    """Regress the latents from the last position's feature with a linear layer that is then thrown away."""
     head = torch.nn.Linear(WIDTH, latents[0].numel())
 
     def loss_of(step: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every pretraining run shares: seeding, the learning-rate schedule, EMA, progress, fp16 saving and the card."""
+"""What pretraining runs share: seeding, the learning-rate schedule, EMA, progress, fp16 saving and the card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 @contextmanager
 def fast_cpu_math() -> Iterator[None]:
-    """Plain attention, whose backward pass is faster than the flash kernel's in small models; bf16 where AMX has it."""
+    """Use plain attention, whose backward pass beats the flash kernel's in small models, and bf16 where AMX has it."""
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_amx()):
         yield
 

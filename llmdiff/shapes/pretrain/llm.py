@@ -28,7 +28,7 @@ from llmdiff.shapes.shards import random_scene
 SEED, POOL = 0, 16  # batches made at once
 SCENES = 20_000
 END, PAD, END_ID = "<|endoftext|>", "<|pad|>", 0
-WORDS = 4  # of an answer, each one token
+WORDS = 4  # words of an answer, one token each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Training:
     steps: int
     batch: int = 64
     bottleneck: float = 0.5
-    """Share of documents whose restated part sees the caption through the questions alone."""
+    """Share of documents whose restated part sees the caption only through the questions."""
     learning_rate: float = 2e-3
 
 
@@ -67,7 +67,7 @@ TRAINING = {  # the two smaller Llamas are not embedded: a study of LLM sizes tr
     "llama-small": Training(steps=1200),
     "llama-tiny": Training(steps=1200),
 }
-MODELS: dict[str, Callable[[int], Any]] = {  # by size of the vocabulary
+MODELS: dict[str, Callable[[int], Any]] = {  # functions of the vocabulary's size
     "llama": partial(llama, hidden=160, blocks=5, heads=8),
     "llama-small": partial(llama, hidden=96, blocks=4, heads=4),
     "llama-tiny": partial(llama, hidden=48, blocks=3, heads=4),
@@ -113,8 +113,8 @@ def pretrain_llm(folder: Path, name: str, steps: int | None = None) -> None:
 def train_llm(
     name: str, model: Any, tokenizer: PreTrainedTokenizerFast, training: Training, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Next-token loss of what is restated, and four tokens at once at each question; returns the figures."""
-    heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # thrown away after training
+    """Train by the next-token loss of the restated part, and of four tokens at each question; return the figures."""
+    heads = torch.nn.Linear(model.config.hidden_size, WORDS * len(tokenizer))  # discarded after training
     batches = text_batches(rng, training.batch)
     asked: list[float] = []
 
@@ -137,7 +137,7 @@ def train_llm(
 
 
 def restating(ids: torch.Tensor, present: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Who may look where in documents ``caption questions end restated end``, and which tokens are the restated ones.
+    """Return the attention mask of documents ``caption questions end restated end``, and which tokens are restated.
 
     Args:
         ids: ``(document, token)``.

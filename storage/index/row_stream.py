@@ -1,4 +1,4 @@
-"""The rows of a table's version in batches, read ahead by threads: in memory are some row groups, whatever the rows."""
+"""Streams of the rows of a table's version, read ahead by threads: in memory are some row groups, whatever the rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pyarrow as pa
 from storage.index.table import Table
 
 ROWS = 1 << 16
-"""Of a batch, at most."""
+"""Most rows of a batch."""
 AHEAD = 2
-"""Row groups that are read before they are asked for."""
+"""Number of row groups that are read before they are asked for."""
 
 
-def batches(
+def stream_rows(
     table: Table, files: Sequence[str], columns: Sequence[str], fingerprint: str | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield columns of some of a table's files, in no particular order; see `Table.stream`."""

@@ -1,4 +1,4 @@
-"""Pictures of another place that lie beside the file or in the folder that names them."""
+"""Read and hash remote pictures, which lie in or below the folder of the file that names them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llmdiff.data.sources.limits import check_size
 
 
 def read_below(folder: RemotePath, name: str) -> bytes:
-    """Return the bytes of a file below a folder; BadRow where it is not below it, or is not there.
+    """Return the bytes of a file below a folder; BadRow where it is not below it, or does not exist.
 
-    ConnectionError where the place does not answer, or refuses: it would be the same with the rows after it.
+    ConnectionError where the place does not answer, or refuses: later rows would fail in the same way.
     """
     file = folder / _below(folder, name)
     try:
@@ -31,14 +31,14 @@ def read_below(folder: RemotePath, name: str) -> bytes:
 
 
 def hash_below(folder: RemotePath, parts: Iterable[Any]) -> str | None:
-    """Return a hash of files below a folder, by their names, from what a listing says of them, and of other values.
+    """Return a hash of some values, and of what a listing says of files below a folder.
 
     Args:
-        folder: it is listed, as are those below it that names lead into.
-        parts: ``Named`` for a file's name; of anything else its words count.
+        folder: the folder; it is listed, as are those folders below it that files lie in.
+        parts: a `Named` for each file; any other value is hashed by its ``repr``.
 
     Returns:
-        None where the place does not say what stands for a file's content.
+        The hash; None where the place does not identify a file's content.
     """
     if not folder.place.can_list:
         return None
@@ -66,7 +66,7 @@ def _said(folder: RemotePath, name: str) -> str | None:
 
 
 def _below(folder: RemotePath, name: str) -> str:
-    """A name relative to a folder, without the dots in it; BadRow where it leads out of the folder."""
+    """Return a name relative to a folder, its dots resolved; BadRow where it leads out of the folder."""
     path = posixpath.normpath(spelled(folder, name))
     if path.startswith(("/", "../")) or path in ("..", ".") or "\0" in path:
         raise BadRow("outside_folder", f"expected a file below {folder}, found {name!r}")

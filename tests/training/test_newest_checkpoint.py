@@ -14,9 +14,9 @@ from llmdiff.model_files.manifest import write_manifest
 from llmdiff.training.checkpoint import save
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.ema import EMA
+from llmdiff.training.newest_checkpoint import FILES, newest_state, newest_whole
 from llmdiff.training.state import State, complete
 from llmdiff.training.validation import cut_samples
-from llmdiff.training.whole import FILES, newest_state, newest_whole
 from tests.adapter import tiny
 from tests.damage import DAMAGES, cut, flip
 
@@ -110,7 +110,7 @@ def test_one_that_was_cut_short_while_it_was_saved_counts_for_nothing(
 
 @pytest.fixture
 def earlier(folder: Path) -> Path:
-    """As earlier versions wrote them."""
+    """Files as earlier versions wrote them."""
     for path in folder.rglob("manifest.json"):
         path.unlink()
     return folder

@@ -1,4 +1,4 @@
-"""The optimisers of ZeRO 0, with nothing of DeepSpeed around them."""
+"""The optimisers of ZeRO stage 0, where each process keeps all of them and DeepSpeed wraps nothing around them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from llmdiff.training import deepspeed_internals as internals
 
 
-class Plain(torch.optim.Optimizer):
-    """ZeRO 0's optimisers: like ZeRO's own they clip, tell the gradient's norm, and skip a step that is not finite."""
+class ZeroStage0Optimizer(torch.optim.Optimizer):
+    """An optimiser of ZeRO 0: as those of other stages do, it clips, tells the norm and skips what overflows."""
 
     clip = 0.0
     """Norm to which the gradient is clipped; 0 is no clipping."""
@@ -40,5 +40,5 @@ class Plain(torch.optim.Optimizer):
         return super().step(closure)
 
 
-class PlainAdamW(Plain, torch.optim.AdamW):
+class ZeroStage0AdamW(ZeroStage0Optimizer, torch.optim.AdamW):
     """AdamW with moments of 32 bits."""

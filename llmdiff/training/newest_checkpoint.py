@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: the newest one that is whole. Needs no torch."""
+"""Find the newest whole checkpoint, from which a run goes on. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete
 
 TENSORS = (WEIGHTS, f"{EMA_FOLDER}/{WEIGHTS}", OPTIMIZER)
 FILES = (*TENSORS, CONFIG, f"{EMA_FOLDER}/{CONFIG}", f"{EMA_FOLDER}/{MANIFEST}", STATE)
-"""All that a checkpoint's manifest lists."""
+"""Files that a checkpoint's manifest lists."""
 
 logger = logging.getLogger(__name__)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, and log a line for each that is left; None where none was saved.
+    """Return the newest whole checkpoint, and log a line for each that is passed over; None where none was saved.
 
     Raises:
         ValueError: checkpoints were saved, and all are damaged.
@@ -44,13 +44,13 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def report(left: list[str], then: str) -> None:
-    """Log why each checkpoint was left, as `infra.tracking.run` looks for it."""
+    """Log why each checkpoint was passed over, in the form that `infra.tracking.run` looks for."""
     for reason in left:
         logger.warning("training warning: checkpoint left: %s; %s", reason, then)
 
 
 def newest_state(folder: Path) -> State | None:
-    """Return the state of the newest checkpoint whose state is as it was written; all else is left unread."""
+    """Return the state of the newest checkpoint whose state is intact; read no other file of it."""
     for path in reversed(complete(folder)):
         with suppress(OSError, ValueError):
             check_files(path, (STATE,))
@@ -67,7 +67,7 @@ def check_checkpoint(path: Path) -> None:
         raise ValueError(f"{path}: cut short while it was saved")
     if (listed := read_manifest(path)) is not None:
         check_files(path, dict.fromkeys((*FILES, *listed)))
-    elif (path / EMA_FOLDER / MANIFEST).exists():  # which is of this version, too
+    elif (path / EMA_FOLDER / MANIFEST).exists():  # written by this version, as the manifest was
         raise ValueError(f"{path / MANIFEST}: damaged: expected the list of its files, found no such file")
     else:
         for name in TENSORS:

@@ -1,4 +1,4 @@
-"""What no row is made of, counted by kind: nothing below the data's path is passed over without a word."""
+"""Count, by kind, the files that no row is made of, so that nothing below the data's path is passed over in silence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llmdiff.data.sources.rows import SourceShard
 from llmdiff.data.sources.text_tables import TableShard
 
 SHOWN = 3
-"""Pictures that a line names."""
+"""Most pictures that a line names."""
 
 
 @dataclass
-class Leftovers:
+class UnreadFiles:
     """Files below a path that are not read, by their ending and the reason."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Leftovers:
             self.counts[f".*{printable(Path(name).suffix.lower())}", "hidden"] += 1
 
     def unknown(self, files: Iterable[DataPath]) -> None:
-        """Count those files of a folder that are of no kind that is read."""
+        """Count those files of a folder whose kind is not read."""
         for file in files:
             if not (is_picture(file) or is_text(file) or kind_of(file)):
                 suffix = printable(file.suffix.lower())
@@ -51,11 +51,11 @@ class Leftovers:
 
 
 def unnamed_pictures(pictures: dict[DataPath, list[str]], shards: Iterable[SourceShard]) -> dict[str, str]:
-    """Return a line about the pictures of folders whose pictures tables name, and which no row of these names.
+    """Return a line about the pictures that no row names, in folders whose pictures a table names.
 
     Args:
         pictures: names by folder; see `Listing`.
-        shards: all that were cut from the data.
+        shards: all shards of the data.
     """
     if not pictures:
         return {}
@@ -67,12 +67,12 @@ def unnamed_pictures(pictures: dict[DataPath, list[str]], shards: Iterable[Sourc
 
 
 def _place(path: DataPath) -> str:
-    """Return a path by which one is known that is named relative to a folder or from the root."""
+    """Return a normalised absolute path, the same for relative and absolute names of a file."""
     return os.path.normpath(Path.cwd() / str(path))
 
 
 def _named(shard: SourceShard) -> Iterator[DataPath]:
-    """Yield the pictures that a shard's rows name by path; a shard that cannot be read says so in its turn."""
+    """Yield the pictures that a shard's rows name by path; none for a shard that can't be read."""
     try:
         if isinstance(shard, ColumnarShard):
             yield from (shard.file.parent / spelled(shard.file.parent, name) for name in shard.named_pictures())

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ended: it holds the other end of their input."""
+"""End a process when its parent dies, in whatever way: the parent holds the other end of its standard input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 def end_with_input(grace: float | None = None) -> None:
     """Send this process a SIGTERM once its standard input is closed, and end it after `grace` seconds if it is given.
 
-    What a killed process had open is closed for it; so nothing needs to be said, and nothing can be left unsaid.
+    The system closes what a killed process had open, so the parent needs to send nothing, and can't fail to.
     """
     threading.Thread(target=_wait_and_end, args=(grace,), daemon=True).start()
 

@@ -13,20 +13,20 @@ from llmdiff.data.sources.img2dataset import is_list
 from llmdiff.data.sources.kinds import TARS, is_picture
 
 STATE, INFO = "state.json", "dataset_info.json"
-"""What Hugging Face's `datasets` writes beside Arrow files; the first one names those that are the data set."""
+"""Files that Hugging Face's `datasets` writes beside Arrow files; the first names those that are the data set."""
 CACHE = re.compile(r"cache-[0-9a-f]{16}(_\d+_of_\d+)?\.arrow")
-"""What it calls the results of a map or a filter, which it keeps beside the data set."""
+"""Names of the results of a map or a filter, which `datasets` keeps beside the data set."""
 UNREAD_SHARD = ".tfrecord"
-"""A format of img2dataset's that is not read."""
+"""Ending of img2dataset's shards of a format that is not read."""
 
 
-def set_aside(folder: DataPath, tables: Iterable[DataPath], names: set[str]) -> dict[str, str]:
-    """Return by name which tables of a folder are no data, and why.
+def ignored_tables(folder: DataPath, tables: Iterable[DataPath], names: set[str]) -> dict[str, str]:
+    """Return the names of the tables of a folder that are no data, and why each is none.
 
     Args:
-        folder: that they are in.
-        tables: files.
-        names: of all that the folder holds.
+        folder: the folder.
+        tables: its tables.
+        names: names of everything in it.
     """
     tables = list(tables)
     lists = {table.name: _is_list_of(table, names) for table in tables if table.suffix.lower() == ".parquet"}
@@ -58,7 +58,7 @@ def _is_list_of(table: DataPath, names: set[str]) -> str | None:
 
 
 def _may_have_pictures(folder: DataPath) -> bool:
-    """Whether there is such a folder and pictures are in it, or it may not be read."""
+    """Return whether there is such a folder, and it holds pictures or may not be read."""
     try:
         return folder.is_dir() and any(map(is_picture, _names_in(folder)))
     except ConnectionError:
@@ -77,7 +77,7 @@ def _is_left_by_datasets(name: str, names: set[str]) -> str | None:
 
 
 def _named_by(state: DataPath) -> set[str]:
-    """The Arrow files of a data set, by name; none where its description does not say."""
+    """Return the names of a data set's Arrow files; none where its description does not say."""
     try:
         described: Any = json.loads(state.read_bytes())
         return {str(file["filename"]) for file in described["_data_files"]}

@@ -1,4 +1,4 @@
-"""The batches of a training, epoch after epoch."""
+"""This process's batches of a training, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class RankBatch(NamedTuple):
-    """What this process does of one step."""
+    """This process's part of one step."""
 
     epoch: int
     batch: Batch
@@ -21,13 +21,13 @@ class RankBatch(NamedTuple):
 def endless(
     data: EncodingDataset, epoch: int = 0, position: int = 0, where: int | Sequence[int] = 0
 ) -> Generator[RankBatch]:
-    """Yield this process's part of every step, for ever.
+    """Yield this process's part of every step, without end.
 
     Args:
         data: this process's share of the samples.
-        epoch: the first one.
-        position: samples of it that all processes have had, together.
-        where: the same as `EncodingDataset.epoch` takes it, by shapes of latents where there are several.
+        epoch: the first epoch.
+        position: samples of it that all processes together have had.
+        where: that position as `EncodingDataset.epoch` takes it: by shape of latents, where there are several.
     """
     while True:
         for batch in data.epoch(epoch, position=where):
