@@ -1,4 +1,4 @@
-"""Contact sheets: a row for each prompt, a column for each model."""
+"""Image grids: a row for each prompt, a column for each model."""
 
 from __future__ import annotations
 
