@@ -1,4 +1,4 @@
-"""Draw contact sheets: a row for each prompt, a column for each model."""
+"""Draw image grids: a row for each prompt, a column for each model."""
 
 from __future__ import annotations
 

@@ -67,13 +67,13 @@ FULL = DemoSizes(
     prompts=200,
     training=TRAINING,
     seconds={
-        "draw": 15,
-        "encode": 45,
-        "encode control": 10,
-        "train both": 340,
-        "register": 5,
-        "evaluate": 120,
-        "report": 5,
+        "draw": 12,
+        "encode": 36,
+        "encode control": 8,
+        "train both": 274,
+        "register": 4,
+        "evaluate": 97,
+        "report": 4,
     },
 )
 QUICK = DemoSizes(
@@ -121,8 +121,7 @@ def run_demo(out: Path, sizes: DemoSizes = FULL) -> dict[str, Any]:
             ]
         )
     with clock.stage("register"):
-        asked = RegisterRequest(adapter=trained.adapter, run_id=trained.run_id, llm=str(LLAMA))
-        registered = register_flow(**dict(asked))
+        registered = register_flow(RegisterRequest(adapter=trained.adapter, run_id=trained.run_id, llm=str(LLAMA)))
     with clock.stage("evaluate"):
         adapters = {"adapter": fetch_adapter(registered.uri), "control": Path(control.adapter)}
         evaluations = compare(held_out_prompts(sizes.prompts), adapters)
@@ -243,7 +242,7 @@ def _encode(out: Path, encoder: EncoderKind) -> EncodeResult:
         encoder=encoder,
         settings=ENCODER if encoder == "llm" else EncoderConfig(),
     )
-    return encode_flow(**dict(request))
+    return encode_flow(request)
 
 
 def _train(out: Path, name: str, encoder: EncoderKind, settings: TrainSettings) -> TrainResult:
@@ -257,7 +256,7 @@ def _train(out: Path, name: str, encoder: EncoderKind, settings: TrainSettings) 
         processes=1,
         settings=settings.model_copy(update=alone),
     )
-    return train_flow(**dict(request))
+    return train_flow(request)
 
 
 def _facts(encoded: EncodeResult, trained: TrainResult, settings: TrainSettings) -> dict[str, str]:

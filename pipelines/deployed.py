@@ -15,7 +15,6 @@ collect_seldom()  # a process of a deployment's run comes here first
 HOMES = {
     "encode_flow": "pipelines.flows.encode",
     "evaluate_flow": "pipelines.flows.evaluate",
-    "generate_flow": "pipelines.flows.generate",
     "promote_flow": "pipelines.flows.promote",
     "register_flow": "pipelines.flows.register",
     "retrain_flow": "pipelines.flows.retrain",

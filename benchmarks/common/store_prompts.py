@@ -49,10 +49,6 @@ class Prompts:
     def latent(self, i: int) -> np.ndarray:
         return self.latents[i % len(self.latents)]
 
-    @property
-    def raw_bytes(self) -> int:
-        return int(self.counts.sum()) * self.width * 2
-
 
 def load_prompts(data: Path, width: int, quick: bool) -> Iterator[Prompts]:
     """Load both collections; repeated prompts get other texts, so that they are other captions, and other encodings.

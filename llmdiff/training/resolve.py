@@ -14,9 +14,6 @@ from llmdiff.training.kohya import read_repeats
 from llmdiff.training.newest_checkpoint import newest_state
 from storage import EncodingStore, caption_hash
 
-OLDER = "request.json"
-"""File in which earlier versions kept a run's configuration until its first process had started."""
-
 
 def resolve(draft: TrainConfig, kind: str | None = None, xl: bool = False) -> TrainConfig:
     """Return a run's configuration with all that it depends on pinned; refuse what contradicts an earlier start.
@@ -69,15 +66,9 @@ def check_resolved(config: TrainConfig, processes: int) -> None:
 
 
 def began_with(folder: Path) -> TrainConfig | None:
-    """Return the configuration that the run in a folder began with; None where none has begun."""
-    for name in (CONFIG, OLDER):
-        if (folder / name).exists():
-            try:
-                return TrainConfig.read(folder / name)
-            except ValueError:
-                if name == CONFIG:
-                    raise
-    return None
+    """Return the configuration that the run in a folder began with; None where none did."""
+    path = folder / CONFIG
+    return TrainConfig.read(path) if path.exists() else None
 
 
 def check_same_store(folder: Path, store: EncodingStore) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from llmdiff.sampling import Sampling, draw, to_images
+from llmdiff.sampling import draw, to_images
 from pipelines.app.models import Models
 from pipelines.requests.generate import GenerateRequest
 
@@ -82,8 +82,7 @@ def _draw_column(
     """Draw each prompt with the base alone or with a scale of the adapter; the next prompt has the next seed."""
     from pipelines.flows.generate import describe
 
-    values = request.model_dump(include=set(Sampling.model_fields))
-    sampling = Sampling(**{**values, "scale": 1.0 if scale is None else scale})
+    sampling = request.sampling.model_copy(update={"scale": 1.0 if scale is None else scale})
     seeds = range(request.seed, request.seed + len(request.prompts))
     images: list[Image.Image] = []
     with models.drawing(source, sampling, adapted=scale is not None) as pipe:

@@ -14,7 +14,7 @@ from llmdiff.adapter.attention_maps import NEW, ORIGINAL, AttentionMaps, recorde
 from llmdiff.encoder.inspect import COLOURS, draw_heat_map, inspect
 from llmdiff.encoder.tokens import normalise, tokenise
 from llmdiff.pipeline import adapter_of
-from llmdiff.sampling import Sampling, draw, to_images
+from llmdiff.sampling import draw, to_images
 from pipelines.app.drawing import OnStep, Steps, StoppedError
 from pipelines.app.models import Models
 from pipelines.requests.generate import GenerateRequest
@@ -49,7 +49,7 @@ def reasons(models: Models, request: GenerateRequest, show: OnStep, stop: thread
         raise StoppedError
     prompt = request.prompts[0]
     source = resolve_adapter.fn(request.adapter, request.llm, request.diffusion)
-    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
+    sampling = request.sampling
     steps = Steps(request.steps, show, stop)
     with models.drawing(source, sampling) as pipe:
         side = pipe.unet.config.sample_size

@@ -58,7 +58,7 @@ def examine() -> list[Finding]:
 def python() -> Finding:
     """Look at the interpreter."""
     first, last = (".".join(map(str, version)) for version in PYTHONS)
-    fine = PYTHONS[0] <= sys.version_info[:2]
+    fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     detail = f"{sys.version.split()[0]} at {sys.executable}; expected {first} to {last}"
     return Finding("python", fine, f"{detail}; {tar_fix(*sys.version_info[:3])}")
 
@@ -84,18 +84,11 @@ def packages() -> Finding:
 
 def kernels() -> Finding:
     """Look for another package of the name, which ours hides or which hides ours."""
-    found = importlib.util.find_spec("kernels")
-    ours = Path(__file__).resolve().parents[2] / "kernels" / "__init__.py"
-    where = Path(found.origin).resolve() if found is not None and found.origin else None
     try:
-        other = importlib.metadata.version("kernels")
-    except importlib.metadata.PackageNotFoundError:
-        other = None
-    if where == ours and other is None:
-        return Finding("kernels", True, "no other package of that name")
-    what = f"the package `kernels` {other} is installed" if other else f"another `kernels` at {where} hides ours"
-    remedy = "uninstall it (pip uninstall kernels), then install llmdiff again"
-    return Finding("kernels", False, f"{what}, and clashes with llmdiff's own: {remedy}")
+        import llmdiff.encoder  # noqa: F401 which refuses both
+    except ImportError as error:
+        return Finding("kernels", False, str(error))
+    return Finding("kernels", True, "no other package of that name")
 
 
 def processors() -> Finding:

@@ -66,7 +66,7 @@ def encode(
     start_engine(tracking=False)
     from pipelines.flows.encode import encode_flow
 
-    result = encode_flow(**dict(request))
+    result = encode_flow(request)
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:

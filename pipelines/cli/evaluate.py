@@ -12,7 +12,7 @@ from pipelines.cli.bootstrap import start_engine
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Json, options_of
 from pipelines.reports.json_values import finite
-from pipelines.requests.base import checked
+from pipelines.requests.base import CommandLine, checked
 from pipelines.requests.evaluate import EvaluateRequest
 
 evaluate_app = typer.Typer()
@@ -25,7 +25,7 @@ EXAMPLE = (
 
 
 @evaluate_app.command(epilog=EXAMPLE)
-@options_of(EvaluateRequest)
+@options_of(EvaluateRequest, written={"adapter": CommandLine(argument=True)})
 def evaluate(given: dict[str, Any], as_json: Json = False) -> None:
     """Score an adapter's pictures against baselines', from the same prompts, seeds and sampling, and write a report."""
     require("prefect")
@@ -39,7 +39,7 @@ def evaluate(given: dict[str, Any], as_json: Json = False) -> None:
     start_engine()
     from pipelines.flows.evaluate import evaluate_flow
 
-    result = evaluate_flow(**dict(request))
+    result = evaluate_flow(request)
     if as_json:
         print_json(finite({"output": result.output, "run_id": result.run_id, **result.report}))
         return

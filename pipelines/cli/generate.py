@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.tracking.registry_names import SCHEME
 from pipelines.cli.bootstrap import read_lines, start_engine
 from pipelines.cli.options import options_of
 from pipelines.requests.base import checked
@@ -25,8 +26,8 @@ def generate(
     """Draw prompts with and without the adapter, from the same seeds; each PNG holds its settings."""
     texts = [*prompt, *(read_lines(prompts) if prompts is not None else [])]
     request = checked({**given, "prompts": texts}, GenerateRequest, "generate")
-    start_engine(tracking=(request.adapter or "").startswith("models:"))
+    start_engine(tracking=request.adapter.startswith(SCHEME))
     from pipelines.flows.generate import generate_flow
 
-    result = generate_flow(**dict(request))
+    result = generate_flow(request)
     print(f"{result.prompts} prompts with and without the adapter: {result.grid} ({result.seconds:.0f} s)")

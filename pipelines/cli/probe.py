@@ -121,7 +121,7 @@ def base_options(request: ProbeRequest) -> str:
 
 def llm_options(request: ProbeRequest, row: ProbeResult) -> str:
     """Return the options of `llmdiff encode` for a reading and a template, with the other settings that were given."""
-    from pipelines.runtime.encode_checks import changed
+    from pipelines.requests.encode import changed
 
     plain = request.settings.to_dict()
     others = [name for name in changed(request.settings) if name not in ("reading", "token_budget")]

@@ -49,7 +49,7 @@ def promote(given: dict[str, Any], as_json: Json = False) -> None:
     start_engine()
     from pipelines.flows.promote import promote_flow
 
-    decision = promote_flow(**dict(request))
+    decision = promote_flow(request)
     if as_json:
         print_json(decision.model_dump())
     else:

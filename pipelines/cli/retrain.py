@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from infra.ending import exit_if_ending
 from llmdiff.data.sources.readiness import ReadinessPolicy
 from llmdiff.extras import require
+from llmdiff.training.config import TrainSettings
 from pipelines.cli.bootstrap import encoder_config, start_engine
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Config, Json, OneDataSet, options_of
@@ -67,14 +68,14 @@ def retrain(
 
     settings = read_settings(config, set_)
     of_encoder = encoder_config(encoder_file, read_settings(encoder_file, encoder_set))
+    asked = {**grouped(given), "encoder_settings": of_encoder}
+    asked["settings"] = checked(settings, TrainSettings, "training settings")
+    request = checked(asked, RetrainRequest, "retrain")
     start_engine()
-    from llmdiff.training.config import TrainSettings
     from pipelines.flows.retrain import retrain_flow
 
     exit_if_ending()
-    asked = {**grouped(given), "encoder_settings": of_encoder}
-    asked["settings"] = checked(settings, TrainSettings, "training settings")
-    print_result(retrain_flow(**dict(checked(asked, RetrainRequest, "retrain"))), as_json)
+    print_result(retrain_flow(request), as_json)
 
 
 def grouped(given: dict[str, Any]) -> dict[str, Any]:

@@ -105,5 +105,5 @@ def run_studies(names: Sequence[StudyName], asked: dict[str, Any]) -> None:
 
     for number, name in enumerate(names, 1):
         print(f"[{number}/{len(names)}] {name}: {CATALOGUE[name].question}", flush=True)
-        done = study_flow(**dict(checked({**asked, "name": name}, StudyRequest, "study")))
+        done = study_flow(checked({**asked, "name": name}, StudyRequest, "study"))
         print(f"{done['finding']}\n{done['folder']}", flush=True)

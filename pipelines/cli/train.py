@@ -48,7 +48,7 @@ def train(
     exit_if_ending()
     asked = {**given, "settings": checked(settings, TrainSettings, "training settings"), "ssh": node_rank is None}
     request = checked(asked, TrainRequest, "train")
-    result = train_flow(**dict(request))
+    result = train_flow(request)
     print_result(result)
     if register:
         register_result(result, request.llm)
@@ -86,5 +86,5 @@ def register_result(result: TrainResult, llm: str | None) -> None:
     from pipelines.flows.register import register_flow
     from pipelines.requests.register import RegisterRequest
 
-    registered = register_flow(**dict(RegisterRequest(adapter=result.adapter, run_id=result.run_id, llm=llm)))
+    registered = register_flow(RegisterRequest(adapter=result.adapter, run_id=result.run_id, llm=llm))
     print(f"registered: {registered.name} version {registered.version}, {registered.uri}")

@@ -41,7 +41,7 @@ class EvaluateResult(BaseModel):
 def evaluate_flow(request: EvaluateRequest) -> EvaluateResult:
     """Score an adapter's pictures and baselines' of the same prompts, from the same seeds, by the same sampling."""
     chosen = choose_metrics(request.metrics, request.prompts, request.references)
-    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
+    sampling = request.sampling
     seeds = request.seeds or [0]
     wanted = find_prompts(request.prompts, seeds, request.scenes)
     baselines = [BASE] if request.baselines is None else request.baselines

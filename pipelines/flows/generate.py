@@ -39,16 +39,14 @@ def generate_flow(request: GenerateRequest) -> GenerateResult:
     if not request.prompts:
         raise ValueError("prompts: expected at least one, found none")
     folder = Path(request.output or home() / "generate" / time.strftime("%Y%m%d-%H%M%S"))
-    sampling = Sampling(**request.model_dump(include=set(Sampling.model_fields)))
     source = resolve_adapter(request.adapter, request.llm, request.diffusion)
-    wanted = [prompt for prompt in request.prompts for _ in range(request.count)]
-    with progress("generate", 2 * len(wanted), "picture"):
-        pipe = load_source(source, True, sampling)
-        adapted = draw_into(folder / "adapter", pipe, source, True, wanted, request.seed, sampling, request.batch)
+    with progress("generate", 2 * len(request.texts), "picture"):
+        pipe = load_source(source, True, request.sampling)
+        adapted = draw_into(folder / "adapter", pipe, source, request, adapted=True)
         take_out(pipe)
-        base = draw_into(folder / "base", pipe, source, False, wanted, request.seed, sampling, request.batch)
+        base = draw_into(folder / "base", pipe, source, request, adapted=False)
     request.save(folder)
-    grid = write_grid(wanted, base, adapted, folder / "sheet.png")
+    grid = write_grid(request.texts, base, adapted, folder / "grid.png")
     seconds = time.perf_counter() - start
     return GenerateResult(
         output=str(folder), grid=str(grid), adapter=source.adapter, prompts=len(request.prompts), seconds=seconds
@@ -56,23 +54,15 @@ def generate_flow(request: GenerateRequest) -> GenerateResult:
 
 
 @task("draw", run_name="draw into {folder}")
-def draw_into(
-    folder: Path,
-    pipe: Any,
-    source: Source,
-    adapted: bool,
-    prompts: list[str],
-    seed: int,
-    sampling: Sampling,
-    batch: int,
-) -> list[Path]:
+def draw_into(folder: Path, pipe: Any, source: Source, request: GenerateRequest, *, adapted: bool) -> list[Path]:
     """Draw one picture a prompt, each written as it is drawn, with its settings in it; the next has the next seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(seed, seed + len(prompts))
+    prompts, sampling = request.texts, request.sampling
+    seeds = range(request.seed, request.seed + len(prompts))
     settings = describe(source, adapted, sampling, pipe)
     paths: list[Path] = []
     of_model = sampling if adapted else sampling.model_copy(update={"scale": 1.0})  # which the base has no use for
-    for pictures in draw(pipe, prompts, seeds, of_model, batch):
+    for pictures in draw(pipe, prompts, seeds, of_model, request.batch):
         for image in to_images(pictures):
             i = len(paths)
             about = {"prompt": prompts[i], **settings, "seed": seeds[i]}
@@ -119,5 +109,5 @@ def write_grid(prompts: list[str], base: list[Path], adapted: list[Path], path: 
         for prompt, left, right in zip(prompts, base, adapted, strict=True)
     ]
     grid = save_png(image_grid(rows, ["base", "adapter"]), path)
-    show_picture("generate-sheet", "Every prompt with the base model and with the adapter", grid)
+    show_picture("generate-grid", "Every prompt with the base model and with the adapter", grid)
     return grid

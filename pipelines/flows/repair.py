@@ -124,7 +124,7 @@ def encode(request: EncodeRequest) -> None:
     from pipelines.flows.encode import encode_flow
 
     with contextlib.redirect_stdout(sys.stderr):
-        encode_flow(**dict(request))
+        encode_flow(request)
 
 
 def captions_without_samples(store: EncodingStore, problems: Iterable[Problem]) -> Captions:

@@ -83,12 +83,13 @@ def retrain_flow(request: RetrainRequest) -> RetrainResult:
         made = train_on(request, found, initial) if unseen else None
         decision = None
         if made is not None or is_pending(request.name, found.fingerprint):
-            decision = promote_flow(**dict(request.to_promote()))
+            decision = promote_flow(request.to_promote())
         return ended(summed_up(found, unseen, initial, made, decision), began)
 
 
 def check(request: RetrainRequest) -> None:
     """Refuse what can be refused before anything is made."""
+    request.to_encode().check_named(pictures=False)
     check_data(request.data, may_be_empty=True)
     check_base(request.diffusion, "vae", "unet", "scheduler")
     if request.llm is not None:
@@ -116,7 +117,7 @@ def encode_new(request: RetrainRequest) -> EncodedData:
         )
     if request.encoder == "llm" and request.start == "champion" and (champion := champion_address(request.name)):
         check_same_encodings(champion, request.encoder_settings)
-    done = encode_flow(**dict(request.to_encode()))
+    done = encode_flow(request.to_encode())
     if "no_answer" not in done.rejected and done.unfinished.keys() == found.unfinished.keys():
         keep(
             path,
@@ -151,8 +152,8 @@ def champion_address(name: str) -> str | None:
 
 def train_on(request: RetrainRequest, found: EncodedData, initial: str | None) -> Registered:
     """Train on all that the store holds now, and register the result; a run that was cut short goes on."""
-    trained = train_flow(**dict(request.to_train(found.fingerprint, found.store_version, initial)))
-    return register_flow(**dict(request.to_register(trained.adapter, trained.run_id)))
+    trained = train_flow(request.to_train(found.fingerprint, found.store_version, initial))
+    return register_flow(request.to_register(trained.adapter, trained.run_id))
 
 
 def summed_up(

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipelines.requests.base import OptionalPathText, Request
+from pipelines.requests.adapter import AdapterRequest
+from pipelines.requests.base import OptionalPathText
 
 
-class AppRequest(Request):
+class AppRequest(AdapterRequest):
     """Serve a page to try an adapter, see why it draws what it draws, browse the store, and watch a run."""
 
-    adapter: str | None = None
-    """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`); default: the registry's
-    candidate, else the newest folder."""
-    llm: str | None = None
-    """Folder, GGUF file or name of the adapter's LLM; default: as registered."""
-    diffusion: str | None = None
-    """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     store: OptionalPathText = None
     """Encoding store to browse; default: the one that the adapter was trained on."""
     host: str = "127.0.0.1"

@@ -66,9 +66,12 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _refusals(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        unknown = item["type"] == "extra_forbidden"
-        reason = f"unknown; expected some of {', '.join(_known(model, item['loc'][:-1]))}" if unknown else item["msg"]
-        yield f"{'.'.join(map(str, item['loc'])) or 'settings'}: {reason}, found {item['input']!r}"
+        name, reason = ".".join(map(str, item["loc"])), item["msg"]
+        if item["type"] == "extra_forbidden":
+            reason = f"unknown; expected some of {', '.join(_known(model, item['loc'][:-1]))}"
+        elif item["type"] == "value_error":  # of ours, which says what it found where it is about several fields
+            reason = str(item["ctx"]["error"])
+        yield f"{name}: {reason}, found {item['input']!r}" if name else reason
 
 
 def _known(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -6,16 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from infra.tracking.registry_names import CANDIDATE
-from llmdiff.sampling import DType, Scheduler
-from pipelines.requests.base import CommandLine, OptionalPathText, Request
+from pipelines.requests.base import CommandLine, OptionalPathText
+from pipelines.requests.drawing import DrawingRequest
 
 
-class EvaluateRequest(Request):
+class EvaluateRequest(DrawingRequest):
     """Score an adapter's pictures and baselines' of the same prompts, from the same seeds."""
 
-    adapter: Annotated[str, CommandLine(argument=True)] = CANDIDATE
-    """Adapter folder, version in the registry, or name on the hub (`hf:owner/name[@revision]`)."""
     prompts: OptionalPathText = None
     """A txt, csv, tsv or jsonl file, or a folder of txt; default: held-out scenes of the synthetic shapes benchmark."""
     baselines: Annotated[list[str] | None, CommandLine(flag="--baseline", metavar="[NAME=]MODEL")] = None
@@ -27,10 +24,6 @@ class EvaluateRequest(Request):
     """Folder of pictures that cmmd and fid compare with."""
     seeds: list[int] | None = None
     """Seeds of the noise, each a picture of each prompt; in the shapes benchmark also of scenes. Default: 0."""
-    llm: str | None = None
-    """Folder, GGUF file or name of the adapter's LLM; default: as registered."""
-    diffusion: str | None = None
-    """Folder, name or single file of the base model; default: the one that the adapter was trained on."""
     output: OptionalPathText = None
     """Folder for report and scores; default: one below the folder of runs."""
     pictures: OptionalPathText = None
@@ -42,16 +35,5 @@ class EvaluateRequest(Request):
     """Sampling steps."""
     guidance: float = 3.0
     """Classifier-free guidance scale."""
-    size: int | None = Field(default=None, ge=8)
+    size: int | None = Field(default=None, ge=8, multiple_of=8)
     """Side of the pictures in pixels; default: each model's own."""
-    scheduler: Scheduler | None = None
-    """Sampler; default: each model's own."""
-    dtype: DType = "float32"
-    """Floating-point type of the models that draw."""
-    batch: int = Field(default=4, ge=1)
-    """Pictures drawn at once."""
-    torch_compile: bool = False
-    """Compile the models that draw with `torch.compile`: the first batch takes up to minutes on a GPU, the others less
-    than without. Pictures differ by rounding, and those that were ever drawn are not drawn again."""
-    channels_last: bool = False
-    """Keep convolutions in the memory format channels_last. Pictures differ by rounding."""

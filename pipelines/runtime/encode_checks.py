@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from llmdiff.compilation import check_compiler
 from llmdiff.diffusion.base import is_xl, unet_config
-from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.loading import Placement, check_loading
 from llmdiff.model_files.base_folders import check_base
 from pipelines.requests.encode import EncodeRequest
@@ -15,18 +14,9 @@ def check_models(request: EncodeRequest, pictures: bool) -> None:
     or an LLM that can't be loaded as asked for; FileNotFoundError or ModuleNotFoundError where one, or a package for
     it, is not there.
     """
-    if pictures and request.diffusion is None:
-        raise ValueError(
-            "diffusion: expected the folder or name of a Stable Diffusion model, for the data have pictures"
-        )
-    if request.encoder == "base" and request.diffusion is None:
-        raise ValueError('diffusion: expected the folder or name of the model that encoder "base" is of')
-    if request.encoder == "llm" and request.llm is None:
-        raise ValueError('llm: expected the folder or name of a decoder-only LLM; or encoder "base"')
+    request.check_named(pictures)
     if request.diffusion is not None:
         check_base(request.diffusion)
-    if request.encoder == "base" and (given := changed(request.settings)):
-        raise ValueError(f'settings: encoder "base" has none, found {", ".join(given)}')
     if pictures and request.torch_compile:
         check_compiler()
     if request.encoder == "llm" and request.llm is not None:
@@ -46,9 +36,3 @@ def check_pictures(request: EncodeRequest, pictures: bool, rows: bool) -> None:
 def only_for_pictures(request: EncodeRequest) -> bool:
     """Return whether a request names a diffusion model for its autoencoder alone: its texts are not read either."""
     return request.encoder == "llm" and request.diffusion is not None and not is_xl(unet_config(request.diffusion))
-
-
-def changed(settings: EncoderConfig) -> list[str]:
-    """Return the names of the settings that are not the default."""
-    defaults = EncoderConfig().to_dict()
-    return [name for name, value in settings.to_dict().items() if value != defaults[name]]

@@ -131,7 +131,7 @@ def _load(spec: str, sampling: Sampling) -> Any:
 
     quieten_loading()
     if Path(spec).is_file():
-        return load_pipeline(spec, dtype=sampling.dtype, scheduler=sampling.scheduler)
+        return load_pipeline(spec, **sampling.loading())
     dtype = getattr(torch, sampling.dtype)
     try:
         check_pipeline_files(spec)

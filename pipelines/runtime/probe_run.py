@@ -11,8 +11,8 @@ from llmdiff.encoder.config import EncoderConfig
 from llmdiff.encoder.loading import check_loading, load_tokenizer, naming
 from llmdiff.encoder.readings import Reading
 from llmdiff.model_files.base_folders import check_base
+from pipelines.requests.encode import changed
 from pipelines.requests.probe import ProbeRequest
-from pipelines.runtime.encode_checks import changed
 from pipelines.runtime.progress import progress, quieten_loading
 
 if TYPE_CHECKING:

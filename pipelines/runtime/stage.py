@@ -29,39 +29,42 @@ Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True)
-class Stage(Generic[Result]):
-    """A stage, called with its request's fields as keyword arguments: ``encode_flow(**dict(request))``."""
+class Stage(Generic[Asked, Result]):
+    """A stage, called with its request."""
 
     name: str
-    fn: Callable[..., Result]
-    """The function of the fields."""
-    request: type[Request]
+    function: Callable[[Asked], Result]
+    request: type[Asked]
     run_name: str | None = None
     needs_engine: Callable[[Any], bool] = lambda request: False
     """Whether a request can't do without Prefect, which is then started for it where no server is set."""
 
-    def __call__(self, **parameters: Any) -> Result:
+    def __call__(self, request: Asked) -> Result:
         """Run the stage: as a flow, which Prefect records, where `recorded` says so or the request needs it."""
-        if recorded() or self.needs_engine(checked(parameters, self.request, self.name)):
+        if recorded() or self.needs_engine(request):
             tie_server()
-            return self.flow(**parameters)
-        return self.fn(**parameters)
+            return self.flow(**dict(request))
+        return self.function(request)
 
     @cached_property
     def flow(self) -> Flow[..., Result]:
-        """The flow, which deployments run."""
+        """The flow, which deployments run: called with the request's fields, which its form has one by one."""
         from prefect import flow
 
-        text = inspect.getdoc(self.fn) or ""
-        version = hashlib.sha256(Path(inspect.getfile(inspect.unwrap(self.fn))).read_bytes()).hexdigest()[:32]
-        description = text.partition("\n\nArgs:")[0]
-        made = flow(name=self.name, description=description, flow_run_name=self.run_name, version=version)
-        return made(self.fn)
+        @wraps(self.function)
+        def run(**parameters: Any) -> Result:
+            return self.function(checked(parameters, self.request, self.name))
+
+        text = inspect.getdoc(self.function) or ""
+        run.__signature__ = signature_of(self.request)  # type: ignore[attr-defined]
+        run.__doc__ = f"{text}\n\n{arguments_text(self.request)}"
+        version = hashlib.sha256(Path(inspect.getfile(self.function)).read_bytes()).hexdigest()[:32]
+        return flow(name=self.name, description=text, flow_run_name=self.run_name, version=version)(run)
 
 
 def stage(
     name: str, run_name: str | None = None, needs_engine: Callable[[Any], bool] = lambda request: False
-) -> Callable[[Callable[[Asked], Result]], Stage[Result]]:
+) -> Callable[[Callable[[Asked], Result]], Stage[Asked, Result]]:
     """Return a decorator that makes a stage of a function of one request.
 
     Args:
@@ -70,16 +73,9 @@ def stage(
         needs_engine: see `Stage`.
     """
 
-    def make(function: Callable[[Asked], Result]) -> Stage[Result]:
+    def make(function: Callable[[Asked], Result]) -> Stage[Asked, Result]:
         request: type[Asked] = get_type_hints(function)[next(iter(inspect.signature(function).parameters))]
-
-        @wraps(function)
-        def run(**parameters: Any) -> Result:
-            return function(checked(parameters, request, name))
-
-        run.__signature__ = signature_of(request)  # type: ignore[attr-defined]
-        run.__doc__ = f"{inspect.getdoc(function)}\n\n{arguments_text(request)}"
-        return Stage(name, run, request, run_name, needs_engine)
+        return Stage(name, function, request, run_name, needs_engine)
 
     return make
 

@@ -134,7 +134,7 @@ class Workspace:
             processes=self.sizes.processes,
             settings=settings,
         )
-        train_flow(**dict(request))
+        train_flow(request)
         (folder / "done").touch()
         return folder
 

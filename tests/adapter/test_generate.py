@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from pipelines.cli import generate as cli
 from pipelines.cli.main import main
 from pipelines.flows import generate as module
 from pipelines.flows.generate import draw_into
+from pipelines.requests.generate import GenerateRequest
 from pipelines.runtime.adapter_source import Source, load_source
 
 PROMPTS = ["a red circle", "a small blue square to the left of the large green triangle", "kreis, größer als 紅"]
@@ -30,8 +30,9 @@ def source(folders: dict[str, Path]) -> Source:
 def drawn(
     source: Source, adapted: bool, prompts: list[str], folder: Path, sampling: Sampling, batch: int, seed: int = 0
 ) -> list[Path]:
+    request = GenerateRequest(prompts=prompts, seed=seed, batch=batch, **sampling.model_dump(exclude={"size"}))
     pipe = load_source(source, adapted, sampling)
-    return draw_into.fn(folder, pipe, source, adapted, prompts, seed, sampling, batch)
+    return draw_into.fn(folder, pipe, source, request, adapted=adapted)
 
 
 def pictures(paths: list[Path]) -> np.ndarray:
@@ -96,12 +97,11 @@ def test_the_command_line_offers_what_there_is(capsys: pytest.CaptureFixture[str
 
 
 def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[dict[str, Any]] = []
+    calls: list[GenerateRequest] = []
     result = module.GenerateResult(output="o", grid="s", adapter="a", prompts=1, seconds=0)
-    signature = inspect.signature(module.generate_flow.fn)
 
-    def record(*args: Any, **kwargs: Any) -> module.GenerateResult:
-        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+    def record(request: GenerateRequest) -> module.GenerateResult:
+        calls.append(request)
         return result
 
     monkeypatch.setattr(module, "generate_flow", record)
@@ -113,4 +113,4 @@ def test_the_command_line_passes_its_options_on(monkeypatch: pytest.MonkeyPatch,
         main(["generate", "--prompt", "x", *given])
     assert left.value.code == 0
     expected = {**options, "scheduler": "dpm++", "dtype": "bfloat16", "negative": "blurred", "prompts": ["x"]}
-    assert {name: calls[0][name] for name in expected} == expected
+    assert calls[0].model_dump(include=set(expected)) == expected

@@ -127,6 +127,21 @@ def test_an_evaluation_takes_a_single_file_as_adapters_base_and_as_baseline(
     assert not np.array_equal(own, adapted)
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_baseline_is_compiled_and_laid_out_as_asked(
+    single: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmdiff.sampling.check_compiler", lambda: None)  # nothing is drawn, so nothing is compiled
+    pipe = tiny.pipeline(**tiny.ONE_RESOLUTION)
+    spec = save_single(tmp_path / "base", pipe) if single else tmp_path / "folder"
+    if not single:
+        pipe.save_pretrained(spec)
+    baseline = model_of(EvalModel(name="plain", kind="pipeline", spec=str(spec)))
+    loaded = baseline.load(Sampling(torch_compile=True, channels_last=True))
+    assert loaded.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert loaded.unet._compiled_call_impl is not None
+
+
 def marked(single: Path, folder: Path, *marks: str, metadata: dict[str, str] | None = None) -> Path:
     file = folder / single.name
     save_file({**load_file(single), **{mark: torch.zeros(0) for mark in marks}}, file, metadata=metadata)

@@ -21,6 +21,7 @@ from llmdiff.sampling import Sampling
 from pipelines.flows import evaluate
 from pipelines.flows.generate import draw_into, take_out
 from pipelines.flows.train import resolve_config
+from pipelines.requests.generate import GenerateRequest
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.adapter_source import Source, load_source, resolve_adapter
 from pipelines.runtime.eval_models import find_eval_models
@@ -75,11 +76,11 @@ def test_generate_and_evaluate_draw_with_an_sdxl_base(
     monkeypatch.setattr("pipelines.runtime.eval_models.resolve_adapter", resolve_adapter.fn)
     parts = {"adapter": folders["on-xl"], "llm": folders["llama"], "diffusion": base}
     source = Source(**{name: str(folder) for name, folder in parts.items()})
-    sampling = Sampling(steps=2, guidance=3.0)
-    pipe = load_source(source, True, sampling)
-    (adapted,) = draw_into.fn(tmp_path / "adapter", pipe, source, True, PROMPTS[:1], 0, sampling, 1)
+    request = GenerateRequest(prompts=PROMPTS[:1], steps=2, guidance=3.0, batch=1)
+    pipe = load_source(source, True, request.sampling)
+    (adapted,) = draw_into.fn(tmp_path / "adapter", pipe, source, request, adapted=True)
     take_out(pipe)
-    (plain,) = draw_into.fn(tmp_path / "base", pipe, source, False, PROMPTS[:1], 0, sampling, 1)
+    (plain,) = draw_into.fn(tmp_path / "base", pipe, source, request, adapted=False)
     assert adapted.read_bytes() != plain.read_bytes()
     expected = (tiny.draw(tiny.xl_pipeline(), PROMPTS[0])[0] * 255).round().astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(plain)), expected)

@@ -36,17 +36,15 @@ def pixels(image: Image.Image) -> list[int]:
 
 
 def test_pictures_are_those_of_generate_and_hold_their_settings(adapters: list[str], tmp_path: Path) -> None:
-    from llmdiff.sampling import Sampling
     from pipelines.flows.generate import draw_into, load_source, resolve_adapter, take_out
 
     request = asked(adapters[0], 3, "a", "b")
     rows = draw_columns(Models(), request, (BASE, 1.0))
     source = resolve_adapter.fn(adapters[0], None, None)
-    sampling = Sampling(steps=3, guidance=5.0)
-    pipe = load_source(source, True, sampling)
+    pipe = load_source(source, True, request.sampling)
     drawn = {}
     for column, adapted in ((1, True), (0, False)):
-        paths = draw_into.fn(tmp_path / str(column), pipe, source, adapted, request.prompts, 3, sampling, 4)
+        paths = draw_into.fn(tmp_path / str(column), pipe, source, request, adapted=adapted)
         drawn[column] = [Image.open(path) for path in paths]
         if adapted:
             take_out(pipe)

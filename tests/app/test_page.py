@@ -77,6 +77,7 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
     from pipelines.app.sources import choices
     from pipelines.flows.generate import draw_into, load_source, resolve_adapter
     from pipelines.requests.app import AppRequest
+    from pipelines.requests.generate import GenerateRequest
 
     assert httpx.get(f"{address}/config").status_code == 401
     assert httpx.get(f"{address}/", headers={"Origin": "http://evil.example"}).status_code == 403
@@ -142,14 +143,8 @@ def test_the_page_in_chromium(address: str, home: Path, tmp_path: Path) -> None:
 
     found = choices(AppRequest())
     source = resolve_adapter.fn(found.adapters[0], None, None)
-    sampling = load_sampling()
-    pipe = load_source(source, True, sampling)
-    (path,) = draw_into.fn(tmp_path, pipe, source, True, [PROMPT], SEED, sampling, 4)
+    request = GenerateRequest(prompts=[PROMPT], seed=SEED, steps=STEPS)
+    pipe = load_source(source, True, request.sampling)
+    (path,) = draw_into.fn(tmp_path, pipe, source, request, adapted=True)
     assert pixels(adapted) == pixels(Image.open(path))
     assert adapted.info == Image.open(path).info
-
-
-def load_sampling() -> Any:
-    from llmdiff.sampling import Sampling
-
-    return Sampling(steps=STEPS, guidance=5.0)

@@ -12,7 +12,7 @@ from llmdiff.image_files import save_png
 from llmdiff.image_grid import image_grid
 
 
-def test_every_picture_is_on_the_sheet_under_its_heading() -> None:
+def test_every_picture_is_on_the_grid_under_its_heading() -> None:
     colours = {
         "a": ["red", "lime"],
         "a prompt that needs more than a line, since it goes on and on": ["blue", "yellow"],

@@ -40,6 +40,31 @@ def test_a_full_disk_for_the_records_of_flows(
     assert line.startswith(f"{small_disk}: No space left on device: expected 20 MB free")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--llm", "l", "--bucket-step", "32"), "retrain: bucket_step: expected none without buckets, found 32"),
+        (
+            ("--llm", "l", "--device-map", "auto", "--ray", "local"),
+            "retrain: device_map: expected none with ray, a GPU a process, found auto",
+        ),
+        ((), 'llm: expected the folder or name of a decoder-only LLM; or encoder "base"'),
+        (("--encoder", "base", "--encoder-set", "bands=2"), 'settings: encoder "base" has none, found bands'),
+    ],
+)
+def test_choices_that_retraining_refuses_before_it_makes_a_store(
+    options: tuple[str, ...],
+    expected: str,
+    world: World,
+    own_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ("--data", world.data, "--store", tmp_path / "store", "--diffusion", world.diffusion)
+    assert fails(capsys, "retrain", *given, *options) == expected
+    assert not (tmp_path / "store").exists()
+
+
 class TestEncodeAtOnce:
     """Mistakes of `llmdiff encode` that are told before the engine of flows starts."""
 
@@ -264,11 +289,11 @@ class TestGenerate:
         line = fails(capsys, "generate", "--prompt", "x", "--adapter", tmp_path)
         assert line.startswith(f"{tmp_path / 'adapter.safetensors'}: damaged: expected CRC-32 ")
 
-    def test_prompts_of_a_file_make_a_sheet(
+    def test_prompts_of_a_file_make_a_grid(
         self, deployed: Deployed, world: World, in_process: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
         options = ["--adapter", deployed.output / "adapter", "--llm", world.llm, "--output", tmp_path / "out"]
         text = succeeds(capsys, "generate", "--prompts", tmp_path / "prompts.txt", *options, "--steps", "1")
-        assert f"2 prompts with and without the adapter: {tmp_path / 'out' / 'sheet.png'}" in text
+        assert f"2 prompts with and without the adapter: {tmp_path / 'out' / 'grid.png'}" in text
         assert len(list((tmp_path / "out" / "adapter").glob("*.png"))) == 2

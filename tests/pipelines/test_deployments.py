@@ -22,6 +22,7 @@ from infra.service.deployments import DEPLOYMENTS, unregistered
 from infra.service.processes import Background
 from infra.tracking.run import client
 from llmdiff.training.config import TrainSettings
+from pipelines.requests.train import TrainRequest
 from storage import EncodingStore
 from tests.pipelines.conftest import BROKEN, EMPTY, FINE, TRAINING, Deployed, Server, World
 from tests.waiting import wait_until
@@ -38,7 +39,7 @@ def test_encode_and_train_run_to_completed(deployed: Deployed, in_process: Serve
     assert (deployed.output / "adapter" / "adapter.safetensors").exists()
 
 
-def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_sheet(deployed: Deployed, in_process: Server) -> None:
+def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_grid(deployed: Deployed, in_process: Server) -> None:
     (run,) = [r for r in client().search_runs(["1"]) if r.info.run_name == "train run"]
     assert run.info.status == "FINISHED"
     assert run.data.params["steps"] == str(TRAINING["steps"])
@@ -95,7 +96,7 @@ def test_a_run_fails_with_the_error_of_its_rank(
         if chunk.is_file():
             os.truncate(chunk, chunk.stat().st_size // 2)
     with pytest.raises(LaunchError, match="the checksum is invalid"):
-        train_flow(store=str(store), diffusion=world.diffusion, settings=TrainSettings(**TRAINING))
+        train_flow(TrainRequest(store=str(store), diffusion=world.diffusion, settings=TrainSettings(**TRAINING)))
     newest = {"sort": "START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": ["train"]}}}
     (run,) = in_process.post("/flow_runs/filter", **newest)
     assert run["state"]["type"] == "FAILED"
@@ -135,8 +136,8 @@ def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Depl
     jpeg = re.search(r"!\[step-00000004]\(data:image/jpeg;base64,([^)]+)\)", samples["data"])
     assert jpeg is not None
     shown = Image.open(io.BytesIO(base64.b64decode(jpeg[1])))
-    with Image.open(deployed.output / "samples" / "step-00000004.png") as sheet:
-        assert (shown.format, shown.size) == ("JPEG", sheet.size)
+    with Image.open(deployed.output / "samples" / "step-00000004.png") as grid:
+        assert (shown.format, shown.size) == ("JPEG", grid.size)
     assert artifacts(server, deployed.runs["train"], "train-mlflow-run") == []  # MLflow has no server here
     run_id = (deployed.output / "mlflow-run").read_text().strip()
     (summary,) = artifacts(server, deployed.runs["train"], "train-run")

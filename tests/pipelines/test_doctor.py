@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from pipelines.cli.doctor import tar_fix
+from pipelines.cli.doctor import python, tar_fix
 from pipelines.cli.main import main
 from tests.pipelines.command_line import succeeds
 
@@ -33,3 +35,11 @@ def test_doctor_finds_a_server_that_does_not_answer(
         main(["doctor"])
     assert ended.value.code == 1
     assert "BAD  prefect        http://127.0.0.1:9/api does not answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("version", "fine"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
+def test_doctor_compares_python_with_both_bounds(
+    version: tuple[int, int], fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 20))
+    assert python().fine is fine

@@ -15,6 +15,7 @@ from PIL import Image
 
 from infra.tracking.run import client
 from pipelines.cli.main import main
+from pipelines.requests.evaluate import EvaluateRequest
 from tests.adapter import tiny
 from tests.evaluation import metric_models
 from tests.infra.tiny_adapter import make_adapter, make_base
@@ -91,7 +92,7 @@ def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
     from pipelines.flows.evaluate import evaluate_flow
 
     monkeypatch.setenv("LLMDIFF_HOME", str(tracking.parent))
-    result = evaluate_flow(**options(parts, tmp_path / "one"))
+    result = evaluate_flow(EvaluateRequest(**options(parts, tmp_path / "one")))
     folder, report = Path(result.output), result.report
     assert json.loads((folder / "report.json").read_text())["scores"].keys() == report["scores"].keys()
 
@@ -135,7 +136,9 @@ def test_an_adapter_against_its_base_another_pipeline_and_another_adapter(
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")}
     assert len(written) == table.num_rows
     again = evaluate_flow(
-        **{**options(parts, tmp_path / "two"), "metrics": [f"clip-iqa={parts.clip}"], "references": None}
+        EvaluateRequest(
+            **{**options(parts, tmp_path / "two"), "metrics": [f"clip-iqa={parts.clip}"], "references": None}
+        )
     )
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")} == written
     assert again.report["scores"]["quality"] == report["scores"]["quality"]

@@ -14,6 +14,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from pipelines.requests.encode import EncodeRequest
+from pipelines.requests.evaluate import EvaluateRequest
+from pipelines.requests.generate import GenerateRequest
+from pipelines.requests.register import RegisterRequest
 from storage import EncodingStore, caption_hash
 from tests.data.pictures import encoded, picture, write_parquet, write_tar
 from tests.data.remote_servers import file_server
@@ -28,7 +32,7 @@ def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     (tmp_path / "data").symlink_to(world.data)
     store = str(tmp_path / "store")
     first = encode_flow(
-        data=world.data, store=store, diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+        EncodeRequest(data=world.data, store=store, diffusion=world.diffusion, llm=world.llm, captions=["a red circle"])
     )
     assert (first.rows, first.known, first.samples) == (FINE + BROKEN + EMPTY, 0, FINE)
     assert first.rejected == {"truncated_image": BROKEN, "empty_caption": EMPTY}
@@ -36,10 +40,10 @@ def test_encode_counts_add_up_and_a_second_run_encodes_nothing(
     assert first.bytes_per_caption == 2 * 48 * first.tokens / first.captions
     opened = EncodingStore.open(store)
     assert opened.encoding(first.fingerprint, caption_hash("a red circle")).shape[1] == 48
-    again = encode_flow(data=world.data, store=store, diffusion=world.diffusion, llm=world.llm)
+    again = encode_flow(EncodeRequest(data=world.data, store=store, diffusion=world.diffusion, llm=world.llm))
     assert (again.known, again.samples, again.captions, again.latents) == (first.rows, 0, 0, 0)
     assert (again.store_version, again.fingerprint) == (first.store_version, first.fingerprint)
-    control = encode_flow(data=world.data, store=store, diffusion=world.diffusion, encoder="base")
+    control = encode_flow(EncodeRequest(data=world.data, store=store, diffusion=world.diffusion, encoder="base"))
     assert (control.samples, control.captions, control.latents) == (FINE, first.captions, 0)
     assert control.fingerprint != first.fingerprint
 
@@ -53,7 +57,9 @@ def test_a_shard_that_is_not_parquet_is_named_and_the_others_are_encoded(
     (tmp_path / "data" / "bad.parquet").write_bytes(b"not parquet, but long enough for a footer")
     (tmp_path / "data" / "metadata.jsonl").symlink_to("gone")
     result = encode_flow(
-        data=str(tmp_path / "data"), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm
+        EncodeRequest(
+            data=str(tmp_path / "data"), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm
+        )
     )
     assert result.samples == 1
     assert list(result.unreadable) == ["bad.parquet", "metadata.jsonl"]
@@ -73,8 +79,8 @@ def test_of_two_captions_one_is_asked_for_before_any_model_is_loaded(
         with pytest.raises(
             ValueError, match=r"a\.jsonl, row 0: expected one column of captions, found caption, text: n"
         ):
-            encode.encode_flow(**given)
-    done = encode.encode_flow(**given, caption_columns=["text"])
+            encode.encode_flow(EncodeRequest(**given))
+    done = encode.encode_flow(EncodeRequest(**given, caption_columns=["text"]))
     assert EncodingStore.open(tmp_path / "store").samples()["caption"].to_pylist() == ["a blue square"]
     assert done.samples == 1
 
@@ -93,10 +99,10 @@ def test_a_tar_of_a_web_server_is_fetched_once_and_looked_at_by_a_retrain(
     given = {"store": str(tmp_path / "store"), "diffusion": world.diffusion, "llm": world.llm}
     with file_server(tmp_path / "served") as site:
         data = f"{site.url}/a.tar?signature=secret"
-        first = encode_flow(data=data, **given)
+        first = encode_flow(EncodeRequest(data=data, **given))
         assert (first.rows, first.samples, [shard.source for shard in first.shards]) == (3, 3, ["a.tar"])
         assert size <= site.bytes["/a.tar"] <= size + 5
-        again = encode_flow(data=data, **given)
+        again = encode_flow(EncodeRequest(data=data, **given))
         assert (again.rows, again.known) == (3, 3)
         assert site.bytes["/a.tar"] <= size + 10
 
@@ -133,7 +139,7 @@ def test_a_server_that_is_away_for_a_while_is_tried_again_and_a_run_cut_short_ke
         site.busy["/1.tar"] = 2 * http.TRIES  # while it is hashed ahead, and in its task
         site.refused = {"/2.tar"}
         with pytest.raises(ConnectionError, match=r"/2\.tar: HTTP 403"):
-            encode.encode_flow(data=data, **given)
+            encode.encode_flow(EncodeRequest(data=data, **given))
         assert EncodingStore.open(given["store"]).samples().num_rows == 2
         shards = open_source(data)
         recall_counts(shards)
@@ -145,15 +151,15 @@ def test_captions_alone_need_no_diffusion_model(world: World, in_process: Server
 
     (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\na blue square\ty\na red circle\tz\n")
     store = str(tmp_path / "store")
-    first = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
+    first = encode_flow(EncodeRequest(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm))
     assert (first.rows, first.samples, first.captions, first.latents) == (3, 2, 2, 0)
     assert (first.known, first.repeated) == (1, 1)
     assert [kind["kind"] for kind in EncodingStore.open(store).fingerprints().values()] == ["llm"]
-    again = encode_flow(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm)
+    again = encode_flow(EncodeRequest(data=str(tmp_path / "a.tsv"), store=store, llm=world.llm))
     assert (again.known, again.samples, again.captions) == (3, 0, 0)
     assert again.store_version == first.store_version
     with pytest.raises(ValueError, match="data: expected pictures for the autoencoder of .*, found captions alone"):
-        encode_flow(data=str(tmp_path / "a.tsv"), store=store, diffusion=world.diffusion, llm=world.llm)
+        encode_flow(EncodeRequest(data=str(tmp_path / "a.tsv"), store=store, diffusion=world.diffusion, llm=world.llm))
 
 
 def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
@@ -163,10 +169,10 @@ def test_pictures_without_a_diffusion_model_are_an_error_before_any_is_loaded(
 
     store = tmp_path / "store"
     with pytest.raises(ValueError, match="expected the folder or name of a Stable Diffusion model, for the data have"):
-        encode_flow(data=world.data, store=str(store), llm=str(tmp_path / "no LLM here"))
+        encode_flow(EncodeRequest(data=world.data, store=str(store), llm=str(tmp_path / "no LLM here")))
     (tmp_path / "a.txt").write_text("a red circle")
     with pytest.raises(ValueError, match='expected the folder or name of the model that encoder "base" is of'):
-        encode_flow(data=str(tmp_path / "a.txt"), store=str(store), encoder="base")
+        encode_flow(EncodeRequest(data=str(tmp_path / "a.txt"), store=str(store), encoder="base"))
     assert not store.exists()
 
 
@@ -175,7 +181,9 @@ def test_the_smallest_side_can_be_chosen(world: World, in_process: Server, tmp_p
 
     data = write_parquet(tmp_path / "a.parquet", [(encoded(picture(40, 40)), "a"), (encoded(picture(39, 99)), "b")])
     result = encode_flow(
-        data=str(data), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, min_side=40
+        EncodeRequest(
+            data=str(data), store=str(tmp_path / "store"), diffusion=world.diffusion, llm=world.llm, min_side=40
+        )
     )
     assert (result.samples, result.rejected) == (1, {"too_small": 1})
 
@@ -186,10 +194,12 @@ def test_register_then_generate_from_the_registry(
     from pipelines.flows.generate import generate_flow
     from pipelines.flows.register import register_flow
 
-    registered = register_flow(adapter=str(deployed.output / "adapter"), llm=world.llm)
+    registered = register_flow(RegisterRequest(adapter=str(deployed.output / "adapter"), llm=world.llm))
     assert registered.uri == "models:/llmdiff-adapter@candidate"
     drawn = [
-        generate_flow(prompts=["a red circle", "a blue square"], output=str(tmp_path / name), steps=2, seed=3)
+        generate_flow(
+            GenerateRequest(prompts=["a red circle", "a blue square"], output=str(tmp_path / name), steps=2, seed=3)
+        )
         for name in "ab"
     ]
     pictures = {
@@ -217,7 +227,9 @@ def test_evaluate_gives_shares_for_every_wording_with_and_without_the_adapter(
     from pipelines.flows.evaluate import evaluate_flow
 
     result = evaluate_flow(
-        adapter=str(deployed.output / "adapter"), llm=world.llm, output=str(tmp_path), scenes=2, steps=1
+        EvaluateRequest(
+            adapter=str(deployed.output / "adapter"), llm=world.llm, output=str(tmp_path), scenes=2, steps=1
+        )
     )
     assert (tmp_path / "report.html").is_file()
     assert result.report["pictures"] == 6
@@ -246,11 +258,16 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     monkeypatch.setattr(encode_new, "encode_shard", faulty)
     monkeypatch.setattr(encode_new, "encode_source", replace(encode_new.encode_source, delays=(0, 0)))
     (tmp_path / "a.txt").write_text("a red circle\na blue square\n")
-    assert encode.encode_flow(data=str(tmp_path / "a.txt"), store=str(tmp_path / "a"), llm=world.llm).samples == 2
+    assert (
+        encode.encode_flow(
+            EncodeRequest(data=str(tmp_path / "a.txt"), store=str(tmp_path / "a"), llm=world.llm)
+        ).samples
+        == 2
+    )
     assert faults == []
     faults += [errno.ENOSPC, errno.ENOSPC]
     with pytest.raises(OSError, match="a fault"):
-        encode.encode_flow(data=str(tmp_path / "a.txt"), store=str(tmp_path / "b"), llm=world.llm)
+        encode.encode_flow(EncodeRequest(data=str(tmp_path / "a.txt"), store=str(tmp_path / "b"), llm=world.llm))
     assert len(faults) == 1
 
 

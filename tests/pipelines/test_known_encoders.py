@@ -33,7 +33,7 @@ def run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def encode_again(loads: bool, **options: Any) -> EncodeResult:
         loaded: list[bool] = []
         monkeypatch.setattr(encode, "encode_new", lambda *given: loaded.append(True) or load(*given))
-        result = encode_flow(**{**given, "diffusion": world.diffusion, **options})
+        result = encode_flow(EncodeRequest(**{**given, "diffusion": world.diffusion, **options}))
         assert loaded == [True] * loads
         return result
 

@@ -62,7 +62,11 @@ def test_processes_beside_ray_are_refused(world: World, data: str, in_process: S
     from pipelines.flows.encode import encode_flow
 
     with pytest.raises(ValueError, match="processes: expected 1 with ray, whose cluster says how many there are"):
-        encode_flow(data=data, store=str(tmp_path), diffusion=world.diffusion, llm=world.llm, ray="auto", processes=2)
+        encode_flow(
+            EncodeRequest(
+                data=data, store=str(tmp_path), diffusion=world.diffusion, llm=world.llm, ray="auto", processes=2
+            )
+        )
 
 
 SCRIPT = """

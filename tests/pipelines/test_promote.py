@@ -12,7 +12,7 @@ from infra.tracking.registry_names import MODEL
 from infra.tracking.run import client
 from pipelines.cli.main import main
 from pipelines.flows import promote
-from pipelines.requests.promote import PromotionPolicy
+from pipelines.requests.promote import PromoteRequest, PromotionPolicy
 from tests.infra.tiny_adapter import make_adapter, make_base, make_store
 from tests.pipelines.conftest import Server
 
@@ -49,7 +49,7 @@ def contest(folder: Path, shares: dict[int, float]) -> Callable[..., promote.Dec
         registered = register_adapter(folder, tags={})
         eval_models = [registered.version, *([champion()] if len(of) > 1 else [])]
         shares.update(zip(eval_models, of, strict=True))
-        decision = promote.promote_flow(policy=PromotionPolicy(**policy))
+        decision = promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
         assert not shares
         return decision
 
@@ -86,13 +86,14 @@ def test_asked_again_nothing_is_drawn_and_nothing_changes(
     contest: Callable[..., promote.Decision], shares: dict[int, float]
 ) -> None:
     first = contest(0.25)
-    assert promote.promote_flow() == first
+    assert promote.promote_flow(PromoteRequest()) == first
     kept = contest(0.2, 0.25)
     before = adapter_tags(f"models:/{MODEL}/2")
-    assert promote.promote_flow() == kept
+    assert promote.promote_flow(PromoteRequest()) == kept
     assert adapter_tags(f"models:/{MODEL}/2") == before
     shares.update({2: 0.5, 1: 0.4})
-    assert promote.promote_flow(policy=PromotionPolicy(scenes=50)).promoted  # another policy: evaluated anew
+    # another policy: evaluated anew
+    assert promote.promote_flow(PromoteRequest(policy=PromotionPolicy(scenes=50))).promoted
 
 
 def test_what_was_cut_short_before_the_alias_moved_is_finished(
@@ -104,7 +105,7 @@ def test_what_was_cut_short_before_the_alias_moved_is_finished(
         with pytest.raises(ZeroDivisionError):
             contest(0.5, 0.25)
     assert champion() == 1
-    assert promote.promote_flow().promoted
+    assert promote.promote_flow(PromoteRequest()).promoted
     assert champion() == 2
 
 
@@ -112,7 +113,7 @@ def test_what_was_rolled_back_is_not_promoted_again(contest: Callable[..., promo
     contest(0.25)
     contest(0.5, 0.25)
     assert rollback() == (2, 1)
-    again = promote.promote_flow()
+    again = promote.promote_flow(PromoteRequest())
     assert not again.promoted
     assert "rolled back" in again.reason
     assert champion() == 1
@@ -120,12 +121,12 @@ def test_what_was_rolled_back_is_not_promoted_again(contest: Callable[..., promo
 
 def test_pictures_decide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="candidate: not in the registry sqlite:///.*mlflow.db: "):
-        promote.promote_flow()
+        promote.promote_flow(PromoteRequest())
     register_adapter(folder, tags={})
     policy: dict[str, Any] = {"scenes": 2, "steps": 1, "metric": "colour"}
-    assert promote.promote_flow(policy=PromotionPolicy(**policy)).promoted
+    assert promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy))).promoted
     register_adapter(folder, tags={})
-    second = promote.promote_flow(policy=PromotionPolicy(**policy))
+    second = promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
     assert not second.promoted
     assert second.candidate_score == second.champion_score
 
@@ -139,12 +140,12 @@ def test_prompts_of_a_file_are_scored_by_a_vision_model(
     metric = f"siglip={metric_models.siglip(tmp_path / 'siglip')}"
     policy: dict[str, Any] = {"prompts": str(tmp_path / "prompts.txt"), "metric": metric, "steps": 1}
     register_adapter(folder, tags={})
-    first = promote.promote_flow(policy=PromotionPolicy(**policy))
+    first = promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
     assert first.promoted
     assert f"first champion: {metric} over {tmp_path / 'prompts.txt'} " in first.reason
     other = make_adapter(tmp_path / "other", tmp_path / "sd", seed=1)
     register_adapter(other, tags={})
-    second = promote.promote_flow(policy=PromotionPolicy(**policy))
+    second = promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
     assert second.champion_score == pytest.approx(first.candidate_score, abs=1e-4)
     assert second.candidate_score != second.champion_score
     assert second.promoted == (second.candidate_score > second.champion_score)  # type: ignore[operator]
@@ -152,11 +153,11 @@ def test_prompts_of_a_file_are_scored_by_a_vision_model(
     scored: list[Any] = []
     monkeypatch.setattr(promote, "score_version", lambda *asked: scored.append(asked) or 0.5)
     register_adapter(folder, tags={})
-    promote.promote_flow(policy=PromotionPolicy(**policy))
-    promote.promote_flow(policy=PromotionPolicy(**policy))
+    promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
+    promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
     assert len(scored) == 2
     (tmp_path / "prompts.txt").write_text("a green circle\n")
-    promote.promote_flow(policy=PromotionPolicy(**policy))
+    promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
     assert len(scored) == 4
 
 
@@ -173,7 +174,7 @@ def test_prompts_of_a_file_are_scored_by_a_vision_model(
 )
 def test_a_policy_that_scores_nothing_is_refused(folder: Path, policy: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        promote.promote_flow(policy=PromotionPolicy(**policy))
+        promote.promote_flow(PromoteRequest(policy=PromotionPolicy(**policy)))
 
 
 def test_the_commands(

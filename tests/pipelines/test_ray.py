@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from pipelines.requests.encode import EncodeRequest
 from pipelines.runtime.executors import ON_LOOPBACK
 from storage import EncodingStore
 from storage.maintenance.verify import verify
@@ -115,7 +116,7 @@ def encode(world: World, data: str, store: str | Path, **options: Any) -> Any:
     from pipelines.flows.encode import encode_flow
 
     models = {"diffusion": world.diffusion, "llm": world.llm}
-    return encode_flow(data=data, store=str(store), allow_private_addresses=True, **models, **options)
+    return encode_flow(EncodeRequest(data=data, store=str(store), allow_private_addresses=True, **models, **options))
 
 
 @pytest.fixture(scope="module")

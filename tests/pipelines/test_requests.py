@@ -16,7 +16,7 @@ from llmdiff.training.config import TrainConfig, TrainSettings
 from pipelines.cli.commands import program
 from pipelines.cli.options import option
 from pipelines.requests.base import FILE, Request, checked, help_of
-from pipelines.requests.encode import EncodeRequest
+from pipelines.requests.encode import EncodeChoices, EncodeRequest
 from pipelines.requests.evaluate import EvaluateRequest
 from pipelines.requests.generate import GenerateRequest
 from pipelines.requests.promote import PromoteRequest, PromotionPolicy
@@ -118,6 +118,8 @@ def test_a_flow_refuses_what_its_request_does() -> None:
 def test_a_wrong_value_is_one_line_that_names_it() -> None:
     with pytest.raises(ValueError, match=r"^encode: size: Input should be greater than or equal to 1, found 0$"):
         checked({"data": "d", "store": "s", "size": 0}, EncodeRequest, "encode")
+    with pytest.raises(ValueError, match=r"^evaluate: size: Input should be a multiple of 8, found 12$"):
+        checked({"size": 12}, EvaluateRequest, "evaluate")
     with pytest.raises(ValueError, match=r"^encode: sise: unknown; expected some of data, .*store, .*, found 3$"):
         checked({"data": "d", "store": "s", "sise": 3}, EncodeRequest, "encode")
 
@@ -130,7 +132,7 @@ def test_a_stage_gives_its_function_the_request(in_process: Any) -> None:
         return request
 
     asked = RegisterRequest(adapter="a", tags={"parent": "models:/x/1"})
-    assert echo_flow(**dict(asked)) == asked
+    assert echo_flow(asked) == asked
     answer = in_process.post("/flow_runs/filter", flows={"name": {"any_": ["echo"]}})
     assert [run["parameters"]["tags"] for run in answer] == [{"parent": "models:/x/1"}]
 
@@ -147,8 +149,26 @@ def test_retraining_makes_pictures_ready_as_encode_does() -> None:
     ready = {"buckets": True, "bucket_step": 32, "flip": True}
     request = RetrainRequest(data="d", store="s", diffusion="b", llm="l", **ready).to_encode()
     assert {name: getattr(request, name) for name in ready} == ready
-    with pytest.raises(ValueError, match="encode: settings: Value error, bucket_step goes with buckets alone"):
-        checked({"data": "d", "store": "s", "bucket_step": 32}, EncodeRequest, "encode")
+
+
+@pytest.mark.parametrize(("request_", "name"), [(EncodeRequest, "encode"), (RetrainRequest, "retrain")])
+def test_choices_of_encoding_that_exclude_one_another(request_: type[Request], name: str) -> None:
+    asked = {"data": "d", "store": "s", "diffusion": "b"}
+    with pytest.raises(ValueError, match=f"^{name}: bucket_step: expected none without buckets, found 32$"):
+        checked({**asked, "bucket_step": 32}, request_, name)
+    with pytest.raises(ValueError, match=f"^{name}: device_map: expected none with ray, a GPU a process, found auto$"):
+        checked({**asked, "device_map": "auto", "ray": "local"}, request_, name)
+
+
+def test_the_request_that_retraining_encodes_by_has_every_choice_of_it() -> None:
+    given = {"buckets": True, "bucket_step": 32, "flip": True, "vae_dtype": "bfloat16", "attention": "eager"}
+    given |= {"encoder": "base", "ray": "local", "caption_columns": ["text"], "caption_lines": True}
+    retrain = RetrainRequest(data="d", store="s", diffusion="b", llm="l", processes=4, **given)
+    encode = retrain.to_encode()
+    assert {name: getattr(encode, name) for name in EncodeChoices.model_fields} == {
+        name: getattr(retrain, name) for name in EncodeChoices.model_fields
+    }
+    assert (encode.settings, encode.processes) == (retrain.encoder_settings, 1)
 
 
 def test_numbers_before_folders_names_are_no_repeats_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,11 +195,14 @@ def test_a_run_without_the_later_settings_has_the_name_that_it_had() -> None:
     assert len({"store-llm-467bf4dd", *names}) == 5
 
 
-@pytest.mark.parametrize("others", [{"processes": 2}, {"ray": "local"}])
-def test_one_process_alone_spreads_an_llm_over_gpus(others: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [({"processes": 2}, "several processes, a GPU each"), ({"ray": "local"}, "ray, a GPU a process")],
+)
+def test_one_process_alone_spreads_an_llm_over_gpus(others: dict[str, Any], expected: str) -> None:
     whole = {"data": "photos", "store": "store", "device_map": "auto"}
     assert EncodeRequest.model_validate(whole).device_map == "auto"
-    with pytest.raises(ValueError, match="device_map goes with one process and without ray"):
+    with pytest.raises(ValueError, match=f"device_map: expected none with {expected}, found auto"):
         EncodeRequest.model_validate(whole | others)
 
 

@@ -27,6 +27,7 @@ from pipelines.flows.promote import Decision, recorded
 from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
 from pipelines.requests.promote import PromotionPolicy
+from pipelines.requests.retrain import RetrainRequest
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex
 from tests.pipelines.conftest import ROOT, Deployed, Server
@@ -58,7 +59,7 @@ def run(root: Path, **changes: Any) -> RetrainResult:
     given["encoder_settings"] = EncoderConfig.from_dict(given["encoder_settings"])
     given["settings"] = TrainSettings(**given["settings"])
     given["readiness"], given["policy"] = ReadinessPolicy(**given["readiness"]), PromotionPolicy(**given["policy"])
-    return retrain_flow(**given)
+    return retrain_flow(RetrainRequest(**given))
 
 
 def wave(root: Path, number: int) -> Path:

@@ -38,9 +38,8 @@ def part(request: RegisterRequest) -> RegisterRequest:
 def test_without_a_server_a_stage_is_its_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Stage, "flow", property(lambda self: pytest.fail("a flow was made")))
-    assert ask(adapter="a", tags={"b": "c"}) == RegisterRequest(adapter="a", tags={"b": "c"})
-    with pytest.raises(ValueError, match="^ask: adaptor: unknown; expected some of adapter, "):
-        ask(adapter="a", adaptor="a")
+    request = RegisterRequest(adapter="a", tags={"b": "c"})
+    assert ask(request) is request
     assert run_id() != run_id()
 
 
@@ -48,8 +47,14 @@ def test_a_request_that_needs_the_engine_is_recorded(monkeypatch: pytest.MonkeyP
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(module, "tie_server", lambda: None)
     monkeypatch.setattr(Stage, "flow", property(lambda self: lambda **given: made.append(given)))
-    ask(adapter="a", name="engine")
-    assert made == [{"adapter": "a", "name": "engine"}]
+    request = RegisterRequest(adapter="a", name="engine", tags={"b": "c"})
+    ask(request)
+    assert made == [dict(request)]
+
+
+def test_a_flow_refuses_what_its_request_does_not_have() -> None:
+    with pytest.raises(ValueError, match="^ask: adaptor: unknown; expected some of adapter, "):
+        ask.flow.fn(adapter="a", adaptor="a")
 
 
 @pytest.mark.parametrize("imported", [True, False])

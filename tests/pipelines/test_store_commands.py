@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli.main import main
+from pipelines.requests.encode import EncodeRequest
 from storage import EncodingStore, ShardWriter, caption_hash, content_hash
 from storage.maintenance.summary import list_shards
 from storage.maintenance.verify import verify
@@ -257,7 +258,9 @@ def test_verify_mends(world: World, in_process: Server, tmp_path: Path, capsys: 
     path, prompts = tmp_path / "store", tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
     first = encode_flow(
-        data=world.data, store=str(path), diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+        EncodeRequest(
+            data=world.data, store=str(path), diffusion=world.diffusion, llm=world.llm, captions=["a red circle"]
+        )
     )
     capsys.readouterr()
     store = EncodingStore.open(path)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli.main import main
+from pipelines.requests.encode import EncodeRequest
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture
 from tests.pipelines.conftest import Server, World
@@ -59,7 +60,7 @@ def test_rows_are_moved_edited_and_deleted(
 
     def encode(*captions: str) -> Any:
         write(data / "pictures", captions)  # those of a deleted row stay, and are told as "pictures"
-        result = encode_flow(data=str(data), store=str(path), diffusion=world.diffusion, llm=world.llm)
+        result = encode_flow(EncodeRequest(data=str(data), store=str(path), diffusion=world.diffusion, llm=world.llm))
         assert result.rows == result.known + result.samples + sum(result.rejected.values())
         capsys.readouterr()
         print_result(result, str(path))

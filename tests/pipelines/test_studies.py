@@ -36,7 +36,9 @@ def shared_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(name: str, output: Path, llm: Path | None = None) -> dict[str, object]:
-    done = study_flow(name=name, output=str(output), sizes=TINY, quick=True, llm=None if llm is None else str(llm))
+    done = study_flow(
+        StudyRequest(name=name, output=str(output), sizes=TINY, quick=True, llm=None if llm is None else str(llm))
+    )
     folder = Path(done["folder"])
     assert folder == (output / name if llm is None else output / "by-llm" / llm.name / name)
     assert (folder / "plot.png").stat().st_size > 5_000
@@ -129,7 +131,7 @@ def test_a_study_of_another_llm_stands_beside_the_embedded_ones(
     again = tmp_path / "elsewhere" / "tiny-phi"
     shutil.copytree(PHI, again)
     with pytest.raises(ValueError, match="found some of .*, which has the same name: rename a folder"):
-        study_flow(name="prompts", output=str(output), llm=str(again), sizes=TINY, quick=True)
+        study_flow(StudyRequest(name="prompts", output=str(output), llm=str(again), sizes=TINY, quick=True))
 
 
 def test_an_llm_is_looked_at_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from llmdiff.training.config import TrainSettings
 from llmdiff.training.loop import train
 from llmdiff.training.resolve import pinned_version
 from pipelines.flows.train import keep_samples, resolve_config
+from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.train import TrainRequest
 from storage import EncodingStore, ShardWriter, caption_hash
 from storage.maintenance.verify import verify
@@ -42,7 +43,7 @@ def own_store(world: World, in_process: Server, tmp_path: Path) -> str:
     from pipelines.flows.encode import encode_flow
 
     store = str(tmp_path / "store")
-    encode_flow(data=world.data, store=store, diffusion=world.diffusion, encoder="base")
+    encode_flow(EncodeRequest(data=world.data, store=store, diffusion=world.diffusion, encoder="base"))
     return store
 
 
@@ -115,22 +116,22 @@ def test_ended_or_killed_the_same_command_goes_on(server: Server, world: World, 
 
     (run_id,) = re.findall(r"MLflow run: (\w+)", printed)
     api = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    assert sheets(Path(api.download_artifacts(run_id, "samples"))) == uninterrupted_sheets(run, api, tmp_path)
+    assert grids(Path(api.download_artifacts(run_id, "samples"))) == uninterrupted_grids(run, api, tmp_path)
 
 
-def sheets(folder: Path) -> dict[str, bytes]:
+def grids(folder: Path) -> dict[str, bytes]:
     """The pixels of each PNG."""
     return {path.name: Image.open(path).tobytes() for path in folder.glob("*.png")}
 
 
-def uninterrupted_sheets(run: Path, api: MlflowClient, folder: Path) -> dict[str, bytes]:
+def uninterrupted_grids(run: Path, api: MlflowClient, folder: Path) -> dict[str, bytes]:
     """Those of the same training in one go, in this process."""
     config = TrainConfig.read(run / "config.json").model_copy(update={"output": str(folder / "whole")})
     train(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", api.tracking_uri)
         keep_samples.fn(config, api.create_run("0").info.run_id)
-    found = sheets(folder / "whole" / "samples")
+    found = grids(folder / "whole" / "samples")
     assert sorted(found) == [f"step-{step:08d}.png" for step in range(SAMPLES, STEPS + 1, SAMPLES)]
     return found
 
