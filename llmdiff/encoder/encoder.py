@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
 """Raised whenever the same settings would give other numbers.
 
-It was not when control tokens' letters in a caption became text: of all captions, those few alone have other ids since.
+It was not when control tokens' letters in a caption became text, nor when a tokenizer's own EOS came to stay at the end
+of a caption that is cut, with `append_eos` off: of all captions, those few alone have other ids since.
 One of them that a store holds from before stays as it is; a store of their own gives such captions their new encodings.
 """
 
