@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
-from llmdiff.encoder.encoder import describe_settings
+from llmdiff.encoder.description import describe_settings
 from llmdiff.encoder.inspect import draw_heat_map, inspect
 from llmdiff.encoder.langevin import noise_std
 from llmdiff.encoder.llm import find_layers
