@@ -280,5 +280,5 @@ def test_states_are_inspected_by_block() -> None:
     torch.testing.assert_close(found.norms["state"].double(), states[1:-1].norm(dim=-1), rtol=1e-4, atol=1e-4)
     lines = found.table().splitlines()
     assert lines[0].split() == ["block", "token", "state"]
-    assert len(lines) == 1 + 3 * 4 + 1 + 3
+    assert len(lines) == 1 + 3 * 4 + 1 + 3 + 1 + 4
     assert draw_heat_map(found).size[0] > 0
