@@ -81,6 +81,8 @@ def print_rows(request: ProbeRequest, rows: list[Row]) -> None:
         print(f"  {command}")
 
 
+REFINER = ("adapter.refiner=2", "layout_steps=2000", "learning_rate=1e-3")
+"""What goes with a refiner, see `docs/choosing.md`: at twice that rate it forgot what layout pre-training taught it."""
 COLUMNS = ("reading", "on top: natural", "new", "mean", "in reach: natural", "new ", "mean ")
 
 
@@ -107,7 +109,7 @@ def name_of(row: Row) -> str:
 
 def commands(request: ProbeRequest, best: Recommendation) -> list[str]:
     """Return the commands that take what is recommended, as far as they follow from it."""
-    adapter = ["adapter.standardise=true", *["adapter.refiner=2", "layout_steps=2000"] * best.refiner]
+    adapter = ["adapter.standardise=true", *REFINER * best.refiner]
     encode = base_options(request) if not best.row.template else llm_options(request, best.row)
     return [f"llmdiff encode … {encode}", f"llmdiff train … {assigned(adapter)}"]
 
