@@ -72,8 +72,8 @@ class Inspection:
             lines.append(f"{outlier.block:>5}  {token:<{width}}  channel {outlier.channel:>5}  {outlier.ratio:>8.1f}")
         lines.append("norm of each token's encoding" + (", band by band:" if len(self.encoding) > 1 else ":"))
         for d, token in enumerate(self.tokens):
-            norms = self.encoding[:, d - self.kept.start].tolist() if d in self.kept else []
-            told = "  ".join(f"{norm:>10.4g}" for norm in norms) or f"{'not kept':>10}"
+            of_bands = self.encoding[:, d - self.kept.start].tolist() if d in self.kept else []
+            told = "  ".join(f"{norm:>10.4g}" for norm in of_bands) or f"{'not kept':>10}"
             lines.append(f"{'':>5}  {token:<{width}}  {told}")
         return "\n".join(lines)
 
