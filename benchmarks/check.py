@@ -93,7 +93,7 @@ FIGURES = {
         spread=("ratio_p20", "ratio_p80"),
         more_is_better=False,
         least=0.04,
-        key=columns("device", "shape", "blocks", "dtype", "word_path", "captions", "max_tokens", "prompts"),
+        key=columns("device", "shape", "blocks", "dtype", "word_path", "captions", "max_tokens", "prompts", "reading"),
     ),
     "read": Figure(
         name="reading over a memory map",

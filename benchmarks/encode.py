@@ -6,6 +6,7 @@ Every ratio is taken within one run, round by round.
 
     python benchmarks/encode.py --shape phi-1.5 --blocks 4
     python benchmarks/encode.py --shape vicuna-7b --blocks 2 --word-path isolated
+    python benchmarks/encode.py --part text --shape phi-1.5 --reading norm_mean last
 
 Pictures are measured apart, into ``encode_pictures.csv``: decoding alone, the autoencoder alone, all in turn, and all
 in the stages of `encode_shard`; and the share of time for which an accelerator of a known speed, which a sleep stands
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
 from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.tokens import padding_id, tokenise
 
 SHAPES: dict[str, Callable[[], Any]] = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}
 QUICK = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
-GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for isolated
+GOALS = {("phi-1.5", "block"): 1.15, ("vicuna-7b", "block"): 1.80}  # over a plain pass; 1.05 for the others
 CPU_BLOCKS = {"phi-1.5": 6, "vicuna-7b": 2}
 PARTS = ["text", "pictures", "dtype"]
 OBVIOUS = ["obvious", "longest"]  # padded to a batch's longest caption, or to the longest of all
@@ -75,6 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--case", nargs="+", help="of pictures; default: all")
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--word-path", nargs="+", choices=["block", "isolated"], default=["block", "isolated"])
+    parser.add_argument("--reading", nargs="+", default=["score"], help="what is read of the LLM")
     parser.add_argument("--blocks", type=int, help="transformer blocks (all on a GPU, a few on a CPU)")
     parser.add_argument(
         "--captions", type=int, help="how many prompts, spread over the file (all on a GPU, 128 on a CPU)"
@@ -114,10 +117,10 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
     tokenizer = tokenizer_of(shape, arguments.data)
     captions, prompts = prompts_of(arguments.data, arguments.captions or (ALL if on_gpu else 128))
     budget = arguments.token_budget or (16384 if on_gpu else 2048)
-    for word_path in arguments.word_path:
+    for reading, word_path in readings_of(arguments):
         with tempfile.TemporaryDirectory() as cache:
             settings = {"dtype": arguments.dtype, "token_budget": budget, "max_tokens": arguments.max_tokens}
-            config = EncoderConfig(word_path=word_path, **settings)
+            config = EncoderConfig(reading=reading, word_path=word_path or "block", **settings)
             encoder = Encoder(model, tokenizer, config, cache_folder=cache)
             row = {
                 "device": device_name(device),
@@ -129,9 +132,21 @@ def measure_shape(shape: str, arguments: argparse.Namespace) -> None:
                 "captions": len(captions),
                 "max_tokens": arguments.max_tokens,
             }
+            against = arguments.against if reading == "score" else ()  # the obvious ways are of that
             with uncompiled(arguments.quick):
-                measured = measure(encoder, captions, arguments.rounds, device, shape, arguments.against)
-            append_row("encode", {**row, **measured, "prompts": prompts}, arguments.results)
+                measured = measure(encoder, captions, arguments.rounds, device, shape, against)
+            append_row("encode", {**row, **measured, "prompts": prompts, "reading": reading}, arguments.results)
+
+
+def readings_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yield each reading with its word paths; hidden states have none, and normalised scores one."""
+    for reading in arguments.reading:
+        if not Reading.parse(reading).takes_scores:
+            yield reading, ""
+        else:
+            yield from (
+                (reading, path) for path in arguments.word_path if (reading, path) != ("score_norm", "isolated")
+            )
 
 
 def measure(
@@ -143,7 +158,6 @@ def measure(
     against: Sequence[str] = tuple(OBVIOUS),
 ) -> dict[str, Any]:
     """Return times, ratios and peaks of one encoder; columns of ways that it is not held against are empty."""
-    word_path = encoder.config.word_path
     tokens = [token.ids for token in tokenise(encoder.tokenizer, captions, encoder.config, encoder.llm.vocabulary)]
     batches = list(batches_by_tokens([len(ids) for ids in tokens], encoder.config.token_budget))
     padded = [pad([tokens[i] for i in batch], padding_id(encoder.tokenizer)).to(device) for batch in batches]
@@ -167,6 +181,7 @@ def measure(
     times = interleaved({name: run for name, run in runs.items() if name in wanted}, device, rounds)
     ratios = [one / other for one, other in zip(times["encode"], times["plain"], strict=True)]
     obvious = {name: quantiles(times[name])[1] for name in against}
+    takes_scores = Reading.parse(encoder.config.reading).takes_scores
     weights = sum(parameter.nbytes for parameter in encoder.llm.model.parameters())
     encode = quantiles(times["encode"])
     return {
@@ -176,7 +191,7 @@ def measure(
         **dict(zip(("encode_p20_s", "encode_p50_s", "encode_p80_s"), encode, strict=True)),
         "plain_p50_s": quantiles(times["plain"])[1],
         **dict(zip(("ratio_p20", "ratio_p50", "ratio_p80"), quantiles(ratios), strict=True)),
-        "ratio_goal": GOALS.get((shape, word_path), 1.05),
+        "ratio_goal": GOALS.get((shape, encoder.config.word_path), 1.05) if takes_scores else 1.05,
         "captions_per_s": len(captions) / encode[1],
         "obvious_captions_per_s": len(captions) / obvious["obvious"] if "obvious" in obvious else "",
         "speedup": obvious["obvious"] / encode[1] if "obvious" in obvious else "",

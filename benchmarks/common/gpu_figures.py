@@ -47,7 +47,7 @@ def shares(training_tflop: float, vae_tflop: float, llm_tflop: Mapping[str, floa
     if vae := gpu_row("autoencoder.csv", device, model="SD 1.5", dtype="tf32"):
         found["autoencoder"] = float(vae["pictures_per_s"]) * vae_tflop / (peak / 2)
     for name, tflop in llm_tflop.items():
-        if row := gpu_row("encode.csv", device, shape=SHAPES[name], word_path="block"):
+        if row := gpu_row("encode.csv", device, shape=SHAPES[name], word_path="block", reading="score"):
             found[name] = float(row["tokens"]) * tflop / float(row["plain_p50_s"]) / peak
     return Shares(device=device, peak=peak, of=found)
 
@@ -60,7 +60,7 @@ def sentence() -> str:
     if row := gpu_row("autoencoder.csv", training["device"], model="SD 1.5", dtype="tf32"):
         parts.append(f"the autoencoder {number(float(row['pictures_per_s']))} (TF32)")
     for name, shape in SHAPES.items():
-        if row := gpu_row("encode.csv", training["device"], shape=shape, word_path="block"):
+        if row := gpu_row("encode.csv", training["device"], shape=shape, word_path="block", reading="score"):
             parts.append(f"{name} encodes {number(float(row['captions_per_s']))} captions a second")
     return f"Measured on one {training['device']}, random weights in the real shapes: {', '.join(parts)}."
 

@@ -25,9 +25,10 @@ class LLM:
 def llms() -> list[LLM]:
     """Return the LLMs of the recipes."""
     of_pass = {"what": "LLM, one plain forward pass"}
-    phi = measured("encode.csv", "ratio_p50", shape="phi-1.5", dtype="bfloat16", word_path="block")
-    on_gpu = gpu_row("encode.csv", shape="vicuna-7b", word_path="block")
-    vicuna = measured("encode.csv", "ratio_p50", shape="vicuna-7b", blocks="2 of 32", word_path="block")
+    score = {"word_path": "block", "reading": "score"}
+    phi = measured("encode.csv", "ratio_p50", shape="phi-1.5", dtype="bfloat16", **score)
+    on_gpu = gpu_row("encode.csv", shape="vicuna-7b", **score)
+    vicuna = measured("encode.csv", "ratio_p50", shape="vicuna-7b", blocks="2 of 32", **score)
     vicuna = vicuna if on_gpu is None else float(on_gpu["ratio_p50"])
     return [
         LLM(

@@ -42,7 +42,7 @@ class AdapterSettings(BaseModel):
     logits of its own. It starts as their mean, and needs encodings of several bands."""
     refiner: Literal[0, 1, 2] = 0
     """Transformer blocks over the tokens after `phi`, in which a token sees those after it too, as in a causal LLM it
-    can't. They start without effect."""
+    can't. They start at random, and so change what the adapter reads from the first step on."""
     standardise: bool = False
     """Whether `phi` reads encodings standardised channel by channel, by mean and standard deviation of the store's
     encodings, measured as training begins. Then no channel rules by its size alone."""

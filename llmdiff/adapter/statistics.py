@@ -7,12 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+LEAST = 2.0**-8
+"""Of the median channel's standard deviation, the least that is divided by: a bfloat16's relative precision.
+
+Channels of an LLM vary far more: by 0.12 of the median's at least with SmolLM2-135M-Instruct, by the readings tried.
+"""
+
 
 def channel_statistics(encodings: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each band's channels over all tokens, ``(band, hidden)`` float32 each.
 
-    A channel that is the same everywhere has 1 for its standard deviation. Encodings ``([band,] token, hidden)`` that
-    are not finite are left out; training leaves out their steps too.
+    A channel that is the same everywhere has 1 for its standard deviation, and one that varies less than `LEAST` of its
+    band's median has that much: else a token that is unlike those measured could come to any size. Encodings
+    ``([band,] token, hidden)`` that are not finite are left out; training leaves out their steps too.
 
     Raises:
         ValueError: none is left.
@@ -32,4 +39,5 @@ def channel_statistics(encodings: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         raise ValueError("adapter.standardise: expected encodings with finite numbers, found none in the store")
     mean = total / tokens
     std = (squares / tokens - mean.square()).clamp(min=0).sqrt().float()
-    return (origin.squeeze(1) + mean).float(), torch.where(std == 0, 1.0, std)
+    least = LEAST * std.median(dim=-1, keepdim=True).values
+    return (origin.squeeze(1) + mean).float(), torch.where(std == 0, 1.0, std.maximum(least))

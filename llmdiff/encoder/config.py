@@ -69,7 +69,7 @@ class EncoderConfig:
     tokens."""
     append_eos: bool = True
     """Ends each caption with EOS: the last word is in nobody's context, so without it its meaning is lost. It takes
-    one token a caption."""
+    one token a caption. A tokenizer that ends texts itself does so in any case, and only once."""
     template: str = "{caption}"
     """Text around a caption; must hold `{caption}` once. Its tokens are encoded and stored with every caption. Words
     after the caption are never cut: at them a causal model can say what the whole caption means. `chat`: the

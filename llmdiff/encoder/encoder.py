@@ -18,12 +18,13 @@ from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
 from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.description import describe_llm, describe_settings
 from llmdiff.encoder.fit import check_depth, check_tokenizer
 from llmdiff.encoder.langevin import noise_std
 from llmdiff.encoder.llm import DecoderLLM
 from llmdiff.encoder.loading import Placement, load_pretrained
 from llmdiff.encoder.nonfinite import NonFinite
-from llmdiff.encoder.quantization import METHODS, check_quantised
+from llmdiff.encoder.quantization import check_quantised
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
 from llmdiff.encoder.template import resolve_template
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 FORMULA_VERSION = 2
 """Version of the formula, which rises whenever the same settings would give other numbers.
 
-It did not rise when control tokens' letters in a caption became text: only the few captions with such letters have
-other ids since. One that a store holds from before stays as it is; a new store gives it its new encoding.
+It did not rise when control tokens' letters in a caption became text, nor when a tokenizer's own EOS came to stay at
+the end of a caption that is cut, with `append_eos` off: of all captions, those few alone have other ids since. One of them that a store holds from before stays as it is; a store of their own gives such captions their new encodings.
 """
 
 Progress = Callable[[int, int], None]
@@ -184,8 +185,14 @@ class Encoder:
             "formula": FORMULA_VERSION,
             "llm": describe_llm(self.llm, self.config),
             "tokenizer": self._tokenizer_identity,
-            **describe_settings(self.config, self.g, self.h, self.noise_std),
+            **describe_settings(self._counted, self.g, self.h, self.noise_std),
         }
+
+    @property
+    def _counted(self) -> EncoderConfig:
+        """The settings, the layers of their reading counted from the embedding."""
+        reading = Reading.parse(self.config.reading).of(self.llm.blocks)
+        return dataclasses.replace(self.config, reading=str(reading))
 
     @cached_property
     def _tokenizer_identity(self) -> str:
@@ -242,42 +249,3 @@ def check_fit(llm: DecoderLLM, tokenizer: Any, config: EncoderConfig) -> None:
     if config.append_eos and tokenizer.eos_token_id >= llm.vocabulary:
         expected = f"expected one below {llm.vocabulary}, the LLM's vocabulary; or append_eos=False"
         raise ValueError(f"the tokenizer's EOS has the id {tokenizer.eos_token_id}; {expected}")
-
-
-def describe_llm(llm: DecoderLLM, config: EncoderConfig) -> dict[str, Any]:
-    """Return what decides an LLM's numbers: its weights, and the settings' method of quantising them, if any."""
-    about = {"class": llm.name, "content": llm.identity, "hidden_size": llm.hidden_size}
-    return about if config.quantization == "none" else about | {"quantization": METHODS[config.quantization].words}
-
-
-def describe_settings(
-    config: EncoderConfig, g: Sequence[float], h: Sequence[float], noise_std: Sequence[float]
-) -> dict[str, Any]:
-    """Return the settings that decide an encoding's numbers; those without an effect are None.
-
-    Those that came later are left out where they change nothing, so that fingerprints stay what they were.
-    """
-    drawn = config.noise == "cached"
-    reading = Reading.parse(config.reading).of(len(g))
-    later: dict[str, Any] = {"noise_std": list(noise_std)} if config.noise == "fresh" else {}
-    if reading.kind != "score":
-        later["reading"] = str(reading)
-    if config.template_keep != "all":
-        later["template_keep"] = config.template_keep
-    if config.quantization != "none":
-        later["quantization"] = config.quantization
-    scores = reading.takes_scores
-    return {
-        "word_path": config.word_path if scores else None,
-        "g": list(g) if scores else None,
-        "h": list(h) if config.noise != "off" else None,
-        "bands": config.bands,
-        "initial": config.initial if scores else None,
-        "noise": config.noise if scores else None,
-        "seed": config.seed if drawn or config.initial == "noise" else None,
-        "max_tokens": config.max_tokens,
-        "append_eos": config.append_eos,
-        "template": config.template,
-        "dtype": config.dtype,
-        **later,
-    }

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.llm import ScorePath
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.tokens import normalise, tokenise
+from llmdiff.encoder.tokens import BadCaption, normalise, tokenise
+from llmdiff.encoder.word_table import word_sums
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +43,7 @@ class Outlier(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """Norms of one caption's scores or hidden states."""
+    """Norms of one caption's scores or hidden states, and of its encoding."""
 
     caption: str
     tokens: list[str]
@@ -51,9 +53,13 @@ class Inspection:
     ``|S_t(d) - W_t(d)|``, what the context adds. Of a reading of hidden states, `state`: what the block puts out."""
     outliers: list[Outlier]
     """The largest channel of each block's output."""
+    kept: range
+    """Of which tokens the encodings are kept."""
+    encoding: Tensor
+    """float32 (band, kept token): what the reading makes of the blocks. NaN where it is not finite."""
 
     def table(self) -> str:
-        """Return a line for each block and token, then a line for each block with its outlier channel."""
+        """Return a line a block and token, a line a block with its outlier channel, and a line a token's encoding."""
         width = max(len(token) for token in self.tokens)
         lines = [f"{'block':>5}  {'token':<{width}}  " + "  ".join(f"{name:>10}" for name in self.norms)]
         for block in range(len(self.outliers)):
@@ -64,17 +70,23 @@ class Inspection:
         for outlier in self.outliers:
             token = self.tokens[outlier.token]
             lines.append(f"{outlier.block:>5}  {token:<{width}}  channel {outlier.channel:>5}  {outlier.ratio:>8.1f}")
+        lines.append("norm of each token's encoding" + (", band by band:" if len(self.encoding) > 1 else ":"))
+        for d, token in enumerate(self.tokens):
+            of_bands = self.encoding[:, d - self.kept.start].tolist() if d in self.kept else []
+            told = "  ".join(f"{norm:>10.4g}" for norm in of_bands) or f"{'not kept':>10}"
+            lines.append(f"{'':>5}  {token:<{width}}  {told}")
         return "\n".join(lines)
 
 
 @torch.no_grad()
 def inspect(encoder: Encoder, caption: str) -> Inspection:
-    """Return the norms of what the encoder's reading takes of one caption.
+    """Return the norms of what the encoder's reading takes of one caption, and of the encoding that it makes of it.
 
-    It takes scores under its word path, before they are weighted or normalised; or all blocks' outputs.
+    Taken are scores under its word path, before they are weighted or normalised; or all blocks' outputs.
     """
     caption = normalise(caption)
-    ids = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)[0].ids
+    (tokens,) = tokenise(encoder.tokenizer, [caption], encoder.config, encoder.llm.vocabulary)
+    ids, kept = tokens.ids, range(len(tokens.ids))[tokens.keep]
     row = torch.tensor([ids], device=encoder.llm.device)
     if Reading.parse(encoder.config.reading).takes_scores:
         values, outputs = _all_scores(encoder, row)
@@ -86,7 +98,27 @@ def inspect(encoder: Encoder, caption: str) -> Inspection:
         tokens=encoder.tokenizer.convert_ids_to_tokens(ids),
         norms={name: value.norm(dim=-1).cpu() for name, value in values.items()},
         outliers=[_outlier(block, output) for block, output in enumerate(outputs)],
+        kept=kept,
+        encoding=_encoding_norms(encoder, caption, len(kept)),
     )
+
+
+class WithoutTable(BatchEncoder):
+    """Encodes captions without the isolated path's table, which takes a pass of the whole vocabulary to make."""
+
+    def _word_scores(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        needed, index = torch.tensor([token for row in ids for token in row]).unique(return_inverse=True)
+        sums = word_sums(self.llm, self.g, self.config, needed.tolist())
+        return sums.to(self.llm.device), index.to(self.llm.device, torch.int32)
+
+
+def _encoding_norms(encoder: Encoder, caption: str, kept: int) -> Tensor:
+    """Return the norms (band, kept token) of a caption's encoding."""
+    batch_encoder = WithoutTable(encoder.llm, encoder.config, encoder.g, encoder.h, cache_folder=None)
+    (encoding,) = encoder.encode_by(batch_encoder, [caption])
+    if isinstance(encoding, BadCaption):
+        return torch.full((encoder.config.bands, kept), torch.nan)
+    return encoding.float().norm(dim=-1).reshape(-1, kept)
 
 
 def _all_scores(encoder: Encoder, row: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -126,7 +158,10 @@ def _outlier(block: int, output: Tensor) -> Outlier:
 
 
 def write_heat_map(inspection: Inspection, path: str | Path) -> None:
-    """Write a PNG of a panel for each kind of norm: tokens down, blocks across, one logarithmic scale."""
+    """Write a PNG of a panel for each kind of norm: tokens down, blocks across, one logarithmic scale.
+
+    The names of tokens whose encodings are not kept are pale.
+    """
     draw_heat_map(inspection).save(path, format="PNG")
 
 
@@ -135,7 +170,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
     from PIL import Image, ImageDraw
 
     panels = inspection.norms
-    blocks, tokens = len(inspection.outliers), len(inspection.tokens)
+    blocks, tokens, kept = len(inspection.outliers), len(inspection.tokens), inspection.kept
     panel_width = max(blocks * CELL, 6 * CELL)
     width = LABEL + len(panels) * (panel_width + MARGIN) + MARGIN
     caption = [printable(line) for line in textwrap.wrap(inspection.caption, (width - MARGIN) // LETTER)]
@@ -146,7 +181,7 @@ def draw_heat_map(inspection: Inspection) -> Image:
     for i, line in enumerate(caption):
         canvas.text((MARGIN // 2, MARGIN // 2 + i * MARGIN), line, fill="black")
     for d, token in enumerate(inspection.tokens):
-        canvas.text((MARGIN // 2, top + d * CELL + 3), printable(token)[:14], fill="black")
+        canvas.text((MARGIN // 2, top + d * CELL + 3), printable(token)[:14], fill="black" if d in kept else "silver")
     for i, (title, _) in enumerate(panels.items()):
         left = LABEL + i * (panel_width + MARGIN)
         canvas.text((left, top - MARGIN - 2), title, fill="black")

@@ -57,24 +57,39 @@ def caption_span(tokenizer: Any, template: str, caption: str, ids: list[int], sp
         tokenizer: the tokenizer.
         template: the text around the caption.
         caption: the caption.
-        ids: the tokens of both, an EOS of the tokenizer's own left out.
+        ids: the tokens of both, an EOS at their end left out.
         split: whether control tokens' letters were read as letters.
     """
     before, _, after = template.partition("{caption}")
     if not getattr(tokenizer, "is_fast", False):
-        of_before = tokenizer(before)["input_ids"]
-        of_before = of_before[:-1] if of_before[-1:] == [tokenizer.eos_token_id] else of_before
-        stop = max(0, len(ids) - len(tokenizer(after, add_special_tokens=False)["input_ids"]))
-        return min(len(of_before), stop), stop
-    text = f"{before}{caption}{after}"
-    settings = {"split_special_tokens": True} if split else {}
-    offsets = tokenizer(text, verbose=False, return_offsets_mapping=True, **settings)["offset_mapping"][: len(ids)]
+        stop = max(0, len(ids) - count_alone(tokenizer, after, ids))
+        return min(len(without_eos(tokenizer, tokenizer(before)["input_ids"])), stop), stop
+    offsets = letters(tokenizer, f"{before}{caption}{after}", split)[: len(ids)]
     start, end = len(before), len(before) + len(caption)
     inside = [i for i, (low, high) in enumerate(offsets) if high > start and low < end]
     if inside:
         return inside[0], inside[-1] + 1
     place = next((i for i, (_, high) in enumerate(offsets) if high > start), len(ids))
     return place, place
+
+
+def letters(tokenizer: Any, text: str, split: bool) -> list[tuple[int, int]]:
+    """Return the range of letters that each token of a text is of, from a fast tokenizer."""
+    settings = {"split_special_tokens": True} if split else {}
+    found = tokenizer(text, verbose=False, return_offsets_mapping=True, **settings)
+    offsets: list[tuple[int, int]] = found["offset_mapping"]
+    return offsets
+
+
+def count_alone(tokenizer: Any, after: str, ids: list[int]) -> int:
+    """Return how many tokens what the template puts after the caption has alone; less an EOS that `ids` are without."""
+    alone = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    return len(alone if ids[-1:] == alone[-1:] else without_eos(tokenizer, alone))
+
+
+def without_eos(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Return token ids without an EOS at their end."""
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
 
 
 def kept_range(keep: TemplateKeep, span: tuple[int, int], count: int) -> tuple[int, int | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.template import caption_span, kept_range
+from llmdiff.encoder.template import caption_span, count_alone, kept_range, letters, without_eos
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,7 @@ def try_tokenise(
         return []
     assert "{caption}" in config.template
     check_room(tokenizer, config)
-    after = config.template.partition("{caption}")[2]
-    kept = len(tokenizer(after, add_special_tokens=False)["input_ids"]) if after else 0
-    room = config.max_tokens - config.append_eos
-    end = [tokenizer.eos_token_id] if config.append_eos else []
+    eos = [tokenizer.eos_token_id]
     control = control_tokens(tokenizer)
     found: list[Tokens | BadCaption] = []
     for caption, read in zip(captions, _token_ids(tokenizer, captions, config.template, control), strict=True):
@@ -93,11 +90,11 @@ def try_tokenise(
             found.append(read)
             continue
         ids, split = read
-        body = ids[:-1] if end and ids[-1:] == end else ids  # the tokenizer may add an EOS of its own
+        body = without_eos(tokenizer, ids)
+        end = eos if config.append_eos or body != ids else []  # the tokenizer may add an EOS of its own
         first, last = _span(tokenizer, config, caption, body, split)
-        if (cut := len(body) - room) > 0:
-            text = config.template.replace("{caption}", caption)
-            body = _cut(body, room, _kept(tokenizer, text, after, kept))
+        if (cut := len(body) + len(end) - config.max_tokens) > 0:
+            body = _cut(body, len(body) - cut, _kept(tokenizer, config.template, caption, body, split))
             last = max(0, last - cut)
         kept_of = kept_range(config.template_keep, (min(first, last), last), len(body) + len(end))
         found.append(_checked(caption, Tokens([*body, *end], cut > 0, *kept_of), vocabulary))
@@ -202,17 +199,17 @@ def _cut(ids: list[int], room: int, kept: int) -> list[int]:
     return ids[: room - kept] + ids[len(ids) - kept :]
 
 
-def _kept(tokenizer: Any, text: str, after: str, alone: int) -> int:
-    """Return how many of a text's last tokens hold what the template puts after the caption.
+def _kept(tokenizer: Any, template: str, caption: str, ids: list[int], split: bool) -> int:
+    """Return how many of a text's last tokens hold what the template puts after the caption; see `caption_span`.
 
     In its place it need not fall into the tokens that it has alone: letters join with the caption's. A tokenizer that
     cannot say which letters a token is of is taken at what it makes of them alone.
     """
-    if not alone or not getattr(tokenizer, "is_fast", False):
-        return alone
-    start = len(text) - len(after)
-    ends = [end for _, end in tokenizer(text, verbose=False, return_offsets_mapping=True)["offset_mapping"]]
-    return sum(end > start for end in ends)
+    before, _, after = template.partition("{caption}")
+    if not after or not getattr(tokenizer, "is_fast", False):
+        return count_alone(tokenizer, after, ids)
+    start = len(before) + len(caption)
+    return sum(end > start for _, end in letters(tokenizer, f"{before}{caption}{after}", split)[: len(ids)])
 
 
 def padding_id(tokenizer: Any) -> int:

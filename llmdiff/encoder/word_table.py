@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,16 +78,21 @@ def default_folder() -> Path:
     return Path(os.environ.get("LLMDIFF_CACHE") or Path(home) / "llmdiff")
 
 
-@torch.no_grad()
 def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> Tensor:
-    """Feed every token id alone to the LLM and sum its blocks' updates: (vocabulary, band, hidden) on the CPU."""
+    """Return ``sum_t g(t) W_t`` of every token id: (vocabulary, band, hidden) on the CPU."""
+    return word_sums(llm, g, config, range(llm.vocabulary))
+
+
+@torch.no_grad()
+def word_sums(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig, tokens: Sequence[int]) -> Tensor:
+    """Feed each of some token ids alone to the LLM and sum its blocks' updates: (id, band, hidden) on the CPU."""
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
-    table = torch.empty(llm.vocabulary, config.bands, llm.hidden_size, dtype=dtype)
+    table = torch.empty(len(tokens), config.bands, llm.hidden_size, dtype=dtype)
     zeros = (0.0,) * llm.blocks
 
-    def run(ids: list[int]) -> Tensor:
-        count = len(ids)
-        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # not 0: a first token's score is zero
+    def run(places: list[int]) -> Tensor:
+        count, ids = len(places), [tokens[i] for i in places]
+        position = torch.ones(count, dtype=torch.int32, device=llm.device)  # position 0 would be taken for context-free
         rows = TokenRows(position=position, caption=torch.zeros(count, dtype=torch.int64, device=llm.device))
         langevin = Langevin(
             rows, g, zeros, bands=config.bands, hidden=llm.hidden_size, initial="zeros", seed=0, dtype=dtype
@@ -94,8 +100,8 @@ def make_table(llm: DecoderLLM, g: tuple[float, ...], config: EncoderConfig) -> 
         llm.stream(torch.tensor(ids, device=llm.device)[:, None], "sentence", langevin.fold)
         return langevin.c
 
-    for ids, rows in run_in_batches([1] * llm.vocabulary, BatchBudget(config.token_budget), run):
-        table[torch.tensor(ids)] = rows.cpu()
+    for places, rows in run_in_batches([1] * len(tokens), BatchBudget(config.token_budget), run):
+        table[torch.tensor(places)] = rows.cpu()
     return table
 
 

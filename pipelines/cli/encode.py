@@ -83,7 +83,7 @@ def inspect(
 ) -> None:
     """Show, block by block and token by token, the norms of sentence score, word score and their difference.
 
-    With a reading of hidden states, their norms.
+    With a reading of hidden states, their norms. At the end is the norm of each token's encoding.
     """
     from pipelines.cli.config_files import read_settings
 

@@ -83,6 +83,8 @@ def print_rows(request: ProbeRequest, rows: list[ProbeResult]) -> None:
         print(f"not clearly worse, so that only adapters can tell: {'; '.join(map(name_of, others))}")
 
 
+REFINER = ("adapter.refiner=2", "layout_steps=2000", "learning_rate=1e-3")
+"""What goes with a refiner, see `docs/choosing.md`: at twice that rate it forgot what layout pre-training taught it."""
 COLUMNS = ("reading", "on top: natural", "new", "mean", "in reach: natural", "new ", "mean ")
 
 
@@ -109,7 +111,7 @@ def name_of(row: ProbeResult) -> str:
 
 def commands(request: ProbeRequest, best: Recommendation) -> list[str]:
     """Return the commands that take what is recommended, as far as they follow from it."""
-    adapter = ["adapter.standardise=true", *["adapter.refiner=2", "layout_steps=2000"] * best.refiner]
+    adapter = ["adapter.standardise=true", *REFINER * best.refiner]
     encode = base_options(request) if not best.row.template else llm_options(request, best.row)
     return [f"llmdiff encode … {encode}", f"llmdiff train … {assigned(adapter)}"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from infra.tracking.registry_names import SCHEME
 from llmdiff.adapter.files import check_adapter
 from llmdiff.encoder.config import CHAT, EncoderConfig
 from llmdiff.encoder.readings import Reading
+from llmdiff.encoder.schedules import resolve_schedule
 from llmdiff.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -32,23 +34,42 @@ def resolve_initial(start_from: str | None) -> dict[str, str]:
 def check_same_encodings(start_from: str, settings: EncoderConfig) -> None:
     """Raise ValueError where settings of an LLM's encoder are others than those that an adapter was trained with.
 
-    Before anything is encoded with them: no run could start from it then. Whether the LLM is the same, and which layers
-    are meant, its weights' fingerprint tells.
+    Before anything is encoded with them: no run could start from it then. What only the loaded LLM tells is left to the
+    fingerprint: whether it is the same, its chat template, and which layers are meant that are counted from the end.
     """
-    described = check_adapter(fetch_adapter(start_from)).encoder_description
-    plain = settings.to_dict()
-    asked: dict[str, Any] = {"kind": "llm"} | {
-        name: plain[name] for name in ("bands", "max_tokens", "append_eos", "template_keep")
-    }
-    asked |= {"reading": Reading.parse(settings.reading).kind, "dtype": settings.dtype or "bfloat16"}
-    asked |= {} if settings.template == CHAT else {"template": settings.template}
-    reading = Reading.parse(described.get("reading", "score")).kind
-    known = {"template_keep": "all", **described, "reading": reading} if described else {}
-    for name, value in asked.items():
-        if name in known and known[name] != value:
+    trained = check_adapter(fetch_adapter(start_from)).encoder_description
+    trained = {**NEUTRAL, **trained} if trained else {}
+    for name, value in _described(settings, trained).items():
+        if name in trained and trained[name] != value:
             expected = "expected the same, or to start from scratch"
-            trained = f"trained with {name} {known[name]!r}, found {value!r}"
-            raise ValueError(f"{start_from}: can't start from it: {trained}; {expected}")
+            found = f"trained with {name} {trained[name]!r}, found {value!r}"
+            raise ValueError(f"{start_from}: can't start from it: {found}; {expected}")
+
+
+NEUTRAL = {"reading": "score", "template_keep": "all", "quantization": "none"}
+"""What a description leaves out."""
+
+
+def _described(settings: EncoderConfig, trained: dict[str, Any]) -> dict[str, Any]:
+    """Return what an encoder with these settings will say of them, as far as that is known without its LLM.
+
+    A schedule is resolved for as many blocks as there were in what was `trained`.
+    """
+    from llmdiff.encoder.description import describe_settings
+
+    blocks = len(trained.get("g") or ())
+    g, h = (
+        value if isinstance(value, tuple) else resolve_schedule(value, blocks) for value in (settings.g, settings.h)
+    )
+    settings = dataclasses.replace(settings, dtype=settings.dtype or "bfloat16")
+    reading = Reading.parse(settings.reading)
+    found = {"kind": "llm"} | NEUTRAL | {"reading": str(reading)} | describe_settings(settings, g, h, noise_std=())
+    found.pop("noise_std", None)  # follows from h
+    if settings.template == CHAT:
+        del found["template"]
+    if min(reading.layers, default=0) < 0 and Reading.parse(trained.get("reading", "score")).kind == "layers":
+        del found["reading"]
+    return found
 
 
 def check_start(config: TrainConfig) -> None:

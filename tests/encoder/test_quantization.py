@@ -149,7 +149,19 @@ def test_a_real_package_says_how_in_the_fingerprint(quantised: Encoder, folder: 
 def test_a_model_that_is_quantised_already_is_taken_as_it_is(quantised: Encoder) -> None:
     encoder = Encoder(quantised.llm.model, tokenizer(), EncoderConfig(dtype="float32", initial="zeros"))
     assert all(map(torch.equal, encoder(CAPTIONS), quantised(CAPTIONS)))
-    assert encoder.describe()["llm"]["content"] == quantised.describe()["llm"]["content"]
+    described = encoder.describe()
+    assert described["llm"]["content"] == quantised.describe()["llm"]["content"]
+    assert described["llm"]["quantization"] == METHODS[quantised.config.quantization].package
+
+
+def test_weights_that_come_quantised_are_described_as_such() -> None:
+    """By a stand-in: what reads GPTQ is not installed here."""
+    model, plain = build("llama"), Encoder(build("llama"), tokenizer(), EncoderConfig()).describe()
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    described = Encoder(model, tokenizer(), EncoderConfig()).describe()
+    assert described["llm"].pop("quantization") == "gptq"
+    assert described["llm"].pop("content") != plain["llm"].pop("content")
+    assert described == plain, "and a whole LLM's description says nothing of it"
 
 
 def test_a_quantised_folder_is_not_quantised_again(folder: Path) -> None:

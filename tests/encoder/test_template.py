@@ -17,7 +17,7 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import BadCaption, Tokens, tokenise, try_tokenise
 from tests.encoder.test_control_tokens import in_python
-from tests.encoder.tiny_encoder import byte_level_bpe
+from tests.encoder.tiny_encoder import Slow, byte_level_bpe, ending_itself
 from tests.encoder.tiny_models import build, tokenizer
 from tests.examples import examples
 
@@ -102,6 +102,21 @@ def test_a_begin_of_text_token_is_not_the_captions() -> None:
     assert kept(words, "a red circle", template="{caption}", template_keep="caption") == ids
     assert kept(words, "", template="{caption}", template_keep="caption") == [begin]
     assert kept(words, "", template="{caption}", template_keep="after") == [1]
+
+
+@pytest.mark.parametrize("of", [lambda words: words, Slow], ids=["fast", "slow"])
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_an_eos_of_the_tokenizers_own_is_not_the_captions(of: Any, append_eos: bool) -> None:
+    words = of(ending_itself(tokenizer()))
+    ids = words("red green blue", add_special_tokens=False)["input_ids"]
+    below = words("below", add_special_tokens=False)["input_ids"]
+    own = {"template": "the {caption} below", "append_eos": append_eos}
+    for max_tokens, left in ((120, 3), (5, 2)):
+        assert kept(words, "red green blue", template_keep="caption", max_tokens=max_tokens, **own) == ids[:left]
+        assert kept(words, "red green blue", template_keep="after", max_tokens=max_tokens, **own) == [*below, 1]
+    for template in ("the {caption}", "the {caption} below"):
+        own["template"] = template
+        assert kept(words, "", template_keep="caption", **own) == words("the", add_special_tokens=False)["input_ids"]
 
 
 @settings(max_examples=examples(60), deadline=None)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.tokens import BadCaption, tokenise, try_tokenise
-from tests.encoder.tiny_encoder import CAPTIONS, byte_level_bpe, make
+from tests.encoder.tiny_encoder import CAPTIONS, Slow, byte_level_bpe, ending_itself, make
 from tests.encoder.tiny_models import build, tokenizer
 
 
@@ -83,6 +85,32 @@ def test_an_eos_of_the_tokenizers_own_is_not_doubled() -> None:
     expected = encoder(CAPTIONS)
     encoder.tokenizer = OwnEos()
     assert all(torch.equal(one, other) for one, other in zip(encoder(CAPTIONS), expected, strict=True))
+
+
+@pytest.mark.parametrize("of", [lambda words: words, Slow], ids=["fast", "slow"])
+def test_a_tokenizer_that_ends_texts_itself_cuts_as_one_that_is_told_to(of: Callable[[Any], Any]) -> None:
+    """Whether EOS is the tokenizer's or ours: words after the caption stay, and what is cut is the caption."""
+    captions = ["red green blue small", "red green blue small large circle", "a", ""]
+    for template in ("{caption} next to the left", "the {caption} below", "{caption}"):
+        settings = {"template": template, "max_tokens": 7}
+        told = tokenise(of(tokenizer()), captions, EncoderConfig(**settings), 64)
+        itself = tokenise(of(ending_itself(tokenizer())), captions, EncoderConfig(append_eos=False, **settings), 64)
+        assert itself == told
+    (found,) = tokenise(
+        of(ending_itself(tokenizer())),
+        captions[:1],
+        EncoderConfig(template="{caption} next to the left", append_eos=False, max_tokens=7),
+        64,
+    )
+    assert tokenizer().convert_ids_to_tokens(found.ids) == ["red", "green", "next", "to", "the", "left", "<eos>"]
+
+
+@pytest.mark.parametrize("append_eos", [True, False])
+@pytest.mark.parametrize("of", [lambda words: words, Slow], ids=["fast", "slow"])
+def test_an_eos_of_the_template_is_one_of_its_words(of: Callable[[Any], Any], append_eos: bool) -> None:
+    config = EncoderConfig(template="{caption} below <eos>", append_eos=append_eos, max_tokens=4)
+    (found,) = tokenise(of(tokenizer()), ["red green blue"], config, 64)
+    assert tokenizer().convert_ids_to_tokens(found.ids) == ["red", "green", "below", "<eos>"]
 
 
 def test_padding_is_never_read() -> None:

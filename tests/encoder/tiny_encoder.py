@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
@@ -34,6 +34,29 @@ def byte_level_bpe() -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(sentences, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+def ending_itself(words: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer, which ends every text with EOS from now on."""
+    end = (words.eos_token, words.eos_token_id)
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    return words
+
+
+class Slow:
+    """A tokenizer that cannot say which letters a token is of."""
+
+    is_fast = False
+
+    def __init__(self, words: PreTrainedTokenizerFast) -> None:
+        self._words = words
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._words, name)
+
+    def __call__(self, *texts: Any, **settings: Any) -> Any:
+        assert "return_offsets_mapping" not in settings
+        return self._words(*texts, **settings)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODE = {"shape": "phi-1.5", "blocks": "2 of 24", "dtype": "float32", "word_path": "block", "captions": "24"}
-ENCODE |= {"device": "a CPU, 1 thread(s)", "max_tokens": "256", "prompts": "made"}
+ENCODE |= {"device": "a CPU, 1 thread(s)", "max_tokens": "256", "prompts": "made", "reading": "score"}
 TRAIN = {"device": "a CPU, 1 thread(s)", "what": "adapter on over off"}
 
 
@@ -58,7 +58,19 @@ def test_the_rounds_of_both_rows_say_how_sure_they_are(
     assert (found.allowed, found.is_regression) == (pytest.approx(allowed), allowed < 0.09)
 
 
-@pytest.mark.parametrize("other", [{"device": "a CPU, 2 thread(s)"}, {"blocks": "4 of 24"}, {"word_path": "isolated"}])
+def test_each_reading_is_measured_with_the_word_paths_that_it_has(check: ModuleType) -> None:
+    import encode
+
+    asked = encode.parse(["--reading", "last", "score_norm", "score"])
+    score = [("score", "block"), ("score", "isolated")]
+    assert list(encode.readings_of(asked)) == [("last", ""), ("score_norm", "block"), *score]
+    assert list(encode.readings_of(encode.parse([]))) == score
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"device": "a CPU, 2 thread(s)"}, {"blocks": "4 of 24"}, {"word_path": "isolated"}, {"reading": "last"}],
+)
 def test_rows_of_other_devices_and_sizes_say_nothing(check: ModuleType, other: dict[str, str]) -> None:
     (found,) = check.compare(check.FIGURES["encode"], [encoded(9.0)], [encoded(1.0, **other)])
     assert (found.before, found.rows, found.is_regression) == (None, 0, False)

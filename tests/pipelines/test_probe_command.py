@@ -10,6 +10,7 @@ import pytest
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.shapes.captions import PROMPT
+from llmdiff.training.config import TrainSettings
 from pipelines.cli.config_files import read_settings
 from tests.docs.test_commands import check
 from tests.encoder.tiny_models import llama, scramble
@@ -35,6 +36,22 @@ def test_a_table_ends_in_commands_that_the_program_takes(capsys: pytest.CaptureF
     )
     assert settings.reading in ("last", "layer:2")
     assert settings.template in (PROMPT, "{caption}")
+
+
+def test_a_refiner_comes_with_its_learning_rate() -> None:
+    from llmdiff.probe.fit import Figures
+    from llmdiff.probe.probing import Recommendation, Row
+    from pipelines.cli.probe import commands
+    from pipelines.requests.probe import ProbeRequest
+
+    row = Row(reading="norm_mean", template="{caption}", on_top=Figures(0, 0, 0, 0))
+    told = [
+        commands(ProbeRequest(llm=str(LLAMA)), Recommendation(row, refiner))[1].partition("… ")[2].split(" ")[1::2]
+        for refiner in (False, True)
+    ]
+    plain = "adapter.standardise=true"
+    assert told == [[plain], [plain, "adapter.refiner=2", "layout_steps=2000", "learning_rate=1e-3"]]
+    assert TrainSettings(**read_settings(None, told[1])).learning_rate == 1e-3
 
 
 def test_json_has_every_figure_and_is_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,7 @@
-"""Retraining on the shapes benchmark: waves of shards, broken and empty ones, a crash, an event, two at once."""
+"""Retraining on the shapes benchmark: waves of shards, broken and empty ones, a crash, an event, two at once.
+
+What it reads of the LLM is not what is read where nothing is set, so each step, from encoding on, must be told of it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from infra.tracking.registry import adapter_tags, find_alias
+from infra.tracking.registry import adapter_tags, fetch_adapter, find_alias
 from infra.tracking.run import client
+from llmdiff.adapter.files import check_adapter
 from llmdiff.data.sources import ReadinessPolicy
 from llmdiff.encoder import EncoderConfig
 from llmdiff.shapes import DIFFUSION, LLAMA
@@ -23,6 +27,7 @@ from llmdiff.shapes.shards import write_shards
 from llmdiff.training.config import TrainSettings
 from pipelines.cli.main import main
 from pipelines.flows import retrain
+from pipelines.flows.evaluate import evaluate_flow
 from pipelines.flows.promote import Decision, recorded
 from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
@@ -35,6 +40,7 @@ from tests.waiting import wait_until
 
 NAME = "grown"
 ROWS = 32
+READING = {"reading": "norm_mean", "template_keep": "caption"}
 TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 1, "log_every": 1, "threads": 1}
 
 
@@ -46,7 +52,7 @@ def arguments(root: Path, **changes: Any) -> dict[str, Any]:
         "diffusion": str(DIFFUSION),
         "llm": str(LLAMA),
         "name": NAME,
-        "encoder_settings": {"template": PROMPT, "dtype": "float32"},
+        "encoder_settings": {"template": PROMPT, "dtype": "float32", **READING},
         "settings": {**TRAINING, "ema_decay": 0.5, "adapter": {"new_weight": 1.0}},
         "readiness": {"settle": 0.2},
         "policy": {"metric": "colour", "scenes": 6, "steps": 3},
@@ -139,6 +145,8 @@ def test_three_waves_a_crash_and_an_event(
         again = run(tmp_path)
         assert again.outcome == "nothing to do"
         assert again.reason.startswith("nothing to do: every sample in version ")
+        with pytest.raises(ValueError, match="can't start from it: trained with reading 'norm_mean', found 'score'"):
+            run(tmp_path, encoder_settings={"template": PROMPT, "dtype": "float32"})
 
     second, third = wave(tmp_path, 2), wave(tmp_path, 3)
     data = second.parent
@@ -177,6 +185,12 @@ def test_three_waves_a_crash_and_an_event(
     ends = run(tmp_path)
     assert ends.outcome == "nothing to do"
     assert ends.reason.endswith("broken: wave-2/broken.parquet")
+
+    source = f"models:/{NAME}@champion"
+    described = check_adapter(fetch_adapter(source)).encoder_description
+    assert {name: described[name] for name in READING} == READING
+    evaluated = evaluate_flow(adapter=source, output=str(tmp_path / "evaluated"), scenes=2, steps=1)
+    assert evaluated.report["pictures"] == 6
 
 
 def decided() -> dict[int, Decision]:

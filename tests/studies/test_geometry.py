@@ -91,6 +91,8 @@ def test_a_word_that_says_it_all_is_degenerate() -> None:
         tokens=["a", "b", "c"],
         norms={"sentence": norms, "word": norms, "context": torch.tensor([[0.0, 0.05, 1.0]])},
         outliers=[],
+        kept=range(3),
+        encoding=norms,
     )
     cosine, share = overlap_of(found)
     assert share.tolist() == pytest.approx([0.05, 1.0])

@@ -75,6 +75,19 @@ def test_statistics_are_those_of_all_tokens_of_the_captions(whole: TrainConfig) 
     assert not torch.allclose(fewer, mean)
 
 
+def test_a_channel_that_hardly_varies_is_divided_by_no_less_than_a_share_of_the_median() -> None:
+    torch.manual_seed(0)
+    encoding = torch.randn(2, 50, 7) * torch.tensor([1.0, 2.0, 3.0, 1e-2, 1e-9, 4.0, 5e3])
+    encoding[1] *= 10
+    plain = encoding.double().std(1, correction=0)
+    expected = plain.clone()
+    for band in range(2):
+        least = plain[band].sort().values[3] / 256
+        assert plain[band, 4] < least < plain[band, 3]
+        expected[band, 4] = least
+    torch.testing.assert_close(channel_statistics([encoding])[1].double(), expected, rtol=1e-6, atol=0)
+
+
 def test_a_constant_channel_is_divided_by_one_and_what_is_not_finite_is_left_out() -> None:
     torch.manual_seed(0)
     encodings = [torch.randn(length, 3) for length in (4, 1, 7)]
