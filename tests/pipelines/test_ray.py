@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -146,7 +145,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
         if not killed:
             killed.append(process)
             half_written.extend(left_behind(EncodingStore.open(store)))
-            slots.append(httpx.get(f"{in_process.url}/v2/concurrency_limits/tag:gpu").json()["active_slots"])
+            slots.append(in_process.ask("GET", "/v2/concurrency_limits/tag:gpu").json()["active_slots"])
             os.kill(process, signal.SIGKILL)
 
     pictures.asked = kill
