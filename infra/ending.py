@@ -96,7 +96,10 @@ def exit_if_ending() -> None:
 
 
 def _raise(number: int, _: Any) -> None:
+    """Raise what ends the command; a repeated SIGTERM, as of a supervisor, changes nothing."""
     _received.append(number)
+    if len(_received) > 1 and number != signal.SIGINT:
+        return  # it is ending, and what saves its state goes on
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
@@ -125,18 +128,21 @@ def _leave() -> None:
 def _watch(reader: socket.socket, advice: str) -> None:
     """End this process and all that it started, where a signal did not in time, or at the second Ctrl-C."""
     number = _next_signal(reader)
-    began = saved = now = time.monotonic()
-    again = False
-    while now < saved + SECONDS and not again:
-        still_saving = [saving.asked() for saving in _saving if now < began + saving.seconds]
-        if any(still_saving):
-            saved = now
-            if now > began + SECONDS:
-                _say("saving the state of the run; Ctrl-C again does not wait for it\n")
+    began = saved = time.monotonic()
+    saving = again = False
+    while not again:
+        now, before = time.monotonic(), saving
+        still = [one.asked() for one in _saving if now < began + one.seconds]
+        saving = any(still)
+        if saving or before:
+            saved = time.monotonic()  # counted from the look that finds it gone, however late that was
+        elif now >= saved + SECONDS:
+            break
+        if saving and now > began + SECONDS:
+            _say("saving the state of the run; Ctrl-C again does not wait for it\n")
         reader.settimeout(0.05)
         with suppress(TimeoutError):
             again = _next_signal(reader) == signal.SIGINT
-        now = time.monotonic()
     _kill_children()
     _say(f"\n{SIGNALS[number]}: {advice}\n" if not _ended else "")  # a bar may have left its line open
     os._exit(128 + number)

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -38,10 +39,12 @@ def waiting_in_c():
     with sqlite3.connect(folder / "locked", timeout=60) as database:
         database.execute("BEGIN EXCLUSIVE")
 
+held_up = {"swallowing": swallowing, "waiting in C": waiting_in_c, "at once": lambda: None}
+
 def poll():
     if (folder / "rank-0").exists():
         (folder / "following").touch()
-        {"swallowing": swallowing, "waiting in C": waiting_in_c}[sys.argv[2]]()
+        held_up[sys.argv[2]]()
 
 folder = Path(sys.argv[1])
 ending.SECONDS = 0.5
@@ -103,22 +106,43 @@ def test_ctrl_c_lets_every_process_save_and_leaves_none(
     ]
 
 
+def following(folder: Path, held_up: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", FOLLOWING, str(folder), held_up]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until((folder / "following").exists, 60, child)
+    time.sleep(0.2)  # it touches the file before it is held up
+    return child
+
+
+def assert_saved(folder: Path, child: subprocess.Popen[str]) -> None:
+    printed, _ = child.communicate(timeout=30)
+    assert child.returncode == 143, printed
+    assert printed.splitlines()[-1] == "stopped by SIGTERM: the same command goes on"
+    assert (folder / "saved-0").exists()
+    assert not any(psutil.pid_exists(pid) for pid in pids(folder))
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("held_up", ["swallowing", "waiting in C"])
 def test_a_command_that_is_held_up_in_following_lets_its_processes_save(tmp_path: Path, held_up: str) -> None:
-    holder = sqlite3.connect(tmp_path / "locked")
-    holder.execute("BEGIN EXCLUSIVE")
-    command = [sys.executable, "-c", FOLLOWING, str(tmp_path), held_up]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until((tmp_path / "following").exists, 60, child)
-    time.sleep(0.2)  # it touches the file before it is held up
-    child.send_signal(signal.SIGTERM)
-    printed, _ = child.communicate(timeout=30)
-    holder.close()
-    assert child.returncode == 143, printed
-    assert printed.splitlines()[-1] == "stopped by SIGTERM: the same command goes on"
-    assert (tmp_path / "saved-0").exists()
-    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+    with closing(sqlite3.connect(tmp_path / "locked")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        child = following(tmp_path, held_up)
+        child.terminate()
+        assert_saved(tmp_path, child)
+
+
+@pytest.mark.process
+def test_a_command_that_is_asked_twice_or_frozen_lets_its_processes_save(tmp_path: Path) -> None:
+    child = following(tmp_path, "at once")
+    child.terminate()
+    time.sleep(0.2)
+    child.terminate()
+    time.sleep(0.2)
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(0.7)  # longer than it has to end
+    child.send_signal(signal.SIGCONT)
+    assert_saved(tmp_path, child)
 
 
 @pytest.mark.process
