@@ -128,6 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # `--watch` shows logs for three seconds after the end
         "LLMDIFF_HOME": str(home / "runs"),
         "PYTHONPATH": python_path(ROOT),
         "NO_COLOR": "1",
