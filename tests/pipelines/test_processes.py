@@ -69,6 +69,7 @@ def test_processes_beside_ray_are_refused(world: World, data: str, in_process: S
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 
 from prefect import flow
