@@ -11,8 +11,8 @@ from pathlib import Path
 
 from storage.io.files import lock_now
 
-PATIENCE = 20.0
-"""Seconds that a run waits for another one to leave its folder: killed ones save before they end."""
+PATIENCE = 75.0
+"""Seconds that a run waits for another one to leave its folder: one that was ended may save for a minute."""
 
 
 @contextmanager
