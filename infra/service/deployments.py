@@ -9,7 +9,7 @@ import yaml
 
 from infra.service.commands import prefect_command
 from infra.service.config import ServiceConfig, worker_environment
-from infra.service.health import ask_prefect
+from infra.service.health import PATIENCE, ask_prefect
 from infra.service.secrets import redacted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,14 +26,16 @@ def register(config: ServiceConfig) -> None:
     done = subprocess.run(command, env=worker_environment(config), cwd=ROOT, capture_output=True, text=True)
     if done.returncode or unregistered(config):
         raise RuntimeError(f"the deployments were not registered:\n{redacted(done.stdout + done.stderr)}")
-    known = {automation["name"] for automation in ask_prefect(config, "automations/filter", {}) or []}
+    if (found := ask_prefect(config, "automations/filter", {}, PATIENCE)) is None:
+        raise RuntimeError("Prefect's server: expected the automations that it has, found no answer")
+    known = {automation["name"] for automation in found}
     for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
-        if automation["name"] not in known and ask_prefect(config, "automations/", automation) is None:
+        if automation["name"] not in known and ask_prefect(config, "automations/", automation, PATIENCE) is None:
             raise RuntimeError(f"Prefect's server did not take the automation {automation['name']!r} of {AUTOMATIONS}")
 
 
 def unregistered(config: ServiceConfig) -> set[str]:
     """Return the entry points of `DEPLOYMENTS` that the server has no deployment of."""
     wanted = {deployment["entrypoint"] for deployment in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]}
-    found = ask_prefect(config, "deployments/filter", {}) or []
+    found = ask_prefect(config, "deployments/filter", {}, PATIENCE) or []
     return wanted - {deployment["entrypoint"] for deployment in found}

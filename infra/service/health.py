@@ -16,6 +16,8 @@ from infra.service.config import MLFLOW_AUTH, POOL, PREFECT_AUTH, ServiceConfig,
 from infra.service.processes import Background
 
 TIMEOUT_SECONDS = 180.0
+PATIENCE = 60.0
+"""Seconds for an answer that nobody asks for again: a machine that is busy gives it late."""
 
 
 def wait_for(process: Background, answers: Callable[[], bool]) -> None:
@@ -47,7 +49,8 @@ def mlflow_answers(config: ServiceConfig) -> bool:
 def check_login(config: ServiceConfig) -> None:
     """Raise ValueError where MLflow, which keeps its users, knows another password than this start's."""
     try:
-        ask_or_raise(f"{config.mlflow_url}/api/2.0/mlflow/experiments/search", {"max_results": 1}, mlflow_login())
+        search = f"{config.mlflow_url}/api/2.0/mlflow/experiments/search"
+        ask_or_raise(search, {"max_results": 1}, mlflow_login(), PATIENCE)
     except HTTPError as error:
         if error.code == 401:
             users = config.mlflow.folder / "mlflow-users.db"
@@ -64,9 +67,9 @@ def worker_answers(config: ServiceConfig, since: datetime | None = None) -> bool
     return any(since is None or datetime.fromisoformat(worker["last_heartbeat_time"]) > since for worker in ours)
 
 
-def ask_prefect(config: ServiceConfig, path: str, body: Any = None) -> Any:
+def ask_prefect(config: ServiceConfig, path: str, body: Any = None, patience: float = 5.0) -> Any:
     """Ask Prefect's API; see `ask`."""
-    return ask(f"{config.prefect_url}/api/{path}", body, os.environ.get(PREFECT_AUTH))
+    return ask(f"{config.prefect_url}/api/{path}", body, os.environ.get(PREFECT_AUTH), patience)
 
 
 def mlflow_login() -> str | None:
@@ -75,10 +78,10 @@ def mlflow_login() -> str | None:
     return f"{mlflow_user()}:{password}" if password else None
 
 
-def ask(url: str, body: Any = None, login: str | None = None) -> Any:
-    """Return the answer to a GET, or to a POST of a body, in JSON where it is; None where there is none."""
+def ask(url: str, body: Any = None, login: str | None = None, patience: float = 5.0) -> Any:
+    """Return the answer to a GET, or to a POST of a body, in JSON where it is; None where there is none in time."""
     try:
-        text = ask_or_raise(url, body, login)
+        text = ask_or_raise(url, body, login, patience)
     except OSError:
         return None
     try:
@@ -87,12 +90,12 @@ def ask(url: str, body: Any = None, login: str | None = None) -> Any:
         return text
 
 
-def ask_or_raise(url: str, body: Any, login: str | None) -> str:
-    """Return the answer as text; raise OSError, of which urllib's HTTPError is one, where there is none."""
+def ask_or_raise(url: str, body: Any, login: str | None, patience: float) -> str:
+    """Return the answer as text; raise OSError, of which urllib's HTTPError is one, where there is none in time."""
     headers = {"Content-Type": "application/json"}
     if login:
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
     data = None if body is None else json.dumps(body).encode()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(urllib.request.Request(url, data, headers), timeout=5) as answer:
+    with direct.open(urllib.request.Request(url, data, headers), timeout=patience) as answer:
         return str(answer.read().decode())

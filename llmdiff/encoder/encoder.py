@@ -35,7 +35,8 @@ FORMULA_VERSION = 2
 """Version of the formula, which rises whenever the same settings would give other numbers.
 
 It did not rise when control tokens' letters in a caption became text, nor when a tokenizer's own EOS came to stay at
-the end of a caption that is cut, with `append_eos` off: of all captions, those few alone have other ids since. One of them that a store holds from before stays as it is; a store of their own gives such captions their new encodings.
+the end of a caption that is cut, with `append_eos` off: of all captions, those few alone have other ids since.
+One of them that a store holds from before stays as it is; a new store gives such captions their new encodings.
 """
 
 Progress = Callable[[int, int], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from storage.io.files import lock_now
 
-PATIENCE = 20.0
-"""Seconds that a run waits for another to leave its folder: a killed run saves before it ends."""
+PATIENCE = 75.0
+"""Seconds that a run waits for another one to leave its folder: one that was ended may save for a minute."""
 
 
 @contextmanager
@@ -29,11 +30,15 @@ def locked(output: str | os.PathLike[str], name: str = "lock") -> Iterator[None]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a+") as file:
-        deadline = time.monotonic() + PATIENCE
+        deadline, told = time.monotonic() + PATIENCE, False
         while not lock_now(file.fileno()):
+            file.seek(0)
+            other = f"another run is writing here: {file.read().strip()}"
             if time.monotonic() > deadline:
-                file.seek(0)
-                raise ValueError(f"{folder}: another run is writing here: {file.read().strip()}")
+                raise ValueError(f"{folder}: {other}")
+            if not told:
+                print(f"{folder}: {other}; waiting up to {PATIENCE:.0f} s for its end", file=sys.stderr)
+                told = True
             time.sleep(0.2)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

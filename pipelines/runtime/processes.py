@@ -51,7 +51,10 @@ class OnProcesses:
         left = iter(items)
         while True:
             for item in islice(left, self.count - len(self.waiting)):
-                self.waiting[self.runner.submit(task.recorded, signature(task.fn).bind(job, item).arguments)] = item
+                parameters = dict(signature(task.fn).bind(job, item).arguments)
+                with interrupts_blocked():
+                    future = self.runner.submit(task.recorded, parameters)
+                self.waiting[future] = item
             if not self.waiting:
                 return
             done = [future for future in self.waiting if future.wrapped_future.done()]
@@ -80,6 +83,19 @@ def processes(count: int) -> Iterator[OnProcesses]:
                 begun = [pid for pid in pids[:] if pid]
                 interrupt(begun)
                 Thread(target=kill_late, args=(begun,), daemon=True).start()
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT in this thread, and in the threads and processes started in it: `begin` lets it through again.
+
+    A terminal's Ctrl-C would break off a new process's imports, whose traceback tells nobody anything.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def result_of(future: Any, name: str) -> Any:
@@ -117,11 +133,12 @@ def begin(pids: Any, ended: Any) -> None:
     """Make a new process one of a run's: with a number of its own, and out of the terminal's reach."""
     global _number, _ended
     _ended = ended
+    signal.signal(signal.SIGINT, _on_interrupt)  # before the run's process knows this one's number, and interrupts it
     with pids.get_lock():
         _number = pids[:].index(0)
         pids[_number] = os.getpid()
     os.setsid()  # Ctrl-C reaches the run's process alone, which interrupts the others once
-    signal.signal(signal.SIGINT, _on_interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with_parent, daemon=True).start()
     start_lightly()
 

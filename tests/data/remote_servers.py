@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(503, b"busy")
         if self.site.together is not None:
             try:
-                self.site.together.wait(timeout=5)
+                self.site.together.wait(timeout=60)
             except threading.BrokenBarrierError:
                 return self.send(400, b"alone")
         if self.site.signed and urlsplit(self.path).query != f"signature=of-{name.lstrip('/')}":

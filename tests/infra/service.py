@@ -49,7 +49,7 @@ class Service:
     def command(self, command: str) -> str:
         """`start`, `stop` or `status`; what it printed."""
         line = [sys.executable, "-m", "infra.service.manage", command]
-        done = subprocess.run(line, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(line, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -155,7 +155,7 @@ def test_processes_that_take_too_long_to_save_are_killed_and_that_is_an_error(
 
     monkeypatch.setattr(local, "GRACE_SECONDS", 0.0)
     with pytest.raises(LaunchError, match="did not end within 0 s, and were killed"):
-        run(tmp_path, "sleep", interrupt, interval=0.05)
+        run(tmp_path, "stuck", interrupt, interval=0.05)
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 

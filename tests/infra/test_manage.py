@@ -38,7 +38,7 @@ CHATTY = "echo connecting to postgresql://me:pa/ss@w@db/x; "
 
 def run(command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "infra.service.manage", command]
-    return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def answer(url: str, login: str = "", body: object = None) -> bytes:

@@ -84,6 +84,17 @@ def test_a_server_that_does_not_answer_is_told_with_where_it_is_set(monkeypatch:
         check_servers(tracking=False)
 
 
+def test_a_server_of_this_machine_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(servers, "_ask", lambda setting: ended.wait(60))
+    monkeypatch.setattr(servers, "SECONDS", -1.4)  # not waited for here
+    try:
+        assert silence(Setting(f"{DEAD}/api", "")) is None
+        assert "does not answer: nothing came" in (silence(Setting("http://flows.invalid/api", "")) or "")
+    finally:
+        ended.set()
+
+
 def test_a_folder_is_no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("./mlruns", "file:///tmp/mlruns"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)

@@ -97,6 +97,7 @@ def go_on_without_servers(service: Service, killed: Killed) -> Survivor:
     output = Path(killed.parameters["output"])
     service.command("start")  # the worker
     runs = [service.deploy("train", **killed.parameters) for _ in range(2)]
+    wait_until(lambda: "AwaitingConcurrencySlot" in map(service.state, runs))
     wait_until(lambda: len(steps_in(output)) > killed.saved + 2)
     held = training(service)
     send(held, signal.SIGSTOP)

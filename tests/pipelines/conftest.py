@@ -80,7 +80,16 @@ class Server(NamedTuple):
 
     def post(self, path: str, **content: Any) -> Any:
         """What the server answers to a request; its own command line takes seconds to make one."""
-        return httpx.post(f"{self.url}{path}", json=content).raise_for_status().json()
+        return self.ask("POST", path, json=content).raise_for_status().json()
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Its answer, whatever it is; one whose database is locked says 503, and is asked again."""
+        deadline = time.monotonic() + 120
+        while True:
+            answer = httpx.request(method, f"{self.url}{path}", timeout=60, **options)
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.5)
 
     def begin(self, flow: str, **parameters: Any) -> str:
         """Start a run of a deployment, by a client that asks a busy server again; return its id."""
@@ -107,7 +116,7 @@ class Server(NamedTuple):
 
     def state(self, run: str) -> dict[str, Any]:
         """The type and message of a run's state, and more."""
-        state: dict[str, Any] = httpx.get(f"{self.url}/flow_runs/{run}").json()["state"]
+        state: dict[str, Any] = self.ask("GET", f"/flow_runs/{run}").json()["state"]
         return state
 
 
@@ -119,6 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # `--watch` shows logs for three seconds after the end
         "LLMDIFF_HOME": str(home / "runs"),
         "PYTHONPATH": python_path(ROOT),
         "NO_COLOR": "1",

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -113,13 +112,11 @@ def test_the_kubernetes_pool_defines_what_its_job_uses() -> None:
 def test_prefect_takes_the_kubernetes_pool_and_checks_what_is_asked_of_it(server: Server) -> None:
     file = CLUSTER / "kubernetes-pool.json"
     server.run("work-pool", "create", "gpus", "--type", "kubernetes", "--base-job-template", str(file))
-    assert httpx.get(f"{server.url}/work_pools/gpus").json()["base_job_template"] == json.loads(file.read_text())
-    flow = httpx.post(f"{server.url}/flows/", json={"name": "encode"}).json()["id"]
+    assert server.ask("GET", "/work_pools/gpus").json()["base_job_template"] == json.loads(file.read_text())
+    flow = server.ask("POST", "/flows/", json={"name": "encode"}).json()["id"]
     deployment = {"name": "k8s", "flow_id": flow, "work_pool_name": "gpus"}
     answers = [
-        httpx.post(
-            f"{server.url}/deployments/", json={**deployment, "job_variables": {"image": "llmdiff", "gpus": gpus}}
-        )
+        server.ask("POST", "/deployments/", json={**deployment, "job_variables": {"image": "llmdiff", "gpus": gpus}})
         for gpus in (8, "many", -1)
     ]
     assert [answer.is_success for answer in answers] == [True, False, False]

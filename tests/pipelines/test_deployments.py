@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -51,7 +50,7 @@ def test_mlflow_has_the_run_with_its_settings_metrics_and_sample_grid(deployed: 
 
 
 def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
-    (entry,) = httpx.get(f"{server.url}/deployments/name/retrain/default").json()["schedules"]
+    (entry,) = server.ask("GET", "/deployments/name/retrain/default").json()["schedules"]
     assert entry["schedule"]["cron"] == "0 3 * * *"
     scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     wait_until(lambda: runs_of(server, "retrain", flow_runs=scheduled) >= 3)
@@ -59,7 +58,7 @@ def test_retrain_is_on_a_schedule(deployed: Deployed, server: Server) -> None:
 
 def test_the_flows_of_each_stage_are_deployed(deployed: Deployed, server: Server) -> None:
     for flow in ("encode", "train", "evaluate", "register", "promote", "retrain", "study"):
-        assert httpx.get(f"{server.url}/deployments/name/{flow}/default").is_success
+        assert server.ask("GET", f"/deployments/name/{flow}/default").is_success
 
 
 def test_a_wrong_parameter_is_refused_before_anything_starts(deployed: Deployed, server: Server) -> None:
@@ -71,7 +70,7 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(deployed: Deployed,
 
 def runs_of(server: Server, flow: str, **wanted: Any) -> int:
     """The number of a flow's runs that the server knows."""
-    answer = httpx.post(f"{server.url}/flow_runs/count", json={"flows": {"name": {"any_": [flow]}}, **wanted})
+    answer = server.ask("POST", "/flow_runs/count", json={"flows": {"name": {"any_": [flow]}}, **wanted})
     return int(answer.raise_for_status().text)
 
 
@@ -109,7 +108,7 @@ def artifacts(server: Server, watched: str, key: str) -> list[dict[str, Any]]:
     run = re.search(r"UUID: ([0-9a-f-]{36})", watched)
     assert run is not None
     wanted = {"artifacts": {"key": {"any_": [key]}, "flow_run_id": {"any_": [run[1]]}}}
-    found: list[dict[str, Any]] = httpx.post(f"{server.url}/artifacts/filter", json=wanted).json()
+    found: list[dict[str, Any]] = server.ask("POST", "/artifacts/filter", json=wanted).json()
     return found
 
 
@@ -146,12 +145,12 @@ def test_the_page_shows_shards_with_their_rejects_and_the_samples(deployed: Depl
 
 def test_a_deployment_of_an_earlier_version_is_registered_anew(deployed: Deployed, server: Server) -> None:
     """Its flow was in another module then; `make serve` sees that, and the schedule is there once and active."""
-    before = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    before = server.ask("GET", "/deployments/name/retrain/default").json()
     server.update("retrain", entrypoint="pipelines.retrain.retrain_flow")
     assert unregistered(service(server)) == {before["entrypoint"]}
     server.run("deploy", "--all", "--prefect-file", "infra/prefect.yaml")  # as `make serve` does
     assert unregistered(service(server)) == set()
-    after = httpx.get(f"{server.url}/deployments/name/retrain/default").json()
+    after = server.ask("GET", "/deployments/name/retrain/default").json()
     assert (after["id"], after["entrypoint"]) == (before["id"], before["entrypoint"])
     assert [(each["schedule"]["cron"], each["active"]) for each in after["schedules"]] == [("0 3 * * *", True)]
 
@@ -165,9 +164,7 @@ def service(server: Server) -> ServiceConfig:
 
 def form(server: Server, flow: str) -> dict[str, Any]:
     """What the page draws a deployment's form from."""
-    schema: dict[str, Any] = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()[
-        "parameter_openapi_schema"
-    ]
+    schema: dict[str, Any] = server.ask("GET", f"/deployments/name/{flow}/default").json()["parameter_openapi_schema"]
     return schema
 
 
@@ -217,7 +214,7 @@ def test_the_encoders_settings_are_a_form(deployed: Deployed, server: Server, fl
 def test_a_wrong_value_is_refused_by_the_server(
     deployed: Deployed, server: Server, flow: str, parameters: dict[str, Any], reason: str
 ) -> None:
-    deployment = httpx.get(f"{server.url}/deployments/name/{flow}/default").json()
-    answer = httpx.post(f"{server.url}/deployments/{deployment['id']}/create_flow_run", json={"parameters": parameters})
+    deployment = server.ask("GET", f"/deployments/name/{flow}/default").json()
+    answer = server.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", json={"parameters": parameters})
     assert answer.status_code == 409, answer.text
     assert reason in answer.json()["detail"]

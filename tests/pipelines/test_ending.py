@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -41,11 +40,11 @@ with ending.well_ended("the same command goes on"):
 """
 """A program in which something swallows the exception of a signal."""
 LEFT = """
-import atexit, sys, threading, time
+import atexit, sys, threading
 from infra import ending
 with ending.well_ended("the same command goes on"):
     atexit.register(print, "at exit")
-    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread"))).start()
     print("done")
     sys.exit(int(sys.argv[1]))
 """
@@ -154,13 +153,15 @@ def test_a_command_that_does_not_end_is_ended(seconds: str, numbers: list[signal
     assert child.stdout is not None
     pid = int(child.stdout.readline())
     assert child.stdout.readline() == "at work\n"
-    for number in numbers:
-        child.send_signal(number)
-        time.sleep(0.1)
+    swallowed, said = ("SystemExit", "stopped by SIGTERM") if code == 143 else ("KeyboardInterrupt", "interrupted")
+    for number in numbers[:-1]:
+        child.send_signal(number)  # two at once would be one
+        assert [child.stdout.readline() for _ in range(2)] == [f"{swallowed}\n", "at work\n"]
+    child.send_signal(numbers[-1])
     printed, _ = child.communicate(timeout=END_SECONDS)
     assert child.returncode == code, printed
-    swallowed, said = ("SystemExit", "stopped by SIGTERM") if code == 143 else ("KeyboardInterrupt", "interrupted")
-    assert printed.splitlines()[0] == swallowed
+    if len(numbers) == 1:
+        assert printed.splitlines()[0] == swallowed
     assert printed.splitlines()[-1] == f"{said}: the same command goes on"
     wait_until(lambda: not psutil.pid_exists(pid), END_SECONDS)
 

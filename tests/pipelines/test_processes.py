@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -102,23 +104,35 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run of two processes that are both at work, on tasks that leave a file where they are not ended well."""
-    (tmp_path / "marks").mkdir()
-    (tmp_path / "run.py").write_text(SCRIPT)
-    asked = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "marks")]
-    with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(asked, env=server.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+@contextmanager
+def started(environment: dict[str, str], folder: Path, script: str = SCRIPT) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of two processes, on tasks that leave a file where they are not ended well."""
+    (folder / "marks").mkdir()
+    (folder / "run.py").write_text(script)
+    asked = [sys.executable, str(folder / "run.py"), str(folder / "marks")]
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(asked, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
-            assert child.poll() is None, (tmp_path / "log").read_text()
             yield child
         finally:
             for process in psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []:
                 process.kill()
             child.kill()
             child.wait()
+
+
+@pytest.fixture
+def running(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose processes are both at work."""
+    with started(server.env, tmp_path) as child:
+        wait_until(lambda: len(marks(tmp_path)) == 2 or child.poll() is not None)
+        assert child.poll() is None, (tmp_path / "log").read_text()
+        yield child
+
+
+def workers_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    found = psutil.Process(run.pid).children(recursive=True)
+    return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
 
 
 def marks(folder: Path) -> list[str]:
@@ -130,10 +144,24 @@ def test_all_processes_end_with_the_run_and_their_tasks_clear_up(
     running: subprocess.Popen[bytes], number: signal.Signals, tmp_path: Path
 ) -> None:
     assert {name.split()[1] for name in marks(tmp_path)} == {"0", "1"}, "each has a number of its own, for its GPU"
-    found = psutil.Process(running.pid).children(recursive=True)
-    workers = [child for child in found if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) == 2
+    assert len(workers := workers_of(running)) == 2
     os.kill(running.pid, number)
     assert psutil.wait_procs(workers, timeout=GONE_SECONDS)[1] == []
     running.wait(GONE_SECONDS)
     assert marks(tmp_path) == []
+
+
+@pytest.mark.process
+def test_a_process_that_starts_is_deaf_to_ctrl_c_until_it_is_out_of_the_terminals_reach(tmp_path: Path) -> None:
+    """It would break off the imports, which would print where they were."""
+    nowhere = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    with started(nowhere, tmp_path, SCRIPT.replace("    main(", "    main.fn(")) as run:
+        wait_until(lambda: bool(workers_of(run)))
+        for worker in workers_of(run):
+            assert is_deaf(worker.pid) or os.getsid(worker.pid) == worker.pid
+
+
+def is_deaf(pid: int) -> bool:
+    """Whether a process blocks SIGINT."""
+    (mask,) = re.findall(r"SigBlk:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) & 1 << signal.SIGINT - 1)

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -147,7 +146,7 @@ def test_a_worker_is_killed_and_the_store_is_as_of_one_process(
         if not killed:
             killed.append(process)
             half_written.extend(left_behind(EncodingStore.open(store)))
-            slots.append(httpx.get(f"{in_process.url}/v2/concurrency_limits/tag:gpu").json()["active_slots"])
+            slots.append(in_process.ask("GET", "/v2/concurrency_limits/tag:gpu").json()["active_slots"])
             os.kill(process, signal.SIGKILL)
 
     pictures.asked = kill
@@ -186,16 +185,30 @@ def test_workers_check_a_store(cluster: str, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_workers_and_leaves_nothing_half_written(
-    cluster: str, pictures: Pictures, data: str, world: World, in_process: Server, tmp_path: Path
+    cluster: str,
+    pictures: Pictures,
+    data: str,
+    world: World,
+    in_process: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    import ray
+
+    asked, cancelled = [], Event()
+
+    def cancel(reference: Any, cancel: Callable[..., Any] = ray.cancel, **options: Any) -> None:
+        cancel(reference, **options)
+        cancelled.set()
 
     def interrupt(process: int) -> None:
         asked.append(process)
         if len(asked) == 1:
             os.kill(os.getpid(), signal.SIGINT)
+        cancelled.wait(60)
         time.sleep(3)  # the worker is interrupted while it waits
 
+    monkeypatch.setattr(ray, "cancel", cancel)
     pictures.asked = interrupt
     with pytest.raises(KeyboardInterrupt):
         encode(world, data, tmp_path / "store", ray=cluster)

@@ -14,7 +14,7 @@ word: ContextVar[str] = ContextVar("word")
 
 def test_results_come_in_order_from_calls_that_wait_for_one_another() -> None:
     word.set("given")
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=60)
 
     def call(number: int) -> tuple[int, str]:
         meet.wait()
@@ -30,5 +30,5 @@ def test_the_first_error_is_raised_while_others_go_on() -> None:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        side_by_side([lambda: end.wait(10), fail])
+        side_by_side([lambda: end.wait(60), fail])
     end.set()

@@ -159,7 +159,7 @@ def test_cancelled_deployments_end_their_processes_and_leave_all_clean(
     assert at_work
     server.cancel(train)
     wait_until(lambda: {server.state(run)["type"] for run in (encode, train)} == {"CANCELLED"}, 400, interval=0.5)
-    assert not any(psutil.pid_exists(pid) for pid in at_work)
+    wait_until(lambda: not any(map(psutil.pid_exists, at_work)), 60)
     assert saved_step(output) == last_step(output) >= 2
     end_left_over(client(), "1")  # Prefect kills a flow that takes 30 s to end; then the next run says so for it
     (tracked,) = [run for run in client().search_runs(["1"]) if run.info.run_name == "train cancelled"]

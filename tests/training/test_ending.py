@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.launch.local import GRACE_SECONDS
 from llmdiff.training import TrainConfig, lock
 from llmdiff.training.state import complete
 from tests.training import training_run
@@ -101,3 +102,7 @@ def test_two_runs_do_not_write_into_one_folder(root: Path, monkeypatch: pytest.M
     ):
         train(config)
     train(config)
+
+
+def test_a_run_waits_for_another_one_that_was_ended_to_save() -> None:
+    assert lock.PATIENCE > GRACE_SECONDS
