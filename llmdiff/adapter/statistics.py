@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LEAST = 2.0**-8
-"""Of the median channel's standard deviation, the least that is divided by: a bfloat16's relative precision.
+"""Least share of the median channel's standard deviation that is divided by: a bfloat16's relative precision.
 
 Channels of an LLM vary far more: by 0.12 of the median's at least with SmolLM2-135M-Instruct, by the readings tried.
 """

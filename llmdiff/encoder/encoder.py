@@ -186,18 +186,17 @@ class Encoder:
             "formula": FORMULA_VERSION,
             "llm": describe_llm(self.llm, self.config),
             "tokenizer": self._tokenizer_identity,
-            **describe_settings(self._counted, self.g, self.h, self.noise_std),
+            **describe_settings(counted(self.config, self.llm.blocks), self.g, self.h, self.noise_std),
         }
-
-    @property
-    def _counted(self) -> EncoderConfig:
-        """The settings, the layers of their reading counted from the embedding."""
-        reading = Reading.parse(self.config.reading).of(self.llm.blocks)
-        return dataclasses.replace(self.config, reading=str(reading))
 
     @cached_property
     def _tokenizer_identity(self) -> str:
         return tokenizer_identity(self.tokenizer, eos_pads=True)
+
+
+def counted(config: EncoderConfig, blocks: int) -> EncoderConfig:
+    """Return the settings with the layers of their reading counted from the embedding."""
+    return dataclasses.replace(config, reading=str(Reading.parse(config.reading).of(blocks)))
 
 
 def encoding_of(result: Tensor | BadCaption) -> Tensor:

@@ -54,7 +54,7 @@ class Inspection:
     outliers: list[Outlier]
     """The largest channel of each block's output."""
     kept: range
-    """Of which tokens the encodings are kept."""
+    """Range of the tokens whose encodings are kept."""
     encoding: Tensor
     """float32 (band, kept token): what the reading makes of the blocks. NaN where it is not finite."""
 

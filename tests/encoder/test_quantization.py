@@ -155,7 +155,7 @@ def test_a_model_that_is_quantised_already_is_taken_as_it_is(quantised: Encoder)
 
 
 def test_weights_that_come_quantised_are_described_as_such() -> None:
-    """By a stand-in: what reads GPTQ is not installed here."""
+    """A stand-in takes the place of what reads GPTQ, which is not installed here."""
     model, plain = build("llama"), Encoder(build("llama"), tokenizer(), EncoderConfig()).describe()
     model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
     described = Encoder(model, tokenizer(), EncoderConfig()).describe()
