@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from llmdiff.process.spared_imports import CHANGES, plainly_told, spare_imports
 from llmdiff.process.startup import collect_seldom
@@ -39,6 +40,10 @@ os.environ.update(
 )
 # As our programs do, but some tests put a LoRA of PEFT's beside an adapter.
 spare_imports({**CHANGES, "diffusers.utils.import_utils": plainly_told})
+
+# The same made-up inputs each time, however long one takes; `make nightly` tries others, and keeps those that fail.
+settings.register_profile("llmdiff", deadline=None, derandomize="LLMDIFF_NIGHTLY" not in os.environ)
+settings.load_profile("llmdiff")
 
 IN_MEMORY = pytest.StashKey[str]()
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
