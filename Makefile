@@ -12,7 +12,7 @@ FAST_WORKERS ?= 2
 # What belongs to one group, and what comes first, says tests/kinds.py.
 TESTS := -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo serve stop smollm2 test test-fast nightly coverage check wheel resolve format bench bench-check docs clean help
+.PHONY: demo serve stop smollm2 test test-fast nightly coverage check wheel resolve quantized format bench bench-check docs clean help
 help:
 	@echo "make demo   the whole path on the shapes benchmark: report in runs/demo/report.html"
 	@echo "make serve  Prefect, MLflow and a worker on this machine, with the deployments; PREFECT_PORT=4200 MLFLOW_PORT=5000"
@@ -24,6 +24,7 @@ help:
 	@echo "make coverage   the tests, and how much of the code they run: build/coverage/index.html"
 	@echo "make check  ruff, mypy, import-linter, the workflow"
 	@echo "make wheel  the light core from its wheel, in an environment of its own"
+	@echo "make quantized  the tests of 8 and 4 bits, with the packages that they need"
 	@echo "make resolve  whether the pins have wheels for Python 3.11, 3.12 and 3.13"
 	@echo "make format ruff format and its safe fixes"
 	@echo "make bench  the benchmarks; benchmarks/gpu.py measures what needs a GPU, benchmarks/pack_gpu.py packs it for another machine"
@@ -73,8 +74,8 @@ check: $(VENV)/.installed
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline --quiet .github
 
-# The wheel alone in an environment of its own, and the pins for every Python: what .ci/run does besides.
-wheel resolve: $(VENV)/.installed
+# The wheel alone in an environment of its own, the pins for every Python, packed weights: what .ci/run does besides.
+wheel resolve quantized: $(VENV)/.installed
 	.ci/$@
 
 format: $(VENV)/.installed

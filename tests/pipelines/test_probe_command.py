@@ -40,11 +40,11 @@ def test_a_table_ends_in_commands_that_the_program_takes(capsys: pytest.CaptureF
 
 def test_a_refiner_comes_with_its_learning_rate() -> None:
     from llmdiff.probe.fit import Figures
-    from llmdiff.probe.probing import Recommendation, Row
+    from llmdiff.probe.probing import ProbeResult, Recommendation
     from pipelines.cli.probe import commands
     from pipelines.requests.probe import ProbeRequest
 
-    row = Row(reading="norm_mean", template="{caption}", on_top=Figures(0, 0, 0, 0))
+    row = ProbeResult(reading="norm_mean", template="{caption}", on_top=Figures(0, 0, 0, 0))
     told = [
         commands(ProbeRequest(llm=str(LLAMA)), Recommendation(row, refiner))[1].partition("… ")[2].split(" ")[1::2]
         for refiner in (False, True)
