@@ -22,9 +22,9 @@ from llmdiff.shapes.captions import PROMPT, caption
 from llmdiff.shapes.shards import random_scene
 from llmdiff.training.config import TrainConfig
 from llmdiff.training.distributed import start
-from llmdiff.training.ema import EMA
 from llmdiff.training.layout import pretrain_layout
 from llmdiff.training.loop import steps
+from llmdiff.training.optimiser.ema import EMA
 from llmdiff.training.resolve import resolve
 from llmdiff.training.setup import Run, open_layout_data, prepare
 from pipelines.runtime.shapes_benchmark import PROCESSES, TRAINING

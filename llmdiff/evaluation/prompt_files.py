@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources.records import read_records
 from llmdiff.data.sources.rows import column
+from llmdiff.data.sources.tables.records import read_records
 from llmdiff.evaluation.prompts import Prompt
 
 TEXT_COLUMNS = ("prompt", "text", "caption")

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmdiff.training.adamw_8bit import zero_stage_0_adamw_8bit
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
 from llmdiff.training.objective import Objective
-from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
+from llmdiff.training.optimiser.adamw_8bit import zero_stage_0_adamw_8bit
+from llmdiff.training.optimiser.deepspeed_internals import leave_muon_uncompiled, leave_out_shared_memory, placed
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0AdamW
 
 
 def start(config: TrainConfig) -> torch.device:

@@ -26,9 +26,9 @@ from llmdiff.adapter.padding import by_length
 from llmdiff.adapter.phi import Float32LayerNorm
 from llmdiff.adapter.refiner import RefinerBlock
 from llmdiff.training.config import LAYOUT_LOG
+from llmdiff.training.data.rank_batches import endless
 from llmdiff.training.distributed import any_process
 from llmdiff.training.objective import Objective, plain_attention, sample_generators
-from llmdiff.training.rank_batches import endless
 
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch, EncodingDataset

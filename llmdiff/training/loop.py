@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from llmdiff.training.adamw_8bit import set_rate
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.data.rank_batches import RankBatch, endless
 from llmdiff.training.distributed import gathered, start
-from llmdiff.training.learning_rate import learning_rate
 from llmdiff.training.lock import locked
 from llmdiff.training.metrics import MetricLogger
 from llmdiff.training.monitor import EVERY, TrainingMonitor, captions_truncated, compare, nan_inputs, share_at_limit
 from llmdiff.training.objective import part_of, plain_attention, sample_generators, split
-from llmdiff.training.rank_batches import RankBatch, endless
+from llmdiff.training.optimiser.adamw_8bit import set_rate
+from llmdiff.training.optimiser.learning_rate import learning_rate
 from llmdiff.training.setup import Run, prepare
 
 

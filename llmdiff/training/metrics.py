@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llmdiff.adapter import LLMAdapter
+from llmdiff.training.checkpoints.state import State
 from llmdiff.training.distributed import gathered
 from llmdiff.training.rows import row_of
-from llmdiff.training.state import State
 
 BANDS = 4  # quarters of the noise schedule, the cleanest first
 

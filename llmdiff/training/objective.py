@@ -18,7 +18,7 @@ from llmdiff.adapter.padding import lengthen, replace
 from llmdiff.compilation import compiled_for_training
 from llmdiff.diffusion.base import snr_weights, training_target
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.micro_conditioning import MicroConditioning
+from llmdiff.training.data.micro_conditioning import MicroConditioning
 
 if TYPE_CHECKING:
     from storage.reading.dataset import Batch

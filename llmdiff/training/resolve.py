@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmdiff.adapter.config import check_bands
+from llmdiff.training.checkpoints.newest import newest_state
 from llmdiff.training.config import CONFIG, TrainConfig
-from llmdiff.training.kohya import read_repeats
-from llmdiff.training.newest_checkpoint import newest_state
+from llmdiff.training.data.kohya import read_repeats
 from storage import EncodingStore, caption_hash
 
 

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_noise_schedule, load_unet, unet_config
-from llmdiff.training.checkpoint import load_adapter, load_moments, newest, save
+from llmdiff.training.checkpoints.checkpoint import load_adapter, load_moments, newest, save
+from llmdiff.training.checkpoints.state import EMA_FOLDER, State, read_state
+from llmdiff.training.checkpoints.warm_start import load_initial_checkpoint
 from llmdiff.training.config import TrainConfig
+from llmdiff.training.data.encoding_statistics import set_statistics
+from llmdiff.training.data.kohya import read_repeats
+from llmdiff.training.data.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
+from llmdiff.training.data.stored_encodings import read_encodings
 from llmdiff.training.distributed import any_process, gathered, wrap
-from llmdiff.training.ema import EMA
-from llmdiff.training.encoding_statistics import set_statistics
-from llmdiff.training.kohya import read_repeats
 from llmdiff.training.layout import pretrain_layout
 from llmdiff.training.metrics import MetricLogger
-from llmdiff.training.micro_conditioning import MicroConditioning, check_conditions, pixels_to_a_latent
 from llmdiff.training.objective import DTYPES, Objective, UnconditionalEmbedding, prepare_unet
-from llmdiff.training.optimiser import LossScale, moments, restore, updates
+from llmdiff.training.optimiser.adamw import LossScale, moments, restore, updates
+from llmdiff.training.optimiser.ema import EMA
 from llmdiff.training.resolve import check_resolved, check_store
-from llmdiff.training.state import EMA_FOLDER, State, read_state
-from llmdiff.training.stored_encodings import read_encodings
 from llmdiff.training.validation import Validation, cut_samples
-from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 

@@ -20,9 +20,9 @@ from llmdiff.adapter import LLMAdapter, cross_attention_shapes
 from llmdiff.adapter.padding import pad
 from llmdiff.sampling import Sampling, denoise, noise
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.ema import EMA
+from llmdiff.training.data.stored_encodings import read_encodings
 from llmdiff.training.objective import Objective, autocast
-from llmdiff.training.stored_encodings import read_encodings
+from llmdiff.training.optimiser.ema import EMA
 from storage import EncodingStore
 from storage.io.files import write_file
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from llmdiff.diffusion.latents import LatentEncoder
-from llmdiff.training.stored_encodings import iterate_encodings
+from llmdiff.training.data.stored_encodings import iterate_encodings
 from storage import EncodingStore
 from storage.index.snapshot import Snapshot
 from storage.io.arrays import check_row, is_pair, open_array, read_rows

@@ -18,8 +18,8 @@ from llmdiff.data.sources.streamed import Streamed
 from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.cli.console import print_json
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.encode_checks import check_models, check_pictures
-from pipelines.runtime.encode_estimate import (
+from pipelines.runtime.encode.checks import check_models, check_pictures
+from pipelines.runtime.encode.estimate import (
     UNKNOWN_SIZE,
     CaptionSize,
     LatentSize,
@@ -27,7 +27,7 @@ from pipelines.runtime.encode_estimate import (
     caption_size,
     latent_of,
 )
-from pipelines.runtime.row_counts import recall_counts
+from pipelines.runtime.encode.row_counts import recall_counts
 
 SHOWN = 10
 """Shards, and things not read, that are printed; JSON has all."""

@@ -14,21 +14,21 @@ from llmdiff.data.encode.data_set import LeftRows, find_left
 from llmdiff.data.remote import is_remote, shown
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources import Listing, Scan, SourceShard, list_data, scan, shards_of
-from llmdiff.data.sources.kohya import folder_repeats, in_words
+from llmdiff.data.sources.folders.kohya import folder_repeats, in_words
 from llmdiff.data.sources.unread_files import unnamed_pictures
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime import known_encoders
 from pipelines.runtime.artifacts import show_table
-from pipelines.runtime.encode_known import Encoded, find_known, sources_of
-from pipelines.runtime.encode_lines import found_lines
+from pipelines.runtime.encode import known_encoders
+from pipelines.runtime.encode.known_shards import Encoded, find_known, sources_of
+from pipelines.runtime.encode.lines import found_lines
+from pipelines.runtime.encode.row_counts import Work, count_rows, recall_counts
 from pipelines.runtime.executors import absolute, absolute_model
 from pipelines.runtime.recording import run_logger
-from pipelines.runtime.row_counts import Work, count_rows, recall_counts
 from pipelines.runtime.stage import stage, task
 from storage import EncodingStore
 
 if TYPE_CHECKING:
-    from pipelines.runtime.encode_job import EncodeJob
+    from pipelines.runtime.encode.job import EncodeJob
 
 SHOWN = 10
 """Number of lines about what is not read."""
@@ -115,7 +115,7 @@ def look_at(request: EncodeRequest) -> tuple[Listing, Scan]:
 
 def new_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
     """Return the job of a run that loads models, which is refused first if they can't be used; heavy to import."""
-    from pipelines.runtime.encode_job import make_job
+    from pipelines.runtime.encode.job import make_job
 
     return make_job(request, pictures)
 
@@ -123,8 +123,8 @@ def new_job(request: EncodeRequest, pictures: bool) -> EncodeJob:
 def encode_new(
     job: EncodeJob, captions: list[str], shards: list[SourceShard], to_do: Work, known: Encoded | None
 ) -> Encoded:
-    """Load the models, and encode what the store does not know; see `pipelines.runtime.encode_new`."""
-    from pipelines.runtime.encode_new import encode_new
+    """Load the models, and encode what the store does not know; see `pipelines.runtime.encode.new_rows`."""
+    from pipelines.runtime.encode.new_rows import encode_new
 
     return encode_new(job, captions, shards, to_do, known)
 

@@ -108,7 +108,7 @@ def repair_and_encode(problems: Sequence[Problem], request: EncodeRequest) -> Re
 
 def check(request: EncodeRequest) -> set[str]:
     """Refuse a request that encoding would refuse; return the hashes of the data's readable shards."""
-    from pipelines.runtime.encode_job import make_job
+    from pipelines.runtime.encode.job import make_job
 
     hashes, pictures = set(), False
     for shard in open_source(request.data, request.columns):

@@ -19,10 +19,10 @@ from pipelines.flows.register import register_flow
 from pipelines.flows.train import train_flow
 from pipelines.requests.retrain import RetrainRequest
 from pipelines.runtime.artifacts import show_text
+from pipelines.runtime.encode.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
 from pipelines.runtime.init_checkpoint import check_same_encodings
 from pipelines.runtime.promotion_policy import prompts_of
 from pipelines.runtime.recording import run_logger
-from pipelines.runtime.scan_cache import ScanRecord, keep, model_signature, recall, scan_cache_path
 from pipelines.runtime.stage import stage, task
 from storage import EncodingStore
 from storage.locks.mutex import job_mutex

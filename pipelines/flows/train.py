@@ -12,9 +12,9 @@ from infra.launch.errors import LaunchError
 from infra.launch.hostfile import Topology, topology_of
 from infra.launch.run import RUN_ID, run_training
 from infra.tracking.run import RowReader, TrackedRun, WarningReader, tracked_run
-from llmdiff.data.sources.kohya import in_words
+from llmdiff.data.sources.folders.kohya import in_words
 from llmdiff.training.config import LAYOUT_LOG, TrainConfig
-from llmdiff.training.kohya import read_repeats
+from llmdiff.training.data.kohya import read_repeats
 from llmdiff.training.lock import locked
 from pipelines.requests.train import TrainRequest
 from pipelines.runtime.artifacts import mlflow_run, show_mlflow_run, show_picture, show_text

@@ -79,7 +79,7 @@ def check_start(config: TrainConfig) -> None:
     """
     if config.start_from is None:
         return
-    from llmdiff.training.warm_start import SETTINGS, check_initial_checkpoint
+    from llmdiff.training.checkpoints.warm_start import SETTINGS, check_initial_checkpoint
 
     initial = check_adapter(Path(config.start_from))
     if (trained_on := initial.training.get("store_id")) and trained_on != config.store_id:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from llmdiff.studies.estimates import Estimate, survived
 from llmdiff.studies.readings import StudyReading
-from llmdiff.training.state import EMA_FOLDER
+from llmdiff.training.checkpoints.state import EMA_FOLDER
 from pipelines.studies import compare
 from pipelines.studies.compare import CAPTIONS, LABELS, MAIN, pooled
 from pipelines.studies.outcome import Outcome

@@ -26,7 +26,7 @@ from llmdiff.training.config import TrainSettings
 from pipelines.flows.train import train_flow
 from pipelines.requests.study import Sizes
 from pipelines.requests.train import TrainRequest
-from pipelines.runtime.encode_job import picture_size
+from pipelines.runtime.encode.job import picture_size
 from pipelines.runtime.progress import advance, progress, quieten_loading
 from pipelines.runtime.shapes_benchmark import SAMPLING, TRAINING
 from pipelines.runtime.stage import task

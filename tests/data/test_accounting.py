@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from llmdiff.data.encode import EncoderSet, encode_shard
 from llmdiff.data.rejects import LONGEST, BadRow, printable
 from llmdiff.data.sources import Listing, SidecarShard, SourceShard, UnreadableShard, list_data, open_source, shards_of
+from llmdiff.data.sources.folders.sidecars import samples_in
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.listing import NOT_DATA
-from llmdiff.data.sources.sidecars import samples_in
 from llmdiff.data.sources.unread_files import unnamed_pictures
 from storage import EncodingStore
 from tests.data.file_trees import PICTURES, PNG, ROWS, TEXTS, trees, write

@@ -15,7 +15,7 @@ from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.data.encode import EncoderSet, encode_shard, prepare
 from llmdiff.data.images import MAX_ASPECT, load_image
 from llmdiff.data.sources import open_source
-from llmdiff.data.sources.kohya import folder_repeats
+from llmdiff.data.sources.folders.kohya import folder_repeats
 from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder
 from storage import EncodingStore, caption_hash

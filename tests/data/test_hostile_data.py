@@ -16,10 +16,11 @@ import pytest
 
 from llmdiff.data.encode.reading import in_chunks
 from llmdiff.data.in_order import in_order
-from llmdiff.data.sources import Row, columnar, limits, open_source
+from llmdiff.data.sources import Row, limits, open_source
 from llmdiff.data.sources.limits import MAX_TEXT_BYTES
-from llmdiff.data.sources.tars import MAX_HEADER_BYTES
-from llmdiff.data.sources.webdataset import MAX_OPEN
+from llmdiff.data.sources.tables import columnar
+from llmdiff.data.sources.tars.tar_files import MAX_HEADER_BYTES
+from llmdiff.data.sources.tars.webdataset import MAX_OPEN
 from tests.data.pictures import encoded, picture
 
 PNG = encoded(picture())

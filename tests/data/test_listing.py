@@ -50,7 +50,7 @@ def test_a_caption_of_two_lines_is_one_caption(tmp_path: Path) -> None:
 
 
 def test_sidecars_are_cut_by_folder_and_by_number(tmp_path: Path) -> None:
-    from llmdiff.data.sources.sidecars import sidecar_shards
+    from llmdiff.data.sources.folders.sidecars import sidecar_shards
 
     for name in ("10_cat", "deep/er"):
         (tmp_path / name).mkdir(parents=True)

@@ -11,8 +11,8 @@ import pytest
 
 from llmdiff.data.sources import expected_row_count, known_row_count, list_data, open_source
 from pipelines.requests.encode import EncodeRequest
+from pipelines.runtime.encode.row_counts import Work, count_rows
 from pipelines.runtime.progress import BYTES, advance, progress
-from pipelines.runtime.row_counts import Work, count_rows
 from tests.data.pictures import encoded, picture, write_tar
 
 PNG = encoded(picture())

@@ -11,7 +11,7 @@ import pytest
 from llmdiff.data.encode import EncoderSet, ShardReport, encode_shard
 from llmdiff.data.remote.read_ahead import FIRST
 from llmdiff.data.sources import known_row_count, open_source
-from pipelines.runtime.row_counts import keep_counts, recall_counts
+from pipelines.runtime.encode.row_counts import keep_counts, recall_counts
 from storage import EncodingStore
 from tests.data.layouts import PNG
 from tests.data.pictures import encoded, picture, write_tar

@@ -9,7 +9,7 @@ import pytest
 
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.sources import ParquetShard, Row, Url, open_source
-from llmdiff.data.sources.text_tables import table_shards
+from llmdiff.data.sources.tables.text_tables import table_shards
 from tests.data.pictures import encoded, not_utf8, picture, write_imagefolder, write_parquet, write_tar
 
 PNG = encoded(picture())

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmdiff.data.rejects import BadRow
-from llmdiff.data.sources import Row, open_source, webdataset
+from llmdiff.data.sources import Row, open_source
+from llmdiff.data.sources.tars import webdataset
 from tests.data.pictures import encoded, picture, write_tar
 
 PNG = encoded(picture())

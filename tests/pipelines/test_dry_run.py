@@ -19,7 +19,7 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from pipelines.cli.main import main
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.row_counts import keep_counts
+from pipelines.runtime.encode.row_counts import keep_counts
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet, write_tar
 from tests.data.remote_servers import file_server

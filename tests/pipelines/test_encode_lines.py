@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmdiff.data.sources import list_data, shards_of
 from llmdiff.data.sources.unread_files import unnamed_pictures
-from pipelines.runtime.encode_lines import found_lines
+from pipelines.runtime.encode.lines import found_lines
 from tests.data.pictures import encoded, picture, write_imagefolder, write_tar
 
 PNG = encoded(picture())

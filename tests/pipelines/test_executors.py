@@ -11,7 +11,7 @@ import torch
 
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.sources import open_source
-from pipelines.runtime.encode_new import hashed
+from pipelines.runtime.encode.new_rows import hashed
 from pipelines.runtime.executors import gpu_of
 from tests.data.pictures import encoded, picture, write_parquet
 

@@ -126,11 +126,11 @@ def test_a_server_that_is_away_for_a_while_is_tried_again_and_a_run_cut_short_ke
     from llmdiff.data.remote import http
     from llmdiff.data.sources import known_row_count, open_source
     from pipelines.flows import encode
-    from pipelines.runtime import encode_new
-    from pipelines.runtime.row_counts import recall_counts
+    from pipelines.runtime.encode import new_rows
+    from pipelines.runtime.encode.row_counts import recall_counts
 
     monkeypatch.setattr(http, "PAUSE", 0.01)
-    monkeypatch.setattr(encode_new, "encode_source", replace(encode_new.encode_source, delays=(0, 0)))
+    monkeypatch.setattr(new_rows, "encode_source", replace(new_rows.encode_source, delays=(0, 0)))
     for i in range(3):
         write_tar(tmp_path / "served" / f"{i}.tar", {"0.png": encoded(picture(seed=i)), "0.txt": "a red circle"})
     given = {"store": str(tmp_path / "store"), "diffusion": world.diffusion, "llm": world.llm}
@@ -246,17 +246,17 @@ def test_a_shard_is_tried_again_but_not_on_a_full_disk(
     world: World, in_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.flows import encode
-    from pipelines.runtime import encode_new
+    from pipelines.runtime.encode import new_rows
 
-    encode_shard, faults = encode_new.encode_shard, [errno.EIO, errno.ETIMEDOUT]
+    encode_shard, faults = new_rows.encode_shard, [errno.EIO, errno.ETIMEDOUT]
 
     def faulty(*arguments: Any, **options: Any) -> Any:
         if faults:
             raise OSError(faults.pop(), "a fault")
         return encode_shard(*arguments, **options)
 
-    monkeypatch.setattr(encode_new, "encode_shard", faulty)
-    monkeypatch.setattr(encode_new, "encode_source", replace(encode_new.encode_source, delays=(0, 0)))
+    monkeypatch.setattr(new_rows, "encode_shard", faulty)
+    monkeypatch.setattr(new_rows, "encode_source", replace(new_rows.encode_source, delays=(0, 0)))
     (tmp_path / "a.txt").write_text("a red circle\na blue square\n")
     assert (
         encode.encode_flow(

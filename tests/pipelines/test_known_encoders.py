@@ -13,7 +13,7 @@ import pytest
 from pipelines.flows import encode
 from pipelines.flows.encode import EncodeResult, encode_flow
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime import known_encoders
+from pipelines.runtime.encode import known_encoders
 from storage import EncodingStore
 from storage.index.snapshot import Snapshot
 from tests.data.pictures import encoded, picture, write_parquet

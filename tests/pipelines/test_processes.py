@@ -17,7 +17,7 @@ import pytest
 from llmdiff.data.encode import encode_shard
 from llmdiff.data.sources import open_source
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.encode_job import loaded_encoders, make_job
+from pipelines.runtime.encode.job import loaded_encoders, make_job
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import ROOT, Server, World

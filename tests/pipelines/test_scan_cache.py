@@ -12,7 +12,7 @@ from llmdiff.data.sources import ReadinessPolicy
 from llmdiff.encoder import EncoderConfig
 from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.retrain import RetrainRequest
-from pipelines.runtime.scan_cache import RUN_ONLY, scan_cache_path
+from pipelines.runtime.encode.scan_cache import RUN_ONLY, scan_cache_path
 from storage import EncodingStore
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.pipelines.conftest import Server, World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmdiff.training.state import complete, read_state
+from llmdiff.training.checkpoints.state import complete, read_state
 
 
 def steps_in(output: Path) -> list[int]:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmdiff.training import TrainConfig
-from llmdiff.training.adamw_8bit import loaded, saved, set_rate, zero_stage_0_adamw_8bit
-from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
+from llmdiff.training.optimiser.adamw_8bit import loaded, saved, set_rate, zero_stage_0_adamw_8bit
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0Optimizer
 from tests.training import training_run
 
 pytest.importorskip("torchao")

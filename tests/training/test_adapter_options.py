@@ -17,7 +17,7 @@ from llmdiff.adapter.statistics import channel_statistics
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig, setup
 from llmdiff.training.config import LATER
-from llmdiff.training.encoding_statistics import sampled_captions, store_statistics
+from llmdiff.training.data.encoding_statistics import sampled_captions, store_statistics
 from llmdiff.training.resolve import resolve
 from storage import EncodingStore, caption_hash
 from tests.adapter import tiny

@@ -18,9 +18,9 @@ from llmdiff.diffusion.latents import LatentEncoder
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.shapes import DIFFUSION, LLAMA
 from llmdiff.training import TrainConfig
+from llmdiff.training.data.kohya import read_repeats
+from llmdiff.training.data.micro_conditioning import MicroConditioning, pixels_to_a_latent
 from llmdiff.training.distributed import start
-from llmdiff.training.kohya import read_repeats
-from llmdiff.training.micro_conditioning import MicroConditioning, pixels_to_a_latent
 from llmdiff.training.objective import sample_generators, split
 from llmdiff.training.setup import prepare
 from storage import EncodingStore, Sample, ShardWriter, caption_hash

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from llmdiff.training import deepspeed_internals as internals
 from llmdiff.training.distributed import join
-from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
+from llmdiff.training.optimiser import deepspeed_internals as internals
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0AdamW
 
 deepspeed = pytest.importorskip("deepspeed")
-WHAT = f"DeepSpeed {deepspeed.__version__} changed what llmdiff.training.deepspeed_internals relies on: "
+WHAT = f"DeepSpeed {deepspeed.__version__} changed what llmdiff.training.optimiser.deepspeed_internals relies on: "
 
 
 class Model(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 
 from infra.launch.local import GRACE_SECONDS
 from llmdiff.training import TrainConfig, lock
-from llmdiff.training.state import complete
+from llmdiff.training.checkpoints.state import complete
 from tests.training import training_run
 from tests.training.training_run import train, wait_for
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ from diffusers.optimization import get_scheduler
 
 from llmdiff.training import TrainConfig
 from llmdiff.training.config import LRScheduler
-from llmdiff.training.learning_rate import learning_rate
+from llmdiff.training.optimiser.learning_rate import learning_rate
 from tests.training.training_run import PATHS
 
 

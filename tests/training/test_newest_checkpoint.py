@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from llmdiff.model_files.manifest import write_manifest
-from llmdiff.training.checkpoint import save
+from llmdiff.training.checkpoints.checkpoint import save
+from llmdiff.training.checkpoints.newest import FILES, newest_state, newest_whole
+from llmdiff.training.checkpoints.state import State, complete
 from llmdiff.training.config import TrainConfig
-from llmdiff.training.ema import EMA
-from llmdiff.training.newest_checkpoint import FILES, newest_state, newest_whole
-from llmdiff.training.state import State, complete
+from llmdiff.training.optimiser.ema import EMA
 from llmdiff.training.validation import cut_samples
 from tests.adapter import tiny
 from tests.damage import DAMAGES, cut, flip

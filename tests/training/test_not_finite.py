@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmdiff.training import TrainConfig
-from llmdiff.training.state import complete, read_state
+from llmdiff.training.checkpoints.state import complete, read_state
 from tests.training import training_run
 from tests.training.training_run import train
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from llmdiff.adapter import LLMAdapter, padding
 from llmdiff.training import TrainConfig
 from llmdiff.training.distributed import parameter_groups
-from llmdiff.training.ema import EMA
 from llmdiff.training.layout import LayoutDecoder, layout_loss
 from llmdiff.training.objective import Objective, UnconditionalEmbedding, noised, part_of, sample_generators, split
-from llmdiff.training.optimiser import LossScale
-from llmdiff.training.zero_stage_0 import ZeroStage0AdamW
+from llmdiff.training.optimiser.adamw import LossScale
+from llmdiff.training.optimiser.ema import EMA
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0AdamW
 from storage.reading.dataset import Batch
 from tests.adapter import tiny
 from tests.training.training_run import PATHS

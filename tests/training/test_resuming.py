@@ -28,7 +28,8 @@ start_lightly()
 leave_out_unused()  # as the worker's own program does
 import deepspeed  # once for all
 from llmdiff.adapter import LLMAdapter
-from llmdiff.training import checkpoint, loop, metrics, validation
+from llmdiff.training import loop, metrics, validation
+from llmdiff.training.checkpoints import checkpoint
 from llmdiff.training.config import TrainConfig
 
 config = TrainConfig.read(sys.argv[2])

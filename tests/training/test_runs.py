@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig
-from llmdiff.training.state import complete, read_state
+from llmdiff.training.checkpoints.state import complete, read_state
 from tests.adapter import tiny
 from tests.training import training_run
 from tests.training.training_run import refusal, train
@@ -137,7 +137,7 @@ def test_bfloat16_stays_close(finished: TrainConfig, root: Path) -> None:
 def test_fp16_stays_close_with_a_loss_scale_that_finds_its_place(
     finished: TrainConfig, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmdiff.training import optimiser
+    from llmdiff.training.optimiser import adamw
 
     curves = []
     for stage in (0, 2, 3):
@@ -147,7 +147,7 @@ def test_fp16_stays_close_with_a_loss_scale_that_finds_its_place(
         assert training_run.losses(config) == pytest.approx(training_run.losses(finished), rel=0.02)
         assert read_state(complete(Path(config.output) / "checkpoints")[-1]).loss_scale == 2.0**16
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
-    monkeypatch.setattr(optimiser, "LARGEST_SCALE", 2.0**31)
+    monkeypatch.setattr(adamw, "LARGEST_SCALE", 2.0**31)
     train(config := training_run.config(root, "large", precision="fp16", steps=24, skip_limit=1))
     state = read_state(complete(Path(config.output) / "checkpoints")[-1])
     assert state.skipped > 3  # more in a row than the limit

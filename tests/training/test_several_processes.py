@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmdiff.training import TrainConfig
-from llmdiff.training.state import complete, read_state
+from llmdiff.training.checkpoints.state import complete, read_state
 from tests.hosts import two_hosts
 from tests.training import training_run
 from tests.training.training_run import damaged, from_step_8, train, wait_for

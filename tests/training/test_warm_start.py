@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from llmdiff.adapter import LLMAdapter
 from llmdiff.diffusion.base import load_unet
 from llmdiff.training import TrainConfig
+from llmdiff.training.checkpoints.warm_start import load_initial_checkpoint
 from llmdiff.training.setup import build_adapter, read_unconditional
-from llmdiff.training.warm_start import load_initial_checkpoint
 from storage import EncodingStore
 from tests.adapter import tiny
 from tests.training import training_run

@@ -27,8 +27,8 @@ from llmdiff.training.setup import prepare as prepare_run
 from pipelines.flows.train import resolve_config
 from pipelines.requests.encode import EncodeRequest
 from pipelines.requests.train import TrainRequest
-from pipelines.runtime.encode_job import EncodeJob, loaded_encoders, make_job
-from pipelines.runtime.encode_new import prepare_store
+from pipelines.runtime.encode.job import EncodeJob, loaded_encoders, make_job
+from pipelines.runtime.encode.new_rows import prepare_store
 from storage import EncodingStore, caption_hash
 from storage.maintenance.verify import verify
 from tests.adapter import tiny

@@ -19,8 +19,8 @@ from infra.launch.hostfile import Topology
 from infra.launch.local import launch_command
 from llmdiff.process.tcp_ports import free_port
 from llmdiff.training import TrainConfig
+from llmdiff.training.checkpoints.state import complete
 from llmdiff.training.resolve import resolve
-from llmdiff.training.state import complete
 from llmdiff.training.worker import main
 from storage import EncodingStore, Sample, ShardWriter, caption_hash
 from tests.adapter import tiny

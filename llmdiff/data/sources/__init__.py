@@ -11,17 +11,17 @@ from llmdiff.data.sources.readiness import ReadinessPolicy, Scan, scan, signatur
 from llmdiff.lazy import lazy
 
 if TYPE_CHECKING:
-    from llmdiff.data.sources.arrow import ArrowShard
     from llmdiff.data.sources.columns import Columns
     from llmdiff.data.sources.files import expected_row_count, known_row_count, open_source, shards_of
+    from llmdiff.data.sources.folders.sidecars import SidecarShard
     from llmdiff.data.sources.kinds import METADATA_FILES
     from llmdiff.data.sources.listing import Listing, check_data, list_data
-    from llmdiff.data.sources.parquet import ParquetShard
     from llmdiff.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, Row, SourceShard, UnreadableShard, Url
-    from llmdiff.data.sources.sidecars import SidecarShard
+    from llmdiff.data.sources.tables.arrow import ArrowShard
+    from llmdiff.data.sources.tables.parquet import ParquetShard
+    from llmdiff.data.sources.tables.text_tables import ROWS_PER_SHARD, TableShard
+    from llmdiff.data.sources.tars.webdataset import TarShard
     from llmdiff.data.sources.text_bytes import read_text
-    from llmdiff.data.sources.text_tables import ROWS_PER_SHARD, TableShard
-    from llmdiff.data.sources.webdataset import TarShard
 
 __all__ = [
     "CAPTION_COLUMNS",
@@ -53,16 +53,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "arrow": ("ArrowShard",),
+    "tables.arrow": ("ArrowShard",),
     "columns": ("Columns",),
     "files": ("open_source", "expected_row_count", "known_row_count", "shards_of"),
     "kinds": ("METADATA_FILES",),
     "listing": ("Listing", "check_data", "list_data"),
-    "parquet": ("ParquetShard",),
+    "tables.parquet": ("ParquetShard",),
     "rows": ("CAPTION_COLUMNS", "IMAGE_COLUMNS", "Row", "SourceShard", "UnreadableShard", "Url"),
-    "sidecars": ("SidecarShard",),
+    "folders.sidecars": ("SidecarShard",),
     "text_bytes": ("read_text",),
-    "text_tables": ("ROWS_PER_SHARD", "TableShard"),
-    "webdataset": ("TarShard",),
+    "tables.text_tables": ("ROWS_PER_SHARD", "TableShard"),
+    "tars.webdataset": ("TarShard",),
 }
 __getattr__ = lazy(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})

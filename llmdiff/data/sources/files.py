@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable
 from llmdiff.data.lfs import check_fetched
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath
-from llmdiff.data.sources.arrow import ArrowShard
 from llmdiff.data.sources.columns import KNOWN, Columns
+from llmdiff.data.sources.folders.sidecars import sidecar_shards
 from llmdiff.data.sources.kinds import TARS, kind_of
 from llmdiff.data.sources.listing import list_data
-from llmdiff.data.sources.parquet import ParquetShard
-from llmdiff.data.sources.row_index import noted_rows
 from llmdiff.data.sources.rows import SourceShard, UnreadableShard
-from llmdiff.data.sources.sidecars import sidecar_shards
 from llmdiff.data.sources.streamed import Streamed
-from llmdiff.data.sources.text_tables import table_shards
-from llmdiff.data.sources.webdataset import TarShard
+from llmdiff.data.sources.tables.arrow import ArrowShard
+from llmdiff.data.sources.tables.parquet import ParquetShard
+from llmdiff.data.sources.tables.text_tables import table_shards
+from llmdiff.data.sources.tars.row_index import noted_rows
+from llmdiff.data.sources.tars.webdataset import TarShard
 
 _FORMATS: dict[str, Callable[[DataPath, str, Columns], Iterable[SourceShard]]] = {
     ".parquet": lambda *file: [ParquetShard(*file)],

@@ -12,13 +12,13 @@ from llmdiff.data.lfs import check_fetched
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath, RemotePath, data_path
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.entries import entries_of, is_folder, is_special, why_no_data
-from llmdiff.data.sources.ignored_tables import INFO, STATE, ignored_tables
+from llmdiff.data.sources.folders.entries import entries_of, is_folder, is_special, why_no_data
+from llmdiff.data.sources.folders.sidecars import caption_stems, samples_of
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
-from llmdiff.data.sources.naming import Naming, naming_in, naming_of
-from llmdiff.data.sources.records import read_records
-from llmdiff.data.sources.row_index import INDEX_NAMES
-from llmdiff.data.sources.sidecars import caption_stems, samples_of
+from llmdiff.data.sources.tables.ignored_tables import INFO, STATE, ignored_tables
+from llmdiff.data.sources.tables.naming import Naming, naming_in, naming_of
+from llmdiff.data.sources.tables.records import read_records
+from llmdiff.data.sources.tars.row_index import INDEX_NAMES
 from llmdiff.data.sources.unread_files import UnreadFiles
 
 NOT_DATA = (INFO, "dataset_infos.json", "dataset_dict.json", STATE, *INDEX_NAMES)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from llmdiff.data.rejects import printable
 from llmdiff.data.remote import DataPath
-from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.file_names import spelled
 from llmdiff.data.sources.kinds import is_picture, is_text, kind_of
 from llmdiff.data.sources.rows import SourceShard
-from llmdiff.data.sources.text_tables import TableShard
+from llmdiff.data.sources.tables.columnar import ColumnarShard
+from llmdiff.data.sources.tables.text_tables import TableShard
 
 SHOWN = 3
 """Most pictures that a line names."""

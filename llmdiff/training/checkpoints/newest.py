@@ -9,7 +9,7 @@ from pathlib import Path
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.model_files.manifest import MANIFEST, check_files, read_manifest
 from llmdiff.model_files.safetensors_files import check_safetensors
-from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state, step_folders
+from llmdiff.training.checkpoints.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, read_state, step_folders
 
 TENSORS = (WEIGHTS, f"{EMA_FOLDER}/{WEIGHTS}", OPTIMIZER)
 FILES = (*TENSORS, CONFIG, f"{EMA_FOLDER}/{CONFIG}", f"{EMA_FOLDER}/{MANIFEST}", STATE)

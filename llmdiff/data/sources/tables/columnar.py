@@ -15,10 +15,10 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.img2dataset import STATUS_COLUMNS, why_failed
 from llmdiff.data.sources.limits import MAX_BYTES
 from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import URL_COLUMNS, Pair, Row, checked, hash_file, hash_rows, pairs
+from llmdiff.data.sources.tars.img2dataset import STATUS_COLUMNS, why_failed
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from llmdiff.data.sources.columns import KNOWN, Columns
 from llmdiff.data.sources.file_names import is_url
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, PICTURES, kind_of
-from llmdiff.data.sources.records import SNIFFED, names_in, read_records
 from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, Pair, Row, UnreadableShard, checked, column, hash_rows, pairs
-from llmdiff.data.sources.separated import list_in
+from llmdiff.data.sources.tables.records import SNIFFED, names_in, read_records
+from llmdiff.data.sources.tables.separated import list_in
 
 ROWS_PER_SHARD = 4096
 """Rows that make one shard, the unit of retry and of commit."""

@@ -15,7 +15,7 @@ from llmdiff.data.sources.file_names import is_there
 from llmdiff.data.sources.json_cells import Record, cells_of, json_record, loads
 from llmdiff.data.sources.kinds import PACKED, PICTURES, is_picture, kind_of
 from llmdiff.data.sources.rows import CAPTION_COLUMNS, column, text
-from llmdiff.data.sources.separated import read_csv, read_tsv
+from llmdiff.data.sources.tables.separated import read_csv, read_tsv
 from llmdiff.data.sources.text_bytes import utf8_bytes
 
 SNIFFED = 64

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llmdiff.data.remote import DataPath, RemotePath
-from llmdiff.data.sources.img2dataset import is_list
 from llmdiff.data.sources.kinds import TARS, is_picture
+from llmdiff.data.sources.tars.img2dataset import is_list
 
 STATE, INFO = "state.json", "dataset_info.json"
 """Files that Hugging Face's `datasets` writes beside Arrow files; the first names those that are the data set."""

@@ -21,10 +21,10 @@ from llmdiff.adapter import LLMAdapter
 from llmdiff.adapter.config import CONFIG, WEIGHTS
 from llmdiff.adapter.files import config_bytes
 from llmdiff.model_files.manifest import measured, write_manifest
+from llmdiff.training.checkpoints.newest import FILES, newest_whole
+from llmdiff.training.checkpoints.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name, step_folders
 from llmdiff.training.distributed import from_first
-from llmdiff.training.ema import EMA
-from llmdiff.training.newest_checkpoint import FILES, newest_whole
-from llmdiff.training.state import EMA_FOLDER, OPTIMIZER, STATE, State, complete, folder_name, step_folders
+from llmdiff.training.optimiser.ema import EMA
 from storage.io.files import sync_tree, write_file
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from llmdiff.extras import require_for
-from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0Optimizer
 
 CODES, SCALE = ".codes", ".scale"
 """Endings of the names under which a moment's two tensors are saved."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmdiff.adapter.phi import Standardisation
 from llmdiff.adapter.statistics import channel_statistics
-from llmdiff.training.stored_encodings import iterate_encodings
+from llmdiff.training.data.stored_encodings import iterate_encodings
 from storage import EncodingStore
 from storage.reading.trainable import trainable_rows
 

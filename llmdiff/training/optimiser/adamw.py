@@ -1,6 +1,6 @@
 """AdamW under any ZeRO stage: skip steps that are not finite, and save and restore moments as whole tensors.
 
-Under ZeRO 0 the moments may be of 8 bits, see `llmdiff.training.adamw_8bit`.
+Under ZeRO 0 the moments may be of 8 bits, see `llmdiff.training.optimiser.adamw_8bit`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llmdiff.training import deepspeed_internals as internals
-from llmdiff.training.adamw_8bit import is_8bit, loaded, saved
-from llmdiff.training.zero_stage_0 import ZeroStage0Optimizer
+from llmdiff.training.optimiser import deepspeed_internals as internals
+from llmdiff.training.optimiser.adamw_8bit import is_8bit, loaded, saved
+from llmdiff.training.optimiser.zero_stage_0 import ZeroStage0Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_SCALE, WINDOW = 2.0**16, 1000

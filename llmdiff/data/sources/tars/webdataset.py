@@ -16,14 +16,14 @@ from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow, Reason
 from llmdiff.data.remote import DataPath
 from llmdiff.data.sources.columns import KNOWN, ColumnError, Columns
-from llmdiff.data.sources.img2dataset import failed_rows
 from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import PICTURES, TEXTS, kind_of
 from llmdiff.data.sources.limits import MAX_BYTES, MAX_TEXT_BYTES, check_size
 from llmdiff.data.sources.opening import arrow_source
 from llmdiff.data.sources.rows import Row, checked, hash_file, pairs, text
 from llmdiff.data.sources.streamed import StreamedFile
-from llmdiff.data.sources.tars import CheckedInfo, EndingFile, infos
+from llmdiff.data.sources.tars.img2dataset import failed_rows
+from llmdiff.data.sources.tars.tar_files import CheckedInfo, EndingFile, infos
 from llmdiff.data.sources.text_bytes import as_utf8
 
 MAX_OPEN, MAX_OPEN_BYTES = 100, 4 * MAX_BYTES

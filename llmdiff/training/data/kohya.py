@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmdiff.data.sources.kohya import folder_repeats
+from llmdiff.data.sources.folders.kohya import folder_repeats
 from llmdiff.training.config import TrainConfig
 from storage import EncodingStore
 from storage.reading.trainable import trainable_rows

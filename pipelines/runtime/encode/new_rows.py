@@ -10,13 +10,13 @@ from llmdiff.data.encode.data_set import note_sources
 from llmdiff.data.encode.pipeline import ahead
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard
-from pipelines.runtime.encode_checks import check_pictures
-from pipelines.runtime.encode_job import EncodeJob, loaded_encoders
-from pipelines.runtime.encode_known import Encoded, sources_of
+from pipelines.runtime.encode.checks import check_pictures
+from pipelines.runtime.encode.job import EncodeJob, loaded_encoders
+from pipelines.runtime.encode.known_shards import Encoded, sources_of
+from pipelines.runtime.encode.row_counts import Work, keep_counts
 from pipelines.runtime.executors import Workers, lent_gpu, limited, may_pass, workers
 from pipelines.runtime.progress import advance, progress
 from pipelines.runtime.recording import run_logger
-from pipelines.runtime.row_counts import Work, keep_counts
 from pipelines.runtime.stage import StageTask, task
 from storage import EncodingStore
 

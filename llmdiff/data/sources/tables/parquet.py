@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmdiff.cached import cached_attribute
-from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.limits import most_rows
 from llmdiff.data.sources.opening import arrow_source, size_of
+from llmdiff.data.sources.tables.columnar import ColumnarShard
 
 
 class ParquetShard(ColumnarShard):

@@ -11,11 +11,11 @@ import pyarrow as pa
 from llmdiff.cached import cached_attribute
 from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath
-from llmdiff.data.sources.columnar import ColumnarShard
 from llmdiff.data.sources.limits import most_rows
 from llmdiff.data.sources.opening import is_utf8, size_of
 from llmdiff.data.sources.rows import Row
 from llmdiff.data.sources.streamed import StreamedFile
+from llmdiff.data.sources.tables.columnar import ColumnarShard
 
 BYTES_OF_TEXT = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 """Types of bytes by types of text: whether the bytes are UTF-8 is checked row by row."""

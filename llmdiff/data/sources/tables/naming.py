@@ -7,15 +7,15 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from llmdiff.data.remote import DataPath
-from llmdiff.data.sources.arrow import ArrowShard
-from llmdiff.data.sources.columnar import ColumnarShard, is_text_type, path_in
 from llmdiff.data.sources.columns import IMAGE_OPTION, KNOWN, ColumnError, Columns
 from llmdiff.data.sources.file_names import is_there, is_url, spelled
 from llmdiff.data.sources.json_cells import Record
 from llmdiff.data.sources.kinds import METADATA_FILES, TARS, is_picture, kind_of
-from llmdiff.data.sources.parquet import ParquetShard
-from llmdiff.data.sources.records import first_records, names_in
 from llmdiff.data.sources.rows import PATH_COLUMNS
+from llmdiff.data.sources.tables.arrow import ArrowShard
+from llmdiff.data.sources.tables.columnar import ColumnarShard, is_text_type, path_in
+from llmdiff.data.sources.tables.parquet import ParquetShard
+from llmdiff.data.sources.tables.records import first_records, names_in
 
 ALONE = "name the file itself for its captions alone"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmdiff.training import deepspeed_internals as internals
+from llmdiff.training.optimiser import deepspeed_internals as internals
 
 
 class ZeroStage0Optimizer(torch.optim.Optimizer):

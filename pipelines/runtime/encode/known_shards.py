@@ -10,9 +10,9 @@ from llmdiff.data.encode.known import report_if_known
 from llmdiff.data.rejects import printable
 from llmdiff.data.sources import SourceShard
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime.known_encoders import KnownEncoders, has_all
+from pipelines.runtime.encode.known_encoders import KnownEncoders, has_all
+from pipelines.runtime.encode.row_counts import Work, keep_counts
 from pipelines.runtime.progress import advance, progress
-from pipelines.runtime.row_counts import Work, keep_counts
 from storage import EncodingStore
 from storage.index.snapshot import Snapshot
 

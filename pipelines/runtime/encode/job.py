@@ -16,8 +16,8 @@ from llmdiff.diffusion.xl import PooledTextEncoder, load_text_encoder
 from llmdiff.encoder import Encoder
 from llmdiff.model_files.base_folders import XL_PARTS, check_base
 from pipelines.requests.encode import EncodeRequest
-from pipelines.runtime import known_encoders
-from pipelines.runtime.encode_checks import check_models
+from pipelines.runtime.encode import known_encoders
+from pipelines.runtime.encode.checks import check_models
 from pipelines.runtime.progress import quieten_loading
 from pipelines.runtime.recording import run_id
 from storage import EncodingStore

@@ -14,14 +14,14 @@ from llmdiff.data.rejects import BadRow
 from llmdiff.data.remote import DataPath, RemotePath
 from llmdiff.data.remote.parallel import each
 from llmdiff.data.sources.columns import KNOWN, Columns
-from llmdiff.data.sources.img2dataset import failed_rows_of
 from llmdiff.data.sources.json_cells import json_record
 from llmdiff.data.sources.kinds import TEXTS, ending_of, is_picture, is_text
 from llmdiff.data.sources.remote_pictures import Named, hash_below
 from llmdiff.data.sources.rows import Row, UnreadableShard, checked, hash_rows, pairs, read_inside, text
 from llmdiff.data.sources.streamed import Streamed
+from llmdiff.data.sources.tables.text_tables import ROWS_PER_SHARD
+from llmdiff.data.sources.tars.img2dataset import failed_rows_of
 from llmdiff.data.sources.text_bytes import as_utf8
-from llmdiff.data.sources.text_tables import ROWS_PER_SHARD
 
 CAPTIONS = (*TEXTS, "json")
 """Endings of the files that captions may be in."""

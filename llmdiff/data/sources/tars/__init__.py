@@ -1,0 +1,1 @@
+"""Tar files as sources of rows: WebDataset shards, and what tools leave beside them."""

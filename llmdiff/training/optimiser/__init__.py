@@ -1,0 +1,1 @@
+"""Optimisers of the adapter under any ZeRO stage, their rate, and the average of what they train."""

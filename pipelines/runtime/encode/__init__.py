@@ -1,0 +1,1 @@
+"""Parts of the encode stage: checks, estimates, what earlier runs left, and the work itself."""
