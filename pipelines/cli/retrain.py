@@ -64,6 +64,7 @@ def retrain(
     Nothing new: it ends in seconds. Files that are still being written are left for the next time. Cut short, the same
     command goes on.
     """
+    require("prefect")
     from pipelines.cli.config_files import read_settings
 
     settings = read_settings(config, set_)

@@ -69,7 +69,7 @@ def test_doctor_tells_both_orders(theirs: Path, ours_first: bool) -> None:
     code = "from pipelines.cli.doctor import kernels; print(*kernels())"
     order = (ROOT, theirs) if ours_first else (theirs, ROOT)
     line = last_line(code, *order, PACKAGES)
-    found = "alone, found the package `kernels` 0.18.2" if ours_first else ", found another package of the name"
+    found = " alone, found the package `kernels` 0.18.2" if ours_first else ", found another package of the name"
     assert line.startswith(f"kernels False expected llmdiff's own kernels{found}")
     assert "pip uninstall kernels" in line
 

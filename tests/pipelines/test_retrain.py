@@ -31,6 +31,7 @@ from pipelines.flows.evaluate import evaluate_flow
 from pipelines.flows.promote import Decision, recorded
 from pipelines.flows.retrain import RetrainResult, retrain_flow
 from pipelines.reports.lineage import chain
+from pipelines.requests.evaluate import EvaluateRequest
 from pipelines.requests.promote import PromotionPolicy
 from pipelines.requests.retrain import RetrainRequest
 from storage import EncodingStore
@@ -189,7 +190,8 @@ def test_three_waves_a_crash_and_an_event(
     source = f"models:/{NAME}@champion"
     described = check_adapter(fetch_adapter(source)).encoder_description
     assert {name: described[name] for name in READING} == READING
-    evaluated = evaluate_flow(adapter=source, output=str(tmp_path / "evaluated"), scenes=2, steps=1)
+    request = EvaluateRequest(adapter=source, output=str(tmp_path / "evaluated"), scenes=2, steps=1)
+    evaluated = evaluate_flow(request)
     assert evaluated.report["pictures"] == 6
 
 

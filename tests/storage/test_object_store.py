@@ -159,13 +159,13 @@ def test_counts_come_from_the_ends_of_files(store, monkeypatch):
     """Fetched in two pieces where a footer is longer than was thought; after rows were taken out some are kept."""
     monkeypatch.setattr("storage.io.objects.FOOTER", 16)
     with monkeypatch.context() as patch:
-        patch.setattr("storage.maintenance.counts.batches", None)  # reads rows
+        patch.setattr("storage.maintenance.counts.stream_rows", None)  # reads rows
         found = summarise(store)
     assert (found["samples"], found["captions"], found["rejects"]) == (18, 18, {"empty_caption": 2})
     (llm,) = store.fingerprints()
     synthetic.encode(store, llm, "b")
     drop(store, source_hash=content_hash(b"a"))
-    monkeypatch.setattr("storage.maintenance.counts.batches", None)
+    monkeypatch.setattr("storage.maintenance.counts.stream_rows", None)
     found = summarise(store)
     assert (found["samples"], found["captions"], found["sources"]) == (18, 18, 1)
 
