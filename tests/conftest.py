@@ -23,6 +23,7 @@ from llmdiff.process.spared_imports import CHANGES, plainly_told, spare_imports
 from llmdiff.process.startup import collect_seldom
 from pipelines.studies.smollm2 import VARIABLE, is_there, location
 from tests import kinds
+from tests.examples import FAST, in_turn
 from tests.graphs import Graphs, counted_graphs
 from tests.hub_models import ModelHub, model_hub
 from tests.object_store import BUCKET, object_store
@@ -75,8 +76,12 @@ def parse_uncollected(*args: Any, _parse: Any = ast.parse, **options: Any) -> An
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by mark, and before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     """Mark each test with its kind and its group; a server may take long to start on a machine that is busy."""
+    if FAST:
+        stay = in_turn(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in stay])
+        items[:] = [item for item in items if item in stay]
     for item in items:
         kind, group = kinds.kind_of(item), kinds.group_of(item)
         item.add_marker(kind)

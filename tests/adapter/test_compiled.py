@@ -13,6 +13,7 @@ from llmdiff import LLMDiffPipeline, load_adapter
 from llmdiff.sampling import load_pipeline
 from tests.adapter import tiny
 from tests.adapter.tiny import PROMPTS, Folders, draw, quiet
+from tests.examples import some
 from tests.graphs import Graphs
 
 
@@ -31,7 +32,7 @@ def shallow(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folde
 
 
 @pytest.mark.xdist_group("torch.compile")
-@pytest.mark.parametrize(("adapter", "order"), [("on-both", "load, compile"), ("on-both", "compile, load")])
+@pytest.mark.parametrize(("adapter", "order"), some([("on-both", "load, compile"), ("on-both", "compile, load")]))
 def test_compiles_without_a_graph_break(
     folders: Folders, shallow: Folders, graphs: Graphs, adapter: str, order: str
 ) -> None:

@@ -14,6 +14,7 @@ from llmdiff import LLMDiffPipeline, load_adapter, unload_adapter
 from llmdiff.encoder import Encoder, EncoderConfig
 from tests.adapter import tiny
 from tests.adapter.tiny import ADAPTERS, PROMPTS, Folders, draw, quiet
+from tests.examples import some
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -84,7 +85,7 @@ def test_cpu_offload(folders: Folders, adapter: str, how: str, monkeypatch: pyte
     np.testing.assert_array_equal(draw(pipe, PROMPTS), draw(plain, PROMPTS))
 
 
-@pytest.mark.parametrize("adapter", ["on-llm", "on-both"])
+@pytest.mark.parametrize("adapter", some(["on-llm", "on-both"]))
 def test_loading_after_sequential_offload(folders: Folders, plain: StableDiffusionPipeline, adapter: str) -> None:
     whole = draw(quiet(LLMDiffPipeline.from_pretrained(folders["base"], folders[adapter], folders["llama"])), PROMPTS)
     offload(plain, "enable_sequential_cpu_offload")

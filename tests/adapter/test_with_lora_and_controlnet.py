@@ -17,9 +17,12 @@ from llmdiff import load_adapter, unload_adapter
 from llmdiff.adapter.prompts import PromptEncoder
 from tests.adapter import tiny
 from tests.adapter.tiny import ADAPTERS, CONTROL, PROMPTS, Folders, draw, quiet, set_scale, with_controlnet
+from tests.examples import some
 
 
-@pytest.mark.parametrize("options", [{}, {"guess_mode": True}, {"guidance_scale": 1.0}, {"num_images_per_prompt": 2}])
+@pytest.mark.parametrize(
+    "options", some([{}, {"guess_mode": True}, {"guidance_scale": 1.0}, {"num_images_per_prompt": 2}])
+)
 def test_at_scale_0_a_controlnet_draws_as_without_the_adapter(
     folders: Folders, plain: StableDiffusionPipeline, options: dict[str, Any]
 ) -> None:

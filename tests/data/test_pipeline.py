@@ -30,6 +30,7 @@ from tests.data.conftest import SIZE
 from tests.data.pictures import encoded, picture, write_parquet
 from tests.data.sequential import encode_in_turn
 from tests.encoder import tiny_models
+from tests.examples import some
 from tests.stores import left_behind
 
 ROWS = ROWS_AT_ONCE + 40
@@ -78,7 +79,7 @@ def rows_of(store: EncodingStore) -> list[list[dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", some([1, 3]))
 def test_the_shards_are_those_of_one_thread_bit_for_bit(
     shard: SourceShard, latent_encoder: LatentEncoder, threads: int, tmp_path: Path
 ) -> None:

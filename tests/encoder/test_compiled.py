@@ -9,6 +9,7 @@ from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.compiled import compile_blocks, unread_parts
 from llmdiff.encoder.loading import Placement
 from tests.encoder.tiny_models import build, tokenizer
+from tests.examples import some
 from tests.graphs import Graphs
 
 pytestmark = pytest.mark.xdist_group("torch.compile")
@@ -19,7 +20,7 @@ MORE = [" ".join(["red"] * length) for length in range(5, 15)]
 @pytest.mark.filterwarnings("ignore:.*unknown family")
 @pytest.mark.parametrize(
     ("name", "reading", "known"),
-    [("llama", "score", True), ("phi", "score", True), ("gemma2", "mean", True), ("llama", "score", False)],
+    some([("llama", "score", True), ("phi", "score", True), ("gemma2", "mean", True), ("llama", "score", False)]),
 )
 def test_compiled_blocks_encode_the_same(
     graphs: Graphs, name: str, reading: str, known: bool, monkeypatch: pytest.MonkeyPatch

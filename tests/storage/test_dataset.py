@@ -9,6 +9,7 @@ import torch
 from storage import EncodingStore, ShardWriter, caption_hash
 from storage.reading.batch import BatchFiller
 from storage.reading.dataset import DatasetConfig, EncodingDataset
+from tests.examples import some
 from tests.storage import synthetic
 
 ROWS = 70
@@ -102,7 +103,7 @@ def test_resume_after_a_batch(filled):
 
 @pytest.mark.parametrize(
     "legs",
-    [[(2, 8), (3, 5)], [(2, 8), (3, 8)], [(1, 8), (1, 3)], [(3, 4), (1, 30)], [(2, 8), (3, 5), (1, 7), (5, 2)]],
+    some([[(2, 8), (3, 5)], [(2, 8), (3, 8)], [(1, 8), (1, 3)], [(3, 4), (1, 30)], [(2, 8), (3, 5), (1, 7), (5, 2)]]),
     ids=str,
 )
 def test_resume_with_other_ranks_or_another_batch_size(filled, legs):

@@ -18,13 +18,14 @@ from storage.maintenance.gc import collect, drop
 from storage.maintenance.repair import repair
 from storage.maintenance.verify import verify
 from storage.writing.optimize import optimize
+from tests.examples import some
 from tests.storage import synthetic, writer_process
 from tests.storage.power_loss import LOSSES, Anything, Cuts, HalfOfTheBytes
 
 ROWS = range(8)
 
 
-@pytest.fixture(params=LOSSES.values(), ids=LOSSES)
+@pytest.fixture(params=some([*LOSSES.values()]), ids=some([*LOSSES]))
 def cuts(request, tmp_path) -> Callable[[Path], Cuts]:
     folder = tmp_path / "cuts"
     folder.mkdir()
@@ -125,7 +126,7 @@ def test_while_removing_what_is_not_kept(store, cuts):
         check(path, "b")
 
 
-@pytest.mark.parametrize("cuts", [HalfOfTheBytes, Anything], ids=["half of the bytes", "anything"], indirect=True)
+@pytest.mark.parametrize("cuts", some([HalfOfTheBytes, Anything]), indirect=True)
 def test_while_repairing(store, cuts):
     (llm,) = store.fingerprints()
     synthetic.encode(store, llm, "b", ROWS, shard="b")

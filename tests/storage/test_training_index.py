@@ -22,7 +22,7 @@ from storage.io import cached_arrays
 from storage.reading import sample_index
 from storage.reading.dataset import DatasetConfig, EncodingDataset
 from storage.schema import INDEX
-from tests.examples import examples
+from tests.examples import examples, some
 from tests.storage import synthetic, test_epochs
 
 
@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", some(DAMAGES))
 def test_what_is_damaged_is_made_again(
     store: EncodingStore, built_indexes: list[str], folder: Path, damage: str
 ) -> None:

@@ -21,6 +21,7 @@ from llmdiff.studies.student import (
     train_student,
 )
 from tests.encoder import tiny_models
+from tests.examples import some
 
 WORDS = ["red", "green", "blue", "small", "large", "circle", "square", "triangle"]
 CAPTIONS = [f"a {one} {two} next to the {three}" for one in WORDS for two in WORDS for three in WORDS[5:]]
@@ -53,7 +54,7 @@ def test_a_caption_looks_the_same_in_any_company(teacher: Encoder) -> None:
         torch.testing.assert_close(alone, among, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shown", ["tokens", "logprobs"])
+@pytest.mark.parametrize("shown", some(["tokens", "logprobs"]))
 def test_it_learns_from_the_stored_encodings_and_comes_back_from_its_folder(
     teacher: Encoder, shown: str, tmp_path: Path
 ) -> None:
