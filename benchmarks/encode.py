@@ -36,10 +36,10 @@ from llmdiff.compilation import uncompiled
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.batch_encoder import pad
 from llmdiff.encoder.batching import batches_by_tokens
-from llmdiff.encoder.compiled import compile_blocks
-from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.encoder.llm.compiled import compile_blocks
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM
+from llmdiff.encoder.llm.scores import diagonal_mask
 from llmdiff.encoder.readings import Reading
-from llmdiff.encoder.scores import diagonal_mask
 from llmdiff.encoder.tokens import padding_id, tokenise
 
 SHAPES: dict[str, Callable[[], Any]] = {"phi-1.5": PhiConfig, "vicuna-7b": LlamaConfig}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.quantization import quantization_of
+from llmdiff.encoder.llm.quantization import quantization_of
 
 LoadLLM = Callable[[str, EncoderConfig], tuple[Encoder, Callable[[], object]]]
 

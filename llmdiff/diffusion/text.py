@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmdiff.diffusion.base import read_config, read_model
-from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.llm.content_hash import tokenizer_identity
 from llmdiff.encoder.tokens import BadCaption
 
 BATCH = 64

@@ -21,7 +21,7 @@ from transformers import (
 
 from llmdiff.diffusion.base import is_xl, read_config, read_index, read_model, unet_config
 from llmdiff.diffusion.text import BaseTextEncoder, CaptionEncoder, content_hash
-from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.llm.content_hash import tokenizer_identity
 from llmdiff.model_files.base_kinds import check_kind
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from kernels.langevin import TokenRows
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.langevin import Langevin, NormalisedLangevin
-from llmdiff.encoder.llm import DecoderLLM, ScorePath
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM, ScorePath
 from llmdiff.encoder.nonfinite import NonFinite, locate
 from llmdiff.encoder.readings import Reading
-from llmdiff.encoder.running_sum import RunningSum, ragged_rows
-from llmdiff.encoder.state_sum import StateSum
+from llmdiff.encoder.sums.langevin import Langevin, NormalisedLangevin
+from llmdiff.encoder.sums.running_sum import RunningSum, ragged_rows
+from llmdiff.encoder.sums.state_sum import StateSum
+from llmdiff.encoder.sums.word_table import WordTable, load_or_make_table
 from llmdiff.encoder.tokens import Tokens, caption_key
-from llmdiff.encoder.word_table import WordTable, load_or_make_table
 
 
 class BatchEncoder:

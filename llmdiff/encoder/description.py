@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.llm import DecoderLLM
-from llmdiff.encoder.quantization import METHODS, quantization_of
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM
+from llmdiff.encoder.llm.quantization import METHODS, quantization_of
 from llmdiff.encoder.readings import Reading
 
 

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.batching import BatchBudget, run_in_batches
-from llmdiff.encoder.compiled import compile_blocks
 from llmdiff.encoder.config import Attention, DType, EncoderConfig
-from llmdiff.encoder.content_hash import tokenizer_identity
 from llmdiff.encoder.description import describe_llm, describe_settings
 from llmdiff.encoder.fit import check_depth, check_tokenizer
-from llmdiff.encoder.langevin import noise_std
-from llmdiff.encoder.llm import DecoderLLM
-from llmdiff.encoder.loading import Placement, load_pretrained
+from llmdiff.encoder.llm.compiled import compile_blocks
+from llmdiff.encoder.llm.content_hash import tokenizer_identity
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM
+from llmdiff.encoder.llm.loading import Placement, load_pretrained
+from llmdiff.encoder.llm.quantization import check_quantised
 from llmdiff.encoder.nonfinite import NonFinite
-from llmdiff.encoder.quantization import check_quantised
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
+from llmdiff.encoder.sums.langevin import noise_std
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import BadCaption, Tokens, normalise, padding_id, try_tokenise
 

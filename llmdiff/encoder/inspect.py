@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from llmdiff.encoder.batch_encoder import BatchEncoder
-from llmdiff.encoder.llm import ScorePath
+from llmdiff.encoder.llm.decoder_llm import ScorePath
+from llmdiff.encoder.llm.scores import BlockScore
 from llmdiff.encoder.readings import Reading
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.sums.word_table import word_sums
 from llmdiff.encoder.tokens import BadCaption, normalise, tokenise
-from llmdiff.encoder.word_table import word_sums
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmdiff.encoder.llm import DecoderLLM, ScorePath
-from llmdiff.encoder.running_sum import RunningSum
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM, ScorePath
+from llmdiff.encoder.llm.scores import BlockScore
+from llmdiff.encoder.sums.running_sum import RunningSum
 from llmdiff.encoder.tokens import BadCaption
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from kernels.langevin import TokenRows
 from llmdiff.encoder.batch_encoder import BatchEncoder
 from llmdiff.encoder.encoder import Encoder, Progress, check_fit
-from llmdiff.encoder.llm import DecoderLLM, ScorePath
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM, ScorePath
+from llmdiff.encoder.llm.scores import BlockScore
 from llmdiff.encoder.readings import Reading
-from llmdiff.encoder.running_sum import RunningSum
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.sums.running_sum import RunningSum
 from llmdiff.encoder.tokens import BadCaption
 
 

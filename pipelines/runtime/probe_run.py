@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmdiff.devices import device
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.loading import check_loading, load_tokenizer, naming
+from llmdiff.encoder.llm.loading import check_loading, load_tokenizer, naming
 from llmdiff.encoder.readings import Reading
 from llmdiff.model_files.base_folders import check_base
 from pipelines.requests.encode import changed

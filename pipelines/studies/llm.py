@@ -11,7 +11,7 @@ from typing import Any
 from llmdiff.devices import device
 from llmdiff.encoder import EncoderConfig
 from llmdiff.encoder.config import DType
-from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.encoder.llm.loading import load_tokenizer
 from llmdiff.shapes import LLAMA
 from llmdiff.shapes.captions import PROMPT
 from llmdiff.studies.readings import StudyReading

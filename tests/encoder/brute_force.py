@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmdiff.encoder.llm import find_layers
-from llmdiff.encoder.scores import block_input, first
+from llmdiff.encoder.llm.decoder_llm import find_layers
+from llmdiff.encoder.llm.scores import block_input, first
 
 
 def in_float64(model: Any) -> Any:

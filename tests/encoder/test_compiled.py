@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.compiled import compile_blocks, unread_parts
-from llmdiff.encoder.loading import Placement
+from llmdiff.encoder.llm.compiled import compile_blocks, unread_parts
+from llmdiff.encoder.llm.loading import Placement
 from tests.encoder.tiny_models import build, tokenizer
 from tests.examples import some
 from tests.graphs import Graphs
@@ -26,7 +26,7 @@ def test_compiled_blocks_encode_the_same(
     graphs: Graphs, name: str, reading: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not known:
-        monkeypatch.setattr("llmdiff.encoder.llm.FAMILIES", {})
+        monkeypatch.setattr("llmdiff.encoder.llm.decoder_llm.FAMILIES", {})
     model, config = build(name), EncoderConfig(dtype="float32", reading=reading)
     plain = Encoder(model, tokenizer(), config)
     expected, about = plain(CAPTIONS), plain.describe()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.families import FAMILIES as KNOWN
-from llmdiff.encoder.llm import without_head
+from llmdiff.encoder.llm.decoder_llm import without_head
+from llmdiff.encoder.llm.families import FAMILIES as KNOWN
 from tests.encoder.brute_force import alone, context_scores, in_float64, record, scores
 from tests.encoder.other_models import OTHERS, gemma3n, opt
 from tests.encoder.tiny_models import FAMILIES, build, scramble, tokenizer

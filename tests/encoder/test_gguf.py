@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.encoder.llm.loading import load_tokenizer
 from llmdiff.extras import missing_extra
 from llmdiff.model_files.gguf_files import check_gguf
 from llmdiff.model_files.model_folders import check_llm, gguf_file

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.content_hash import tokenizer_identity
+from llmdiff.encoder.llm.content_hash import tokenizer_identity
 from tests.encoder.tiny_models import SMALL, build, tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.batching import BatchBudget, batches_by_tokens, run_in_batches
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.llm.scores import BlockScore
 from tests.encoder.tiny_encoder import CAPTIONS, flops, make
 from tests.encoder.tiny_models import gemma2, gpt_neox, llama, phi, tokenizer
 from tests.kernels.allocations import Allocations

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from llmdiff.encoder import Encoder, EncoderConfig
 from llmdiff.encoder.inspect import inspect
-from llmdiff.encoder.langevin import Langevin, NormalisedLangevin
-from llmdiff.encoder.running_sum import RunningSum, ragged_rows
-from llmdiff.encoder.scores import BlockScore
-from llmdiff.encoder.state_sum import StateSum
+from llmdiff.encoder.llm.scores import BlockScore
+from llmdiff.encoder.sums.langevin import Langevin, NormalisedLangevin
+from llmdiff.encoder.sums.running_sum import RunningSum, ragged_rows
+from llmdiff.encoder.sums.state_sum import StateSum
 from tests.encoder.test_readings import CASES, TOLERANCE, Truth, relative
 from tests.encoder.tiny_models import build, tokenizer
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from llmdiff.encoder import Encoder, EncoderConfig
-from llmdiff.encoder.content_hash import model_identity
-from llmdiff.encoder.quantization import METHODS, quantization_of
+from llmdiff.encoder.llm.content_hash import model_identity
+from llmdiff.encoder.llm.quantization import METHODS, quantization_of
 from llmdiff.extras import missing_extra
 from tests.encoder.brute_force import scores
 from tests.encoder.test_readings import CASES, TOLERANCE, Truth, relative

@@ -14,10 +14,10 @@ from torch import Tensor
 from llmdiff.encoder import Encoder, EncoderConfig, NonFinite
 from llmdiff.encoder.description import describe_settings
 from llmdiff.encoder.inspect import draw_heat_map, inspect
-from llmdiff.encoder.langevin import noise_std
-from llmdiff.encoder.llm import find_layers
+from llmdiff.encoder.llm.decoder_llm import find_layers
 from llmdiff.encoder.readings import Reading
 from llmdiff.encoder.schedules import resolve_schedule
+from llmdiff.encoder.sums.langevin import noise_std
 from storage.hashing import canonical_json, content_hash
 from tests.encoder import brute_force
 from tests.encoder.tiny_encoder import flops

@@ -101,7 +101,7 @@ def test_a_word_that_says_it_all_is_degenerate() -> None:
 
 def scores(one: Encoder, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Sentence and word scores ``(block, token, hidden)`` in two passes of transformers' own."""
-    from llmdiff.encoder.scores import run_alone
+    from llmdiff.encoder.llm.scores import run_alone
 
     ids = torch.tensor([[*one.tokenizer(caption)["input_ids"], one.tokenizer.eos_token_id]])
     sentence, word = [], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmdiff.compilation import check_compiler
 from llmdiff.diffusion.base import is_xl, unet_config
-from llmdiff.encoder.loading import Placement, check_loading
+from llmdiff.encoder.llm.loading import Placement, check_loading
 from llmdiff.model_files.base_folders import check_base
 from pipelines.requests.encode import EncodeRequest
 

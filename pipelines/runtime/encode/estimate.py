@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 from llmdiff.data.buckets import Buckets, check_step, default_step
 from llmdiff.diffusion.base import is_xl, latent_size, pooled_width, read_config, unet_config
-from llmdiff.encoder.loading import load_tokenizer
+from llmdiff.encoder.llm.loading import load_tokenizer
 from llmdiff.encoder.template import resolve_template
 from llmdiff.encoder.tokens import Tokens, normalise, try_tokenise
 from pipelines.requests.encode import EncodeRequest

@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from llmdiff.encoder.content_hash import model_identity
-from llmdiff.encoder.families import FAMILIES, Family
-from llmdiff.encoder.quantization import keep_weights
-from llmdiff.encoder.scores import (
+from llmdiff.encoder.llm.content_hash import model_identity
+from llmdiff.encoder.llm.families import FAMILIES, Family
+from llmdiff.encoder.llm.quantization import keep_weights
+from llmdiff.encoder.llm.scores import (
     BlockOutput,
     ContextScore,
     DiagonalMaskCheck,

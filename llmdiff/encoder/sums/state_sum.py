@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from kernels.langevin import TokenRows
-from llmdiff.encoder.running_sum import RunningSum
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.llm.scores import BlockScore
+from llmdiff.encoder.sums.running_sum import RunningSum
 
 
 class StateSum(RunningSum):

@@ -19,8 +19,8 @@ from llmdiff.compilation import check_compiler
 from llmdiff.devices import device
 from llmdiff.encoder.config import Attention, EncoderConfig
 from llmdiff.encoder.fit import check_depth, check_tokenizer
-from llmdiff.encoder.llm import check_blocks, check_decoder_only
-from llmdiff.encoder.quantization import METHODS, quantization_of
+from llmdiff.encoder.llm.decoder_llm import check_blocks, check_decoder_only
+from llmdiff.encoder.llm.quantization import METHODS, quantization_of
 from llmdiff.encoder.template import resolve_template
 from llmdiff.extras import require_for
 from llmdiff.model_files.gguf_files import check_gguf
@@ -47,7 +47,7 @@ class Placement:
     attention: Attention | None = None
     """How attention is computed; None is transformers' own choice."""
     torch_compile: bool = False
-    """Whether its blocks are compiled, see `llmdiff.encoder.compiled`."""
+    """Whether its blocks are compiled, see `llmdiff.encoder.llm.compiled`."""
 
     def __post_init__(self) -> None:
         if self.torch_compile and self.device_map is not None:

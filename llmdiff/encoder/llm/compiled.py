@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM
 
 
 def compile_blocks(llm: DecoderLLM) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llmdiff.encoder.families import Family
-from llmdiff.encoder.projection import without_bias
+from llmdiff.encoder.llm.families import Family
+from llmdiff.encoder.llm.projection import without_bias
 
 
 @dataclass(frozen=True, kw_only=True)

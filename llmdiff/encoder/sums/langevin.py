@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from kernels.langevin import TokenRows, langevin_step
+from llmdiff.encoder.llm.scores import BlockScore
 from llmdiff.encoder.readings import band_of
-from llmdiff.encoder.running_sum import RunningSum
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.sums.running_sum import RunningSum
 
 Terms = tuple[Tensor, Tensor | None, Tensor | None]
 INITIAL_NOISE = 0  # the block number under which c_T is drawn; blocks are numbered t = T .. 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.langevin import TokenRows
-from llmdiff.encoder.scores import BlockScore
+from llmdiff.encoder.llm.scores import BlockScore
 
 
 class RunningSum:

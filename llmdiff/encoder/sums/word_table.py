@@ -18,8 +18,8 @@ from torch import Tensor
 from kernels.langevin import TokenRows
 from llmdiff.encoder.batching import BatchBudget, run_in_batches
 from llmdiff.encoder.config import EncoderConfig
-from llmdiff.encoder.langevin import Langevin
-from llmdiff.encoder.llm import DecoderLLM
+from llmdiff.encoder.llm.decoder_llm import DecoderLLM
+from llmdiff.encoder.sums.langevin import Langevin
 from llmdiff.model_files.safetensors_files import check_safetensors
 
 logger = logging.getLogger(__name__)
