@@ -77,7 +77,10 @@ def parse_uncollected(*args: Any, _parse: Any = ast.parse, **options: Any) -> An
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by mark, and before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Mark each test with its kind and its group; a server may take long to start on a machine that is busy."""
+    """Mark each test with its kind and its group; a server may take long to start on a machine that is busy.
+
+    A fast run drops combinations of parameters first, whatever their kinds.
+    """
     if FAST:
         stay = in_turn(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in stay])

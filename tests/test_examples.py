@@ -1,4 +1,4 @@
-"""What a fast run leaves out: of stacked parameters no value of any."""
+"""A fast run leaves out no value of a stacked parameter."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ def test_each_value_of_a_parameter_is_tried() -> None:
 def test_all_values_of_one_parameter_are_tried_and_a_test_without_any() -> None:
     assert turns([("a",), ("b",), ("c",)]) == [("a",), ("b",), ("c",)]
     assert turns([()]) == [()]
+
+
+def test_where_combinations_are_missing_all_others_are_tried() -> None:
+    assert turns([("a", "x"), ("a", "y"), ("b", "x")]) == [("a", "x"), ("a", "y"), ("b", "x")]

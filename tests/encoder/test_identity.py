@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 import torch
 
 from llmdiff.encoder import Encoder, EncoderConfig
+from llmdiff.encoder.description import describe_settings
 from tests.encoder.tiny_encoder import CAPTIONS, make
 from tests.encoder.tiny_models import build, tokenizer
 
@@ -42,7 +45,8 @@ def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> Non
     assert "noise_std" not in base, "the fingerprints of encodings without such noise stay what they were"
     fresh = make(noise="fresh", h=[0.5, 0.5, 2.0], bands=2).describe()
     assert fresh["noise_std"] == [2.0**0.5, 2.0]
-    changes = [
+    changes: list[dict[str, Any]] = [
+        {"reading": "last"},
         {"word_path": "isolated"},
         {"g": 2.0},
         {"bands": 2},
@@ -56,8 +60,13 @@ def test_the_description_says_all_that_matters_and_nothing_else(tmp_path) -> Non
         {"max_tokens": 77},
         {"append_eos": False},
         {"template": "a picture of {caption}"},
+        {"template_keep": "caption"},
         {"dtype": "float64"},
     ]
+    tried = {name for change in changes for name in change} | {"token_budget", "quantization"}
+    assert tried == {field.name for field in dataclasses.fields(EncoderConfig)}, "a field is forgotten here"
+    plain, packed = (describe_settings(EncoderConfig(quantization=each), [1.0], [0.0], []) for each in ("none", "8bit"))
+    assert plain != packed
     descriptions = [base, *(make(**change).describe() for change in changes), make("phi").describe()]
     assert len({json.dumps(description, sort_keys=True) for description in descriptions}) == len(descriptions)
 

@@ -1,1 +1,1 @@
-"""The LLM: how it is loaded, what is known of its family, and where its blocks' scores are taken from its pass."""
+"""The LLM: loading, hashing, quantising and compiling it, facts of its family, and its blocks' scores in a pass."""

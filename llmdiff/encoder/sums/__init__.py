@@ -1,1 +1,1 @@
-"""Encodings as they add up while the LLM runs: Algorithm 1 (arXiv 2502.04412), states, and the table of words alone."""
+"""Sums over an LLM's blocks: Algorithm 1 (arXiv 2502.04412), hidden states, and the table of isolated word scores."""
