@@ -37,6 +37,7 @@ SLOW_ROWS = 258
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray cluster of two nodes with a processor each, which can reach an object store."""
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, ON_LOOPBACK: "0"}
+    quiet["RAY_worker_niceness"] = "0"  # at its own 15 they wait minutes for a core while the other tests run
     log = tmp_path_factory.mktemp("s3") / "server.log"
     with pytest.MonkeyPatch.context() as environment, object_store(log) as credentials:
         for name, value in {**quiet, **credentials}.items():
