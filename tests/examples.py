@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import pytest
@@ -25,7 +25,7 @@ def examples(count: int) -> int:
     return -(-count // EVERY)
 
 
-def some(cases: Sequence[T]) -> list[T]:
+def some(cases: Iterable[T]) -> list[T]:
     """Return which of the cases are tried, in their order: where fast every third, counted back from the last."""
     return list(cases)[::-EVERY][::-1]
 

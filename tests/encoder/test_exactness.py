@@ -42,7 +42,7 @@ def relative(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("word_path", ["block", "isolated"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scores_match_brute_force(name: str, word_path: str, tmp_path) -> None:
-    for dtype, tolerance in some([*TOLERANCE.items()]):
+    for dtype, tolerance in some(TOLERANCE.items()):
         model = build(name, getattr(torch, dtype))
         config = EncoderConfig(word_path=word_path, dtype=dtype, initial="zeros", g="linear", token_budget=40)
         encoder = Encoder(model, tokenizer(), config, cache_folder=tmp_path)
@@ -162,7 +162,7 @@ def test_a_caption_is_the_same_in_any_company(name: str, word_path: str, tmp_pat
             assert relative(other, together[i]) < 1e-5
 
 
-@pytest.mark.parametrize("name", some([*FAMILIES]))
+@pytest.mark.parametrize("name", some(FAMILIES))
 def test_how_far_company_moves_a_caption_in_bfloat16(name: str) -> None:
     """It moves by at most 2e-2 of the encoding, as :class:`Encoder` says: other shapes round states differently."""
     model = build(name, torch.bfloat16)

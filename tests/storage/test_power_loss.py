@@ -25,7 +25,7 @@ from tests.storage.power_loss import LOSSES, Anything, Cuts, HalfOfTheBytes
 ROWS = range(8)
 
 
-@pytest.fixture(params=some([*LOSSES.values()]), ids=some([*LOSSES]))
+@pytest.fixture(params=some(LOSSES.values()), ids=some(LOSSES))
 def cuts(request, tmp_path) -> Callable[[Path], Cuts]:
     folder = tmp_path / "cuts"
     folder.mkdir()
@@ -126,7 +126,9 @@ def test_while_removing_what_is_not_kept(store, cuts):
         check(path, "b")
 
 
-@pytest.mark.parametrize("cuts", some([HalfOfTheBytes, Anything]), indirect=True)
+@pytest.mark.parametrize(
+    "cuts", some([HalfOfTheBytes, Anything]), ids=some(["half of the bytes", "anything"]), indirect=True
+)
 def test_while_repairing(store, cuts):
     (llm,) = store.fingerprints()
     synthetic.encode(store, llm, "b", ROWS, shard="b")
